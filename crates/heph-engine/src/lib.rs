@@ -1,0 +1,4 @@
+//! A model as layers: load it, turn text into tokens, run any range of its layers over a KV cache, sample.
+//!
+//! Called by the runtime's desk and node. The engine knows no node, user, price, clock or socket: bytes,
+//! seeds and the thread pool come in as arguments.

@@ -1,0 +1,5 @@
+//! Exact arithmetic on slices: the same bits on every instruction set, thread count and batch.
+//!
+//! The law it follows stands in `docs/arithmetic.md`; the scalar path is its reference. Called by the
+//! engine for every operator of a model. Knows no model, file format, token, clock or node. The only
+//! crate that may say `unsafe`.
