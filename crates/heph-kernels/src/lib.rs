@@ -3,3 +3,5 @@
 //! The law it follows stands in `docs/arithmetic.md`; the scalar path is its reference. Called by the
 //! engine for every operator of a model. Knows no model, file format, token, clock or node. The only
 //! crate that may say `unsafe`.
+
+pub mod pool;
