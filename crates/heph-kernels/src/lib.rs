@@ -4,4 +4,5 @@
 //! engine for every operator of a model. Knows no model, file format, token, clock or node. The only
 //! crate that may say `unsafe`.
 
+pub mod format;
 pub mod pool;
