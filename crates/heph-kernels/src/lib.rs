@@ -5,4 +5,5 @@
 //! crate that may say `unsafe`.
 
 pub mod format;
+pub mod isa;
 pub mod pool;
