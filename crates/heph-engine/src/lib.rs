@@ -2,3 +2,5 @@
 //!
 //! Called by the runtime's desk and node. The engine knows no node, user, price, clock or socket: bytes,
 //! seeds and the thread pool come in as arguments.
+
+pub mod gguf;
