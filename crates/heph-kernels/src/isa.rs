@@ -97,6 +97,45 @@ impl FromStr for Isa {
     }
 }
 
+/// Defines a function that takes an [`Isa`] first and runs a body compiled for that instruction set.
+///
+/// The body is ordinary code, written once: what it calls must be inlined for the instruction set to reach
+/// it. Panics when the machine lacks the instruction set.
+macro_rules! per_isa {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn plain($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,f16c")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                plain($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                plain($($arg),*)
+            }
+
+            assert!(isa.available(), "this machine has no {isa}");
+            match isa {
+                // SAFETY: the assertion above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx2 | $crate::isa::Isa::Avx2Vnni => unsafe { avx2($($arg),*) },
+                // SAFETY: the assertion above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // NEON is part of every 64-bit ARM, and SIMD of a WebAssembly module is fixed when it is built.
+                _ => plain($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use per_isa;
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     pub(super) fn avx2() -> bool {

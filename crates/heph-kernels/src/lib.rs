@@ -6,4 +6,11 @@
 
 pub mod format;
 pub mod isa;
+pub mod kv;
+pub mod math;
 pub mod pool;
+pub mod rng;
+pub mod rope;
+
+#[cfg(test)]
+mod proof;
