@@ -1,0 +1,45 @@
+//! `heph models`: the store, seen from the command line.
+
+use std::io::{self, Write};
+
+use clap::Subcommand;
+use heph_runtime::settings::Settings;
+use heph_runtime::store::Store;
+
+use crate::failure::Failure;
+
+mod import;
+mod list;
+mod rm;
+mod show;
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the models of the program and of the store
+    List(list::Arguments),
+    /// Show what is known of one model
+    Show(show::Arguments),
+    /// Copy a model file or folder into the store
+    Import(import::Arguments),
+    /// Remove a model from the store
+    Rm(rm::Arguments),
+}
+
+/// Runs one of them.
+pub(crate) fn run(command: Command, settings: &Settings) -> Result<(), Failure> {
+    let store = Store::new(&settings.models);
+    match command {
+        Command::List(arguments) => list::run(&arguments, &store),
+        Command::Show(arguments) => show::run(&arguments, &store),
+        Command::Import(arguments) => import::run(&arguments, &store),
+        Command::Rm(arguments) => rm::run(&arguments, &store),
+    }
+}
+
+/// Prints `value` as one JSON document.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}

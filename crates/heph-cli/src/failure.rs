@@ -1,0 +1,131 @@
+//! How a command fails: one plain sentence, a hint where we have one, and an exit code.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use heph_runtime::settings::SettingsError;
+use heph_runtime::store::StoreError;
+
+use crate::terminal;
+
+/// Why a command did not do its job.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something to tell the user.
+    Said(Sentence),
+    /// Nobody reads our output any more, as in `heph models list | head -1`. Not a failure to speak of.
+    OutputClosed,
+    /// The user pressed Ctrl-C.
+    Stopped,
+}
+
+/// What the user reads.
+#[derive(Debug)]
+pub(crate) struct Sentence {
+    text: String,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+/// The exit codes of the program; `main.rs` has the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It ran and the answer is no, or something unforeseen failed.
+    No = 1,
+    /// The command line, or a setting, cannot be understood.
+    Usage = 2,
+    /// A model or file is missing, damaged or of a kind we cannot read.
+    Input = 3,
+    /// Memory or disk is too small.
+    Room = 4,
+    /// The network or the other side failed.
+    Network = 5,
+    /// Stopped with Ctrl-C: 128 and the number of the signal.
+    Stopped = 130,
+}
+
+impl Failure {
+    /// A failure that says `text`.
+    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self::Said(Sentence {
+            text: text.into(),
+            hint: None,
+            exit,
+        })
+    }
+
+    /// The same with what to do about it.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        match self {
+            Self::Said(sentence) => Self::Said(Sentence {
+                hint: Some(hint.into()),
+                ..sentence
+            }),
+            Self::OutputClosed | Self::Stopped => self,
+        }
+    }
+
+    fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
+    /// Tells the user, and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Self::OutputClosed => ExitCode::SUCCESS,
+            Self::Stopped => ExitCode::from(Exit::Stopped as u8),
+            Self::Said(sentence) => {
+                // Where standard error is closed too there is nobody left to tell.
+                let _ = sentence.write(&mut io::stderr().lock());
+                ExitCode::from(sentence.exit as u8)
+            }
+        }
+    }
+}
+
+impl Sentence {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let style = terminal::Style::of_stderr();
+        writeln!(out, "{} {}", style.red("error:"), self.text)?;
+        match &self.hint {
+            Some(hint) => writeln!(out, "{} {hint}", style.dim("hint:")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// For results of writing to standard output only: files have errors that name them.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            io::ErrorKind::StorageFull => Self::new(Exit::Room, "the disk that holds the output is full"),
+            _ => Self::new(Exit::No, format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Exit::Usage, error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let exit = match &error {
+            StoreError::Stopped => return Self::Stopped,
+            StoreError::Taken(_) | StoreError::PartOfTheProgram(_) | StoreError::Name(_) => Exit::Usage,
+            StoreError::Unknown { .. }
+            | StoreError::NotAModel { .. }
+            | StoreError::PartMissing { .. }
+            | StoreError::Record { .. } => Exit::Input,
+            StoreError::DiskFull { .. } => Exit::Room,
+            StoreError::Busy(_) | StoreError::Io { .. } => Exit::No,
+        };
+        Self::new(exit, error.to_string()).maybe_hint(error.hint())
+    }
+}

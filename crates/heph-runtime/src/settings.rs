@@ -1,0 +1,170 @@
+//! The settings, read once when a program starts. Below the runtime, functions take the values they need.
+//!
+//! | variable        | meaning                                                | otherwise                       |
+//! |-----------------|--------------------------------------------------------|---------------------------------|
+//! | `HEPH_HOME`     | folder for models and chat history                     | the system's place for app data |
+//! | `HEPH_MODELS`   | folder for models alone                                | `models` inside `HEPH_HOME`     |
+//! | `HEPH_THREADS`  | threads for computing, 1 to 1024                       | one per physical core           |
+//! | `HEPH_HUB`      | where `models pull` asks, `https://…` or `http://…`    | `https://huggingface.co`        |
+//! | `HF_TOKEN`      | access token sent to that place, and to no other       | none                            |
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::hardware;
+
+/// The public hub that `models pull` asks when `HEPH_HUB` names no other.
+pub const PUBLIC_HUB: &str = "https://huggingface.co";
+
+/// More threads than any machine we know has cores; a larger number is a typing mistake.
+pub const THREADS_MAX: usize = 1024;
+
+/// Everything the environment decides, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Folder for everything HEPH keeps between runs.
+    pub home: PathBuf,
+    /// Folder of the model store.
+    pub models: PathBuf,
+    /// Threads to compute with.
+    pub threads: usize,
+    /// Address of the model hub, without a slash at its end.
+    pub hub: String,
+    /// Access token for the hub.
+    pub hub_token: Option<String>,
+}
+
+/// Why the settings could not be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// No variable names a place for app data.
+    #[error("no home folder is known for this user")]
+    NoHome,
+    /// `HEPH_THREADS` is not a count of threads.
+    #[error("HEPH_THREADS is {0:?}, not a number from 1 to {THREADS_MAX}")]
+    Threads(String),
+    /// `HEPH_HUB` is not a web address.
+    #[error("HEPH_HUB is {0:?}, not an address that starts with https:// or http://")]
+    Hub(String),
+}
+
+impl SettingsError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoHome => "set HEPH_HOME to a folder that HEPH may write to",
+            Self::Threads(_) => "unset HEPH_THREADS to use one thread per core",
+            Self::Hub(_) => "unset HEPH_HUB to use the public hub",
+        }
+    }
+}
+
+impl Settings {
+    /// The settings of this process, from its environment.
+    ///
+    /// # Errors
+    /// When a variable has a value that means nothing, or no home folder is known.
+    pub fn read() -> Result<Self, SettingsError> {
+        Self::from_variables(|name| std::env::var_os(name).filter(|v| !v.is_empty()))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, SettingsError> {
+        let text = |name| variable(name).map(|v| v.to_string_lossy().into_owned());
+        let home = match variable("HEPH_HOME") {
+            Some(folder) => PathBuf::from(folder),
+            None => app_data(&variable).ok_or(SettingsError::NoHome)?,
+        };
+        Ok(Self {
+            models: variable("HEPH_MODELS").map_or_else(|| home.join("models"), PathBuf::from),
+            threads: text("HEPH_THREADS").map_or_else(|| Ok(hardware::cores()), threads)?,
+            hub: text("HEPH_HUB").map_or_else(|| Ok(PUBLIC_HUB.to_owned()), hub)?,
+            hub_token: text("HF_TOKEN"),
+            home,
+        })
+    }
+}
+
+/// The system's place for the data of programs.
+fn app_data(variable: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let below = |name, rest: &str| variable(name).map(|folder| PathBuf::from(folder).join(rest));
+    if cfg!(windows) {
+        below("LOCALAPPDATA", "heph")
+    } else if cfg!(target_os = "macos") {
+        below("HOME", "Library/Application Support/heph")
+    } else {
+        below("XDG_DATA_HOME", "heph").or_else(|| below("HOME", ".local/share/heph"))
+    }
+}
+
+fn threads(text: String) -> Result<usize, SettingsError> {
+    let count = text.trim().parse().ok().filter(|n| (1..=THREADS_MAX).contains(n));
+    count.ok_or(SettingsError::Threads(text))
+}
+
+fn hub(text: String) -> Result<String, SettingsError> {
+    let is_address = text.starts_with("https://") || text.starts_with("http://");
+    if is_address {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err(SettingsError::Hub(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        Settings::from_variables(|name| {
+            variables
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn models_stand_inside_the_home_folder() {
+        let settings = read(&[("HEPH_HOME", "/data/heph")]).unwrap();
+        assert_eq!(settings.models, PathBuf::from("/data/heph/models"));
+        assert_eq!(settings.hub, PUBLIC_HUB);
+        assert!(settings.threads >= 1);
+    }
+
+    #[test]
+    fn each_variable_is_heard() {
+        let settings = read(&[
+            ("HEPH_HOME", "/data"),
+            ("HEPH_MODELS", "/big"),
+            ("HEPH_THREADS", "3"),
+            ("HEPH_HUB", "http://127.0.0.1:9/"),
+            ("HF_TOKEN", "t"),
+        ])
+        .unwrap();
+        let hub_token = Some("t".to_owned());
+        let (home, models) = (PathBuf::from("/data"), PathBuf::from("/big"));
+        let wanted = Settings {
+            home,
+            models,
+            threads: 3,
+            hub: "http://127.0.0.1:9".to_owned(),
+            hub_token,
+        };
+        assert_eq!(settings, wanted);
+    }
+
+    #[test]
+    fn a_value_without_meaning_is_an_error() {
+        for count in ["0", "-1", "many", "1025"] {
+            let error = read(&[("HEPH_HOME", "/d"), ("HEPH_THREADS", count)]).unwrap_err();
+            assert_eq!(error, SettingsError::Threads(count.to_owned()));
+        }
+        let error = read(&[("HEPH_HOME", "/d"), ("HEPH_HUB", "ftp://x")]).unwrap_err();
+        assert_eq!(error, SettingsError::Hub("ftp://x".to_owned()));
+    }
+
+    #[test]
+    fn without_any_home_the_error_says_so() {
+        assert_eq!(read(&[]).unwrap_err(), SettingsError::NoHome);
+    }
+}

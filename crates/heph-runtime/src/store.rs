@@ -1,0 +1,463 @@
+//! The folder of models: what is there, how a model gets in, how it goes.
+//!
+//! ```text
+//! models/
+//!   tiny-llama/            one folder per model
+//!     model.json           its record: format, files, hashes, where it came from
+//!     tiny-llama.gguf      its files, under the names they had
+//!   .incoming/             what is being imported or downloaded; never offered as a model
+//! ```
+//!
+//! A model appears under its name by one rename of a finished folder, so nobody ever sees half of one.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::bundled;
+use crate::cancel::Cancel;
+
+mod name;
+mod record;
+mod source;
+
+pub use name::{ModelName, NAME_LEN_MAX, NameError};
+pub(crate) use record::content;
+pub use record::{FileRecord, Format, Origin, Record};
+pub use source::{ModelFiles, find_files};
+
+/// The record's name inside a model's folder.
+const RECORD: &str = "model.json";
+
+/// Where models are made ready, inside the store.
+const INCOMING: &str = ".incoming";
+
+/// Bytes copied or hashed between two looks at the cancel flag.
+const STEP_BYTES: usize = 1 << 20;
+
+/// A record larger than this was not written by us: 10,000 files with 100-byte names fit twice.
+const RECORD_BYTES_MAX: u64 = 4 << 20;
+
+/// How far a long job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all, where known.
+    pub total: Option<u64>,
+}
+
+/// Why a store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No model, bundled model or file goes by that name.
+    #[error("no model or file is called {name:?}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The closest name there is.
+        nearest: Option<String>,
+    },
+    /// A model of that name is already there.
+    #[error("a model called {0} is already in the store")]
+    Taken(ModelName),
+    /// A bundled model cannot be removed or replaced.
+    #[error("{0} is part of the program and cannot be changed")]
+    PartOfTheProgram(ModelName),
+    /// The name cannot be a model's.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The path is no model file or folder.
+    #[error("{path} is neither a .gguf file nor a folder with config.json and .safetensors files")]
+    NotAModel {
+        /// The path in question.
+        path: PathBuf,
+    },
+    /// A sharded file lacks some of its parts.
+    #[error("{path} is one part of {parts}, and part {missing} is not beside it")]
+    PartMissing {
+        /// The part that was found.
+        path: PathBuf,
+        /// Parts the name speaks of.
+        parts: usize,
+        /// The first one that is absent, counted from 1.
+        missing: usize,
+    },
+    /// The record of a model cannot be understood.
+    #[error("the record {path} is damaged: {reason}")]
+    Record {
+        /// The record's file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// Another process is working on that model.
+    #[error("another heph is already working on {0}")]
+    Busy(ModelName),
+    /// The disk has no room.
+    #[error("the disk that holds {path} is full")]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// The system refused a file operation.
+    #[error("cannot {step} {path}: {cause}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl StoreError {
+    /// What to do about it, where we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean {nearest:?}?")),
+            Self::Unknown { nearest: None, .. } => Some("`heph models list` shows what there is".into()),
+            Self::Taken(name) => Some(format!(
+                "choose another with --name, or `heph models rm {name}` first"
+            )),
+            Self::PartOfTheProgram(_) => Some("choose another name with --name".into()),
+            Self::Name(_) => Some("choose another name with --name".into()),
+            Self::NotAModel { .. } => Some("give a GGUF file or a Hugging Face model folder".into()),
+            Self::PartMissing { .. } => Some("bring all parts into one folder".into()),
+            Self::Record { .. } => Some("remove the model's folder and import it again".into()),
+            Self::Busy(_) => Some("wait until it is done".into()),
+            Self::DiskFull { .. } => Some("make room, or set HEPH_MODELS to a folder on another disk".into()),
+            Self::Io { .. } | Self::Stopped => None,
+        }
+    }
+
+    /// The right variant for what the system said while `step` was done to `path`.
+    pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { step, path, cause },
+        }
+    }
+}
+
+/// What the user meant by a model's name.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// A model inside the program.
+    Bundled(bundled::Bundled),
+    /// A model in the store, with its folder.
+    Stored(PathBuf, Box<Record>),
+    /// Files or a folder given by path.
+    Path(ModelFiles),
+}
+
+impl Found {
+    /// The files to open, or `None` for a bundled model, whose bytes are in memory already.
+    pub fn files(&self) -> Option<ModelFiles> {
+        match self {
+            Self::Bundled(_) => None,
+            Self::Stored(folder, record) => Some(record.files_in(folder)),
+            Self::Path(files) => Some(files.clone()),
+        }
+    }
+}
+
+/// The folder of models.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// The store in `folder`, which is made when the first model comes.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+        }
+    }
+
+    /// Where the store is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Every model in the store, by name. Damaged records are returned as errors beside the good ones.
+    ///
+    /// # Errors
+    /// When the store's folder exists and cannot be read.
+    pub fn list(&self) -> Result<Vec<Result<Record, StoreError>>, StoreError> {
+        Ok(self.names()?.iter().map(|name| self.record(name)).collect())
+    }
+
+    /// What `text` means: a path if it looks like one, else a bundled model, else a model of the store.
+    ///
+    /// # Errors
+    /// When nothing goes by that name, or it is not a whole model.
+    pub fn find(&self, text: &str) -> Result<Found, StoreError> {
+        if let Some(model) = bundled::find(text) {
+            return Ok(Found::Bundled(model));
+        }
+        if let Ok(name) = ModelName::new(text)
+            && self.model_folder(&name).join(RECORD).exists()
+        {
+            return Ok(Found::Stored(
+                self.model_folder(&name),
+                Box::new(self.record(&name)?),
+            ));
+        }
+        let path = Path::new(text);
+        if path.exists() {
+            find_files(path).map(Found::Path)
+        } else {
+            Err(self.unknown(text))
+        }
+    }
+
+    /// Copies the model at `path` into the store.
+    ///
+    /// # Errors
+    /// When the name is taken, the files are no model, the disk is full, or `cancel` is raised; the store is
+    /// then as it was.
+    pub fn import(
+        &self,
+        path: &Path,
+        name: &ModelName,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Record, StoreError> {
+        let files = find_files(path)?;
+        let staging = self.stage(name)?;
+        let imported = copy_all(&files, staging.folder(), cancel, progress).and_then(|records| {
+            let origin = Origin::Import {
+                path: path.to_owned(),
+            };
+            staging.publish(files.format(), records, origin)
+        });
+        if imported.is_err() {
+            staging.discard();
+        }
+        imported
+    }
+
+    /// Removes a model and its files.
+    ///
+    /// # Errors
+    /// When there is no such model, it is bundled, or the system refuses.
+    pub fn remove(&self, text: &str) -> Result<(), StoreError> {
+        let name = ModelName::new(text)?;
+        if bundled::find(text).is_some() {
+            return Err(StoreError::PartOfTheProgram(name));
+        }
+        let folder = self.model_folder(&name);
+        if !folder.join(RECORD).exists() {
+            return Err(self.unknown(text));
+        }
+        // The record goes first: from then on the folder is no model, whatever happens to the rest.
+        fs::remove_file(folder.join(RECORD)).map_err(StoreError::io("remove", &folder.join(RECORD)))?;
+        fs::remove_dir_all(&folder).map_err(StoreError::io("remove", &folder))
+    }
+
+    /// A place to make the model `name` ready in. What an interrupted download left there is kept.
+    ///
+    /// # Errors
+    /// When the name is taken or in use, or the folder cannot be made.
+    pub(crate) fn stage(&self, name: &ModelName) -> Result<Staging, StoreError> {
+        if bundled::find(name.as_str()).is_some() {
+            return Err(StoreError::PartOfTheProgram(name.clone()));
+        }
+        if self.model_folder(name).join(RECORD).exists() {
+            return Err(StoreError::Taken(name.clone()));
+        }
+        Staging::open(self, name)
+    }
+
+    fn model_folder(&self, name: &ModelName) -> PathBuf {
+        self.folder.join(name.as_str())
+    }
+
+    fn record(&self, name: &ModelName) -> Result<Record, StoreError> {
+        let path = self.model_folder(name).join(RECORD);
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        let record: Result<Record, _> = serde_json::from_reader(file.take(RECORD_BYTES_MAX));
+        record
+            .map_err(|e| e.to_string())
+            .and_then(Record::checked)
+            .map_err(|reason| StoreError::Record { path, reason })
+    }
+
+    fn names(&self) -> Result<Vec<ModelName>, StoreError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::io("read", &self.folder)(e)),
+        };
+        let folders = entries.flatten().filter(|e| e.path().join(RECORD).is_file());
+        let mut names: Vec<_> = folders
+            .filter_map(|e| ModelName::new(&e.file_name().to_string_lossy()).ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn unknown(&self, text: &str) -> StoreError {
+        let stored = self.names().unwrap_or_default();
+        let known = stored
+            .iter()
+            .map(ModelName::as_str)
+            .chain(bundled::ALL.iter().map(|b| b.name));
+        StoreError::Unknown {
+            name: text.to_owned(),
+            nearest: name::nearest(text, known),
+        }
+    }
+}
+
+/// A model on its way into the store, held by one process at a time.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    name: ModelName,
+    folder: PathBuf,
+    target: PathBuf,
+    /// Locked as long as this lives; beside the folder, so that the folder can be renamed.
+    _lock: File,
+}
+
+impl Staging {
+    fn open(store: &Store, name: &ModelName) -> Result<Self, StoreError> {
+        let folder = store.folder.join(INCOMING).join(name.as_str());
+        fs::create_dir_all(&folder).map_err(StoreError::io("make", &folder))?;
+        let lock_path = folder.with_added_extension("lock");
+        let lock = File::create(&lock_path).map_err(StoreError::io("make", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Busy(name.clone())),
+            Err(fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", &lock_path)(e)),
+        }
+        Ok(Self {
+            name: name.clone(),
+            folder,
+            target: store.model_folder(name),
+            _lock: lock,
+        })
+    }
+
+    /// Where the files go.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Writes the record and gives the finished model its name.
+    pub(crate) fn publish(
+        &self,
+        format: Format,
+        files: Vec<FileRecord>,
+        origin: Origin,
+    ) -> Result<Record, StoreError> {
+        let added_unix_s = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
+        let record = Record::new(self.name.clone(), format, files, origin, added_unix_s);
+        self.write_record(&record)?;
+        // A folder without a record is what an interrupted removal left; it must not block the name.
+        if self.target.is_dir() && !self.target.join(RECORD).exists() {
+            fs::remove_dir_all(&self.target).map_err(StoreError::io("remove", &self.target))?;
+        }
+        fs::rename(&self.folder, &self.target).map_err(StoreError::io("name", &self.target))?;
+        Ok(record)
+    }
+
+    fn write_record(&self, record: &Record) -> Result<(), StoreError> {
+        let path = self.folder.join(RECORD);
+        let text = serde_json::to_string_pretty(record).map_err(io::Error::from);
+        let write = |text: String| -> io::Result<()> {
+            let mut file = File::create(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        };
+        text.and_then(write).map_err(StoreError::io("write", &path))
+    }
+
+    /// Throws away everything made so far.
+    pub(crate) fn discard(&self) {
+        // Best effort: a leftover is hidden from every listing and reused or replaced by the next attempt.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn copy_all(
+    files: &ModelFiles,
+    folder: &Path,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<FileRecord>, StoreError> {
+    let paths = files.paths()?;
+    let total = paths.iter().map(|p| fs::metadata(p).map_or(0, |m| m.len())).sum();
+    let mut before = 0;
+    let mut records = Vec::new();
+    for path in paths {
+        let name = path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let mut step = |done| {
+            progress(Progress {
+                done: before + done,
+                total: Some(total),
+            })
+        };
+        let record = copy(&path, &folder.join(&name), name, cancel, &mut step)?;
+        before += record.bytes;
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// Copies one file and hashes it on the way.
+fn copy(
+    from: &Path,
+    to: &Path,
+    name: String,
+    cancel: &Cancel,
+    step: &mut dyn FnMut(u64),
+) -> Result<FileRecord, StoreError> {
+    let mut source = File::open(from).map_err(StoreError::io("open", from))?;
+    let mut target = File::create(to).map_err(StoreError::io("write", to))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; STEP_BYTES];
+    let mut bytes = 0;
+    loop {
+        if cancel.is_raised() {
+            return Err(StoreError::Stopped);
+        }
+        let n = source.read(&mut buffer).map_err(StoreError::io("read", from))?;
+        if n == 0 {
+            break;
+        }
+        target
+            .write_all(&buffer[..n])
+            .map_err(StoreError::io("write", to))?;
+        hasher.update(&buffer[..n]);
+        bytes += n as u64;
+        step(bytes);
+    }
+    target.sync_all().map_err(StoreError::io("write", to))?;
+    Ok(FileRecord {
+        name,
+        bytes,
+        blake3: hasher.finalize().to_hex().to_string(),
+        sha256: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

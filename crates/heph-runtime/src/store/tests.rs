@@ -1,0 +1,197 @@
+//! The store as its user sees it, in a folder of its own.
+
+use super::*;
+use tempfile::TempDir;
+
+struct Desk {
+    outside: TempDir,
+    store: Store,
+    _inside: TempDir,
+}
+
+fn desk() -> Desk {
+    let (outside, inside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    Desk {
+        outside,
+        store: Store::new(inside.path().join("models")),
+        _inside: inside,
+    }
+}
+
+impl Desk {
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.outside.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn import(&self, path: &Path, name: &str) -> Result<Record, StoreError> {
+        self.store
+            .import(path, &ModelName::new(name).unwrap(), &Cancel::new(), &mut |_| {})
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.store
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|r| r.unwrap().name.to_string())
+            .collect()
+    }
+}
+
+#[test]
+fn an_imported_model_is_listed_found_and_removed() {
+    let desk = desk();
+    assert!(desk.names().is_empty());
+    let path = desk.file("tiny.gguf", b"GGUF and more");
+    let record = desk.import(&path, "tiny").unwrap();
+    assert_eq!(
+        record.files[0].blake3,
+        blake3::hash(b"GGUF and more").to_hex().to_string()
+    );
+    assert_eq!(desk.names(), ["tiny"]);
+    let Found::Stored(_, found) = desk.store.find("tiny").unwrap() else {
+        panic!("not stored")
+    };
+    assert_eq!(*found, record);
+    desk.store.remove("tiny").unwrap();
+    assert!(desk.names().is_empty());
+    assert!(matches!(
+        desk.store.remove("tiny"),
+        Err(StoreError::Unknown { .. })
+    ));
+}
+
+#[test]
+fn equal_files_have_equal_content_hashes() {
+    let desk = desk();
+    let path = desk.file("a.gguf", b"GGUF1");
+    let (one, two) = (
+        desk.import(&path, "one").unwrap(),
+        desk.import(&path, "two").unwrap(),
+    );
+    assert_eq!(one.content, two.content);
+    let other = desk
+        .import(&desk.file("other/a.gguf", b"GGUF2"), "three")
+        .unwrap();
+    assert_ne!(one.content, other.content);
+}
+
+#[test]
+fn a_taken_name_is_refused_and_the_first_model_stays() {
+    let desk = desk();
+    desk.import(&desk.file("a.gguf", b"GGUF1"), "m").unwrap();
+    let error = desk.import(&desk.file("b.gguf", b"GGUF2"), "m").unwrap_err();
+    assert!(matches!(error, StoreError::Taken(_)));
+    assert_eq!(
+        desk.store.list().unwrap()[0].as_ref().unwrap().files[0].name,
+        "a.gguf"
+    );
+}
+
+#[test]
+fn bundled_models_can_be_found_but_not_replaced_or_removed() {
+    let desk = desk();
+    assert!(matches!(desk.store.find("heph-story"), Ok(Found::Bundled(_))));
+    let path = desk.file("a.gguf", b"GGUF");
+    assert!(matches!(
+        desk.import(&path, "heph-story"),
+        Err(StoreError::PartOfTheProgram(_))
+    ));
+    assert!(matches!(
+        desk.store.remove("heph-story"),
+        Err(StoreError::PartOfTheProgram(_))
+    ));
+}
+
+#[test]
+fn all_parts_come_in_order_or_not_at_all() {
+    let desk = desk();
+    let second = desk.file("big-00002-of-00002.gguf", b"GGUF2");
+    let Err(StoreError::PartMissing { missing, parts, .. }) = desk.import(&second, "big") else {
+        panic!("a missing part went unnoticed")
+    };
+    assert_eq!((missing, parts), (1, 2));
+    assert!(desk.names().is_empty());
+    desk.file("big-00001-of-00002.gguf", b"GGUF1");
+    let record = desk.import(&second, "big").unwrap();
+    let names: Vec<_> = record.files.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]);
+}
+
+#[test]
+fn a_hugging_face_folder_comes_without_what_is_no_model() {
+    let desk = desk();
+    let config = desk.file("hf/config.json", b"{}");
+    let folder = config.parent().unwrap();
+    assert!(matches!(
+        desk.import(folder, "hf"),
+        Err(StoreError::NotAModel { .. })
+    ));
+    desk.file("hf/model.safetensors", b"tensors");
+    desk.file("hf/README.md", b"words");
+    let record = desk.import(folder, "hf").unwrap();
+    let names: Vec<_> = record.files.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+    assert_eq!(record.format, Format::HuggingFace);
+}
+
+#[test]
+fn a_stopped_import_leaves_nothing() {
+    let desk = desk();
+    let path = desk.file("a.gguf", &vec![7; 3 * STEP_BYTES]);
+    let cancel = Cancel::new();
+    let name = ModelName::new("a").unwrap();
+    let stop_early = &mut |p: Progress| {
+        if p.done >= STEP_BYTES as u64 {
+            cancel.raise();
+        }
+    };
+    let error = desk.store.import(&path, &name, &cancel, stop_early).unwrap_err();
+    assert!(matches!(error, StoreError::Stopped));
+    assert!(desk.names().is_empty());
+    assert!(!desk.store.folder().join(INCOMING).join("a").exists());
+}
+
+#[test]
+fn two_at_once_on_one_name_are_refused() {
+    let desk = desk();
+    let name = ModelName::new("a").unwrap();
+    let _first = desk.store.stage(&name).unwrap();
+    assert!(matches!(desk.store.stage(&name), Err(StoreError::Busy(_))));
+}
+
+#[test]
+fn a_damaged_or_hostile_record_is_an_error_of_its_own() {
+    let desk = desk();
+    desk.import(&desk.file("good.gguf", b"GGUF"), "good").unwrap();
+    desk.import(&desk.file("bad.gguf", b"GGUF"), "bad").unwrap();
+    let record = desk.store.folder().join("bad").join(RECORD);
+    fs::write(&record, "{").unwrap();
+    let list = desk.store.list().unwrap();
+    assert!(matches!(list[0], Err(StoreError::Record { .. })));
+    assert!(list[1].is_ok());
+    let good = fs::read_to_string(desk.store.folder().join("good").join(RECORD)).unwrap();
+    fs::write(&record, good.replace("good.gguf", "../good/good.gguf")).unwrap();
+    assert!(matches!(desk.store.find("bad"), Err(StoreError::Record { .. })));
+}
+
+#[test]
+fn an_unknown_name_suggests_the_nearest() {
+    let error = desk().store.find("heph-stori").unwrap_err();
+    assert_eq!(error.hint().unwrap(), "did you mean \"heph-story\"?");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_named() {
+    let desk = desk();
+    let path = desk.file("a.gguf", b"GGUF");
+    let staging = desk.store.stage(&ModelName::new("a").unwrap()).unwrap();
+    let full = staging.folder().join("a.gguf");
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    let error = copy(&path, &full, "a.gguf".into(), &Cancel::new(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, StoreError::DiskFull { .. }), "{error:?}");
+}
