@@ -4,10 +4,13 @@
 //! engine for every operator of a model. Knows no model, file format, token, clock or node. The only
 //! crate that may say `unsafe`.
 
+pub mod elementwise;
 pub mod format;
 pub mod isa;
 pub mod kv;
+pub mod mapped;
 pub mod math;
+pub mod norm;
 pub mod pool;
 pub mod rng;
 pub mod rope;

@@ -59,8 +59,7 @@ impl Draws {
 /// Fails unless both have the same bits; one NaN is as good as another.
 pub(crate) fn same_bits(want: &[f32], got: &[f32], isa: Isa) {
     assert_eq!(want.len(), got.len());
-    let differs = |(w, g): (&f32, &f32)| w.to_bits() != g.to_bits() && !(w.is_nan() && g.is_nan());
-    if let Some(at) = want.iter().zip(got).position(differs) {
+    if let Some(at) = want.iter().zip(got).position(one_differs) {
         panic!(
             "{isa} differs at {at} of {}: {:e}, not {:e}",
             want.len(),
@@ -68,4 +67,13 @@ pub(crate) fn same_bits(want: &[f32], got: &[f32], isa: Isa) {
             want[at]
         );
     }
+}
+
+/// Whether some bits differ, for the tests that plant a mistake.
+pub(crate) fn differ(want: &[f32], got: &[f32]) -> bool {
+    want.len() != got.len() || want.iter().zip(got).any(|pair| one_differs(pair))
+}
+
+fn one_differs((want, got): (&f32, &f32)) -> bool {
+    want.to_bits() != got.to_bits() && !(want.is_nan() && got.is_nan())
 }
