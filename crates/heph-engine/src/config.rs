@@ -252,12 +252,14 @@ impl RopeScaling {
     fn magnitude(&self) -> f64 {
         match self {
             RopeScaling::Yarn { factor, attention_factor, .. } => {
-                attention_factor.unwrap_or_else(|| match *factor > 1.0 {
-                    true => 0.1 * math::ln64(*factor) + 1.0,
-                    false => 1.0,
-                })
+                attention_factor.unwrap_or_else(|| RopeScaling::yarn_magnitude(*factor, 1.0))
             }
             _ => 1.0,
         }
+    }
+
+    /// YaRN's factor on sine and cosine for a context `factor` times as long; `weight` scales what it adds to 1.
+    pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
+        if factor > 1.0 { 0.1 * weight * math::ln64(factor) + 1.0 } else { 1.0 }
     }
 }

@@ -3,4 +3,8 @@
 //! Called by the runtime's desk and node. The engine knows no node, user, price, clock or socket: bytes,
 //! seeds and the thread pool come in as arguments.
 
+pub mod config;
 pub mod gguf;
+pub mod graph;
+pub mod hf;
+pub mod source;
