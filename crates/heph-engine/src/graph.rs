@@ -15,6 +15,7 @@ pub use cost::{Cost, Work};
 
 use crate::config::ModelConfig;
 use heph_kernels::format::Format;
+use heph_kernels::kv::{KvFormat, KvShape};
 use heph_kernels::rope::RopeStyle;
 
 /// A value of a block: the rows of some tokens, all of one width. Value 0 is the block's input.
@@ -77,6 +78,13 @@ pub struct AttentionSpec {
     pub window: Option<u32>,
     /// Bound `c` of the soft cap `c * tanh(score / c)`; `None` leaves scores alone.
     pub softcap: Option<f32>,
+}
+
+impl AttentionSpec {
+    /// What a cache holds for each position of this operator.
+    pub fn kv_shape(&self, format: KvFormat) -> KvShape {
+        KvShape { kv_heads: self.kv_heads, head_dim: self.head_dim, format }
+    }
 }
 
 /// A mixture of experts: a router picks `used` of `count` gated feed-forward units for each token.

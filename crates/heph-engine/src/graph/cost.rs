@@ -79,7 +79,7 @@ impl Graph {
             Op::Attention(spec) => {
                 let pairs = visible_pairs(work, spec.window);
                 cost.flops += 4 * (spec.heads * spec.head_dim) as u64 * pairs;
-                cost.kv_bytes_per_position += kv.position_bytes(spec.kv_heads, spec.head_dim) as u64;
+                cost.kv_bytes_per_position += spec.kv_shape(kv).position_bytes() as u64;
             }
             Op::Experts(spec) => {
                 self.add_tensor(cost, spec.router, 1);
