@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use heph_runtime::pull::PullError;
 use heph_runtime::settings::SettingsError;
 use heph_runtime::store::StoreError;
 
@@ -125,6 +126,22 @@ impl From<StoreError> for Failure {
             | StoreError::Record { .. } => Exit::Input,
             StoreError::DiskFull { .. } => Exit::Room,
             StoreError::Busy(_) | StoreError::Io { .. } => Exit::No,
+        };
+        Self::new(exit, error.to_string()).maybe_hint(error.hint())
+    }
+}
+
+impl From<PullError> for Failure {
+    fn from(error: PullError) -> Self {
+        let exit = match error {
+            PullError::Store(error) => return error.into(),
+            PullError::Repository(_) | PullError::Sha256(_) | PullError::Several { .. } => Exit::Usage,
+            PullError::NoModel(_) => Exit::Input,
+            PullError::Unreachable { .. }
+            | PullError::CutShort { .. }
+            | PullError::Refused { .. }
+            | PullError::Nonsense { .. }
+            | PullError::Checksum { .. } => Exit::Network,
         };
         Self::new(exit, error.to_string()).maybe_hint(error.hint())
     }

@@ -1,11 +1,12 @@
 //! Owns what the engine may not touch: the clock, the disk, threads, settings and the one network client.
 //!
 //! Called by the programs. It wires and never decides: what a token is, how a model runs and which bits come
-//! out are the engine's business. Nothing here opens a socket except the download client, and that only when a person
+//! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
 //! asks for a download by name.
 
 pub mod bundled;
 pub mod cancel;
 pub mod hardware;
+pub mod pull;
 pub mod settings;
 pub mod store;

@@ -26,6 +26,7 @@ pub use name::{ModelName, NAME_LEN_MAX, NameError};
 pub(crate) use record::content;
 pub use record::{FileRecord, Format, Origin, Record};
 pub use source::{ModelFiles, find_files};
+pub(crate) use source::{belongs, part_names, shard};
 
 /// The record's name inside a model's folder.
 const RECORD: &str = "model.json";

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 
 mod import;
 mod list;
+mod pull;
 mod rm;
 mod show;
 
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Show(show::Arguments),
     /// Copy a model file or folder into the store
     Import(import::Arguments),
+    /// Download a model from a Hugging Face style hub into the store
+    Pull(pull::Arguments),
     /// Remove a model from the store
     Rm(rm::Arguments),
 }
@@ -33,6 +36,7 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Result<(), Failure> 
         Command::List(arguments) => list::run(&arguments, &store),
         Command::Show(arguments) => show::run(&arguments, &store),
         Command::Import(arguments) => import::run(&arguments, &store),
+        Command::Pull(arguments) => pull::run(&arguments, &store, settings),
         Command::Rm(arguments) => rm::run(&arguments, &store),
     }
 }
