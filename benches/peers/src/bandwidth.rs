@@ -1,0 +1,55 @@
+//! How fast this machine reads memory: the ceiling of every decode figure.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::time::Instant;
+
+/// What is read per thread and pass: far beyond any cache.
+const BYTES_PER_THREAD: usize = 512 << 20;
+
+/// Passes over the memory; each gives one figure.
+const PASSES: usize = 7;
+
+/// One JSON line with the bytes per second of each pass of `threads` threads reading at once.
+pub fn probe(threads: usize) -> String {
+    let threads = threads.max(1);
+    let barrier = Barrier::new(threads);
+    let passes: Vec<Vec<f64>> = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| passes_of_one_thread(&barrier)))
+            .collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a reader does not panic"))
+            .collect()
+    });
+    let slowest = |pass: usize| passes.iter().map(|seconds| seconds[pass]).fold(0.0, f64::max);
+    let rates: Vec<String> = (0..PASSES)
+        .map(|pass| format!("{:.0}", (BYTES_PER_THREAD * threads) as f64 / slowest(pass)))
+        .collect();
+    format!("{{\"threads\":{threads},\"bytes_per_s\":[{}]}}", rates.join(","))
+}
+
+/// Seconds of each pass; the passes of all threads start together.
+fn passes_of_one_thread(barrier: &Barrier) -> Vec<f64> {
+    let memory: Vec<u64> = (0..BYTES_PER_THREAD as u64 / 8).collect();
+    (0..PASSES)
+        .map(|_| {
+            barrier.wait();
+            let start = Instant::now();
+            black_box(sum(black_box(&memory)));
+            start.elapsed().as_secs_f64()
+        })
+        .collect()
+}
+
+/// Sixteen independent sums, so that the reads and not the additions are the limit.
+fn sum(memory: &[u64]) -> u64 {
+    let mut lanes = [0_u64; 16];
+    for chunk in memory.chunks_exact(16) {
+        for (lane, word) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.wrapping_add(*word);
+        }
+    }
+    lanes.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
