@@ -6,7 +6,7 @@
 
 mod lines;
 
-use crate::kv::lines::Lines;
+pub(crate) use crate::kv::lines::Lines;
 
 /// Positions of one page.
 pub const PAGE: usize = 64;
@@ -15,7 +15,7 @@ pub const PAGE: usize = 64;
 pub(crate) const GROUP: usize = 16;
 
 /// Numbers of a head that share one scale in [`KvFormat::Q8_0`].
-const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 
 /// The number format of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

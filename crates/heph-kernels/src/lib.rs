@@ -4,6 +4,7 @@
 //! engine for every operator of a model. Knows no model, file format, token, clock or node. The only
 //! crate that may say `unsafe`.
 
+pub mod attention;
 pub mod elementwise;
 pub mod format;
 pub mod isa;

@@ -36,6 +36,21 @@ impl<T: Plain> Lines<T> {
     }
 }
 
+impl<T: Plain> Lines<T> {
+    /// Makes the slice at least `len` long; what it held may be lost.
+    pub(crate) fn at_least(&mut self, len: usize) {
+        if self.len < len {
+            *self = Lines::zeros(len);
+        }
+    }
+}
+
+impl<T: Plain> Default for Lines<T> {
+    fn default() -> Lines<T> {
+        Lines::zeros(0)
+    }
+}
+
 impl<T: Plain> Deref for Lines<T> {
     type Target = [T];
 

@@ -1,0 +1,185 @@
+//! The two products of attention for a tile of query rows held in registers.
+//!
+//! A tile is up to [`ROWS`] rows. A lane is a position in the scores and a dimension in the mix, so the
+//! shape of a tile never shows in a result.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "an index is a row or a vector of several arrays at once"
+)]
+
+use super::lanes::Lanes;
+use crate::kv::{GROUP, PAGE};
+
+/// Query rows of a full tile: with two vectors of keys beside them, what 16 registers hold.
+pub(super) const ROWS: usize = 4;
+
+/// Scores of `rows` queries with the positions `from..to` of a page: `scores[row][position]`.
+///
+/// Positions next to the range may be computed as well; whoever reads scores masks them.
+///
+/// # Safety
+/// `queries` is `(head_dim, ROWS)`, `keys` is `(PAGE / GROUP, head_dim, GROUP)`, `scores` is `(rows, PAGE)`;
+/// `rows <= ROWS`, `to <= PAGE`; the machine has the instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn score_rows<S: Lanes>(
+    rows: usize,
+    queries: *const f32,
+    keys: *const f32,
+    head_dim: usize,
+    (from, to): (usize, usize),
+    scores: *mut f32,
+) {
+    // SAFETY: handed on as promised.
+    unsafe {
+        match rows {
+            4 => score_span::<S, 4, 2>(queries, keys, head_dim, from, to, scores),
+            3 => score_span::<S, 3, 2>(queries, keys, head_dim, from, to, scores),
+            2 => score_span::<S, 2, 4>(queries, keys, head_dim, from, to, scores),
+            1 if S::WIDTH == 16 => score_span::<S, 1, 4>(queries, keys, head_dim, from, to, scores),
+            1 => score_span::<S, 1, 8>(queries, keys, head_dim, from, to, scores),
+            _ => {}
+        }
+    }
+}
+
+/// [`score_rows`] for `R` rows and `N` vectors of positions at a time.
+#[inline(always)]
+unsafe fn score_span<S: Lanes, const R: usize, const N: usize>(
+    queries: *const f32,
+    keys: *const f32,
+    head_dim: usize,
+    from: usize,
+    to: usize,
+    scores: *mut f32,
+) {
+    let step = N * S::WIDTH;
+    let mut position = from / step * step;
+    while position < to {
+        // SAFETY: `step` divides PAGE, so `position + step <= PAGE`: all places are inside the arrays.
+        unsafe {
+            let mut lines = [keys; N];
+            for (n, line) in lines.iter_mut().enumerate() {
+                let at = position + n * S::WIDTH;
+                *line = keys.add(at / GROUP * head_dim * GROUP + at % GROUP);
+            }
+            let mut sums = [[S::splat(0.0); N]; R];
+            for dim in 0..head_dim {
+                let mut k = [S::splat(0.0); N];
+                for n in 0..N {
+                    k[n] = S::load(lines[n].add(dim * GROUP));
+                }
+                for r in 0..R {
+                    let q = S::splat(*queries.add(dim * ROWS + r));
+                    for n in 0..N {
+                        sums[r][n] = S::add(sums[r][n], S::mul(q, k[n]));
+                    }
+                }
+            }
+            for r in 0..R {
+                for n in 0..N {
+                    S::store(sums[r][n], scores.add(r * PAGE + position + n * S::WIDTH));
+                }
+            }
+        }
+        position += step;
+    }
+}
+
+/// Mixes values into `rows` outputs: `out = out * scale`, then `out = out + weight * value` for each position
+/// of `from..to` in order.
+///
+/// # Safety
+/// `scales` has `rows` numbers, `weights` is `(rows, PAGE)`, `values` is `(PAGE, stride)`, `out` is
+/// `(rows, stride)`; `rows <= ROWS`, `to <= PAGE`, `stride` is a multiple of 16; the machine has the
+/// instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn mix_rows<S: Lanes>(
+    rows: usize,
+    scales: *const f32,
+    weights: *const f32,
+    values: *const f32,
+    stride: usize,
+    range: (usize, usize),
+    out: *mut f32,
+) {
+    // SAFETY: handed on as promised.
+    unsafe {
+        match rows {
+            4 => mix_row_set::<S, 4, 2>(scales, weights, values, stride, range, out),
+            3 => mix_row_set::<S, 3, 2>(scales, weights, values, stride, range, out),
+            2 => mix_row_set::<S, 2, 4>(scales, weights, values, stride, range, out),
+            1 if S::WIDTH == 16 => mix_row_set::<S, 1, 4>(scales, weights, values, stride, range, out),
+            1 => mix_row_set::<S, 1, 8>(scales, weights, values, stride, range, out),
+            _ => {}
+        }
+    }
+}
+
+/// [`mix_rows`] for `R` rows, `N` vectors of dimensions at a time and the rest by 16 dimensions.
+#[inline(always)]
+unsafe fn mix_row_set<S: Lanes, const R: usize, const N: usize>(
+    scales: *const f32,
+    weights: *const f32,
+    values: *const f32,
+    stride: usize,
+    range: (usize, usize),
+    out: *mut f32,
+) {
+    let step = N * S::WIDTH;
+    let mut dim = 0;
+    // SAFETY: `stride` is a multiple of 16 and of what each call covers, so all places are in the arrays.
+    unsafe {
+        while dim + step <= stride {
+            mix_span::<S, R, N>(scales, weights, values.add(dim), stride, range, out.add(dim));
+            dim += step;
+        }
+        while dim < stride {
+            match S::WIDTH {
+                4 => mix_span::<S, R, 4>(scales, weights, values.add(dim), stride, range, out.add(dim)),
+                8 => mix_span::<S, R, 2>(scales, weights, values.add(dim), stride, range, out.add(dim)),
+                _ => mix_span::<S, R, 1>(scales, weights, values.add(dim), stride, range, out.add(dim)),
+            }
+            dim += 16;
+        }
+    }
+}
+
+/// [`mix_rows`] for `R` rows and `N` vectors of dimensions.
+#[inline(always)]
+unsafe fn mix_span<S: Lanes, const R: usize, const N: usize>(
+    scales: *const f32,
+    weights: *const f32,
+    values: *const f32,
+    stride: usize,
+    (from, to): (usize, usize),
+    out: *mut f32,
+) {
+    // SAFETY: the caller's places are inside the arrays.
+    unsafe {
+        let mut sums = [[S::splat(0.0); N]; R];
+        for r in 0..R {
+            let scale = S::splat(*scales.add(r));
+            for n in 0..N {
+                sums[r][n] = S::mul(S::load(out.add(r * stride + n * S::WIDTH)), scale);
+            }
+        }
+        for position in from..to {
+            let mut v = [S::splat(0.0); N];
+            for n in 0..N {
+                v[n] = S::load(values.add(position * stride + n * S::WIDTH));
+            }
+            for r in 0..R {
+                let p = S::splat(*weights.add(r * PAGE + position));
+                for n in 0..N {
+                    sums[r][n] = S::add(sums[r][n], S::mul(p, v[n]));
+                }
+            }
+        }
+        for r in 0..R {
+            for n in 0..N {
+                S::store(sums[r][n], out.add(r * stride + n * S::WIDTH));
+            }
+        }
+    }
+}
