@@ -4,17 +4,25 @@
 //! engine for every operator of a model. Knows no model, file format, token, clock or node. The only
 //! crate that may say `unsafe`.
 
+pub mod activations;
 pub mod attention;
+
+#[cfg(test)]
+mod proof;
+mod simd;
 pub mod elementwise;
 pub mod format;
 pub mod isa;
 pub mod kv;
 pub mod mapped;
 pub mod math;
+pub mod matmul;
 pub mod norm;
+pub mod pack;
 pub mod pool;
 pub mod rng;
 pub mod rope;
 
 #[cfg(test)]
 mod proof;
+mod simd;

@@ -1,0 +1,351 @@
+//! Weight matrices as the kernels want to read them: 16 rows interleaved, every bit of the file kept.
+//!
+//! Rows go into tiles of 16, the last tile filled up with zero bytes. Within a tile, columns go into groups of 256,
+//! and a group is one record: a plane with the low bits of the codes, a plane with their high bits if the format
+//! has any, then scales. Four columns of one row (a quad) lie in one 32-bit word, the 16 words of a tile in one
+//! line of 64 bytes, so that a vector lane is a row. `pack/layout.rs` says where everything is. A packed matrix
+//! takes no more bytes than the file, because generating text is bound by the reading of weights.
+
+mod codes;
+mod layout;
+
+pub(crate) use layout::{Layout, Plane, TILE};
+
+use crate::format::{Format, dequantize_row};
+use crate::pool::Pool;
+use std::ops::Range;
+
+/// Why a matrix could not be packed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PackError {
+    /// The columns are no whole number of the format's blocks.
+    #[error("rows of {cols} weights are no whole number of {format} blocks")]
+    Ragged {
+        /// The format asked for.
+        format: Format,
+        /// The columns asked for.
+        cols: usize,
+    },
+    /// The bytes are more or fewer than the shape takes.
+    #[error("{rows} rows of {cols} weights in {format} do not take {bytes} bytes")]
+    WrongSize {
+        /// The format asked for.
+        format: Format,
+        /// The rows asked for.
+        rows: usize,
+        /// The columns asked for.
+        cols: usize,
+        /// The bytes given.
+        bytes: usize,
+    },
+    /// The shape takes more memory than can be addressed.
+    #[error("{rows} rows of {cols} weights in {format} are too large for this machine")]
+    TooLarge {
+        /// The format asked for.
+        format: Format,
+        /// The rows asked for.
+        rows: usize,
+        /// The columns asked for.
+        cols: usize,
+    },
+}
+
+/// A weight matrix of shape (rows, cols) in tiles of 16 rows.
+pub struct Packed {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    layout: Layout,
+    /// Lines of one tile.
+    stride: usize,
+    lines: Vec<Line>,
+}
+
+/// As much as a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Packed {
+    /// Packs `raw`, the rows of a tensor as they stand in a file.
+    ///
+    /// # Errors
+    /// If `raw` is not exactly `rows` rows of `cols` weights in `format`.
+    pub fn pack(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        raw: &[u8],
+        pool: &Pool,
+    ) -> Result<Packed, PackError> {
+        let row_bytes = format.row_bytes(cols).ok_or(PackError::Ragged { format, cols })?;
+        if row_bytes.checked_mul(rows) != Some(raw.len()) {
+            let bytes = raw.len();
+            return Err(PackError::WrongSize {
+                format,
+                rows,
+                cols,
+                bytes,
+            });
+        }
+        let layout = Layout::of(format);
+        let stride = layout.tile_bytes(cols).div_ceil(64);
+        let tiles = rows.div_ceil(TILE);
+        let lines = stride
+            .checked_mul(tiles)
+            .filter(|lines| lines.checked_mul(64).is_some());
+        let lines = lines.ok_or(PackError::TooLarge { format, rows, cols })?;
+        let mut packed = Packed {
+            format,
+            rows,
+            cols,
+            layout,
+            stride,
+            lines: vec![Line([0; 64]); lines],
+        };
+        packed.fill(raw, row_bytes, pool);
+        Ok(packed)
+    }
+
+    /// The number of rows: values this matrix makes of one token.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of columns: values of one token that this matrix takes.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The format of the weights.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The memory this matrix takes.
+    pub fn bytes(&self) -> usize {
+        64 * self.lines.len()
+    }
+
+    /// Writes row `r` as floats, exactly as [`dequantize_row`] reads it from the file.
+    ///
+    /// # Panics
+    /// If there is no row `r`, or `out` has not the length of a row.
+    pub fn row(&self, r: usize, out: &mut [f32]) {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "values of a row");
+        let mut raw = Vec::new();
+        self.raw_row(r, &mut raw);
+        dequantize_row(self.format, &raw, out);
+    }
+
+    /// The bytes of row `r` as they stood in the file.
+    pub(crate) fn raw_row(&self, r: usize, raw: &mut Vec<u8>) {
+        raw.clear();
+        raw.resize(self.format.row_bytes(self.cols).expect("checked when packed"), 0);
+        let (tile, lane) = (self.tile(r / TILE), r % TILE);
+        if self.format.block_len() == 1 {
+            let size = self.format.block_bytes();
+            for (k, bytes) in raw.chunks_exact_mut(size).enumerate() {
+                bytes.copy_from_slice(&tile[size * (TILE * k + lane)..][..size]);
+            }
+            return;
+        }
+        let group_bytes = self.format.block_bytes() * self.layout.blocks_per_group();
+        let mut record = tile;
+        for group in raw.chunks_mut(group_bytes) {
+            let blocks = self.layout.blocks_of(group.len());
+            unpack_group(&self.layout, blocks, record, lane, group);
+            record = &record[self.layout.record_bytes(blocks)..];
+        }
+    }
+
+    /// The number of tiles.
+    pub(crate) fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    /// The bytes of one tile.
+    pub(crate) fn tile(&self, tile: usize) -> &[u8] {
+        let lines = &self.lines[tile * self.stride..][..self.stride];
+        // SAFETY: lines are plain bytes without padding.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), 64 * lines.len()) }
+    }
+
+    fn fill(&mut self, raw: &[u8], row_bytes: usize, pool: &Pool) {
+        let (rows, tiles) = (self.rows, self.tiles());
+        let (format, layout) = (self.format, self.layout);
+        let bytes = 64 * self.stride;
+        let base = Base(self.lines.as_mut_ptr().cast());
+        pool.run(tiles, &|tile| {
+            // SAFETY: tiles are disjoint parts of `lines`, and each has one task.
+            let out = unsafe { std::slice::from_raw_parts_mut(base.tile(tile * bytes), bytes) };
+            let mine: Range<usize> = TILE * tile..rows.min(TILE * (tile + 1));
+            for (lane, row) in mine.enumerate() {
+                pack_row(format, &layout, &raw[row * row_bytes..][..row_bytes], lane, out);
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Packed({} x {} {})", self.rows, self.cols, self.format)
+    }
+}
+
+/// Where the tiles of a matrix begin.
+struct Base(*mut u8);
+
+impl Base {
+    fn tile(&self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+// SAFETY: each task turns the pointer into its own tile only.
+unsafe impl Sync for Base {}
+
+/// Writes one row into lane `lane` of a tile.
+fn pack_row(format: Format, layout: &Layout, raw: &[u8], lane: usize, tile: &mut [u8]) {
+    if format.block_len() == 1 {
+        let size = format.block_bytes();
+        for (k, bytes) in raw.chunks_exact(size).enumerate() {
+            tile[size * (TILE * k + lane)..][..size].copy_from_slice(bytes);
+        }
+        return;
+    }
+    let group_bytes = format.block_bytes() * layout.blocks_per_group();
+    let mut record = tile;
+    for group in raw.chunks(group_bytes) {
+        let blocks = layout.blocks_of(group.len());
+        pack_group(layout, blocks, group, lane, record);
+        record = &mut record[layout.record_bytes(blocks)..];
+    }
+}
+
+/// Writes the `blocks` blocks of 32 columns in `raw` into lane `lane` of a record.
+fn pack_group(layout: &Layout, blocks: usize, raw: &[u8], lane: usize, record: &mut [u8]) {
+    let mut quads = [0u32; 64];
+    codes::read(layout.format, raw, &mut quads);
+    let quads = &quads[..8 * blocks];
+    layout.low.pack(quads, lane, record);
+    let record = &mut record[layout.low.bytes(blocks)..];
+    layout.high.pack(quads, lane, record);
+    let record = &mut record[layout.high.bytes(blocks)..];
+    layout.for_params(blocks, |from, to, size| {
+        record[to + size * lane..][..size].copy_from_slice(&raw[from..from + size]);
+    });
+}
+
+/// The reverse of [`pack_group`].
+fn unpack_group(layout: &Layout, blocks: usize, record: &[u8], lane: usize, raw: &mut [u8]) {
+    let mut quads = [0u32; 64];
+    let words = &mut quads[..8 * blocks];
+    layout.low.unpack(record, lane, words);
+    let record = &record[layout.low.bytes(blocks)..];
+    layout.high.unpack(record, lane, words);
+    let record = &record[layout.high.bytes(blocks)..];
+    codes::write(layout.format, &quads, raw);
+    layout.for_params(blocks, |from, to, size| {
+        raw[from..from + size].copy_from_slice(&record[to + size * lane..][..size]);
+    });
+}
+
+impl Plane {
+    /// Writes this plane's bits of one row.
+    fn pack(self, quads: &[u32], lane: usize, plane: &mut [u8]) {
+        if self.bits == 0 {
+            return;
+        }
+        let mask = self.mask();
+        for (quads, line) in quads
+            .chunks_exact(self.quads_per_line())
+            .zip(plane.chunks_exact_mut(64))
+        {
+            let mut word = 0;
+            for (j, quad) in quads.iter().enumerate() {
+                word |= (quad >> self.shift & mask) << (self.bits * j as u32);
+            }
+            line[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    /// Adds this plane's bits of one row.
+    fn unpack(self, plane: &[u8], lane: usize, quads: &mut [u32]) {
+        if self.bits == 0 {
+            return;
+        }
+        let mask = self.mask();
+        for (quads, line) in quads
+            .chunks_exact_mut(self.quads_per_line())
+            .zip(plane.chunks_exact(64))
+        {
+            let word = u32::from_le_bytes(line[4 * lane..][..4].try_into().expect("four bytes"));
+            for (j, quad) in quads.iter_mut().enumerate() {
+                *quad |= (word >> (self.bits * j as u32) & mask) << self.shift;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n as u32)
+            .map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8)
+            .collect()
+    }
+
+    #[test]
+    fn every_byte_of_a_row_comes_back() {
+        for format in Format::ALL {
+            for blocks in [1, 7, 8, 9, 19] {
+                let (rows, cols) = (21, format.block_len() * blocks);
+                let row = format.row_bytes(cols).expect("whole blocks");
+                let raw = bytes(rows * row);
+                let packed = Packed::pack(format, rows, cols, &raw, &Pool::serial()).expect("fits");
+                let mut back = Vec::new();
+                for (r, raw) in raw.chunks(row).enumerate() {
+                    packed.raw_row(r, &mut back);
+                    assert_eq!(back, raw, "{format}, {blocks} blocks, row {r}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_packed_matrix_is_no_larger_than_the_file() {
+        for format in Format::ALL {
+            let raw = bytes(format.row_bytes(2048).expect("whole") * 64);
+            let packed = Packed::pack(format, 64, 2048, &raw, &Pool::serial()).expect("fits");
+            assert_eq!(packed.bytes(), raw.len(), "{format}");
+        }
+    }
+
+    #[test]
+    fn a_row_reads_as_in_the_file() {
+        let raw = bytes(18 * 8 * 17);
+        let packed = Packed::pack(Format::Q4_0, 17, 256, &raw, &Pool::serial()).expect("fits");
+        let (mut got, mut expected) = ([0.0; 256], [0.0; 256]);
+        packed.row(16, &mut got);
+        dequantize_row(Format::Q4_0, &raw[18 * 8 * 16..], &mut expected);
+        assert_eq!(got.map(f32::to_bits), expected.map(f32::to_bits));
+    }
+
+    #[test]
+    fn a_wrong_size_is_an_error() {
+        let pack = |rows, cols, bytes: usize| {
+            Packed::pack(Format::Q4K, rows, cols, &vec![0; bytes], &Pool::serial())
+        };
+        assert!(matches!(pack(1, 255, 144), Err(PackError::Ragged { .. })));
+        assert!(matches!(pack(2, 256, 144), Err(PackError::WrongSize { .. })));
+        assert!(matches!(
+            pack(usize::MAX, 256, 144),
+            Err(PackError::WrongSize { .. })
+        ));
+        assert!(pack(1, 256, 144).is_ok());
+    }
+}

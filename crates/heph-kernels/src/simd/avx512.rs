@@ -1,0 +1,208 @@
+//! Sixteen rows a vector: AVX-512 with VNNI.
+
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Runs `kernel` with AVX-512.
+///
+/// # Safety
+/// The machine has AVX2, F16C and AVX-512 F, BW, VL and VNNI.
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) {
+    kernel.run(Avx512(()));
+}
+
+/// Witness of AVX-512 F, BW, VL and VNNI.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const ROWS: usize = 1;
+    const TOKENS: usize = 8;
+    const WIDE: bool = true;
+    const BIASED: bool = true;
+
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+    type Partial = __m512i;
+
+    #[inline(always)]
+    unsafe fn load(self, at: *const u8) -> __m512i {
+        // SAFETY: the caller vouches for the bytes, `self` for the instruction.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, v: __m512i, at: *mut u8) {
+        // SAFETY: the caller vouches for the bytes, `self` for the instruction.
+        unsafe { _mm512_storeu_si512(at.cast(), v) }
+    }
+
+    #[inline(always)]
+    fn and(self, v: __m512i, mask: u8) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(mask as i8)) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn flip(self, v: __m512i, mask: u8) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_xor_si512(v, _mm512_set1_epi8(mask as i8)) }
+    }
+
+    #[inline(always)]
+    fn up(self, v: __m512i, n: u32) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_sll_epi16(v, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    fn down(self, v: __m512i, n: u32) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_srl_epi16(v, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    fn look_up(self, v: __m512i, table: &[i8; 16]) -> __m512i {
+        // SAFETY: `self` vouches for the instructions; the table has 16 bytes.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, v)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(self, at: *const u8) -> __m512i {
+        // SAFETY: the caller vouches for the bytes, `self` for the instruction.
+        unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    fn begin(self, offset: i16, halves: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_madd_epi16(halves, _mm512_set1_epi16(-offset)) }
+    }
+
+    #[inline(always)]
+    fn begin_zero(self) -> __m512i {
+        self.zero()
+    }
+
+    #[inline(always)]
+    fn step(self, sum: __m512i, codes: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_dpbusd_epi32(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    fn end(self, acc: __m512i, sum: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_add_epi32(acc, sum) }
+    }
+
+    #[inline(always)]
+    fn end_scaled(self, acc: __m512i, sum: __m512i, scale: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe { _mm512_add_epi32(acc, _mm512_mullo_epi32(sum, _mm512_srai_epi32::<16>(scale))) }
+    }
+
+    /// The codes plus 128, less 128 times the sum of the activations.
+    #[inline(always)]
+    fn signed(self, acc: __m512i, codes: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instructions.
+        unsafe {
+            let sum = _mm512_dpbusd_epi32(self.zero(), _mm512_set1_epi8(1), x);
+            let products = _mm512_dpbusd_epi32(acc, self.flip(codes, 0x80), x);
+            _mm512_sub_epi32(products, _mm512_slli_epi32::<7>(sum))
+        }
+    }
+
+    #[inline(always)]
+    fn pair(self, acc: __m512i, weights: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_dpwssd_epi32(acc, weights, x) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ints(self, at: *const u32) -> __m512i {
+        // SAFETY: the caller vouches for the integers, `self` for the instruction.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    fn floats(self, v: __m512i) -> __m512 {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> __m512 {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_floats(self, at: *const f32) -> __m512 {
+        // SAFETY: the caller vouches for the floats, `self` for the instruction.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(self, at: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for the halves, `self` for the instructions.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bfloats(self, at: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for the bfloats, `self` for the instructions.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_floats(self, v: __m512, at: *mut f32) {
+        // SAFETY: the caller vouches for the floats, `self` for the instruction.
+        unsafe { _mm512_storeu_ps(at, v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` vouches for the instruction.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: prefetching never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
