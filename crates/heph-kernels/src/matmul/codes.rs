@@ -44,7 +44,14 @@ unsafe fn line<S: Simd>(s: S, plane: *const u8, line: usize, vector: usize) -> S
 unsafe fn nibbles<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
     // SAFETY: two quads a line, the even one in the low bits.
     let line = unsafe { line(s, planes.low, 4 * block + quad / 2, vector) };
-    s.and(if quad % 2 == 0 { line } else { s.down(line, 4) }, 0x0f)
+    s.and(
+        if quad.is_multiple_of(2) {
+            line
+        } else {
+            s.down(line, 4)
+        },
+        0x0f,
+    )
 }
 
 /// Bits of a plane with `bits` a code, moved to begin at `to`.

@@ -4,6 +4,11 @@
 //! is then added to the row's. Blocks of different tokens and rows are independent, which hides the latency of an
 //! addition.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows and tokens index several arrays at once"
+)]
+
 use super::{CHUNK, Work};
 use crate::pack::TILE;
 use crate::simd::{Kernel, Simd};

@@ -4,6 +4,11 @@
 //! exactly, and then turns them into floats in the order of `docs/arithmetic.md`; float sums of a chunk wait in
 //! memory between groups, one line a token.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows and tokens index several arrays at once"
+)]
+
 use super::codes::{Codes, Panel, Planes, Unpacked, planes};
 use super::params::{BlockParams, BlockWeights, SuperParams, SuperWeights};
 use super::{CHUNK, Work};
@@ -59,53 +64,28 @@ macro_rules! unrolled {
     };
 }
 
-/// Calls `$f::<.., T>` for all tokens from `$first`, `S::TOKENS` at a time and then the rest at once.
+/// Calls the unsafe `$call` with the constant `T` for all tokens from `$first`, `S::TOKENS` at a time and then
+/// the rest at once. The caller says why it is safe.
 macro_rules! by_tokens {
     ($s:ty, $count:expr, |$first:ident, $t:ident| $call:expr) => {{
         let count: usize = $count;
         let mut $first = 0;
-        while count - $first >= <$s>::TOKENS {
-            match <$s>::TOKENS {
-                8 => {
-                    const $t: usize = 8;
-                    $call
-                }
-                4 => {
-                    const $t: usize = 4;
-                    $call
-                }
-                3 => {
-                    const $t: usize = 3;
-                    $call
-                }
-                _ => {
-                    const $t: usize = 2;
-                    $call
-                }
-            }
-            $first += <$s>::TOKENS;
-        }
-        if <$s>::TOKENS > 4 && count - $first >= 4 {
-            const $t: usize = 4;
-            $call;
-            $first += 4;
-        }
-        match count - $first {
-            3 => {
-                const $t: usize = 3;
-                $call
-            }
-            2 => {
-                const $t: usize = 2;
-                $call
-            }
-            1 => {
-                const $t: usize = 1;
-                $call
-            }
-            _ => {}
+        while count > $first {
+            let left = count - $first;
+            $first += by_tokens!(@ left.min(<$s>::TOKENS), $t, $call, [8 if <$s>::TOKENS > 4] [4 if <$s>::TOKENS > 3] [3 if true] [2 if true] [1 if true]);
         }
     }};
+    (@ $left:expr, $t:ident, $call:expr, $([$n:literal if $has:expr])*) => {
+        match $left {
+            $(left if $has && left >= $n => {
+                const $t: usize = $n;
+                // SAFETY: as the caller says.
+                unsafe { $call };
+                $n
+            })*
+            _ => 1,
+        }
+    };
 }
 
 impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
@@ -129,12 +109,16 @@ impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
                 for group in 0..groups {
                     let record = bytes[group * layout.record_bytes(8)..].as_ptr();
                     let packed = planes(record, layout.low, 8);
+                    fetch(
+                        s,
+                        record.wrapping_add(layout.record_bytes(8)),
+                        layout.record_bytes(8),
+                    );
                     // SAFETY: a whole record begins there.
                     unsafe { params.read::<S, W>(s, record) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
                     if W::FUSED && count <= FUSED_TOKENS {
-                        // SAFETY: `count` tokens; all planes of the record.
-                        by_tokens!(S, count, |first, T| unsafe {
+                        by_tokens!(S, count, |first, T| {
                             superblock::<S, W, W::Codes, T>(
                                 s,
                                 packed,
@@ -146,7 +130,7 @@ impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
                     } else {
                         // SAFETY: as above.
                         unsafe { panel.fill::<S, W::Codes>(s, packed, 8) };
-                        by_tokens!(S, count, |first, T| unsafe {
+                        by_tokens!(S, count, |first, T| {
                             superblock::<S, W, Unpacked<W::Codes>, T>(
                                 s,
                                 panel.planes(),
@@ -162,6 +146,14 @@ impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
                 }
             }
         }
+    }
+}
+
+/// Asks for the record at `at` while the one before it is being multiplied.
+#[inline(always)]
+fn fetch<S: Simd>(s: S, at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        s.prefetch(at.wrapping_add(line));
     }
 }
 
@@ -212,20 +204,24 @@ unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T
             // SAFETY: within the planes, the scales and the groups, as the caller promises.
             unsafe { begin::<S, C, R, T>(s, x, 2 * block, &mut part) };
         }
-        // SAFETY: as above, throughout.
+        // SAFETY: as above.
         unrolled!(q in 0 { unsafe { step::<S, C, _, R, T>(s, planes, block, q, first, x, &mut part) } });
         if halved {
             let scale = params.scales[block * W::PARTS / 8].as_ptr().wrapping_add(lane);
+            // SAFETY: as above.
             unsafe { end(s, scale, &part, &mut acc) };
             part = [[s.begin_zero(); T]; R];
             if C::OFFSET != 0 {
+                // SAFETY: as above.
                 unsafe { begin::<S, C, R, T>(s, x, 2 * block + 1, &mut part) };
             }
         }
+        // SAFETY: as above.
         unrolled!(q in 4 { unsafe { step::<S, C, _, R, T>(s, planes, block, q, first, x, &mut part) } });
         let scale = params.scales[(2 * block + 1) * W::PARTS / 16]
             .as_ptr()
             .wrapping_add(lane);
+        // SAFETY: as above.
         unsafe { end(s, scale, &part, &mut acc) };
     }
     for r in 0..R {
@@ -311,12 +307,16 @@ impl<W: BlockWeights> Kernel for Blocks<'_, W> {
                     let blocks = (cols - group * GROUP).min(GROUP) / 32;
                     let record = bytes[group * layout.record_bytes(8)..].as_ptr();
                     let packed = planes(record, layout.low, blocks);
+                    fetch(
+                        s,
+                        record.wrapping_add(layout.record_bytes(8)),
+                        layout.record_bytes(8),
+                    );
                     // SAFETY: a record of `blocks` blocks begins there.
                     unsafe { params.read::<S, W>(s, record, blocks) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
                     if W::FUSED && count <= FUSED_TOKENS {
-                        // SAFETY: `count` tokens; all planes of the record.
-                        by_tokens!(S, count, |first, T| unsafe {
+                        by_tokens!(S, count, |first, T| {
                             let sums = &mut sums.0[first..];
                             group_of_blocks::<S, W, W::Codes, T>(
                                 s,
@@ -330,7 +330,7 @@ impl<W: BlockWeights> Kernel for Blocks<'_, W> {
                     } else {
                         // SAFETY: as above.
                         unsafe { panel.fill::<S, W::Codes>(s, packed, blocks) };
-                        by_tokens!(S, count, |first, T| unsafe {
+                        by_tokens!(S, count, |first, T| {
                             let sums = &mut sums.0[first..];
                             group_of_blocks::<S, W, Unpacked<W::Codes>, T>(
                                 s,

@@ -1,5 +1,10 @@
 //! Scales and minima of a record, taken out of the bits that a file keeps them in.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows and parts index several arrays at once"
+)]
+
 use super::codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Micro, Uneven};
 use crate::format::Format;
 use crate::pack::{Layout, TILE};
