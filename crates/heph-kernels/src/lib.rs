@@ -6,10 +6,6 @@
 
 pub mod activations;
 pub mod attention;
-
-#[cfg(test)]
-mod proof;
-mod simd;
 pub mod elementwise;
 pub mod format;
 pub mod isa;
