@@ -3,8 +3,16 @@
 //! Called by the runtime's desk and node. The engine knows no node, user, price, clock or socket: bytes,
 //! seeds and the thread pool come in as arguments.
 
+pub mod batch;
+pub mod cache;
 pub mod config;
+pub mod constrain;
 pub mod gguf;
 pub mod graph;
 pub mod hf;
+pub mod model;
+mod program;
+pub mod sample;
 pub mod source;
+pub mod speculate;
+pub mod worker;

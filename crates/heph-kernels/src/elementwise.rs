@@ -71,6 +71,23 @@ per_isa! {
     }
 }
 
+/// `silu(gate) * up` into `gate`: [`silu_mul`] in place.
+///
+/// # Panics
+/// When the lengths differ or `isa` is not available.
+pub fn silu_mul_in_place(gate: &mut [f32], up: &[f32], isa: Isa) {
+    assert_eq!(gate.len(), up.len(), "numbers on both sides");
+    silu_mul_in_place_on(isa, gate, up);
+}
+
+per_isa! {
+    fn silu_mul_in_place_on(gate: &mut [f32], up: &[f32]) {
+        for (g, &u) in gate.iter_mut().zip(up) {
+            *g = silu(*g) * u;
+        }
+    }
+}
+
 #[inline(always)]
 fn silu(g: f32) -> f32 {
     g / (1.0 + exp(-g))
@@ -94,6 +111,23 @@ per_isa! {
     fn gelu_tanh_mul_on(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
             *out = gelu_tanh(g) * u;
+        }
+    }
+}
+
+/// `gelu(gate) * up` into `gate`: [`gelu_tanh_mul`] in place.
+///
+/// # Panics
+/// When the lengths differ or `isa` is not available.
+pub fn gelu_tanh_mul_in_place(gate: &mut [f32], up: &[f32], isa: Isa) {
+    assert_eq!(gate.len(), up.len(), "numbers on both sides");
+    gelu_tanh_mul_in_place_on(isa, gate, up);
+}
+
+per_isa! {
+    fn gelu_tanh_mul_in_place_on(gate: &mut [f32], up: &[f32]) {
+        for (g, &u) in gate.iter_mut().zip(up) {
+            *g = gelu_tanh(*g) * u;
         }
     }
 }

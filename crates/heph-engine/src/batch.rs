@@ -1,0 +1,417 @@
+//! Continuous batching: many sequences through one worker, each joining and leaving at any step.
+//!
+//! Every step takes one token of each sequence that is answering, fills the rest of its token budget with
+//! pieces of prompts, and runs them together. A sequence's tokens do not depend on its neighbours: the
+//! engine's rows are exact, and its draws are keyed by its own seed and position.
+
+mod prefix;
+
+use crate::cache::{CacheError, KvCache};
+use crate::constrain::{Constraint, ConstraintError};
+use crate::sample::{LogProbability, Sampler, SamplingError, SamplingOptions, log_probabilities};
+use crate::worker::{ForwardError, Hidden, Keep, Part, Worker};
+use heph_types::{Position, TokenId};
+use prefix::PrefixStore;
+use std::collections::VecDeque;
+
+/// Names one sequence of a batch; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub u64);
+
+/// What a batch may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Sequences that run together.
+    pub running: usize,
+    /// Sequences that wait for a place; one more is refused.
+    pub waiting: usize,
+    /// Tokens that go through a layer in one step.
+    pub step_tokens: usize,
+    /// Finished sequences whose caches are kept for prompts that begin alike.
+    pub kept_prefixes: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { running: 16, waiting: 256, step_tokens: crate::worker::CHUNK_DEFAULT, kept_prefixes: 4 }
+    }
+}
+
+/// One answer asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// The prompt; at least one token.
+    pub prompt: Vec<TokenId>,
+    /// How to choose tokens.
+    pub sampling: SamplingOptions,
+    /// Tokens to make at most.
+    pub max_tokens: usize,
+    /// Tokens that end the answer; they are not part of it.
+    pub stop_tokens: Vec<TokenId>,
+    /// What the answer must look like.
+    pub constraint: Option<Constraint>,
+    /// How many of the likeliest tokens to report with each token; `None` reports no probability.
+    pub logprobs: Option<usize>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token came, or the constraint is complete.
+    Stop,
+    /// It has as many tokens as asked for.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+/// A token's probability and those of the likeliest tokens in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenReport {
+    /// The chosen token's.
+    pub chosen: LogProbability,
+    /// The likeliest tokens', likeliest first.
+    pub top: Vec<LogProbability>,
+}
+
+/// What a step did to a sequence.
+#[derive(Debug)]
+pub enum Event {
+    /// One more token of the answer.
+    Token {
+        /// Whose.
+        id: SequenceId,
+        /// The token.
+        token: TokenId,
+        /// Its probability, if asked for.
+        report: Option<TokenReport>,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Whose.
+        id: SequenceId,
+        /// Why.
+        why: Finish,
+    },
+    /// The answer cannot go on.
+    Failed {
+        /// Whose.
+        id: SequenceId,
+        /// Why.
+        error: BatchError,
+    },
+}
+
+/// Why a request was refused or an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// The prompt is empty.
+    #[error("the prompt has no token")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens and the context holds {context}")]
+    TooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// Too many sequences wait already.
+    #[error("{waiting} requests are waiting already")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// A pass failed.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// No token could be chosen.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The constraint broke.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+}
+
+struct Sequence {
+    id: SequenceId,
+    /// Prompt and answer so far.
+    tokens: Vec<TokenId>,
+    prompt: usize,
+    cache: KvCache,
+    sampler: Sampler,
+    max_tokens: usize,
+    stop_tokens: Vec<TokenId>,
+    constraint: Option<Constraint>,
+    logprobs: Option<usize>,
+}
+
+impl Sequence {
+    /// Tokens that the cache does not hold yet: at least one while the sequence runs.
+    fn pending(&self) -> &[TokenId] {
+        &self.tokens[self.cache.len()..]
+    }
+}
+
+/// A sequence's share of one step.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    id: SequenceId,
+    tokens: usize,
+}
+
+/// Many sequences on one worker.
+pub struct Batch {
+    worker: Worker,
+    limits: BatchLimits,
+    running: Vec<Sequence>,
+    waiting: VecDeque<Sequence>,
+    prefixes: PrefixStore,
+    next: u64,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new(worker: Worker, limits: BatchLimits) -> Self {
+        let prefixes = PrefixStore::new(limits.kept_prefixes);
+        Self { worker, limits, running: Vec::new(), waiting: VecDeque::new(), prefixes, next: 0 }
+    }
+
+    /// The worker it runs on.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Whether no sequence runs or waits.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Takes a request in.
+    pub fn submit(&mut self, request: Request) -> Result<SequenceId, BatchError> {
+        if request.prompt.is_empty() {
+            return Err(BatchError::EmptyPrompt);
+        }
+        let context = self.worker.model().context();
+        if request.prompt.len() > context {
+            return Err(BatchError::TooLong { tokens: request.prompt.len(), context });
+        }
+        if self.waiting.len() >= self.limits.waiting {
+            return Err(BatchError::Busy { waiting: self.waiting.len() });
+        }
+        let id = SequenceId(self.next);
+        self.next += 1;
+        self.waiting.push_back(Sequence {
+            id,
+            prompt: request.prompt.len(),
+            tokens: request.prompt,
+            cache: self.worker.model().new_cache(self.worker.all_layers()),
+            sampler: Sampler::new(request.sampling)?,
+            max_tokens: request.max_tokens,
+            stop_tokens: request.stop_tokens,
+            constraint: request.constraint,
+            logprobs: request.logprobs,
+        });
+        Ok(id)
+    }
+
+    /// Ends a sequence; its compute is free from the next step on. Unknown ids are ignored.
+    pub fn cancel(&mut self, id: SequenceId) {
+        self.running.retain(|s| s.id != id);
+        self.waiting.retain(|s| s.id != id);
+    }
+
+    /// Runs one pass and returns what came of it; empty when idle.
+    pub fn step(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.admit();
+        let plan = self.plan(&mut events);
+        if plan.is_empty() {
+            return events;
+        }
+        match self.pass(&plan) {
+            Ok(rows) => self.take_tokens(&plan, rows, &mut events),
+            Err(error) => self.fail(&plan, error, &mut events),
+        }
+        events
+    }
+
+    /// Moves waiting sequences into free places; their caches start from the longest prefix known.
+    fn admit(&mut self) {
+        while self.running.len() < self.limits.running {
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            // The last token must go through the model again: its logits are not kept.
+            let useful = &sequence.tokens[..sequence.tokens.len() - 1];
+            let running = self.running.iter().map(|s| (s.tokens.as_slice(), &s.cache));
+            if let Some(cache) = self.prefixes.longest(useful, running) {
+                sequence.cache = cache;
+            }
+            self.running.push(sequence);
+        }
+    }
+
+    /// How many tokens of which running sequence go into this step: answers first, then prompts in order of
+    /// arrival. A sequence that finds no room in the KV cache waits for a later step.
+    fn plan(&mut self, events: &mut Vec<Event>) -> Vec<Planned> {
+        let mut budget = self.limits.step_tokens.max(1);
+        let mut order: Vec<(bool, SequenceId)> = self.running.iter().map(|s| (s.pending().len() > 1, s.id)).collect();
+        order.sort_unstable();
+        let mut plan: Vec<Planned> = Vec::new();
+        for (_, id) in order {
+            let tokens = self.running[self.index(id)].pending().len().min(budget);
+            match self.prepare(id, tokens, &plan) {
+                Ok(()) if tokens == 0 => {}
+                Ok(()) => {
+                    plan.push(Planned { id, tokens });
+                    budget -= tokens;
+                }
+                Err(CacheError::Full { .. }) if !plan.is_empty() => {}
+                Err(error) => {
+                    self.cancel(id);
+                    events.push(Event::Failed { id, error: ForwardError::Cache(error).into() });
+                }
+            }
+        }
+        plan.sort_unstable_by_key(|p| self.index(p.id));
+        plan
+    }
+
+    /// Makes room in a sequence's cache. Kept prefixes give way first, then the caches of younger sequences,
+    /// which are computed again later: exactness makes that invisible.
+    fn prepare(&mut self, id: SequenceId, tokens: usize, plan: &[Planned]) -> Result<(), CacheError> {
+        loop {
+            let index = self.index(id);
+            match self.running[index].cache.prepare(tokens) {
+                Err(CacheError::Full { .. }) if self.prefixes.drop_oldest() || self.preempt(id, plan) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Empties the cache of the youngest sequence that is younger than `id` and not in this step's plan.
+    fn preempt(&mut self, id: SequenceId, plan: &[Planned]) -> bool {
+        let planned = |s: &Sequence| plan.iter().any(|p| p.id == s.id);
+        let younger = self.running.iter_mut().filter(|s| s.id > id && s.cache.bytes() > 0 && !planned(s));
+        match younger.max_by_key(|s| s.id) {
+            Some(sequence) => {
+                sequence.cache.rollback(Position(0));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn index(&self, id: SequenceId) -> usize {
+        self.running.iter().position(|s| s.id == id).expect("a planned sequence runs")
+    }
+
+    /// One pass of the planned tokens; the logits of each part's last row, where an answer needs them.
+    fn pass(&mut self, plan: &[Planned]) -> Result<Vec<Option<Vec<f32>>>, ForwardError> {
+        let pending = |p: &Planned| self.running[self.index(p.id)].pending();
+        let tokens: Vec<TokenId> = plan.iter().flat_map(|p| pending(p)[..p.tokens].iter().copied()).collect();
+        let finishes: Vec<bool> = plan.iter().map(|p| pending(p).len() == p.tokens).collect();
+        let mut hidden = self.worker.embed(&tokens)?;
+        let mut parts = Vec::with_capacity(plan.len());
+        let mut at = plan.iter().peekable();
+        for sequence in &mut self.running {
+            if let Some(planned) = at.next_if(|p| p.id == sequence.id) {
+                let first = Position(sequence.cache.len() as u32);
+                parts.push(Part { cache: &mut sequence.cache, tokens: planned.tokens, first });
+            }
+        }
+        let layers = self.worker.all_layers();
+        self.worker.forward(layers, &mut parts, &mut hidden, Keep::Last)?;
+        self.logits(hidden, &finishes)
+    }
+
+    /// Logits of the rows that `wanted` marks.
+    fn logits(&mut self, hidden: Hidden, wanted: &[bool]) -> Result<Vec<Option<Vec<f32>>>, ForwardError> {
+        let width = hidden.width;
+        let kept = hidden.rows.chunks_exact(width).zip(wanted).filter(|(_, w)| **w);
+        let rows: Vec<f32> = kept.flat_map(|(row, _)| row.iter().copied()).collect();
+        if rows.is_empty() {
+            return Ok(vec![None; wanted.len()]);
+        }
+        let logits = self.worker.head(&Hidden { width, rows })?;
+        let mut rows = logits.chunks_exact(self.worker.model().graph().vocab);
+        Ok(wanted.iter().map(|&w| if w { rows.next().map(<[f32]>::to_vec) } else { None }).collect())
+    }
+
+    /// Chooses a token for each sequence that has logits, and lets go of those that ended.
+    fn take_tokens(&mut self, plan: &[Planned], rows: Vec<Option<Vec<f32>>>, events: &mut Vec<Event>) {
+        let mut ended = Vec::new();
+        let context = self.worker.model().context();
+        for (planned, logits) in plan.iter().zip(rows) {
+            let Some(logits) = logits else { continue };
+            let index = self.index(planned.id);
+            if !advance(&mut self.running[index], &logits, context, events) {
+                ended.push(index);
+            }
+        }
+        for index in ended.into_iter().rev() {
+            let sequence = self.running.remove(index);
+            self.prefixes.keep(sequence.tokens, sequence.cache);
+        }
+    }
+
+    fn fail(&mut self, plan: &[Planned], error: ForwardError, events: &mut Vec<Event>) {
+        for &Planned { id, .. } in plan {
+            self.cancel(id);
+            events.push(Event::Failed { id, error: error.clone().into() });
+        }
+    }
+}
+
+/// Adds one token to a sequence; false when the sequence has ended.
+fn advance(sequence: &mut Sequence, logits: &[f32], context: usize, events: &mut Vec<Event>) -> bool {
+    let id = sequence.id;
+    match choose(sequence, logits) {
+        Err(error) => {
+            events.push(Event::Failed { id, error });
+            false
+        }
+        Ok(token) if sequence.stop_tokens.contains(&token) => {
+            events.push(Event::Finished { id, why: Finish::Stop });
+            false
+        }
+        Ok(token) => {
+            let report = sequence.logprobs.map(|top| {
+                let (chosen, top) = log_probabilities(logits, token, top);
+                TokenReport { chosen, top }
+            });
+            sequence.tokens.push(token);
+            events.push(Event::Token { id, token, report });
+            match finish(sequence, context) {
+                Some(why) => {
+                    events.push(Event::Finished { id, why });
+                    false
+                }
+                None => true,
+            }
+        }
+    }
+}
+
+fn choose(sequence: &mut Sequence, logits: &[f32]) -> Result<TokenId, BatchError> {
+    let position = Position(sequence.tokens.len() as u32);
+    let allowed = match &mut sequence.constraint {
+        Some(constraint) => Some(constraint.allowed()?),
+        None => None,
+    };
+    let token = sequence.sampler.sample(logits, position, &sequence.tokens, allowed.as_deref())?;
+    if let Some(constraint) = &mut sequence.constraint {
+        constraint.accept(token)?;
+    }
+    Ok(token)
+}
+
+/// Why the sequence is complete after its newest token, if it is.
+fn finish(sequence: &Sequence, context: usize) -> Option<Finish> {
+    if sequence.constraint.as_ref().is_some_and(Constraint::is_complete) {
+        return Some(Finish::Stop);
+    }
+    if sequence.tokens.len() - sequence.prompt >= sequence.max_tokens {
+        return Some(Finish::Length);
+    }
+    (sequence.tokens.len() >= context).then_some(Finish::Context)
+}

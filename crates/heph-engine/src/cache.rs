@@ -1,0 +1,314 @@
+//! The KV cache of one sequence: pages of 64 positions per layer, taken as needed from a common budget.
+//!
+//! Pages can be shared: a fork of a prefix holds the same pages until one of the two writes to them.
+//! Rolling back drops pages and shortens the sequence; what a page holds beyond the end is never read.
+
+use heph_kernels::kv::{KvPage, KvShape, PAGE};
+use heph_types::{LayerRange, Position};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes that all caches drawing on it may hold together.
+#[derive(Debug)]
+pub struct KvBudget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl KvBudget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicU64::new(0) })
+    }
+
+    /// Bytes that may be held together.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes held now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn lease(self: &Arc<Self>, bytes: u64) -> Result<Lease, CacheError> {
+        let grow = |used: u64| used.checked_add(bytes).filter(|&total| total <= self.limit);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow) {
+            Ok(_) => Ok(Lease { budget: Arc::clone(self), bytes }),
+            Err(used) => Err(CacheError::Full { needed: bytes, used, limit: self.limit }),
+        }
+    }
+}
+
+/// Bytes taken from a budget, given back when dropped.
+#[derive(Debug)]
+struct Lease {
+    budget: Arc<KvBudget>,
+    bytes: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a cache cannot take more positions or does not hold those asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CacheError {
+    /// The budget of all caches is used up.
+    #[error("the KV cache needs {needed} bytes more, and {used} of its {limit} are in use")]
+    Full {
+        /// Bytes of the page that was asked for.
+        needed: u64,
+        /// Bytes in use.
+        used: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The sequence would outgrow the context that the session was opened with.
+    #[error("position {position} lies beyond the context of {context}")]
+    Context {
+        /// The first position that does not fit.
+        position: usize,
+        /// Positions that the session may hold.
+        context: usize,
+    },
+    /// A layer holds another number of positions than the caller believes.
+    #[error("layer {layer} holds {held} positions, the work is for position {asked}")]
+    WrongPosition {
+        /// The layer.
+        layer: usize,
+        /// Positions it holds.
+        held: Position,
+        /// Position of the first token of the work.
+        asked: Position,
+    },
+    /// The session does not hold this layer.
+    #[error("the session holds layers {start}..{end}, not layer {layer}")]
+    WrongLayer {
+        /// The layer asked for.
+        layer: usize,
+        /// First layer held.
+        start: usize,
+        /// First layer after those held.
+        end: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Held {
+    page: KvPage,
+    /// Gives the page's bytes back when the last sharer drops it.
+    _lease: Lease,
+}
+
+#[derive(Debug, Clone, Default)]
+struct LayerCache {
+    pages: Vec<Arc<Held>>,
+    len: usize,
+}
+
+/// Keys and values of one sequence for a range of layers.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: LayerRange,
+    shapes: Vec<KvShape>,
+    caches: Vec<LayerCache>,
+    budget: Arc<KvBudget>,
+    context: usize,
+}
+
+impl KvCache {
+    /// An empty cache for `layers`, one shape for each, of at most `context` positions.
+    pub fn new(layers: LayerRange, shapes: Vec<KvShape>, context: usize, budget: Arc<KvBudget>) -> Self {
+        assert_eq!(shapes.len(), layers.len(), "one shape per layer");
+        let caches = vec![LayerCache::default(); layers.len()];
+        Self { layers, shapes, caches, budget, context }
+    }
+
+    /// The layers it holds.
+    pub fn layers(&self) -> LayerRange {
+        self.layers
+    }
+
+    /// Positions that it may hold at most.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Positions that every layer holds.
+    pub fn len(&self) -> usize {
+        self.caches.iter().map(|c| c.len).min().unwrap_or(0)
+    }
+
+    /// Whether no position is held by every layer.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of its pages, shared ones included.
+    pub fn bytes(&self) -> u64 {
+        self.caches.iter().zip(&self.shapes).map(|(c, s)| c.pages.len() as u64 * s.page_bytes() as u64).sum()
+    }
+
+    /// Forgets every position from `len` on. Keeping more than it holds changes nothing.
+    pub fn rollback(&mut self, len: Position) {
+        for cache in &mut self.caches {
+            cache.len = cache.len.min(len.index());
+            cache.pages.truncate(cache.len.div_ceil(PAGE));
+        }
+    }
+
+    /// A cache of the first `len` positions that shares their pages with this one.
+    pub fn fork(&self, len: Position) -> Self {
+        let shared = Self {
+            layers: self.layers,
+            shapes: self.shapes.clone(),
+            caches: self.caches.clone(),
+            budget: Arc::clone(&self.budget),
+            context: self.context,
+        };
+        let mut fork = shared;
+        fork.rollback(len);
+        fork
+    }
+
+    /// Makes room for `tokens` more positions in every layer, so that the next pass cannot run out of it.
+    pub fn prepare(&mut self, tokens: usize) -> Result<(), CacheError> {
+        let first = Position(self.len() as u32);
+        self.layers.iter().try_for_each(|layer| self.reserve(layer, first, tokens))
+    }
+
+    /// Makes room for `tokens` positions from `first` on in `layer`, with no page shared among those to be
+    /// written. Fails without a change to what is held when the layer is not exactly `first` long.
+    pub(crate) fn reserve(&mut self, layer: usize, first: Position, tokens: usize) -> Result<(), CacheError> {
+        let index = self.index(layer)?;
+        let shape = self.shapes[index];
+        let held = Position(self.caches[index].len as u32);
+        if held != first {
+            return Err(CacheError::WrongPosition { layer, held, asked: first });
+        }
+        let end = first.index() + tokens;
+        if end > self.context {
+            return Err(CacheError::Context { position: self.context.max(first.index()), context: self.context });
+        }
+        let cache = &mut self.caches[index];
+        if let Some(page) = cache.pages.get_mut(first.index() / PAGE) {
+            own(page, shape, &self.budget)?;
+        }
+        while cache.pages.len() * PAGE < end {
+            cache.pages.push(Arc::new(blank(shape, &self.budget)?));
+        }
+        Ok(())
+    }
+
+    /// Writes the keys and values of `tokens` positions from `first` on, `(tokens, kv_heads, head_dim)` each.
+    /// Room must have been reserved.
+    pub(crate) fn write(&mut self, layer: usize, first: Position, k: &[f32], v: &[f32]) {
+        let index = layer - self.layers.start();
+        let KvShape { kv_heads, head_dim, .. } = self.shapes[index];
+        let width = kv_heads * head_dim;
+        let cache = &mut self.caches[index];
+        for (token, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
+            let position = first.index() + token;
+            let page = &mut cache.pages[position / PAGE];
+            let page = Arc::get_mut(page).expect("reserved pages are not shared");
+            page.page.write(position % PAGE, k, v);
+            cache.len = position + 1;
+        }
+    }
+
+    /// The pages of one layer, in order.
+    pub(crate) fn pages(&self, layer: usize) -> impl Iterator<Item = &KvPage> {
+        self.caches[layer - self.layers.start()].pages.iter().map(|held| &held.page)
+    }
+
+    fn index(&self, layer: usize) -> Result<usize, CacheError> {
+        let (start, end) = (self.layers.start(), self.layers.end());
+        match (start..end).contains(&layer) {
+            true => Ok(layer - start),
+            false => Err(CacheError::WrongLayer { layer, start, end }),
+        }
+    }
+}
+
+fn blank(shape: KvShape, budget: &Arc<KvBudget>) -> Result<Held, CacheError> {
+    let lease = budget.lease(shape.page_bytes() as u64)?;
+    Ok(Held { page: KvPage::new(shape), _lease: lease })
+}
+
+/// Replaces a shared page by a copy of its own.
+fn own(page: &mut Arc<Held>, shape: KvShape, budget: &Arc<KvBudget>) -> Result<(), CacheError> {
+    if Arc::get_mut(page).is_none() {
+        let lease = budget.lease(shape.page_bytes() as u64)?;
+        *page = Arc::new(Held { page: page.page.clone(), _lease: lease });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heph_kernels::kv::KvFormat;
+
+    const SHAPE: KvShape = KvShape { kv_heads: 1, head_dim: 32, format: KvFormat::F32 };
+    /// Keys and values of 64 positions of 32 numbers of 4 bytes.
+    const PAGE_BYTES: u64 = 2 * 64 * 32 * 4;
+
+    fn cache(context: usize, pages: u64) -> KvCache {
+        let layers = LayerRange::new(0, 1, 1).unwrap();
+        KvCache::new(layers, vec![SHAPE], context, KvBudget::new(pages * PAGE_BYTES))
+    }
+
+    fn extend(cache: &mut KvCache, tokens: usize) -> Result<(), CacheError> {
+        let first = Position(cache.len() as u32);
+        cache.reserve(0, first, tokens)?;
+        let rows = vec![first.0 as f32; tokens * 32];
+        cache.write(0, first, &rows, &rows);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_come_as_needed_and_go_back_to_the_budget() {
+        let mut c = cache(1000, 4);
+        extend(&mut c, 65).unwrap();
+        assert_eq!(c.budget.used(), 2 * PAGE_BYTES);
+        c.rollback(Position(64));
+        assert_eq!((c.len(), c.budget.used()), (64, PAGE_BYTES));
+        let budget = Arc::clone(&c.budget);
+        drop(c);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_fork_shares_pages_until_one_side_writes() {
+        let mut a = cache(1000, 4);
+        extend(&mut a, 70).unwrap();
+        let mut b = a.fork(Position(66));
+        assert_eq!(a.budget.used(), 2 * PAGE_BYTES);
+        extend(&mut b, 1).unwrap();
+        assert_eq!((a.len(), b.len()), (70, 67));
+        assert_eq!(a.budget.used(), 3 * PAGE_BYTES);
+    }
+
+    #[test]
+    fn a_full_budget_and_a_full_context_are_errors_that_lose_nothing() {
+        let mut c = cache(1000, 1);
+        extend(&mut c, 64).unwrap();
+        assert!(matches!(extend(&mut c, 1), Err(CacheError::Full { .. })));
+        assert_eq!(c.len(), 64);
+        let mut c = cache(10, 1);
+        assert_eq!(extend(&mut c, 11), Err(CacheError::Context { position: 10, context: 10 }));
+        extend(&mut c, 10).unwrap();
+    }
+
+    #[test]
+    fn work_for_another_position_is_refused() {
+        let mut c = cache(100, 2);
+        extend(&mut c, 5).unwrap();
+        let wrong = c.reserve(0, Position(3), 1);
+        assert_eq!(wrong, Err(CacheError::WrongPosition { layer: 0, held: Position(5), asked: Position(3) }));
+        assert!(matches!(c.reserve(1, Position(5), 1), Err(CacheError::WrongLayer { .. })));
+    }
+}

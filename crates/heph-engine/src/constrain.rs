@@ -1,0 +1,223 @@
+//! Answers that must have a shape: a JSON schema, a regular expression or a grammar.
+//!
+//! The shapes are compiled by the `llguidance` library into a mask of the tokens that may follow. One
+//! [`Shaper`] is built per vocabulary and shared; each answer gets a [`Constraint`] of its own.
+
+use heph_types::TokenId;
+use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, ParserFactory};
+use std::sync::Arc;
+use toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shape {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that fits a JSON Schema (draft 2020-12, the subset that the library documents).
+    JsonSchema(serde_json::Value),
+    /// Text that matches a regular expression from end to end.
+    Regex(String),
+    /// Text that a grammar in Lark form derives.
+    Lark(String),
+}
+
+/// Why a shape cannot be used or an answer left it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// The vocabulary cannot be indexed.
+    #[error("answers cannot be constrained with this vocabulary: {0}")]
+    Vocabulary(String),
+    /// The schema, expression or grammar is not usable.
+    #[error("the answer's shape is not usable: {0}")]
+    Shape(String),
+    /// A token came that the shape does not allow.
+    #[error("the answer left its shape: {0}")]
+    Left(String),
+}
+
+/// One token as the shaper sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenText<'a> {
+    /// The bytes it stands for.
+    pub bytes: &'a [u8],
+    /// Whether it is a control token, which no text can contain.
+    pub is_control: bool,
+}
+
+/// Compiles shapes for one vocabulary.
+pub struct Shaper {
+    factory: ParserFactory,
+    vocab: usize,
+}
+
+impl Shaper {
+    /// A shaper for the tokens in the order of their ids; `end` is the token that ends an answer.
+    pub fn new<'a>(tokens: impl Iterator<Item = TokenText<'a>>, end: TokenId) -> Result<Self, ConstraintError> {
+        let words: Vec<Vec<u8>> = tokens.map(word).collect();
+        if end.index() >= words.len() {
+            return Err(ConstraintError::Vocabulary(format!("its end token {end} is outside of it")));
+        }
+        let vocab = words.len();
+        let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, end.0), &words);
+        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory =
+            ParserFactory::new_simple(&environment).map_err(|e| ConstraintError::Vocabulary(e.to_string()))?;
+        factory.quiet();
+        Ok(Self { factory, vocab })
+    }
+
+    /// A constraint for one answer.
+    pub fn constraint(&self, shape: &Shape) -> Result<Constraint, ConstraintError> {
+        let grammar = match shape {
+            Shape::JsonObject => TopLevelGrammar::from_json_schema(serde_json::json!({ "type": "object" })),
+            Shape::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
+            Shape::Regex(expression) => TopLevelGrammar::from_regex(expression),
+            Shape::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+        };
+        let matcher = Matcher::new(self.factory.create_parser(grammar));
+        match matcher.get_error() {
+            Some(error) => Err(ConstraintError::Shape(first_line(&error))),
+            None => Ok(Constraint { matcher, vocab: self.vocab }),
+        }
+    }
+}
+
+/// The progress of one answer through its shape.
+pub struct Constraint {
+    matcher: Matcher,
+    vocab: usize,
+}
+
+impl std::fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Constraint").field("vocab", &self.vocab).finish_non_exhaustive()
+    }
+}
+
+impl Constraint {
+    /// Which tokens may come next, one flag per token; only the end token once the shape is complete.
+    pub fn allowed(&mut self) -> Result<Vec<bool>, ConstraintError> {
+        let mask = self.matcher.compute_mask_or_eos().map_err(left)?;
+        Ok((0..self.vocab).map(|id| mask.is_allowed(id as u32)).collect())
+    }
+
+    /// Goes on by one token.
+    pub fn accept(&mut self, token: TokenId) -> Result<(), ConstraintError> {
+        match self.matcher.is_stopped() {
+            true => Ok(()),
+            false => self.matcher.consume_token(token.0).map_err(left),
+        }
+    }
+
+    /// Takes the last `tokens` back, as when a draft was refused.
+    pub fn rollback(&mut self, tokens: usize) -> Result<(), ConstraintError> {
+        self.matcher.rollback(tokens).map_err(left)
+    }
+
+    /// Whether nothing more may follow.
+    pub fn is_complete(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+}
+
+/// The trie marks control tokens with a byte that no UTF-8 text contains.
+fn word(token: TokenText) -> Vec<u8> {
+    match token.is_control {
+        true => [&[TokTrie::SPECIAL_TOKEN_MARKER], token.bytes].concat(),
+        false => token.bytes.to_vec(),
+    }
+}
+
+fn left(error: impl std::fmt::Display) -> ConstraintError {
+    ConstraintError::Left(first_line(&error.to_string()))
+}
+
+/// The library adds its state to its messages; people need the first line.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vocabulary of all bytes, a few words and an end token.
+    fn vocabulary() -> (Vec<Vec<u8>>, TokenId) {
+        let mut words: Vec<Vec<u8>> = (0..=255u8).map(|b| vec![b]).collect();
+        words.extend(["name", "true", "\": ", "{\""].map(|w| w.as_bytes().to_vec()));
+        words.push(b"<|end|>".to_vec());
+        let end = TokenId(words.len() as u32 - 1);
+        (words, end)
+    }
+
+    fn shaper() -> (Shaper, Vec<Vec<u8>>) {
+        let (words, end) = vocabulary();
+        let texts = words.iter().enumerate();
+        let texts = texts.map(|(id, w)| TokenText { bytes: w, is_control: id == end.index() });
+        (Shaper::new(texts, end).unwrap(), words.clone())
+    }
+
+    /// Writes an answer by always taking the allowed token that `prefer` likes best.
+    fn write(shape: &Shape, prefer: impl Fn(&[u8]) -> i32, steps: usize) -> (String, bool) {
+        let (shaper, words) = shaper();
+        let mut constraint = shaper.constraint(shape).unwrap();
+        let mut text = Vec::new();
+        for _ in 0..steps {
+            if constraint.is_complete() {
+                break;
+            }
+            let allowed = constraint.allowed().unwrap();
+            let open = (0..words.len()).filter(|&i| allowed[i]);
+            let Some(next) = open.max_by_key(|&i| prefer(&words[i])) else { break };
+            constraint.accept(TokenId(next as u32)).unwrap();
+            if next + 1 < words.len() {
+                text.extend_from_slice(&words[next]);
+            }
+        }
+        (String::from_utf8_lossy(&text).into_owned(), constraint.is_complete())
+    }
+
+    #[test]
+    fn a_schema_forces_its_json() {
+        let schema = serde_json::json!({
+            "type": "object", "properties": { "ok": { "type": "boolean" } },
+            "required": ["ok"], "additionalProperties": false,
+        });
+        let tidy = |w: &[u8]| if w.first().is_some_and(u8::is_ascii_whitespace) { -1 } else { w.len() as i32 };
+        let (text, complete) = write(&Shape::JsonSchema(schema), tidy, 60);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(value["ok"].is_boolean(), "{text}");
+        assert!(complete);
+    }
+
+    #[test]
+    fn an_expression_and_a_grammar_force_their_text() {
+        let (text, _) = write(&Shape::Regex("[0-9]{3}-(a|b)".into()), |w| w.len() as i32, 12);
+        assert!(text.len() == 5 && text.ends_with(['a', 'b']), "{text}");
+        let grammar = Shape::Lark("start: \"yes\" | \"no\"".into());
+        let (text, _) = write(&grammar, |w| i32::from(w[0]), 12);
+        assert_eq!(text, "yes");
+    }
+
+    #[test]
+    fn a_broken_shape_is_a_sentence() {
+        let (shaper, _) = shaper();
+        for shape in [Shape::Regex("(".into()), Shape::Lark("start: nothing".into())] {
+            let error = shaper.constraint(&shape).unwrap_err().to_string();
+            assert!(error.starts_with("the answer's shape is not usable") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refused_draft_is_taken_back() {
+        let (shaper, _) = shaper();
+        let mut constraint = shaper.constraint(&Shape::Regex("abc".into())).unwrap();
+        constraint.accept(TokenId(u32::from(b'a'))).unwrap();
+        let before = constraint.allowed().unwrap();
+        constraint.accept(TokenId(u32::from(b'b'))).unwrap();
+        constraint.rollback(1).unwrap();
+        assert_eq!(constraint.allowed().unwrap(), before);
+        assert!(constraint.accept(TokenId(u32::from(b'x'))).is_err());
+    }
+}

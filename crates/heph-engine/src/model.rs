@@ -1,0 +1,278 @@
+//! A model in memory: its graph, its programs and its weights, ready to run.
+//!
+//! Loading packs one tensor at a time for the kernels and lets go of the file's pages behind it, so that
+//! no more than one tensor is ever held twice.
+
+mod fit;
+
+pub use fit::{Fit, Footprint};
+
+use crate::cache::{KvBudget, KvCache};
+use crate::config::{ConfigError, ModelConfig};
+use crate::graph::{Graph, GraphError, Op, TensorId, TensorSpec};
+use crate::program::Program;
+use crate::source::Source;
+use heph_kernels::format::dequantize_row;
+use heph_kernels::kv::KvFormat;
+use heph_kernels::pack::{PackError, Packed};
+use heph_kernels::pool::Pool;
+use heph_types::LayerRange;
+use std::sync::Arc;
+
+/// How to load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadOptions {
+    /// Positions that one session may hold; `None` takes what the model was made for.
+    pub context: Option<usize>,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
+    /// Bytes that weights, caches and buffers may take together; `None` does not ask.
+    pub memory: Option<u64>,
+    /// Sessions of full context that the KV budget has room for.
+    pub sessions: usize,
+    /// Tokens that go through a layer together.
+    pub chunk: usize,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { context: None, kv: KvFormat::F16, memory: None, sessions: 1, chunk: crate::worker::CHUNK_DEFAULT }
+    }
+}
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes packed so far.
+    pub done: u64,
+    /// Bytes to pack.
+    pub total: u64,
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The numbers of the configuration cannot be a model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tensors do not make the architecture.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The file holds other bytes of a tensor than it announced.
+    #[error("tensor {name:?} cannot be read from its file")]
+    Unreadable {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor could not be packed.
+    #[error("tensor {name:?} cannot be packed: {cause}")]
+    Pack {
+        /// The tensor.
+        name: String,
+        /// What the kernels say.
+        #[source]
+        cause: PackError,
+    },
+    /// The model does not fit into the memory allowed.
+    #[error("the model needs {} MiB and {} MiB are allowed", footprint.total() >> 20, limit >> 20)]
+    DoesNotFit {
+        /// What it needs.
+        footprint: Footprint,
+        /// Bytes allowed.
+        limit: u64,
+        /// The nearest choice that would fit, if there is one.
+        nearest: Option<Fit>,
+    },
+}
+
+/// One tensor, in the form that its use asks for.
+#[derive(Debug)]
+pub(crate) enum Weight {
+    Matrix(Packed),
+    Experts(Vec<Packed>),
+    Vector(Vec<f32>),
+    /// A table of which only single rows are read: it stays in the file.
+    Table,
+}
+
+/// A model ready to run. Shared by all workers; nothing in it changes after loading.
+pub struct Model {
+    config: ModelConfig,
+    graph: Graph,
+    layers: Vec<Program>,
+    head: Program,
+    weights: Vec<Weight>,
+    source: Arc<Source>,
+    budget: Arc<KvBudget>,
+    context: usize,
+    kv: KvFormat,
+}
+
+impl Model {
+    /// Loads a model. `progress` is called after each tensor.
+    pub fn load(
+        source: Arc<Source>,
+        options: &LoadOptions,
+        pool: &Pool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model, LoadError> {
+        let config = source.config().clone();
+        config.check()?;
+        let graph = Graph::build(&config, source.as_ref())?;
+        let context = options.context.unwrap_or(config.context).min(config.context).max(1);
+        let footprint = Footprint::of(&graph, context, options);
+        if let Some(limit) = options.memory.filter(|&limit| footprint.total() > limit) {
+            let nearest = Fit::nearest(&graph, context, options, limit);
+            return Err(LoadError::DoesNotFit { footprint, limit, nearest });
+        }
+        let weights = load_weights(&graph, source.as_ref(), pool, progress)?;
+        let layers = graph.layers.iter().map(|block| Program::lower(&graph, block)).collect();
+        let head = Program::lower(&graph, &graph.head);
+        let budget = KvBudget::new(footprint.kv);
+        Ok(Model { config, graph, layers, head, weights, source, budget, context, kv: options.kv })
+    }
+
+    /// What the file says of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The operator graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Positions that one session may hold.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// How keys and values are stored.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv
+    }
+
+    /// The budget that all caches of this model draw on.
+    pub fn kv_budget(&self) -> &Arc<KvBudget> {
+        &self.budget
+    }
+
+    /// An empty cache for some of the layers.
+    pub fn new_cache(&self, layers: LayerRange) -> KvCache {
+        let shapes = layers.iter().map(|layer| fit::kv_shape(&self.graph, layer, self.kv)).collect();
+        KvCache::new(layers, shapes, self.context, Arc::clone(&self.budget))
+    }
+
+    pub(crate) fn layer_program(&self, layer: usize) -> &Program {
+        &self.layers[layer]
+    }
+
+    pub(crate) fn head_program(&self) -> &Program {
+        &self.head
+    }
+
+    pub(crate) fn matrix(&self, id: TensorId) -> &Packed {
+        match &self.weights[id.0] {
+            Weight::Matrix(packed) => packed,
+            _ => unreachable!("loading packs what a product names"),
+        }
+    }
+
+    pub(crate) fn expert(&self, id: TensorId, expert: usize) -> &Packed {
+        match &self.weights[id.0] {
+            Weight::Experts(all) => &all[expert],
+            _ => unreachable!("loading packs what a mixture names"),
+        }
+    }
+
+    pub(crate) fn vector(&self, id: TensorId) -> &[f32] {
+        match &self.weights[id.0] {
+            Weight::Vector(values) => values,
+            _ => unreachable!("loading reads what a norm or a bias names"),
+        }
+    }
+
+    /// One row of an embedding table; `row` is below the vocabulary's size.
+    pub(crate) fn table_row(&self, id: TensorId, row: usize, out: &mut [f32]) {
+        match &self.weights[id.0] {
+            Weight::Matrix(packed) => packed.row(row, out),
+            _ => self.source.row(&self.graph.tensor(id).name, row, out).expect("loading checked the table's bytes"),
+        }
+    }
+}
+
+/// How the graph uses a tensor. A table that is also the head's matrix is packed once and serves both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Use {
+    Table,
+    Vector,
+    Matrix,
+    Experts,
+}
+
+/// The use of every tensor of the graph.
+pub(crate) fn uses(graph: &Graph) -> Vec<Use> {
+    let mut uses = vec![Use::Table; graph.tensors.len()];
+    let mut mark = |id: TensorId, by: Use| uses[id.0] = uses[id.0].max(by);
+    for node in graph.blocks().flat_map(|b| &b.nodes) {
+        match &node.op {
+            Op::Embed { table } => mark(*table, Use::Table),
+            Op::RmsNorm { weight, .. } => mark(*weight, Use::Vector),
+            Op::Linear { weight, bias } => {
+                mark(*weight, Use::Matrix);
+                bias.iter().for_each(|b| mark(*b, Use::Vector));
+            }
+            Op::Experts(e) => {
+                mark(e.router, Use::Matrix);
+                [e.gate, e.up, e.down].into_iter().for_each(|id| mark(id, Use::Experts));
+            }
+            Op::Rope { .. } | Op::Attention(_) | Op::Gate(_) | Op::Add => {}
+        }
+    }
+    uses
+}
+
+fn load_weights(
+    graph: &Graph,
+    source: &Source,
+    pool: &Pool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Weight>, LoadError> {
+    let uses = uses(graph);
+    let packed = graph.tensors.iter().zip(&uses).filter(|(_, by)| **by != Use::Table);
+    let total = packed.map(|(spec, _)| spec.bytes()).sum();
+    let mut done = 0;
+    let mut weights = Vec::with_capacity(graph.tensors.len());
+    for (spec, by) in graph.tensors.iter().zip(uses) {
+        weights.push(load_one(spec, by, source, pool)?);
+        if by != Use::Table {
+            done += spec.bytes();
+            progress(Progress { done, total });
+        }
+    }
+    Ok(weights)
+}
+
+fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<Weight, LoadError> {
+    if by == Use::Table {
+        return Ok(Weight::Table);
+    }
+    let unreadable = || LoadError::Unreadable { name: spec.name.clone() };
+    let raw = source.read(&spec.name).filter(|raw| raw.len() as u64 == spec.bytes()).ok_or_else(unreadable)?;
+    let pack = |raw: &[u8]| {
+        Packed::pack(spec.format, spec.rows, spec.cols, raw, pool)
+            .map_err(|cause| LoadError::Pack { name: spec.name.clone(), cause })
+    };
+    let weight = match by {
+        Use::Table => Weight::Table,
+        Use::Matrix => Weight::Matrix(pack(&raw)?),
+        Use::Experts => Weight::Experts(raw.chunks_exact(raw.len() / spec.experts).map(pack).collect::<Result<_, _>>()?),
+        Use::Vector => {
+            let mut values = vec![0.0; spec.cols];
+            dequantize_row(spec.format, &raw, &mut values);
+            Weight::Vector(values)
+        }
+    };
+    source.release(&spec.name);
+    Ok(weight)
+}
