@@ -33,7 +33,12 @@ pub struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { running: 16, waiting: 256, step_tokens: crate::worker::CHUNK_DEFAULT, kept_prefixes: 4 }
+        Self {
+            running: 16,
+            waiting: 256,
+            step_tokens: crate::worker::CHUNK_DEFAULT,
+            kept_prefixes: 4,
+        }
     }
 }
 
@@ -174,7 +179,14 @@ impl Batch {
     /// An empty batch.
     pub fn new(worker: Worker, limits: BatchLimits) -> Self {
         let prefixes = PrefixStore::new(limits.kept_prefixes);
-        Self { worker, limits, running: Vec::new(), waiting: VecDeque::new(), prefixes, next: 0 }
+        Self {
+            worker,
+            limits,
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            prefixes,
+            next: 0,
+        }
     }
 
     /// The worker it runs on.
@@ -194,10 +206,15 @@ impl Batch {
         }
         let context = self.worker.model().context();
         if request.prompt.len() > context {
-            return Err(BatchError::TooLong { tokens: request.prompt.len(), context });
+            return Err(BatchError::TooLong {
+                tokens: request.prompt.len(),
+                context,
+            });
         }
         if self.waiting.len() >= self.limits.waiting {
-            return Err(BatchError::Busy { waiting: self.waiting.len() });
+            return Err(BatchError::Busy {
+                waiting: self.waiting.len(),
+            });
         }
         let id = SequenceId(self.next);
         self.next += 1;
@@ -239,7 +256,9 @@ impl Batch {
     /// Moves waiting sequences into free places; their caches start from the longest prefix known.
     fn admit(&mut self) {
         while self.running.len() < self.limits.running {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                return;
+            };
             // The last token must go through the model again: its logits are not kept.
             let useful = &sequence.tokens[..sequence.tokens.len() - 1];
             let running = self.running.iter().map(|s| (s.tokens.as_slice(), &s.cache));
@@ -254,7 +273,11 @@ impl Batch {
     /// arrival. A sequence that finds no room in the KV cache waits for a later step.
     fn plan(&mut self, events: &mut Vec<Event>) -> Vec<Planned> {
         let mut budget = self.limits.step_tokens.max(1);
-        let mut order: Vec<(bool, SequenceId)> = self.running.iter().map(|s| (s.pending().len() > 1, s.id)).collect();
+        let mut order: Vec<(bool, SequenceId)> = self
+            .running
+            .iter()
+            .map(|s| (s.pending().len() > 1, s.id))
+            .collect();
         order.sort_unstable();
         let mut plan: Vec<Planned> = Vec::new();
         for (_, id) in order {
@@ -268,7 +291,10 @@ impl Batch {
                 Err(CacheError::Full { .. }) if !plan.is_empty() => {}
                 Err(error) => {
                     self.cancel(id);
-                    events.push(Event::Failed { id, error: ForwardError::Cache(error).into() });
+                    events.push(Event::Failed {
+                        id,
+                        error: ForwardError::Cache(error).into(),
+                    });
                 }
             }
         }
@@ -291,7 +317,10 @@ impl Batch {
     /// Empties the cache of the youngest sequence that is younger than `id` and not in this step's plan.
     fn preempt(&mut self, id: SequenceId, plan: &[Planned]) -> bool {
         let planned = |s: &Sequence| plan.iter().any(|p| p.id == s.id);
-        let younger = self.running.iter_mut().filter(|s| s.id > id && s.cache.bytes() > 0 && !planned(s));
+        let younger = self
+            .running
+            .iter_mut()
+            .filter(|s| s.id > id && s.cache.bytes() > 0 && !planned(s));
         match younger.max_by_key(|s| s.id) {
             Some(sequence) => {
                 sequence.cache.rollback(Position(0));
@@ -302,13 +331,19 @@ impl Batch {
     }
 
     fn index(&self, id: SequenceId) -> usize {
-        self.running.iter().position(|s| s.id == id).expect("a planned sequence runs")
+        self.running
+            .iter()
+            .position(|s| s.id == id)
+            .expect("a planned sequence runs")
     }
 
     /// One pass of the planned tokens; the logits of each part's last row, where an answer needs them.
     fn pass(&mut self, plan: &[Planned]) -> Result<Vec<Option<Vec<f32>>>, ForwardError> {
         let pending = |p: &Planned| self.running[self.index(p.id)].pending();
-        let tokens: Vec<TokenId> = plan.iter().flat_map(|p| pending(p)[..p.tokens].iter().copied()).collect();
+        let tokens: Vec<TokenId> = plan
+            .iter()
+            .flat_map(|p| pending(p)[..p.tokens].iter().copied())
+            .collect();
         let finishes: Vec<bool> = plan.iter().map(|p| pending(p).len() == p.tokens).collect();
         let mut hidden = self.worker.embed(&tokens)?;
         let mut parts = Vec::with_capacity(plan.len());
@@ -316,7 +351,11 @@ impl Batch {
         for sequence in &mut self.running {
             if let Some(planned) = at.next_if(|p| p.id == sequence.id) {
                 let first = Position(sequence.cache.len() as u32);
-                parts.push(Part { cache: &mut sequence.cache, tokens: planned.tokens, first });
+                parts.push(Part {
+                    cache: &mut sequence.cache,
+                    tokens: planned.tokens,
+                    first,
+                });
             }
         }
         let layers = self.worker.all_layers();
@@ -334,7 +373,10 @@ impl Batch {
         }
         let logits = self.worker.head(&Hidden { width, rows })?;
         let mut rows = logits.chunks_exact(self.worker.model().graph().vocab);
-        Ok(wanted.iter().map(|&w| if w { rows.next().map(<[f32]>::to_vec) } else { None }).collect())
+        Ok(wanted
+            .iter()
+            .map(|&w| if w { rows.next().map(<[f32]>::to_vec) } else { None })
+            .collect())
     }
 
     /// Chooses a token for each sequence that has logits, and lets go of those that ended.
@@ -357,7 +399,10 @@ impl Batch {
     fn fail(&mut self, plan: &[Planned], error: ForwardError, events: &mut Vec<Event>) {
         for &Planned { id, .. } in plan {
             self.cancel(id);
-            events.push(Event::Failed { id, error: error.clone().into() });
+            events.push(Event::Failed {
+                id,
+                error: error.clone().into(),
+            });
         }
     }
 }
@@ -371,7 +416,10 @@ fn advance(sequence: &mut Sequence, logits: &[f32], context: usize, events: &mut
             false
         }
         Ok(token) if sequence.stop_tokens.contains(&token) => {
-            events.push(Event::Finished { id, why: Finish::Stop });
+            events.push(Event::Finished {
+                id,
+                why: Finish::Stop,
+            });
             false
         }
         Ok(token) => {
@@ -398,7 +446,9 @@ fn choose(sequence: &mut Sequence, logits: &[f32]) -> Result<TokenId, BatchError
         Some(constraint) => Some(constraint.allowed()?),
         None => None,
     };
-    let token = sequence.sampler.sample(logits, position, &sequence.tokens, allowed.as_deref())?;
+    let token = sequence
+        .sampler
+        .sample(logits, position, &sequence.tokens, allowed.as_deref())?;
     if let Some(constraint) = &mut sequence.constraint {
         constraint.accept(token)?;
     }

@@ -18,7 +18,10 @@ pub struct KvBudget {
 impl KvBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0) })
+        Arc::new(Self {
+            limit,
+            used: AtomicU64::new(0),
+        })
     }
 
     /// Bytes that may be held together.
@@ -34,8 +37,15 @@ impl KvBudget {
     fn lease(self: &Arc<Self>, bytes: u64) -> Result<Lease, CacheError> {
         let grow = |used: u64| used.checked_add(bytes).filter(|&total| total <= self.limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow) {
-            Ok(_) => Ok(Lease { budget: Arc::clone(self), bytes }),
-            Err(used) => Err(CacheError::Full { needed: bytes, used, limit: self.limit }),
+            Ok(_) => Ok(Lease {
+                budget: Arc::clone(self),
+                bytes,
+            }),
+            Err(used) => Err(CacheError::Full {
+                needed: bytes,
+                used,
+                limit: self.limit,
+            }),
         }
     }
 }
@@ -124,7 +134,13 @@ impl KvCache {
     pub fn new(layers: LayerRange, shapes: Vec<KvShape>, context: usize, budget: Arc<KvBudget>) -> Self {
         assert_eq!(shapes.len(), layers.len(), "one shape per layer");
         let caches = vec![LayerCache::default(); layers.len()];
-        Self { layers, shapes, caches, budget, context }
+        Self {
+            layers,
+            shapes,
+            caches,
+            budget,
+            context,
+        }
     }
 
     /// The layers it holds.
@@ -149,7 +165,11 @@ impl KvCache {
 
     /// Bytes of its pages, shared ones included.
     pub fn bytes(&self) -> u64 {
-        self.caches.iter().zip(&self.shapes).map(|(c, s)| c.pages.len() as u64 * s.page_bytes() as u64).sum()
+        self.caches
+            .iter()
+            .zip(&self.shapes)
+            .map(|(c, s)| c.pages.len() as u64 * s.page_bytes() as u64)
+            .sum()
     }
 
     /// Forgets every position from `len` on. Keeping more than it holds changes nothing.
@@ -177,7 +197,9 @@ impl KvCache {
     /// Makes room for `tokens` more positions in every layer, so that the next pass cannot run out of it.
     pub fn prepare(&mut self, tokens: usize) -> Result<(), CacheError> {
         let first = Position(self.len() as u32);
-        self.layers.iter().try_for_each(|layer| self.reserve(layer, first, tokens))
+        self.layers
+            .iter()
+            .try_for_each(|layer| self.reserve(layer, first, tokens))
     }
 
     /// Makes room for `tokens` positions from `first` on in `layer`, with no page shared among those to be
@@ -187,11 +209,18 @@ impl KvCache {
         let shape = self.shapes[index];
         let held = Position(self.caches[index].len as u32);
         if held != first {
-            return Err(CacheError::WrongPosition { layer, held, asked: first });
+            return Err(CacheError::WrongPosition {
+                layer,
+                held,
+                asked: first,
+            });
         }
         let end = first.index() + tokens;
         if end > self.context {
-            return Err(CacheError::Context { position: self.context.max(first.index()), context: self.context });
+            return Err(CacheError::Context {
+                position: self.context.max(first.index()),
+                context: self.context,
+            });
         }
         let cache = &mut self.caches[index];
         if let Some(page) = cache.pages.get_mut(first.index() / PAGE) {
@@ -207,7 +236,9 @@ impl KvCache {
     /// Room must have been reserved.
     pub(crate) fn write(&mut self, layer: usize, first: Position, k: &[f32], v: &[f32]) {
         let index = layer - self.layers.start();
-        let KvShape { kv_heads, head_dim, .. } = self.shapes[index];
+        let KvShape {
+            kv_heads, head_dim, ..
+        } = self.shapes[index];
         let width = kv_heads * head_dim;
         let cache = &mut self.caches[index];
         for (token, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
@@ -221,7 +252,10 @@ impl KvCache {
 
     /// The pages of one layer, in order.
     pub(crate) fn pages(&self, layer: usize) -> impl Iterator<Item = &KvPage> {
-        self.caches[layer - self.layers.start()].pages.iter().map(|held| &held.page)
+        self.caches[layer - self.layers.start()]
+            .pages
+            .iter()
+            .map(|held| &held.page)
     }
 
     fn index(&self, layer: usize) -> Result<usize, CacheError> {
@@ -235,14 +269,20 @@ impl KvCache {
 
 fn blank(shape: KvShape, budget: &Arc<KvBudget>) -> Result<Held, CacheError> {
     let lease = budget.lease(shape.page_bytes() as u64)?;
-    Ok(Held { page: KvPage::new(shape), _lease: lease })
+    Ok(Held {
+        page: KvPage::new(shape),
+        _lease: lease,
+    })
 }
 
 /// Replaces a shared page by a copy of its own.
 fn own(page: &mut Arc<Held>, shape: KvShape, budget: &Arc<KvBudget>) -> Result<(), CacheError> {
     if Arc::get_mut(page).is_none() {
         let lease = budget.lease(shape.page_bytes() as u64)?;
-        *page = Arc::new(Held { page: page.page.clone(), _lease: lease });
+        *page = Arc::new(Held {
+            page: page.page.clone(),
+            _lease: lease,
+        });
     }
     Ok(())
 }
@@ -252,7 +292,11 @@ mod tests {
     use super::*;
     use heph_kernels::kv::KvFormat;
 
-    const SHAPE: KvShape = KvShape { kv_heads: 1, head_dim: 32, format: KvFormat::F32 };
+    const SHAPE: KvShape = KvShape {
+        kv_heads: 1,
+        head_dim: 32,
+        format: KvFormat::F32,
+    };
     /// Keys and values of 64 positions of 32 numbers of 4 bytes.
     const PAGE_BYTES: u64 = 2 * 64 * 32 * 4;
 
@@ -299,7 +343,13 @@ mod tests {
         assert!(matches!(extend(&mut c, 1), Err(CacheError::Full { .. })));
         assert_eq!(c.len(), 64);
         let mut c = cache(10, 1);
-        assert_eq!(extend(&mut c, 11), Err(CacheError::Context { position: 10, context: 10 }));
+        assert_eq!(
+            extend(&mut c, 11),
+            Err(CacheError::Context {
+                position: 10,
+                context: 10
+            })
+        );
         extend(&mut c, 10).unwrap();
     }
 
@@ -308,7 +358,17 @@ mod tests {
         let mut c = cache(100, 2);
         extend(&mut c, 5).unwrap();
         let wrong = c.reserve(0, Position(3), 1);
-        assert_eq!(wrong, Err(CacheError::WrongPosition { layer: 0, held: Position(5), asked: Position(3) }));
-        assert!(matches!(c.reserve(1, Position(5), 1), Err(CacheError::WrongLayer { .. })));
+        assert_eq!(
+            wrong,
+            Err(CacheError::WrongPosition {
+                layer: 0,
+                held: Position(5),
+                asked: Position(3)
+            })
+        );
+        assert!(matches!(
+            c.reserve(1, Position(5), 1),
+            Err(CacheError::WrongLayer { .. })
+        ));
     }
 }

@@ -124,8 +124,12 @@ impl ModelConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let fail = |what: String| Err(ConfigError { what });
         let within = |name: &str, value: usize, max: usize| match value {
-            0 => Err(ConfigError { what: format!("{name} is 0") }),
-            v if v > max => Err(ConfigError { what: format!("{name} is {v}, more than {max}") }),
+            0 => Err(ConfigError {
+                what: format!("{name} is 0"),
+            }),
+            v if v > max => Err(ConfigError {
+                what: format!("{name} is {v}, more than {max}"),
+            }),
             _ => Ok(()),
         };
         within("the number of layers", self.layers, LAYERS_MAX)?;
@@ -133,11 +137,18 @@ impl ModelConfig {
         within("the number of heads", self.heads, WIDTH_MAX)?;
         within("the number of key heads", self.kv_heads, WIDTH_MAX)?;
         within("the width of a head", self.head_dim, WIDTH_MAX)?;
-        within("the width of all heads", self.heads.saturating_mul(self.head_dim), WIDTH_MAX)?;
+        within(
+            "the width of all heads",
+            self.heads.saturating_mul(self.head_dim),
+            WIDTH_MAX,
+        )?;
         within("the vocabulary", self.vocab, VOCAB_MAX)?;
         within("the context", self.context, 1 << 31)?;
         if self.heads % self.kv_heads != 0 {
-            return fail(format!("{} heads do not share {} key heads evenly", self.heads, self.kv_heads));
+            return fail(format!(
+                "{} heads do not share {} key heads evenly",
+                self.heads, self.kv_heads
+            ));
         }
         if !(self.rms_eps >= 0.0 && self.rms_eps.is_finite()) {
             return fail(format!("the normalisation epsilon is {}", self.rms_eps));
@@ -173,7 +184,9 @@ impl RopeConfig {
     fn check(&self, head_dim: usize) -> Result<(), ConfigError> {
         let positive = |name: &str, v: f64| match v.is_finite() && v > 0.0 {
             true => Ok(()),
-            false => Err(ConfigError { what: format!("{name} is {v}") }),
+            false => Err(ConfigError {
+                what: format!("{name} is {v}"),
+            }),
         };
         positive("the rope base", self.theta)?;
         if self.dims > head_dim || self.dims % 2 != 0 {
@@ -183,33 +196,50 @@ impl RopeConfig {
         match &self.scaling {
             RopeScaling::None => Ok(()),
             RopeScaling::Linear { factor } => positive("the rope factor", *factor),
-            RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor } => {
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_context,
+                attention_factor,
+            } => {
                 positive("the rope factor", *factor)?;
                 positive("YaRN's fast limit", *beta_fast)?;
                 positive("YaRN's slow limit", *beta_slow)?;
                 positive("YaRN's attention factor", attention_factor.unwrap_or(1.0))?;
                 positive("the original context", *original_context as f64)
             }
-            RopeScaling::Llama3 { factor, low, high, original_context } => {
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original_context,
+            } => {
                 positive("the rope factor", *factor)?;
                 positive("the low frequency factor", *low)?;
                 positive("the gap between the rope's frequency factors", high - low)?;
                 positive("the original context", *original_context as f64)
             }
-            RopeScaling::Divisors(d) if d.len() == self.dims / 2 => {
-                d.iter().try_for_each(|&v| positive("a rope divisor", f64::from(v)))
-            }
-            RopeScaling::Divisors(d) => {
-                Err(ConfigError { what: format!("{} rope divisors for {} pairs", d.len(), self.dims / 2) })
-            }
+            RopeScaling::Divisors(d) if d.len() == self.dims / 2 => d
+                .iter()
+                .try_for_each(|&v| positive("a rope divisor", f64::from(v))),
+            RopeScaling::Divisors(d) => Err(ConfigError {
+                what: format!("{} rope divisors for {} pairs", d.len(), self.dims / 2),
+            }),
         }
     }
 
     fn spec(&self) -> RopeSpec {
         let pairs = self.dims / 2;
         let plain = |i: usize| 1.0 / math::pow64(self.theta, (2 * i) as f64 / self.dims as f64);
-        let inv_freq = (0..pairs).map(|i| self.scaling.apply(plain(i), i, self)).collect();
-        RopeSpec { inv_freq, magnitude: self.scaling.magnitude(), style: self.style }
+        let inv_freq = (0..pairs)
+            .map(|i| self.scaling.apply(plain(i), i, self))
+            .collect();
+        RopeSpec {
+            inv_freq,
+            magnitude: self.scaling.magnitude(),
+            style: self.style,
+        }
     }
 }
 
@@ -220,7 +250,12 @@ impl RopeScaling {
             RopeScaling::None => freq,
             RopeScaling::Linear { factor } => freq / factor,
             RopeScaling::Divisors(divisors) => freq / f64::from(divisors[pair]),
-            RopeScaling::Llama3 { factor, low, high, original_context } => {
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original_context,
+            } => {
                 let wavelength = 2.0 * std::f64::consts::PI / freq;
                 let turns = *original_context as f64 / wavelength;
                 match turns {
@@ -232,7 +267,13 @@ impl RopeScaling {
                     }
                 }
             }
-            RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, .. } => {
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_context,
+                ..
+            } => {
                 // The pair whose frequency makes `turns` turns over the original context.
                 let pair_of = |turns: f64| {
                     let wavelength = *original_context as f64 / (turns * 2.0 * std::f64::consts::PI);
@@ -251,15 +292,21 @@ impl RopeScaling {
 
     fn magnitude(&self) -> f64 {
         match self {
-            RopeScaling::Yarn { factor, attention_factor, .. } => {
-                attention_factor.unwrap_or_else(|| RopeScaling::yarn_magnitude(*factor, 1.0))
-            }
+            RopeScaling::Yarn {
+                factor,
+                attention_factor,
+                ..
+            } => attention_factor.unwrap_or_else(|| RopeScaling::yarn_magnitude(*factor, 1.0)),
             _ => 1.0,
         }
     }
 
     /// YaRN's factor on sine and cosine for a context `factor` times as long; `weight` scales what it adds to 1.
     pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
-        if factor > 1.0 { 0.1 * weight * math::ln64(factor) + 1.0 } else { 1.0 }
+        if factor > 1.0 {
+            0.1 * weight * math::ln64(factor) + 1.0
+        } else {
+            1.0
+        }
     }
 }

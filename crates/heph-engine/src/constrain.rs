@@ -53,16 +53,21 @@ pub struct Shaper {
 
 impl Shaper {
     /// A shaper for the tokens in the order of their ids; `end` is the token that ends an answer.
-    pub fn new<'a>(tokens: impl Iterator<Item = TokenText<'a>>, end: TokenId) -> Result<Self, ConstraintError> {
+    pub fn new<'a>(
+        tokens: impl Iterator<Item = TokenText<'a>>,
+        end: TokenId,
+    ) -> Result<Self, ConstraintError> {
         let words: Vec<Vec<u8>> = tokens.map(word).collect();
         if end.index() >= words.len() {
-            return Err(ConstraintError::Vocabulary(format!("its end token {end} is outside of it")));
+            return Err(ConstraintError::Vocabulary(format!(
+                "its end token {end} is outside of it"
+            )));
         }
         let vocab = words.len();
         let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, end.0), &words);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let mut factory =
-            ParserFactory::new_simple(&environment).map_err(|e| ConstraintError::Vocabulary(e.to_string()))?;
+        let mut factory = ParserFactory::new_simple(&environment)
+            .map_err(|e| ConstraintError::Vocabulary(e.to_string()))?;
         factory.quiet();
         Ok(Self { factory, vocab })
     }
@@ -78,7 +83,10 @@ impl Shaper {
         let matcher = Matcher::new(self.factory.create_parser(grammar));
         match matcher.get_error() {
             Some(error) => Err(ConstraintError::Shape(first_line(&error))),
-            None => Ok(Constraint { matcher, vocab: self.vocab }),
+            None => Ok(Constraint {
+                matcher,
+                vocab: self.vocab,
+            }),
         }
     }
 }
@@ -91,7 +99,9 @@ pub struct Constraint {
 
 impl std::fmt::Debug for Constraint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Constraint").field("vocab", &self.vocab).finish_non_exhaustive()
+        f.debug_struct("Constraint")
+            .field("vocab", &self.vocab)
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,7 +164,10 @@ mod tests {
     fn shaper() -> (Shaper, Vec<Vec<u8>>) {
         let (words, end) = vocabulary();
         let texts = words.iter().enumerate();
-        let texts = texts.map(|(id, w)| TokenText { bytes: w, is_control: id == end.index() });
+        let texts = texts.map(|(id, w)| TokenText {
+            bytes: w,
+            is_control: id == end.index(),
+        });
         (Shaper::new(texts, end).unwrap(), words.clone())
     }
 
@@ -169,13 +182,18 @@ mod tests {
             }
             let allowed = constraint.allowed().unwrap();
             let open = (0..words.len()).filter(|&i| allowed[i]);
-            let Some(next) = open.max_by_key(|&i| prefer(&words[i])) else { break };
+            let Some(next) = open.max_by_key(|&i| prefer(&words[i])) else {
+                break;
+            };
             constraint.accept(TokenId(next as u32)).unwrap();
             if next + 1 < words.len() {
                 text.extend_from_slice(&words[next]);
             }
         }
-        (String::from_utf8_lossy(&text).into_owned(), constraint.is_complete())
+        (
+            String::from_utf8_lossy(&text).into_owned(),
+            constraint.is_complete(),
+        )
     }
 
     #[test]
@@ -184,7 +202,13 @@ mod tests {
             "type": "object", "properties": { "ok": { "type": "boolean" } },
             "required": ["ok"], "additionalProperties": false,
         });
-        let tidy = |w: &[u8]| if w.first().is_some_and(u8::is_ascii_whitespace) { -1 } else { w.len() as i32 };
+        let tidy = |w: &[u8]| {
+            if w.first().is_some_and(u8::is_ascii_whitespace) {
+                -1
+            } else {
+                w.len() as i32
+            }
+        };
         let (text, complete) = write(&Shape::JsonSchema(schema), tidy, 60);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(value["ok"].is_boolean(), "{text}");
@@ -205,7 +229,10 @@ mod tests {
         let (shaper, _) = shaper();
         for shape in [Shape::Regex("(".into()), Shape::Lark("start: nothing".into())] {
             let error = shaper.constraint(&shape).unwrap_err().to_string();
-            assert!(error.starts_with("the answer's shape is not usable") && !error.contains('\n'), "{error}");
+            assert!(
+                error.starts_with("the answer's shape is not usable") && !error.contains('\n'),
+                "{error}"
+            );
         }
     }
 

@@ -50,7 +50,8 @@ impl TensorSpec {
     /// Bytes of the tensor in its format; saturates for a shape that no file can hold.
     pub fn bytes(&self) -> u64 {
         let row = self.format.row_bytes(self.cols).unwrap_or(usize::MAX) as u64;
-        row.saturating_mul(self.rows as u64).saturating_mul(self.experts as u64)
+        row.saturating_mul(self.rows as u64)
+            .saturating_mul(self.experts as u64)
     }
 }
 
@@ -83,7 +84,11 @@ pub struct AttentionSpec {
 impl AttentionSpec {
     /// What a cache holds for each position of this operator.
     pub fn kv_shape(&self, format: KvFormat) -> KvShape {
-        KvShape { kv_heads: self.kv_heads, head_dim: self.head_dim, format }
+        KvShape {
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            format,
+        }
     }
 }
 
@@ -220,7 +225,9 @@ impl Graph {
         match config.architecture.as_str() {
             "llama" | "mistral" | "mixtral" => llama::graph(config, index),
             "qwen2" | "qwen3" | "qwen3moe" => qwen::graph(config, index),
-            other => Err(GraphError::Architecture { name: other.to_owned() }),
+            other => Err(GraphError::Architecture {
+                name: other.to_owned(),
+            }),
         }
     }
 
@@ -231,6 +238,8 @@ impl Graph {
 
     /// Embedding, layers and head in the order a token meets them.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
-        std::iter::once(&self.embed).chain(&self.layers).chain(std::iter::once(&self.head))
+        std::iter::once(&self.embed)
+            .chain(&self.layers)
+            .chain(std::iter::once(&self.head))
     }
 }

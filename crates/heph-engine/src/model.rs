@@ -36,7 +36,13 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { context: None, kv: KvFormat::F16, memory: None, sessions: 1, chunk: crate::worker::CHUNK_DEFAULT }
+        Self {
+            context: None,
+            kv: KvFormat::F16,
+            memory: None,
+            sessions: 1,
+            chunk: crate::worker::CHUNK_DEFAULT,
+        }
     }
 }
 
@@ -119,17 +125,39 @@ impl Model {
         let config = source.config().clone();
         config.check()?;
         let graph = Graph::build(&config, source.as_ref())?;
-        let context = options.context.unwrap_or(config.context).min(config.context).max(1);
+        let context = options
+            .context
+            .unwrap_or(config.context)
+            .min(config.context)
+            .max(1);
         let footprint = Footprint::of(&graph, context, options);
         if let Some(limit) = options.memory.filter(|&limit| footprint.total() > limit) {
             let nearest = Fit::nearest(&graph, context, options, limit);
-            return Err(LoadError::DoesNotFit { footprint, limit, nearest });
+            return Err(LoadError::DoesNotFit {
+                footprint,
+                limit,
+                nearest,
+            });
         }
         let weights = load_weights(&graph, source.as_ref(), pool, progress)?;
-        let layers = graph.layers.iter().map(|block| Program::lower(&graph, block)).collect();
+        let layers = graph
+            .layers
+            .iter()
+            .map(|block| Program::lower(&graph, block))
+            .collect();
         let head = Program::lower(&graph, &graph.head);
         let budget = KvBudget::new(footprint.kv);
-        Ok(Model { config, graph, layers, head, weights, source, budget, context, kv: options.kv })
+        Ok(Model {
+            config,
+            graph,
+            layers,
+            head,
+            weights,
+            source,
+            budget,
+            context,
+            kv: options.kv,
+        })
     }
 
     /// What the file says of the model.
@@ -159,7 +187,10 @@ impl Model {
 
     /// An empty cache for some of the layers.
     pub fn new_cache(&self, layers: LayerRange) -> KvCache {
-        let shapes = layers.iter().map(|layer| fit::kv_shape(&self.graph, layer, self.kv)).collect();
+        let shapes = layers
+            .iter()
+            .map(|layer| fit::kv_shape(&self.graph, layer, self.kv))
+            .collect();
         KvCache::new(layers, shapes, self.context, Arc::clone(&self.budget))
     }
 
@@ -196,7 +227,10 @@ impl Model {
     pub(crate) fn table_row(&self, id: TensorId, row: usize, out: &mut [f32]) {
         match &self.weights[id.0] {
             Weight::Matrix(packed) => packed.row(row, out),
-            _ => self.source.row(&self.graph.tensor(id).name, row, out).expect("loading checked the table's bytes"),
+            _ => self
+                .source
+                .row(&self.graph.tensor(id).name, row, out)
+                .expect("loading checked the table's bytes"),
         }
     }
 }
@@ -224,7 +258,9 @@ pub(crate) fn uses(graph: &Graph) -> Vec<Use> {
             }
             Op::Experts(e) => {
                 mark(e.router, Use::Matrix);
-                [e.gate, e.up, e.down].into_iter().for_each(|id| mark(id, Use::Experts));
+                [e.gate, e.up, e.down]
+                    .into_iter()
+                    .for_each(|id| mark(id, Use::Experts));
             }
             Op::Rope { .. } | Op::Attention(_) | Op::Gate(_) | Op::Add => {}
         }
@@ -239,7 +275,11 @@ fn load_weights(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Weight>, LoadError> {
     let uses = uses(graph);
-    let packed = graph.tensors.iter().zip(&uses).filter(|(_, by)| **by != Use::Table);
+    let packed = graph
+        .tensors
+        .iter()
+        .zip(&uses)
+        .filter(|(_, by)| **by != Use::Table);
     let total = packed.map(|(spec, _)| spec.bytes()).sum();
     let mut done = 0;
     let mut weights = Vec::with_capacity(graph.tensors.len());
@@ -257,16 +297,27 @@ fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<
     if by == Use::Table {
         return Ok(Weight::Table);
     }
-    let unreadable = || LoadError::Unreadable { name: spec.name.clone() };
-    let raw = source.read(&spec.name).filter(|raw| raw.len() as u64 == spec.bytes()).ok_or_else(unreadable)?;
+    let unreadable = || LoadError::Unreadable {
+        name: spec.name.clone(),
+    };
+    let raw = source
+        .read(&spec.name)
+        .filter(|raw| raw.len() as u64 == spec.bytes())
+        .ok_or_else(unreadable)?;
     let pack = |raw: &[u8]| {
-        Packed::pack(spec.format, spec.rows, spec.cols, raw, pool)
-            .map_err(|cause| LoadError::Pack { name: spec.name.clone(), cause })
+        Packed::pack(spec.format, spec.rows, spec.cols, raw, pool).map_err(|cause| LoadError::Pack {
+            name: spec.name.clone(),
+            cause,
+        })
     };
     let weight = match by {
         Use::Table => Weight::Table,
         Use::Matrix => Weight::Matrix(pack(&raw)?),
-        Use::Experts => Weight::Experts(raw.chunks_exact(raw.len() / spec.experts).map(pack).collect::<Result<_, _>>()?),
+        Use::Experts => Weight::Experts(
+            raw.chunks_exact(raw.len() / spec.experts)
+                .map(pack)
+                .collect::<Result<_, _>>()?,
+        ),
         Use::Vector => {
             let mut values = vec![0.0; spec.cols];
             dequantize_row(spec.format, &raw, &mut values);

@@ -23,15 +23,44 @@ pub(crate) struct Product {
 /// One thing done to the buffers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
-    Norm { x: Slot, out: Slot, weight: TensorId, eps: f32 },
-    MatMul { x: Slot, products: Vec<Product> },
-    Rope { x: Slot, head_dim: usize },
+    Norm {
+        x: Slot,
+        out: Slot,
+        weight: TensorId,
+        eps: f32,
+    },
+    MatMul {
+        x: Slot,
+        products: Vec<Product>,
+    },
+    Rope {
+        x: Slot,
+        head_dim: usize,
+    },
     /// `live` are the buffers that later steps read, `out` among them.
-    Attention { q: Slot, k: Slot, v: Slot, out: Slot, spec: AttentionSpec, live: Vec<Slot> },
+    Attention {
+        q: Slot,
+        k: Slot,
+        v: Slot,
+        out: Slot,
+        spec: AttentionSpec,
+        live: Vec<Slot>,
+    },
     /// Leaves its result in `gate`.
-    Gate { gate: Slot, up: Slot, activation: Activation },
-    Experts { x: Slot, out: Slot, spec: ExpertsSpec },
-    Add { into: Slot, x: Slot },
+    Gate {
+        gate: Slot,
+        up: Slot,
+        activation: Activation,
+    },
+    Experts {
+        x: Slot,
+        out: Slot,
+        spec: ExpertsSpec,
+    },
+    Add {
+        into: Slot,
+        x: Slot,
+    },
 }
 
 /// The steps of one block.
@@ -53,7 +82,11 @@ impl Program {
             at = lowering.node(at);
         }
         let output = lowering.slot_of(block.output());
-        Program { steps: lowering.steps, widths: lowering.widths, output }
+        Program {
+            steps: lowering.steps,
+            widths: lowering.widths,
+            output,
+        }
     }
 }
 
@@ -78,7 +111,15 @@ impl<'g> Lowering<'g> {
         let mut slots = vec![None; block.widths.len()];
         slots[0] = Some(Slot(0));
         let widths = vec![block.widths[0]];
-        Self { graph, block, last_use, slots, widths, free: Vec::new(), steps: Vec::new() }
+        Self {
+            graph,
+            block,
+            last_use,
+            slots,
+            widths,
+            free: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 
     /// Lowers the node at `at`, and those it absorbs; returns the next one to lower.
@@ -91,8 +132,17 @@ impl<'g> Lowering<'g> {
             }
             Op::RmsNorm { weight, eps } => {
                 let x = self.slot_of(node.inputs[0]);
-                let out = if self.dies(node.inputs[0], at) { self.reuse(x, node) } else { self.take(node) };
-                self.steps.push(Step::Norm { x, out, weight: *weight, eps: *eps });
+                let out = if self.dies(node.inputs[0], at) {
+                    self.reuse(x, node)
+                } else {
+                    self.take(node)
+                };
+                self.steps.push(Step::Norm {
+                    x,
+                    out,
+                    weight: *weight,
+                    eps: *eps,
+                });
                 at + 1
             }
             Op::Linear { .. } => self.linear(at),
@@ -100,7 +150,10 @@ impl<'g> Lowering<'g> {
                 let x = self.slot_of(node.inputs[0]);
                 assert!(self.dies(node.inputs[0], at), "rope turns its input in place");
                 self.reuse(x, node);
-                self.steps.push(Step::Rope { x, head_dim: *head_dim });
+                self.steps.push(Step::Rope {
+                    x,
+                    head_dim: *head_dim,
+                });
                 at + 1
             }
             Op::Attention(spec) => {
@@ -108,7 +161,14 @@ impl<'g> Lowering<'g> {
                 let out = self.take(node);
                 self.release(node, at);
                 let live = self.live_after(at);
-                self.steps.push(Step::Attention { q, k, v, out, spec: *spec, live });
+                self.steps.push(Step::Attention {
+                    q,
+                    k,
+                    v,
+                    out,
+                    spec: *spec,
+                    live,
+                });
                 at + 1
             }
             Op::Gate(activation) => {
@@ -116,7 +176,11 @@ impl<'g> Lowering<'g> {
                 assert!(self.dies(node.inputs[0], at), "the gate is computed in place");
                 self.reuse(gate, node);
                 self.free_if_dead(node.inputs[1], at);
-                self.steps.push(Step::Gate { gate, up, activation: *activation });
+                self.steps.push(Step::Gate {
+                    gate,
+                    up,
+                    activation: *activation,
+                });
                 at + 1
             }
             Op::Experts(spec) => {
@@ -147,9 +211,16 @@ impl<'g> Lowering<'g> {
         let mut products = Vec::new();
         let mut end = at;
         while let Some(node) = self.block.nodes.get(end).filter(|n| n.inputs == [x]) {
-            let Op::Linear { weight, bias } = &node.op else { break };
+            let Op::Linear { weight, bias } = &node.op else {
+                break;
+            };
             let out = self.take(node);
-            products.push(Product { weight: *weight, bias: *bias, out, adds: false });
+            products.push(Product {
+                weight: *weight,
+                bias: *bias,
+                out,
+                adds: false,
+            });
             end += 1;
         }
         self.free_if_dead(x, end - 1);
@@ -160,8 +231,14 @@ impl<'g> Lowering<'g> {
     /// `residual + W x`, where nothing else reads either: the product adds to the residual's buffer.
     fn linear_onto_residual(&mut self, at: usize) -> Option<usize> {
         let node = &self.block.nodes[at];
-        let Op::Linear { weight, bias: None } = &node.op else { return None };
-        let sum = self.block.nodes.get(at + 1).filter(|n| n.op == Op::Add && n.inputs[1] == node.output)?;
+        let Op::Linear { weight, bias: None } = &node.op else {
+            return None;
+        };
+        let sum = self
+            .block
+            .nodes
+            .get(at + 1)
+            .filter(|n| n.op == Op::Add && n.inputs[1] == node.output)?;
         let alone = self.dies(node.output, at + 1) && self.dies(sum.inputs[0], at + 1);
         if !alone || self.graph.tensor(*weight).rows != self.block.widths[sum.inputs[0].0] {
             return None;
@@ -170,7 +247,12 @@ impl<'g> Lowering<'g> {
         let out = self.slot_of(sum.inputs[0]);
         self.reuse(out, sum);
         self.free_if_dead(node.inputs[0], at);
-        let products = vec![Product { weight: *weight, bias: None, out, adds: true }];
+        let products = vec![Product {
+            weight: *weight,
+            bias: None,
+            out,
+            adds: true,
+        }];
         self.steps.push(Step::MatMul { x, products });
         Some(at + 2)
     }

@@ -50,7 +50,10 @@ pub struct SamplingOptions {
 impl SamplingOptions {
     /// The likeliest token, always.
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
+        Self {
+            temperature: 0.0,
+            ..Self::default()
+        }
     }
 
     /// Checks that every number is one the steps are defined for.
@@ -71,9 +74,10 @@ impl SamplingOptions {
         if !(self.repeat_penalty > 0.0 && self.repeat_penalty.is_finite()) {
             return fail("repeat_penalty", self.repeat_penalty);
         }
-        for (name, value) in
-            [("frequency_penalty", self.frequency_penalty), ("presence_penalty", self.presence_penalty)]
-        {
+        for (name, value) in [
+            ("frequency_penalty", self.frequency_penalty),
+            ("presence_penalty", self.presence_penalty),
+        ] {
             if !value.is_finite() {
                 return fail(name, value);
             }
@@ -146,7 +150,11 @@ impl Sampler {
     /// A sampler for checked options.
     pub fn new(options: SamplingOptions) -> Result<Self, SamplingError> {
         options.check()?;
-        Ok(Self { options, logits: Vec::new(), kept: Vec::new() })
+        Ok(Self {
+            options,
+            logits: Vec::new(),
+            kept: Vec::new(),
+        })
     }
 
     /// The options it was made with.
@@ -222,17 +230,24 @@ impl Sampler {
             }
             _ => {}
         }
-        let orders = self.options.top_p.is_some_and(|p| p < 1.0) || self.options.typical_p.is_some_and(|p| p < 1.0);
+        let orders =
+            self.options.top_p.is_some_and(|p| p < 1.0) || self.options.typical_p.is_some_and(|p| p < 1.0);
         if orders || self.options.top_k.is_some_and(|k| k > 0) {
             self.kept.sort_unstable_by(Candidate::order);
         }
     }
 
     fn keep_typical(&mut self) {
-        let Some(share) = self.options.typical_p.filter(|&p| p < 1.0) else { return };
+        let Some(share) = self.options.typical_p.filter(|&p| p < 1.0) else {
+            return;
+        };
         let probabilities = softmax(&self.kept);
         let surprise = |p: f64| if p > 0.0 { -math::ln64(p) } else { f64::INFINITY };
-        let entropy: f64 = probabilities.iter().filter(|&&p| p > 0.0).map(|&p| p * surprise(p)).sum();
+        let entropy: f64 = probabilities
+            .iter()
+            .filter(|&&p| p > 0.0)
+            .map(|&p| p * surprise(p))
+            .sum();
         let mut order: Vec<usize> = (0..self.kept.len()).collect();
         let distance = |&i: &usize| (surprise(probabilities[i]) - entropy).abs();
         order.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
@@ -243,13 +258,18 @@ impl Sampler {
     }
 
     fn keep_top_p(&mut self) {
-        let Some(share) = self.options.top_p.filter(|&p| p < 1.0) else { return };
+        let Some(share) = self.options.top_p.filter(|&p| p < 1.0) else {
+            return;
+        };
         let probabilities = softmax(&self.kept);
-        self.kept.truncate(reaching(probabilities.into_iter(), f64::from(share)));
+        self.kept
+            .truncate(reaching(probabilities.into_iter(), f64::from(share)));
     }
 
     fn keep_min_p(&mut self) {
-        let Some(fraction) = self.options.min_p.filter(|&p| p > 0.0) else { return };
+        let Some(fraction) = self.options.min_p.filter(|&p| p > 0.0) else {
+            return;
+        };
         let Some(top) = max_logit(&self.kept) else { return };
         let least = top + math::ln64(f64::from(fraction)) as f32;
         self.kept.retain(|c| c.logit >= least);
@@ -265,23 +285,32 @@ impl Sampler {
                 best = Some((score, candidate.id));
             }
         }
-        best.map(|(_, id)| TokenId(id)).ok_or(SamplingError::NothingAllowed)
+        best.map(|(_, id)| TokenId(id))
+            .ok_or(SamplingError::NothingAllowed)
     }
 }
 
 /// Tokens that may follow: a forbidden one has the logit negative infinity, and NaN is never chosen.
 fn candidates(logits: &[f32]) -> impl Iterator<Item = Candidate> + '_ {
-    let all = logits.iter().enumerate().map(|(id, &logit)| Candidate { id: id as u32, logit });
+    let all = logits
+        .iter()
+        .enumerate()
+        .map(|(id, &logit)| Candidate { id: id as u32, logit });
     all.filter(|c| c.logit > f32::NEG_INFINITY)
 }
 
 /// Repetition, frequency and presence penalties on the tokens of `recent`.
 fn penalize(logits: &mut [f32], recent: &[TokenId], options: &SamplingOptions) {
-    let off = options.repeat_penalty == 1.0 && options.frequency_penalty == 0.0 && options.presence_penalty == 0.0;
+    let off =
+        options.repeat_penalty == 1.0 && options.frequency_penalty == 0.0 && options.presence_penalty == 0.0;
     if off {
         return;
     }
-    let mut sorted: Vec<usize> = recent.iter().map(|t| t.index()).filter(|&t| t < logits.len()).collect();
+    let mut sorted: Vec<usize> = recent
+        .iter()
+        .map(|t| t.index())
+        .filter(|&t| t < logits.len())
+        .collect();
     sorted.sort_unstable();
     for run in sorted.chunk_by(|a, b| a == b) {
         let logit = &mut logits[run[0]];
@@ -300,7 +329,9 @@ fn max_logit(kept: &[Candidate]) -> Option<f32> {
 
 /// Probabilities of the candidates among themselves, summed in their order.
 fn softmax(kept: &[Candidate]) -> Vec<f64> {
-    let Some(top) = max_logit(kept) else { return Vec::new() };
+    let Some(top) = max_logit(kept) else {
+        return Vec::new();
+    };
     let weights: Vec<f64> = kept.iter().map(|c| f64::from(math::exp(c.logit - top))).collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|w| w / total).collect()
@@ -326,7 +357,14 @@ mod tests {
 
     fn open(seed: u64) -> SamplingOptions {
         let (top_k, top_p, min_p) = (None, None, None);
-        SamplingOptions { temperature: 1.0, top_k, top_p, min_p, seed, ..SamplingOptions::default() }
+        SamplingOptions {
+            temperature: 1.0,
+            top_k,
+            top_p,
+            min_p,
+            seed,
+            ..SamplingOptions::default()
+        }
     }
 
     fn draw(options: &SamplingOptions, logits: &[f32], position: u32) -> u32 {
@@ -352,7 +390,10 @@ mod tests {
             let expected = f64::from(logit).exp() / total;
             let error = *count as f64 / f64::from(n) - expected;
             // Five standard deviations of a share of 40,000 draws.
-            assert!(error.abs() < 5.0 * (expected * (1.0 - expected) / f64::from(n)).sqrt(), "{counts:?}");
+            assert!(
+                error.abs() < 5.0 * (expected * (1.0 - expected) / f64::from(n)).sqrt(),
+                "{counts:?}"
+            );
         }
     }
 
@@ -375,11 +416,41 @@ mod tests {
             ids.dedup();
             ids
         };
-        assert_eq!(seen(SamplingOptions { top_k: Some(2), ..open(1) }), [0, 1]);
-        assert_eq!(seen(SamplingOptions { top_p: Some(0.6), ..open(1) }), [0]);
-        assert_eq!(seen(SamplingOptions { top_p: Some(0.7), ..open(1) }), [0, 1]);
-        assert_eq!(seen(SamplingOptions { min_p: Some(0.1), ..open(1) }), [0, 1, 2]);
-        assert_eq!(seen(SamplingOptions { typical_p: Some(0.2), ..open(1) }), [1]);
+        assert_eq!(
+            seen(SamplingOptions {
+                top_k: Some(2),
+                ..open(1)
+            }),
+            [0, 1]
+        );
+        assert_eq!(
+            seen(SamplingOptions {
+                top_p: Some(0.6),
+                ..open(1)
+            }),
+            [0]
+        );
+        assert_eq!(
+            seen(SamplingOptions {
+                top_p: Some(0.7),
+                ..open(1)
+            }),
+            [0, 1]
+        );
+        assert_eq!(
+            seen(SamplingOptions {
+                min_p: Some(0.1),
+                ..open(1)
+            }),
+            [0, 1, 2]
+        );
+        assert_eq!(
+            seen(SamplingOptions {
+                typical_p: Some(0.2),
+                ..open(1)
+            }),
+            [1]
+        );
     }
 
     #[test]
@@ -387,25 +458,82 @@ mod tests {
         let logits = [2.0_f32, 1.9, 1.0];
         let history = [TokenId(0), TokenId(0)];
         let choose = |options: SamplingOptions, allowed: Option<&[bool]>| {
-            Sampler::new(options).unwrap().sample(&logits, Position(2), &history, allowed).map(|t| t.0)
+            Sampler::new(options)
+                .unwrap()
+                .sample(&logits, Position(2), &history, allowed)
+                .map(|t| t.0)
         };
         let greedy = SamplingOptions::greedy;
-        assert_eq!(choose(SamplingOptions { repeat_penalty: 1.2, ..greedy() }, None), Ok(1));
-        assert_eq!(choose(SamplingOptions { frequency_penalty: 0.06, ..greedy() }, None), Ok(1));
-        assert_eq!(choose(SamplingOptions { presence_penalty: 0.2, ..greedy() }, None), Ok(1));
-        assert_eq!(choose(SamplingOptions { logit_bias: vec![(TokenId(2), 3.0)], ..greedy() }, None), Ok(2));
+        assert_eq!(
+            choose(
+                SamplingOptions {
+                    repeat_penalty: 1.2,
+                    ..greedy()
+                },
+                None
+            ),
+            Ok(1)
+        );
+        assert_eq!(
+            choose(
+                SamplingOptions {
+                    frequency_penalty: 0.06,
+                    ..greedy()
+                },
+                None
+            ),
+            Ok(1)
+        );
+        assert_eq!(
+            choose(
+                SamplingOptions {
+                    presence_penalty: 0.2,
+                    ..greedy()
+                },
+                None
+            ),
+            Ok(1)
+        );
+        assert_eq!(
+            choose(
+                SamplingOptions {
+                    logit_bias: vec![(TokenId(2), 3.0)],
+                    ..greedy()
+                },
+                None
+            ),
+            Ok(2)
+        );
         assert_eq!(choose(greedy(), Some(&[false, false, true])), Ok(2));
-        assert_eq!(choose(greedy(), Some(&[false])), Err(SamplingError::NothingAllowed));
+        assert_eq!(
+            choose(greedy(), Some(&[false])),
+            Err(SamplingError::NothingAllowed)
+        );
     }
 
     #[test]
     fn impossible_options_are_refused() {
         let bad = [
-            SamplingOptions { temperature: -1.0, ..SamplingOptions::default() },
-            SamplingOptions { temperature: f32::NAN, ..SamplingOptions::default() },
-            SamplingOptions { top_p: Some(0.0), ..SamplingOptions::default() },
-            SamplingOptions { min_p: Some(1.5), ..SamplingOptions::default() },
-            SamplingOptions { repeat_penalty: 0.0, ..SamplingOptions::default() },
+            SamplingOptions {
+                temperature: -1.0,
+                ..SamplingOptions::default()
+            },
+            SamplingOptions {
+                temperature: f32::NAN,
+                ..SamplingOptions::default()
+            },
+            SamplingOptions {
+                top_p: Some(0.0),
+                ..SamplingOptions::default()
+            },
+            SamplingOptions {
+                min_p: Some(1.5),
+                ..SamplingOptions::default()
+            },
+            SamplingOptions {
+                repeat_penalty: 0.0,
+                ..SamplingOptions::default()
+            },
         ];
         for options in bad {
             assert!(Sampler::new(options.clone()).is_err(), "{options:?}");

@@ -33,7 +33,8 @@ pub struct Seat<'a> {
 /// Drafts up to `count` tokens after `history`; the cache is brought up to date first.
 pub fn draft(seat: &mut Seat, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, SpeculateError> {
     let mut tokens = history.to_vec();
-    seat.cache.rollback(Position(history.len().saturating_sub(1) as u32));
+    seat.cache
+        .rollback(Position(history.len().saturating_sub(1) as u32));
     for _ in 0..count {
         let pending = &tokens[seat.cache.len()..];
         let logits = seat.worker.run(seat.cache, pending, Keep::Last)?;
@@ -46,19 +47,31 @@ pub fn draft(seat: &mut Seat, history: &[TokenId], count: usize) -> Result<Vec<T
 /// Runs the tokens that the cache lacks together with `drafted`, and returns the tokens that the model
 /// itself chooses: the accepted beginning of the draft and one more. The cache then holds all of `history`
 /// and the accepted tokens, and nothing of the refused ones.
-pub fn verify(seat: &mut Seat, history: &[TokenId], drafted: &[TokenId]) -> Result<Vec<TokenId>, SpeculateError> {
+pub fn verify(
+    seat: &mut Seat,
+    history: &[TokenId],
+    drafted: &[TokenId],
+) -> Result<Vec<TokenId>, SpeculateError> {
     let mut tokens = history.to_vec();
-    seat.cache.rollback(Position(history.len().saturating_sub(1) as u32));
+    seat.cache
+        .rollback(Position(history.len().saturating_sub(1) as u32));
     // All but the last token of the history need no logits: they go first, if there are many.
     let pending = &history[seat.cache.len()..];
     if pending.len() > 1 {
-        seat.worker.run(seat.cache, &pending[..pending.len() - 1], Keep::Last)?;
+        seat.worker
+            .run(seat.cache, &pending[..pending.len() - 1], Keep::Last)?;
     }
-    let checked: Vec<TokenId> = history[seat.cache.len()..].iter().chain(drafted).copied().collect();
+    let checked: Vec<TokenId> = history[seat.cache.len()..]
+        .iter()
+        .chain(drafted)
+        .copied()
+        .collect();
     let logits = seat.worker.run(seat.cache, &checked, Keep::All)?;
     let vocab = logits.len() / checked.len();
     for (at, row) in logits.chunks_exact(vocab).enumerate() {
-        let chosen = seat.sampler.sample(row, Position(tokens.len() as u32), &tokens, None)?;
+        let chosen = seat
+            .sampler
+            .sample(row, Position(tokens.len() as u32), &tokens, None)?;
         tokens.push(chosen);
         if drafted.get(at) != Some(&chosen) {
             break;

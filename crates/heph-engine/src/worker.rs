@@ -154,7 +154,12 @@ impl Worker {
 
     /// Takes `tokens` from the end of what `cache` holds through the whole model, and returns the logits of
     /// the rows that `keep` names: `(rows, vocabulary)`. On an error the cache is as long as before.
-    pub fn run(&mut self, cache: &mut KvCache, tokens: &[TokenId], keep: Keep) -> Result<Vec<f32>, ForwardError> {
+    pub fn run(
+        &mut self,
+        cache: &mut KvCache,
+        tokens: &[TokenId],
+        keep: Keep,
+    ) -> Result<Vec<f32>, ForwardError> {
         let held = Position(cache.len() as u32);
         let result = self.run_chunks(cache, tokens, keep);
         if result.is_err() {
@@ -163,14 +168,23 @@ impl Worker {
         result
     }
 
-    fn run_chunks(&mut self, cache: &mut KvCache, tokens: &[TokenId], keep: Keep) -> Result<Vec<f32>, ForwardError> {
+    fn run_chunks(
+        &mut self,
+        cache: &mut KvCache,
+        tokens: &[TokenId],
+        keep: Keep,
+    ) -> Result<Vec<f32>, ForwardError> {
         let layers = self.all_layers();
         let mut logits = Vec::new();
         let chunks = tokens.len().div_ceil(self.chunk);
         for (number, chunk) in tokens.chunks(self.chunk).enumerate() {
             let mut hidden = self.embed(chunk)?;
             let first = Position(cache.len() as u32);
-            let parts = &mut [Part { cache, tokens: chunk.len(), first }];
+            let parts = &mut [Part {
+                cache,
+                tokens: chunk.len(),
+                first,
+            }];
             self.forward(layers, parts, &mut hidden, keep)?;
             if keep == Keep::All {
                 logits.extend(self.head(&hidden)?);
@@ -195,7 +209,10 @@ impl Worker {
             Op::Embed { table } => Some(table),
             _ => None,
         }) else {
-            return Ok(Hidden { width, rows: Vec::new() });
+            return Ok(Hidden {
+                width,
+                rows: Vec::new(),
+            });
         };
         let mut rows = vec![0.0; tokens.len() * width];
         for (token, row) in tokens.iter().zip(rows.chunks_exact_mut(width)) {
@@ -220,7 +237,11 @@ impl Worker {
         let model = Arc::clone(&self.model);
         let count = model.graph().layers.len();
         if layers.end() > count {
-            return Err(ForwardError::Layers { start: layers.start(), end: layers.end(), count });
+            return Err(ForwardError::Layers {
+                start: layers.start(),
+                end: layers.end(),
+                count,
+            });
         }
         self.check_rows(parts, hidden)?;
         if parts.iter().any(|p| p.tokens == 0) {
@@ -232,10 +253,20 @@ impl Worker {
             }
         }
         self.take_in(hidden);
-        self.turns = self.rope.rows(parts.iter().flat_map(|p| (0..p.tokens).map(|t| p.first.index() + t)));
+        self.turns = self.rope.rows(
+            parts
+                .iter()
+                .flat_map(|p| (0..p.tokens).map(|t| p.first.index() + t)),
+        );
         for layer in layers.iter() {
             let last = layer + 1 == count && keep == Keep::Last;
-            self.block(&model, model.layer_program(layer), layer, parts, if last { Keep::Last } else { Keep::All });
+            self.block(
+                &model,
+                model.layer_program(layer),
+                layer,
+                parts,
+                if last { Keep::Last } else { Keep::All },
+            );
         }
         std::mem::swap(&mut self.buffers[0], &mut hidden.rows);
         Ok(())
@@ -254,10 +285,18 @@ impl Worker {
 
     fn check_rows(&self, parts: &[Part], hidden: &Hidden) -> Result<(), ForwardError> {
         let width = self.model.graph().hidden;
-        let tokens = if parts.is_empty() { hidden.tokens() } else { parts.iter().map(|p| p.tokens).sum() };
+        let tokens = if parts.is_empty() {
+            hidden.tokens()
+        } else {
+            parts.iter().map(|p| p.tokens).sum()
+        };
         match hidden.width == width && hidden.rows.len() == tokens * width {
             true => Ok(()),
-            false => Err(ForwardError::Shape { rows: hidden.rows.len(), tokens, width }),
+            false => Err(ForwardError::Shape {
+                rows: hidden.rows.len(),
+                tokens,
+                width,
+            }),
         }
     }
 
@@ -280,7 +319,14 @@ impl Worker {
                 Step::Norm { x, out, weight, eps } => self.norm(model, *x, *out, *weight, *eps),
                 Step::MatMul { x, products } => self.products(model, *x, products, tokens),
                 Step::Rope { x, head_dim } => self.turn(model, *x, *head_dim),
-                Step::Attention { q, k, v, out, spec, live } => {
+                Step::Attention {
+                    q,
+                    k,
+                    v,
+                    out,
+                    spec,
+                    live,
+                } => {
                     self.attend(layer, [*q, *k, *v, *out], spec, parts);
                     if keep == Keep::Last {
                         tokens = self.keep_last(program, live, parts);
@@ -305,30 +351,42 @@ impl Worker {
         let rows = NORM_CHUNK.div_ceil(weight.len()) * weight.len();
         if x == out {
             let x = &mut self.buffers[x.0];
-            self.pool.run_chunks(x, rows, |_, part| rms_norm_in_place(part, weight, eps, isa));
+            self.pool
+                .run_chunks(x, rows, |_, part| rms_norm_in_place(part, weight, eps, isa));
             return;
         }
         let [out, x] = two(&mut self.buffers, out, x);
         out.resize(x.len(), 0.0);
-        self.pool.run_chunks(out, rows, |n, part| rms_norm(&x[n * rows..][..part.len()], weight, eps, part, isa));
+        self.pool.run_chunks(out, rows, |n, part| {
+            rms_norm(&x[n * rows..][..part.len()], weight, eps, part, isa)
+        });
     }
 
     fn products(&mut self, model: &Model, x: Slot, products: &[Product], tokens: usize) {
-        let mut outs: Vec<Vec<f32>> = products.iter().map(|p| std::mem::take(&mut self.buffers[p.out.0])).collect();
+        let mut outs: Vec<Vec<f32>> = products
+            .iter()
+            .map(|p| std::mem::take(&mut self.buffers[p.out.0]))
+            .collect();
         let input = &self.buffers[x.0];
         let formats = products.iter().map(|p| model.matrix(p.weight).format());
-        self.activations.set(input, input.len() / tokens.max(1), formats, self.isa, &self.pool);
+        self.activations
+            .set(input, input.len() / tokens.max(1), formats, self.isa, &self.pool);
         let mut jobs: Vec<Job> = Vec::with_capacity(products.len());
         for (product, out) in products.iter().zip(&mut outs) {
             let weights = model.matrix(product.weight);
             out.resize(tokens * weights.rows(), 0.0);
-            jobs.push(Job { weights, out, mode: if product.adds { Store::Add } else { Store::Write } });
+            jobs.push(Job {
+                weights,
+                out,
+                mode: if product.adds { Store::Add } else { Store::Write },
+            });
         }
         matmul(&mut jobs, &self.activations, self.isa, &self.pool);
         for (product, mut out) in products.iter().zip(outs) {
             if let Some(bias) = product.bias {
                 let bias = model.vector(bias);
-                out.chunks_exact_mut(bias.len()).for_each(|row| elementwise::add_assign(row, bias, self.isa));
+                out.chunks_exact_mut(bias.len())
+                    .for_each(|row| elementwise::add_assign(row, bias, self.isa));
             }
             self.buffers[product.out.0] = out;
         }
@@ -339,7 +397,9 @@ impl Worker {
         let (turns, style, isa) = (&self.turns, model.graph().rope.style, self.isa);
         let x = &mut self.buffers[x.0];
         let width = x.len() / turns.tokens().max(1);
-        self.pool.run_chunks(x, width.max(1), |token, row| rope(row, head_dim, style, turns.row(token), isa));
+        self.pool.run_chunks(x, width.max(1), |token, row| {
+            rope(row, head_dim, style, turns.row(token), isa)
+        });
     }
 
     /// Writes keys and values to the caches and lets the queries look at them.
@@ -348,7 +408,12 @@ impl Worker {
         let mut row = 0;
         for part in parts.iter_mut() {
             let rows = row * kv_width..(row + part.tokens) * kv_width;
-            part.cache.write(layer, part.first, &self.buffers[k.0][rows.clone()], &self.buffers[v.0][rows]);
+            part.cache.write(
+                layer,
+                part.first,
+                &self.buffers[k.0][rows.clone()],
+                &self.buffers[v.0][rows],
+            );
             row += part.tokens;
         }
         let mut result = std::mem::take(&mut self.buffers[out.0]);
@@ -359,7 +424,13 @@ impl Worker {
         for (part, pages) in parts.iter().zip(&pages) {
             let (mine, others) = queries.split_at(part.tokens * q_width);
             let (out, rest) = std::mem::take(&mut results).split_at_mut(part.tokens * q_width);
-            jobs.push(AttentionJob { q: mine, tokens: part.tokens, first: part.first.index(), pages, out });
+            jobs.push(AttentionJob {
+                q: mine,
+                tokens: part.tokens,
+                first: part.first.index(),
+                pages,
+                out,
+            });
             (queries, results) = (others, rest);
         }
         let shape = AttentionShape {
@@ -399,7 +470,9 @@ impl Worker {
 
 /// Two different buffers at once.
 fn two(buffers: &mut [Vec<f32>], a: Slot, b: Slot) -> [&mut Vec<f32>; 2] {
-    buffers.get_disjoint_mut([a.0, b.0]).expect("lowering gives a step different buffers")
+    buffers
+        .get_disjoint_mut([a.0, b.0])
+        .expect("lowering gives a step different buffers")
 }
 
 /// `gate = activation(gate) * up`, shared out over the pool.

@@ -47,10 +47,15 @@ const IMPURE: &[&str] = &[
 ];
 
 /// File names that hide what they own.
-const VAGUE: &[&str] = &["mod", "utils", "util", "common", "helpers", "helper", "manager", "misc"];
+const VAGUE: &[&str] = &[
+    "mod", "utils", "util", "common", "helpers", "helper", "manager", "misc",
+];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace stands two folders up")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace stands two folders up")
 }
 
 fn floor(name: &str) -> Option<u8> {
@@ -71,7 +76,9 @@ fn imports() -> BTreeMap<String, Vec<String>> {
         .iter()
         .map(|p| {
             let dependencies = p["dependencies"].as_array().expect("a list of dependencies");
-            let ours = dependencies.iter().filter(|d| d["kind"] != "dev" && name(d).starts_with("heph"));
+            let ours = dependencies
+                .iter()
+                .filter(|d| d["kind"] != "dev" && name(d).starts_with("heph"));
             (name(p), ours.map(name).collect())
         })
         .collect()
@@ -92,13 +99,19 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 fn sources(crate_name: &str) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     rust_files(&root().join("crates").join(crate_name).join("src"), &mut files);
-    files.into_iter().map(|f| (f.clone(), fs::read_to_string(f).expect("UTF-8 source"))).collect()
+    files
+        .into_iter()
+        .map(|f| (f.clone(), fs::read_to_string(f).expect("UTF-8 source")))
+        .collect()
 }
 
 /// What a program runs: the file without its trailing tests and without its comments.
 fn code_lines(source: &str) -> impl Iterator<Item = (usize, &str)> {
     let body = source.split("#[cfg(test)]\nmod ").next().unwrap_or(source);
-    body.lines().enumerate().map(|(n, l)| (n + 1, l)).filter(|(_, l)| !l.trim_start().starts_with("//"))
+    body.lines()
+        .enumerate()
+        .map(|(n, l)| (n + 1, l))
+        .filter(|(_, l)| !l.trim_start().starts_with("//"))
 }
 
 #[test]
@@ -107,11 +120,15 @@ fn imports_point_down() {
         if name == BESIDE {
             continue;
         }
-        let own = floor(&name).unwrap_or_else(|| panic!("{name} has no floor: add it to docs/architecture.md"));
+        let own =
+            floor(&name).unwrap_or_else(|| panic!("{name} has no floor: add it to docs/architecture.md"));
         for dependency in dependencies {
             assert_ne!(dependency, BESIDE, "{name} imports {BESIDE}: nothing may");
             let below = floor(&dependency).unwrap_or_else(|| panic!("{dependency} has no floor"));
-            assert!(below < own, "{name} (floor {own}) imports {dependency} (floor {below}): imports point down");
+            assert!(
+                below < own,
+                "{name} (floor {own}) imports {dependency} (floor {below}): imports point down"
+            );
         }
     }
 }
@@ -119,16 +136,27 @@ fn imports_point_down() {
 #[test]
 fn only_kernels_say_unsafe() {
     for (name, _) in imports() {
-        let manifest = fs::read_to_string(root().join("crates").join(&name).join("Cargo.toml")).expect("a manifest");
+        let manifest =
+            fs::read_to_string(root().join("crates").join(&name).join("Cargo.toml")).expect("a manifest");
         if name == "heph-kernels" {
-            assert!(manifest.contains("undocumented_unsafe_blocks"), "kernels must explain each unsafe block");
+            assert!(
+                manifest.contains("undocumented_unsafe_blocks"),
+                "kernels must explain each unsafe block"
+            );
             continue;
         }
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{name} must inherit the workspace's lints");
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{name} must inherit the workspace's lints"
+        );
         for (file, source) in sources(&name) {
             for (number, line) in code_lines(&source) {
                 let says = line.contains("unsafe ") || line.contains("unsafe_code");
-                assert!(!says, "{}:{number} says unsafe: only heph-kernels may", file.display());
+                assert!(
+                    !says,
+                    "{}:{number} says unsafe: only heph-kernels may",
+                    file.display()
+                );
             }
         }
     }
@@ -140,11 +168,18 @@ fn lower_floors_are_pure() {
         if floor(&name).is_none_or(|f| f > 2) {
             continue;
         }
-        assert!(root().join("crates").join(&name).join("clippy.toml").exists(), "{name} needs the pure clippy.toml");
+        assert!(
+            root().join("crates").join(&name).join("clippy.toml").exists(),
+            "{name} needs the pure clippy.toml"
+        );
         for (file, source) in sources(&name) {
             for (number, line) in code_lines(&source) {
                 for word in IMPURE {
-                    assert!(!line.contains(word), "{}:{number} says {word}: {name} is pure", file.display());
+                    assert!(
+                        !line.contains(word),
+                        "{}:{number} says {word}: {name} is pure",
+                        file.display()
+                    );
                 }
             }
         }
@@ -155,9 +190,17 @@ fn lower_floors_are_pure() {
 fn every_module_says_what_it_is() {
     for (name, _) in imports() {
         for (file, source) in sources(&name) {
-            assert!(source.starts_with("//!"), "{} opens without saying what it is", file.display());
+            assert!(
+                source.starts_with("//!"),
+                "{} opens without saying what it is",
+                file.display()
+            );
             let stem = file.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
-            assert!(!VAGUE.contains(&stem), "{}: name the thing it owns", file.display());
+            assert!(
+                !VAGUE.contains(&stem),
+                "{}: name the thing it owns",
+                file.display()
+            );
         }
     }
 }
@@ -166,6 +209,9 @@ fn every_module_says_what_it_is() {
 fn the_floor_table_of_the_docs_is_this_one() {
     let docs = fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
     for (name, _) in imports() {
-        assert!(docs.contains(&format!("`{name}`")), "docs/architecture.md does not name {name}");
+        assert!(
+            docs.contains(&format!("`{name}`")),
+            "docs/architecture.md does not name {name}"
+        );
     }
 }

@@ -15,7 +15,10 @@ const WORTH_SHARING: usize = 16;
 
 impl PrefixStore {
     pub(super) fn new(limit: usize) -> Self {
-        Self { kept: VecDeque::new(), limit }
+        Self {
+            kept: VecDeque::new(),
+            limit,
+        }
     }
 
     /// Keeps a finished sequence; `tokens` may be longer than what the cache holds.
@@ -42,7 +45,9 @@ impl PrefixStore {
         running: impl Iterator<Item = (&'a [TokenId], &'a KvCache)>,
     ) -> Option<KvCache> {
         let kept = self.kept.iter().map(|(t, c)| (t.as_slice(), c));
-        let matches = kept.chain(running).map(|(held, cache)| (common(held, tokens).min(cache.len()), cache));
+        let matches = kept
+            .chain(running)
+            .map(|(held, cache)| (common(held, tokens).min(cache.len()), cache));
         let (length, cache) = matches.max_by_key(|(length, _)| *length)?;
         (length >= WORTH_SHARING).then(|| cache.fork(Position(length as u32)))
     }

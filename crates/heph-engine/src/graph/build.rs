@@ -1,8 +1,6 @@
 //! Making blocks node by node, each shape checked against the file as it is named.
 
-use super::{
-    Activation, AttentionSpec, Block, ExpertsSpec, Node, Op, TensorId, TensorSpec, ValueId,
-};
+use super::{Activation, AttentionSpec, Block, ExpertsSpec, Node, Op, TensorId, TensorSpec, ValueId};
 
 /// Where a builder looks up what the file holds.
 pub trait TensorIndex {
@@ -26,7 +24,9 @@ pub enum GraphError {
         name: String,
     },
     /// A tensor has another shape than the configuration asks for.
-    #[error("tensor {name:?} is {got_rows} x {got_cols} (x {got_experts}), the configuration asks for {rows} x {cols} (x {experts})")]
+    #[error(
+        "tensor {name:?} is {got_rows} x {got_cols} (x {got_experts}), the configuration asks for {rows} x {cols} (x {experts})"
+    )]
     Shape {
         /// The canonical name.
         name: String,
@@ -69,7 +69,10 @@ pub(super) struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     pub(super) fn new(index: &'a dyn TensorIndex) -> Self {
-        Self { index, named: Vec::new() }
+        Self {
+            index,
+            named: Vec::new(),
+        }
     }
 
     /// Whether the file holds a tensor of this name.
@@ -78,14 +81,28 @@ impl<'a> Tensors<'a> {
     }
 
     fn need(&mut self, name: &str, rows: usize, cols: usize, experts: usize) -> Result<TensorId, GraphError> {
-        let spec = self.index.spec(name).ok_or_else(|| GraphError::Missing { name: name.to_owned() })?;
+        let spec = self.index.spec(name).ok_or_else(|| GraphError::Missing {
+            name: name.to_owned(),
+        })?;
         if (spec.rows, spec.cols, spec.experts) != (rows, cols, experts) {
             let (got_rows, got_cols, got_experts) = (spec.rows, spec.cols, spec.experts);
             let name = spec.name;
-            return Err(GraphError::Shape { name, rows, cols, experts, got_rows, got_cols, got_experts });
+            return Err(GraphError::Shape {
+                name,
+                rows,
+                cols,
+                experts,
+                got_rows,
+                got_cols,
+                got_experts,
+            });
         }
         if spec.format.row_bytes(cols).is_none() {
-            return Err(GraphError::Ragged { name: spec.name, cols, format: spec.format.name() });
+            return Err(GraphError::Ragged {
+                name: spec.name,
+                cols,
+                format: spec.format.name(),
+            });
         }
         if let Some(known) = self.named.iter().position(|t| t.name == spec.name) {
             return Ok(TensorId(known));
@@ -104,7 +121,13 @@ pub struct BlockBuilder<'t, 'a> {
 impl<'t, 'a> BlockBuilder<'t, 'a> {
     /// An empty block whose input is `width` wide.
     pub(super) fn new(tensors: &'t mut Tensors<'a>, width: usize) -> Self {
-        Self { tensors, block: Block { widths: vec![width], nodes: Vec::new() } }
+        Self {
+            tensors,
+            block: Block {
+                widths: vec![width],
+                nodes: Vec::new(),
+            },
+        }
     }
 
     /// The block's input.
@@ -124,16 +147,28 @@ impl<'t, 'a> BlockBuilder<'t, 'a> {
     }
 
     /// RMS normalisation in groups of `group` numbers.
-    pub(super) fn rms_norm(&mut self, x: ValueId, weight: &str, group: usize, eps: f32) -> Result<ValueId, GraphError> {
+    pub(super) fn rms_norm(
+        &mut self,
+        x: ValueId,
+        weight: &str,
+        group: usize,
+        eps: f32,
+    ) -> Result<ValueId, GraphError> {
         let weight = self.tensors.need(weight, 1, group, 1)?;
         Ok(self.push(Op::RmsNorm { weight, eps }, vec![x], self.width(x)))
     }
 
     /// A matrix product to `rows` outputs, with the bias of the same stem where the file has one.
     pub(super) fn linear(&mut self, x: ValueId, stem: &str, rows: usize) -> Result<ValueId, GraphError> {
-        let weight = self.tensors.need(&format!("{stem}.weight"), rows, self.width(x), 1)?;
+        let weight = self
+            .tensors
+            .need(&format!("{stem}.weight"), rows, self.width(x), 1)?;
         let bias = format!("{stem}.bias");
-        let bias = if self.has(&bias) { Some(self.tensors.need(&bias, 1, rows, 1)?) } else { None };
+        let bias = if self.has(&bias) {
+            Some(self.tensors.need(&bias, 1, rows, 1)?)
+        } else {
+            None
+        };
         Ok(self.push(Op::Linear { weight, bias }, vec![x], rows))
     }
 
@@ -155,12 +190,36 @@ impl<'t, 'a> BlockBuilder<'t, 'a> {
     /// The mixture of experts of layer prefix `stem`.
     pub(super) fn experts(&mut self, x: ValueId, stem: &str, of: Mixture) -> Result<ValueId, GraphError> {
         let hidden = self.width(x);
-        let Mixture { count, used, ffn, normalise, activation } = of;
-        let router = self.tensors.need(&format!("{stem}.ffn_gate_inp.weight"), count, hidden, 1)?;
-        let gate = self.tensors.need(&format!("{stem}.ffn_gate_exps.weight"), ffn, hidden, count)?;
-        let up = self.tensors.need(&format!("{stem}.ffn_up_exps.weight"), ffn, hidden, count)?;
-        let down = self.tensors.need(&format!("{stem}.ffn_down_exps.weight"), hidden, ffn, count)?;
-        let spec = ExpertsSpec { router, gate, up, down, count, used, ffn, normalise, activation };
+        let Mixture {
+            count,
+            used,
+            ffn,
+            normalise,
+            activation,
+        } = of;
+        let router = self
+            .tensors
+            .need(&format!("{stem}.ffn_gate_inp.weight"), count, hidden, 1)?;
+        let gate = self
+            .tensors
+            .need(&format!("{stem}.ffn_gate_exps.weight"), ffn, hidden, count)?;
+        let up = self
+            .tensors
+            .need(&format!("{stem}.ffn_up_exps.weight"), ffn, hidden, count)?;
+        let down = self
+            .tensors
+            .need(&format!("{stem}.ffn_down_exps.weight"), hidden, ffn, count)?;
+        let spec = ExpertsSpec {
+            router,
+            gate,
+            up,
+            down,
+            count,
+            used,
+            ffn,
+            normalise,
+            activation,
+        };
         Ok(self.push(Op::Experts(spec), vec![x], hidden))
     }
 

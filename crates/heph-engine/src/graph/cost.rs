@@ -110,5 +110,7 @@ impl Graph {
 fn visible_pairs(work: Work, window: Option<u32>) -> u64 {
     let first = work.context.saturating_sub(work.tokens);
     let widest = window.map_or(usize::MAX, |w| w as usize);
-    (first..first + work.tokens).map(|p| (p + 1).min(widest) as u64).sum()
+    (first..first + work.tokens)
+        .map(|p| (p + 1).min(widest) as u64)
+        .sum()
 }

@@ -17,7 +17,9 @@ pub(super) fn assemble(
 ) -> Result<Graph, GraphError> {
     let mut tensors = Tensors::new(index);
     let hidden = config.hidden;
-    let embed = build(&mut tensors, hidden, |b| b.embed("token_embd.weight", config.vocab, hidden).map(drop))?;
+    let embed = build(&mut tensors, hidden, |b| {
+        b.embed("token_embd.weight", config.vocab, hidden).map(drop)
+    })?;
     let mut layers = Vec::with_capacity(config.layers);
     for number in 0..config.layers {
         layers.push(build(&mut tensors, hidden, |b| layer(config, number, b))?);
@@ -25,7 +27,15 @@ pub(super) fn assemble(
     let head = build(&mut tensors, hidden, |b| head(config, b))?;
     let rope = config.rope_spec();
     let vocab = config.vocab;
-    Ok(Graph { tensors: tensors.named, embed, layers, head, hidden, vocab, rope })
+    Ok(Graph {
+        tensors: tensors.named,
+        embed,
+        layers,
+        head,
+        hidden,
+        vocab,
+        rope,
+    })
 }
 
 fn build(
@@ -41,17 +51,34 @@ fn build(
 fn head(config: &ModelConfig, b: &mut BlockBuilder) -> Result<(), GraphError> {
     let normed = b.rms_norm(b.input(), "output_norm.weight", config.hidden, config.rms_eps)?;
     // A tied model has no matrix of its own for the head: the token table serves.
-    let stem = if b.has("output.weight") { "output" } else { "token_embd" };
+    let stem = if b.has("output.weight") {
+        "output"
+    } else {
+        "token_embd"
+    };
     b.linear(normed, stem, config.vocab).map(drop)
 }
 
 fn layer(config: &ModelConfig, number: usize, b: &mut BlockBuilder) -> Result<(), GraphError> {
     let blk = format!("blk.{number}");
     let x = b.input();
-    let normed = b.rms_norm(x, &format!("{blk}.attn_norm.weight"), config.hidden, config.rms_eps)?;
+    let normed = b.rms_norm(
+        x,
+        &format!("{blk}.attn_norm.weight"),
+        config.hidden,
+        config.rms_eps,
+    )?;
     let q = b.linear(normed, &format!("{blk}.attn_q"), config.heads * config.head_dim)?;
-    let k = b.linear(normed, &format!("{blk}.attn_k"), config.kv_heads * config.head_dim)?;
-    let v = b.linear(normed, &format!("{blk}.attn_v"), config.kv_heads * config.head_dim)?;
+    let k = b.linear(
+        normed,
+        &format!("{blk}.attn_k"),
+        config.kv_heads * config.head_dim,
+    )?;
+    let v = b.linear(
+        normed,
+        &format!("{blk}.attn_v"),
+        config.kv_heads * config.head_dim,
+    )?;
     let q = b.rope(q, config.head_dim);
     let k = b.rope(k, config.head_dim);
     let mixed = b.attention(q, k, v, attention_spec(config, number));
@@ -79,11 +106,22 @@ pub(super) fn feed_forward(
     x: ValueId,
     b: &mut BlockBuilder,
 ) -> Result<ValueId, GraphError> {
-    let normed = b.rms_norm(x, &format!("{blk}.ffn_norm.weight"), config.hidden, config.rms_eps)?;
+    let normed = b.rms_norm(
+        x,
+        &format!("{blk}.ffn_norm.weight"),
+        config.hidden,
+        config.rms_eps,
+    )?;
     let out = match &config.experts {
         Some(e) => {
             let activation = Activation::Silu;
-            let of = Mixture { count: e.count, used: e.used, ffn: e.ffn, normalise: e.normalise, activation };
+            let of = Mixture {
+                count: e.count,
+                used: e.used,
+                ffn: e.ffn,
+                normalise: e.normalise,
+                activation,
+            };
             b.experts(normed, blk, of)?
         }
         None => {

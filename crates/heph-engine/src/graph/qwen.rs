@@ -13,14 +13,37 @@ pub(super) fn graph(config: &ModelConfig, index: &dyn TensorIndex) -> Result<Gra
 fn layer(config: &ModelConfig, number: usize, b: &mut BlockBuilder) -> Result<(), GraphError> {
     let blk = format!("blk.{number}");
     let x = b.input();
-    let normed = b.rms_norm(x, &format!("{blk}.attn_norm.weight"), config.hidden, config.rms_eps)?;
+    let normed = b.rms_norm(
+        x,
+        &format!("{blk}.attn_norm.weight"),
+        config.hidden,
+        config.rms_eps,
+    )?;
     // Qwen 2 adds a bias to each of the three, Qwen 3 has none: `linear` takes what the file holds.
     let mut q = b.linear(normed, &format!("{blk}.attn_q"), config.heads * config.head_dim)?;
-    let mut k = b.linear(normed, &format!("{blk}.attn_k"), config.kv_heads * config.head_dim)?;
-    let v = b.linear(normed, &format!("{blk}.attn_v"), config.kv_heads * config.head_dim)?;
+    let mut k = b.linear(
+        normed,
+        &format!("{blk}.attn_k"),
+        config.kv_heads * config.head_dim,
+    )?;
+    let v = b.linear(
+        normed,
+        &format!("{blk}.attn_v"),
+        config.kv_heads * config.head_dim,
+    )?;
     if config.architecture.starts_with("qwen3") {
-        q = b.rms_norm(q, &format!("{blk}.attn_q_norm.weight"), config.head_dim, config.rms_eps)?;
-        k = b.rms_norm(k, &format!("{blk}.attn_k_norm.weight"), config.head_dim, config.rms_eps)?;
+        q = b.rms_norm(
+            q,
+            &format!("{blk}.attn_q_norm.weight"),
+            config.head_dim,
+            config.rms_eps,
+        )?;
+        k = b.rms_norm(
+            k,
+            &format!("{blk}.attn_k_norm.weight"),
+            config.head_dim,
+            config.rms_eps,
+        )?;
     }
     let q = b.rope(q, config.head_dim);
     let k = b.rope(k, config.head_dim);

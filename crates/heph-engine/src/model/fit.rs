@@ -28,7 +28,11 @@ impl Footprint {
     pub(super) fn of(graph: &Graph, context: usize, options: &LoadOptions) -> Self {
         let weights = packed(graph).map(|spec| tile_bytes(spec, spec.format)).sum();
         let kv = kv_bytes(graph, context, options);
-        Self { weights, kv, buffers: buffer_bytes(graph, context, options) }
+        Self {
+            weights,
+            kv,
+            buffers: buffer_bytes(graph, context, options),
+        }
     }
 }
 
@@ -50,16 +54,23 @@ impl Fit {
         if options.kv != KvFormat::Q8_0 && total(context, KvFormat::Q8_0) <= limit {
             return Some(Fit::Kv(KvFormat::Q8_0));
         }
-        let shorter = std::iter::successors(Some(context / 2), |c| Some(c / 2)).take_while(|&c| c >= SHORT_CONTEXT);
+        let shorter =
+            std::iter::successors(Some(context / 2), |c| Some(c / 2)).take_while(|&c| c >= SHORT_CONTEXT);
         for context in shorter {
             if total(context, options.kv) <= limit {
                 return Some(Fit::Context(context));
             }
         }
-        let least = LoadOptions { kv: KvFormat::Q8_0, ..*options };
+        let least = LoadOptions {
+            kv: KvFormat::Q8_0,
+            ..*options
+        };
         let short = context.min(SHORT_CONTEXT);
         let rest = kv_bytes(graph, short, &least) + buffer_bytes(graph, short, &least);
-        SMALLER.into_iter().find(|&f| rest + quantized_bytes(graph, f) <= limit).map(Fit::Quantize)
+        SMALLER
+            .into_iter()
+            .find(|&f| rest + quantized_bytes(graph, f) <= limit)
+            .map(Fit::Quantize)
     }
 }
 
@@ -71,18 +82,33 @@ const SMALLER: [Format; 5] = [Format::Q8_0, Format::Q6K, Format::Q5K, Format::Q4
 
 /// Shape of one layer's cache; empty for a layer without attention.
 pub(super) fn kv_shape(graph: &Graph, layer: usize, format: KvFormat) -> KvShape {
-    let none = KvShape { kv_heads: 0, head_dim: 0, format };
-    graph.layers[layer].attention().map_or(none, |a| a.kv_shape(format))
+    let none = KvShape {
+        kv_heads: 0,
+        head_dim: 0,
+        format,
+    };
+    graph.layers[layer]
+        .attention()
+        .map_or(none, |a| a.kv_shape(format))
 }
 
 /// The tensors that loading packs or copies.
 fn packed(graph: &Graph) -> impl Iterator<Item = &TensorSpec> {
-    graph.tensors.iter().zip(uses(graph)).filter(|(_, by)| *by != Use::Table).map(|(spec, _)| spec)
+    graph
+        .tensors
+        .iter()
+        .zip(uses(graph))
+        .filter(|(_, by)| *by != Use::Table)
+        .map(|(spec, _)| spec)
 }
 
 fn tile_bytes(spec: &TensorSpec, format: Format) -> u64 {
     let row = format.row_bytes(spec.cols).unwrap_or(usize::MAX) as u64;
-    let rows = if spec.rows == 1 { 1 } else { (spec.rows as u64).div_ceil(TILE_ROWS) * TILE_ROWS };
+    let rows = if spec.rows == 1 {
+        1
+    } else {
+        (spec.rows as u64).div_ceil(TILE_ROWS) * TILE_ROWS
+    };
     row.saturating_mul(rows).saturating_mul(spec.experts as u64)
 }
 
@@ -99,13 +125,22 @@ fn quantized_bytes(graph: &Graph, format: Format) -> u64 {
 fn kv_bytes(graph: &Graph, context: usize, options: &LoadOptions) -> u64 {
     let pages = context.div_ceil(PAGE) as u64;
     let layers = 0..graph.layers.len();
-    let one: u64 = layers.map(|layer| kv_shape(graph, layer, options.kv).page_bytes() as u64 * pages).sum();
+    let one: u64 = layers
+        .map(|layer| kv_shape(graph, layer, options.kv).page_bytes() as u64 * pages)
+        .sum();
     one.saturating_mul(options.sessions as u64)
 }
 
 /// Bytes of the values of the widest layer for one chunk, its quantised inputs, and one row of logits.
 fn buffer_bytes(graph: &Graph, context: usize, options: &LoadOptions) -> u64 {
-    let work = Work { tokens: options.chunk.min(context), context };
-    let widest = graph.layers.iter().map(|block| graph.cost(block, work, options.kv).activation_bytes).max();
+    let work = Work {
+        tokens: options.chunk.min(context),
+        context,
+    };
+    let widest = graph
+        .layers
+        .iter()
+        .map(|block| graph.cost(block, work, options.kv).activation_bytes)
+        .max();
     widest.unwrap_or(0) + (graph.vocab * size_of::<f32>()) as u64
 }

@@ -20,7 +20,13 @@ pub struct DryOptions {
 
 impl Default for DryOptions {
     fn default() -> Self {
-        Self { multiplier: 0.8, base: 1.75, allowed_length: 2, window: 1024, breakers: Vec::new() }
+        Self {
+            multiplier: 0.8,
+            base: 1.75,
+            allowed_length: 2,
+            window: 1024,
+            breakers: Vec::new(),
+        }
     }
 }
 
@@ -29,7 +35,10 @@ const RUN_MAX: usize = 64;
 
 impl DryOptions {
     pub(super) fn check(&self) -> Result<(), SamplingError> {
-        for (name, value, least) in [("dry multiplier", self.multiplier, 0.0), ("dry base", self.base, 1.0)] {
+        for (name, value, least) in [
+            ("dry multiplier", self.multiplier, 0.0),
+            ("dry base", self.base, 1.0),
+        ] {
             if !(value >= least && value.is_finite()) {
                 return Err(SamplingError::OutOfRange { name, value });
             }
@@ -41,7 +50,10 @@ impl DryOptions {
     pub(super) fn apply(&self, logits: &mut [f32], history: &[TokenId]) {
         let recent = &history[history.len().saturating_sub(self.window)..];
         for (next, length) in self.longest_runs(recent) {
-            if let Some(logit) = logits.get_mut(next.index()).filter(|_| length >= self.allowed_length) {
+            if let Some(logit) = logits
+                .get_mut(next.index())
+                .filter(|_| length >= self.allowed_length)
+            {
                 *logit -= self.multiplier * power(self.base, length - self.allowed_length);
             }
         }
@@ -85,7 +97,11 @@ mod tests {
 
     #[test]
     fn a_longer_repeat_costs_more() {
-        let dry = DryOptions { multiplier: 1.0, base: 2.0, ..DryOptions::default() };
+        let dry = DryOptions {
+            multiplier: 1.0,
+            base: 2.0,
+            ..DryOptions::default()
+        };
         let mut logits = vec![0.0; 10];
         // "1 2 3 4 ... 1 2 3": 4 would continue a run of three; 9 once followed a lone 3.
         dry.apply(&mut logits, &ids(&[1, 2, 3, 4, 3, 9, 1, 2, 3]));
@@ -95,7 +111,12 @@ mod tests {
 
     #[test]
     fn a_breaker_ends_the_run() {
-        let dry = DryOptions { multiplier: 1.0, base: 2.0, breakers: ids(&[2]), ..DryOptions::default() };
+        let dry = DryOptions {
+            multiplier: 1.0,
+            base: 2.0,
+            breakers: ids(&[2]),
+            ..DryOptions::default()
+        };
         let mut logits = vec![0.0; 10];
         dry.apply(&mut logits, &ids(&[1, 2, 3, 4, 1, 2, 3]));
         assert_eq!(logits[4], 0.0);

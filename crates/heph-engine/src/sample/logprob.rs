@@ -13,16 +13,34 @@ pub struct LogProbability {
 }
 
 /// The chosen token's log probability and the `top` likeliest tokens with theirs, likeliest first.
-pub fn log_probabilities(logits: &[f32], chosen: TokenId, top: usize) -> (LogProbability, Vec<LogProbability>) {
-    let max = logits.iter().copied().filter(|l| !l.is_nan()).fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().filter(|l| !l.is_nan()).map(|&l| f64::from(math::exp(l - max))).sum();
+pub fn log_probabilities(
+    logits: &[f32],
+    chosen: TokenId,
+    top: usize,
+) -> (LogProbability, Vec<LogProbability>) {
+    let max = logits
+        .iter()
+        .copied()
+        .filter(|l| !l.is_nan())
+        .fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits
+        .iter()
+        .filter(|l| !l.is_nan())
+        .map(|&l| f64::from(math::exp(l - max)))
+        .sum();
     let log_total = math::ln64(total);
     let value = |id: usize| match logits.get(id) {
         Some(l) if !l.is_nan() => f64::from(*l) - f64::from(max) - log_total,
         _ => f64::NEG_INFINITY,
     };
-    let of = |id: usize| LogProbability { token: TokenId(id as u32), value: value(id) };
-    (of(chosen.index()), likeliest(logits, top).into_iter().map(of).collect())
+    let of = |id: usize| LogProbability {
+        token: TokenId(id as u32),
+        value: value(id),
+    };
+    (
+        of(chosen.index()),
+        likeliest(logits, top).into_iter().map(of).collect(),
+    )
 }
 
 /// Indices of the `top` largest logits, largest first, equal ones by index.

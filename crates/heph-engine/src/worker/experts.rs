@@ -36,7 +36,15 @@ struct Choice {
 
 impl Scratch {
     /// `out = sum over the chosen experts, likeliest first, of weight * expert(x)`, for rows of `x`.
-    pub(super) fn run(&mut self, model: &Model, spec: &ExpertsSpec, x: &[f32], out: &mut [f32], isa: Isa, pool: &Pool) {
+    pub(super) fn run(
+        &mut self,
+        model: &Model,
+        spec: &ExpertsSpec,
+        x: &[f32],
+        out: &mut [f32],
+        isa: Isa,
+        pool: &Pool,
+    ) {
         let router = model.matrix(spec.router);
         let hidden = router.cols();
         let tokens = x.len() / hidden;
@@ -64,7 +72,11 @@ impl Scratch {
         let activations = self.activations.get_or_insert_with(Activations::new);
         activations.set(x, router.cols(), std::iter::once(router.format()), isa, pool);
         self.scores.resize(x.len() / router.cols() * spec.count, 0.0);
-        let mut job = [Job { weights: router, out: &mut self.scores, mode: Store::Write }];
+        let mut job = [Job {
+            weights: router,
+            out: &mut self.scores,
+            mode: Store::Write,
+        }];
         matmul(&mut job, activations, isa, pool);
         self.choices.clear();
         for (token, scores) in self.scores.chunks_exact_mut(spec.count).enumerate() {
@@ -74,8 +86,17 @@ impl Scratch {
             let chosen = &order[..spec.used];
             let total: f32 = chosen.iter().map(|&e| scores[e]).sum();
             for (rank, &expert) in chosen.iter().enumerate() {
-                let weight = if spec.normalise { scores[expert] / total } else { scores[expert] };
-                self.choices.push(Choice { token, rank, expert, weight });
+                let weight = if spec.normalise {
+                    scores[expert] / total
+                } else {
+                    scores[expert]
+                };
+                self.choices.push(Choice {
+                    token,
+                    rank,
+                    expert,
+                    weight,
+                });
             }
         }
     }
@@ -96,19 +117,44 @@ impl Scratch {
         let [gate, up, down] = [spec.gate, spec.up, spec.down].map(|id| model.expert(id, expert));
         let activations = self.activations.get_or_insert_with(Activations::new);
         self.input.clear();
-        group.iter().for_each(|c| self.input.extend_from_slice(&x[c.token * hidden..][..hidden]));
-        activations.set(&self.input, hidden, [gate.format(), up.format()].into_iter(), isa, pool);
+        group
+            .iter()
+            .for_each(|c| self.input.extend_from_slice(&x[c.token * hidden..][..hidden]));
+        activations.set(
+            &self.input,
+            hidden,
+            [gate.format(), up.format()].into_iter(),
+            isa,
+            pool,
+        );
         self.gate.resize(group.len() * spec.ffn, 0.0);
         self.up.resize(group.len() * spec.ffn, 0.0);
         let mut jobs = [
-            Job { weights: gate, out: &mut self.gate, mode: Store::Write },
-            Job { weights: up, out: &mut self.up, mode: Store::Write },
+            Job {
+                weights: gate,
+                out: &mut self.gate,
+                mode: Store::Write,
+            },
+            Job {
+                weights: up,
+                out: &mut self.up,
+                mode: Store::Write,
+            },
         ];
         matmul(&mut jobs, activations, isa, pool);
         apply_gate(spec.activation, &mut self.gate, &self.up, isa, pool);
         activations.set(&self.gate, spec.ffn, std::iter::once(down.format()), isa, pool);
         self.down.resize(group.len() * hidden, 0.0);
-        matmul(&mut [Job { weights: down, out: &mut self.down, mode: Store::Write }], activations, isa, pool);
+        matmul(
+            &mut [Job {
+                weights: down,
+                out: &mut self.down,
+                mode: Store::Write,
+            }],
+            activations,
+            isa,
+            pool,
+        );
         for (choice, row) in group.iter().zip(self.down.chunks_exact(hidden)) {
             let at = (choice.token * spec.used + choice.rank) * hidden;
             self.outputs[at..at + hidden].copy_from_slice(row);
@@ -118,6 +164,12 @@ impl Scratch {
 
 /// Higher score first, then lower index; NaN after every number.
 fn likelier(scores: &[f32], a: usize, b: usize) -> Ordering {
-    let key = |i: usize| if scores[i].is_nan() { f32::NEG_INFINITY } else { scores[i] };
+    let key = |i: usize| {
+        if scores[i].is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            scores[i]
+        }
+    };
     key(b).total_cmp(&key(a)).then(a.cmp(&b))
 }

@@ -1,0 +1,261 @@
+//! The law of exactness on a whole model: one hash of the logits, however the work is cut.
+//!
+//! The bundled pair is run on every instruction set this machine has, with several thread counts, prompt
+//! chunks, batches and split points, forked, rolled back and verified in one pass. Every way must give the
+//! bits of the scalar path on one thread.
+
+use heph_engine::cache::KvCache;
+use heph_engine::model::{LoadOptions, Model};
+use heph_engine::sample::{Sampler, SamplingOptions};
+use heph_engine::source::Source;
+use heph_engine::speculate::{self, Seat};
+use heph_engine::worker::{Hidden, Keep, Part, Worker};
+use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
+use heph_kernels::pool::Pool;
+use heph_types::{LayerRange, Position, TokenId};
+use std::path::Path;
+use std::sync::Arc;
+
+const PROMPT_TOKENS: usize = 80;
+
+fn model(file: &str, kv: KvFormat) -> Arc<Model> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../models")
+        .join(file);
+    let bytes = std::fs::read(path).expect("the bundled pair is part of the repository");
+    let source = Source::from_gguf(vec![Arc::new(bytes)]).expect("a sound file");
+    let options = LoadOptions {
+        kv,
+        sessions: 16,
+        ..LoadOptions::default()
+    };
+    let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {});
+    Arc::new(model.expect("the bundled pair loads"))
+}
+
+fn worker(model: &Arc<Model>, threads: usize, isa: Isa) -> Worker {
+    Worker::new(Arc::clone(model), Arc::new(Pool::new(threads)), isa)
+}
+
+fn cache(worker: &Worker) -> KvCache {
+    worker.model().new_cache(worker.all_layers())
+}
+
+/// Token ids that no one chose.
+fn prompt(seed: u32, vocab: usize) -> Vec<TokenId> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        TokenId((state >> 8) % vocab as u32)
+    };
+    (0..PROMPT_TOKENS).map(|_| next()).collect()
+}
+
+/// Logits of every position, by the reference: scalar code, one thread, the whole prompt at once.
+fn reference(model: &Arc<Model>, tokens: &[TokenId]) -> Vec<u32> {
+    let mut worker = worker(model, 1, Isa::Scalar);
+    let mut cache = cache(&worker);
+    bits(&worker.run(&mut cache, tokens, Keep::All).unwrap())
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|n| n.to_bits()).collect()
+}
+
+#[test]
+fn threads_instruction_sets_and_chunks_change_no_bit() {
+    for kv in KvFormat::ALL {
+        let model = model("heph-story.gguf", kv);
+        let tokens = prompt(1, model.graph().vocab);
+        let expected = reference(&model, &tokens);
+        for isa in Isa::all_available() {
+            for (threads, chunk) in [(1, 512), (2, 7), (3, 32), (2, 1)] {
+                let mut worker = worker(&model, threads, isa).with_chunk(chunk);
+                let mut cache = cache(&worker);
+                let logits = worker.run(&mut cache, &tokens, Keep::All).unwrap();
+                assert!(
+                    bits(&logits) == expected,
+                    "{kv:?} {isa} {threads} threads, chunks of {chunk}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_at_any_layer_changes_no_bit() {
+    let model = model("heph-story.gguf", KvFormat::F16);
+    let tokens = prompt(2, model.graph().vocab);
+    let expected = reference(&model, &tokens);
+    let count = model.graph().layers.len();
+    for split in 0..=count {
+        let [here, there] = [(0, split), (split, count)].map(|(a, b)| LayerRange::new(a, b, count).unwrap());
+        let (mut near, mut far) = (worker(&model, 1, Isa::best()), worker(&model, 2, Isa::best()));
+        let (mut near_cache, mut far_cache) = (model.new_cache(here), model.new_cache(there));
+        let mut logits = Vec::new();
+        for (step, chunk) in tokens.chunks(33).enumerate() {
+            let first = Position(step as u32 * 33);
+            let mut hidden = near.embed(chunk).unwrap();
+            let part = |cache| {
+                [Part {
+                    cache,
+                    tokens: chunk.len(),
+                    first,
+                }]
+            };
+            near.forward(here, &mut part(&mut near_cache), &mut hidden, Keep::All)
+                .unwrap();
+            far.forward(there, &mut part(&mut far_cache), &mut hidden, Keep::All)
+                .unwrap();
+            logits.extend(far.head(&hidden).unwrap());
+        }
+        assert!(bits(&logits) == expected, "split before layer {split}");
+    }
+}
+
+#[test]
+fn neighbours_in_a_batch_change_no_bit() {
+    let model = model("heph-story.gguf", KvFormat::F16);
+    let vocab = model.graph().vocab;
+    let prompts: Vec<Vec<TokenId>> = (10..26)
+        .map(|seed| prompt(seed, vocab)[..20 + seed as usize].to_vec())
+        .collect();
+    let expected: Vec<Vec<u32>> = prompts.iter().map(|p| reference(&model, p)).collect();
+    for size in [1, 4, 16] {
+        let mut worker = worker(&model, 2, Isa::best());
+        for (group, expected) in prompts.chunks(size).zip(expected.chunks(size)) {
+            let mut caches: Vec<KvCache> = group.iter().map(|_| cache(&worker)).collect();
+            let tokens: Vec<TokenId> = group.concat();
+            let mut hidden = worker.embed(&tokens).unwrap();
+            let part = |(cache, prompt): (_, &Vec<TokenId>)| Part {
+                cache,
+                tokens: prompt.len(),
+                first: Position(0),
+            };
+            let mut parts: Vec<Part> = caches.iter_mut().zip(group).map(part).collect();
+            worker
+                .forward(worker.all_layers(), &mut parts, &mut hidden, Keep::All)
+                .unwrap();
+            assert!(
+                bits(&worker.head(&hidden).unwrap()) == expected.concat(),
+                "batches of {size}"
+            );
+        }
+    }
+}
+
+#[test]
+fn keeping_only_the_last_row_changes_none_of_its_bits() {
+    let model = model("heph-story.gguf", KvFormat::F16);
+    let vocab = model.graph().vocab;
+    let tokens = prompt(3, vocab);
+    let expected = reference(&model, &tokens);
+    let mut worker = worker(&model, 2, Isa::best());
+    let logits = worker.run(&mut cache(&worker), &tokens, Keep::Last).unwrap();
+    assert_eq!(bits(&logits), expected[expected.len() - vocab..]);
+}
+
+#[test]
+fn forks_and_rollbacks_change_no_bit() {
+    let model = model("heph-story.gguf", KvFormat::F16);
+    let vocab = model.graph().vocab;
+    let (a, b) = (prompt(4, vocab), prompt(5, vocab));
+    let mixed: Vec<TokenId> = a[..70].iter().chain(&b[..10]).copied().collect();
+    let expected = reference(&model, &mixed);
+    let tail = expected[70 * vocab..].to_vec();
+    let mut worker = worker(&model, 2, Isa::best());
+    let mut first = cache(&worker);
+    worker.run(&mut first, &a, Keep::Last).unwrap();
+    let mut fork = first.fork(Position(70));
+    assert!(
+        bits(&worker.run(&mut fork, &b[..10], Keep::All).unwrap()) == tail,
+        "a fork"
+    );
+    let again = worker.run(&mut first, &b[..1], Keep::Last).unwrap();
+    first.rollback(Position(70));
+    assert!(
+        bits(&worker.run(&mut first, &b[..10], Keep::All).unwrap()) == tail,
+        "a rollback"
+    );
+    assert_eq!(again.len(), vocab);
+}
+
+#[test]
+fn hidden_states_carried_as_bytes_change_no_bit() {
+    let model = model("heph-story-draft.gguf", KvFormat::F32);
+    let tokens = prompt(6, model.graph().vocab);
+    let expected = reference(&model, &tokens);
+    let mut worker = worker(&model, 2, Isa::best());
+    let Hidden { width, rows } = worker.embed(&tokens).unwrap();
+    let wire: Vec<u8> = rows.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let back = wire
+        .as_chunks()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect();
+    let mut hidden = Hidden { width, rows: back };
+    let mut cache = cache(&worker);
+    let part = Part {
+        cache: &mut cache,
+        tokens: tokens.len(),
+        first: Position(0),
+    };
+    worker
+        .forward(worker.all_layers(), &mut [part], &mut hidden, Keep::All)
+        .unwrap();
+    assert!(bits(&worker.head(&hidden).unwrap()) == expected);
+}
+
+#[test]
+fn a_draft_changes_no_token() {
+    let (target, small) = (
+        model("heph-story.gguf", KvFormat::F16),
+        model("heph-story-draft.gguf", KvFormat::F16),
+    );
+    for options in [
+        SamplingOptions::greedy(),
+        SamplingOptions {
+            seed: 7,
+            ..SamplingOptions::default()
+        },
+    ] {
+        let start = prompt(8, target.graph().vocab)[..12].to_vec();
+        let mut plain_worker = worker(&target, 2, Isa::best());
+        let mut plain_cache = cache(&plain_worker);
+        let mut sampler = Sampler::new(options.clone()).unwrap();
+        let mut plain = start.clone();
+        while plain.len() < start.len() + 40 {
+            let pending = plain[plain_cache.len()..].to_vec();
+            let logits = plain_worker.run(&mut plain_cache, &pending, Keep::Last).unwrap();
+            let position = Position(plain.len() as u32);
+            plain.push(sampler.sample(&logits, position, &plain, None).unwrap());
+        }
+        for drafted in [1, 4, 8] {
+            let (mut large, mut little) = (worker(&target, 1, Isa::best()), worker(&small, 1, Isa::best()));
+            let (mut large_cache, mut little_cache) = (cache(&large), cache(&little));
+            let (mut s1, mut s2) = (
+                Sampler::new(options.clone()).unwrap(),
+                Sampler::new(options.clone()).unwrap(),
+            );
+            let mut tokens = start.clone();
+            while tokens.len() < plain.len() {
+                let mut seat = Seat {
+                    worker: &mut little,
+                    cache: &mut little_cache,
+                    sampler: &mut s2,
+                };
+                let draft = speculate::draft(&mut seat, &tokens, drafted).unwrap();
+                let mut seat = Seat {
+                    worker: &mut large,
+                    cache: &mut large_cache,
+                    sampler: &mut s1,
+                };
+                tokens.extend(speculate::verify(&mut seat, &tokens, &draft).unwrap());
+            }
+            tokens.truncate(plain.len());
+            assert_eq!(tokens, plain, "{drafted} drafted");
+        }
+    }
+}
