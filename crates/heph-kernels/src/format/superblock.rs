@@ -1,6 +1,6 @@
 //! Blocks of 256 weights with a scale for every 16 or 32: the K formats Q2_K, Q3_K, Q4_K, Q5_K, Q6_K.
 
-use super::{Format, SUPERBLOCK, half_at};
+use super::{Format, SUPERBLOCK, half_at, put_half};
 
 /// Sub-blocks of 16 in a superblock. Formats with sub-blocks of 32 repeat each scale.
 const PARTS: usize = SUPERBLOCK / 16;
@@ -46,6 +46,24 @@ impl Superblock {
             Format::Q4K => self.read_q4(bytes),
             Format::Q5K => self.read_q5(bytes),
             Format::Q6K => self.read_q6(bytes),
+            _ => unreachable!("{format} has no superblocks"),
+        }
+    }
+
+    /// Writes the superblock over the first of `bytes`: the reverse of [`Superblock::read`].
+    ///
+    /// The two steps are rounded to the format; codes, scales and minima must be among the format's.
+    ///
+    /// # Panics
+    /// If `bytes` is shorter than a superblock, or `format` is no K format.
+    pub fn write(&self, format: Format, bytes: &mut [u8]) {
+        bytes[..format.block_bytes()].fill(0);
+        match format {
+            Format::Q2K => self.write_q2(bytes),
+            Format::Q3K => self.write_q3(bytes),
+            Format::Q4K => self.write_q4(bytes),
+            Format::Q5K => self.write_q5(bytes),
+            Format::Q6K => self.write_q6(bytes),
             _ => unreachable!("{format} has no superblocks"),
         }
     }
@@ -149,6 +167,88 @@ impl Superblock {
             };
             self.scales[part] = scale as i8;
             self.minima[part] = minimum;
+        }
+    }
+
+    fn write_q2(&self, bytes: &mut [u8]) {
+        for (part, byte) in bytes[..PARTS].iter_mut().enumerate() {
+            *byte = self.scales[part] as u8 | self.minima[part] << 4;
+        }
+        self.put_quarters(&mut bytes[16..80], 0);
+        put_half(bytes, 80, self.scale);
+        put_half(bytes, 82, self.minimum);
+    }
+
+    fn write_q3(&self, bytes: &mut [u8]) {
+        for (i, &code) in self.codes.iter().enumerate() {
+            bytes[i % 32] |= u8::from(code >= 0) << (i / 32);
+        }
+        self.put_quarters(&mut bytes[32..96], 4);
+        let packed = &mut bytes[96..108];
+        for (part, &scale) in self.scales.iter().enumerate() {
+            let raised = (scale + 32) as u8;
+            packed[part % 8] |= (raised & 15) << (4 * (part / 8));
+            packed[8 + part % 4] |= raised >> 4 << (2 * (part / 4));
+        }
+        put_half(bytes, 108, self.scale);
+    }
+
+    fn write_q4(&self, bytes: &mut [u8]) {
+        self.put_steps_and_sixths(bytes);
+        self.put_halves(&mut bytes[16..144]);
+    }
+
+    fn write_q5(&self, bytes: &mut [u8]) {
+        self.put_steps_and_sixths(bytes);
+        self.put_halves(&mut bytes[48..176]);
+        for (i, &code) in self.codes.iter().enumerate() {
+            bytes[16 + i % 32] |= (code as u8 >> 4) << (i / 32);
+        }
+    }
+
+    fn write_q6(&self, bytes: &mut [u8]) {
+        for (i, &code) in self.codes.iter().enumerate() {
+            let (half, rest) = (i / 128, i % 128);
+            let raised = (code + 32) as u8;
+            bytes[64 * half + rest % 64] |= (raised & 15) << (4 * (rest / 64));
+            bytes[128 + 32 * half + rest % 32] |= raised >> 4 << (2 * (rest / 32));
+        }
+        for (byte, &scale) in bytes[192..208].iter_mut().zip(&self.scales) {
+            *byte = scale as u8;
+        }
+        put_half(bytes, 208, self.scale);
+    }
+
+    /// The lowest two bits of each code, raised by `zero`.
+    fn put_quarters(&self, packed: &mut [u8], zero: i8) {
+        for (i, &code) in self.codes.iter().enumerate() {
+            let (half, rest) = (i / 128, i % 128);
+            packed[32 * half + rest % 32] |= ((code + zero) as u8 & 3) << (2 * (rest / 32));
+        }
+    }
+
+    /// The lowest four bits of each code.
+    fn put_halves(&self, packed: &mut [u8]) {
+        for (i, &code) in self.codes.iter().enumerate() {
+            let (run, rest) = (i / 64, i % 64);
+            packed[32 * run + rest % 32] |= (code as u8 & 15) << (4 * (rest / 32));
+        }
+    }
+
+    fn put_steps_and_sixths(&self, bytes: &mut [u8]) {
+        put_half(bytes, 0, self.scale);
+        put_half(bytes, 2, self.minimum);
+        let packed = &mut bytes[4..16];
+        for sub in 0..8 {
+            let (scale, minimum) = (self.scales[2 * sub] as u8, self.minima[2 * sub]);
+            if sub < 4 {
+                packed[sub] |= scale;
+                packed[sub + 4] |= minimum;
+            } else {
+                packed[sub + 4] |= (scale & 15) | minimum << 4;
+                packed[sub - 4] |= scale >> 4 << 6;
+                packed[sub] |= minimum >> 4 << 6;
+            }
         }
     }
 }
