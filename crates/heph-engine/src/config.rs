@@ -144,7 +144,7 @@ impl ModelConfig {
         )?;
         within("the vocabulary", self.vocab, VOCAB_MAX)?;
         within("the context", self.context, 1 << 31)?;
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return fail(format!(
                 "{} heads do not share {} key heads evenly",
                 self.heads, self.kv_heads
@@ -189,7 +189,7 @@ impl RopeConfig {
             }),
         };
         positive("the rope base", self.theta)?;
-        if self.dims > head_dim || self.dims % 2 != 0 {
+        if self.dims > head_dim || !self.dims.is_multiple_of(2) {
             let what = format!("rope turns {} of a head's {head_dim} numbers", self.dims);
             return Err(ConfigError { what });
         }

@@ -301,10 +301,9 @@ impl<'g> Lowering<'g> {
     fn live_after(&self, at: usize) -> Vec<Slot> {
         let mut live: Vec<Slot> = Vec::new();
         for (value, slot) in self.slots.iter().enumerate() {
-            if let Some(slot) = slot.filter(|_| self.last_use[value] > at) {
-                if !live.contains(&slot) {
-                    live.push(slot);
-                }
+            match slot.filter(|_| self.last_use[value] > at) {
+                Some(slot) if !live.contains(&slot) => live.push(slot),
+                _ => {}
             }
         }
         live

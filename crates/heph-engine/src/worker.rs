@@ -20,6 +20,7 @@ use heph_kernels::pool::Pool;
 use heph_kernels::rope::{RopeRows, RopeTable, rope};
 use heph_types::{LayerRange, Position, TokenId};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Hidden states between layers: `(tokens, width)`, row after row.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -91,6 +92,9 @@ pub enum ForwardError {
         /// Layers of the model.
         count: usize,
     },
+    /// The work was asked to stop.
+    #[error("the work was stopped")]
+    Stopped,
     /// The cache cannot hold the positions.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -112,6 +116,7 @@ pub struct Worker {
     turns: RopeRows,
     experts: experts::Scratch,
     chunk: usize,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Worker {
@@ -128,12 +133,19 @@ impl Worker {
             rope,
             experts: experts::Scratch::default(),
             chunk: CHUNK_DEFAULT,
+            stop: None,
         }
     }
 
     /// Cuts prompts into chunks of `tokens` (at least one). Changes speed and memory, never a bit.
     pub fn with_chunk(mut self, tokens: usize) -> Self {
         self.chunk = tokens.max(1);
+        self
+    }
+
+    /// Gives work up between two layers once `flag` is set, with [`ForwardError::Stopped`].
+    pub fn with_stop(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.stop = Some(flag);
         self
     }
 
@@ -259,6 +271,13 @@ impl Worker {
                 .flat_map(|p| (0..p.tokens).map(|t| p.first.index() + t)),
         );
         for layer in layers.iter() {
+            if self
+                .stop
+                .as_ref()
+                .is_some_and(|flag| flag.load(Ordering::Relaxed))
+            {
+                return Err(ForwardError::Stopped);
+            }
             let last = layer + 1 == count && keep == Keep::Last;
             self.block(
                 &model,

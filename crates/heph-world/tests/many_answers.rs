@@ -37,7 +37,7 @@ fn batch(model: &Arc<Model>, limits: BatchLimits) -> Batch {
 fn request(number: u32, max_tokens: usize) -> Request {
     let shared = (0..40)
         .map(|i| TokenId(300 + i * 7 % 900))
-        .take(if number % 2 == 0 { 40 } else { 0 });
+        .take(if number.is_multiple_of(2) { 40 } else { 0 });
     let own = (0..5 + number % 11).map(|i| TokenId(10 + (number * 131 + i * 17) % 1500));
     Request {
         prompt: shared.chain(own).collect(),

@@ -9,13 +9,14 @@ use heph_engine::model::{LoadOptions, Model};
 use heph_engine::sample::{Sampler, SamplingOptions};
 use heph_engine::source::Source;
 use heph_engine::speculate::{self, Seat};
-use heph_engine::worker::{Hidden, Keep, Part, Worker};
+use heph_engine::worker::{ForwardError, Hidden, Keep, Part, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
 use heph_types::{LayerRange, Position, TokenId};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PROMPT_TOKENS: usize = 80;
 
@@ -206,6 +207,26 @@ fn hidden_states_carried_as_bytes_change_no_bit() {
         .forward(worker.all_layers(), &mut [part], &mut hidden, Keep::All)
         .unwrap();
     assert!(bits(&worker.head(&hidden).unwrap()) == expected);
+}
+
+#[test]
+fn stopped_work_leaves_the_cache_as_it_was() {
+    let model = model("heph-story-draft.gguf", KvFormat::F16);
+    let tokens = prompt(9, model.graph().vocab);
+    let expected = reference(&model, &tokens);
+    let flag = Arc::new(AtomicBool::new(false));
+    let mut worker = worker(&model, 1, Isa::best()).with_stop(Arc::clone(&flag));
+    let mut cache = cache(&worker);
+    worker.run(&mut cache, &tokens[..30], Keep::Last).unwrap();
+    flag.store(true, Ordering::Relaxed);
+    assert_eq!(
+        worker.run(&mut cache, &tokens[30..], Keep::Last),
+        Err(ForwardError::Stopped)
+    );
+    assert_eq!(cache.len(), 30);
+    flag.store(false, Ordering::Relaxed);
+    let rest = worker.run(&mut cache, &tokens[30..], Keep::All).unwrap();
+    assert_eq!(bits(&rest), expected[30 * model.graph().vocab..]);
 }
 
 #[test]
