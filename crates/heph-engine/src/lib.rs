@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod cache;
+pub mod chat;
 pub mod config;
 pub mod constrain;
 pub mod gguf;
@@ -15,4 +16,6 @@ mod program;
 pub mod sample;
 pub mod source;
 pub mod speculate;
+pub mod text;
+pub mod tokenizer;
 pub mod worker;

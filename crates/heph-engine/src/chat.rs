@@ -1,0 +1,186 @@
+//! A conversation as the text a model was trained on: the Jinja template that comes with the model, rendered
+//! as Hugging Face's `apply_chat_template` does.
+//!
+//! The template is not trusted: it can call nothing but string and list work, its steps, depth and output are
+//! bounded. The time of day is an argument. Knows no token.
+
+mod clock;
+mod filters;
+mod json;
+mod methods;
+mod python;
+mod source;
+
+use std::io;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+pub use clock::LocalTime;
+
+/// A template, compiled.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+/// What a template is rendered with.
+#[derive(Debug, Clone)]
+pub struct ChatInput<'a> {
+    /// The conversation: a list of objects with `role`, `content` and whatever else the template knows.
+    pub messages: &'a serde_json::Value,
+    /// Descriptions of the tools on offer: a list of objects.
+    pub tools: Option<&'a serde_json::Value>,
+    /// Whether the text ends with the start of an answer.
+    pub add_generation_prompt: bool,
+    /// Spelling of the beginning-of-text token.
+    pub bos_token: &'a str,
+    /// Spelling of the end-of-text token.
+    pub eos_token: &'a str,
+    /// Further variables, such as `enable_thinking`; they hide those above of the same name.
+    pub kwargs: &'a serde_json::Map<String, serde_json::Value>,
+    /// What `strftime_now` takes for now.
+    pub now: LocalTime,
+}
+
+/// Why a conversation has no text.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    /// The template is not valid.
+    #[error("the chat template is not valid: {0}")]
+    Template(String),
+    /// The template refuses this conversation.
+    #[error("the chat template refuses: {0}")]
+    Refused(String),
+    /// The template fails on this conversation, or is too long at work.
+    #[error("the chat template failed: {0}")]
+    Render(String),
+}
+
+/// Instructions a template may run: some thousand times what a long conversation takes.
+const FUEL: u64 = 50_000_000;
+
+/// Nesting of macros and loops.
+const DEPTH: usize = 200;
+
+/// Bytes a template may write.
+const OUTPUT_MAX: usize = 64 << 20;
+
+/// Bytes a template itself may have.
+const SOURCE_MAX: usize = 4 << 20;
+
+const NAME: &str = "chat";
+
+impl ChatTemplate {
+    /// Compiles the Jinja source of a template.
+    ///
+    /// # Errors
+    /// [`ChatError::Template`] for sources that are no template or too long.
+    pub fn new(source: &str) -> Result<Self, ChatError> {
+        if source.len() > SOURCE_MAX {
+            return Err(ChatError::Template(format!(
+                "it is longer than {SOURCE_MAX} bytes"
+            )));
+        }
+        let wrong = |cause: Error| ChatError::Template(cause.to_string());
+        let mut environment = environment().map_err(wrong)?;
+        let source = source::translate(source);
+        environment.add_template_owned(NAME, source).map_err(wrong)?;
+        Ok(Self { environment })
+    }
+
+    /// The text of a conversation.
+    ///
+    /// # Errors
+    /// [`ChatError::Refused`] where the template calls `raise_exception`; [`ChatError::Render`] where it fails.
+    pub fn render(&self, input: &ChatInput<'_>) -> Result<String, ChatError> {
+        let mut environment = self.environment.clone();
+        let now = input.now;
+        environment.add_function("strftime_now", move |format: &str| now.format(format));
+        let template = environment
+            .get_template(NAME)
+            .map_err(|cause| ChatError::Template(cause.to_string()))?;
+        let mut output = Bounded(Vec::new());
+        template
+            .render_captured_to(input.context(), &mut output)
+            .map_err(ChatError::from)?;
+        String::from_utf8(output.0).map_err(|cause| ChatError::Render(cause.to_string()))
+    }
+}
+
+impl ChatInput<'_> {
+    fn context(&self) -> Value {
+        let text = |text: &str| Value::from(text);
+        let fixed = [
+            ("messages", python::value(self.messages)),
+            ("tools", self.tools.map_or(Value::from(()), python::value)),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", Value::from(self.add_generation_prompt)),
+            ("bos_token", text(self.bos_token)),
+            ("eos_token", text(self.eos_token)),
+        ];
+        let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let named = self
+            .kwargs
+            .iter()
+            .map(|(name, value)| (name.clone(), python::value(value)));
+        Value::from_pairs(fixed.chain(named))
+    }
+}
+
+impl From<Error> for ChatError {
+    fn from(error: Error) -> Self {
+        let detail = error.detail().unwrap_or_default();
+        match detail.strip_prefix(REFUSAL) {
+            Some(reason) => Self::Refused(reason.to_owned()),
+            None => Self::Render(error.to_string()),
+        }
+    }
+}
+
+/// Marks the errors that a template raised itself.
+const REFUSAL: &str = "raise_exception: ";
+
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEPTH);
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(|out, _, value| {
+        out.write_str(&python::text(value))
+            .map_err(|_| Error::new(ErrorKind::WriteFailure, "output is too long"))
+    });
+    environment.add_function("raise_exception", |reason: &Value| -> Result<Value, Error> {
+        Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("{REFUSAL}{}", python::text(reason)),
+        ))
+    });
+    filters::add(&mut environment);
+    Ok(environment)
+}
+
+/// Memory for a template's output, up to [`OUTPUT_MAX`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT_MAX {
+            return Err(io::Error::other("the output is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! What Hugging Face's Jinja understands and the template engine does not, put in words it does.
+//!
+//! - `{% generation %}` blocks, which only mark text for training, become plain scopes.
+//! - `for x in EXPR` asks that `EXPR` can be iterated: the engine takes `none` for an empty list, Python refuses.
+//! - `'…' % EXPR` becomes a filter: the engine's `%` is for numbers only.
+//! - `A|safe + B` becomes a filter: Python escapes `B` there, the engine does so only where it escapes everything.
+
+use std::ops::Range;
+
+/// The filter that refuses what cannot be iterated.
+pub(super) const ITERATED: &str = "__iterated__";
+
+/// The filter that formats a text as Python's `%` does.
+pub(super) const PERCENT: &str = "__percent__";
+
+/// The filter that adds as Python does where one text is marked safe.
+pub(super) const PLUS: &str = "__plus__";
+
+/// `source` in the engine's words.
+pub(super) fn translate(source: &str) -> String {
+    let mut out = String::with_capacity(source.len() + source.len() / 16);
+    let mut rest = source;
+    while let Some(start) = next_code(rest) {
+        out.push_str(&rest[..start]);
+        let code = &rest[start..];
+        let tokens = tokens(code);
+        let end = tokens.last().map_or(code.len(), |token| token.range.end);
+        out.push_str(&translate_code(&code[..end], &tokens));
+        rest = &code[end..];
+        if is_raw(code, &tokens) {
+            let end = rest.find("endraw").unwrap_or(rest.len());
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A word of the template language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Token {
+    kind: Kind,
+    range: Range<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `{%` or `{{`, with its sign.
+    Open,
+    /// `%}` or `}}`, with its sign.
+    Close,
+    Word,
+    Text,
+    /// `(`, `[` or `{`.
+    In,
+    /// `)`, `]` or `}`.
+    Out,
+    Other,
+}
+
+/// Where the next statement or expression starts, comments left out.
+fn next_code(source: &str) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let open = source[at..].find('{')? + at;
+        match source.as_bytes().get(open + 1) {
+            Some(b'%' | b'{') => return Some(open),
+            Some(b'#') => at = source[open..].find("#}")? + open + 2,
+            _ => at = open + 1,
+        }
+    }
+}
+
+/// The words of the statement or expression that `code` starts with, its end included.
+fn tokens(code: &str) -> Vec<Token> {
+    let close = if code.starts_with("{%") { "%}" } else { "}}" };
+    let mut tokens = vec![Token {
+        kind: Kind::Open,
+        range: 0..2,
+    }];
+    let mut depth = 0usize;
+    let mut at = 2;
+    while let Some(c) = code[at..].chars().next() {
+        let rest = &code[at..];
+        let (kind, len) = match c {
+            _ if depth == 0 && rest.starts_with(close) => (Kind::Close, 2),
+            '"' | '\'' => (Kind::Text, text_len(rest, c)),
+            '(' | '[' | '{' => (Kind::In, 1),
+            ')' | ']' | '}' => (Kind::Out, 1),
+            c if is_word(c) => (Kind::Word, rest.find(|c| !is_word(c)).unwrap_or(rest.len())),
+            c => (Kind::Other, c.len_utf8()),
+        };
+        if !c.is_whitespace() {
+            tokens.push(Token {
+                kind,
+                range: at..at + len,
+            });
+        }
+        at += len;
+        match kind {
+            Kind::Close => break,
+            Kind::In => depth += 1,
+            Kind::Out => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    tokens
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Length of the quoted text that `rest` starts with.
+fn text_len(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+fn is_raw(code: &str, tokens: &[Token]) -> bool {
+    statement(code, tokens).is_some_and(|(name, _)| name == "raw")
+}
+
+/// Name of the statement and the place of that name among the tokens.
+fn statement<'a>(code: &'a str, tokens: &[Token]) -> Option<(&'a str, usize)> {
+    if !code.starts_with("{%") {
+        return None;
+    }
+    let at = tokens.iter().position(|token| token.kind == Kind::Word)?;
+    (at <= 2).then(|| (&code[tokens[at].range.clone()], at))
+}
+
+fn translate_code(code: &str, tokens: &[Token]) -> String {
+    let mut edits = percent_edits(code, tokens);
+    edits.extend(plus_edits(code, tokens));
+    match statement(code, tokens) {
+        Some(("generation", at)) => edits.push((tokens[at].range.clone(), "with".to_owned())),
+        Some(("endgeneration", at)) => edits.push((tokens[at].range.clone(), "endwith".to_owned())),
+        Some(("for", at)) => edits.extend(for_edits(code, tokens, at).into_iter().flatten()),
+        _ => {}
+    }
+    edits.sort_by_key(|edit| (edit.0.start, edit.0.end));
+    let mut out = String::with_capacity(code.len() + 32);
+    let mut done = 0;
+    for (range, text) in edits {
+        out.push_str(&code[done..range.start]);
+        out.push_str(&text);
+        done = range.end;
+    }
+    out.push_str(&code[done..]);
+    out
+}
+
+/// A range of the code and what stands there instead.
+type Edit = (Range<usize>, String);
+
+/// Puts what a loop runs over in parentheses and the filter behind it.
+fn for_edits(code: &str, tokens: &[Token], at: usize) -> Option<[Edit; 2]> {
+    let word = |token: &Token, word: &str| token.kind == Kind::Word && code[token.range.clone()] == *word;
+    let start = tokens.iter().skip(at).position(|token| word(token, "in"))? + at + 1;
+    let mut depth = 0;
+    let end = tokens.iter().skip(start).position(|token| {
+        match token.kind {
+            Kind::In => depth += 1,
+            Kind::Out => depth -= 1,
+            _ => {}
+        }
+        let ends = token.kind == Kind::Close
+            || word(token, "if")
+            || word(token, "recursive")
+            || is_sign(code, token);
+        depth == 0 && ends
+    })? + start;
+    let (first, last) = (tokens.get(start)?, tokens.get(end.checked_sub(1)?)?);
+    if end <= start {
+        return None;
+    }
+    let (from, to) = (first.range.start, last.range.end);
+    Some([(from..from, "(".to_owned()), (to..to, format!(")|{ITERATED}"))])
+}
+
+/// Whether `token` is the sign in `-%}`.
+fn is_sign(code: &str, token: &Token) -> bool {
+    let rest = &code[token.range.start..];
+    rest.starts_with("-%}") || rest.starts_with("+%}")
+}
+
+/// Turns `'…' % operand` into a filter of the text.
+fn percent_edits(code: &str, tokens: &[Token]) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for (at, pair) in tokens.windows(2).enumerate() {
+        let formats = pair[0].kind == Kind::Text && code[pair[1].range.clone()] == *"%";
+        let operand = at + 2;
+        if !formats || tokens.get(operand).is_none_or(|token| token.kind == Kind::Close) {
+            continue;
+        }
+        let end = tokens[operand_end(code, tokens, operand)].range.end;
+        edits.push((pair[1].range.clone(), format!("|{PERCENT}(")));
+        edits.push((end..end, ")".to_owned()));
+    }
+    edits
+}
+
+/// Turns each `+` of a sum with a part marked safe into a filter of what stands before it. Sums with products
+/// or joins among their parts are left alone.
+fn plus_edits(code: &str, tokens: &[Token]) -> Vec<Edit> {
+    let text = |token: &Token| &code[token.range.clone()];
+    let is_safe = |pair: &[Token]| text(&pair[0]) == "|" && text(&pair[1]) == "safe";
+    let is_mixed = tokens
+        .iter()
+        .any(|token| matches!(text(token), "~" | "*" | "/" | "%"));
+    if is_mixed || !tokens.windows(2).any(is_safe) {
+        return Vec::new();
+    }
+    let mut edits = Vec::new();
+    for (at, token) in tokens.iter().enumerate().skip(2) {
+        let has_operand = tokens.get(at + 1).is_some_and(|next| next.kind != Kind::Close);
+        if text(token) == "+" && has_operand && !is_sign(code, token) {
+            let end = tokens[operand_end(code, tokens, at + 1)].range.end;
+            edits.push((token.range.clone(), format!("|{PLUS}(")));
+            edits.push((end..end, ")".to_owned()));
+        }
+    }
+    edits
+}
+
+/// The last token of the operand that starts at `start`: a value with what is called or taken from it.
+fn operand_end(code: &str, tokens: &[Token], start: usize) -> usize {
+    let mut at = start;
+    let mut depth = 0usize;
+    while let Some(token) = tokens.get(at) {
+        match token.kind {
+            Kind::In => depth += 1,
+            Kind::Out => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let next = tokens.get(at + 1);
+        let goes_on = next.is_some_and(|next| {
+            let text = &code[next.range.clone()];
+            let joins = matches!(text, "." | "|") || (next.kind == Kind::In && text != "{");
+            let joined = matches!(&code[token.range.clone()], "." | "|" | "-");
+            depth > 0 || joins || joined
+        });
+        if !goes_on || next.is_some_and(|next| next.kind == Kind::Close) {
+            return at;
+        }
+        at += 1;
+    }
+    tokens.len() - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(source: &str, expected: &str) {
+        assert_eq!(translate(source), expected);
+    }
+
+    #[test]
+    fn generation_tags_become_scopes() {
+        check(
+            "{%- generation -%}{{ generation }}{% endgeneration %}",
+            "{%- with -%}{{ generation }}{% endwith %}",
+        );
+        check(
+            "{# {% generation %} #}{% if generation %}",
+            "{# {% generation %} #}{% if generation %}",
+        );
+    }
+
+    #[test]
+    fn loops_ask_for_something_to_iterate() {
+        check("{% for x in y %}", "{% for x in (y)|__iterated__ %}");
+        check(
+            "{%- for k, v in a.b(1)['if']|items if k -%}",
+            "{%- for k, v in (a.b(1)['if']|items)|__iterated__ if k -%}",
+        );
+        check(
+            "{% for x in (a if b else c) recursive %}",
+            "{% for x in ((a if b else c))|__iterated__ recursive %}",
+        );
+        check("{% for x in y[::-1]-%}", "{% for x in (y[::-1])|__iterated__-%}");
+        check(
+            "{% for x in {'a': '%}'} %}",
+            "{% for x in ({'a': '%}'})|__iterated__ %}",
+        );
+    }
+
+    #[test]
+    fn texts_are_formatted_by_percent() {
+        check(
+            "{{ '%s' % x.y[0]|upper ~ 1 }}",
+            "{{ '%s' |__percent__( x.y[0]|upper) ~ 1 }}",
+        );
+        check("{{ '%s %d' % (a, 3) }}", "{{ '%s %d' |__percent__( (a, 3)) }}");
+        check("{{ 7 % 3 }}{% if 'a' %}", "{{ 7 % 3 }}{% if 'a' %}");
+        check("{%- set x = 'a' %}", "{%- set x = 'a' %}");
+    }
+
+    #[test]
+    fn sums_of_safe_texts_are_python_s() {
+        check(
+            "{{ 'a'|safe + b.c + d|f }}",
+            "{{ 'a'|safe |__plus__( b.c) |__plus__( d|f) }}",
+        );
+        check("{{ 'a' + b }}{{ a ~ b|safe }}", "{{ 'a' + b }}{{ a ~ b|safe }}");
+        check("{%+ if a|safe +%}", "{%+ if a|safe +%}");
+    }
+
+    #[test]
+    fn what_is_no_template_stays_as_it_is() {
+        for source in [
+            "",
+            "{",
+            "{% unended",
+            "{{ 'unended",
+            "{# unended {%",
+            "a { b } %} }}",
+            "{% raw %}{% for x in y %}{% endraw %}",
+            "{% for %}",
+            "{% for x in %}",
+            "é{{é",
+        ] {
+            check(source, source);
+        }
+    }
+}
