@@ -376,10 +376,11 @@ fn justify(text: &str, name: &str, args: &Arguments<'_>) -> Result<String, Error
         "ljust" => format!("{text}{}", fill.repeat(room)),
         "rjust" => format!("{}{text}", fill.repeat(room)),
         "zfill" => {
-            let sign = text
-                .starts_with(['-', '+'])
-                .then(|| &text[..1])
-                .unwrap_or_default();
+            let sign = if text.starts_with(['-', '+']) {
+                &text[..1]
+            } else {
+                ""
+            };
             format!("{sign}{}{}", fill.repeat(room), &text[sign.len()..])
         }
         _ => {

@@ -293,7 +293,7 @@ impl Tokenizer {
                 .added_tokens
                 .iter()
                 .filter(|token| token.normalized == normalized);
-            AddedTokens::new(wanted.map(|token| token.finder(&rewritten)).collect())
+            AddedTokens::new(wanted.map(|token| token.finder(rewritten)).collect())
         };
         Ok(Self {
             added: added(false),

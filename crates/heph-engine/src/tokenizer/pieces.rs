@@ -329,11 +329,11 @@ mod tests {
         ] {
             assert_eq!(
                 cut(text, &[Cut::Thousands(Thousands::Isolated)]),
-                cut(text, &[isolated.clone()])
+                cut(text, std::slice::from_ref(&isolated))
             );
             assert_eq!(
                 cut(text, &[Cut::Thousands(Thousands::Before)]),
-                cut(text, &[before.clone()])
+                cut(text, std::slice::from_ref(&before))
             );
         }
     }
