@@ -12,9 +12,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::attention::lanes::Lanes;
-use crate::attention::tile::{ROWS, mix_rows, score_rows};
+use crate::attention::tile::{ROWS, highest, mix_rows, score_rows};
 use crate::attention::widen::{widen_keys, widen_values};
-use crate::elementwise::{largest, sum_by_lanes};
 use crate::isa::Isa;
 use crate::kv::{KvPage, Lines, PAGE};
 use crate::math::{exp, tanh};
@@ -295,11 +294,8 @@ unsafe fn compute_rows<S: Lanes>(
                 score_rows::<S>(count, queries, keys.as_ptr(), head_dim, span, weights);
             }
         }
-        for row in 0..rows {
-            let weights = room.weights[row * PAGE..][..PAGE].as_chunks_mut().0;
-            let state = (&mut room.max[row], &mut room.total[row], &mut room.rescale[row]);
-            weigh(&mut weights[0], visible(row), shape.softcap, state);
-        }
+        // SAFETY: the machine has the instruction set (contract).
+        unsafe { weigh::<S>(rows, visible, shape.softcap, room) };
         // SAFETY: the machine has the instruction set (contract); `room` was prepared for these rows.
         unsafe {
             let values = widen_values::<S>(page.values(task.kv_head), stride, span, &mut room.wide);
@@ -358,36 +354,50 @@ fn row_places(task: &Task, shape: &AttentionShape) -> impl Iterator<Item = usize
         .flat_map(move |t| each.clone().map(move |h| (t * heads + first + h) * head_dim))
 }
 
-/// Turns the scores of one row and page into weights and carries its running maximum and sum on.
+/// Turns the scores of a page into weights and carries maximum and sum of each row on.
 ///
 /// Nothing changes for a row that sees nothing of the page.
+///
+/// # Safety
+/// The machine has the instruction set of `S`.
 #[inline(always)]
-fn weigh(
-    scores: &mut [f32; PAGE],
-    (from, to): (usize, usize),
+unsafe fn weigh<S: Lanes>(
+    rows: usize,
+    visible: impl Fn(usize) -> (usize, usize),
     softcap: Option<f32>,
-    (max, total, rescale): (&mut f32, &mut f32, &mut f32),
+    room: &mut Room,
 ) {
-    *rescale = 1.0;
-    if from == to {
-        return;
-    }
-    if let Some(cap) = softcap {
-        for s in scores.iter_mut() {
-            *s = cap * tanh(*s / cap);
+    let weights = &mut room.weights.as_chunks_mut::<PAGE>().0[..rows];
+    for (row, scores) in weights.iter_mut().enumerate() {
+        if let Some(cap) = softcap {
+            for s in scores.iter_mut() {
+                *s = cap * tanh(*s / cap);
+            }
         }
+        let (from, to) = visible(row);
+        // An invisible score becomes negative infinity, and its weight therefore 0.
+        scores[..from].fill(f32::NEG_INFINITY);
+        scores[to..].fill(f32::NEG_INFINITY);
+        // SAFETY: the machine has the instruction set (contract).
+        let highest = unsafe { highest::<S>(scores) };
+        let max = room.max[row];
+        let next = if highest > max { highest } else { max };
+        room.rescale[row] = max - next;
+        room.max[row] = next;
     }
-    // An invisible score becomes negative infinity, and its weight therefore 0.
-    scores[..from].fill(f32::NEG_INFINITY);
-    scores[to..].fill(f32::NEG_INFINITY);
-    let highest = largest(scores);
-    let next = if highest > *max { highest } else { *max };
-    *rescale = exp(*max - next);
-    *max = next;
-    for s in scores.iter_mut() {
-        *s = exp(*s - next);
+    for change in &mut room.rescale[..rows] {
+        *change = exp(*change);
     }
-    *total = *total * *rescale + sum_by_lanes(scores, |p| p);
+    for (row, weights) in weights.iter_mut().enumerate() {
+        let (from, to) = visible(row);
+        if from == to {
+            room.rescale[row] = 1.0;
+            continue;
+        }
+        // SAFETY: the machine has the instruction set (contract).
+        let sum = unsafe { tile::weigh::<S>(weights, room.max[row]) };
+        room.total[row] = room.total[row] * room.rescale[row] + sum;
+    }
 }
 
 /// Mixes the values of a page into the rows of a tile, each row over the positions it sees, in order.

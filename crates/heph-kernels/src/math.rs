@@ -8,18 +8,18 @@
 const EXP_MAX: f32 = 88.722_83;
 
 /// Below this, `exp` is 0: the true value is less than the smallest normal number, `2^-126`.
-const EXP_MIN: f32 = -87.336_54;
+pub(crate) const EXP_MIN: f32 = -87.336_54;
 
 /// Adding 1.5 * 2^23 leaves no fraction bits, so the sum is rounded to an integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// ln 2 in two parts; the first has 15 bits, so its product with an exponent is exact.
-const LN2_HIGH: f32 = 0.693_145_75;
+pub(crate) const LN2_HIGH: f32 = 0.693_145_75;
 /// What the first part leaves of ln 2.
-const LN2_LOW: f32 = 1.428_606_8e-6;
+pub(crate) const LN2_LOW: f32 = 1.428_606_8e-6;
 
 /// Minimax polynomial of `(e^r - 1 - r) / r^2` for `|r| <= ln(2) / 2`, highest power first.
-const EXP_TERMS: [f32; 5] = [
+pub(crate) const EXP_TERMS: [f32; 5] = [
     1.381_459_9e-3,
     8.368_717e-3,
     4.166_839e-2,

@@ -2,6 +2,10 @@
 //!
 //! Products and sums stay apart: none of these may be fused, by hand or by the compiler.
 
+use std::f32::consts::LOG2_E;
+
+use crate::math::{EXP_MIN, EXP_TERMS, LN2_HIGH, LN2_LOW, ROUND};
+
 /// Vectors of `f32` of one instruction set.
 ///
 /// # Safety
@@ -18,11 +22,51 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(v: Self::V, to: *mut f32);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where it is the larger, else `b`: a NaN in `a` is passed over.
+    unsafe fn larger(a: Self::V, b: Self::V) -> Self::V;
+    /// `p` with the lowest bits of `shifted`, a sum with [`ROUND`], added to its exponent.
+    unsafe fn raise(p: Self::V, shifted: Self::V) -> Self::V;
+    /// `v` where `x >= least`, NaN where `x` is NaN, else 0.
+    unsafe fn where_at_least(x: Self::V, least: Self::V, v: Self::V) -> Self::V;
     /// Half-precision numbers, widened.
     unsafe fn halves(from: *const u16) -> Self::V;
     /// 8-bit integers as numbers.
     unsafe fn codes(from: *const i8) -> Self::V;
+    /// The sum of 16 numbers by halves: `j` and `j + 8`, then `j + 4`, `j + 2`, `j + 1`.
+    #[inline(always)]
+    unsafe fn tree(from: *const f32) -> f32 {
+        assert!(Self::WIDTH == 4, "wider vectors have their own");
+        let mut four = [0.0; 4];
+        // SAFETY: good for 16 numbers (contract).
+        unsafe {
+            let low = Self::add(Self::load(from), Self::load(from.add(8)));
+            let high = Self::add(Self::load(from.add(4)), Self::load(from.add(12)));
+            Self::store(Self::add(low, high), four.as_mut_ptr());
+        }
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+    /// [`crate::math::exp`] of numbers that are not above 0, or NaN.
+    #[inline(always)]
+    unsafe fn exp_not_above_zero(x: Self::V) -> Self::V {
+        let [t6, t5, t4, t3, t2] = EXP_TERMS;
+        // SAFETY: the machine has the instruction set (contract).
+        unsafe {
+            let least = Self::splat(EXP_MIN);
+            let bounded = Self::larger(x, least);
+            let shifted = Self::add(Self::mul(bounded, Self::splat(LOG2_E)), Self::splat(ROUND));
+            let n = Self::sub(shifted, Self::splat(ROUND));
+            let r = Self::sub(bounded, Self::mul(n, Self::splat(LN2_HIGH)));
+            let r = Self::sub(r, Self::mul(n, Self::splat(LN2_LOW)));
+            let q = Self::add(Self::mul(Self::splat(t6), r), Self::splat(t5));
+            let q = Self::add(Self::mul(q, r), Self::splat(t4));
+            let q = Self::add(Self::mul(q, r), Self::splat(t3));
+            let q = Self::add(Self::mul(q, r), Self::splat(t2));
+            let p = Self::add(Self::add(Self::mul(q, Self::mul(r, r)), r), Self::splat(1.0));
+            Self::where_at_least(x, least, Self::raise(p, shifted))
+        }
+    }
     /// Asks for the cache line at `from`, which need not exist.
     #[inline(always)]
     fn prefetch(_from: *const u8) {}
@@ -59,8 +103,43 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn sub(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        [a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]]
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         [a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]]
+    }
+
+    #[inline(always)]
+    unsafe fn larger(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        let pick = |a: f32, b: f32| if a > b { a } else { b };
+        [
+            pick(a[0], b[0]),
+            pick(a[1], b[1]),
+            pick(a[2], b[2]),
+            pick(a[3], b[3]),
+        ]
+    }
+
+    #[inline(always)]
+    unsafe fn raise(p: [f32; 4], shifted: [f32; 4]) -> [f32; 4] {
+        let raise = |p: f32, shifted: f32| f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+        [
+            raise(p[0], shifted[0]),
+            raise(p[1], shifted[1]),
+            raise(p[2], shifted[2]),
+            raise(p[3], shifted[3]),
+        ]
+    }
+
+    #[inline(always)]
+    unsafe fn where_at_least(x: [f32; 4], least: [f32; 4], v: [f32; 4]) -> [f32; 4] {
+        let pick = |x: f32, least: f32, v: f32| if x >= least { v } else { 0.0 };
+        let nan = |x: f32, v: f32| if x.is_nan() { f32::NAN } else { v };
+        let pick = |i: usize| nan(x[i], pick(x[i], least[i], v[i]));
+        [pick(0), pick(1), pick(2), pick(3)]
     }
 
     #[inline(always)]
@@ -80,6 +159,20 @@ impl Lanes for Plain {
 pub(super) mod x86 {
     use super::Lanes;
     use std::arch::x86_64::*;
+
+    /// The last three levels of [`Lanes::tree`].
+    ///
+    /// # Safety
+    /// The machine has AVX.
+    #[inline(always)]
+    unsafe fn tree_of_eight(v: __m256) -> f32 {
+        // SAFETY: the machine has AVX (contract).
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
 
     /// 256 bits: AVX2 and F16C.
     #[derive(Clone, Copy)]
@@ -114,9 +207,45 @@ pub(super) mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the machine has AVX2 (contract).
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+
+        #[inline(always)]
         unsafe fn mul(a: __m256, b: __m256) -> __m256 {
             // SAFETY: the machine has AVX2 (contract).
             unsafe { _mm256_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn larger(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the machine has AVX2 (contract). The instruction gives `b` unless `a > b`.
+            unsafe { _mm256_max_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn tree(from: *const f32) -> f32 {
+            // SAFETY: good for 16 numbers, the machine has AVX2 (contract).
+            unsafe { tree_of_eight(_mm256_add_ps(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)))) }
+        }
+
+        #[inline(always)]
+        unsafe fn raise(p: __m256, shifted: __m256) -> __m256 {
+            // SAFETY: the machine has AVX2 (contract).
+            unsafe {
+                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn where_at_least(x: __m256, least: __m256, v: __m256) -> __m256 {
+            // SAFETY: the machine has AVX2 (contract). A NaN has all bits set.
+            unsafe {
+                let kept = _mm256_and_ps(v, _mm256_cmp_ps::<_CMP_GE_OQ>(x, least));
+                _mm256_or_ps(kept, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x))
+            }
         }
 
         #[inline(always)]
@@ -171,9 +300,46 @@ pub(super) mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the machine has AVX-512 (contract).
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+
+        #[inline(always)]
         unsafe fn mul(a: __m512, b: __m512) -> __m512 {
             // SAFETY: the machine has AVX-512 (contract).
             unsafe { _mm512_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn larger(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the machine has AVX-512 (contract). The instruction gives `b` unless `a > b`.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn tree(from: *const f32) -> f32 {
+            // SAFETY: good for 16 numbers, the machine has AVX (contract).
+            unsafe { tree_of_eight(_mm256_add_ps(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)))) }
+        }
+
+        #[inline(always)]
+        unsafe fn raise(p: __m512, shifted: __m512) -> __m512 {
+            // SAFETY: the machine has AVX-512 (contract).
+            unsafe {
+                let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+                _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn where_at_least(x: __m512, least: __m512, v: __m512) -> __m512 {
+            // SAFETY: the machine has AVX-512 (contract).
+            unsafe {
+                let kept = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, least), v);
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+                _mm512_mask_mov_ps(kept, nan, _mm512_set1_ps(f32::NAN))
+            }
         }
 
         #[inline(always)]
@@ -235,9 +401,39 @@ pub(super) mod arm {
         }
 
         #[inline(always)]
+        unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            // SAFETY: the machine has NEON (contract).
+            unsafe { vsubq_f32(a, b) }
+        }
+
+        #[inline(always)]
         unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
             // SAFETY: the machine has NEON (contract).
             unsafe { vmulq_f32(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn larger(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            // SAFETY: the machine has NEON (contract).
+            unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn raise(p: float32x4_t, shifted: float32x4_t) -> float32x4_t {
+            // SAFETY: the machine has NEON (contract).
+            unsafe {
+                let exponent = vshlq_n_u32::<23>(vreinterpretq_u32_f32(shifted));
+                vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p), exponent))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn where_at_least(x: float32x4_t, least: float32x4_t, v: float32x4_t) -> float32x4_t {
+            // SAFETY: the machine has NEON (contract). A NaN has all bits set.
+            unsafe {
+                let kept = vandq_u32(vreinterpretq_u32_f32(v), vcgeq_f32(x, least));
+                vreinterpretq_f32_u32(vornq_u32(kept, vceqq_f32(x, x)))
+            }
         }
 
         #[inline(always)]
@@ -299,8 +495,30 @@ pub(super) mod wasm {
         }
 
         #[inline(always)]
+        unsafe fn sub(a: v128, b: v128) -> v128 {
+            f32x4_sub(a, b)
+        }
+
+        #[inline(always)]
         unsafe fn mul(a: v128, b: v128) -> v128 {
             f32x4_mul(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn larger(a: v128, b: v128) -> v128 {
+            // `b < a ? a : b`, as the instruction is defined.
+            f32x4_pmax(b, a)
+        }
+
+        #[inline(always)]
+        unsafe fn raise(p: v128, shifted: v128) -> v128 {
+            i32x4_add(p, i32x4_shl(shifted, 23))
+        }
+
+        #[inline(always)]
+        unsafe fn where_at_least(x: v128, least: v128, v: v128) -> v128 {
+            // A NaN has all bits set.
+            v128_or(v128_and(v, f32x4_ge(x, least)), f32x4_ne(x, x))
         }
 
         #[inline(always)]

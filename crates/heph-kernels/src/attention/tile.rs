@@ -64,17 +64,16 @@ unsafe fn score_span<S: Lanes, const R: usize, const N: usize>(
                 *line = keys.add(at / GROUP * head_dim * GROUP + at % GROUP);
             }
             let mut sums = [[S::splat(0.0); N]; R];
-            for dim in 0..head_dim {
-                let mut k = [S::splat(0.0); N];
-                for n in 0..N {
-                    k[n] = S::load(lines[n].add(dim * GROUP));
+            let mut dim = 0;
+            // Four at a time, since steps of the loop itself would cost a tenth.
+            while dim + 4 <= head_dim {
+                for d in dim..dim + 4 {
+                    score_dim::<S, R, N>(queries, &lines, d, &mut sums);
                 }
-                for r in 0..R {
-                    let q = S::splat(*queries.add(dim * ROWS + r));
-                    for n in 0..N {
-                        sums[r][n] = S::add(sums[r][n], S::mul(q, k[n]));
-                    }
-                }
+                dim += 4;
+            }
+            for d in dim..head_dim {
+                score_dim::<S, R, N>(queries, &lines, d, &mut sums);
             }
             for r in 0..R {
                 for n in 0..N {
@@ -83,6 +82,90 @@ unsafe fn score_span<S: Lanes, const R: usize, const N: usize>(
             }
         }
         position += step;
+    }
+}
+
+/// Adds the products of one dimension.
+#[inline(always)]
+unsafe fn score_dim<S: Lanes, const R: usize, const N: usize>(
+    queries: *const f32,
+    lines: &[*const f32; N],
+    dim: usize,
+    sums: &mut [[S::V; N]; R],
+) {
+    // SAFETY: the caller's places are inside the arrays.
+    unsafe {
+        let mut k = [S::splat(0.0); N];
+        for n in 0..N {
+            k[n] = S::load(lines[n].add(dim * GROUP));
+        }
+        for r in 0..R {
+            let q = S::splat(*queries.add(dim * ROWS + r));
+            for n in 0..N {
+                sums[r][n] = S::add(sums[r][n], S::mul(q, k[n]));
+            }
+        }
+    }
+}
+
+/// The largest of `PAGE` scores; negative infinity where there is none. NaN is passed over.
+///
+/// # Safety
+/// The machine has the instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn highest<S: Lanes>(scores: &[f32; PAGE]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for at in (0..GROUP).step_by(S::WIDTH) {
+        // SAFETY: a vector at `at` lies inside each group of 16 scores.
+        unsafe {
+            let mut most = S::splat(f32::NEG_INFINITY);
+            for group in (at..PAGE).step_by(GROUP) {
+                most = S::larger(S::load(scores.as_ptr().add(group)), most);
+            }
+            S::store(most, lanes.as_mut_ptr().add(at));
+        }
+    }
+    let mut width = 16;
+    while width > S::WIDTH {
+        width /= 2;
+        for at in (0..width).step_by(S::WIDTH) {
+            // SAFETY: both vectors lie inside the lanes.
+            unsafe {
+                let most = S::larger(
+                    S::load(lanes.as_ptr().add(at)),
+                    S::load(lanes.as_ptr().add(at + width)),
+                );
+                S::store(most, lanes.as_mut_ptr().add(at));
+            }
+        }
+    }
+    lanes[..S::WIDTH]
+        .iter()
+        .fold(f32::NEG_INFINITY, |most, &s| if s > most { s } else { most })
+}
+
+/// Turns scores into weights `exp(score - max)`, none of the scores being above `max`, and gives their sum:
+/// 16 lanes of four each, then the tree.
+///
+/// # Safety
+/// The machine has the instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn weigh<S: Lanes>(scores: &mut [f32; PAGE], max: f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    // SAFETY: a vector at `at` lies inside each group of 16 scores, and the lanes are 16.
+    unsafe {
+        let max = S::splat(max);
+        for at in (0..GROUP).step_by(S::WIDTH) {
+            let mut sum = S::splat(0.0);
+            for group in (at..PAGE).step_by(GROUP) {
+                let place = scores.as_mut_ptr().add(group);
+                let weight = S::exp_not_above_zero(S::sub(S::load(place), max));
+                S::store(weight, place);
+                sum = S::add(sum, weight);
+            }
+            S::store(sum, lanes.as_mut_ptr().add(at));
+        }
+        S::tree(lanes.as_ptr())
     }
 }
 
@@ -164,21 +247,43 @@ unsafe fn mix_span<S: Lanes, const R: usize, const N: usize>(
                 sums[r][n] = S::mul(S::load(out.add(r * stride + n * S::WIDTH)), scale);
             }
         }
-        for position in from..to {
-            let mut v = [S::splat(0.0); N];
-            for n in 0..N {
-                v[n] = S::load(values.add(position * stride + n * S::WIDTH));
+        let mut position = from;
+        while position + 4 <= to {
+            for p in position..position + 4 {
+                mix_position::<S, R, N>(weights, values, stride, p, &mut sums);
             }
-            for r in 0..R {
-                let p = S::splat(*weights.add(r * PAGE + position));
-                for n in 0..N {
-                    sums[r][n] = S::add(sums[r][n], S::mul(p, v[n]));
-                }
-            }
+            position += 4;
+        }
+        for p in position..to {
+            mix_position::<S, R, N>(weights, values, stride, p, &mut sums);
         }
         for r in 0..R {
             for n in 0..N {
                 S::store(sums[r][n], out.add(r * stride + n * S::WIDTH));
+            }
+        }
+    }
+}
+
+/// Adds the products of one position.
+#[inline(always)]
+unsafe fn mix_position<S: Lanes, const R: usize, const N: usize>(
+    weights: *const f32,
+    values: *const f32,
+    stride: usize,
+    position: usize,
+    sums: &mut [[S::V; N]; R],
+) {
+    // SAFETY: the caller's places are inside the arrays.
+    unsafe {
+        let mut v = [S::splat(0.0); N];
+        for n in 0..N {
+            v[n] = S::load(values.add(position * stride + n * S::WIDTH));
+        }
+        for r in 0..R {
+            let p = S::splat(*weights.add(r * PAGE + position));
+            for n in 0..N {
+                sums[r][n] = S::add(sums[r][n], S::mul(p, v[n]));
             }
         }
     }
