@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completions, doctor, man, models};
+use crate::commands::{bench, certify, completions, doctor, logits, man, models};
 
 /// Language models on your own machine, with the same answer on every machine.
 #[derive(Debug, Parser)]
@@ -19,6 +19,12 @@ pub(crate) struct Arguments {
 /// One word, one job.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Measure prefill, decoding and small passes of a model
+    Bench(bench::Arguments),
+    /// Run a model in every way there is here and compare the bits
+    Certify(certify::Arguments),
+    /// Write the logits of prompts given as token ids
+    Logits(logits::Arguments),
     /// List, show, import, pull and remove models
     #[command(subcommand)]
     Models(models::Command),

@@ -5,14 +5,20 @@ use heph_runtime::settings::Settings;
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
 
+pub(crate) mod bench;
+pub(crate) mod certify;
 pub(crate) mod completions;
 pub(crate) mod doctor;
+pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
 
 /// Runs the command that was typed.
 pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failure> {
     match arguments.command {
+        Command::Bench(arguments) => bench::run(&arguments, settings),
+        Command::Certify(arguments) => certify::run(&arguments, settings),
+        Command::Logits(arguments) => logits::run(&arguments, settings),
         Command::Models(command) => models::run(command, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -3,6 +3,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use heph_engine::model::{Fit, LoadError};
+use heph_engine::worker::ForwardError;
+use heph_runtime::certify::CertifyError;
+use heph_runtime::open::OpenError;
 use heph_runtime::pull::PullError;
 use heph_runtime::settings::SettingsError;
 use heph_runtime::store::StoreError;
@@ -66,7 +70,8 @@ impl Failure {
         }
     }
 
-    fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
+    /// The same with what to do about it, where that is known.
+    pub(crate) fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
         match hint {
             Some(hint) => self.hint(hint),
             None => self,
@@ -131,6 +136,12 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::new(Exit::Input, error.to_string()).maybe_hint(error.hint())
+    }
+}
+
 impl From<PullError> for Failure {
     fn from(error: PullError) -> Self {
         let exit = match error {
@@ -144,5 +155,47 @@ impl From<PullError> for Failure {
             | PullError::Checksum { .. } => Exit::Network,
         };
         Self::new(exit, error.to_string()).maybe_hint(error.hint())
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match &error {
+            LoadError::DoesNotFit { nearest, .. } => {
+                Self::new(Exit::Room, error.to_string()).maybe_hint(nearest.map(advice))
+            }
+            _ => Self::new(Exit::Input, error.to_string()),
+        }
+    }
+}
+
+fn advice(fit: Fit) -> String {
+    match fit {
+        Fit::Context(tokens) => format!("it fits with --context {tokens}"),
+        Fit::Kv(format) => format!("it fits with --kv {}", format.name()),
+        Fit::Quantize(format) => {
+            let name = format.name().to_lowercase();
+            format!("it fits when quantised: `heph quantize` to {name}, with --kv q8_0 and a short --context")
+        }
+    }
+}
+
+impl From<ForwardError> for Failure {
+    fn from(error: ForwardError) -> Self {
+        let exit = match &error {
+            ForwardError::Token { .. } => Exit::Input,
+            ForwardError::Cache(_) => Exit::Room,
+            ForwardError::EmptyPart | ForwardError::Shape { .. } | ForwardError::Layers { .. } => Exit::No,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<CertifyError> for Failure {
+    fn from(error: CertifyError) -> Self {
+        match error {
+            CertifyError::Stopped => Self::Stopped,
+            CertifyError::Forward(error) => error.into(),
+        }
     }
 }

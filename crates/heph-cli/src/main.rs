@@ -19,6 +19,7 @@ use clap::Parser;
 
 mod arguments;
 mod commands;
+mod engine;
 mod failure;
 mod terminal;
 

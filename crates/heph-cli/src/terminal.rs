@@ -115,6 +115,13 @@ pub(crate) fn bytes(bytes: u64) -> String {
     scaled(bytes as f64, &["B", "kB", "MB", "GB", "TB", "PB"])
 }
 
+/// A count as people read it, with three digits: `11.5 million`.
+pub(crate) fn count(count: u64) -> String {
+    scaled(count as f64, &["", "thousand", "million", "billion", "trillion"])
+        .trim_end()
+        .to_owned()
+}
+
 fn scaled(mut value: f64, units: &[&str]) -> String {
     let mut unit = 0;
     while value >= 999.5 && unit + 1 < units.len() {

@@ -22,3 +22,7 @@ pub mod rope;
 #[cfg(test)]
 mod proof;
 mod simd;
+
+/// The version of the law in `docs/arithmetic.md`: results of one version are the same bits everywhere, results of
+/// two versions may differ.
+pub const ARITHMETIC_VERSION: u32 = 1;

@@ -4,9 +4,12 @@
 //! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
 //! asks for a download by name.
 
+pub mod bench;
 pub mod bundled;
 pub mod cancel;
+pub mod certify;
 pub mod hardware;
+pub mod open;
 pub mod pull;
 pub mod settings;
 pub mod store;

@@ -471,7 +471,7 @@ fn a_stopped_download_keeps_its_part_and_shows_no_model() {
     let cancel = Cancel::new();
     let hub = Hub::new(&server.address, None, patience());
     let error = pull(&hub, &desk.store, &request(), &cancel, &mut |_| {
-        drop(cancel.raise())
+        cancel.raise();
     })
     .unwrap_err();
     assert!(matches!(error, PullError::Store(StoreError::Stopped)));

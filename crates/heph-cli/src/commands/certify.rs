@@ -1,0 +1,141 @@
+//! `heph certify`: does this model give the same bits on this machine, whatever way it is run?
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+
+use heph_engine::source::Source;
+use heph_kernels::kv::KvFormat;
+use heph_runtime::certify::{self, Certificate, Depth};
+use heph_runtime::settings::Settings;
+use heph_types::TokenId;
+use serde::Serialize;
+
+use crate::engine::EngineArguments;
+use crate::failure::{Exit, Failure};
+use crate::terminal::{self, Style};
+
+/// Run a model in every way there is here and compare the bits.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Prints one BLAKE3 hash of the logits per KV format. The hash is the same on every machine. \
+                        Exit code 1 if any way gave other bits."
+)]
+pub(crate) struct Arguments {
+    /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
+    #[arg(default_value = "heph-story")]
+    model: String,
+    /// KV formats to scan
+    #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8_0", value_parser = str::parse::<KvFormat>)]
+    kv: Vec<KvFormat>,
+    /// Positions of the prompt
+    #[arg(long, default_value = "72", value_name = "N")]
+    tokens: NonZeroUsize,
+    /// Every combination of the choices, not each choice alone
+    #[arg(long)]
+    full: bool,
+    /// Most threads tried [default: one per core, at least 3]
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a script reads.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    arithmetic: u32,
+    tokens: usize,
+    certificates: Vec<Certificate>,
+    pass: bool,
+}
+
+/// Scans each KV format, prints a line for each.
+pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
+    let mut certificates = Vec::new();
+    for &kv in &arguments.kv {
+        let certificate = scan(arguments, kv, settings)?;
+        if !arguments.json {
+            write_line(&mut io::stdout().lock(), &certificate)?;
+        }
+        certificates.push(certificate);
+    }
+    let pass = certificates.iter().all(Certificate::holds);
+    if arguments.json {
+        let (model, tokens) = (arguments.model.clone(), arguments.tokens.get());
+        let report = Report {
+            model,
+            arithmetic: heph_kernels::ARITHMETIC_VERSION,
+            tokens,
+            certificates,
+            pass,
+        };
+        let mut out = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
+        writeln!(out)?;
+    }
+    if pass {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            Exit::No,
+            "the same model gave different bits; this is a defect of heph",
+        ))
+    }
+}
+
+fn scan(arguments: &Arguments, kv: KvFormat, settings: &Settings) -> Result<Certificate, Failure> {
+    let tokens = arguments.tokens.get();
+    let engine_arguments = EngineArguments::with_kv(kv);
+    let engine = engine_arguments.load(&arguments.model, Some(tokens), BATCH_MAX, settings)?;
+    let threads = arguments
+        .threads
+        .map_or(settings.threads.max(3), NonZeroUsize::get);
+    let depth = if arguments.full {
+        Depth::AllCombinations
+    } else {
+        Depth::EachChoice
+    };
+    let ways = certify::ways(depth, tokens, engine.model.graph().layers.len(), threads);
+    let bar = terminal::steps_bar(&format!("kv {}", kv.name()), ways.len() as u64);
+    let cancel = terminal::cancel_on_ctrl_c()?;
+    let prompt = prompt(&engine.source, tokens);
+    let certificate = certify::scan(&engine.model, &prompt, &ways, &cancel, &mut || bar.inc(1));
+    bar.finish_and_clear();
+    Ok(certificate?)
+}
+
+/// Most sequences that a scan runs together.
+const BATCH_MAX: usize = 3;
+
+/// Tokens spread over the whole vocabulary, the same on every machine.
+fn prompt(source: &Source, count: usize) -> Vec<TokenId> {
+    let vocab = source.config().vocab.max(1) as u64;
+    (0..count as u64)
+        .map(|i| TokenId((i.wrapping_mul(2_654_435_761).wrapping_add(17) % vocab) as u32))
+        .collect()
+}
+
+fn write_line(out: &mut impl Write, certificate: &Certificate) -> io::Result<()> {
+    let style = Style::of_stdout();
+    let Certificate {
+        kv,
+        blake3,
+        ways,
+        mismatches,
+    } = certificate;
+    let verdict = if certificate.holds() {
+        style.green("PASS")
+    } else {
+        style.red("FAIL")
+    };
+    writeln!(
+        out,
+        "kv {kv:<5} {blake3}  {verdict}  {} of {ways} ways agree",
+        ways - mismatches.len()
+    )?;
+    mismatches
+        .iter()
+        .try_for_each(|way| writeln!(out, "  differs: {way}"))
+}

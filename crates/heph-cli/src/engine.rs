@@ -1,0 +1,151 @@
+//! The arguments that say which model runs and how, shared by every command that runs one; and the loading.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use heph_engine::model::{LoadOptions, Model};
+use heph_engine::source::Source;
+use heph_engine::worker::{CHUNK_DEFAULT, Worker};
+use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
+use heph_kernels::pool::Pool;
+use heph_runtime::hardware::Hardware;
+use heph_runtime::open;
+use heph_runtime::settings::{Settings, THREADS_MAX};
+use heph_runtime::store::{Found, Progress, Store};
+
+use crate::failure::Failure;
+use crate::terminal;
+
+/// Of the memory that is free, what a model may take: the rest is the system's and the program's.
+const MEMORY_SHARE_PERCENT: u64 = 95;
+
+/// How to run a model. None of these changes a bit of the answer, but `--kv`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Running")]
+pub(crate) struct EngineArguments {
+    /// Threads to compute with [default: one per core]
+    #[arg(long, value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+    /// Instruction set: scalar, avx2, avx2vnni, avx512, neon, neondot [default: the best here]
+    #[arg(long, value_parser = isa)]
+    pub(crate) isa: Option<Isa>,
+    /// How keys and values are stored: f32, f16, q8_0
+    #[arg(long, default_value = "f16", value_parser = str::parse::<KvFormat>)]
+    pub(crate) kv: KvFormat,
+    /// Tokens of a prompt that go through a layer together
+    #[arg(long, default_value_t = NonZeroUsize::new(CHUNK_DEFAULT).unwrap_or(NonZeroUsize::MIN), value_name = "TOKENS")]
+    pub(crate) chunk: NonZeroUsize,
+    /// Tokens that a session may hold [default: what the model was made for, up to 8192]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<NonZeroUsize>,
+}
+
+/// Longest context taken without being asked: long enough for a chat, and short enough for the cache of a large
+/// model to fit beside it.
+const CONTEXT_UNASKED: usize = 8192;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|n| (1..=THREADS_MAX).contains(n));
+    count.ok_or_else(|| format!("a number from 1 to {THREADS_MAX} is needed"))
+}
+
+fn isa(text: &str) -> Result<Isa, String> {
+    let isa: Isa = text
+        .parse()
+        .map_err(|e: heph_kernels::isa::UnknownIsa| e.to_string())?;
+    if isa.available() {
+        return Ok(isa);
+    }
+    let here: Vec<_> = Isa::all_available().into_iter().map(Isa::name).collect();
+    Err(format!(
+        "this machine does not have it; it has {}",
+        here.join(", ")
+    ))
+}
+
+/// A model in memory with what it takes to run it.
+pub(crate) struct Engine {
+    pub(crate) model: Arc<Model>,
+    pub(crate) source: Arc<Source>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) isa: Isa,
+    pub(crate) load_time: Duration,
+    chunk: usize,
+}
+
+impl Engine {
+    /// A worker with an empty set of buffers.
+    pub(crate) fn worker(&self) -> Worker {
+        Worker::new(Arc::clone(&self.model), Arc::clone(&self.pool), self.isa).with_chunk(self.chunk)
+    }
+}
+
+impl EngineArguments {
+    /// The usual choices with another KV format.
+    pub(crate) fn with_kv(kv: KvFormat) -> Self {
+        let chunk = NonZeroUsize::new(CHUNK_DEFAULT).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            threads: None,
+            isa: None,
+            kv,
+            chunk,
+            context: None,
+        }
+    }
+
+    /// Finds, opens and loads `model`. `context` replaces the default context; `sessions` full contexts fit.
+    pub(crate) fn load(
+        &self,
+        model: &str,
+        context: Option<usize>,
+        sessions: usize,
+        settings: &Settings,
+    ) -> Result<Engine, Failure> {
+        let found = Store::new(&settings.models).find(model)?;
+        self.load_found(&found, model, context, sessions, settings)
+    }
+
+    fn load_found(
+        &self,
+        found: &Found,
+        name: &str,
+        context: Option<usize>,
+        sessions: usize,
+        settings: &Settings,
+    ) -> Result<Engine, Failure> {
+        let began = Instant::now();
+        let source = Arc::new(open::open(found)?);
+        let pool = Arc::new(Pool::new(self.threads.unwrap_or(settings.threads)));
+        let asked = self.context.map(NonZeroUsize::get).or(context);
+        let options = LoadOptions {
+            context: Some(asked.unwrap_or(CONTEXT_UNASKED.min(source.config().context))),
+            kv: self.kv,
+            memory: Some(Hardware::look().memory_available_bytes / 100 * MEMORY_SHARE_PERCENT)
+                .filter(|&m| m > 0),
+            sessions,
+            chunk: self.chunk.get(),
+        };
+        let bar = terminal::bytes_bar(&format!("loading {name}"));
+        let mut show = |p: heph_engine::model::Progress| {
+            terminal::show(
+                &bar,
+                Progress {
+                    done: p.done,
+                    total: Some(p.total),
+                },
+            );
+        };
+        let model = Model::load(Arc::clone(&source), &options, &pool, &mut show);
+        bar.finish_and_clear();
+        Ok(Engine {
+            model: Arc::new(model?),
+            source,
+            pool,
+            isa: self.isa.unwrap_or_else(Isa::best),
+            load_time: began.elapsed(),
+            chunk: self.chunk.get(),
+        })
+    }
+}

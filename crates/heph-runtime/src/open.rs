@@ -1,0 +1,175 @@
+//! Opens a model's files for the engine: mapped, never read whole, or taken from the program itself.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use heph_engine::hf::{FolderTexts, HfError, weight_files};
+use heph_engine::source::{FileBytes, Source, SourceError};
+use heph_kernels::mapped::MappedFile;
+
+use crate::store::{Found, ModelFiles};
+
+/// A configuration or tokenizer file larger than this is none: the largest known is 35 MB.
+const TEXT_BYTES_MAX: u64 = 256 << 20;
+
+/// Why a model's files could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system refused a file.
+    #[error("cannot open {path}: {cause}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// A text file of a folder is too large to be one.
+    #[error("{path} is larger than any file of its kind")]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The folder's index of weight files is broken.
+    #[error(transparent)]
+    Index(#[from] HfError),
+    /// The files are not a model we can run.
+    #[error("{name}: {cause}")]
+    Source {
+        /// What was opened.
+        name: String,
+        /// What the engine says.
+        #[source]
+        cause: SourceError,
+    },
+}
+
+impl OpenError {
+    /// What to do about it, where we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source {
+                cause: SourceError::Architecture { .. } | SourceError::Unsupported { .. },
+                ..
+            } => Some("`heph help` and README.md name the architectures that run".into()),
+            Self::Source { .. } | Self::Index(_) | Self::TooLarge { .. } => {
+                Some("the file may be damaged or cut short: download or convert it again".into())
+            }
+            Self::Io { .. } => None,
+        }
+    }
+
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self::Io { path, cause }
+    }
+}
+
+/// A mapped file, as the engine sees it.
+struct Mapped(MappedFile);
+
+impl FileBytes for Mapped {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn release(&self, bytes: Range<usize>) {
+        self.0.release(bytes);
+    }
+}
+
+/// Bytes that are part of the program.
+struct InProgram(&'static [u8]);
+
+impl FileBytes for InProgram {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
+}
+
+/// The files of the model that was found, ready for the engine.
+///
+/// # Errors
+/// When a file cannot be opened, or the files are not a model we can run.
+pub fn open(found: &Found) -> Result<Source, OpenError> {
+    let named = |name: String| move |cause| OpenError::Source { name, cause };
+    match (found, found.files()) {
+        (Found::Bundled(model), _) => {
+            Source::from_gguf(vec![Arc::new(InProgram(model.bytes))]).map_err(named(model.name.to_owned()))
+        }
+        (_, Some(ModelFiles::Gguf(paths))) => {
+            let files = paths.iter().map(|p| map(p)).collect::<Result<Vec<_>, _>>()?;
+            let name = paths.first().map(|p| p.display().to_string()).unwrap_or_default();
+            Source::from_gguf(files).map_err(named(name))
+        }
+        (_, Some(ModelFiles::HuggingFace(folder))) => {
+            let (texts, weights) = (texts(&folder)?, weights(&folder)?);
+            Source::from_folder(texts, weights).map_err(named(folder.display().to_string()))
+        }
+        (Found::Stored(..) | Found::Path(_), None) => unreachable!("only bundled models have no files"),
+    }
+}
+
+fn map(path: &Path) -> Result<Arc<dyn FileBytes>, OpenError> {
+    let file = File::open(path).map_err(OpenError::io(path))?;
+    let mapped = MappedFile::new(&file).map_err(OpenError::io(path))?;
+    Ok(Arc::new(Mapped(mapped)))
+}
+
+fn texts(folder: &Path) -> Result<FolderTexts, OpenError> {
+    let optional = |name: &str| text_if_there(&folder.join(name));
+    Ok(FolderTexts {
+        config: text(&folder.join("config.json"))?,
+        tokenizer: optional("tokenizer.json")?,
+        tokenizer_config: optional("tokenizer_config.json")?,
+        special_tokens_map: optional("special_tokens_map.json")?,
+        generation_config: optional("generation_config.json")?,
+        chat_template: optional("chat_template.jinja")?,
+    })
+}
+
+/// A file with its name inside its folder.
+type NamedFile = (String, Arc<dyn FileBytes>);
+
+/// The weight files that the index names, or the one file a small model has.
+fn weights(folder: &Path) -> Result<Vec<NamedFile>, OpenError> {
+    let names = match text_if_there(&folder.join("model.safetensors.index.json"))? {
+        Some(index) => weight_files(&index)?,
+        None => weight_files_without_index(folder)?,
+    };
+    names
+        .into_iter()
+        .map(|name| map(&folder.join(&name)).map(|file| (name, file)))
+        .collect()
+}
+
+fn weight_files_without_index(folder: &Path) -> Result<Vec<String>, OpenError> {
+    let entries = fs::read_dir(folder).map_err(OpenError::io(folder))?;
+    let names = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<_> = names.filter(|n| n.ends_with(".safetensors")).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn text_if_there(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
+    if path.is_file() {
+        text(path).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn text(path: &Path) -> Result<Vec<u8>, OpenError> {
+    let bytes = fs::metadata(path).map_err(OpenError::io(path))?.len();
+    if bytes > TEXT_BYTES_MAX {
+        return Err(OpenError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    fs::read(path).map_err(OpenError::io(path))
+}
