@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, certify, completions, doctor, logits, man, models};
+use crate::commands::{
+    bench, certify, chat, completions, demo, doctor, logits, man, models, render, run, tokenize,
+};
 
 /// Language models on your own machine, with the same answer on every machine.
 #[derive(Debug, Parser)]
@@ -19,10 +21,20 @@ pub(crate) struct Arguments {
 /// One word, one job.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Talk with the model that is part of the program, and see that its answer is exact
+    Demo(demo::Arguments),
+    /// Talk with a model; /help shows what steers the chat
+    Chat(chat::Arguments),
+    /// Answer one question
+    Run(run::Arguments),
     /// Measure prefill, decoding and small passes of a model
     Bench(bench::Arguments),
     /// Run a model in every way there is here and compare the bits
     Certify(certify::Arguments),
+    /// Turn texts into token ids
+    Tokenize(tokenize::Arguments),
+    /// Render chat templates
+    Render(render::Arguments),
     /// Write the logits of prompts given as token ids
     Logits(logits::Arguments),
     /// List, show, import, pull and remove models

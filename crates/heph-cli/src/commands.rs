@@ -7,15 +7,25 @@ use crate::failure::Failure;
 
 pub(crate) mod bench;
 pub(crate) mod certify;
+pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
+pub(crate) mod render;
+pub(crate) mod run;
+pub(crate) mod tokenize;
 
 /// Runs the command that was typed.
 pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failure> {
     match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments, settings),
+        Command::Chat(arguments) => chat::run(&arguments, settings),
+        Command::Run(arguments) => run::run(&arguments, settings),
+        Command::Tokenize(arguments) => tokenize::run(&arguments, settings),
+        Command::Render(arguments) => render::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments, settings),
         Command::Certify(arguments) => certify::run(&arguments, settings),
         Command::Logits(arguments) => logits::run(&arguments, settings),

@@ -14,6 +14,7 @@ use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::settings::{Settings, THREADS_MAX};
 use heph_runtime::store::{Found, Progress, Store};
+use heph_runtime::words::Words;
 
 use crate::failure::Failure;
 use crate::terminal;
@@ -79,6 +80,11 @@ impl Engine {
     /// A worker with an empty set of buffers.
     pub(crate) fn worker(&self) -> Worker {
         Worker::new(Arc::clone(&self.model), Arc::clone(&self.pool), self.isa).with_chunk(self.chunk)
+    }
+
+    /// The model's text side.
+    pub(crate) fn words(&self) -> Result<Arc<Words>, Failure> {
+        Ok(Arc::new(Words::of(&self.source.vocabulary()?)?))
     }
 }
 

@@ -1,15 +1,19 @@
 //! How a command fails: one plain sentence, a hint where we have one, and an exit code.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use heph_engine::model::{Fit, LoadError};
+use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
 use heph_runtime::certify::CertifyError;
+use heph_runtime::desk::DeskError;
 use heph_runtime::open::OpenError;
 use heph_runtime::pull::PullError;
 use heph_runtime::settings::SettingsError;
 use heph_runtime::store::StoreError;
+use heph_runtime::words::WordsError;
 
 use crate::terminal;
 
@@ -75,6 +79,17 @@ impl Failure {
         match hint {
             Some(hint) => self.hint(hint),
             None => self,
+        }
+    }
+
+    /// The system refused to write the file at `path`.
+    pub(crate) fn writing(path: &Path, error: &io::Error) -> Self {
+        let path = path.display();
+        match error.kind() {
+            io::ErrorKind::StorageFull => {
+                Self::new(Exit::Room, format!("the disk that holds {path} is full"))
+            }
+            _ => Self::new(Exit::No, format!("cannot write {path}: {error}")),
         }
     }
 
@@ -183,6 +198,7 @@ fn advice(fit: Fit) -> String {
 impl From<ForwardError> for Failure {
     fn from(error: ForwardError) -> Self {
         let exit = match &error {
+            ForwardError::Stopped => return Self::Stopped,
             ForwardError::Token { .. } => Exit::Input,
             ForwardError::Cache(_) => Exit::Room,
             ForwardError::EmptyPart | ForwardError::Shape { .. } | ForwardError::Layers { .. } => Exit::No,
@@ -197,5 +213,30 @@ impl From<CertifyError> for Failure {
             CertifyError::Stopped => Self::Stopped,
             CertifyError::Forward(error) => error.into(),
         }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::new(Exit::Input, error.to_string())
+    }
+}
+
+impl From<WordsError> for Failure {
+    fn from(error: WordsError) -> Self {
+        Self::new(Exit::Input, error.to_string())
+    }
+}
+
+impl From<DeskError> for Failure {
+    fn from(error: DeskError) -> Self {
+        let (hint, sentence) = (error.hint(), error.to_string());
+        let exit = match error {
+            DeskError::Forward(error) => return error.into(),
+            DeskError::NoTemplate | DeskError::Template(_) => Exit::Input,
+            DeskError::Empty | DeskError::Sampling(_) => Exit::Usage,
+            DeskError::TooLong { .. } => Exit::Room,
+        };
+        Self::new(exit, sentence).maybe_hint(hint)
     }
 }

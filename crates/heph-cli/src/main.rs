@@ -21,6 +21,7 @@ mod arguments;
 mod commands;
 mod engine;
 mod failure;
+mod sampling;
 mod terminal;
 
 use arguments::Arguments;

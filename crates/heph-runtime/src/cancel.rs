@@ -23,6 +23,11 @@ impl Cancel {
         self.0.store(false, Ordering::SeqCst);
     }
 
+    /// The flag itself, for jobs that know no more than that.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Whether the job should stop now.
     pub fn is_raised(&self) -> bool {
         self.0.load(Ordering::SeqCst)

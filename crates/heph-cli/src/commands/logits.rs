@@ -111,7 +111,7 @@ struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     fn create(path: &'a Path) -> Result<Self, Failure> {
-        let file = File::create(path).map_err(unwritable(path))?;
+        let file = File::create(path).map_err(|e| Failure::writing(path, &e))?;
         Ok(Self {
             path,
             file: BufWriter::new(file),
@@ -130,21 +130,11 @@ impl<'a> Sink<'a> {
         parts
             .iter()
             .try_for_each(|part| self.file.write_all(part))
-            .map_err(unwritable(self.path))
+            .map_err(|e| Failure::writing(self.path, &e))
     }
 
     fn finish(mut self) -> Result<blake3::Hash, Failure> {
-        self.file.flush().map_err(unwritable(self.path))?;
+        self.file.flush().map_err(|e| Failure::writing(self.path, &e))?;
         Ok(self.hasher.finalize())
-    }
-}
-
-fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> Failure {
-    move |e| match e.kind() {
-        io::ErrorKind::StorageFull => Failure::new(
-            Exit::Room,
-            format!("the disk that holds {} is full", path.display()),
-        ),
-        _ => Failure::new(Exit::No, format!("cannot write {}: {e}", path.display())),
     }
 }

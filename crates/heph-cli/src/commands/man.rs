@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use clap_mangen::Man;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// Print the manual page, or write one per command into a folder.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ fn write_pages(command: &clap::Command, folder: &Path) -> Result<(), Failure> {
         fs::create_dir_all(folder)?;
         fs::write(&path, page)
     });
-    written.map_err(|e| Failure::new(Exit::No, format!("cannot write {}: {e}", path.display())))?;
+    written.map_err(|e| Failure::writing(&path, &e))?;
     let named = command.get_subcommands().filter(|c| c.get_name() != "help");
     named.into_iter().try_for_each(|c| write_pages(c, folder))
 }

@@ -1,0 +1,319 @@
+//! `heph chat`: a conversation at the terminal.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use heph_runtime::cancel::Cancel;
+use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
+use heph_runtime::settings::Settings;
+
+use super::run::streamed;
+use crate::engine::EngineArguments;
+use crate::failure::{Exit, Failure};
+use crate::sampling::SamplingArguments;
+use crate::terminal::{self, Style};
+
+mod lines;
+mod slash;
+
+use lines::{Lines, Said};
+use slash::Slash;
+
+/// Longest saved conversation read: more would not fit any model's context.
+const SAVED_BYTES_MAX: u64 = 64 << 20;
+
+/// Talk with a model. /help shows what steers the chat.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Arguments {
+    /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
+    #[arg(default_value = "heph-story")]
+    model: String,
+    /// A system message
+    #[arg(long)]
+    system: Option<String>,
+    /// Tokens of an answer at most
+    #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
+    max_tokens: usize,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+/// Loads and talks until the user leaves.
+pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
+    let mut chat = Chat::open(arguments.clone(), settings)?;
+    let mut lines = Lines::open(&settings.home)
+        .map_err(|e| Failure::new(Exit::No, format!("cannot read from the terminal: {e}")))?;
+    if lines.is_terminal() {
+        note(&format!(
+            "talking with {}; /help shows what steers the chat",
+            chat.arguments.model
+        ));
+    }
+    let talked = chat.talk(&mut lines);
+    lines.close();
+    talked
+}
+
+/// A conversation under way.
+struct Chat<'a> {
+    arguments: Arguments,
+    settings: &'a Settings,
+    desk: Desk,
+    messages: Vec<Message>,
+    last: Option<Answer>,
+    cancel: Cancel,
+}
+
+/// Whether the chat goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Go,
+    Leave,
+}
+
+impl<'a> Chat<'a> {
+    fn open(arguments: Arguments, settings: &'a Settings) -> Result<Self, Failure> {
+        let desk = desk(&arguments, settings)?;
+        let messages = system(&arguments);
+        Ok(Self {
+            arguments,
+            settings,
+            desk,
+            messages,
+            last: None,
+            cancel: terminal::cancel_on_ctrl_c()?,
+        })
+    }
+
+    fn talk(&mut self, lines: &mut Lines) -> Result<(), Failure> {
+        loop {
+            self.cancel.lower();
+            let said = lines
+                .next()
+                .map_err(|e| Failure::new(Exit::Input, format!("cannot read what you say: {e}")))?;
+            let text = match said {
+                Said::Goodbye => return Ok(()),
+                Said::Nothing => continue,
+                Said::Message(text) if text.is_empty() => continue,
+                Said::Message(text) => text,
+            };
+            let next = match slash::parse(&text) {
+                None => self.say(text),
+                Some(Ok(command)) => self.obey(command),
+                Some(Err(slip)) => Err(Failure::new(Exit::Usage, slip.to_string())),
+            };
+            match next {
+                Ok(Next::Go) => {}
+                Ok(Next::Leave) => return Ok(()),
+                // A person at a terminal can do better next time; a script cannot.
+                Err(failure @ Failure::Said(_)) if lines.is_terminal() => drop(failure.report()),
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    fn say(&mut self, text: String) -> Result<Next, Failure> {
+        self.messages.push(Message::new("user", text));
+        let answered = self.answer();
+        if answered.is_err() {
+            self.messages.pop();
+        }
+        answered
+    }
+
+    /// Answers the conversation as it stands.
+    fn answer(&mut self) -> Result<Next, Failure> {
+        let options = AnswerOptions {
+            sampling: self.arguments.sampling.options()?,
+            max_tokens: Some(self.arguments.max_tokens),
+            stops: Vec::new(),
+        };
+        let answer = streamed(
+            &mut self.desk,
+            Prompt::Chat(&self.messages),
+            &options,
+            &self.cancel,
+        )?;
+        match answer.finish {
+            Finish::Stop => {}
+            Finish::Cancelled => note("stopped"),
+            Finish::Length => note("the answer was cut at --max-tokens; /set max-tokens changes it"),
+            Finish::Context => note("the context is full; /reset starts anew"),
+        }
+        self.messages.push(Message::new("assistant", answer.text.clone()));
+        self.last = Some(answer);
+        Ok(Next::Go)
+    }
+
+    fn obey(&mut self, command: Slash) -> Result<Next, Failure> {
+        match command {
+            Slash::Help => write!(io::stdout().lock(), "{}", slash::HELP)?,
+            Slash::Reset => self.reset(),
+            Slash::Regenerate => return self.regenerate(),
+            Slash::Save(path) => self.save(&path)?,
+            Slash::Load(path) => self.load(&path)?,
+            Slash::Model(None) => writeln!(io::stdout().lock(), "{}", self.arguments.model)?,
+            Slash::Model(Some(name)) => self.change_model(name)?,
+            Slash::System(None) => self.show_system()?,
+            Slash::System(Some(text)) => self.change_system(text),
+            Slash::Set(None) => self.show_settings()?,
+            Slash::Set(Some((name, value))) => self.set(&name, &value)?,
+            Slash::Stats => self.show_stats()?,
+            Slash::Quit => return Ok(Next::Leave),
+        }
+        Ok(Next::Go)
+    }
+
+    fn reset(&mut self) {
+        self.messages = system(&self.arguments);
+        self.last = None;
+        note("the conversation is forgotten");
+    }
+
+    /// Takes the last answer back and answers again with the next seed.
+    fn regenerate(&mut self) -> Result<Next, Failure> {
+        if self.messages.last().is_none_or(|m| m.role != "assistant") {
+            return Err(Failure::new(Exit::Usage, "there is no answer to take back"));
+        }
+        self.messages.pop();
+        self.arguments.sampling.seed = self.arguments.sampling.seed.wrapping_add(1);
+        self.answer()
+    }
+
+    fn save(&self, path: &Path) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(&self.messages).map_err(io::Error::from)?;
+        fs::write(path, text + "\n").map_err(|e| Failure::writing(path, &e))?;
+        note(&format!(
+            "{} messages written to {}",
+            self.messages.len(),
+            path.display()
+        ));
+        Ok(())
+    }
+
+    fn load(&mut self, path: &Path) -> Result<(), Failure> {
+        let unreadable = |e: &dyn std::fmt::Display| {
+            Failure::new(
+                Exit::Input,
+                format!("{} is no saved conversation: {e}", path.display()),
+            )
+        };
+        let bytes = fs::metadata(path).map_err(|e| unreadable(&e))?.len();
+        if bytes > SAVED_BYTES_MAX {
+            return Err(unreadable(&"it is too long"));
+        }
+        let text = fs::read_to_string(path).map_err(|e| unreadable(&e))?;
+        self.messages = serde_json::from_str(&text).map_err(|e| unreadable(&e))?;
+        note(&format!(
+            "{} messages taken from {}",
+            self.messages.len(),
+            path.display()
+        ));
+        Ok(())
+    }
+
+    /// The conversation stays; the new model reads it from the start.
+    fn change_model(&mut self, name: String) -> Result<(), Failure> {
+        let arguments = Arguments {
+            model: name,
+            ..self.arguments.clone()
+        };
+        self.desk = desk(&arguments, self.settings)?;
+        self.arguments = arguments;
+        note(&format!("talking with {}", self.arguments.model));
+        Ok(())
+    }
+
+    fn show_system(&self) -> io::Result<()> {
+        let text = self
+            .messages
+            .first()
+            .filter(|m| m.role == "system")
+            .map(|m| m.content.as_str());
+        writeln!(
+            io::stdout().lock(),
+            "{}",
+            text.unwrap_or("there is no system message")
+        )
+    }
+
+    fn change_system(&mut self, text: String) {
+        self.arguments.system = Some(text).filter(|t| t != "none");
+        self.messages.retain(|m| m.role != "system");
+        self.messages.splice(0..0, system(&self.arguments));
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        if name == "max-tokens" {
+            let parsed = value
+                .parse()
+                .map_err(|_| Failure::new(Exit::Usage, format!("{value:?} is no value for max-tokens")))?;
+            self.arguments.max_tokens = parsed;
+            return Ok(());
+        }
+        self.arguments
+            .sampling
+            .set(name, value)
+            .map_err(|e| Failure::new(Exit::Usage, e).hint("/set shows them all"))
+    }
+
+    fn show_settings(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        for (name, value) in self.arguments.sampling.shown() {
+            writeln!(out, "{name:<18} {value}")?;
+        }
+        writeln!(out, "{:<18} {}", "max-tokens", self.arguments.max_tokens)
+    }
+
+    fn show_stats(&self) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        let Some(last) = &self.last else {
+            return Ok(writeln!(out, "there is no answer yet")?);
+        };
+        let (prompt, cached) = (last.prompt.len(), last.cached_tokens);
+        writeln!(
+            out,
+            "prompt   {prompt} tokens, {cached} of them known, {:.0} tok/s",
+            last.prefill_tok_s()
+        )?;
+        writeln!(
+            out,
+            "answer   {} tokens, {:.0} tok/s",
+            last.tokens.len(),
+            last.decode_tok_s()
+        )?;
+        let worker = self.desk.worker();
+        Ok(writeln!(
+            out,
+            "running  {} threads, {}",
+            worker.threads(),
+            worker.isa()
+        )?)
+    }
+}
+
+fn desk(arguments: &Arguments, settings: &Settings) -> Result<Desk, Failure> {
+    let engine = arguments.engine.load(&arguments.model, None, 1, settings)?;
+    Ok(Desk::new(
+        engine.worker(),
+        engine.words()?,
+        terminal::cancel_on_ctrl_c()?,
+    ))
+}
+
+fn system(arguments: &Arguments) -> Vec<Message> {
+    arguments
+        .system
+        .iter()
+        .map(|text| Message::new("system", text))
+        .collect()
+}
+
+/// Says something beside the conversation.
+fn note(text: &str) {
+    // Where standard error is closed nobody wants to know.
+    let _ = writeln!(io::stderr().lock(), "{}", Style::of_stderr().dim(text));
+}
