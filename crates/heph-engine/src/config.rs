@@ -230,16 +230,19 @@ impl RopeConfig {
     }
 
     fn spec(&self) -> RopeSpec {
-        let pairs = self.dims / 2;
-        let plain = |i: usize| 1.0 / math::pow64(self.theta, (2 * i) as f64 / self.dims as f64);
-        let inv_freq = (0..pairs)
-            .map(|i| self.scaling.apply(plain(i), i, self))
-            .collect();
         RopeSpec {
-            inv_freq,
+            inv_freq: self.inv_freq(),
             magnitude: self.scaling.magnitude(),
             style: self.style,
         }
+    }
+
+    /// The angle per position of each pair, scaling applied.
+    pub(crate) fn inv_freq(&self) -> Vec<f64> {
+        let plain = |i: usize| 1.0 / math::pow64(self.theta, (2 * i) as f64 / self.dims as f64);
+        (0..self.dims / 2)
+            .map(|i| self.scaling.apply(plain(i), i, self))
+            .collect()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod graph;
 pub mod hf;
 pub mod model;
 mod program;
+pub mod quantize;
 pub mod sample;
 pub mod source;
 pub mod speculate;

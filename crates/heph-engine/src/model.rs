@@ -301,7 +301,7 @@ fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<
         name: spec.name.clone(),
     };
     let raw = source
-        .read(&spec.name)
+        .read(&spec.name, pool)
         .filter(|raw| raw.len() as u64 == spec.bytes())
         .ok_or_else(unreadable)?;
     let pack = |raw: &[u8]| {

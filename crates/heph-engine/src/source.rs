@@ -10,7 +10,9 @@ use crate::config::{ConfigError, ModelConfig};
 use crate::gguf::{Gguf, GgufError, Metadata};
 use crate::graph::{TensorIndex, TensorSpec};
 use crate::hf::{Folder, FolderTexts, HfError};
-use heph_kernels::format::dequantize_row;
+use crate::quantize::{self, FileType};
+use heph_kernels::format::{Format, dequantize_row, quantize_row};
+use heph_kernels::pool::Pool;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -98,7 +100,10 @@ pub struct Source {
 
 /// A tensor and where it lies.
 struct Located {
+    /// As it is read, which is in another format than in the file when it is quantised at load.
     spec: TensorSpec,
+    /// The format in the file.
+    stored: Format,
     matrices: Vec<Place>,
 }
 
@@ -157,6 +162,17 @@ impl Source {
         })
     }
 
+    /// The same model, its tensors stored as `file_type` does it from the moment they are read.
+    pub fn quantized(mut self, file_type: FileType) -> Source {
+        let plan = quantize::plan(&self, file_type);
+        for (name, format) in plan {
+            if let Some(tensor) = self.tensors.get_mut(&name) {
+                tensor.spec.format = format;
+            }
+        }
+        self
+    }
+
     /// The shape of the model, checked.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -175,19 +191,24 @@ impl Source {
         self.tensors.values().map(|tensor| &tensor.spec)
     }
 
-    /// The tensor of this GGUF name.
+    /// The tensor of this GGUF name as it is in the file.
     pub fn tensor(&self, name: &str) -> Option<SourceTensor<'_>> {
         let tensor = self.tensors.get(name)?;
         let matrices = tensor.matrices.iter().map(|place| self.bytes(place)).collect();
-        Some(SourceTensor {
-            spec: tensor.spec.clone(),
-            matrices,
-        })
+        let spec = TensorSpec {
+            format: tensor.stored,
+            ..tensor.spec.clone()
+        };
+        Some(SourceTensor { spec, matrices })
     }
 
-    /// All bytes of a tensor in one piece; copied only where the files keep its experts apart.
-    pub fn read(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+    /// All bytes of a tensor in one piece; copied only where it is quantised now, or where the files keep its
+    /// experts apart. `None` where there is no such tensor.
+    pub fn read(&self, name: &str, pool: &Pool) -> Option<Cow<'_, [u8]>> {
         let tensor = self.tensors.get(name)?;
+        if tensor.spec.format != tensor.stored {
+            return quantize::convert(&self.tensor(name)?, tensor.spec.format, pool).map(Cow::Owned);
+        }
         Some(match tensor.matrices.as_slice() {
             [one] => Cow::Borrowed(self.bytes(one)),
             [first, .., last] if tensor.in_one_piece() => {
@@ -200,12 +221,19 @@ impl Source {
     /// One row of a tensor's first matrix as floats; `None` where there is no such row.
     pub fn row(&self, name: &str, row: usize, out: &mut [f32]) -> Option<()> {
         let tensor = self.tensors.get(name)?;
-        let (spec, matrix) = (&tensor.spec, self.bytes(tensor.matrices.first()?));
-        let row_bytes = spec
-            .format
-            .row_bytes(spec.cols)
-            .filter(|_| out.len() == spec.cols)?;
-        dequantize_row(spec.format, matrix.chunks_exact(row_bytes.max(1)).nth(row)?, out);
+        let (stored, matrix) = (tensor.stored, self.bytes(tensor.matrices.first()?));
+        let row_bytes = stored.row_bytes(tensor.spec.cols)?;
+        let bytes = matrix.chunks_exact(row_bytes.max(1)).nth(row)?;
+        if out.len() != tensor.spec.cols {
+            return None;
+        }
+        dequantize_row(stored, bytes, out);
+        if tensor.spec.format != stored {
+            // What the kernels would read had the file been quantised before.
+            let mut raw = vec![0; tensor.spec.format.row_bytes(out.len())?];
+            quantize_row(tensor.spec.format, out, None, &mut raw);
+            dequantize_row(tensor.spec.format, &raw, out);
+        }
         Some(())
     }
 
@@ -267,6 +295,7 @@ fn locate(
     let located = |tensor: SourceTensor<'_>| {
         let matrices = tensor.matrices.iter().map(|view| place(view)).collect();
         Located {
+            stored: tensor.spec.format,
             spec: tensor.spec,
             matrices,
         }

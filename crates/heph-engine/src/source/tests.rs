@@ -235,7 +235,11 @@ fn stacked_experts_are_read_in_one_piece_and_one_by_one() {
         [204, 204]
     );
     assert!(
-        matches!(source.read("blk.0.ffn_up_exps.weight"), Some(Cow::Borrowed(bytes)) if bytes.len() == 408)
+        matches!(source.read("blk.0.ffn_up_exps.weight", &Pool::serial()), Some(Cow::Borrowed(bytes)) if bytes.len() == 408)
     );
-    assert!(source.read("blk.0.ffn_down_exps.weight").is_none());
+    assert!(
+        source
+            .read("blk.0.ffn_down_exps.weight", &Pool::serial())
+            .is_none()
+    );
 }
