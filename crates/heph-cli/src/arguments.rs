@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, logits, man, models, render, run, tokenize,
+    bench, certify, chat, completions, demo, doctor, logits, man, models, quantize, render, run, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     /// List, show, import, pull and remove models
     #[command(subcommand)]
     Models(models::Command),
+    /// Write a model in another format, as a GGUF file
+    Quantize(quantize::Arguments),
     /// Say what this machine is, how fast its memory is, and what fits
     Doctor(doctor::Arguments),
     /// Print the completion script of a shell

@@ -14,6 +14,7 @@ pub(crate) mod doctor;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
+pub(crate) mod quantize;
 pub(crate) mod render;
 pub(crate) mod run;
 pub(crate) mod tokenize;
@@ -30,6 +31,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Certify(arguments) => certify::run(&arguments, settings),
         Command::Logits(arguments) => logits::run(&arguments, settings),
         Command::Models(command) => models::run(command, settings),
+        Command::Quantize(arguments) => quantize::run(&arguments, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),

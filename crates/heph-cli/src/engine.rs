@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heph_engine::model::{LoadOptions, Model};
+use heph_engine::quantize::FileType;
 use heph_engine::source::Source;
 use heph_engine::worker::{CHUNK_DEFAULT, Worker};
 use heph_kernels::isa::Isa;
@@ -13,7 +14,7 @@ use heph_kernels::pool::Pool;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::settings::{Settings, THREADS_MAX};
-use heph_runtime::store::{Found, Progress, Store};
+use heph_runtime::store::{Progress, Store};
 use heph_runtime::words::Words;
 
 use crate::failure::Failure;
@@ -22,7 +23,7 @@ use crate::terminal;
 /// Of the memory that is free, what a model may take: the rest is the system's and the program's.
 const MEMORY_SHARE_PERCENT: u64 = 95;
 
-/// How to run a model. None of these changes a bit of the answer, but `--kv`.
+/// How to run a model. Of these only `--kv` and `--quantize` change the bits of an answer.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Running")]
 pub(crate) struct EngineArguments {
@@ -32,9 +33,12 @@ pub(crate) struct EngineArguments {
     /// Instruction set: scalar, avx2, avx2vnni, avx512, neon, neondot [default: the best here]
     #[arg(long, value_parser = isa)]
     pub(crate) isa: Option<Isa>,
-    /// How keys and values are stored: f32, f16, q8_0
-    #[arg(long, default_value = "f16", value_parser = str::parse::<KvFormat>)]
-    pub(crate) kv: KvFormat,
+    /// How keys and values are stored: f32, f16, q8_0 [default: f16; f32 for logits]
+    #[arg(long, value_parser = str::parse::<KvFormat>)]
+    pub(crate) kv: Option<KvFormat>,
+    /// Quantise the weights while they are loaded: q4_k_m, q8_0 and so on
+    #[arg(long, value_name = "TYPE", value_parser = str::parse::<FileType>)]
+    pub(crate) quantize: Option<FileType>,
     /// Tokens of a prompt that go through a layer together
     #[arg(long, default_value_t = NonZeroUsize::new(CHUNK_DEFAULT).unwrap_or(NonZeroUsize::MIN), value_name = "TOKENS")]
     pub(crate) chunk: NonZeroUsize,
@@ -95,7 +99,8 @@ impl EngineArguments {
         Self {
             threads: None,
             isa: None,
-            kv,
+            kv: Some(kv),
+            quantize: None,
             chunk,
             context: None,
         }
@@ -109,31 +114,23 @@ impl EngineArguments {
         sessions: usize,
         settings: &Settings,
     ) -> Result<Engine, Failure> {
-        let found = Store::new(&settings.models).find(model)?;
-        self.load_found(&found, model, context, sessions, settings)
-    }
-
-    fn load_found(
-        &self,
-        found: &Found,
-        name: &str,
-        context: Option<usize>,
-        sessions: usize,
-        settings: &Settings,
-    ) -> Result<Engine, Failure> {
         let began = Instant::now();
-        let source = Arc::new(open::open(found)?);
+        let source = open::open(&Store::new(&settings.models).find(model)?)?;
+        let source = Arc::new(match self.quantize {
+            Some(file_type) => source.quantized(file_type),
+            None => source,
+        });
         let pool = Arc::new(Pool::new(self.threads.unwrap_or(settings.threads)));
         let asked = self.context.map(NonZeroUsize::get).or(context);
         let options = LoadOptions {
             context: Some(asked.unwrap_or(CONTEXT_UNASKED.min(source.config().context))),
-            kv: self.kv,
+            kv: self.kv.unwrap_or(KvFormat::F16),
             memory: Some(Hardware::look().memory_available_bytes / 100 * MEMORY_SHARE_PERCENT)
                 .filter(|&m| m > 0),
             sessions,
             chunk: self.chunk.get(),
         };
-        let bar = terminal::bytes_bar(&format!("loading {name}"));
+        let bar = terminal::bytes_bar(&format!("loading {model}"));
         let mut show = |p: heph_engine::model::Progress| {
             terminal::show(
                 &bar,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use heph_engine::model::{Fit, LoadError};
 use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
+use heph_kernels::format::Format;
 use heph_runtime::certify::CertifyError;
 use heph_runtime::desk::DeskError;
 use heph_runtime::open::OpenError;
@@ -189,9 +190,18 @@ fn advice(fit: Fit) -> String {
         Fit::Context(tokens) => format!("it fits with --context {tokens}"),
         Fit::Kv(format) => format!("it fits with --kv {}", format.name()),
         Fit::Quantize(format) => {
-            let name = format.name().to_lowercase();
-            format!("it fits when quantised: `heph quantize` to {name}, with --kv q8_0 and a short --context")
+            let name = file_type(format);
+            format!("it fits with --quantize {name} --kv q8_0 and a short --context")
         }
+    }
+}
+
+/// The kind of file whose weights are mostly of `format`.
+fn file_type(format: Format) -> &'static str {
+    match format {
+        Format::Q4K => "q4_k_m",
+        Format::Q5K => "q5_k_m",
+        other => other.name(),
     }
 }
 

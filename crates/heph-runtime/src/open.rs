@@ -6,11 +6,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use heph_engine::gguf::{Gguf, GgufError};
 use heph_engine::hf::{FolderTexts, HfError, weight_files};
-use heph_engine::source::{FileBytes, Source, SourceError};
+use heph_engine::source::{FileBytes, Source, SourceError, Vocabulary};
 use heph_kernels::mapped::MappedFile;
 
 use crate::store::{Found, ModelFiles};
+use crate::words::{Words, WordsError};
 
 /// A configuration or tokenizer file larger than this is none: the largest known is 35 MB.
 const TEXT_BYTES_MAX: u64 = 256 << 20;
@@ -45,6 +47,24 @@ pub enum OpenError {
         #[source]
         cause: SourceError,
     },
+    /// The file is no GGUF file.
+    #[error("{name}: {cause}")]
+    Gguf {
+        /// What was opened.
+        name: String,
+        /// What the engine says.
+        #[source]
+        cause: GgufError,
+    },
+    /// The model's text side cannot be used.
+    #[error("{name}: {cause}")]
+    Words {
+        /// What was opened.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        cause: WordsError,
+    },
 }
 
 impl OpenError {
@@ -55,10 +75,10 @@ impl OpenError {
                 cause: SourceError::Architecture { .. } | SourceError::Unsupported { .. },
                 ..
             } => Some("`heph help` and README.md name the architectures that run".into()),
-            Self::Source { .. } | Self::Index(_) | Self::TooLarge { .. } => {
+            Self::Source { .. } | Self::Gguf { .. } | Self::Index(_) | Self::TooLarge { .. } => {
                 Some("the file may be damaged or cut short: download or convert it again".into())
             }
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::Words { .. } => None,
         }
     }
 
@@ -111,6 +131,40 @@ pub fn open(found: &Found) -> Result<Source, OpenError> {
         }
         (Found::Stored(..) | Found::Path(_), None) => unreachable!("only bundled models have no files"),
     }
+}
+
+/// The text side of the model that was found, without its weights: a GGUF file with nothing but a vocabulary has one.
+///
+/// # Errors
+/// When a file cannot be opened, or holds no vocabulary we can use.
+pub fn words(found: &Found) -> Result<Words, OpenError> {
+    match (found, found.files()) {
+        (_, Some(ModelFiles::HuggingFace(folder))) => {
+            let texts = texts(&folder)?;
+            read_words(&Vocabulary::Folder(&texts), &folder.display().to_string())
+        }
+        (_, Some(ModelFiles::Gguf(paths))) => {
+            let first = paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+            words_of_gguf(map(first)?.bytes(), &first.display().to_string())
+        }
+        (Found::Bundled(model), None) => words_of_gguf(model.bytes, model.name),
+        (Found::Stored(..) | Found::Path(_), None) => unreachable!("only bundled models have no files"),
+    }
+}
+
+fn words_of_gguf(bytes: &[u8], name: &str) -> Result<Words, OpenError> {
+    let file = Gguf::parse(bytes).map_err(|cause| OpenError::Gguf {
+        name: name.to_owned(),
+        cause,
+    })?;
+    read_words(&Vocabulary::Gguf(file.metadata), name)
+}
+
+fn read_words(vocabulary: &Vocabulary<'_>, name: &str) -> Result<Words, OpenError> {
+    Words::of(vocabulary).map_err(|cause| OpenError::Words {
+        name: name.to_owned(),
+        cause,
+    })
 }
 
 fn map(path: &Path) -> Result<Arc<dyn FileBytes>, OpenError> {

@@ -8,6 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use heph_engine::worker::{Keep, Worker};
+use heph_kernels::kv::KvFormat;
 use heph_runtime::settings::Settings;
 use heph_types::TokenId;
 
@@ -37,9 +38,13 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     let prompts = read_prompts(&arguments.prompts)?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let engine = arguments
-        .engine
-        .load(&arguments.model, Some(longest + arguments.greedy), 1, settings)?;
+    // Who compares numbers wants those of the model, not of a smaller cache.
+    let kv = arguments.engine.kv.or(Some(KvFormat::F32));
+    let running = EngineArguments {
+        kv,
+        ..arguments.engine.clone()
+    };
+    let engine = running.load(&arguments.model, Some(longest + arguments.greedy), 1, settings)?;
     let mut worker = engine.worker();
     let mut sink = Sink::create(&arguments.out)?;
     for prompt in &prompts {

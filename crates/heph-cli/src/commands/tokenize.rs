@@ -3,9 +3,9 @@
 use std::io::{self, BufWriter, Read, Write};
 
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
+use heph_runtime::open;
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
-use heph_runtime::{open, words::Words};
 
 use crate::failure::{Exit, Failure};
 
@@ -25,8 +25,7 @@ pub(crate) struct Arguments {
 
 /// One line of ids for each text.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
-    let source = open::open(&Store::new(&settings.models).find(&arguments.model)?)?;
-    let words = Words::of(&source.vocabulary()?)?;
+    let words = open::words(&Store::new(&settings.models).find(&arguments.model)?)?;
     let add = if arguments.add_special == 1 {
         AddSpecial::Yes
     } else {
