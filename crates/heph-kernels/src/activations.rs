@@ -282,9 +282,17 @@ fn encode(x: &[f32], codes: &mut [i8]) -> f32 {
     }
     let largest = f32::from_bits(magnitude);
     let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-    for (code, &x) in codes.iter_mut().zip(x) {
-        // The inverse of a denormal is infinite; its product with zero is NaN, which casts to 0.
-        *code = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+    if inverse.is_infinite() {
+        // The inverse of a denormal: its product with zero is NaN, which casts to 0.
+        for (code, &x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+        }
+    } else {
+        for (code, &x) in codes.iter_mut().zip(x) {
+            let rounded = (x * inverse).round_ties_even();
+            // SAFETY: `x` is at most `largest`, and two roundings of 127 parts in 2^24 do not reach 128.
+            *code = unsafe { rounded.to_int_unchecked::<i32>() } as i8;
+        }
     }
     largest / 127.0
 }

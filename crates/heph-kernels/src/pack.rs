@@ -8,11 +8,13 @@
 
 mod codes;
 mod layout;
+mod memory;
 
 pub(crate) use layout::{Layout, Plane, TILE};
 
 use crate::format::{Format, dequantize_row};
 use crate::pool::Pool;
+use memory::Memory;
 use std::ops::Range;
 
 /// Why a matrix could not be packed.
@@ -38,8 +40,8 @@ pub enum PackError {
         /// The bytes given.
         bytes: usize,
     },
-    /// The shape takes more memory than can be addressed.
-    #[error("{rows} rows of {cols} weights in {format} are too large for this machine")]
+    /// The shape takes more memory than there is.
+    #[error("{rows} rows of {cols} weights in {format} take more memory than there is")]
     TooLarge {
         /// The format asked for.
         format: Format,
@@ -56,15 +58,10 @@ pub struct Packed {
     rows: usize,
     cols: usize,
     layout: Layout,
-    /// Lines of one tile.
+    /// Bytes of one tile, whole cache lines.
     stride: usize,
-    lines: Vec<Line>,
+    memory: Memory,
 }
-
-/// As much as a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 impl Packed {
     /// Packs `raw`, the rows of a tensor as they stand in a file.
@@ -89,21 +86,24 @@ impl Packed {
             });
         }
         let layout = Layout::of(format);
-        let stride = layout.tile_bytes(cols).div_ceil(64);
-        let tiles = rows.div_ceil(TILE);
-        let lines = stride
-            .checked_mul(tiles)
-            .filter(|lines| lines.checked_mul(64).is_some());
-        let lines = lines.ok_or(PackError::TooLarge { format, rows, cols })?;
+        let too_large = PackError::TooLarge { format, rows, cols };
+        let stride = row_bytes
+            .checked_mul(TILE)
+            .and_then(|n| n.checked_next_multiple_of(64));
+        let stride = stride.ok_or(too_large.clone())?;
+        let bytes = stride.checked_mul(rows.div_ceil(TILE)).ok_or(too_large.clone())?;
+        let memory = Memory::zeroed(bytes).ok_or(too_large)?;
         let mut packed = Packed {
             format,
             rows,
             cols,
             layout,
             stride,
-            lines: vec![Line([0; 64]); lines],
+            memory,
         };
-        packed.fill(raw, row_bytes, pool);
+        if !raw.is_empty() {
+            packed.fill(raw, row_bytes, pool);
+        }
         Ok(packed)
     }
 
@@ -124,7 +124,7 @@ impl Packed {
 
     /// The memory this matrix takes.
     pub fn bytes(&self) -> usize {
-        64 * self.lines.len()
+        self.memory.as_slice().len()
     }
 
     /// Writes row `r` as floats, exactly as [`dequantize_row`] reads it from the file.
@@ -167,22 +167,23 @@ impl Packed {
 
     /// The bytes of one tile.
     pub(crate) fn tile(&self, tile: usize) -> &[u8] {
-        let lines = &self.lines[tile * self.stride..][..self.stride];
-        // SAFETY: lines are plain bytes without padding.
-        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), 64 * lines.len()) }
+        &self.memory.as_slice()[tile * self.stride..][..self.stride]
     }
 
     fn fill(&mut self, raw: &[u8], row_bytes: usize, pool: &Pool) {
         let (rows, tiles) = (self.rows, self.tiles());
         let (format, layout) = (self.format, self.layout);
-        let bytes = 64 * self.stride;
-        let base = Base(self.lines.as_mut_ptr().cast());
+        let bytes = self.stride;
+        let base = Base(self.memory.as_mut_slice().as_mut_ptr());
         pool.run(tiles, &|tile| {
-            // SAFETY: tiles are disjoint parts of `lines`, and each has one task.
+            // SAFETY: tiles are disjoint parts of the memory, and each has one task.
             let out = unsafe { std::slice::from_raw_parts_mut(base.tile(tile * bytes), bytes) };
             let mine: Range<usize> = TILE * tile..rows.min(TILE * (tile + 1));
-            for (lane, row) in mine.enumerate() {
-                pack_row(format, &layout, &raw[row * row_bytes..][..row_bytes], lane, out);
+            let raw = &raw[mine.start * row_bytes..mine.end * row_bytes];
+            match format.block_bytes() {
+                2 => pack_floats::<2>(raw, row_bytes, out),
+                4 => pack_floats::<4>(raw, row_bytes, out),
+                _ => pack_blocks(&layout, raw, row_bytes, out),
             }
         });
     }
@@ -206,20 +207,27 @@ impl Base {
 // SAFETY: each task turns the pointer into its own tile only.
 unsafe impl Sync for Base {}
 
-/// Writes one row into lane `lane` of a tile.
-fn pack_row(format: Format, layout: &Layout, raw: &[u8], lane: usize, tile: &mut [u8]) {
-    if format.block_len() == 1 {
-        let size = format.block_bytes();
-        for (k, bytes) in raw.chunks_exact(size).enumerate() {
-            tile[size * (TILE * k + lane)..][..size].copy_from_slice(bytes);
+/// Writes the rows of a tile whose weights take `SIZE` bytes each, column by column.
+fn pack_floats<const SIZE: usize>(raw: &[u8], row_bytes: usize, tile: &mut [u8]) {
+    for (lane, row) in raw.chunks_exact(row_bytes).enumerate() {
+        let (row, _) = row.as_chunks::<SIZE>();
+        let (columns, _) = tile.as_chunks_mut::<SIZE>();
+        for (column, weight) in columns[lane..].iter_mut().step_by(TILE).zip(row) {
+            *column = *weight;
         }
-        return;
     }
-    let group_bytes = format.block_bytes() * layout.blocks_per_group();
+}
+
+/// Writes the rows of a tile of a quantised format, record by record.
+fn pack_blocks(layout: &Layout, raw: &[u8], row_bytes: usize, tile: &mut [u8]) {
+    let group_bytes = layout.format.block_bytes() * layout.blocks_per_group();
     let mut record = tile;
-    for group in raw.chunks(group_bytes) {
-        let blocks = layout.blocks_of(group.len());
-        pack_group(layout, blocks, group, lane, record);
+    for start in (0..row_bytes).step_by(group_bytes) {
+        let blocks = layout.blocks_of(group_bytes.min(row_bytes - start));
+        for (lane, row) in raw.chunks_exact(row_bytes).enumerate() {
+            let group = &row[start..row_bytes.min(start + group_bytes)];
+            pack_group(layout, blocks, group, lane, record);
+        }
         record = &mut record[layout.record_bytes(blocks)..];
     }
 }
@@ -255,17 +263,24 @@ fn unpack_group(layout: &Layout, blocks: usize, record: &[u8], lane: usize, raw:
 impl Plane {
     /// Writes this plane's bits of one row.
     fn pack(self, quads: &[u32], lane: usize, plane: &mut [u8]) {
-        if self.bits == 0 {
-            return;
+        match self.bits {
+            0 => {}
+            1 => self.pack_words::<1, 8>(quads, lane, plane),
+            2 => self.pack_words::<2, 4>(quads, lane, plane),
+            4 => self.pack_words::<4, 2>(quads, lane, plane),
+            _ => self.pack_words::<8, 1>(quads, lane, plane),
         }
+    }
+
+    /// As [`Plane::pack`], where `BITS` and the quads of a line are constants, so that this is fast code.
+    fn pack_words<const BITS: u32, const QUADS: usize>(self, quads: &[u32], lane: usize, plane: &mut [u8]) {
         let mask = self.mask();
-        for (quads, line) in quads
-            .chunks_exact(self.quads_per_line())
-            .zip(plane.chunks_exact_mut(64))
-        {
+        let (quads, _) = quads.as_chunks::<QUADS>();
+        let (lines, _) = plane.as_chunks_mut::<64>();
+        for (quads, line) in quads.iter().zip(lines) {
             let mut word = 0;
             for (j, quad) in quads.iter().enumerate() {
-                word |= (quad >> self.shift & mask) << (self.bits * j as u32);
+                word |= (quad >> self.shift & mask) << (BITS * j as u32);
             }
             line[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
         }

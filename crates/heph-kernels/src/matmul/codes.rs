@@ -1,13 +1,43 @@
 //! How a quad of codes is taken out of a record, and into the dot product.
 
-use crate::pack::Plane;
+use crate::pack::Layout;
 use crate::simd::Simd;
 
 /// The planes of a record.
 #[derive(Clone, Copy)]
 pub(super) struct Planes {
-    pub(super) low: *const u8,
-    pub(super) high: *const u8,
+    low: *const u8,
+    high: *const u8,
+    /// What will be read some records later.
+    ahead: *const u8,
+    /// Lines of it to ask for with every block of 32 columns.
+    lines: usize,
+}
+
+/// Records between the one being read and the one being asked for: a few KiB, so that a line comes in time and
+/// is still there when it is used.
+const AHEAD: usize = 2;
+
+impl Planes {
+    /// The planes of a record of `blocks` blocks of 32 columns.
+    #[inline(always)]
+    pub(super) fn of(layout: &Layout, record: *const u8, blocks: usize) -> Planes {
+        let bytes = layout.record_bytes(8);
+        Planes {
+            low: record,
+            high: record.wrapping_add(layout.low.bytes(blocks)),
+            ahead: record.wrapping_add(AHEAD * bytes),
+            lines: bytes.div_ceil(8 * 64),
+        }
+    }
+
+    /// Asks for a part of what will be read, with block `block`.
+    #[inline(always)]
+    pub(super) fn fetch<S: Simd>(self, s: S, block: usize) {
+        for line in 0..self.lines {
+            s.prefetch(self.ahead.wrapping_add(64 * (self.lines * block + line)));
+        }
+    }
 }
 
 /// Codes as a record keeps them.
@@ -243,6 +273,8 @@ impl Panel {
         Planes {
             low: self.0.as_ptr(),
             high: self.0.as_ptr(),
+            ahead: self.0.as_ptr(),
+            lines: 0,
         }
     }
 
@@ -253,6 +285,7 @@ impl Panel {
     #[inline(always)]
     pub(super) unsafe fn fill<S: Simd, C: Codes>(&mut self, s: S, planes: Planes, blocks: usize) {
         for block in 0..blocks {
+            planes.fetch(s, block);
             for quad in 0..8 {
                 for vector in 0..16 / S::LANES {
                     let at = 64 * (8 * block + quad) + 4 * S::LANES * vector;
@@ -266,14 +299,5 @@ impl Panel {
                 }
             }
         }
-    }
-}
-
-/// The planes of a record whose first has `low.bytes(blocks)` bytes.
-#[inline(always)]
-pub(super) fn planes(record: *const u8, low: Plane, blocks: usize) -> Planes {
-    Planes {
-        low: record,
-        high: record.wrapping_add(low.bytes(blocks)),
     }
 }

@@ -9,7 +9,7 @@
     reason = "rows and tokens index several arrays at once"
 )]
 
-use super::codes::{Codes, Panel, Planes, Unpacked, planes};
+use super::codes::{Codes, Panel, Planes, Unpacked};
 use super::params::{BlockParams, BlockWeights, SuperParams, SuperWeights};
 use super::{CHUNK, Work};
 use crate::activations::{GROUP, Group32, Group256};
@@ -108,12 +108,7 @@ impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
                 }
                 for group in 0..groups {
                     let record = bytes[group * layout.record_bytes(8)..].as_ptr();
-                    let packed = planes(record, layout.low, 8);
-                    fetch(
-                        s,
-                        record.wrapping_add(layout.record_bytes(8)),
-                        layout.record_bytes(8),
-                    );
+                    let packed = Planes::of(&layout, record, 8);
                     // SAFETY: a whole record begins there.
                     unsafe { params.read::<S, W>(s, record) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
@@ -146,14 +141,6 @@ impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
                 }
             }
         }
-    }
-}
-
-/// Asks for the record at `at` while the one before it is being multiplied.
-#[inline(always)]
-fn fetch<S: Simd>(s: S, at: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        s.prefetch(at.wrapping_add(line));
     }
 }
 
@@ -198,6 +185,9 @@ unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T
     let lane = first * S::LANES;
     let mut acc = [[s.zero(); T]; R];
     for block in 0..8 {
+        if first == 0 {
+            planes.fetch(s, block);
+        }
         let halved = W::PARTS == 16 || C::LARGE && !S::WIDE;
         let mut part = [[s.begin_zero(); T]; R];
         if C::OFFSET != 0 {
@@ -306,12 +296,7 @@ impl<W: BlockWeights> Kernel for Blocks<'_, W> {
                 for group in 0..cols.div_ceil(GROUP) {
                     let blocks = (cols - group * GROUP).min(GROUP) / 32;
                     let record = bytes[group * layout.record_bytes(8)..].as_ptr();
-                    let packed = planes(record, layout.low, blocks);
-                    fetch(
-                        s,
-                        record.wrapping_add(layout.record_bytes(8)),
-                        layout.record_bytes(8),
-                    );
+                    let packed = Planes::of(&layout, record, blocks);
                     // SAFETY: a record of `blocks` blocks begins there.
                     unsafe { params.read::<S, W>(s, record, blocks) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
@@ -399,6 +384,9 @@ unsafe fn block_rows<S: Simd, W: BlockWeights, C: Codes, const R: usize, const T
         }
     }
     for block in 0..blocks {
+        if first == 0 {
+            planes.fetch(s, block);
+        }
         // SAFETY: within the planes, the scales and the groups, as the caller promises.
         let products = unsafe { block_products::<S, C, R, T>(s, planes, block, first, x) };
         for r in 0..R {

@@ -62,7 +62,7 @@ fn read_block(format: Format, raw: &[u8], codes: &mut [u8]) {
         codes.copy_from_slice(&raw[rest..]);
         return;
     }
-    read_field(&raw[rest..], codes, 16, 4, 0);
+    read_field::<16, 4>(&raw[rest..], codes, 0);
     if let Some(at) = fifth {
         let bits = u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
         for (j, code) in codes.iter_mut().enumerate() {
@@ -105,7 +105,13 @@ fn fields(format: Format) -> &'static [Field] {
 
 fn read_superblock(format: Format, raw: &[u8], codes: &mut [u8; SUPERBLOCK]) {
     for &(at, run, bits, shift) in fields(format) {
-        read_field(&raw[at..], codes, run, bits, shift);
+        let raw = &raw[at..];
+        match (run, bits) {
+            (32, 1) => read_field::<32, 1>(raw, codes, shift),
+            (32, 2) => read_field::<32, 2>(raw, codes, shift),
+            (32, 4) => read_field::<32, 4>(raw, codes, shift),
+            _ => read_field::<64, 4>(raw, codes, shift),
+        }
     }
 }
 
@@ -115,13 +121,16 @@ fn write_superblock(format: Format, codes: &[u8; SUPERBLOCK], raw: &mut [u8]) {
     }
 }
 
-fn read_field(raw: &[u8], codes: &mut [u8], run: usize, bits: u32, shift: u32) {
-    let per_byte = (8 / bits) as usize;
-    let mask = ((1u32 << bits) - 1) as u8;
-    for (raw, codes) in raw.chunks_exact(run).zip(codes.chunks_exact_mut(run * per_byte)) {
-        for (j, codes) in codes.chunks_exact_mut(run).enumerate() {
+/// Adds a field of `BITS` bits a code in runs of `RUN` bytes: constants, so that this is fast code.
+fn read_field<const RUN: usize, const BITS: u32>(raw: &[u8], codes: &mut [u8], shift: u32) {
+    let per_byte = (8 / BITS) as usize;
+    let mask = ((1u32 << BITS) - 1) as u8;
+    let (runs, _) = raw.as_chunks::<RUN>();
+    for (raw, codes) in runs.iter().zip(codes.chunks_exact_mut(RUN * per_byte)) {
+        let (parts, _) = codes.as_chunks_mut::<RUN>();
+        for (j, codes) in parts.iter_mut().enumerate() {
             for (code, byte) in codes.iter_mut().zip(raw) {
-                *code |= (byte >> (bits * j as u32) & mask) << shift;
+                *code |= (byte >> (BITS * j as u32) & mask) << shift;
             }
         }
     }

@@ -105,11 +105,6 @@ impl Layout {
         32 * blocks / self.format.block_len() * self.format.block_bytes() * TILE
     }
 
-    /// Bytes of a tile of rows of `cols` weights, whole blocks.
-    pub(super) const fn tile_bytes(&self, cols: usize) -> usize {
-        cols / self.format.block_len() * self.format.block_bytes() * TILE
-    }
-
     /// Where the bytes of sub-block scales begin in a full record.
     pub(crate) const fn scales_at(&self) -> usize {
         self.low.bytes(BLOCKS) + self.high.bytes(BLOCKS)

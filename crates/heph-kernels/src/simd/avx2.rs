@@ -191,7 +191,7 @@ macro_rules! shared {
 impl Simd for Avx2 {
     shared!();
 
-    const TOKENS: usize = 3;
+    const TOKENS: usize = 4;
     const WIDE: bool = false;
     const BIASED: bool = false;
 
