@@ -40,7 +40,10 @@ impl LayerRange {
         if end > count || count > usize::from(u16::MAX) {
             return Err(LayerRangeError::Outside { start, end, count });
         }
-        Ok(Self { start: start as u16, end: end as u16 })
+        Ok(Self {
+            start: start as u16,
+            end: end as u16,
+        })
     }
 
     /// Index of the first layer.
@@ -77,7 +80,17 @@ mod tests {
     fn a_range_stays_inside_its_model() {
         assert_eq!(LayerRange::new(2, 6, 8).map(LayerRange::len), Ok(4));
         assert!(LayerRange::new(0, 0, 8).unwrap().is_empty());
-        assert_eq!(LayerRange::new(3, 2, 8), Err(LayerRangeError::Reversed { start: 3, end: 2 }));
-        assert_eq!(LayerRange::new(0, 9, 8), Err(LayerRangeError::Outside { start: 0, end: 9, count: 8 }));
+        assert_eq!(
+            LayerRange::new(3, 2, 8),
+            Err(LayerRangeError::Reversed { start: 3, end: 2 })
+        );
+        assert_eq!(
+            LayerRange::new(0, 9, 8),
+            Err(LayerRangeError::Outside {
+                start: 0,
+                end: 9,
+                count: 8
+            })
+        );
     }
 }
