@@ -42,6 +42,9 @@ JOBS = {
     "verify": dict(prompt=0, gen=4, depth=128, repetitions=5, verify="1,2,4,8,16"),
 }
 
+# A model of 7 B is not tuned on its own (an hour): its set-ups are those of the small model with its formats.
+TUNED_AS = {"mistral-7b.Q4_K_M": "tinyllama-1.1b.Q4_K_M"}
+
 # llama.cpp's choices: weights repacked for this CPU or not, attention fused or not.
 SETUPS = [dict(repack=r, flash=f) for r in (1, 0) for f in (1, 0)]
 
@@ -116,6 +119,8 @@ def pair(model, threads, job):
 
 def best_setup(model, threads, job):
     """The set-up with the best figure of this job; tunes first when that was never done."""
+    model = TUNED_AS.get(model, model)
+
     def found():
         return [t for t in lines("setups.jsonl") if (t["model"], t["threads"], t["job"]) == (model, threads, job)]
     if not found():
