@@ -18,10 +18,12 @@ import argparse
 import datetime
 import json
 import os
+import resource
 import shlex
 import statistics
 import subprocess
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -36,7 +38,7 @@ MODELS = ["tinyllama-1.1b.Q4_K_M", "tinyllama-1.1b.Q8_0", "llama-3.2-1b.Q4_K_M",
 
 # What each job asks of both programs. A job measures one thing, so that each peer set-up can be best at its own.
 JOBS = {
-    "prefill": dict(prompt=512, gen=0, depth=0, repetitions=2),
+    "prefill": dict(prompt=512, gen=0, depth=0, repetitions=1),
     "decode": dict(prompt=0, gen=32, depth=0, repetitions=3),
     "deep": dict(prompt=0, gen=16, depth=2048, repetitions=3),
     "verify": dict(prompt=0, gen=4, depth=128, repetitions=5, verify="1,2,4,8,16"),
@@ -57,6 +59,9 @@ GOALS = {
 SHARE_OF_BANDWIDTH = 0.85
 VERIFY_COST = {4: 1.3, 8: 1.8, 16: 3.0}
 MEMORY, FIRST_TOKEN = 1.05, 1.2
+
+# A run counts only if other programs used less than this share of one core meanwhile.
+DISTURBED = 0.12
 
 
 def main():
@@ -79,8 +84,7 @@ def main():
                 if arguments.task == "tune":
                     tune(model, threads, job)
                 else:
-                    for _ in range(arguments.pairs):
-                        pair(model, threads, job)
+                    pairs(model, threads, job, arguments.pairs)
 
 
 def shapes(models):
@@ -99,14 +103,24 @@ def build_peer():
 
 
 def tune(model, threads, job):
-    """Runs each set-up of the peer once and notes the figure of the job."""
-    for setup in SETUPS:
+    """Runs each set-up of the peer that was not yet run once, and notes the figure of the job."""
+    tried = [t["setup"] for t in setups_tried(model, threads, job)]
+    for setup in [s for s in SETUPS if s not in tried]:
         line = measure(PEER + " bench", model, threads, JOBS[job], setup)
         record("setups.jsonl", dict(model=model, threads=threads, job=job, setup=setup, peer=line))
 
 
+def pairs(model, threads, job, count):
+    """Takes pairs until `count` were undisturbed; gives up after twice as many."""
+    undisturbed = 0
+    for _ in range(2 * count):
+        undisturbed += pair(model, threads, job)
+        if undisturbed == count:
+            break
+
+
 def pair(model, threads, job):
-    """HEPH, then the peer in its best set-up, then the machine itself."""
+    """Whether nothing disturbed it. HEPH, then the peer in its best set-up, then the machine itself."""
     setup = best_setup(model, threads, job)
     raw = dict(model=model, threads=threads, job=job, setup=setup, bytes=os.path.getsize(path_of(model)),
                commit=commit(), heph=measure(HEPH + " bench --json", model, threads, JOBS[job], {}),
@@ -115,17 +129,24 @@ def pair(model, threads, job):
         raw["other"] = measure(OTHER, model, threads, JOBS[job], {})
     raw["bandwidth"] = run(shlex.split(PEER) + ["bandwidth", "--threads", str(threads)])
     record("pairs.jsonl", raw)
+    return not disturbed(raw)
+
+
+def disturbed(raw):
+    return any(raw[who]["others_cpu"] > DISTURBED for who in ("heph", "peer"))
 
 
 def best_setup(model, threads, job):
-    """The set-up with the best figure of this job; tunes first when that was never done."""
+    """The set-up with the best figure of this job; tries what was not tried yet."""
     model = TUNED_AS.get(model, model)
+    tune(model, threads, job)
+    return max(setups_tried(model, threads, job), key=lambda t: figure(job, t["peer"]))["setup"]
 
-    def found():
-        return [t for t in lines("setups.jsonl") if (t["model"], t["threads"], t["job"]) == (model, threads, job)]
-    if not found():
-        tune(model, threads, job)
-    return max(found(), key=lambda t: figure(job, t["peer"]))["setup"]
+
+def setups_tried(model, threads, job):
+    """The undisturbed trials of this job."""
+    return [t for t in lines("setups.jsonl") if (t["model"], t["threads"], t["job"]) == (model, threads, job)
+            and t["peer"]["others_cpu"] <= DISTURBED]
 
 
 def figure(job, line):
@@ -144,10 +165,27 @@ def measure(program, model, threads, job, setup):
 
 
 def run(command):
+    """The JSON line of a program, and how much of a core all other programs used meanwhile."""
+    start, all_before, own_before = time.monotonic(), busy_seconds(), own_seconds()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-800:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    others = (busy_seconds() - all_before) - (own_seconds() - own_before)
+    line = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**line, "others_cpu": round(max(0.0, others / (time.monotonic() - start)), 3)}
+
+
+def busy_seconds():
+    """Processor seconds that all programs of the machine have used."""
+    words = list(map(int, open("/proc/stat").readline().split()[1:]))
+    idle_and_waiting = words[3] + words[4]
+    return (sum(words[:8]) - idle_and_waiting) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds():
+    """Processor seconds of the programs started here, and of this one."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]
+    return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def path_of(model):
@@ -184,13 +222,14 @@ def machine():
 
 
 def report():
-    pairs = lines("pairs.jsonl")
-    if not pairs:
-        sys.exit("nothing was measured yet: run.py pairs")
-    latest = newest(pairs)
+    every = lines("pairs.jsonl")
+    quiet = [p for p in every if not disturbed(p)]
+    if not quiet:
+        sys.exit("nothing was measured undisturbed yet: run.py pairs")
+    latest = newest(quiet)
     text = [HEAD.format(machine="; ".join(sorted({p["machine"] for p in latest})),
                         first=min(p["at"] for p in latest)[:16], last=max(p["at"] for p in latest)[:16],
-                        commits=", ".join(sorted({p["commit"] for p in latest})))]
+                        commits=", ".join(sorted({p["commit"] for p in latest})), disturbed=DISTURBED)]
     for job, title, unit in [("prefill", "Prefill of 512 tokens", "tok/s"),
                              ("decode", "Decode from an empty cache", "tok/s"),
                              ("deep", "Decode after 2,048 tokens", "tok/s")]:
@@ -209,7 +248,9 @@ this CPU, for each job in the best of its set-ups (weights repacked or not, atte
 HEPH has one mode: exact, every thread count and instruction set gives the same bits.
 
 Models have the shapes of real ones and random weights. Both programs take turns, each measurement in a fresh
-process. *Ratio* is HEPH over llama.cpp, the median over the pairs; *worst* is the worst single pair."""
+process; pairs during which other programs used more than {disturbed:.0%} of a core are kept in `raw/` but left out
+here. *Ratio* is HEPH over llama.cpp, the median over the pairs; *worst* is the worst single pair.
+A row stands here only if it was measured, and *pairs* says how often; fewer than five is a first look."""
 
 
 def newest(pairs):
@@ -282,13 +323,12 @@ def cost_table(pairs):
         return []
     head = ["model", "threads", "HEPH peak MiB", "llama.cpp peak MiB", "ratio", "asked", "HEPH first token s",
             "llama.cpp first token s", "ratio", "asked"]
-    out = ["", "## Memory and start", "", "Peak resident memory of the decode run, and seconds from the start of "
-           "loading to the first token (file in the page cache).", "", row(head), row(["---"] * len(head))]
+    out = ["", "## Memory and start", "", "Peak resident memory of the decode run, and seconds to load (file in "
+           "the page cache) and decode one token.", "", row(head), row(["---"] * len(head))]
     for model, threads, group in found:
-        def of(who, key):
-            return median([p[who].get(key) or p[who]["load_s"] for p in group])
-        memory = [of(who, "peak_rss_bytes") / 2**20 for who in ("heph", "peer")]
-        start = [of(who, "first_token_s") for who in ("heph", "peer")]
+        memory = [median([p[who]["peak_rss_bytes"] for p in group]) / 2**20 for who in ("heph", "peer")]
+        start = [median([p[who]["load_s"] + 1 / figure("decode", p[who]) for p in group])
+                 for who in ("heph", "peer")]
         out.append(row([model, threads, f"{memory[0]:.0f}", f"{memory[1]:.0f}", f"{memory[0] / memory[1]:.2f}",
                         f"≤ {MEMORY} {mark(memory[0] <= MEMORY * memory[1])}", f"{start[0]:.2f}",
                         f"{start[1]:.2f}", f"{start[0] / start[1]:.2f}",
