@@ -460,7 +460,7 @@ mod tests {
     use super::*;
     use crate::elementwise::tree;
     use crate::kv::{KvFormat, KvShape};
-    use crate::proof::{Draws, differ, same_bits};
+    use crate::proof::{CASES, Draws, differ, same_bits};
 
     /// A sequence with queries for all of its tokens.
     struct Case {
@@ -616,7 +616,7 @@ mod tests {
                 same_bits(&want, &case.run(first..tokens, isa, &pools[draws.below(2)]), isa);
             }
             rows += (tokens - first) * shape.heads;
-            if rows >= 20_000 {
+            if rows >= CASES {
                 return;
             }
         }

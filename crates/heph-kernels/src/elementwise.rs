@@ -233,7 +233,7 @@ per_isa! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proof::{Draws, differ, same_bits};
+    use crate::proof::{CASES, Draws, differ, same_bits};
 
     /// Everything that this file computes, one behind the other.
     fn all(x: &[f32], y: &[f32], factor: f32, isa: Isa) -> Vec<f32> {
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn every_instruction_set_computes_alike() {
         let mut draws = Draws::new(31);
-        for _ in 0..20_000 {
+        for _ in 0..CASES {
             let len = draws.below(100);
             let (x, y, factor) = (draws.floats(len), draws.floats(len), draws.plain());
             let want = all(&x, &y, factor, Isa::Scalar);

@@ -584,7 +584,7 @@ pub(crate) fn from_half(h: u16) -> f32 {
 mod tests {
     use super::*;
     use crate::isa::Isa;
-    use crate::proof::{Draws, same_bits};
+    use crate::proof::{CASES, Draws, same_bits};
 
     fn shape(kv_heads: usize, head_dim: usize, format: KvFormat) -> KvShape {
         KvShape {
@@ -619,7 +619,7 @@ mod tests {
     #[test]
     fn a_page_gives_back_what_was_written_within_its_format() {
         let mut draws = Draws::new(5);
-        for case in 0..20_000 {
+        for case in 0..CASES {
             let format = KvFormat::ALL[case % 3];
             let s = shape(1 + draws.below(3), 1 + draws.below(70), format);
             let (position, head) = (draws.below(PAGE), draws.below(s.kv_heads));

@@ -92,12 +92,12 @@ per_isa! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proof::{Draws, differ, same_bits};
+    use crate::proof::{CASES, Draws, differ, same_bits};
 
     #[test]
     fn every_instruction_set_normalises_alike() {
         let mut draws = Draws::new(21);
-        for _ in 0..20_000 {
+        for _ in 0..CASES {
             let (n, rows) = (1 + draws.below(200), 1 + draws.below(3));
             let (x, weight, bias) = (draws.floats(n * rows), draws.floats(n), draws.floats(n));
             let eps = [0.0, 1e-6, 1e-5][draws.below(3)];

@@ -2,6 +2,15 @@
 
 use crate::isa::Isa;
 
+/// Random cases for each kernel. Emulators are built with fewer, by the variable `HEPH_CASES`.
+pub(crate) const CASES: usize = match option_env!("HEPH_CASES") {
+    Some(cases) => match usize::from_str_radix(cases, 10) {
+        Ok(cases) => cases,
+        Err(_) => panic!("HEPH_CASES is a number"),
+    },
+    None => 20_000,
+};
+
 /// A sequence of draws from a seed; the generator is Weyl's sequence through a mixing function.
 pub(crate) struct Draws(u64);
 

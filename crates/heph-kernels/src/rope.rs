@@ -123,7 +123,7 @@ per_isa! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proof::{Draws, same_bits};
+    use crate::proof::{CASES, Draws, same_bits};
 
     fn table(pairs: usize) -> RopeTable {
         RopeTable::new(
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn every_instruction_set_turns_alike() {
         let mut draws = Draws::new(11);
-        for _ in 0..20_000 {
+        for _ in 0..CASES {
             let (head_dim, heads) = (1 + draws.below(40), 1 + draws.below(4));
             let pairs = draws.below(head_dim / 2 + 1);
             let rows = table(pairs).rows([draws.below(100_000)]);

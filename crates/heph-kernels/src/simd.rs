@@ -9,6 +9,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 use crate::isa::Isa;
 
@@ -32,6 +36,14 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> Result<(), K> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX-512 F, BW, VL and VNNI, as asserted above.
         Isa::Avx512 => unsafe { avx512::run(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the machine has NEON, as asserted above.
+        Isa::Neon => unsafe { neon::run(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the machine has NEON and its dot products, as asserted above.
+        Isa::NeonDot => unsafe { neon::run_dot(kernel) },
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::WasmSimd => wasm::run(kernel),
         _ => return Err(kernel),
     }
     Ok(())

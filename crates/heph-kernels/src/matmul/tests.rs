@@ -2,9 +2,7 @@
 
 use super::*;
 use crate::format::dequantize_row;
-
-/// Dot products compared for every format, path and instruction set.
-const CASES: usize = 20_000;
+use crate::proof::CASES;
 
 /// Tokens of a call for each path: matrix-vector, unpacked in registers, small batch, many.
 const PATHS: [Range<usize>; 4] = [1..2, 2..5, 5..17, 17..CHUNK + 9];
