@@ -116,8 +116,9 @@ pub(crate) fn streamed(
     cancel: &Cancel,
 ) -> Result<Answer, Failure> {
     let mut out = io::stdout().lock();
-    let mut written = Ok(());
+    let (mut written, mut begun) = (Ok(()), false);
     let mut write = |text: &str| {
+        begun = true;
         if written.is_ok() {
             written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             if written.is_err() {
@@ -127,7 +128,9 @@ pub(crate) fn streamed(
     };
     let answer = desk.answer(prompt, options, &mut write);
     written?;
-    writeln!(out)?;
+    if begun {
+        writeln!(out)?;
+    }
     Ok(answer?)
 }
 

@@ -1,0 +1,371 @@
+//! The program as its user meets it: whole output, exit codes, refusals.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A user with a home folder of their own and no settings.
+struct User {
+    home: TempDir,
+}
+
+fn user() -> User {
+    User {
+        home: TempDir::new().unwrap(),
+    }
+}
+
+impl User {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heph"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HEPH_HOME", self.home.path().join("heph"));
+        command
+            .current_dir(self.home.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn output(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        // A program that refuses early reads nothing: that is its right.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Exit code, standard output and standard error as one text, the home folder's path left out.
+    fn says(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.output(arguments, input.as_bytes());
+        let (out, err) = (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        );
+        let code = output.status.code().unwrap_or(-1);
+        let home = self.home.path().to_str().unwrap();
+        format!("exit {code}\n--- out\n{out}--- err\n{err}").replace(home, "HOME")
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.home.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.output(arguments, b"");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+fn bundled() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/heph-story.gguf")
+}
+
+/// The command line of each refusal, and the whole answer to it.
+#[test]
+fn a_refusal_is_one_sentence_and_a_hint() {
+    let user = user();
+    user.file("empty.gguf", b"");
+    user.file("notes.txt", b"no model");
+    user.file("words.txt", b"1 2 three\n");
+    let refusals: &[(&str, &[&str], &str)] = &[
+        ("unknown_model", &["models", "show", "heph-stori"], ""),
+        (
+            "unknown_path",
+            &["run", "--model", "no/such/file.gguf", "hello"],
+            "",
+        ),
+        ("not_a_model", &["models", "import", "notes.txt"], ""),
+        ("empty_file", &["models", "show", "empty.gguf"], ""),
+        (
+            "bad_name",
+            &["models", "import", "empty.gguf", "--name", "../up"],
+            "",
+        ),
+        ("bundled_stays", &["models", "rm", "heph-story"], ""),
+        ("bad_repository", &["models", "pull", "just-a-name"], ""),
+        (
+            "bad_sum",
+            &["models", "pull", "a/b", "c.gguf", "--sha256", "12"],
+            "",
+        ),
+        ("no_threads", &["bench", "--threads", "0"], ""),
+        ("unknown_isa", &["bench", "--isa", "mmx"], ""),
+        ("unknown_kv", &["bench", "--kv", "f8"], ""),
+        (
+            "not_ids",
+            &[
+                "logits",
+                "--model",
+                "heph-story",
+                "--prompts",
+                "words.txt",
+                "--out",
+                "out.bin",
+            ],
+            "",
+        ),
+        (
+            "no_prompts",
+            &[
+                "logits",
+                "--model",
+                "heph-story",
+                "--prompts",
+                "none.txt",
+                "--out",
+                "out.bin",
+            ],
+            "",
+        ),
+        ("bad_temperature", &["run", "--temperature=-1", "hello"], ""),
+        ("empty_question", &["run", "--raw"], ""),
+        ("not_a_question", &["render"], "{}\n"),
+        ("unknown_slash", &["chat"], "/hlep\n"),
+    ];
+    for (name, arguments, input) in refusals {
+        insta::assert_snapshot!(*name, user.says(arguments, input));
+    }
+}
+
+#[test]
+fn a_setting_without_meaning_is_named() {
+    let user = user();
+    let output = user
+        .command(&["models", "list"])
+        .env("HEPH_THREADS", "many")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!("bad_setting", String::from_utf8(output.stderr).unwrap());
+}
+
+#[test]
+fn help_is_what_it_was() {
+    let user = user();
+    insta::assert_snapshot!("help", user.says(&["help"], ""));
+    for command in [
+        "chat", "run", "bench", "certify", "tokenize", "render", "logits", "quantize", "doctor", "demo",
+    ] {
+        insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
+    }
+}
+
+#[test]
+fn a_model_comes_and_goes() {
+    let user = user();
+    let path = bundled();
+    let path = path.to_str().unwrap();
+    assert!(
+        user.says(&["models", "import", path, "--name", "mine"], "")
+            .starts_with("exit 0")
+    );
+    let list = user.json(&["models", "list", "--json"]);
+    let names: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["heph-story", "heph-story-draft", "mine"]);
+    assert_eq!(
+        list[0]["content"], list[2]["content"],
+        "the same file is the same model"
+    );
+    insta::assert_snapshot!(
+        "taken",
+        user.says(&["models", "import", path, "--name", "mine"], "")
+    );
+    insta::assert_snapshot!("removed", user.says(&["models", "rm", "mine"], ""));
+    insta::assert_snapshot!("gone", user.says(&["models", "rm", "mine"], ""));
+}
+
+#[test]
+fn every_shell_completes_every_command() {
+    let user = user();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = user.says(&["completions", shell], "");
+        for command in [
+            "demo", "chat", "run", "bench", "models", "quantize", "doctor", "certify",
+        ] {
+            assert!(script.contains(command), "{shell} does not know {command}");
+        }
+    }
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let user = user();
+    assert!(user.says(&["man"], "").contains(".TH heph 1"));
+    assert!(user.output(&["man", "--out", "pages"], b"").status.success());
+    for page in ["heph.1", "heph-chat.1", "heph-models-pull.1"] {
+        assert!(user.home.path().join("pages").join(page).is_file(), "{page}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let user = user();
+    let mut child = user.command(&["completions", "bash"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(0), &b""[..])
+    );
+}
+
+#[test]
+fn the_doctor_knows_this_machine() {
+    let report = user().json(&["doctor", "--json", "--quick"]);
+    assert!(report["memory_bytes"].as_u64().unwrap() > 0);
+    assert!(
+        report["instruction_sets"]
+            .as_array()
+            .unwrap()
+            .contains(&"scalar".into())
+    );
+    assert_eq!(report["fits"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn texts_become_lines_of_ids() {
+    let output = user().output(
+        &["tokenize", "--model", "heph-story", "--add-special", "0"],
+        b"Once upon\0\0a time\0",
+    );
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!((lines.len(), lines[1]), (3, ""));
+    assert!(
+        lines[0].split(' ').all(|id| id.parse::<u32>().is_ok()),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn templates_are_rendered_line_by_line() {
+    let questions = r#"{"id":1,"template":"{{ messages[0].content }}!","messages":[{"role":"user","content":"hi"}]}
+{"id":"two","template":"{{ raise_exception('no') }}","messages":[]}
+"#;
+    insta::assert_snapshot!("rendered", user().says(&["render"], questions));
+}
+
+#[test]
+fn the_seed_decides_the_answer_and_threads_do_not() {
+    let user = user();
+    let answer = |more: &[&str]| {
+        let fixed = ["run", "--json", "--max-tokens", "24", "Tell me a story."];
+        user.json(&[&fixed[..], more].concat())["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let first = answer(&["--seed", "7"]);
+    assert_eq!(
+        first,
+        answer(&["--seed", "7", "--threads", "3", "--isa", "scalar", "--chunk", "5"])
+    );
+    assert_ne!(first, answer(&["--seed", "8"]));
+}
+
+#[test]
+fn a_chat_from_a_pipe_obeys_and_answers() {
+    let user = user();
+    let said = "/set max-tokens 8\n/set temperature 0\n\"\"\"\nTell me\na story.\n\"\"\"\n/stats\n/save talk.json\n/quit\n";
+    let output = user.output(&["chat"], said.as_bytes());
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let saved: serde_json::Value =
+        serde_json::from_slice(&fs::read(user.home.path().join("talk.json")).unwrap()).unwrap();
+    assert_eq!(saved[0]["content"], "Tell me\na story.");
+    assert_eq!(saved[1]["role"], "assistant");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("tok/s"));
+}
+
+#[test]
+fn the_demo_answers_and_finds_the_same_bits() {
+    let output = user().output(&["demo"], b"");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("> Tell me a story about a little fox."), "{text}");
+    assert!(text.contains(" same") && !text.contains("differs"), "{text}");
+}
+
+#[test]
+fn the_bundled_model_is_certified() {
+    let report = user().json(&["certify", "heph-story-draft", "--json", "--tokens", "40"]);
+    assert_eq!(report["pass"], true);
+    assert_eq!(report["certificates"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn logits_are_written_in_their_layout() {
+    let user = user();
+    user.file("ids.txt", b"1 2 3\n4 5\n");
+    let arguments = [
+        "logits",
+        "--model",
+        "heph-story-draft",
+        "--prompts",
+        "ids.txt",
+        "--greedy",
+        "2",
+        "--out",
+        "o.bin",
+    ];
+    let said = user.says(&arguments, "");
+    let hash = said.lines().find_map(|l| l.strip_prefix("blake3 ")).expect(&said);
+    assert_eq!(hash.len(), 64);
+    let bytes = fs::read(user.home.path().join("o.bin")).unwrap();
+    let word = |at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let vocab = word(4) as usize;
+    assert_eq!(word(0), 3);
+    assert_eq!(
+        word(8 + 3 * vocab * 4),
+        2,
+        "two greedy ids follow the logits of the first prompt"
+    );
+    assert_eq!(bytes.len(), (8 + 3 * vocab * 4 + 12) + (8 + 2 * vocab * 4 + 12));
+}
+
+#[test]
+fn a_bench_has_one_value_for_each_repetition() {
+    let fixed = [
+        "bench",
+        "--model",
+        "heph-story-draft",
+        "--json",
+        "--prompt",
+        "16",
+        "--gen",
+        "4",
+    ];
+    let report = user().json(
+        &[
+            &fixed[..],
+            &["--depth", "8", "--repetitions", "2", "--verify", "1,4"],
+        ]
+        .concat(),
+    );
+    for field in ["/prefill_tok_s", "/decode_tok_s", "/verify_s/1", "/verify_s/4"] {
+        let values = report.pointer(field).unwrap().as_array().unwrap();
+        assert!(
+            values.len() == 2 && values.iter().all(|v| v.as_f64().unwrap() > 0.0),
+            "{field}: {values:?}"
+        );
+    }
+    assert!(report["load_s"].as_f64().unwrap() > 0.0);
+}
