@@ -80,7 +80,7 @@ pub(crate) fn same_bits(want: &[f32], got: &[f32], isa: Isa) {
 
 /// Whether some bits differ, for the tests that plant a mistake.
 pub(crate) fn differ(want: &[f32], got: &[f32]) -> bool {
-    want.len() != got.len() || want.iter().zip(got).any(|pair| one_differs(pair))
+    want.len() != got.len() || want.iter().zip(got).any(one_differs)
 }
 
 fn one_differs((want, got): (&f32, &f32)) -> bool {

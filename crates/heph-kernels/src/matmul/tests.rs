@@ -169,13 +169,8 @@ fn activations(cols: usize, random: &mut Random) -> Vec<f32> {
         .map(|k| match style {
             0 => f32::from_bits(random.next() as u32 & 0xbfff_ffff),
             1 => {
-                3.0 * if bounds[0] == 0 {
-                    1.0
-                } else if (k / (2 * bounds[0])) % 2 == bounds[1] {
-                    1.0
-                } else {
-                    -1.0
-                }
+                let positive = bounds[0] == 0 || (k / (2 * bounds[0])) % 2 == bounds[1];
+                if positive { 3.0 } else { -3.0 }
             }
             2 => random.unit() * 1e-39,
             3 => 0.0,
