@@ -1,0 +1,37 @@
+"""Documents without end for training: chats and plain stories, drawn by seed, packed into rows of tokens."""
+import random
+
+import storybook
+import talk
+
+END, START, STOP = 0, 1, 2  # <|endoftext|> <|im_start|> <|im_end|>
+STORY_SHARE, PLAIN_SHARE = 0.38, 0.05  # of the documents; the rest are conversations
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def chat_text(turns):
+    """The chat template of both models, as text. `turns` is a list of (role, content)."""
+    return "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+
+
+def document(rng):
+    r = rng.random()
+    if r < STORY_SHARE:
+        ask, story = storybook.requested(rng)
+        return chat_text([("user", ask), ("assistant", story)])
+    if r < STORY_SHARE + PLAIN_SHARE:
+        return storybook.Story(rng).text
+    return chat_text(talk.conversation(rng))
+
+
+class Rows:
+    """Rows of `length + 1` tokens. Each begins where a document begins."""
+
+    def __init__(self, tokenizer, length, seed):
+        self.tokenizer, self.length, self.rng = tokenizer, length, random.Random(seed)
+
+    def row(self):
+        ids = []
+        while len(ids) <= self.length:
+            ids += self.tokenizer.encode(document(self.rng)).ids + [END]
+        return ids[: self.length + 1]
