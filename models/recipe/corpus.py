@@ -14,14 +14,21 @@ def chat_text(turns):
     return "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
 
 
+SYSTEM = ["You are a helpful assistant.", "You are a helpful assistant.", "You are HEPH.", "You are a friendly story teller.", "Answer in short sentences.",
+          "You are a small model that tells stories.", "Be kind.", "You are a helpful, honest assistant.", "Help the user.", "Use simple words."]
+
+
 def document(rng):
     r = rng.random()
+    if STORY_SHARE < r < STORY_SHARE + PLAIN_SHARE:
+        return storybook.Story(rng).text
     if r < STORY_SHARE:
         ask, story = storybook.requested(rng)
-        return chat_text([("user", ask), ("assistant", story)])
-    if r < STORY_SHARE + PLAIN_SHARE:
-        return storybook.Story(rng).text
-    return chat_text(talk.conversation(rng))
+        turns = [("user", ask), ("assistant", story)]
+    else:
+        turns = talk.conversation(rng)
+    system = [("system", rng.choice(SYSTEM))] if rng.random() < 0.08 else []
+    return chat_text(system + turns)
 
 
 class Rows:

@@ -1,9 +1,11 @@
 """Trains target or draft on the CPU: two workers of one thread, one step together, Muon for matrices and Adam for the rest.
 
-    heph_training.py --shape target --layers 2 --out RUN --tokenizer T.json --begin EPOCH --end EPOCH [--until EPOCH] [--seq 256] [--rows 8]
+    heph_training.py --layers 2 --out RUN --tokenizer T.json --begin EPOCH --end EPOCH [--until EPOCH] [--seq 256] [--rows 8] [--draft]
 
 The learning rate follows the clock from `--begin` to `--end`; `--until` ends this phase early. A run resumes from `RUN/last.pt`, and a larger
-`--layers` than the checkpoint's grows the model. `--teacher FILE` distils: soft labels of the teacher, mixed with the text's own.
+`--layers` than the checkpoint's grows the model. With `--draft` the draft learns beside the target, from the target's own probabilities for the
+same text, which cost nothing more. `--only-draft` holds the target still, and lets the draft learn alone; `--rows-file` mixes in rows that the
+target wrote.
 """
 import argparse
 import json
@@ -78,16 +80,36 @@ def schedule(fraction, count):
     return warm * (1.0 if fraction < 0.45 else max(0.03, 1 - 0.97 * (fraction - 0.45) / 0.55))
 
 
-def loss_of(model, teacher, ids, mix):
-    x, y = ids[:, :-1], ids[:, 1:]
-    logits = model(x)[0].flatten(0, 1)
-    hard = F.cross_entropy(logits, y.flatten())
-    if teacher is None:
-        return hard, hard
-    with torch.no_grad():
-        wanted = teacher(x)[0].flatten(0, 1).softmax(-1)
-    soft = -(wanted * logits.log_softmax(-1)).sum(-1).mean()
-    return mix * soft + (1 - mix) * hard, hard
+def soft_loss(logits, wanted, text, mix):
+    """Cross-entropy against the target's probabilities, with a little of the text itself."""
+    logs = logits.log_softmax(-1)
+    return -(mix * (wanted * logs).sum(-1) + (1 - mix) * logs.gather(-1, text[:, None])[:, 0]).mean()
+
+
+@torch.no_grad()
+def held_out(target, draft, held):
+    """The target's loss on held-out text, the draft's, and how often both would say the same next token."""
+    x, y = held[:, :-1], held[:, 1:].flatten()
+    wanted = target(x)[0].flatten(0, 1)
+    result = {"held": F.cross_entropy(wanted, y).item()}
+    if draft is not None:
+        logits = draft(x)[0].flatten(0, 1)
+        result |= {"draft_held": F.cross_entropy(logits, y).item(), "agree": (logits.argmax(-1) == wanted.argmax(-1)).float().mean().item()}
+    return result
+
+
+def restored(path, shape):
+    """A model and what was saved beside it, from `path` if it is there."""
+    saved = torch.load(path, weights_only=False) if os.path.exists(path) else None
+    model = llama.Llama(saved["shape"] if saved else shape)
+    if saved:
+        model.load_state_dict(saved["model"])
+    return model, saved
+
+
+def save(path, model, optimizer, step, tokens):
+    torch.save({"shape": model.shape, "model": model.state_dict(), "optimizer": optimizer.state(), "step": step, "tokens": tokens}, path + ".next")
+    os.replace(path + ".next", path)
 
 
 def work(rank, a):
@@ -95,81 +117,83 @@ def work(rank, a):
     torch.manual_seed(1)
     dist.init_process_group("gloo", init_method=f"file://{a.out}/meet-{os.getppid()}", rank=rank, world_size=WORLD)
     tokenizer = Tokenizer.from_file(a.tokenizer)
-    shape = {"target": llama.TARGET, "draft": llama.DRAFT}[a.shape]
-    last = torch.load(f"{a.out}/last.pt", weights_only=False) if os.path.exists(f"{a.out}/last.pt") else None
-    model = llama.Llama(last["shape"] if last else llama.Shape(**{**shape.__dict__, "layers": a.layers or shape.layers}))
-    if last:
-        model.load_state_dict(last["model"])
-    layers = a.layers or model.shape.layers
-    if layers != model.shape.layers:
-        model = llama.grown(model, layers)
-    optimizer = Optimizer(model, rank, a.muon_lr, a.adam_lr)
-    if last:
-        optimizer.load(last["optimizer"])
-    teacher = None
-    if a.teacher:
-        t = torch.load(a.teacher, weights_only=False)
-        teacher = llama.Llama(t["shape"])
-        teacher.load_state_dict(t["model"])
-    step, tokens = (last["step"], last["tokens"]) if last else (0, 0)
+    target, saved = restored(f"{a.out}/last.pt", llama.Shape(**{**llama.TARGET.__dict__, "layers": a.layers or llama.TARGET.layers}))
+    if a.layers and a.layers != target.shape.layers:
+        target = llama.grown(target, a.layers)
+    learners = [] if a.only_draft else [(target, Optimizer(target, rank, a.muon_lr, a.adam_lr), f"{a.out}/last.pt", saved)]
+    draft = None
+    if a.draft or a.only_draft:
+        draft, draft_saved = restored(f"{a.out}/draft.pt", llama.DRAFT)
+        learners.append((draft, Optimizer(draft, rank, a.muon_lr, a.draft_lr), f"{a.out}/draft.pt", draft_saved))
+    for _, optimizer, _, s in learners:
+        if s:
+            optimizer.load(s["optimizer"])
+    first = learners[0][3]
+    step, tokens = (first["step"], first["tokens"]) if first else (0, 0)
     rows = corpus.Rows(tokenizer, a.seq, f"train {rank} {step} {a.seq}")
     held_rows = corpus.Rows(tokenizer, 512, "held out")
-    held = torch.tensor([held_rows.row() for _ in range(8)])
-    texts = torch.load(a.rows_file) if a.rows_file else None
+    held = torch.tensor([held_rows.row() for _ in range(6)])
+    written = torch.load(a.rows_file) if a.rows_file else None
     log = open(f"{a.out}/log.jsonl", "a") if rank == 0 else None
-    saved = time.time()
-    average, average_hard = 0.0, 0.0
+    params = [p for learner in learners for p in learner[0].parameters()]
+    began = saved_at = time.time()
+    average = None
     while True:
         clock = torch.tensor([time.time()], dtype=torch.float64)
         dist.broadcast(clock, 0)
         now = clock.item()
         fraction = (now - a.begin) / (a.end - a.begin)
         done = now >= min(a.until or a.end, a.end)
-        if done or now - saved > 180:
-            saved = now
+        if done or now - saved_at > 180:
+            saved_at = now
             if rank == 0:
-                with torch.no_grad():
-                    held_loss = loss_of(model, None, held, 0)[1].item()
-                print(f"held-out {held_loss:.4f}", flush=True)
-                log.write(json.dumps({"step": step, "tokens": tokens, "seconds": now - a.begin, "held": held_loss, "layers": layers}) + "\n")
+                for model, optimizer, path, _ in learners:
+                    save(path, model, optimizer, step, tokens)
+                found = held_out(target, draft, held)
+                print("held-out", found, flush=True)
+                log.write(json.dumps({"step": step, "tokens": tokens, "seconds": now - a.begin, "layers": target.shape.layers} | found) + "\n")
                 log.flush()
-                torch.save({"shape": model.shape, "model": model.state_dict(), "optimizer": optimizer.state(), "step": step, "tokens": tokens},
-                           f"{a.out}/next.pt")
-                os.replace(f"{a.out}/next.pt", f"{a.out}/last.pt")
         if done:
             dist.barrier()
             return
-        if texts is not None and rows.rng.random() < 0.5:
-            ids = texts[torch.randint(len(texts), (a.rows,), generator=torch.Generator().manual_seed(step * 2 + rank))][:, : a.seq + 1]
+        if written is not None and rows.rng.random() < 0.5:
+            ids = written[[rows.rng.randrange(len(written)) for _ in range(a.rows)]][:, : a.seq + 1]
         else:
             ids = torch.tensor([rows.row() for _ in range(a.rows)])
-        loss, hard = loss_of(model, teacher, ids, a.mix)
-        loss.backward()
-        params = list(model.parameters())
-        flat = torch.cat([p.grad.flatten() for p in params] + [torch.stack([loss.detach(), hard.detach()])])
+        x, y = ids[:, :-1], ids[:, 1:].flatten()
+        losses = []
+        with torch.set_grad_enabled(not a.only_draft):
+            logits = target(x)[0].flatten(0, 1)
+        if not a.only_draft:
+            losses.append(F.cross_entropy(logits, y))
+        if draft is not None:
+            losses.append(soft_loss(draft(x)[0].flatten(0, 1), logits.detach().softmax(-1), y, a.mix))
+        sum(losses).backward()
+        flat = torch.cat([p.grad.flatten() for p in params] + [torch.stack(losses).detach()])
         dist.all_reduce(flat)
         flat /= WORLD
-        norm = flat[:-2].norm().item()
-        flat_grads = flat[:-2] * min(1.0, 2.0 / (norm + 1e-6))
-        at = 0
-        for p in params:
-            p.grad.copy_(flat_grads[at: at + p.numel()].view_as(p))
-            at += p.numel()
-        optimizer.step(schedule(fraction, optimizer.count))
-        model.zero_grad(set_to_none=False)
+        at, norms = 0, []
+        for model, optimizer, _, _ in learners:
+            size = sum(p.numel() for p in model.parameters())
+            norms.append(flat[at: at + size].norm().item())
+            flat[at: at + size] *= min(1.0, 2.0 / (norms[-1] + 1e-6))
+            for p in model.parameters():
+                p.grad.copy_(flat[at: at + p.numel()].view_as(p))
+                at += p.numel()
+            optimizer.step(schedule(fraction, optimizer.count) * min(1.0, (time.time() - began) / 60 if model is draft else 1.0))
+            model.zero_grad(set_to_none=False)
         step, tokens = step + 1, tokens + WORLD * a.rows * a.seq
         if rank == 0:
-            average = flat[-2].item() if average == 0 else 0.9 * average + 0.1 * flat[-2].item()
-            average_hard = flat[-1].item() if average_hard == 0 else 0.9 * average_hard + 0.1 * flat[-1].item()
+            average = flat[at:].clone() if average is None else 0.9 * average + 0.1 * flat[at:]
             if step % 5 == 0:
-                log.write(json.dumps({"step": step, "tokens": tokens, "seconds": now - a.begin, "loss": average_hard, "layers": layers}) + "\n")
+                entry = dict(zip((["loss"] if not a.only_draft else []) + ["draft_loss"], average.tolist()))
+                log.write(json.dumps({"step": step, "tokens": tokens, "seconds": now - a.begin, "layers": target.shape.layers} | entry) + "\n")
                 log.flush()
-                print(f"{step} {tokens} loss {average:.3f} text {average_hard:.3f} norm {norm:.2f} {time.time() - now:.2f} s/step {100 * fraction:.0f}%", flush=True)
+                print(step, tokens, {k: round(v, 3) for k, v in entry.items()}, [round(n, 2) for n in norms], f"{time.time() - now:.1f} s, {100 * fraction:.0f}%", flush=True)
 
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--shape", default="target")
     p.add_argument("--layers", type=int)
     p.add_argument("--out", required=True)
     p.add_argument("--tokenizer", required=True)
@@ -180,7 +204,9 @@ def main():
     p.add_argument("--rows", type=int, default=8)
     p.add_argument("--muon-lr", type=float, default=0.02)
     p.add_argument("--adam-lr", type=float, default=0.003)
-    p.add_argument("--teacher")
+    p.add_argument("--draft-lr", type=float, default=0.006)
+    p.add_argument("--draft", action="store_true")
+    p.add_argument("--only-draft", action="store_true")
     p.add_argument("--mix", type=float, default=0.9)
     p.add_argument("--rows-file")
     a = p.parse_args()

@@ -19,13 +19,13 @@ def choose(text, rng):
 
 
 def article(phrase):
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+    return ("an " if phrase.startswith(("honest", "hour")) or phrase[0] in "aeiou" and not phrase.startswith("uni") else "a ") + phrase
 
 
 SAYING = r"(?:said|cried|called|asked|thought|shouted|whispered|laughed|told|sang|went)"
 # What may follow a closing quote and still belong to its sentence: "said", "he cried", "the fox asked", "they both said".
 TAG = re.compile(r"(?!and |then |but |so )(?:%s|(?:the |a )?(?:\w+ )?(?:\w+ )?\w+ (?:both )?%s)\b" % (SAYING, SAYING))
-QUESTION = re.compile(r"(?:(?:and|but) )?(?:who|what|where|why|how|when (?:will|is|did)|which|do|does|did|can|could|may|are|am|is|was|will|would|shall|should)\b(?! a\b| (?:beautiful|kind|fine|pretty|high|lovely|nice|big)\b)", re.I)
+QUESTION = re.compile(r"(?:(?:and|but) )?(?:who|what|where|why|how|when (?:will|is|did)|which|do(?! not)|does|did|can|could|may|are|am|is|was|will|would|shall|should)\b(?! a\b| (?:beautiful|kind|fine|pretty|high|lovely|nice|big)\b)", re.I)
 
 
 def asked(match):
@@ -42,15 +42,22 @@ def polish(text):
     """Capitals, articles and marks, once the words stand."""
     text = re.sub(r"[ \t]+", " ", text)
     text = re.sub(r" *\n *", "\n", text).strip()
-    text = re.sub(r"\b([Aa]) (?=[aeio][a-z])(?!one\b|once\b)", lambda m: m.group(1) + "n ", text)
+    text = re.sub(r"\b([Aa]) (?=[aeio][a-z]|honest)(?!one\b|once\b)", lambda m: m.group(1) + "n ", text)
     pieces = text.split('"')
     for i in range(1, len(pieces), 2):
         pieces[i] = re.sub(r"([^.!? ][^.!?]*)([.!?])", asked, pieces[i])
+        after = pieces[i + 1].lstrip() if i + 1 < len(pieces) else ""
+        if pieces[i].endswith(".") and re.match(SAYING, after):
+            pieces[i] = pieces[i][:-1] + ","
+        elif pieces[i].endswith(",") and re.match(r"(?:may|can|could|would|shall|will) (?:I|we|you) ", re.split(r"[.!?] ", pieces[i])[-1]):
+            pieces[i] = pieces[i][:-1] + "?"
+        if i >= 3 and pieces[i - 2].endswith(",") and re.fullmatch(r" [^.!?]*, ", pieces[i - 1]):
+            continue  # the same sentence goes on after "said the fox,"
         pieces[i] = re.sub(r"(^|[.!?] )([a-z])", lambda m: m.group(1) + m.group(2).upper(), pieces[i])
     for i in range(0, len(pieces), 2):
         piece = re.sub(r"(^|[.!?:] |\n)(?!went\b)([a-z])", lambda m: m.group(1) + m.group(2).upper() if m.group(1) else m.group(0), pieces[i])
         body = piece.lstrip(" ")
-        if i == 0 or pieces[i - 1].endswith((".", "!", "?")) and not TAG.match(body):
+        if i == 0 or pieces[i - 1].endswith(".") or pieces[i - 1].endswith(("!", "?")) and not TAG.match(body):
             piece = piece[: len(piece) - len(body)] + body[:1].upper() + body[1:]
         pieces[i] = piece
     return '"'.join(pieces)
@@ -161,7 +168,6 @@ class Story:
             "loves": lambda: h.loves.replace("his own", h.his + " own").replace("her horse", h.his + " horse"),
             "fr": lambda: f.mention(rng) if introduced_friend[0] else "the " + f.kind, "frn": lambda: f.name or "the " + f.kind,
             "fhe": lambda: f.he, "fhim": lambda: f.him, "fhis": lambda: f.his, "a_friend": a_friend,
-            "comma_friend": lambda: (", " + article(f.kind) + ",") if f.name else "",
             "x": lambda: self.thing, "xs": lambda: self.noun, "ax": lambda: article(self.thing),
             "inplace": lambda: inplace, "toplace": lambda: toplace, "k": lambda: helper, "kk": lambda: helper.split()[-1], "a_k": a_k,
             "the_k": lambda: "the " + helper, "mo": lambda: mo, "food": lambda: food, "food2": lambda: food2, "the_food": lambda: food3,
