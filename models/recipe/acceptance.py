@@ -1,6 +1,6 @@
 """Measures how often the draft's greedy token is the target's, on the target's own greedy continuations of held-out prompts.
 
-    python acceptance.py TARGET.gguf DRAFT.gguf TOKENIZER.json OUT.json
+    python acceptance.py TARGET.gguf DRAFT.gguf OUT.json
 
 Both models are read from the GGUF files that ship, so the loss by quantisation is counted. The prompts are drawn with a seed that training never
 uses, beside the written ones below.
@@ -10,9 +10,9 @@ import random
 import sys
 
 import torch
-from tokenizers import Tokenizer
 
 import corpus
+import gguf_files
 import speak
 import storybook
 import talk
@@ -50,8 +50,8 @@ def passes(matches, k):
 
 
 @torch.no_grad()
-def main(target, draft, tokenizer, out):
-    tokenizer = Tokenizer.from_file(tokenizer)
+def main(target, draft, out):
+    tokenizer = gguf_files.tokenizer_of(target)
     target, draft = speak.load(target), speak.load(draft)
     kinds, matches = {}, []
     for kind, text in prompts():

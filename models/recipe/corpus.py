@@ -18,11 +18,12 @@ SYSTEM = ["You are a helpful assistant.", "You are a helpful assistant.", "You a
           "You are a small model that tells stories.", "Be kind.", "You are a helpful, honest assistant.", "Help the user.", "Use simple words."]
 
 
-def document(rng):
+def document(rng, stories=STORY_SHARE):
+    """One document; `stories` is the share of stories that were asked for."""
     r = rng.random()
-    if STORY_SHARE < r < STORY_SHARE + PLAIN_SHARE:
+    if stories < r < stories + PLAIN_SHARE:
         return storybook.Story(rng).text
-    if r < STORY_SHARE:
+    if r < stories:
         ask, story = storybook.requested(rng)
         turns = [("user", ask), ("assistant", story)]
     else:
@@ -34,11 +35,11 @@ def document(rng):
 class Rows:
     """Rows of `length + 1` tokens. Each begins where a document begins."""
 
-    def __init__(self, tokenizer, length, seed):
-        self.tokenizer, self.length, self.rng = tokenizer, length, random.Random(seed)
+    def __init__(self, tokenizer, length, seed, stories=STORY_SHARE):
+        self.tokenizer, self.length, self.rng, self.stories = tokenizer, length, random.Random(seed), stories
 
     def row(self):
         ids = []
         while len(ids) <= self.length:
-            ids += self.tokenizer.encode(document(self.rng)).ids + [END]
+            ids += self.tokenizer.encode(document(self.rng, self.stories)).ids + [END]
         return ids[: self.length + 1]

@@ -10,7 +10,9 @@ import sys
 import gguf
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import corpus
 import llama
 
 TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -100,6 +102,20 @@ def read(path):
             state[f"layers.{i}.{ours}.weight"] = halve(x, s.heads if ours == "q_proj" else s.kv_heads) if ours in ("q_proj", "k_proj") else x
     model.load_state_dict(state)
     return model.eval()
+
+
+def tokenizer_of(path):
+    """The tokenizer of a `tokenizer.json`, or the one inside a GGUF file."""
+    if path.endswith(".json"):
+        return Tokenizer.from_file(path)
+    fields = gguf.GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(corpus.SPECIALS)
+    return tokenizer
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Answers prompts with a checkpoint or a GGUF file.
 
-    python speak.py MODEL TOKENIZER.json [--temperature T] "PROMPT" ...
+    python speak.py MODEL TOKENIZER.json|MODEL.gguf [--temperature T] "PROMPT" ...
 """
 import sys
 
 import torch
-from tokenizers import Tokenizer
 
 import corpus
 import gguf_files
@@ -37,7 +36,7 @@ def continuation(model, ids, most, temperature=0.0):
 
 
 def main(path, tokenizer, *prompts):
-    model, tokenizer, temperature = load(path), Tokenizer.from_file(tokenizer), 0.0
+    model, tokenizer, temperature = load(path), gguf_files.tokenizer_of(tokenizer), 0.0
     if prompts[0] == "--temperature":
         temperature, prompts = float(prompts[1]), prompts[2:]
     for prompt in prompts:

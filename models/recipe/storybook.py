@@ -77,7 +77,7 @@ class Figure:
         self.name = name
         if not name and rng.random() < named:
             self.name = self.fresh_name(rng)
-        self.trait = rng.choice(words.TRAITS) if rng.random() < 0.7 else None
+        self.trait = rng.choice(words.TRAITS) if rng.random() < 0.4 else None
 
     @staticmethod
     def draw(rng):
@@ -193,7 +193,7 @@ ASK = ["tell me a story about", "tell me a story about", "write a short story ab
 ASK_ANY = ["tell me a story", "tell me a story", "write a short story", "can you tell me a story?", "please tell me a story", "tell me another story",
            "i want to hear a story", "tell me a bedtime story", "story please", "write a story", "can you make up a story?", "read me a story",
            "tell me something nice", "do you know a story?", "tell me a tale", "i cannot sleep. tell me a story", "make up a story", "once upon a time"]
-LEAD = ["", "", "", "", "", "", "", "here is a story.\n", "sure! ", "of course. ", "here is a story about {about}.\n", "yes, I will tell you one.\n", "gladly! "]
+LEAD = ["here is a story about {about}.\n"] * 6 + ["", "", "sure! here is a story about {about}.\n", "this is a story about {about}.\n"]
 
 
 def careless(text, rng):
@@ -216,7 +216,7 @@ def requested(rng):
         s = Story(rng)
         return careless(rng.choice(ASK_ANY), rng), s.text
     hero = Figure(rng, named=0.7)
-    about = article(((hero.trait + " ") if hero.trait and rng.random() < 0.5 else "") + hero.kind)
+    about = article(((hero.trait + " ") if hero.trait and rng.random() < 0.7 else "") + hero.kind)
     friend, plot, place, noun = None, None, None, None
     r = rng.random()
     if hero.name and r < 0.2:
