@@ -4,8 +4,7 @@
 
 The learning rate follows the clock from `--begin` to `--end`; `--until` ends this phase early. A run resumes from `RUN/last.pt`, and a larger
 `--layers` than the checkpoint's grows the model. With `--draft` the draft learns beside the target, from the target's own probabilities for the
-same text, which cost nothing more. `--only-draft` holds the target still, and lets the draft learn alone; `--rows-file` mixes in rows that the
-target wrote.
+same text, which cost nothing more. `--only-draft` holds the target still, and lets the draft learn alone.
 """
 import argparse
 import json
@@ -152,7 +151,6 @@ def work(rank, a):
     held_rows = corpus.Rows(tokenizer, 512, "held out")
     held = torch.tensor([held_rows.row() for _ in range(6)])
     rare = rare_tokens(corpus.Rows(tokenizer, 512, "rare"), target.shape.vocab)
-    written = torch.load(a.rows_file) if a.rows_file else None
     log = open(f"{a.out}/log.jsonl", "a") if rank == 0 else None
     params = [p for learner in learners for p in learner[0].parameters()]
     began = saved_at = time.time()
@@ -175,10 +173,7 @@ def work(rank, a):
         if done:
             dist.barrier()
             return
-        if written is not None and rows.rng.random() < 0.5:
-            ids = written[[rows.rng.randrange(len(written)) for _ in range(a.rows)]][:, : a.seq + 1]
-        else:
-            ids = torch.tensor([rows.row() for _ in range(a.rows)])
+        ids = torch.tensor([rows.row() for _ in range(a.rows)])
         x, y = ids[:, :-1], ids[:, 1:].flatten()
         losses = []
         with torch.set_grad_enabled(not a.only_draft):
@@ -229,7 +224,6 @@ def main():
     p.add_argument("--draft", action="store_true")
     p.add_argument("--only-draft", action="store_true")
     p.add_argument("--mix", type=float, default=0.9)
-    p.add_argument("--rows-file")
     a = p.parse_args()
     os.makedirs(a.out, exist_ok=True)
     torch.multiprocessing.start_processes(work, (a,), nprocs=WORLD, start_method="fork")
