@@ -112,7 +112,7 @@ fn next_of_pipe(input: &mut impl BufRead) -> io::Result<Said> {
 
 /// Whether nothing more belongs to a message: its fences are closed and its last line does not go on.
 fn is_whole(text: &str) -> bool {
-    text.matches(FENCE).count() % 2 == 0 && !text.trim_end_matches(['\n', '\r']).ends_with('\\')
+    text.matches(FENCE).count().is_multiple_of(2) && !text.trim_end_matches(['\n', '\r']).ends_with('\\')
 }
 
 /// The message without its fences and backslashes.
