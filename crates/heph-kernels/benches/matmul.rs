@@ -127,8 +127,8 @@ fn bandwidth(pool: &Pool) -> f64 {
                 .zip(c.chunks_exact(8))
                 .zip(d.chunks_exact(8))
             {
-                for j in 0..8 {
-                    sums[j] ^= a[j] ^ b[j] ^ c[j] ^ d[j];
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum ^= a[j] ^ b[j] ^ c[j] ^ d[j];
                 }
             }
             black_box(sums);
