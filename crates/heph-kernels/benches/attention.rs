@@ -10,6 +10,7 @@
 )]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use heph_kernels::attention::{AttentionJob, AttentionShape, attention};
@@ -129,10 +130,26 @@ fn fastest(call: &mut impl FnMut()) -> f64 {
     times.into_iter().fold(f64::INFINITY, f64::min)
 }
 
-/// What one dispatch to the pool costs.
+/// What one dispatch to the pool costs when every thread takes part: no task ends before all have begun.
 fn dispatch(pool: &Pool) {
-    let seconds = fastest(&mut || (0..1_000).for_each(|_| pool.run(pool.threads(), &|i| drop(black_box(i)))));
-    println!("an empty dispatch to the pool: {:.2} us", seconds * 1e3);
+    const ROUNDS: usize = 1_000;
+    let begun = AtomicUsize::new(0);
+    let mut due = 0;
+    let seconds = fastest(&mut || {
+        for _ in 0..ROUNDS {
+            due += pool.threads();
+            pool.run(pool.threads(), &|_| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                while begun.load(Ordering::Relaxed) < due {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+    });
+    println!(
+        "a dispatch to all threads of the pool: {:.2} us",
+        seconds * 1e6 / ROUNDS as f64
+    );
 }
 
 /// Gigabytes a second that all threads together read from memory.

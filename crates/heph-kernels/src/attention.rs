@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::attention::lanes::Lanes;
-use crate::attention::tile::{ROWS, highest, mix_rows, score_rows};
+use crate::attention::tile::{Ahead, ROWS, highest, mix_rows, score_rows};
 use crate::attention::widen::{widen_keys, widen_values};
 use crate::isa::Isa;
 use crate::kv::{KvPage, Lines, PAGE};
@@ -203,6 +203,8 @@ struct Room {
     total: Vec<f32>,
     /// The factor by which the page at hand scales what each row has so far.
     rescale: Vec<f32>,
+    /// What each row sees of the page at hand.
+    visible: Vec<(usize, usize)>,
 }
 
 impl Room {
@@ -221,6 +223,7 @@ impl Room {
             list.clear();
             list.resize(rows, value);
         }
+        self.visible.resize(rows, (0, 0));
     }
 }
 
@@ -279,40 +282,45 @@ unsafe fn compute_rows<S: Lanes>(
     load_queries(task, sequence, shape, &mut room.queries);
     let position = |row: usize| sequence.first + task.tokens.start + row / heads;
     let seen = shape.visible(position(0)).start..shape.visible(position(rows - 1)).end;
-    for index in seen.start / PAGE..seen.end.div_ceil(PAGE) {
+    let mut pages = (seen.start / PAGE..seen.end.div_ceil(PAGE)).peekable();
+    while let Some(index) = pages.next() {
         let page = sequence.pages[index];
         let span = in_page(&seen, index);
-        let visible = |row: usize| in_page(&shape.visible(position(row)), index);
+        for (row, visible) in room.visible.iter_mut().enumerate() {
+            *visible = in_page(&shape.visible(position(row)), index);
+        }
+        let tiles = rows.div_ceil(ROWS) * tile::ASKED;
         // SAFETY: the machine has the instruction set (contract); `room` was prepared for these rows.
         unsafe {
             let keys = widen_keys::<S>(page.keys(task.kv_head), head_dim, span, &mut room.wide);
+            let mut ahead = Ahead::of(Some(page.values(task.kv_head)), tiles);
             for row in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - row);
                 let queries = room.queries[row * head_dim..].as_ptr();
                 let weights = room.weights[row * PAGE..][..count * PAGE].as_mut_ptr();
-                let span = (visible(row).0.min(span.1), visible(row + count - 1).1.max(span.0));
-                score_rows::<S>(count, queries, keys.as_ptr(), head_dim, span, weights);
+                let (first, last) = (room.visible[row], room.visible[row + count - 1]);
+                let span = (first.0.min(span.1), last.1.max(span.0));
+                score_rows::<S>(count, queries, keys.as_ptr(), head_dim, span, weights, &mut ahead);
             }
         }
         // SAFETY: the machine has the instruction set (contract).
-        unsafe { weigh::<S>(rows, visible, shape.softcap, room) };
+        unsafe { weigh::<S>(rows, shape.softcap, room) };
         // SAFETY: the machine has the instruction set (contract); `room` was prepared for these rows.
         unsafe {
             let values = widen_values::<S>(page.values(task.kv_head), stride, span, &mut room.wide);
+            let mut ahead = Ahead::of(
+                pages
+                    .peek()
+                    .map(|&index| sequence.pages[index].keys(task.kv_head)),
+                tiles,
+            );
             for row in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - row);
                 let out = room.mixed[row * stride..][..count * stride].as_mut_ptr();
                 let weights = room.weights[row * PAGE..][..count * PAGE].as_ptr();
                 let scales = room.rescale[row..][..count].as_mut_ptr();
-                mix_tile::<S>(
-                    count,
-                    scales,
-                    weights,
-                    values.as_ptr(),
-                    stride,
-                    |r| visible(row + r),
-                    out,
-                );
+                let visible = &room.visible[row..][..count];
+                mix_tile::<S>(visible, scales, weights, values.as_ptr(), stride, out, &mut ahead);
             }
         }
     }
@@ -361,12 +369,7 @@ fn row_places(task: &Task, shape: &AttentionShape) -> impl Iterator<Item = usize
 /// # Safety
 /// The machine has the instruction set of `S`.
 #[inline(always)]
-unsafe fn weigh<S: Lanes>(
-    rows: usize,
-    visible: impl Fn(usize) -> (usize, usize),
-    softcap: Option<f32>,
-    room: &mut Room,
-) {
+unsafe fn weigh<S: Lanes>(rows: usize, softcap: Option<f32>, room: &mut Room) {
     let weights = &mut room.weights.as_chunks_mut::<PAGE>().0[..rows];
     for (row, scores) in weights.iter_mut().enumerate() {
         if let Some(cap) = softcap {
@@ -374,7 +377,7 @@ unsafe fn weigh<S: Lanes>(
                 *s = cap * tanh(*s / cap);
             }
         }
-        let (from, to) = visible(row);
+        let (from, to) = room.visible[row];
         // An invisible score becomes negative infinity, and its weight therefore 0.
         scores[..from].fill(f32::NEG_INFINITY);
         scores[to..].fill(f32::NEG_INFINITY);
@@ -389,7 +392,7 @@ unsafe fn weigh<S: Lanes>(
         *change = exp(*change);
     }
     for (row, weights) in weights.iter_mut().enumerate() {
-        let (from, to) = visible(row);
+        let (from, to) = room.visible[row];
         if from == to {
             room.rescale[row] = 1.0;
             continue;
@@ -406,37 +409,42 @@ unsafe fn weigh<S: Lanes>(
 /// As [`mix_rows`]; `scales` may be written.
 #[inline(always)]
 unsafe fn mix_tile<S: Lanes>(
-    rows: usize,
+    visible: &[(usize, usize)],
     scales: *mut f32,
     weights: *const f32,
     values: *const f32,
     stride: usize,
-    visible: impl Fn(usize) -> (usize, usize),
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
-    let (mut from, mut to) = visible(0);
-    for row in 1..rows {
-        from = from.max(visible(row).0);
-        to = to.min(visible(row).1);
-    }
+    let rows = visible.len();
+    let from = visible.iter().fold(0, |from, row| from.max(row.0));
+    let to = visible.iter().fold(PAGE, |to, row| to.min(row.1));
     let to = to.max(from);
     // SAFETY: single rows of the tile, and the tile, are inside the arrays that the caller promises.
     unsafe {
         // What all rows see is mixed at once. What stands before and behind it at the edge of the mask, row by row.
-        for row in 0..rows {
-            let (start, end) = visible(row);
+        for (row, &(start, end)) in visible.iter().enumerate() {
             if start < from && start < end {
                 let (scale, weights, out) = (scales.add(row), weights.add(row * PAGE), out.add(row * stride));
-                mix_rows::<S>(1, scale, weights, values, stride, (start, end.min(from)), out);
+                mix_rows::<S>(
+                    1,
+                    scale,
+                    weights,
+                    values,
+                    stride,
+                    (start, end.min(from)),
+                    out,
+                    ahead,
+                );
                 *scale = 1.0;
             }
         }
-        mix_rows::<S>(rows, scales, weights, values, stride, (from, to), out);
-        for row in 0..rows {
-            let (start, end) = visible(row);
+        mix_rows::<S>(rows, scales, weights, values, stride, (from, to), out, ahead);
+        for (row, &(start, end)) in visible.iter().enumerate() {
             if to < end {
                 let (weights, out) = (weights.add(row * PAGE), out.add(row * stride));
-                mix_rows::<S>(1, &1.0, weights, values, stride, (start.max(to), end), out);
+                mix_rows::<S>(1, &1.0, weights, values, stride, (start.max(to), end), out, ahead);
             }
         }
     }

@@ -190,6 +190,17 @@ pub(crate) enum Numbers<'a> {
     Q8 { codes: &'a [i8], scales: &'a [u16] },
 }
 
+impl Numbers<'_> {
+    /// Where the numbers begin, and how many bytes they take, scales left out.
+    pub(crate) fn place(&self) -> (*const u8, usize) {
+        match self {
+            Numbers::F32(numbers) => (numbers.as_ptr().cast(), size_of_val(*numbers)),
+            Numbers::F16(numbers) => (numbers.as_ptr().cast(), size_of_val(*numbers)),
+            Numbers::Q8 { codes, .. } => (codes.as_ptr().cast(), codes.len()),
+        }
+    }
+}
+
 impl KvPage {
     /// A page of zeros.
     pub fn new(shape: KvShape) -> KvPage {

@@ -9,10 +9,45 @@
 )]
 
 use super::lanes::Lanes;
-use crate::kv::{GROUP, PAGE};
+use crate::kv::{GROUP, Numbers, PAGE};
 
 /// Query rows of a full tile: with two vectors of keys beside them, what 16 registers hold.
 pub(super) const ROWS: usize = 4;
+
+/// Memory that will be read next, asked for in small parts between computations: more than some twenty lines at a
+/// time and the processor waits for them. Without it a page is read, then computed, and neither hides the other.
+pub(super) struct Ahead {
+    next: *const u8,
+    lines: usize,
+    each: usize,
+}
+
+impl Ahead {
+    /// All of `numbers`, in `parts` parts; nothing where there are none.
+    pub(super) fn of(numbers: Option<Numbers<'_>>, parts: usize) -> Ahead {
+        let (next, bytes) = numbers.map_or((std::ptr::null(), 0), |numbers| numbers.place());
+        let lines = bytes.div_ceil(64);
+        Ahead {
+            next,
+            lines,
+            each: lines.div_ceil(parts.max(1)),
+        }
+    }
+
+    /// Asks for one part.
+    #[inline(always)]
+    fn ask<S: Lanes>(&mut self) {
+        let count = self.each.min(self.lines);
+        for _ in 0..count {
+            S::prefetch(self.next);
+            self.next = self.next.wrapping_add(64);
+        }
+        self.lines -= count;
+    }
+}
+
+/// Parts of [`Ahead`] that one call of [`score_rows`] or [`mix_rows`] for a full tile of 64 dimensions asks for.
+pub(super) const ASKED: usize = 4;
 
 /// Scores of `rows` queries with the positions `from..to` of a page: `scores[row][position]`.
 ///
@@ -29,15 +64,16 @@ pub(super) unsafe fn score_rows<S: Lanes>(
     head_dim: usize,
     (from, to): (usize, usize),
     scores: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: handed on as promised.
     unsafe {
         match rows {
-            4 => score_span::<S, 4, 2>(queries, keys, head_dim, from, to, scores),
-            3 => score_span::<S, 3, 2>(queries, keys, head_dim, from, to, scores),
-            2 => score_span::<S, 2, 4>(queries, keys, head_dim, from, to, scores),
-            1 if S::WIDTH == 16 => score_span::<S, 1, 4>(queries, keys, head_dim, from, to, scores),
-            1 => score_span::<S, 1, 8>(queries, keys, head_dim, from, to, scores),
+            4 => score_span::<S, 4, 2>(queries, keys, head_dim, from, to, scores, ahead),
+            3 => score_span::<S, 3, 2>(queries, keys, head_dim, from, to, scores, ahead),
+            2 => score_span::<S, 2, 4>(queries, keys, head_dim, from, to, scores, ahead),
+            1 if S::WIDTH == 16 => score_span::<S, 1, 4>(queries, keys, head_dim, from, to, scores, ahead),
+            1 => score_span::<S, 1, 8>(queries, keys, head_dim, from, to, scores, ahead),
             _ => {}
         }
     }
@@ -52,10 +88,12 @@ unsafe fn score_span<S: Lanes, const R: usize, const N: usize>(
     from: usize,
     to: usize,
     scores: *mut f32,
+    ahead: &mut Ahead,
 ) {
     let step = N * S::WIDTH;
     let mut position = from / step * step;
     while position < to {
+        ahead.ask::<S>();
         // SAFETY: `step` divides PAGE, so `position + step <= PAGE`: all places are inside the arrays.
         unsafe {
             let mut lines = [keys; N];
@@ -185,15 +223,16 @@ pub(super) unsafe fn mix_rows<S: Lanes>(
     stride: usize,
     range: (usize, usize),
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: handed on as promised.
     unsafe {
         match rows {
-            4 => mix_row_set::<S, 4, 2>(scales, weights, values, stride, range, out),
-            3 => mix_row_set::<S, 3, 2>(scales, weights, values, stride, range, out),
-            2 => mix_row_set::<S, 2, 4>(scales, weights, values, stride, range, out),
-            1 if S::WIDTH == 16 => mix_row_set::<S, 1, 4>(scales, weights, values, stride, range, out),
-            1 => mix_row_set::<S, 1, 8>(scales, weights, values, stride, range, out),
+            4 => mix_row_set::<S, 4, 2>(scales, weights, values, stride, range, out, ahead),
+            3 => mix_row_set::<S, 3, 2>(scales, weights, values, stride, range, out, ahead),
+            2 => mix_row_set::<S, 2, 4>(scales, weights, values, stride, range, out, ahead),
+            1 if S::WIDTH == 16 => mix_row_set::<S, 1, 4>(scales, weights, values, stride, range, out, ahead),
+            1 => mix_row_set::<S, 1, 8>(scales, weights, values, stride, range, out, ahead),
             _ => {}
         }
     }
@@ -208,16 +247,19 @@ unsafe fn mix_row_set<S: Lanes, const R: usize, const N: usize>(
     stride: usize,
     range: (usize, usize),
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
     let step = N * S::WIDTH;
     let mut dim = 0;
     // SAFETY: `stride` is a multiple of 16 and of what each call covers, so all places are in the arrays.
     unsafe {
         while dim + step <= stride {
+            ahead.ask::<S>();
             mix_span::<S, R, N>(scales, weights, values.add(dim), stride, range, out.add(dim));
             dim += step;
         }
         while dim < stride {
+            ahead.ask::<S>();
             match S::WIDTH {
                 4 => mix_span::<S, R, 4>(scales, weights, values.add(dim), stride, range, out.add(dim)),
                 8 => mix_span::<S, R, 2>(scales, weights, values.add(dim), stride, range, out.add(dim)),
