@@ -22,6 +22,9 @@ pub const WEIGHTS: &str = "model.safetensors";
 /// The index of a sharded one.
 pub const INDEX: &str = "model.safetensors.index.json";
 
+/// The matrix from hidden states to logits, unless the token table serves.
+const HEAD: &str = "output.weight";
+
 /// Why a folder is not a model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HfError {
@@ -169,8 +172,13 @@ impl<'a> Folder<'a> {
             }
         }
         let mut tensors = stacker.finish()?;
-        if config::tied(&self.texts.config)? {
-            tensors.remove("output.weight");
+        match config::tied(&self.texts.config)? {
+            Some(true) => drop(tensors.remove(HEAD)),
+            Some(false) if !tensors.contains_key(HEAD) => {
+                let name = HEAD.to_owned();
+                return Err(SourceError::MissingTensor { name });
+            }
+            Some(false) | None => {}
         }
         Ok(tensors)
     }

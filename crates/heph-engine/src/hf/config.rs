@@ -140,9 +140,10 @@ fn parse(bytes: &[u8]) -> Result<Raw, HfError> {
     json("config.json", bytes)
 }
 
-/// Whether the head is the token table, so that a `lm_head` in the folder counts for nothing.
-pub(super) fn tied(bytes: &[u8]) -> Result<bool, HfError> {
-    Ok(parse(bytes)?.tie_word_embeddings.unwrap_or(false))
+/// Whether the head is the token table, so that a `lm_head` in the folder counts for nothing; `None` where the
+/// file does not say.
+pub(super) fn tied(bytes: &[u8]) -> Result<Option<bool>, HfError> {
+    Ok(parse(bytes)?.tie_word_embeddings)
 }
 
 /// Reads the model's shape.

@@ -307,6 +307,16 @@ fn vectors_are_one_row_and_a_tied_head_is_dropped() {
 }
 
 #[test]
+fn a_head_that_is_promised_must_be_there() {
+    let table: &[(&str, &[usize], f32)] = &[("model.embed_tokens.weight", &[16, 8], 0.0)];
+    let error = source(json!({"tie_word_embeddings": false}), table)
+        .err()
+        .expect("no model");
+    assert_eq!(error.to_string(), "the model has no tensor \"output.weight\"");
+    assert!(source(json!({}), table).is_ok());
+}
+
+#[test]
 fn an_unknown_tensor_is_an_error() {
     let error = source(json!({}), &[("vision.tower.weight", &[2, 2], 0.0)])
         .err()

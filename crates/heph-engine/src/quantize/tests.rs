@@ -9,7 +9,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// A folder of a small Llama: 16 layers with one matrix each, a query projection, a token table.
-fn folder(tied: bool) -> Source {
+fn folder() -> Source {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     let mut put = |name: String, shape: &[usize]| {
         let start = data.len();
@@ -38,7 +38,7 @@ fn folder(tied: bool) -> Source {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 16,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": tied, "bos_token_id": 1, "eos_token_id": [2, 3],
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": [2, 3],
         "rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
     });
@@ -82,7 +82,7 @@ fn written(source: &Source, file_type: FileType) -> Vec<u8> {
 
 #[test]
 fn a_folder_becomes_a_file_with_the_same_numbers() {
-    let source = folder(true);
+    let source = folder();
     let bytes = written(&source, FileType::F32);
     let again = Source::from_gguf(vec![Arc::new(bytes)]).expect("a good file");
     let (old, new) = (source.config(), again.config());
@@ -104,7 +104,7 @@ fn a_folder_becomes_a_file_with_the_same_numbers() {
 
 #[test]
 fn rotary_pairs_become_neighbours() {
-    let source = folder(true);
+    let source = folder();
     let again = Source::from_gguf(vec![Arc::new(written(&source, FileType::F32))]).expect("a good file");
     let row = |source: &Source, name: &str, row: usize| {
         let mut weights = [0.0; 256];
@@ -137,28 +137,28 @@ fn rotary_pairs_become_neighbours() {
 #[test]
 fn the_mix_follows_the_usual_rules() {
     let cases = [
-        ("q4_k_m", true, "token_embd.weight", Format::Q6K),
-        ("q4_k_m", true, "output_norm.weight", Format::F32),
-        ("q4_k_m", true, "blk.0.attn_q.weight", Format::Q4K),
-        ("q4_k_m", true, "blk.0.attn_v.weight", Format::Q6K),
-        ("q4_k_m", true, "blk.2.attn_v.weight", Format::Q4K),
-        ("q4_k_m", true, "blk.4.attn_v.weight", Format::Q6K),
-        ("q4_k_m", true, "blk.14.attn_v.weight", Format::Q6K),
+        ("q4_k_m", "token_embd.weight", Format::Q6K),
+        ("q4_k_m", "output_norm.weight", Format::F32),
+        ("q4_k_m", "blk.0.attn_q.weight", Format::Q4K),
+        ("q4_k_m", "blk.0.attn_v.weight", Format::Q6K),
+        ("q4_k_m", "blk.2.attn_v.weight", Format::Q4K),
+        ("q4_k_m", "blk.4.attn_v.weight", Format::Q6K),
+        ("q4_k_m", "blk.14.attn_v.weight", Format::Q6K),
         // Rows of 96 do not fill superblocks.
-        ("q4_k_m", true, "blk.0.ffn_down.weight", Format::Q8_0),
-        ("q4_k_m", true, "blk.2.ffn_down.weight", Format::Q5_0),
-        ("q5_k_s", true, "blk.2.ffn_down.weight", Format::Q5_1),
-        ("q3_k_m", true, "blk.1.attn_v.weight", Format::Q5K),
-        ("q3_k_m", true, "blk.2.attn_v.weight", Format::Q4K),
-        ("q2_k", true, "blk.0.attn_v.weight", Format::Q3K),
-        ("q8_0", true, "token_embd.weight", Format::Q8_0),
-        ("q4_0", true, "token_embd.weight", Format::Q6K),
-        ("f16", true, "blk.0.attn_q.weight", Format::F16),
-        ("mxfp4", true, "blk.2.ffn_down.weight", Format::Mxfp4),
-        ("mxfp4", true, "blk.0.attn_q.weight", Format::Q8_0),
+        ("q4_k_m", "blk.0.ffn_down.weight", Format::Q8_0),
+        ("q4_k_m", "blk.2.ffn_down.weight", Format::Q5_0),
+        ("q5_k_s", "blk.2.ffn_down.weight", Format::Q5_1),
+        ("q3_k_m", "blk.1.attn_v.weight", Format::Q5K),
+        ("q3_k_m", "blk.2.attn_v.weight", Format::Q4K),
+        ("q2_k", "blk.0.attn_v.weight", Format::Q3K),
+        ("q8_0", "token_embd.weight", Format::Q8_0),
+        ("q4_0", "token_embd.weight", Format::Q6K),
+        ("f16", "blk.0.attn_q.weight", Format::F16),
+        ("mxfp4", "blk.2.ffn_down.weight", Format::Mxfp4),
+        ("mxfp4", "blk.0.attn_q.weight", Format::Q8_0),
     ];
-    for (name, tied, tensor, expected) in cases {
-        let source = folder(tied);
+    for (name, tensor, expected) in cases {
+        let source = folder();
         let mix = Mix::new(&source, name.parse().expect("a file type"));
         assert_eq!(
             mix.format(&source.tensor(tensor).expect("a tensor").spec),
@@ -181,9 +181,8 @@ fn names_and_numbers_of_file_types_are_unique() {
 
 #[test]
 fn quantising_at_load_and_before_give_the_same_bytes() {
-    let before =
-        Source::from_gguf(vec![Arc::new(written(&folder(true), FileType::Q4KM))]).expect("a good file");
-    let at_load = folder(true).quantized(FileType::Q4KM);
+    let before = Source::from_gguf(vec![Arc::new(written(&folder(), FileType::Q4KM))]).expect("a good file");
+    let at_load = folder().quantized(FileType::Q4KM);
     for name in [
         "token_embd.weight",
         "blk.0.attn_v.weight",
@@ -205,7 +204,7 @@ fn quantising_at_load_and_before_give_the_same_bytes() {
 
 #[test]
 fn threads_do_not_change_a_file() {
-    let source = folder(true);
+    let source = folder();
     let file = |threads| {
         write(
             &source,
@@ -222,7 +221,7 @@ fn threads_do_not_change_a_file() {
 
 #[test]
 fn the_vocabulary_of_a_folder_is_written() {
-    let bytes = written(&folder(true), FileType::Q8_0);
+    let bytes = written(&folder(), FileType::Q8_0);
     let file = Gguf::parse(&bytes).expect("a good file");
     let meta = &file.metadata;
     assert_eq!(meta.text("tokenizer.ggml.model"), Ok(Some("llama")));
@@ -257,7 +256,7 @@ fn the_vocabulary_of_a_folder_is_written() {
 
 #[test]
 fn a_file_requantised_keeps_what_it_said() {
-    let first = written(&folder(true), FileType::F16);
+    let first = written(&folder(), FileType::F16);
     let source = Source::from_gguf(vec![Arc::new(first.clone())]).expect("a good file");
     let second = written(&source, FileType::Q5KS);
     let (first, second) = (
@@ -284,7 +283,7 @@ fn a_weight_that_is_no_number_is_an_error() {
     let data = f32::NAN.to_le_bytes().repeat(300 * 256);
     let file: Arc<dyn FileBytes> =
         Arc::new([&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat());
-    let good = folder(true);
+    let good = folder();
     let Ok(Vocabulary::Folder(texts)) = good.vocabulary() else {
         panic!("no folder")
     };

@@ -6,8 +6,11 @@ use crate::gguf::{Header, Value};
 use heph_kernels::format::Format;
 use heph_kernels::rope::RopeStyle;
 
-/// Metadata to put over the sample's: `None` takes a key away.
-type Changes<'a> = &'a [(&'a str, Option<Value<'a>>)];
+/// A key and its value instead of the sample's: `None` takes the key away.
+type Change<'a> = (&'a str, Option<Value<'a>>);
+
+/// Metadata to put over the sample's.
+type Changes<'a> = &'a [Change<'a>];
 
 /// A file with the metadata of a small model, `changes` on top, a token table and other tensors.
 fn file(changes: Changes<'_>, tensors: &[(&str, Format, &[usize])]) -> Vec<u8> {
@@ -95,7 +98,7 @@ fn rope_scaling_is_read_in_every_way_it_is_written() {
         Some(Value::U32(128)),
     );
     let stated = ("llama.rope.scaling.yarn_attn_factor", Some(Value::F32(1.5)));
-    let cases: Vec<(Vec<(&str, Option<Value<'_>>)>, RopeScaling)> = vec![
+    let cases: Vec<(Vec<Change<'_>>, RopeScaling)> = vec![
         (vec![factor], linear.clone()),
         (vec![factor, kind("linear")], linear.clone()),
         (vec![("llama.rope.scale_linear", Some(Value::F32(4.0)))], linear),
@@ -158,7 +161,7 @@ fn windows_and_experts_are_read() {
 
 #[test]
 fn what_is_missing_hostile_or_unsupported_is_named() {
-    let cases: Vec<(Vec<(&str, Option<Value<'_>>)>, &str)> = vec![
+    let cases: Vec<(Vec<Change<'_>>, &str)> = vec![
         (
             vec![("general.architecture", None)],
             "the model's configuration does not say \"general.architecture\"",

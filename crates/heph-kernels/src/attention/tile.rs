@@ -214,6 +214,10 @@ pub(super) unsafe fn weigh<S: Lanes>(scores: &mut [f32; PAGE], max: f32) -> f32 
 /// `scales` has `rows` numbers, `weights` is `(rows, PAGE)`, `values` is `(PAGE, stride)`, `out` is
 /// `(rows, stride)`; `rows <= ROWS`, `to <= PAGE`, `stride` is a multiple of 16; the machine has the
 /// instruction set of `S`.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the rows, the two operands, the sums and how they lie"
+)]
 #[inline(always)]
 pub(super) unsafe fn mix_rows<S: Lanes>(
     rows: usize,

@@ -14,15 +14,42 @@ per_isa! {
             let at = SUPERBLOCK * index;
             let x: &[f32; SUPERBLOCK] = x[at..at + SUPERBLOCK].try_into().expect("a whole superblock");
             let w = weigh(x, importance.map(|all| &all[at..at + SUPERBLOCK]));
+            // One call for each kind of format keeps the code of the search small.
             let block = match format {
                 Format::Q2K => Minima::<16> { high: 3.0, levels: 15.0, fan: (-5, 15) }.fit(x, &w),
-                Format::Q4K => Minima::<32> { high: 15.0, levels: 63.0, fan: (-10, 15) }.fit(x, &w),
-                Format::Q5K => Minima::<32> { high: 31.0, levels: 63.0, fan: (-10, 10) }.fit(x, &w),
-                Format::Q3K => Signed { low: -4.0, high: 3.0, levels: 32.0 }.fit(x, &w),
-                _ => Signed { low: -32.0, high: 31.0, levels: 128.0 }.fit(x, &w),
+                Format::Q4K | Format::Q5K => long_parts(format).fit(x, &w),
+                _ => signed(format).fit(x, &w),
             };
             block.write(format, bytes);
         }
+    }
+}
+
+/// Q4_K, Q5_K.
+fn long_parts(format: Format) -> Minima<32> {
+    let (high, last) = if format == Format::Q4K {
+        (15.0, 15)
+    } else {
+        (31.0, 10)
+    };
+    Minima {
+        high,
+        levels: 63.0,
+        fan: (-10, last),
+    }
+}
+
+/// Q3_K, Q6_K.
+fn signed(format: Format) -> Signed {
+    let (half, levels) = if format == Format::Q3K {
+        (4.0, 32.0)
+    } else {
+        (32.0, 128.0)
+    };
+    Signed {
+        low: -half,
+        high: half - 1.0,
+        levels,
     }
 }
 

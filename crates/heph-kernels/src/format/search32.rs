@@ -25,19 +25,18 @@ per_isa! {
 #[inline(always)]
 fn fit(format: Format, group: &Group<'_, BLOCK>, block: &mut Block32) {
     match format {
-        Format::Q4_0 => whole(group, -8.0, 7.0, block),
-        Format::Q5_0 => whole(group, -16.0, 15.0, block),
+        Format::Q4_0 | Format::Q5_0 => whole(group, if format == Format::Q4_0 { 8.0 } else { 16.0 }, block),
         Format::Q8_0 => bytes(group, block),
-        Format::Q4_1 => line(group, 15.0, block),
-        Format::Q5_1 => line(group, 31.0, block),
+        Format::Q4_1 | Format::Q5_1 => line(group, if format == Format::Q4_1 { 15.0 } else { 31.0 }, block),
         Format::Iq4Nl => uneven(group, block),
         _ => microscaled(group, block),
     }
 }
 
-/// Codes `low..=high` around zero.
+/// Codes from `-half` to `half - 1`.
 #[inline(always)]
-fn whole(group: &Group<'_, BLOCK>, low: f32, high: f32, block: &mut Block32) {
+fn whole(group: &Group<'_, BLOCK>, half: f32, block: &mut Block32) {
+    let (low, high) = (-half, half - 1.0);
     let code = |v: f32| nearest(v, low, high);
     // The farthest weight goes to either end; a scale may be negative.
     let scale = group.scale(&[low, high], 9, code);
