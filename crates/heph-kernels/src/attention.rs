@@ -550,6 +550,7 @@ mod tests {
                 .collect()
         }
 
+        #[expect(clippy::needless_range_loop, reason = "a position indexes the page as well")]
         fn law_of_row(&self, token: usize, head: usize, sum: fn([f32; 16]) -> f32) -> Vec<f32> {
             let AttentionShape {
                 head_dim,
