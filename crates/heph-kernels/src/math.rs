@@ -327,7 +327,7 @@ mod tests {
     const SIN_COS: [(f64, u64, u64); 6] = [
         (0.001, 0x3f50_624d_a521_8a62, 0x3fef_fffe_f390_876c),
         (0.78, 0x3fe6_8143_d72d_4ce4, 0x3fe6_bfcd_bf81_7bfa),
-        (1.5708, 0x3fef_ffff_ffff_12a3, 0xbece_d025_dc75_7f0c),
+        (15_708.0 / 10_000.0, 0x3fef_ffff_ffff_12a3, 0xbece_d025_dc75_7f0c),
         (355.0, 0xbeff_9bd0_307d_1de3, 0xbfef_ffff_ffc1_8e4c),
         (131071.0, 0xbfe2_6861_3f60_babc, 0xbfea_2ceb_bb51_3e7c),
         (67000000.0, 0x3fed_89a5_a801_c196, 0x3fd8_9e7e_6d98_ad62),
