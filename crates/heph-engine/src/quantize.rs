@@ -1,7 +1,7 @@
 //! A whole model in other formats: which tensor becomes what, and the GGUF file that comes of it.
 //!
 //! The mixes are llama.cpp's, so that a `q4_k_m` made here has the tensors of one made there: tensors that hurt
-//! more get more bits, vectors and routers stay floats. [`write`] streams a file tensor by tensor and holds one
+//! more get more bits, vectors and routers stay floats. [`write()`] streams a file tensor by tensor and holds one
 //! tensor at a time; [`crate::source::Source::quantized`] does the same to a model as it is loaded.
 
 mod header;
