@@ -1,7 +1,7 @@
 //! The pre-tokenizers that GGUF files call by name in `tokenizer.ggml.pre`.
 //!
-//! The patterns are those of the vocabularies' own `tokenizer.json`, as far as they were published; where a
-//! name covers several vocabularies that differ in what no text shows, one of them.
+//! The patterns are those of the vocabularies' own `tokenizer.json`. llama.cpp approximates some of them, and
+//! then cuts text in rare scripts otherwise than the model was trained on: `docs/decisions/` says where.
 
 use super::TokenizerError;
 use super::pattern::Pattern;
@@ -26,17 +26,13 @@ pub(super) struct Family {
 enum Step {
     /// Isolates the matches of a pattern.
     Isolate(&'static str),
-    /// Isolates runs of matches.
-    Runs(&'static str),
     /// Keeps only the matches.
     Keep(&'static str),
     /// Cuts numbers into threes.
     Thousands(Thousands),
-    /// Spells bytes by their stand-ins before the next step.
-    Bytes,
 }
 
-use Step::{Bytes, Isolate, Keep, Runs};
+use Step::{Isolate, Keep};
 
 /// GPT-2's own pattern.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -183,7 +179,8 @@ pub(super) fn family(name: &str) -> Option<Family> {
             Isolate(r"\p{N}"),
         ]),
         "afmoe" => plain(&[
-            Step::Thousands(Thousands::Isolated),
+            Isolate(r"\p{N}+"),
+            Step::Thousands(Thousands::Before),
             Isolate(AFMOE_EAST),
             Isolate(DEEPSEEK3),
         ]),
@@ -203,10 +200,8 @@ pub(super) fn family(name: &str) -> Option<Family> {
             Isolate(r"\p{N}"),
         ]),
         "falcon" => plain(&[
-            Runs(PUNCTUATION),
+            Isolate(r"[\p{P}\$\+<=>\^~\|`]+"),
             Isolate(GPT2),
-            Bytes,
-            Runs(r"\p{N}"),
             Isolate("[0-9][0-9][0-9]"),
         ]),
         "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b"
@@ -256,9 +251,8 @@ const fn spaced(steps: &'static [Step]) -> Family {
 impl Family {
     /// The cuts of this family, the spelling by bytes included where it is one.
     pub(super) fn cuts(&self) -> Result<Vec<Cut>, TokenizerError> {
-        let spelled = self.steps.iter().any(|step| matches!(step, Bytes));
         let mut cuts = self.steps.iter().map(Step::cut).collect::<Result<Vec<_>, _>>()?;
-        if self.byte_level && !spelled {
+        if self.byte_level {
             cuts.push(Cut::ByteLevel);
         }
         Ok(cuts)
@@ -276,10 +270,8 @@ impl Step {
         };
         match self {
             Isolate(pattern) => by(pattern, Matches::Isolated, false),
-            Runs(pattern) => by(pattern, Matches::Contiguous, false),
             Keep(pattern) => by(pattern, Matches::Removed, true),
             Step::Thousands(form) => Ok(Cut::Thousands(*form)),
-            Bytes => Ok(Cut::ByteLevel),
         }
     }
 }
@@ -309,6 +301,7 @@ mod tests {
         assert_eq!(cut("qwen2", "a12 "), ["a", "1", "2", " "]);
         assert_eq!(cut("starcoder", " 12"), [" ", "1", "2"]);
         assert_eq!(cut("falcon", "a 1234!!"), ["a", " ", "123", "4", "!!"]);
+        assert_eq!(cut("afmoe", "a1234b"), ["a", "1", "234", "b"]);
         assert_eq!(cut("gpt-4o", "HelloWorld's"), ["Hello", "World's"]);
         assert_eq!(cut("tekken", "ПриветМир"), ["Привет", "Мир"]);
         assert_eq!(cut("kimi-k2", "中文abc"), ["中文", "abc"]);
