@@ -10,6 +10,8 @@ mod json;
 mod methods;
 mod python;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-use super::python;
+use super::{OUTPUT_MAX, python};
 
 /// How the text is laid out.
 struct Layout {
@@ -64,6 +64,9 @@ impl Layout {
                 ErrorKind::BadSerialization,
                 "the value is nested too deeply",
             ));
+        }
+        if out.len() > OUTPUT_MAX {
+            return Err(Error::new(ErrorKind::BadSerialization, "the JSON is too long"));
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),

@@ -6,7 +6,7 @@
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::python;
+use super::{OUTPUT_MAX, python};
 
 /// The method `name` of `value`.
 pub(super) fn call(
@@ -61,16 +61,7 @@ fn of_string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Er
             let suffix = args.text(0, "suffix")?;
             Value::from(text.strip_suffix(suffix.as_str()).unwrap_or(text))
         }
-        "replace" => {
-            let (from, to) = (args.text(0, "old")?, args.text(1, "new")?);
-            let count = args
-                .number(2, "count")?
-                .and_then(|count| usize::try_from(count).ok());
-            Value::from(count.map_or_else(
-                || text.replace(&from, &to),
-                |count| text.replacen(&from, &to, count),
-            ))
-        }
+        "replace" => Value::from(replace(text, &args)?),
         "find" | "index" => position(text, &args, name == "index", |text, part| text.find(part))?,
         "rfind" | "rindex" => position(text, &args, name == "rindex", |text, part| text.rfind(part))?,
         "join" => Value::from(join(text, args.args.first().ok_or_else(|| missing("iterable"))?)?),
@@ -310,6 +301,18 @@ fn slice(text: &str, start: Option<i64>, end: Option<i64>) -> Option<&str> {
     (start <= end).then(|| &text[byte(start)..byte(end)])
 }
 
+fn replace(text: &str, args: &Arguments<'_>) -> Result<String, Error> {
+    let (from, to) = (args.text(0, "old")?, args.text(1, "new")?);
+    let count = args
+        .number(2, "count")?
+        .and_then(|count| usize::try_from(count).ok());
+    let found = text.matches(&from).take(count.unwrap_or(usize::MAX)).count();
+    if found.saturating_mul(to.len()) > OUTPUT_MAX {
+        return Err(wrong("the text is too long"));
+    }
+    Ok(text.replacen(&from, &to, found))
+}
+
 fn position(
     text: &str,
     args: &Arguments<'_>,
@@ -334,6 +337,9 @@ fn join(separator: &str, items: &Value) -> Result<String, Error> {
     for (at, item) in items.try_iter()?.enumerate() {
         out.push_str(if at > 0 { separator } else { "" });
         out.push_str(item.as_str().ok_or_else(|| wrong("only texts can be joined"))?);
+        if out.len() > OUTPUT_MAX {
+            return Err(wrong("the text is too long"));
+        }
     }
     Ok(out)
 }

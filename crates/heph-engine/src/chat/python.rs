@@ -5,6 +5,8 @@ use std::fmt::Write;
 use minijinja::Value;
 use minijinja::value::ValueKind;
 
+use super::OUTPUT_MAX;
+
 /// A JSON value as a template sees it; the order of keys is kept.
 pub(super) fn value(json: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
@@ -40,12 +42,12 @@ pub(super) fn repr(value: &Value) -> String {
     out
 }
 
-/// Deeper than this, containers are written as `...`.
+/// Deeper than this, and beyond [`OUTPUT_MAX`], containers are written as `...`.
 const DEPTH_MAX: usize = 100;
 
 fn write_repr(value: &Value, out: &mut String, depth: usize) {
     match value.kind() {
-        _ if depth > DEPTH_MAX => out.push_str("..."),
+        _ if depth > DEPTH_MAX || out.len() > OUTPUT_MAX => out.push_str("..."),
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
@@ -53,6 +55,9 @@ fn write_repr(value: &Value, out: &mut String, depth: usize) {
         ValueKind::Map => {
             out.push('{');
             for (at, key) in value.try_iter().into_iter().flatten().enumerate() {
+                if out.len() > OUTPUT_MAX {
+                    break;
+                }
                 out.push_str(if at > 0 { ", " } else { "" });
                 write_repr(&key, out, depth + 1);
                 out.push_str(": ");
@@ -65,6 +70,9 @@ fn write_repr(value: &Value, out: &mut String, depth: usize) {
             out.push(open);
             let mut count = 0;
             for item in value.try_iter().into_iter().flatten() {
+                if out.len() > OUTPUT_MAX {
+                    break;
+                }
                 out.push_str(if count > 0 { ", " } else { "" });
                 write_repr(&item, out, depth + 1);
                 count += 1;

@@ -1,0 +1,189 @@
+//! Templates against what Jinja2 3.1 with Hugging Face's extensions answers, and what a hostile one does.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::*;
+
+fn conversation() -> Json {
+    json!([
+        {"role": "system", "content": "You're \"it\"\n"},
+        {"role": "user", "content": " Hi é "},
+        {"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "f", "arguments": {"b": 1, "a": [1.0, null, true]}}}]},
+    ])
+}
+
+fn render(source: &str) -> Result<String, ChatError> {
+    let now = LocalTime::new(2026, 1, 31, 12, 0, 0).unwrap();
+    let kwargs = Map::from_iter([("enable_thinking".to_owned(), json!(false))]);
+    ChatTemplate::new(source)?.render(&ChatInput {
+        messages: &conversation(),
+        tools: None,
+        add_generation_prompt: true,
+        bos_token: "<s>",
+        eos_token: "</s>",
+        kwargs: &kwargs,
+        now,
+    })
+}
+
+fn check(source: &str, expected: &str) {
+    assert_eq!(render(source).unwrap(), expected, "{source}");
+}
+
+#[test]
+fn a_chat_reads_as_its_template_says() {
+    let source = "{{ bos_token }}
+{%- for message in messages %}
+  {%- if message.role != 'assistant' %}
+    {{- '<|' ~ message['role'] ~ '|>' + message.content | trim }}
+  {%- endif %}
+{%- endfor %}
+{% if add_generation_prompt and not enable_thinking %}
+<|assistant|>{% endif %}";
+    check(source, "<s><|system|>You're \"it\"<|user|>Hi é\n<|assistant|>");
+}
+
+#[test]
+fn values_read_as_in_python() {
+    check(
+        "{{ none }} {{ true }} {{ 1.0 }} {{ 1e20 }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }}",
+        "None True 1.0 1e+20 -4 2 3.5",
+    );
+    check(
+        "{{ [1, 'a', none, 1.5] }}{{ {'a': \"it's\"} }}{{ (1,) }}",
+        "[1, 'a', None, 1.5]{'a': \"it's\"}(1,)",
+    );
+    check(
+        "{{ messages[2].tool_calls[0].function.arguments }}",
+        "{'b': 1, 'a': [1.0, None, True]}",
+    );
+    check(
+        "{{ 'x' ~ [1, 'a'] ~ none }}{{ [1, none]|join(',') }}",
+        "x[1, 'a']None1,None",
+    );
+}
+
+#[test]
+fn json_reads_as_python_dumps_it() {
+    check(
+        "{{ messages[2].tool_calls|tojson }}",
+        r#"[{"function": {"name": "f", "arguments": {"b": 1, "a": [1.0, null, true]}}}]"#,
+    );
+    check(
+        "{{ {'b': [], 'a': {}, 'c': [1]}|tojson(indent=2) }}",
+        "{\n  \"b\": [],\n  \"a\": {},\n  \"c\": [\n    1\n  ]\n}",
+    );
+    check(
+        "{{ {'b': 1, 'a': 2}|tojson(sort_keys=true, separators=(',', ':')) }}",
+        r#"{"a":2,"b":1}"#,
+    );
+    check(
+        "{{ messages[0].content|tojson }}{{ 'é\u{2028}</'|tojson }}",
+        "\"You're \\\"it\\\"\\n\"\"é\u{2028}</\"",
+    );
+    check("{{ 'é👍'|tojson(ensure_ascii=true) }}", r#""\u00e9\ud83d\udc4d""#);
+    assert!(render("{{ nothing|tojson }}").is_err());
+    assert!(render("{{ messages|map(attribute='role')|tojson }}").is_err());
+}
+
+#[test]
+fn strings_have_python_s_methods() {
+    check(
+        "{{ ' a\u{1c}'.strip() }}{{ 'xxaxx'.strip('x') }}{{ 'a b c'.rsplit(' ', 1) }}",
+        "aa['a b', 'c']",
+    );
+    check(
+        "{{ 'a b c'.split(maxsplit=1) }}{{ ' a  b '.split() }}{{ 'a,b'.split(sep=',') }}",
+        "['a', 'b c']['a', 'b']['a', 'b']",
+    );
+    check(
+        "{{ 'abc'.startswith('b', 1) }}{{ 'abc'.endswith(('x', 'c')) }}",
+        "TrueTrue",
+    );
+    check(
+        "{{ 'a-b'.partition('-') }}{{ \"it's\".title() }}{{ '-5'.zfill(4) }}",
+        "('a', '-', 'b')It'S-005",
+    );
+    check(
+        "{{ 'a\\nb\\r\\nc'.splitlines() }}{{ 'prefix'.removeprefix('pre') }}",
+        "['a', 'b', 'c']fix",
+    );
+    check(
+        "{{ 'éa'.find('a') }}{{ 'aba'.rindex('a') }}{{ 'abcabc'.find('c', 3) }}",
+        "125",
+    );
+    assert!(render("{{ 'a'.index('z') }}").is_err());
+    assert!(render("{{ ','.join([1]) }}").is_err());
+    assert!(render("{{ [1].append(2) }}").is_err());
+}
+
+#[test]
+fn texts_are_formatted_and_escaped_as_in_python() {
+    check("{{ '%s is %d' % ('a', 3) }}{{ '%.2f' % 3.14159 }}", "a is 33.14");
+    check("{{ '<b>'|safe + '<' + 'c' }}{{ '<' + 'c' }}", "<b>&lt;c<c");
+    check("{{ '<&\\'\"'|e }}", "&lt;&amp;&#39;&#34;");
+}
+
+#[test]
+fn what_python_cannot_iterate_is_refused() {
+    assert!(render("{% for x in none %}{% endfor %}").is_err());
+    assert!(render("{% for x in 5 %}{% endfor %}").is_err());
+    check(
+        "{% for x in nothing %}a{% else %}b{% endfor %}{{ none is iterable }}{{ 'a' is sequence }}",
+        "bFalseTrue",
+    );
+}
+
+#[test]
+fn loops_break_continue_and_generation_blocks_render() {
+    check(
+        "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+        "023",
+    );
+    check("{% generation %}a{% set x = 1 %}{% endgeneration %}{{ x }}", "a");
+    check("{{ strftime_now('%d %b %Y') }}", "31 Jan 2026");
+}
+
+#[test]
+fn a_refusal_says_why() {
+    let refused = render("{{ raise_exception('roles must alternate') }}").unwrap_err();
+    assert!(matches!(refused, ChatError::Refused(reason) if reason == "roles must alternate"));
+    assert!(matches!(render("{% if %}"), Err(ChatError::Template(_))));
+    assert!(matches!(render("{{ 1 / 0 }}"), Err(ChatError::Render(_))));
+}
+
+#[test]
+fn a_hostile_template_ends_in_an_error() {
+    let hostile = [
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% for c in range(100000) %}x{% endfor %}{% endfor %}{% endfor %}",
+        "{% set n = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x.replace('a', 'aaaa') %}{% endfor %}",
+        "{% set n = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set n.x = '%s%s' % (n.x, n.x) %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x|tojson }}",
+        "{{ range(10000000000) }}",
+        "{{ 'a' * 100000000000 }}",
+        "{% include 'x' %}",
+    ];
+    for source in hostile {
+        assert!(render(source).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn damaged_templates_do_no_harm() {
+    let source = "{%- for m in messages if m.role %}{{ '%s' % m.content|trim + ('a'|safe) }}{# c #}{%- endfor -%}{{ [1,2][::-1]|tojson(indent=1) }}";
+    for seed in 0..3_000usize {
+        let mut damaged: Vec<char> = source.chars().collect();
+        for step in 0..1 + seed % 3 {
+            let at = (seed * 7_919 + step * 104_729) % damaged.len();
+            match (seed + step) % 3 {
+                0 => drop(damaged.remove(at)),
+                1 => damaged.insert(at, ['{', '%', '}', '\'', '(', 'é', '|', '+'][seed / 3 % 8]),
+                _ => damaged.truncate(at + 1),
+            }
+        }
+        let _ = render(&damaged.into_iter().collect::<String>());
+    }
+}
