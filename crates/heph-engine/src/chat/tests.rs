@@ -40,7 +40,7 @@ fn a_chat_reads_as_its_template_says() {
 {%- endfor %}
 {% if add_generation_prompt and not enable_thinking %}
 <|assistant|>{% endif %}";
-    check(source, "<s><|system|>You're \"it\"<|user|>Hi é\n<|assistant|>");
+    check(source, "<s><|system|>You're \"it\"<|user|>Hi é<|assistant|>");
 }
 
 #[test]
