@@ -182,14 +182,13 @@ impl KvCache {
 
     /// A cache of the first `len` positions that shares their pages with this one.
     pub fn fork(&self, len: Position) -> Self {
-        let shared = Self {
+        let mut fork = Self {
             layers: self.layers,
             shapes: self.shapes.clone(),
             caches: self.caches.clone(),
             budget: Arc::clone(&self.budget),
             context: self.context,
         };
-        let mut fork = shared;
         fork.rollback(len);
         fork
     }
