@@ -18,25 +18,10 @@ use heph_kernels::matmul::{Job, Store, matmul};
 use heph_kernels::norm::{rms_norm, rms_norm_in_place};
 use heph_kernels::pool::Pool;
 use heph_kernels::rope::{RopeRows, RopeTable, rope};
+pub use heph_types::Hidden;
 use heph_types::{LayerRange, Position, TokenId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Hidden states between layers: `(tokens, width)`, row after row.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Hidden {
-    /// Numbers of one row.
-    pub width: usize,
-    /// All rows.
-    pub rows: Vec<f32>,
-}
-
-impl Hidden {
-    /// Number of rows.
-    pub fn tokens(&self) -> usize {
-        self.rows.len().checked_div(self.width).unwrap_or(0)
-    }
-}
 
 /// The tokens of one sequence in a batch, which stand one after another in the hidden states.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 mod lines;
 
 pub(crate) use crate::kv::lines::Lines;
+pub use heph_types::KvFormat;
 
 /// Positions of one page.
 pub const PAGE: usize = 64;
@@ -17,57 +18,12 @@ pub(crate) const GROUP: usize = 16;
 /// Numbers of a head that share one scale in [`KvFormat::Q8_0`].
 pub(crate) const BLOCK: usize = 32;
 
-/// The number format of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum KvFormat {
-    /// Single precision, as computed.
-    F32,
-    /// Half precision, rounded to nearest, ties to even.
-    F16,
-    /// 8-bit codes with one half-precision scale for 32 numbers of a head; a last block may be shorter.
-    Q8_0,
-}
-
-impl KvFormat {
-    /// All of them.
-    pub const ALL: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
-
-    /// The name that `from_str` reads.
-    pub fn name(self) -> &'static str {
-        match self {
-            KvFormat::F32 => "f32",
-            KvFormat::F16 => "f16",
-            KvFormat::Q8_0 => "q8_0",
-        }
-    }
-
-    /// Bytes of the keys or of the values of one head at one position, as [`KvPage::export`] writes them.
-    pub fn head_bytes(self, head_dim: usize) -> usize {
-        match self {
-            KvFormat::F32 => 4 * head_dim,
-            KvFormat::F16 => 2 * head_dim,
-            KvFormat::Q8_0 => head_dim + 2 * head_dim.div_ceil(BLOCK),
-        }
-    }
-}
-
-impl std::fmt::Display for KvFormat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A word that names no cache format.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no cache format; known are f32, f16 and q8_0")]
-pub struct UnknownKvFormat(pub String);
-
-impl std::str::FromStr for KvFormat {
-    type Err = UnknownKvFormat;
-
-    fn from_str(word: &str) -> Result<KvFormat, UnknownKvFormat> {
-        let named = KvFormat::ALL.into_iter().find(|format| format.name() == word);
-        named.ok_or_else(|| UnknownKvFormat(word.to_owned()))
+/// Bytes of the keys or of the values of one head at one position, as [`KvPage::export`] writes them.
+fn head_bytes(format: KvFormat, head_dim: usize) -> usize {
+    match format {
+        KvFormat::F32 => 4 * head_dim,
+        KvFormat::F16 => 2 * head_dim,
+        KvFormat::Q8_0 => head_dim + 2 * head_dim.div_ceil(BLOCK),
     }
 }
 
@@ -96,7 +52,7 @@ impl KvShape {
 
     /// Bytes of one position in an export: keys and values of all heads.
     pub fn position_bytes(&self) -> usize {
-        2 * self.kv_heads * self.format.head_bytes(self.head_dim)
+        2 * self.kv_heads * head_bytes(self.format, self.head_dim)
     }
 
     /// Numbers from the values of one position to those of the next: `head_dim`, padded to whole vectors.
@@ -378,7 +334,7 @@ impl KvPage {
         if first > PAGE || positions > PAGE - first {
             return Err(ImportError::TooMany { positions, first });
         }
-        let mut heads = bytes.chunks_exact(self.shape.format.head_bytes(self.shape.head_dim));
+        let mut heads = bytes.chunks_exact(head_bytes(self.shape.format, self.shape.head_dim));
         for position in first..first + positions {
             let mut places = Vec::with_capacity(2 * self.shape.kv_heads);
             self.for_each_head(position, |place| places.push(place));
@@ -719,6 +675,9 @@ mod tests {
         KvFormat::ALL
             .into_iter()
             .for_each(|f| assert_eq!(f.name().parse(), Ok(f)));
-        assert_eq!("q4".parse::<KvFormat>(), Err(UnknownKvFormat("q4".to_owned())));
+        assert_eq!(
+            "q4".parse::<KvFormat>(),
+            Err(heph_types::UnknownKvFormat("q4".to_owned()))
+        );
     }
 }

@@ -1,11 +1,21 @@
-//! Words that every floor shares: tokens, positions, layer ranges.
+//! Words that every floor shares: tokens, positions, layer ranges, nodes, stages and their orders.
 //!
-//! Holds no behaviour beyond the checks that make a value valid. Knows no model, node, file or clock.
+//! Holds no behaviour beyond the checks that make a value valid. Knows no model, file or clock, and opens no connection.
 
+mod hidden;
+mod kv_format;
 mod layers;
+mod node;
 mod position;
+mod sampling;
+mod stage;
 mod token;
 
+pub use hidden::Hidden;
+pub use kv_format::{KvFormat, UnknownKvFormat};
 pub use layers::{LayerRange, LayerRangeError};
+pub use node::{NodeId, NodeIdError, Role, UnknownRole};
 pub use position::Position;
+pub use sampling::{DryOptions, SamplingOptionError, SamplingOptions};
+pub use stage::{Forward, ModelHash, Order, Reply, SessionId, StageInput, StageSpec};
 pub use token::TokenId;

@@ -1,85 +1,43 @@
 //! DRY ("don't repeat yourself"): the longer a repeated run of tokens would grow, the dearer its next token.
 
-use super::SamplingError;
-use heph_types::TokenId;
-
-/// Settings of the penalty `multiplier * base ^ (length - allowed_length)`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DryOptions {
-    /// Size of the smallest penalty; 0 switches it off.
-    pub multiplier: f32,
-    /// Growth per token of repeated run.
-    pub base: f32,
-    /// Runs up to this length cost nothing.
-    pub allowed_length: usize,
-    /// How many recent tokens are searched.
-    pub window: usize,
-    /// Tokens that end a run, such as a line break.
-    pub breakers: Vec<TokenId>,
-}
-
-impl Default for DryOptions {
-    fn default() -> Self {
-        Self {
-            multiplier: 0.8,
-            base: 1.75,
-            allowed_length: 2,
-            window: 1024,
-            breakers: Vec::new(),
-        }
-    }
-}
+use heph_types::{DryOptions, TokenId};
 
 /// Longer runs cost no more than this; keeps `base ^ length` finite.
 const RUN_MAX: usize = 64;
 
-impl DryOptions {
-    pub(super) fn check(&self) -> Result<(), SamplingError> {
-        for (name, value, least) in [
-            ("dry multiplier", self.multiplier, 0.0),
-            ("dry base", self.base, 1.0),
-        ] {
-            if !(value >= least && value.is_finite()) {
-                return Err(SamplingError::OutOfRange { name, value });
-            }
-        }
-        Ok(())
-    }
-
-    /// Lowers the logits of tokens that would make the end of `history` repeat an earlier run.
-    pub(super) fn apply(&self, logits: &mut [f32], history: &[TokenId]) {
-        let recent = &history[history.len().saturating_sub(self.window)..];
-        for (next, length) in self.longest_runs(recent) {
-            if let Some(logit) = logits
-                .get_mut(next.index())
-                .filter(|_| length >= self.allowed_length)
-            {
-                *logit -= self.multiplier * power(self.base, length - self.allowed_length);
-            }
+/// Lowers the logits of tokens that would make the end of `history` repeat an earlier run.
+pub(super) fn apply(options: &DryOptions, logits: &mut [f32], history: &[TokenId]) {
+    let recent = &history[history.len().saturating_sub(options.window)..];
+    for (next, length) in longest_runs(options, recent) {
+        if let Some(logit) = logits
+            .get_mut(next.index())
+            .filter(|_| length >= options.allowed_length)
+        {
+            *logit -= options.multiplier * power(options.base, length - options.allowed_length);
         }
     }
+}
 
-    /// Each token that once followed a run equal to the end of `recent`, with the longest such run.
-    fn longest_runs(&self, recent: &[TokenId]) -> Vec<(TokenId, usize)> {
-        let mut runs: Vec<(TokenId, usize)> = Vec::new();
-        for end in 1..recent.len() {
-            let length = self.run_length(recent, end);
-            if length > 0 {
-                runs.push((recent[end], length));
-            }
+/// Each token that once followed a run equal to the end of `recent`, with the longest such run.
+fn longest_runs(options: &DryOptions, recent: &[TokenId]) -> Vec<(TokenId, usize)> {
+    let mut runs: Vec<(TokenId, usize)> = Vec::new();
+    for end in 1..recent.len() {
+        let length = run_length(options, recent, end);
+        if length > 0 {
+            runs.push((recent[end], length));
         }
-        runs.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-        runs.dedup_by_key(|(token, _)| *token);
-        runs
     }
+    runs.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    runs.dedup_by_key(|(token, _)| *token);
+    runs
+}
 
-    /// How many tokens before `end` equal as many tokens at the end of `recent`.
-    fn run_length(&self, recent: &[TokenId], end: usize) -> usize {
-        let earlier = recent[..end].iter().rev();
-        let latest = recent.iter().rev();
-        let same = |(a, b): &(&TokenId, &TokenId)| a == b && !self.breakers.contains(a);
-        earlier.zip(latest).take(RUN_MAX).take_while(same).count()
-    }
+/// How many tokens before `end` equal as many tokens at the end of `recent`.
+fn run_length(options: &DryOptions, recent: &[TokenId], end: usize) -> usize {
+    let earlier = recent[..end].iter().rev();
+    let latest = recent.iter().rev();
+    let same = |(a, b): &(&TokenId, &TokenId)| a == b && !options.breakers.contains(a);
+    earlier.zip(latest).take(RUN_MAX).take_while(same).count()
 }
 
 /// `base` to a small whole power, by repeated multiplication: the same bits everywhere.
@@ -104,7 +62,7 @@ mod tests {
         };
         let mut logits = vec![0.0; 10];
         // "1 2 3 4 ... 1 2 3": 4 would continue a run of three; 9 once followed a lone 3.
-        dry.apply(&mut logits, &ids(&[1, 2, 3, 4, 3, 9, 1, 2, 3]));
+        apply(&dry, &mut logits, &ids(&[1, 2, 3, 4, 3, 9, 1, 2, 3]));
         assert_eq!(logits[4], -2.0);
         assert_eq!(logits[9], 0.0);
     }
@@ -118,7 +76,7 @@ mod tests {
             ..DryOptions::default()
         };
         let mut logits = vec![0.0; 10];
-        dry.apply(&mut logits, &ids(&[1, 2, 3, 4, 1, 2, 3]));
+        apply(&dry, &mut logits, &ids(&[1, 2, 3, 4, 1, 2, 3]));
         assert_eq!(logits[4], 0.0);
     }
 }
