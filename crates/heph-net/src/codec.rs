@@ -1,0 +1,1 @@
+//! Hidden states as bytes on the wire: exact, packed without loss, or rounded by name.

@@ -1,0 +1,10 @@
+//! Joins machines: who a peer is, how to reach it, and what is said to it.
+//!
+//! Called by the runtime, for a seat that a peer holds and for `heph node`. The wire messages ([`wire`]), the number
+//! formats on the wire ([`codec`]) and the sessions ([`session`]) are pure: bytes and a time go in, bytes and a
+//! deadline come out. The rest of the crate opens the sockets; nothing above it does. Never chooses a node, never
+//! computes a layer, never decides what may leave.
+
+pub mod codec;
+pub mod session;
+pub mod wire;
