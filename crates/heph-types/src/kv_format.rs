@@ -1,7 +1,10 @@
 //! The number format of a key-value cache.
 
+use serde::{Deserialize, Serialize};
+
 /// The number format of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KvFormat {
     /// Single precision, as computed.
     F32,

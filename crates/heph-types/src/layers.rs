@@ -1,8 +1,11 @@
 //! A run of consecutive layers of one model.
 
+use serde::{Deserialize, Serialize};
+
 /// The layers `start..end` of a model, `start` included and `end` not. May be empty: a desk that keeps
 /// only the embedding runs no layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
 pub struct LayerRange {
     start: u16,
     end: u16,
@@ -69,6 +72,21 @@ impl LayerRange {
     /// The layer indices in order.
     pub fn iter(self) -> std::ops::Range<usize> {
         self.start()..self.end()
+    }
+}
+
+impl From<LayerRange> for (u16, u16) {
+    fn from(range: LayerRange) -> Self {
+        (range.start, range.end)
+    }
+}
+
+/// Whoever reads a range checks it against the model; here only that it does not run backwards.
+impl TryFrom<(u16, u16)> for LayerRange {
+    type Error = LayerRangeError;
+
+    fn try_from((start, end): (u16, u16)) -> Result<Self, LayerRangeError> {
+        LayerRange::new(start.into(), end.into(), u16::MAX.into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Words that every floor shares: tokens, positions, layer ranges, nodes, stages and their orders.
+//! Words that every floor shares: tokens, positions, layer ranges, nodes, stages and their orders, profiles and policy.
 //!
 //! Holds no behaviour beyond the checks that make a value valid. Knows no model, file or clock, and opens no connection.
 
@@ -7,15 +7,22 @@ mod kv_format;
 mod layers;
 mod node;
 mod position;
+mod profile;
 mod sampling;
 mod stage;
 mod token;
+mod wire_codec;
 
 pub use hidden::Hidden;
 pub use kv_format::{KvFormat, UnknownKvFormat};
 pub use layers::{LayerRange, LayerRangeError};
 pub use node::{NodeId, NodeIdError, Role, UnknownRole};
 pub use position::Position;
+pub use profile::{
+    Caps, Exactness, Held, Hours, LayerProfile, Leaves, LinkProfile, ModelProfile, NodeProfile, NodeState,
+    Policy, Price, SPEED_POINTS_MAX, Speed, SpeedPoint, TimedPass,
+};
 pub use sampling::{DryOptions, SamplingOptionError, SamplingOptions};
 pub use stage::{Forward, ModelHash, Order, Reply, SessionId, StageInput, StageSpec};
 pub use token::TokenId;
+pub use wire_codec::{UnknownWireCodec, WireCodec};

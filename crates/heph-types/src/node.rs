@@ -1,7 +1,10 @@
 //! A machine of the execution network.
 
+use serde::{Deserialize, Serialize};
+
 /// A machine's identity: its Ed25519 public key. Whoever answers a TLS handshake for it has the secret key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct NodeId(pub [u8; 32]);
 
 impl NodeId {
@@ -44,8 +47,23 @@ impl std::str::FromStr for NodeId {
     }
 }
 
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = NodeIdError;
+
+    fn try_from(text: String) -> Result<Self, NodeIdError> {
+        text.parse()
+    }
+}
+
 /// What a node is to the person whose desk asks it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The person's own machine, paired with the desk.
     Own,

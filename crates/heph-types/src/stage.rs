@@ -2,13 +2,14 @@
 //! one session. Seats carry these out (a local worker, a peer), and the wire carries them.
 
 use crate::{Hidden, KvFormat, LayerRange, Position, SamplingOptions, TokenId};
+use serde::{Deserialize, Serialize};
 
 /// One conversation's place on a node: the node keeps a KV cache under this number. Chosen by the desk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
 /// BLAKE3 of a model's files, in order. The same hash means the same weights, words and template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ModelHash(pub [u8; 32]);
 
 /// Opens a session on a node.
