@@ -6,14 +6,16 @@ use crate::config::ModelConfig;
 
 /// Builds the graph of a Llama-shaped model.
 pub(super) fn graph(config: &ModelConfig, index: &dyn TensorIndex) -> Result<Graph, GraphError> {
-    assemble(config, index, layer)
+    assemble(config, index, |number, b| {
+        layer(config, number, b, |_, heads, _| Ok(heads))
+    })
 }
 
 /// A graph of pre-norm decoder layers between a token table and a head, the frame that the families here share.
 pub(super) fn assemble(
     config: &ModelConfig,
     index: &dyn TensorIndex,
-    layer: impl Fn(&ModelConfig, usize, &mut BlockBuilder) -> Result<(), GraphError>,
+    layer: impl Fn(usize, &mut BlockBuilder) -> Result<(), GraphError>,
 ) -> Result<Graph, GraphError> {
     let mut tensors = Tensors::new(index);
     let hidden = config.hidden;
@@ -22,7 +24,7 @@ pub(super) fn assemble(
     })?;
     let mut layers = Vec::with_capacity(config.layers);
     for number in 0..config.layers {
-        layers.push(build(&mut tensors, hidden, |b| layer(config, number, b))?);
+        layers.push(build(&mut tensors, hidden, |b| layer(number, b))?);
     }
     let head = build(&mut tensors, hidden, |b| head(config, b))?;
     let rope = config.rope_spec();
@@ -59,8 +61,18 @@ fn head(config: &ModelConfig, b: &mut BlockBuilder) -> Result<(), GraphError> {
     b.linear(normed, stem, config.vocab).map(drop)
 }
 
-fn layer(config: &ModelConfig, number: usize, b: &mut BlockBuilder) -> Result<(), GraphError> {
+/// A decoder layer: attention, then the feed-forward half, each on a normed copy and added back.
+///
+/// `prepare` is what a family does to the heads of `blk.N.attn_q` and `blk.N.attn_k` before they are turned.
+pub(super) fn layer(
+    config: &ModelConfig,
+    number: usize,
+    b: &mut BlockBuilder,
+    prepare: impl Fn(&str, ValueId, &mut BlockBuilder) -> Result<ValueId, GraphError>,
+) -> Result<(), GraphError> {
     let blk = format!("blk.{number}");
+    let [q_name, k_name, v_name] = ["q", "k", "v"].map(|part| format!("{blk}.attn_{part}"));
+    let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let x = b.input();
     let normed = b.rms_norm(
         x,
@@ -68,17 +80,11 @@ fn layer(config: &ModelConfig, number: usize, b: &mut BlockBuilder) -> Result<()
         config.hidden,
         config.rms_eps,
     )?;
-    let q = b.linear(normed, &format!("{blk}.attn_q"), config.heads * config.head_dim)?;
-    let k = b.linear(
-        normed,
-        &format!("{blk}.attn_k"),
-        config.kv_heads * config.head_dim,
-    )?;
-    let v = b.linear(
-        normed,
-        &format!("{blk}.attn_v"),
-        config.kv_heads * config.head_dim,
-    )?;
+    let q = b.linear(normed, &q_name, q_width)?;
+    let k = b.linear(normed, &k_name, kv_width)?;
+    let v = b.linear(normed, &v_name, kv_width)?;
+    let q = prepare(&q_name, q, b)?;
+    let k = prepare(&k_name, k, b)?;
     let q = b.rope(q, config.head_dim);
     let k = b.rope(k, config.head_dim);
     let mixed = b.attention(q, k, v, attention_spec(config, number));
@@ -88,7 +94,7 @@ fn layer(config: &ModelConfig, number: usize, b: &mut BlockBuilder) -> Result<()
 }
 
 /// Scores scaled by the root of the head's width, over the window that the layer has.
-pub(super) fn attention_spec(config: &ModelConfig, layer: usize) -> AttentionSpec {
+fn attention_spec(config: &ModelConfig, layer: usize) -> AttentionSpec {
     AttentionSpec {
         heads: config.heads,
         kv_heads: config.kv_heads,
@@ -100,7 +106,7 @@ pub(super) fn attention_spec(config: &ModelConfig, layer: usize) -> AttentionSpe
 }
 
 /// The second half of a layer: one gated unit, or a mixture of them where the model has experts.
-pub(super) fn feed_forward(
+fn feed_forward(
     config: &ModelConfig,
     blk: &str,
     x: ValueId,
