@@ -434,6 +434,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(panic = "unwind"), ignore = "a panic ends the program here")]
     fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
         let pool = Pool::new(3);
         for bad in 0..50 {
@@ -460,6 +461,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "there is one thread")]
     fn callers_on_several_threads_take_turns() {
         let pool = Pool::new(3);
         thread::scope(|scope| {
