@@ -4,8 +4,8 @@ use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
 use crate::search::{Effort, Search, mode};
 use crate::space::{DESK, Score, Segment, Shape, Space};
+use core::time::Duration;
 use heph_types::{LayerRange, Leaves};
-use std::time::Duration;
 
 /// Choices of model and cache format that are searched with full effort.
 const FULL_MAX: usize = 2;

@@ -1,8 +1,8 @@
 //! What a plan says.
 
+use core::time::Duration;
 use heph_types::{Exactness, KvFormat, LayerRange, Leaves, ModelHash, NodeId, Role, WireCodec};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// How a request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -9,9 +9,9 @@ use crate::permit::permit;
 use crate::plan::{Alternative, Mode, Place, Plan};
 use crate::request::Request;
 use crate::search::Effort;
+use core::time::Duration;
 use heph_types::{Leaves, NodeState};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// Something that keeps a plan from being better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! What is asked: a prompt's size, the models that may answer it, and what matters to the person who asks.
 
+use core::time::Duration;
 use heph_types::{KvFormat, ModelProfile, NodeId, Policy, WireCodec};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// A request as the planner sees it: sizes and wishes, never a word of the text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

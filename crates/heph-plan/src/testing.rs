@@ -4,11 +4,11 @@
 use crate::plan::{Place, Plan};
 use crate::request::{CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective, Request};
 use crate::{Cluster, Peer};
+use core::time::Duration;
 use heph_types::{
     Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, ModelProfile,
     NodeId, NodeProfile, NodeState, Policy, Price, Role, Speed, WireCodec,
 };
-use std::time::Duration;
 
 /// Whether somebody sees more than the policy lets them.
 pub(crate) fn leaks(plan: &Plan, request: &Request) -> bool {
