@@ -246,6 +246,7 @@ impl From<DeskError> for Failure {
             DeskError::NoTemplate | DeskError::Template(_) => Exit::Input,
             DeskError::Empty | DeskError::Sampling(_) => Exit::Usage,
             DeskError::TooLong { .. } => Exit::Room,
+            DeskError::Line(_) => Exit::Network,
         };
         Self::new(exit, sentence).maybe_hint(hint)
     }

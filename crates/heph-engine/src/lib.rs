@@ -16,7 +16,6 @@ mod program;
 pub mod quantize;
 pub mod sample;
 pub mod source;
-pub mod speculate;
 pub mod text;
 pub mod tokenizer;
 pub mod worker;

@@ -134,6 +134,11 @@ impl Worker {
         self
     }
 
+    /// Tokens that prompts are cut into.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     /// The model it runs.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
@@ -142,6 +147,11 @@ impl Worker {
     /// The instruction set it runs on.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The threads it computes with.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// Threads of its pool.

@@ -1,21 +1,29 @@
 //! The desk: takes a conversation, answers it, streams the text.
 //!
-//! Template, tokens, prefill, choice and text follow each other here; what each of them does is the engine's. The
-//! cache is kept between answers, so that a conversation that goes on pays for its new part only.
+//! Template, tokens, choice and text follow each other here; a [`Line`] of seats says which token comes next, wherever
+//! its layers are. What the line holds is kept between answers, so that a conversation that goes on pays for its new
+//! part only.
+
+mod teller;
+
+pub use teller::{Guess, Guesses, Pace};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use heph_engine::cache::KvCache;
 use heph_engine::chat::{ChatError, ChatInput, LocalTime};
-use heph_engine::sample::{Sampler, SamplingError, SamplingOptions};
+use heph_engine::sample::{SamplingError, SamplingOptions};
 use heph_engine::text::TextStream;
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
-use heph_engine::worker::{ForwardError, Keep, Worker};
-use heph_types::{Position, TokenId};
+use heph_engine::worker::{ForwardError, Worker};
+use heph_types::{ModelHash, NodeId, TokenId};
 use serde::{Deserialize, Serialize};
+use teller::Teller;
 
 use crate::cancel::Cancel;
+use crate::line::{Line, LineError, LineLimits, LineModel, Move};
+use crate::node::{Lent, Node, NodeCaps, StageError};
+use crate::seat::{Refusal, SeatError, Traffic};
 use crate::words::Words;
 
 /// One contribution to a conversation.
@@ -88,6 +96,12 @@ pub struct Answer {
     pub prefill: Duration,
     /// From there to the last.
     pub decode: Duration,
+    /// Stages that went from one node to another meanwhile.
+    pub moves: Vec<Move>,
+    /// What guessing ahead brought.
+    pub guesses: Guesses,
+    /// Bytes on the network for it.
+    pub traffic: Traffic,
 }
 
 impl Answer {
@@ -122,12 +136,40 @@ pub enum DeskError {
         /// Positions of the context.
         context: usize,
     },
-    /// A pass failed.
+    /// A pass failed here.
     #[error(transparent)]
     Forward(#[from] ForwardError),
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// The line of seats cannot go on.
+    #[error(transparent)]
+    Line(LineError),
+}
+
+/// What failed in this process is told as what it is; the line adds nothing to it.
+impl From<LineError> for DeskError {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::NoSeat {
+                cause:
+                    SeatError::Refused {
+                        why: Refusal::Stage(StageError::Forward(error)),
+                        ..
+                    },
+                ..
+            } => Self::Forward(error),
+            LineError::NoSeat {
+                cause:
+                    SeatError::Refused {
+                        why: Refusal::Stage(StageError::Sampling(error)),
+                        ..
+                    },
+                ..
+            } => Self::Sampling(error),
+            error => Self::Line(error),
+        }
+    }
 }
 
 impl DeskError {
@@ -136,38 +178,50 @@ impl DeskError {
         match self {
             Self::NoTemplate => Some("`heph run --raw` goes on with a text as it is"),
             Self::TooLong { .. } => Some("start anew (/reset in a chat), or give a larger --context"),
-            Self::Template(_) | Self::Empty | Self::Forward(_) | Self::Sampling(_) => None,
+            Self::Template(_) | Self::Empty | Self::Forward(_) | Self::Sampling(_) | Self::Line(_) => None,
         }
     }
 }
 
-/// A model with its words and one conversation's cache.
+/// A line of seats with the words of its model, and one conversation on it.
 pub struct Desk {
-    worker: Worker,
+    line: Line,
+    pace: Pace,
     words: Arc<Words>,
-    cache: KvCache,
-    /// The tokens that the cache holds.
-    held: Vec<TokenId>,
     cancel: Cancel,
 }
 
+/// Names this process and its model where nobody else is asked: the names are compared with nothing.
+const ALONE: (NodeId, ModelHash) = (NodeId([0; 32]), ModelHash([0; 32]));
+
 impl Desk {
-    /// A desk for the model that `worker` runs. Whoever raises `cancel` ends the answer under way.
+    /// A desk for the model that `worker` runs, all of it here. Whoever raises `cancel` ends the answer under way.
     pub fn new(worker: Worker, words: Arc<Words>, cancel: Cancel) -> Self {
-        let worker = worker.with_stop(cancel.flag());
-        let cache = worker.model().new_cache(worker.all_layers());
+        let (node, hash) = ALONE;
+        let model = LineModel::of(hash, worker.model());
+        let limits = LineLimits {
+            chunk: worker.chunk(),
+            ..LineLimits::default()
+        };
+        let node = Node::new(node, NodeCaps::default()).with_stop(cancel.flag());
+        let node = node.with(hash, Lent::of(&worker));
+        let line = Line::whole(model, Arc::new(node), limits);
+        Self::over(line, Pace::Steps, words, cancel)
+    }
+
+    /// A desk for a model that is laid out over a line.
+    pub fn over(line: Line, pace: Pace, words: Arc<Words>, cancel: Cancel) -> Self {
         Self {
-            worker,
+            line,
+            pace,
             words,
-            cache,
-            held: Vec::new(),
             cancel,
         }
     }
 
-    /// The worker it runs on.
-    pub fn worker(&self) -> &Worker {
-        &self.worker
+    /// The line it asks.
+    pub fn line(&self) -> &Line {
+        &self.line
     }
 
     /// Answers `prompt`; `on_text` gets each piece of text as soon as it cannot change any more.
@@ -181,37 +235,45 @@ impl Desk {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Answer, DeskError> {
         let prompt = self.tokens(prompt)?;
-        let context = self.cache.context();
+        let context = self.line.model().context;
         if prompt.len() > context {
             return Err(DeskError::TooLong {
                 tokens: prompt.len(),
                 context,
             });
         }
-        let sampler = Sampler::new(options.sampling.clone())?;
-        let began = Instant::now();
-        let cached_tokens = self.go_back_to(&prompt);
-        let words = Arc::clone(&self.words);
+        options.sampling.check().map_err(SamplingError::Option)?;
+        let (began, traffic) = (Instant::now(), self.line.traffic());
+        let cached_tokens = self.go_back_to(&prompt, &options.sampling);
         let mut turn = Turn {
-            sampler,
             stream: TextStream::new(options.stops.clone()),
             text: String::new(),
         };
+        let most = options.max_tokens.unwrap_or(context);
+        let room = context.min(prompt.len().saturating_add(most.saturating_sub(1)));
+        let Self {
+            line,
+            pace,
+            words,
+            cancel,
+        } = self;
+        let ends = words.tokenizer.eog_ids();
+        let mut teller = Teller::new(line, pace, cancel, prompt.len(), cached_tokens, room, ends);
         let mut history = prompt.clone();
         let mut first = None;
         let finish = loop {
-            let made = history.len() - prompt.len();
-            if options.max_tokens.is_some_and(|most| made >= most) {
+            if history.len() - prompt.len() >= most {
                 break Finish::Length;
             }
             if history.len() > context {
                 break Finish::Context;
             }
-            let Some(token) = self.next(&history, &mut turn.sampler)? else {
-                break Finish::Cancelled;
+            let token = match teller.next(&history) {
+                Err(LineError::Cancelled) => break Finish::Cancelled,
+                token => token?,
             };
             first.get_or_insert_with(Instant::now);
-            if words.tokenizer.eog_ids().contains(&token) {
+            if ends.contains(&token) {
                 break Finish::Stop;
             }
             history.push(token);
@@ -220,7 +282,11 @@ impl Desk {
             }
         };
         turn.end(on_text);
-        let first = first.unwrap_or_else(Instant::now);
+        let guesses = teller.guesses;
+        let (first, last) = (first.unwrap_or_else(Instant::now), Instant::now());
+        let moves = line.moves().to_vec();
+        line.settle();
+        let spent = line.traffic();
         Ok(Answer {
             text: turn.text,
             tokens: history.split_off(prompt.len()),
@@ -228,7 +294,13 @@ impl Desk {
             cached_tokens,
             finish,
             prefill: first - began,
-            decode: first.elapsed(),
+            decode: last - first,
+            moves,
+            guesses,
+            traffic: Traffic {
+                up: spent.up - traffic.up,
+                down: spent.down - traffic.down,
+            },
         })
     }
 
@@ -274,41 +346,21 @@ impl Desk {
         })?)
     }
 
-    /// Keeps of the cache what `prompt` begins with, but for its last token, whose logits are needed. Returns how
-    /// many tokens that are.
-    fn go_back_to(&mut self, prompt: &[TokenId]) -> usize {
-        let same = self.held.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        let kept = same.min(prompt.len().saturating_sub(1));
-        self.cache.rollback(Position(kept as u32));
-        self.held.truncate(kept);
-        kept
-    }
-
-    /// The token after `history`, of which the cache holds a beginning; `None` where the answer is cancelled.
-    fn next(&mut self, history: &[TokenId], sampler: &mut Sampler) -> Result<Option<TokenId>, DeskError> {
-        if self.cancel.is_raised() {
-            return Ok(None);
+    /// Starts an answer, and tells how many tokens of `prompt` the line holds; the last one's are never among them,
+    /// since what follows it is asked for.
+    fn go_back_to(&mut self, prompt: &[TokenId], sampling: &SamplingOptions) -> usize {
+        let held = self.line.begin(sampling);
+        if let Pace::Guess(guess) = &mut self.pace {
+            guess.drafter.begin(sampling);
         }
-        let logits = match self
-            .worker
-            .run(&mut self.cache, &history[self.held.len()..], Keep::Last)
-        {
-            Err(ForwardError::Stopped) => return Ok(None),
-            logits => logits?,
-        };
-        self.held = history.to_vec();
-        Ok(Some(sampler.sample(
-            &logits,
-            Position(history.len() as u32),
-            history,
-            None,
-        )?))
+        let held = &self.line.tokens()[..held];
+        let same = held.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        same.min(prompt.len().saturating_sub(1))
     }
 }
 
 /// One answer on its way.
 struct Turn {
-    sampler: Sampler,
     stream: TextStream,
     text: String,
 }

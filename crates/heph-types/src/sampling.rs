@@ -40,6 +40,17 @@ impl SamplingOptions {
         }
     }
 
+    /// Whether the choice depends on the tokens before it, beyond what the logits say: a penalty is on.
+    pub fn looks_back(&self) -> bool {
+        let dry = self.dry.as_ref().is_some_and(|dry| dry.multiplier != 0.0);
+        let on = [
+            self.repeat_penalty - 1.0,
+            self.frequency_penalty,
+            self.presence_penalty,
+        ];
+        dry || on != [0.0; 3]
+    }
+
     /// Checks that every number is one the steps are defined for.
     pub fn check(&self) -> Result<(), SamplingOptionError> {
         let fail = |name, value| Err(SamplingOptionError { name, value });

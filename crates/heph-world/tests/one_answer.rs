@@ -6,9 +6,7 @@
 
 use heph_engine::cache::KvCache;
 use heph_engine::model::{LoadOptions, Model};
-use heph_engine::sample::{Sampler, SamplingOptions};
 use heph_engine::source::Source;
-use heph_engine::speculate::{self, Seat};
 use heph_engine::worker::{ForwardError, Hidden, Keep, Part, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -227,56 +225,4 @@ fn stopped_work_leaves_the_cache_as_it_was() {
     flag.store(false, Ordering::Relaxed);
     let rest = worker.run(&mut cache, &tokens[30..], Keep::All).unwrap();
     assert_eq!(bits(&rest), expected[30 * model.graph().vocab..]);
-}
-
-#[test]
-fn a_draft_changes_no_token() {
-    let (target, small) = (
-        model("heph-story.gguf", KvFormat::F16),
-        model("heph-story-draft.gguf", KvFormat::F16),
-    );
-    for options in [
-        SamplingOptions::greedy(),
-        SamplingOptions {
-            seed: 7,
-            ..SamplingOptions::default()
-        },
-    ] {
-        let start = prompt(8, target.graph().vocab)[..12].to_vec();
-        let mut plain_worker = worker(&target, 2, Isa::best());
-        let mut plain_cache = cache(&plain_worker);
-        let mut sampler = Sampler::new(options.clone()).unwrap();
-        let mut plain = start.clone();
-        while plain.len() < start.len() + 40 {
-            let pending = plain[plain_cache.len()..].to_vec();
-            let logits = plain_worker.run(&mut plain_cache, &pending, Keep::Last).unwrap();
-            let position = Position(plain.len() as u32);
-            plain.push(sampler.sample(&logits, position, &plain, None).unwrap());
-        }
-        for drafted in [1, 4, 8] {
-            let (mut large, mut little) = (worker(&target, 1, Isa::best()), worker(&small, 1, Isa::best()));
-            let (mut large_cache, mut little_cache) = (cache(&large), cache(&little));
-            let (mut s1, mut s2) = (
-                Sampler::new(options.clone()).unwrap(),
-                Sampler::new(options.clone()).unwrap(),
-            );
-            let mut tokens = start.clone();
-            while tokens.len() < plain.len() {
-                let mut seat = Seat {
-                    worker: &mut little,
-                    cache: &mut little_cache,
-                    sampler: &mut s2,
-                };
-                let draft = speculate::draft(&mut seat, &tokens, drafted).unwrap();
-                let mut seat = Seat {
-                    worker: &mut large,
-                    cache: &mut large_cache,
-                    sampler: &mut s1,
-                };
-                tokens.extend(speculate::verify(&mut seat, &tokens, &draft).unwrap());
-            }
-            tokens.truncate(plain.len());
-            assert_eq!(tokens, plain, "{drafted} drafted");
-        }
-    }
 }

@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+use heph_kernels::isa::Isa;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
 use heph_runtime::settings::Settings;
 
 use super::run::streamed;
-use crate::engine::EngineArguments;
+use crate::engine::{Engine, EngineArguments};
 use crate::failure::{Exit, Failure};
 use crate::sampling::SamplingArguments;
 use crate::terminal::{self, Style};
@@ -62,6 +63,8 @@ struct Chat<'a> {
     arguments: Arguments,
     settings: &'a Settings,
     desk: Desk,
+    threads: usize,
+    isa: Isa,
     messages: Vec<Message>,
     last: Option<Answer>,
     cancel: Cancel,
@@ -76,12 +79,14 @@ enum Next {
 
 impl<'a> Chat<'a> {
     fn open(arguments: Arguments, settings: &'a Settings) -> Result<Self, Failure> {
-        let desk = desk(&arguments, settings)?;
+        let engine = load(&arguments, settings)?;
         let messages = system(&arguments);
         Ok(Self {
             arguments,
             settings,
-            desk,
+            desk: desk(&engine)?,
+            threads: engine.pool.threads(),
+            isa: engine.isa,
             messages,
             last: None,
             cancel: terminal::cancel_on_ctrl_c()?,
@@ -221,7 +226,8 @@ impl<'a> Chat<'a> {
             model: name,
             ..self.arguments.clone()
         };
-        self.desk = desk(&arguments, self.settings)?;
+        let engine = load(&arguments, self.settings)?;
+        self.desk = desk(&engine)?;
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));
         Ok(())
@@ -285,18 +291,15 @@ impl<'a> Chat<'a> {
             last.tokens.len(),
             last.decode_tok_s()
         )?;
-        let worker = self.desk.worker();
-        Ok(writeln!(
-            out,
-            "running  {} threads, {}",
-            worker.threads(),
-            worker.isa()
-        )?)
+        Ok(writeln!(out, "running  {} threads, {}", self.threads, self.isa)?)
     }
 }
 
-fn desk(arguments: &Arguments, settings: &Settings) -> Result<Desk, Failure> {
-    let engine = arguments.engine.load(&arguments.model, None, 1, settings)?;
+fn load(arguments: &Arguments, settings: &Settings) -> Result<Engine, Failure> {
+    arguments.engine.load(&arguments.model, None, 1, settings)
+}
+
+fn desk(engine: &Engine) -> Result<Desk, Failure> {
     Ok(Desk::new(
         engine.worker(),
         engine.words()?,

@@ -1,0 +1,139 @@
+//! Guessing ahead: what may come next, from a small model or from what was said before.
+//!
+//! A guess never changes an answer; it only decides how many tokens one look of the large model confirms.
+
+use std::collections::HashMap;
+
+use heph_engine::sample::SamplingOptions;
+use heph_types::TokenId;
+
+use crate::cancel::Cancel;
+use crate::line::{Line, LineError};
+
+/// Guesses tokens.
+pub trait Drafter: Send {
+    /// Starts an answer whose tokens are chosen by `sampling`.
+    fn begin(&mut self, sampling: &SamplingOptions);
+
+    /// Up to `count` tokens after `history`; none where it has no idea.
+    ///
+    /// # Errors
+    /// When its model fails.
+    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError>;
+}
+
+/// A small model with the vocabulary of the large one. It draws with the same noise, so that it guesses right wherever
+/// both models agree on what the noise makes of their logits.
+pub struct ModelDrafter {
+    line: Line,
+    cancel: Cancel,
+}
+
+impl ModelDrafter {
+    /// A drafter over the line of a small model.
+    pub fn new(line: Line, cancel: Cancel) -> Self {
+        Self { line, cancel }
+    }
+}
+
+impl Drafter for ModelDrafter {
+    fn begin(&mut self, sampling: &SamplingOptions) {
+        self.line.begin(sampling);
+    }
+
+    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
+        let room = self.line.model().context.saturating_sub(history.len());
+        let mut tokens = history.to_vec();
+        let fed = self.line.tokens();
+        let same = fed.iter().zip(history).take_while(|(a, b)| a == b).count();
+        let mut held = same.min(history.len().saturating_sub(1));
+        for _ in 0..count.min(room) {
+            self.line.feed(held, &tokens[held..], 1);
+            held = tokens.len();
+            tokens.extend(self.line.collect(&self.cancel)?.tokens);
+        }
+        Ok(tokens.split_off(history.len()))
+    }
+}
+
+/// Tokens of a run that must have been said before for its continuation to be guessed.
+const RUN: usize = 3;
+
+/// What followed the same words before: summaries and code repeat themselves (prompt lookup, Saxena 2023).
+#[derive(Debug, Default)]
+pub struct EchoDrafter {
+    /// Where each run of tokens was last followed by something. Bounded by the context.
+    after: HashMap<[TokenId; RUN], usize>,
+    seen: Vec<TokenId>,
+}
+
+impl Drafter for EchoDrafter {
+    fn begin(&mut self, _sampling: &SamplingOptions) {}
+
+    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
+        self.read(history);
+        let Some(run) = history.last_chunk::<RUN>() else {
+            return Ok(Vec::new());
+        };
+        let Some(&from) = self.after.get(run) else {
+            return Ok(Vec::new());
+        };
+        Ok(history[from..history.len().min(from + count)].to_vec())
+    }
+}
+
+impl EchoDrafter {
+    /// Learns what is new in `history`.
+    fn read(&mut self, history: &[TokenId]) {
+        if !history.starts_with(&self.seen) {
+            self.after.clear();
+            self.seen.clear();
+        }
+        for at in self.seen.len().max(RUN)..history.len() {
+            if let Some(run) = history[..at].last_chunk::<RUN>() {
+                self.after.insert(*run, at);
+            }
+        }
+        self.seen = history.to_vec();
+    }
+}
+
+/// Asks the first drafter, and the second where the first has no idea.
+pub struct Either<A, B>(pub A, pub B);
+
+impl<A: Drafter, B: Drafter> Drafter for Either<A, B> {
+    fn begin(&mut self, sampling: &SamplingOptions) {
+        self.0.begin(sampling);
+        self.1.begin(sampling);
+    }
+
+    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
+        let first = self.0.draft(history, count)?;
+        if first.is_empty() {
+            self.1.draft(history, count)
+        } else {
+            Ok(first)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_goes_on_as_before() {
+        let ids = |text: &str| text.bytes().map(|b| TokenId(b.into())).collect::<Vec<_>>();
+        let mut echo = EchoDrafter::default();
+        let cases = [
+            ("the fox ran. the f", 4, "ox r"),
+            ("the fox ran. the f", 40, "ox ran. the f"),
+            ("the cat sat", 4, ""),
+            ("ab", 4, ""),
+            ("xyzxyz", 2, "xy"),
+        ];
+        for (history, count, guess) in cases {
+            assert_eq!(echo.draft(&ids(history), count).unwrap(), ids(guess), "{history}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! One session's stage: a range of layers over a cache of its own, and the choice of tokens after the last layer.
+
+use std::collections::VecDeque;
+
+use heph_engine::cache::KvCache;
+use heph_engine::sample::{Sampler, SamplingError, SamplingOptions};
+use heph_engine::worker::{ForwardError, Keep, Part, Worker};
+use heph_types::{
+    Forward, Hidden, KvFormat, LayerRange, NodeId, Order, Position, Reply, StageInput, StageSpec, TokenId,
+};
+
+use super::SessionPlace;
+use crate::seat::{ORDERS_MAX, Refusal, Seat, SeatError};
+
+/// Rows whose logits are held together: 16 rows of a vocabulary of 128 thousand are 8 MB.
+const HEAD_ROWS: usize = 16;
+
+/// Why a stage cannot be opened or an order not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The node does not have the model.
+    #[error("the model is not held here")]
+    UnknownModel,
+    /// The node has as many sessions as it may.
+    #[error("all {cap} sessions are taken")]
+    Sessions {
+        /// Sessions it may have.
+        cap: usize,
+    },
+    /// The stage is not one of this model.
+    #[error("layers {}..{} are asked of a model of {count}", layers.start(), layers.end())]
+    Layers {
+        /// Layers asked for.
+        layers: LayerRange,
+        /// Layers of the model.
+        count: usize,
+    },
+    /// A stage without the last layer cannot choose tokens.
+    #[error("only the stage that ends with layer {count} can choose tokens")]
+    NotLast {
+        /// Layers of the model.
+        count: usize,
+    },
+    /// The session wants more positions than one may hold here.
+    #[error("{asked} positions are asked for and {context} may be held")]
+    Context {
+        /// Positions asked for.
+        asked: usize,
+        /// Positions that a session may hold.
+        context: usize,
+    },
+    /// The model was loaded with another cache format.
+    #[error("a cache in {asked} is asked for, and caches are in {held} here")]
+    KvFormat {
+        /// The format asked for.
+        asked: KvFormat,
+        /// The format that the model was loaded with.
+        held: KvFormat,
+    },
+    /// Work for a position that the stage has not reached.
+    #[error("the work is for position {first}, and the stage holds {held}")]
+    Gap {
+        /// First position of the work.
+        first: Position,
+        /// Positions that the stage holds.
+        held: usize,
+    },
+    /// The order is not one for this stage, or says two things at once.
+    #[error("the order is not one for this stage: {0}")]
+    Order(&'static str),
+    /// Too many orders wait.
+    #[error("{ORDERS_MAX} orders wait already")]
+    Full,
+    /// A pass failed.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// No token could be chosen.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+}
+
+/// Carries out the orders of one session. As a [`Seat`] it computes when it is asked for a reply.
+pub struct Stage {
+    node: NodeId,
+    worker: Worker,
+    layers: LayerRange,
+    context: usize,
+    cache: KvCache,
+    sampler: Option<Sampler>,
+    /// Positions held; the cache of a stage without layers cannot tell.
+    held: usize,
+    /// The ids of the positions held, as far as they were said.
+    tokens: Vec<TokenId>,
+    orders: VecDeque<Order>,
+    _place: Option<SessionPlace>,
+}
+
+impl Stage {
+    /// A stage of `worker`'s model.
+    pub(crate) fn new(
+        node: NodeId,
+        worker: Worker,
+        spec: &StageSpec,
+        place: Option<SessionPlace>,
+    ) -> Result<Self, StageError> {
+        let model = worker.model();
+        let (layers, count) = (spec.layers, model.graph().layers.len());
+        let (asked, context) = (spec.context as usize, model.context());
+        let (format, held) = (spec.kv_format, model.kv_format());
+        if layers.end() > count {
+            return Err(StageError::Layers { layers, count });
+        }
+        if spec.choose.is_some() && layers.end() != count {
+            return Err(StageError::NotLast { count });
+        }
+        if asked > context {
+            return Err(StageError::Context { asked, context });
+        }
+        if format != held {
+            return Err(StageError::KvFormat { asked: format, held });
+        }
+        let cache = model.new_cache(layers);
+        Ok(Self {
+            node,
+            layers,
+            context: asked,
+            cache,
+            sampler: spec.choose.clone().map(Sampler::new).transpose()?,
+            held: 0,
+            tokens: Vec::new(),
+            orders: VecDeque::new(),
+            worker,
+            _place: place,
+        })
+    }
+
+    /// Takes an order in; the ones before it come first.
+    ///
+    /// # Errors
+    /// When as many orders wait as may.
+    pub fn take(&mut self, order: Order) -> Result<(), StageError> {
+        if self.orders.len() >= ORDERS_MAX {
+            return Err(StageError::Full);
+        }
+        self.orders.push_back(order);
+        Ok(())
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// Works until the next reply, or until nothing is left to do.
+    ///
+    /// # Errors
+    /// When an order cannot be carried out. The stage then holds what it held before it, and forgets the orders behind
+    /// it, which count on it.
+    pub fn work(&mut self) -> Result<Option<Reply>, StageError> {
+        let reply = self.next_reply();
+        if reply.is_err() {
+            self.orders.clear();
+        }
+        reply
+    }
+
+    fn next_reply(&mut self) -> Result<Option<Reply>, StageError> {
+        while let Some(order) = self.orders.pop_front() {
+            match order {
+                Order::Rollback(to) => self.roll_back(to),
+                Order::Forward(forward) => return self.forward(forward).map(Some),
+                // An answer that goes on alone ends where the desk wants something else.
+                Order::Generate { .. } if !self.orders.is_empty() => {}
+                Order::Generate { tokens_max: 0, .. } => {}
+                Order::Generate {
+                    last,
+                    tokens_max,
+                    ends,
+                } => return self.generate(last, tokens_max, ends).map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    fn roll_back(&mut self, to: Position) {
+        self.cache.rollback(to);
+        self.held = self.held.min(to.index());
+        self.tokens.truncate(self.held);
+    }
+
+    /// One token of an answer that goes on alone, with the rest of the order put back.
+    fn generate(&mut self, last: TokenId, tokens_max: u32, ends: Vec<TokenId>) -> Result<Reply, StageError> {
+        let reply = self.forward(Forward {
+            first: Position(self.held as u32),
+            input: StageInput::Tokens(vec![last]),
+            answers: 1,
+        })?;
+        let Reply::Choices { tokens, .. } = &reply else {
+            return Err(StageError::Order("only a stage that chooses can go on alone"));
+        };
+        let chosen = tokens.first().copied();
+        if let Some(last) = chosen.filter(|token| tokens_max > 1 && !ends.contains(token)) {
+            self.orders.push_front(Order::Generate {
+                last,
+                tokens_max: tokens_max - 1,
+                ends,
+            });
+        }
+        Ok(reply)
+    }
+
+    fn forward(&mut self, forward: Forward) -> Result<Reply, StageError> {
+        let (first, count) = (forward.first, forward.input.tokens());
+        if count == 0 || forward.answers as usize > count {
+            return Err(StageError::Order("it holds fewer tokens than answers"));
+        }
+        if let StageInput::Rows { tokens, .. } = &forward.input {
+            let said = self.tokens.len() >= first.index();
+            if !(tokens.is_empty() || tokens.len() == count && said) {
+                return Err(StageError::Order("ids are said for all positions or for none"));
+            }
+        }
+        if first.index() > self.held {
+            let held = self.held;
+            return Err(StageError::Gap { first, held });
+        }
+        if first.index() + count > self.context {
+            return Err(StageError::Context {
+                asked: first.index() + count,
+                context: self.context,
+            });
+        }
+        self.roll_back(first);
+        let reply = self.run(forward, count);
+        match &reply {
+            Ok(_) => self.held = first.index() + count,
+            Err(_) => self.roll_back(first),
+        }
+        reply
+    }
+
+    /// Takes `count` tokens through the layers, some at a time.
+    fn run(&mut self, forward: Forward, count: usize) -> Result<Reply, StageError> {
+        let Forward {
+            first,
+            input,
+            answers,
+        } = forward;
+        let width = self.worker.model().graph().hidden;
+        let unanswered = count - answers as usize;
+        let mut rows = Vec::new();
+        let mut chosen = Vec::new();
+        let mut from = 0;
+        while from < count {
+            let to = count.min(from + self.worker.chunk());
+            let mut hidden = self.rows(&input, from, to)?;
+            let wanted = to.saturating_sub(unanswered.max(from));
+            self.pass(Position(first.0 + from as u32), to - from, wanted, &mut hidden)?;
+            let kept = hidden.rows.len() - wanted * width;
+            if self.sampler.is_some() {
+                let position = first.index() + to - wanted + 1;
+                self.choose(&hidden.rows[kept..], position, &mut chosen)?;
+            } else if rows.is_empty() && kept == 0 {
+                rows = hidden.rows;
+            } else {
+                rows.extend_from_slice(&hidden.rows[kept..]);
+            }
+            from = to;
+        }
+        let answered = Position(first.0 + unanswered as u32);
+        Ok(if self.sampler.is_some() {
+            Reply::Choices {
+                first: Position(answered.0 + 1),
+                tokens: chosen,
+            }
+        } else {
+            Reply::Rows {
+                first: answered,
+                hidden: Hidden { width, rows },
+            }
+        })
+    }
+
+    /// Hidden states of the tokens `from..to` of an input before the first of the stage's layers.
+    fn rows(&mut self, input: &StageInput, from: usize, to: usize) -> Result<Hidden, StageError> {
+        match input {
+            StageInput::Tokens(_) if self.layers.start() != 0 => Err(StageError::Order(
+                "tokens are for the stage that holds the first layer",
+            )),
+            StageInput::Tokens(tokens) => {
+                let tokens = &tokens[from..to];
+                self.tokens.extend_from_slice(tokens);
+                Ok(self.worker.embed(tokens)?)
+            }
+            StageInput::Rows { hidden, tokens } => {
+                self.tokens
+                    .extend_from_slice(tokens.get(from..to).unwrap_or_default());
+                let (width, rows) = (hidden.width, &hidden.rows);
+                let rows = rows[from * width..to * width].to_vec();
+                Ok(Hidden { width, rows })
+            }
+        }
+    }
+
+    /// Takes hidden states through the layers. Of the rows afterwards at least the last `wanted` are there.
+    fn pass(
+        &mut self,
+        first: Position,
+        tokens: usize,
+        wanted: usize,
+        hidden: &mut Hidden,
+    ) -> Result<(), StageError> {
+        let keep = if self.sampler.is_some() && wanted <= 1 {
+            Keep::Last
+        } else {
+            Keep::All
+        };
+        let cache = &mut self.cache;
+        let part = Part { cache, tokens, first };
+        Ok(self.worker.forward(self.layers, &mut [part], hidden, keep)?)
+    }
+
+    /// Chooses the tokens that follow `rows`; the first of them stands at `position`.
+    fn choose(
+        &mut self,
+        rows: &[f32],
+        mut position: usize,
+        chosen: &mut Vec<TokenId>,
+    ) -> Result<(), StageError> {
+        let width = self.worker.model().graph().hidden;
+        let Some(sampler) = &mut self.sampler else {
+            return Ok(());
+        };
+        let looks_back = sampler.options().looks_back();
+        for rows in rows.chunks(HEAD_ROWS * width) {
+            let rows = rows.to_vec();
+            let logits = self.worker.head(&Hidden { width, rows })?;
+            for logits in logits.chunks_exact(self.worker.model().graph().vocab) {
+                let history = match self.tokens.get(..position) {
+                    Some(history) => history,
+                    None if looks_back => {
+                        return Err(StageError::Order(
+                            "the options look at earlier tokens, and none were said",
+                        ));
+                    }
+                    None => &[],
+                };
+                chosen.push(sampler.sample(logits, Position(position as u32), history, None)?);
+                position += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Seat for Stage {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        self.take(order).map_err(|error| self.refusal(error))
+    }
+
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+        self.work().map_err(|error| self.refusal(error))
+    }
+
+    fn choose_by(&mut self, options: &SamplingOptions) -> bool {
+        match Sampler::new(options.clone()) {
+            Ok(sampler) if self.sampler.is_some() => {
+                self.sampler = Some(sampler);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Stage {
+    fn refusal(&self, error: StageError) -> SeatError {
+        match error {
+            StageError::Forward(ForwardError::Stopped) => SeatError::Stopped,
+            error => SeatError::Refused {
+                node: self.node,
+                why: Refusal::Stage(error),
+            },
+        }
+    }
+}

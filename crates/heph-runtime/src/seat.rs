@@ -1,0 +1,161 @@
+//! An executor seat: where one stage of a model is carried out for one session, in this process or on a peer.
+//!
+//! A desk hands orders in and collects replies, one for each [`Order::Forward`] in the order they were given, and one
+//! for each token of an [`Order::Generate`]. Nothing here waits: a [`Bell`] says when there may be something to collect.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use heph_types::{NodeId, Order, Reply, SamplingOptions, SessionId, StageSpec};
+
+use crate::node::StageError;
+
+/// Orders that a seat holds at most, carried out or not: prompt chunks on a long line, with room for drafts.
+pub const ORDERS_MAX: usize = 64;
+
+/// Carries out the orders of one stage of one session.
+pub trait Seat: Send {
+    /// Who carries them out.
+    fn node(&self) -> NodeId;
+
+    /// Hands an order in. Never waits: a seat that holds [`ORDERS_MAX`] orders refuses.
+    fn submit(&mut self, order: Order) -> Result<(), SeatError>;
+
+    /// The next reply, if there is one.
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError>;
+
+    /// Chooses tokens by other options from now on. `false`: it cannot, and has to be opened anew.
+    fn choose_by(&mut self, _options: &SamplingOptions) -> bool {
+        false
+    }
+
+    /// What went over the network for this seat so far.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+}
+
+/// A node that may be given a stage.
+pub trait Host: Send + Sync {
+    /// Which node it is.
+    fn node(&self) -> NodeId;
+
+    /// Opens a session for a stage. `bell` is rung whenever the seat may have something to say. A host answers within a
+    /// time of its own, seconds at most.
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError>;
+}
+
+/// Bytes on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// From the desk to the node.
+    pub up: u64,
+    /// From the node to the desk.
+    pub down: u64,
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.up += other.up;
+        self.down += other.down;
+    }
+}
+
+/// Why a seat cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SeatError {
+    /// The node went away, or the way to it is broken.
+    #[error("{} was lost: {why}", node.short())]
+    Lost {
+        /// The node.
+        node: NodeId,
+        /// What was seen.
+        why: String,
+    },
+    /// The node will not do it, and says why.
+    #[error("{} refused: {why}", node.short())]
+    Refused {
+        /// The node.
+        node: NodeId,
+        /// Its reason.
+        #[source]
+        why: Refusal,
+    },
+    /// The node took longer than the desk waits.
+    #[error("{} did not answer within {} ms", node.short(), waited.as_millis())]
+    Late {
+        /// The node.
+        node: NodeId,
+        /// How long the desk waited.
+        waited: Duration,
+    },
+    /// The answer does not fit the question.
+    #[error("{} gave a wrong answer: {why}", node.short())]
+    Wrong {
+        /// The node.
+        node: NodeId,
+        /// What does not fit.
+        why: String,
+    },
+    /// Somebody asked to stop the work.
+    #[error("the work was stopped")]
+    Stopped,
+}
+
+/// A node's reason for not carrying an order out.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A stage of this process failed.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// A peer's sentence.
+    #[error("{0}")]
+    Said(String),
+}
+
+/// Tells a desk that one of its seats may have something to say.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<(Mutex<u64>, Condvar)>);
+
+impl Bell {
+    /// A bell nobody has rung yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Wakes the desk, or keeps it from falling asleep.
+    pub fn ring(&self) {
+        let (rings, waiting) = &*self.0;
+        *rings.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        waiting.notify_all();
+    }
+
+    /// How often it was rung so far: taken before looking at the seats, it tells [`Bell::wait`] what was seen.
+    pub fn rings(&self) -> u64 {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is rung more often than `seen`, at most until `deadline`.
+    pub fn wait(&self, seen: u64, deadline: Instant) {
+        let (rings, waiting) = &*self.0;
+        let held = rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Who was woken looks at its seats again, whatever woke it.
+        let _ = waiting.wait_timeout_while(held, left, |rings| *rings <= seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bell_rung_before_the_wait_is_heard() {
+        let bell = Bell::new();
+        let seen = bell.rings();
+        bell.clone().ring();
+        let began = Instant::now();
+        bell.wait(seen, began + Duration::from_secs(60));
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,599 @@
+//! A lost node changes no token: thousands of answers over lines whose nodes die at seeded moments.
+//!
+//! Everything runs in this process: nodes are hosts whose seats compute when they are polled, and die by a seed in the
+//! ways that nodes die. The desk, its line and the stages are the real ones.
+
+use heph_engine::model::{LoadOptions, Model};
+use heph_engine::sample::SamplingOptions;
+use heph_engine::source::Source;
+use heph_kernels::isa::Isa;
+use heph_kernels::pool::Pool;
+use heph_runtime::bundled;
+use heph_runtime::cancel::Cancel;
+use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Guess, Pace, Prompt};
+use heph_runtime::draft::{Drafter, EchoDrafter, Either, ModelDrafter};
+use heph_runtime::line::{Line, LineError, LineLimits, LineModel, Placement};
+use heph_runtime::node::{Lent, Node, NodeCaps};
+use heph_runtime::seat::{Bell, Host, Refusal, Seat, SeatError};
+use heph_runtime::words::Words;
+use heph_types::{
+    Hidden, ModelHash, NodeId, Order, Position, Reply, SessionId, StageInput, StageSpec, TokenId,
+};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+const HASH: ModelHash = ModelHash([7; 32]);
+
+/// The small draft of the bundled pair: its answers are short work, and these tests are about bookkeeping.
+struct Tiny {
+    model: Arc<Model>,
+    words: Arc<Words>,
+}
+
+fn tiny() -> &'static Tiny {
+    static TINY: OnceLock<Tiny> = OnceLock::new();
+    TINY.get_or_init(|| {
+        let source =
+            Source::from_gguf(vec![Arc::new(bundled::STORY_DRAFT.bytes.to_vec())]).expect("a sound file");
+        let source = Arc::new(source);
+        let options = LoadOptions {
+            context: Some(160),
+            sessions: 64,
+            ..LoadOptions::default()
+        };
+        let model =
+            Model::load(Arc::clone(&source), &options, &Pool::serial(), &mut |_| {}).expect("it loads");
+        let words = Words::of(&source.vocabulary().expect("it has one")).expect("a sound vocabulary");
+        Tiny {
+            model: Arc::new(model),
+            words: Arc::new(words),
+        }
+    })
+}
+
+fn node(id: u8) -> Node {
+    let lent = Lent::new(Arc::clone(&tiny().model), Arc::new(Pool::serial()), Isa::best());
+    Node::new(NodeId([id; 32]), NodeCaps::default()).with(HASH, lent)
+}
+
+/// Numbers that follow from a seed (xorshift64*, Vigna 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
+
+/// How a node ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// Its process is killed: the connection breaks.
+    Killed,
+    /// Its process is stopped, or its link is open on one side only: no word any more.
+    Silent,
+    /// It answers with a row too few.
+    Short,
+    /// It answers for another position.
+    Astray,
+    /// It gives the session up with a reason.
+    Refuses,
+}
+
+const DEATHS: [Death; 5] = [
+    Death::Killed,
+    Death::Silent,
+    Death::Short,
+    Death::Astray,
+    Death::Refuses,
+];
+
+/// A mistake in our own house, made on purpose: the tests must see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plant {
+    Nothing,
+    /// A new seat replays from the second position on.
+    ReplayLate,
+    /// A new seat draws with the noise of the next position.
+    NoiseOff,
+}
+
+/// A node that dies after so many orders and replies.
+struct Mortal {
+    node: Node,
+    death: Death,
+    left: Arc<AtomicI64>,
+    plant: Plant,
+    /// Deaths in this world so far.
+    dead: Arc<AtomicUsize>,
+}
+
+impl Mortal {
+    fn lost(&self) -> SeatError {
+        lost(self.node.id())
+    }
+}
+
+fn lost(node: NodeId) -> SeatError {
+    SeatError::Lost {
+        node,
+        why: "the connection broke".to_owned(),
+    }
+}
+
+impl Host for Mortal {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        let gone = self.left.load(Ordering::Relaxed) <= 0;
+        if gone && self.death != Death::Silent {
+            return Err(self.lost());
+        }
+        let mut spec = spec.clone();
+        let after_a_death = self.dead.load(Ordering::Relaxed) > 0;
+        if self.plant == Plant::NoiseOff && after_a_death {
+            spec.choose.iter_mut().for_each(|options| options.seed += 1);
+        }
+        Ok(Box::new(MortalSeat {
+            inner: self.node.open(session, &spec, bell)?,
+            death: self.death,
+            left: Arc::clone(&self.left),
+            dead: Arc::clone(&self.dead),
+            skip: self.plant == Plant::ReplayLate && after_a_death,
+            shift: 0,
+        }))
+    }
+}
+
+struct MortalSeat {
+    inner: Box<dyn Seat>,
+    death: Death,
+    left: Arc<AtomicI64>,
+    dead: Arc<AtomicUsize>,
+    /// Whether the first replayed position is to be left out.
+    skip: bool,
+    shift: u32,
+}
+
+impl MortalSeat {
+    /// Counts down; whether the node lives on, dies now, or is dead.
+    fn lives(&self) -> bool {
+        let left = self.left.fetch_sub(1, Ordering::Relaxed);
+        if left == 1 {
+            self.dead.fetch_add(1, Ordering::Relaxed);
+        }
+        left > 1
+    }
+
+    fn end(&self) -> SeatError {
+        let node = self.inner.node();
+        match self.death {
+            Death::Refuses => SeatError::Refused {
+                node,
+                why: Refusal::Said("the owner needs the machine".to_owned()),
+            },
+            _ => lost(node),
+        }
+    }
+
+    /// The planted mistake: everything a position earlier than it is, the first left out.
+    fn shifted(&mut self, order: Order) -> Order {
+        let Order::Forward(mut forward) = order else {
+            return order;
+        };
+        if self.skip && forward.first == Position(0) && forward.answers == 0 && forward.input.tokens() > 1 {
+            (self.skip, self.shift) = (false, 1);
+            match &mut forward.input {
+                StageInput::Tokens(tokens) => drop(tokens.remove(0)),
+                StageInput::Rows { hidden, .. } => drop(hidden.rows.drain(..hidden.width)),
+            }
+            return Order::Forward(forward);
+        }
+        forward.first = Position(forward.first.0 - self.shift);
+        Order::Forward(forward)
+    }
+}
+
+impl Seat for MortalSeat {
+    fn node(&self) -> NodeId {
+        self.inner.node()
+    }
+
+    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        if !self.lives() {
+            return match self.death {
+                Death::Silent => Ok(()),
+                _ => Err(self.end()),
+            };
+        }
+        let order = self.shifted(order);
+        self.inner.submit(order)
+    }
+
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+        if self.left.load(Ordering::Relaxed) <= 0 {
+            return match self.death {
+                Death::Silent => Ok(None),
+                _ => Err(self.end()),
+            };
+        }
+        let Some(mut reply) = self.inner.poll()? else {
+            return Ok(None);
+        };
+        let (Reply::Rows { first, .. } | Reply::Choices { first, .. }) = &mut reply;
+        *first = Position(first.0 + self.shift);
+        if self.lives() {
+            return Ok(Some(reply));
+        }
+        match self.death {
+            Death::Silent => Ok(None),
+            Death::Short => Ok(Some(shortened(reply))),
+            Death::Astray => Ok(Some(astray(reply))),
+            Death::Killed | Death::Refuses => Err(self.end()),
+        }
+    }
+}
+
+fn shortened(reply: Reply) -> Reply {
+    match reply {
+        Reply::Rows { first, hidden } => {
+            let rows = hidden.rows[..hidden.rows.len().saturating_sub(1)].to_vec();
+            let hidden = Hidden { rows, ..hidden };
+            Reply::Rows { first, hidden }
+        }
+        Reply::Choices { first, mut tokens } => {
+            // A reply without a row can only be wrong by saying too much.
+            if tokens.pop().is_none() {
+                tokens.push(TokenId(0));
+            }
+            Reply::Choices { first, tokens }
+        }
+    }
+}
+
+fn astray(reply: Reply) -> Reply {
+    match reply {
+        Reply::Rows { first, hidden } => Reply::Rows {
+            first: Position(first.0 + 1),
+            hidden,
+        },
+        Reply::Choices { first, tokens } => Reply::Choices {
+            first: Position(first.0 + 1),
+            tokens,
+        },
+    }
+}
+
+/// The desk's own node; it never dies.
+const HERE: u8 = 0;
+
+/// Who holds which layers of the two, from the first to the last.
+const TOPOLOGIES: [&[(u8, usize, usize)]; 5] = [
+    // Everything at one remote node.
+    &[(1, 0, 2)],
+    // Ids and logits stay at home, the layers are remote.
+    &[(HERE, 0, 0), (1, 0, 2), (HERE, 2, 2)],
+    // Two remote nodes, one layer each.
+    &[(1, 0, 1), (2, 1, 2)],
+    // The first layer here, the last there.
+    &[(HERE, 0, 1), (1, 1, 2)],
+    // Four nodes: embedding, layer, layer, head.
+    &[(1, 0, 0), (2, 0, 1), (3, 1, 2), (4, 2, 2)],
+];
+
+/// Remote nodes of a world: those of the topologies and some that stand by.
+const REMOTE: u8 = 6;
+
+const PROMPTS: [&str; 3] = [
+    "Once upon a time there was a little fox who lived in the wood with her mother. One day",
+    "The cat",
+    "Tom had a red ball. Tom had a red ball. Tom had a red",
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Case {
+    seed: u64,
+    topology: usize,
+    sampled: bool,
+    prompt: usize,
+    pace: u64,
+}
+
+impl Case {
+    fn of(seed: u64) -> Self {
+        Self {
+            seed,
+            topology: (seed % 5) as usize,
+            sampled: seed / 5 % 2 == 1,
+            prompt: (seed / 10 % 3) as usize,
+            pace: seed / 30 % 3,
+        }
+    }
+
+    fn options(&self) -> AnswerOptions {
+        let sampling = SamplingOptions {
+            temperature: if self.sampled { 0.8 } else { 0.0 },
+            seed: 5,
+            // One prompt in three also looks back at what was said.
+            repeat_penalty: if self.prompt == 2 { 1.1 } else { 1.0 },
+            ..SamplingOptions::default()
+        };
+        AnswerOptions {
+            sampling,
+            max_tokens: Some(24),
+            stops: Vec::new(),
+        }
+    }
+}
+
+fn line_model() -> LineModel {
+    LineModel::of(HASH, &tiny().model)
+}
+
+fn pace(number: u64) -> Pace {
+    match number {
+        0 => Pace::Steps,
+        1 => Pace::Stream,
+        _ => {
+            let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
+            // The same model drafts for itself, and would always be right: an echo comes first and often is not.
+            let drafter = Either(
+                EchoDrafter::default(),
+                Unsure(ModelDrafter::new(line, Cancel::new())),
+            );
+            Pace::Guess(Guess {
+                drafter: Box::new(drafter),
+                length: 3,
+                ahead: 2,
+            })
+        }
+    }
+}
+
+/// Makes some of its guesses wrong.
+struct Unsure(ModelDrafter);
+
+impl Drafter for Unsure {
+    fn begin(&mut self, sampling: &SamplingOptions) {
+        self.0.begin(sampling);
+    }
+
+    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
+        let mut guess = self.0.draft(history, count)?;
+        for (at, token) in guess.iter_mut().enumerate() {
+            if (history.len() + at).is_multiple_of(5) {
+                *token = TokenId(token.0 ^ 1);
+            }
+        }
+        Ok(guess)
+    }
+}
+
+/// What came of an answer under losses.
+struct Outcome {
+    answer: Result<Answer, DeskError>,
+    streamed: String,
+    dead: usize,
+}
+
+/// Nodes 1 to 6, of which each dies at a moment of the seed or not at all.
+fn nodes(case: Case, plant: Plant, dead: &Arc<AtomicUsize>) -> Vec<Arc<dyn Host>> {
+    let mut dice = Dice::new(case.seed);
+    let mut hosts: Vec<Arc<dyn Host>> = Vec::new();
+    for id in 1..=REMOTE {
+        // Most deaths fall into the answer, some into the prompt, and some nodes survive.
+        let left = 1 + dice.below(70) as i64;
+        let death = DEATHS[dice.below(5) as usize];
+        hosts.push(Arc::new(Mortal {
+            node: node(id),
+            death,
+            left: Arc::new(AtomicI64::new(left)),
+            plant,
+            dead: Arc::clone(dead),
+        }));
+    }
+    hosts.push(Arc::new(node(HERE)));
+    hosts
+}
+
+fn desk(case: Case, hosts: Vec<Arc<dyn Host>>) -> Desk {
+    let model = line_model();
+    let place = |&(id, start, end): &(u8, usize, usize)| Placement {
+        node: NodeId([id; 32]),
+        layers: model.range(start, end),
+    };
+    let stages: Vec<_> = TOPOLOGIES[case.topology].iter().map(place).collect();
+    let limits = LineLimits {
+        patience: Duration::from_millis(1),
+        patience_per_token: Duration::ZERO,
+        chunk: 5,
+        // So little that rows go to disk.
+        history_bytes: if case.seed.is_multiple_of(7) {
+            1 << 12
+        } else {
+            1 << 20
+        },
+    };
+    let line = Line::new(model, hosts, &stages, limits).expect("the stages are the model");
+    Desk::over(line, pace(case.pace), Arc::clone(&tiny().words), Cancel::new())
+}
+
+fn answer(case: Case, plant: Plant) -> Outcome {
+    let dead = Arc::new(AtomicUsize::new(0));
+    let mut desk = desk(case, nodes(case, plant, &dead));
+    let mut streamed = String::new();
+    let answer = desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |text| {
+        streamed.push_str(text);
+    });
+    Outcome {
+        answer,
+        streamed,
+        dead: dead.load(Ordering::Relaxed),
+    }
+}
+
+/// The answer of a desk that asks nobody.
+fn calm(case: Case) -> Answer {
+    let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
+    let mut desk = Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), Cancel::new());
+    let prompt = Prompt::Text(PROMPTS[case.prompt]);
+    desk.answer(prompt, &case.options(), &mut |_| {})
+        .expect("an answer")
+}
+
+/// Runs cases until `deaths` nodes have died. Returns how many answers differ from the calm one.
+fn storm(deaths: usize, plant: Plant) -> usize {
+    let calm: Vec<Answer> = (0..30).map(|seed| calm(Case::of(seed))).collect();
+    let (mut dead, mut differing, mut seed) = (0, 0, 0);
+    while dead < deaths {
+        let case = Case::of(seed);
+        let outcome = answer(case, plant);
+        dead += outcome.dead;
+        let expected = &calm[(seed % 30) as usize];
+        let same = outcome.answer.as_ref().is_ok_and(|answer| {
+            answer.tokens == expected.tokens
+                && answer.text == expected.text
+                && outcome.streamed == expected.text
+        });
+        differing += usize::from(!same);
+        if plant == Plant::Nothing {
+            let moves = outcome.answer.as_ref().map(|answer| &answer.moves);
+            assert!(
+                same,
+                "{case:?}: {moves:?}\n{:?}\n{:?}",
+                outcome.streamed, expected.text
+            );
+        }
+        seed += 1;
+    }
+    differing
+}
+
+#[test]
+fn five_thousand_lost_nodes_change_no_token() {
+    assert_eq!(storm(5_000, Plant::Nothing), 0);
+}
+
+#[test]
+fn a_replay_that_begins_a_position_late_is_seen() {
+    assert!(storm(200, Plant::ReplayLate) > 0);
+}
+
+#[test]
+fn noise_of_another_position_is_seen() {
+    assert!(storm(200, Plant::NoiseOff) > 0);
+}
+
+#[test]
+fn an_answer_survives_losses_in_a_row_and_the_conversation_goes_on() {
+    let case = Case {
+        seed: 4,
+        topology: 2,
+        sampled: true,
+        prompt: 0,
+        pace: 0,
+    };
+    let dead = Arc::new(AtomicUsize::new(0));
+    let hosts = (1..=REMOTE).map(|id| -> Arc<dyn Host> {
+        // Each dies while it still replays for the one before it.
+        Arc::new(Mortal {
+            node: node(id),
+            death: DEATHS[usize::from(id % 5)],
+            left: Arc::new(AtomicI64::new(if id == 1 { 30 } else { 3 })),
+            plant: Plant::Nothing,
+            dead: Arc::clone(&dead),
+        })
+    });
+    let hosts = hosts.chain([Arc::new(node(HERE)) as Arc<dyn Host>]).collect();
+    let mut desk = desk(case, hosts);
+    let mut calm = {
+        let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
+        Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), Cancel::new())
+    };
+    let mut said = PROMPTS[0].to_owned();
+    for _ in 0..3 {
+        let [stormy, quiet] = [&mut desk, &mut calm].map(|desk| {
+            let answer = desk.answer(Prompt::Text(&said), &case.options(), &mut |_| {});
+            answer.expect("somebody is left")
+        });
+        assert_eq!(stormy.tokens, quiet.tokens);
+        assert_eq!(stormy.cached_tokens, quiet.cached_tokens);
+        said = format!("{said}{} Then", stormy.text);
+    }
+    assert_eq!(dead.load(Ordering::Relaxed), usize::from(REMOTE));
+}
+
+#[test]
+fn when_nobody_is_left_the_error_says_why() {
+    let case = Case::of(2);
+    let dead = Arc::new(AtomicUsize::new(0));
+    let mut hosts = nodes(case, Plant::Nothing, &dead);
+    hosts.pop();
+    let mut desk = desk(case, hosts);
+    let mut ask = || desk.answer(Prompt::Text(PROMPTS[0]), &case.options(), &mut |_| {});
+    let error = (0..20).find_map(|_| ask().err()).expect("the nodes die");
+    let DeskError::Line(LineError::NoSeat { .. }) = &error else {
+        panic!("{error}");
+    };
+    assert!(
+        error.to_string().starts_with("no node is left for layers "),
+        "{error}"
+    );
+}
+
+/// A host that raises the flag when it is first asked for a stage.
+struct Interrupting {
+    node: Node,
+    raised: AtomicBool,
+    cancel: Cancel,
+}
+
+impl Host for Interrupting {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        if !self.raised.swap(true, Ordering::Relaxed) {
+            self.cancel.raise();
+        }
+        self.node.open(session, spec, bell)
+    }
+}
+
+#[test]
+fn a_stopped_answer_leaves_a_line_that_goes_on() {
+    let case = Case::of(2);
+    let expected = calm(case);
+    for interrupting in [1, 2] {
+        let cancel = Cancel::new();
+        let host = |id| -> Arc<dyn Host> {
+            Arc::new(Interrupting {
+                node: node(id).with_stop(cancel.flag()),
+                raised: AtomicBool::new(id != interrupting),
+                cancel: cancel.clone(),
+            })
+        };
+        let model = line_model();
+        let stages = [(1, 0, 1), (2, 1, 2)].map(|(id, start, end)| Placement {
+            node: NodeId([id; 32]),
+            layers: model.range(start, end),
+        });
+        let line = Line::new(model, vec![host(1), host(2)], &stages, LineLimits::default()).unwrap();
+        let mut desk = Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), cancel.clone());
+        let mut ask = || desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |_| {});
+        assert_eq!(ask().unwrap().finish, Finish::Cancelled);
+        cancel.lower();
+        assert_eq!(ask().unwrap().tokens, expected.tokens);
+    }
+}
