@@ -5,6 +5,15 @@
 //! deadline come out. The rest of the crate opens the sockets; nothing above it does. Never chooses a node, never
 //! computes a layer, never decides what may leave.
 
+pub mod address;
 pub mod codec;
+pub mod discovery;
+pub mod drive;
+pub mod endpoint;
+pub mod identity;
+mod kept;
+mod key_exchange;
+pub mod relay;
 pub mod session;
+pub mod trust;
 pub mod wire;

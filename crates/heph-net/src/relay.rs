@@ -1,0 +1,309 @@
+//! The relay of `heph relay`: a meeting place for machines that no direct way joins. It forwards packets that it cannot
+//! read, and tells each machine the address that it is seen at, so that most pairs soon find a direct way.
+//!
+//! The relay shows a certificate of its own making; its address carries the certificate's hash, and a machine that was
+//! given the address trusts that one certificate, so a relay works without a domain name and without the internet.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use heph_types::NodeId;
+use iroh_relay::server::{self, Access, AccessControl, ClientRequest};
+use iroh_relay::tls::CaTlsConfig;
+use iroh_relay::{RelayConfig, RelayQuicConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+
+use crate::address::{RelayAddress, RelayAddressError};
+use crate::{kept, key_exchange};
+
+/// The file below HEPH's folder that holds the relay's certificate and its key.
+pub const FILE: &str = "relay-certificate";
+
+/// The usual port, for TCP and for UDP.
+pub const PORT: u16 = 7843;
+
+/// A certificate and its key; ours have about 600 bytes.
+const FILE_BYTES_MAX: u64 = 16 << 10;
+
+/// Machines that a relay remembers the keys of.
+const KEYS_REMEMBERED: usize = 4_096;
+
+/// Who may wait at a relay.
+#[derive(Clone)]
+pub enum Admission {
+    /// Whoever knows the address.
+    Everyone,
+    /// Machines for which this says yes.
+    Only(Arc<dyn Fn(NodeId) -> bool + Send + Sync>),
+}
+
+/// How a relay is run.
+#[derive(Debug, Clone)]
+pub struct RelayOptions {
+    /// The socket to open, TCP and UDP; port 0 for any free one.
+    pub bind: SocketAddr,
+    /// The name or address that machines reach it by.
+    pub host: String,
+    /// Who may wait at it.
+    pub admission: Admission,
+    /// Bytes a second that one machine may send through it; `None` for all that the line carries.
+    pub bytes_per_second_max: Option<NonZeroU32>,
+}
+
+/// A running relay. Dropping it stops it.
+#[derive(Debug)]
+pub struct Relay {
+    server: server::Server,
+    address: RelayAddress,
+}
+
+/// What keeps a relay from running.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The certificate cannot be read or made.
+    #[error("the relay's certificate {path} cannot be used")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// Not a name that an address can be made of.
+    #[error(transparent)]
+    Host(#[from] RelayAddressError),
+    /// The sockets.
+    #[error("no relay at {bind}: {cause}")]
+    Socket {
+        /// The address asked for.
+        bind: SocketAddr,
+        /// What the library says.
+        cause: String,
+    },
+}
+
+impl Relay {
+    /// Opens the relay, with the certificate that is kept below `home`; one is made if none is.
+    pub async fn start(home: &Path, options: RelayOptions) -> Result<Relay, RelayError> {
+        let RelayOptions {
+            bind,
+            host,
+            admission,
+            bytes_per_second_max,
+        } = options;
+        let socket = |cause: String| RelayError::Socket { bind, cause };
+        let bind = with_port(bind).map_err(|cause| socket(cause.to_string()))?;
+        let path = home.join(FILE);
+        let certificate = Certificate::load_or_create(&path, &host);
+        let certificate = certificate.map_err(|cause| RelayError::Certificate { path, cause })?;
+        let hash = certificate.hash();
+        let tls = certificate
+            .into_server()
+            .map_err(|cause| socket(cause.to_string()))?;
+
+        // The library answers one plain request ("is there a captive portal?") on a port of its own. Nothing that leaves
+        // this machine may be below TLS 1.3, so that port is not open to anybody else.
+        let mut config = server::RelayConfig::new((Ipv4Addr::LOCALHOST, 0));
+        config.tls = Some(server::TlsConfig::new(
+            bind,
+            server::CertConfig::Manual { server_config: tls },
+        ));
+        config.key_cache_capacity = Some(KEYS_REMEMBERED);
+        config.access = Arc::new(admission);
+        config.limits.client_rx = bytes_per_second_max.map(server::ClientRateLimit::new);
+        let mut both = server::ServerConfig::default();
+        both.relay = Some(config);
+        both.quic = Some(server::QuicConfig::new(bind));
+        let server = server::Server::spawn(both)
+            .await
+            .map_err(|cause| socket(format!("{cause:#}")))?;
+        let hash = data_encoding::HEXLOWER.encode(&hash);
+        let address = format!("https://{host}:{}#{hash}", bind.port()).parse()?;
+        Ok(Relay { server, address })
+    }
+
+    /// What machines are given to find and trust this relay.
+    pub fn address(&self) -> &RelayAddress {
+        &self.address
+    }
+
+    /// Stops it.
+    pub async fn stop(self) {
+        // It is stopping either way; a task that failed before has already cost only its own connection.
+        let _ = self.server.shutdown().await;
+    }
+}
+
+/// `bind` with a port that is free for TCP and for UDP, where none was chosen.
+fn with_port(bind: SocketAddr) -> io::Result<SocketAddr> {
+    /// Somebody else may hold the UDP port of a number that is free for TCP; rarely twice.
+    const TRIES: usize = 16;
+    if bind.port() != 0 {
+        return Ok(bind);
+    }
+    for _ in 0..TRIES {
+        let tcp = TcpListener::bind(bind)?.local_addr()?;
+        if UdpSocket::bind(tcp).is_ok() {
+            return Ok(tcp);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// `Only` has nothing to show.
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Admission::Everyone => "Everyone",
+            Admission::Only(_) => "Only(..)",
+        })
+    }
+}
+
+impl AccessControl for Admission {
+    async fn on_connect(&self, request: &ClientRequest) -> Access {
+        let admitted = match self {
+            Admission::Everyone => true,
+            Admission::Only(known) => known(NodeId(*request.endpoint_id().as_bytes())),
+        };
+        match admitted {
+            true => Access::Allow,
+            false => Access::Deny {
+                reason: Some("this relay does not know you".to_owned()),
+            },
+        }
+    }
+}
+
+/// The relay as the library's client knows it.
+pub(crate) fn as_seen_by_clients(relay: &RelayAddress) -> RelayConfig {
+    let quic = relay.url.port_or_known_default().map(RelayQuicConfig::new);
+    RelayConfig::new(relay.url.clone(), quic)
+}
+
+/// Trusts one certificate by its hash, and no authority.
+pub(crate) fn only(hash: [u8; 32]) -> CaTlsConfig {
+    CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
+        Ok(Arc::new(Pinned { hash, provider }))
+    }))
+}
+
+#[derive(Debug)]
+struct Pinned {
+    hash: [u8; 32],
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if *blake3::hash(shown).as_bytes() == self.hash {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// A certificate of our own making, and the key that it speaks for.
+struct Certificate {
+    shown: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+impl Certificate {
+    /// The kept one stays, whatever name the relay is reached by: machines know it by its hash.
+    fn load_or_create(path: &Path, host: &str) -> io::Result<Certificate> {
+        match Certificate::load(path) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            loaded => return loaded,
+        }
+        let made = rcgen::generate_simple_self_signed([host.to_owned()]).map_err(io::Error::other)?;
+        let certificate = Certificate {
+            shown: made.cert.der().clone(),
+            key: made.signing_key.serialize_der(),
+        };
+        let lengths = (certificate.shown.len() as u32).to_le_bytes();
+        kept::create(path, &[&lengths, &*certificate.shown, &certificate.key].concat())?;
+        Ok(certificate)
+    }
+
+    fn load(path: &Path) -> io::Result<Certificate> {
+        let damaged = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        if kept::open_to_others(path)? {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "others can read it; chmod 600 it",
+            ));
+        }
+        let bytes = kept::read(path, FILE_BYTES_MAX)?;
+        let (length, rest) = bytes
+            .split_first_chunk()
+            .ok_or_else(|| damaged("it is too short"))?;
+        let shown = u32::from_le_bytes(*length) as usize;
+        let (shown, key) = rest
+            .split_at_checked(shown)
+            .ok_or_else(|| damaged("it is cut off"))?;
+        Ok(Certificate {
+            shown: CertificateDer::from(shown.to_vec()),
+            key: key.to_vec(),
+        })
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&self.shown).as_bytes()
+    }
+
+    fn into_server(self) -> Result<rustls::ServerConfig, rustls::Error> {
+        rustls::ServerConfig::builder_with_provider(key_exchange::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.shown], PrivateKeyDer::Pkcs8(self.key.into()))
+    }
+}
