@@ -18,7 +18,7 @@ import numpy as np
 
 SHAPES = {
     "tinyllama-1.1b": dict(width=2048, layers=22, heads=32, kv_heads=4, inner=5632, vocabulary=32000,
-                           context=2048, theta=1e4, eps=1e-5, tied=False, words="llama"),
+                           context=4096, theta=1e4, eps=1e-5, tied=False, words="llama"),
     "llama-3.2-1b": dict(width=2048, layers=16, heads=32, kv_heads=8, inner=8192, vocabulary=128256,
                          context=131072, theta=5e5, eps=1e-5, tied=True, words="gpt2",
                          scaling=dict(factor=32.0, low=1.0, high=4.0, context=8192)),

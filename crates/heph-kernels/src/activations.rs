@@ -27,6 +27,8 @@ pub(crate) struct Group32 {
     pub(crate) codes: [i8; GROUP],
     /// Per block, the sum over columns 0 and 1 of every four, and the sum over columns 2 and 3.
     pub(crate) halves: [Pair; 8],
+    /// Per block, minus the sum of its codes: what an offset of one in the weights adds.
+    pub(crate) negated: [i32; 8],
     /// Per block, the step between codes.
     pub(crate) d: [f32; 8],
     /// Per block, `d` times the sum of the codes.
@@ -41,6 +43,8 @@ pub(crate) struct Group256 {
     pub(crate) codes: [i8; GROUP],
     /// Per 16 columns, the sum over columns 0 and 1 of every four, and the sum over columns 2 and 3.
     pub(crate) halves: [Pair; 16],
+    /// Per 16 columns, minus the sum.
+    pub(crate) negated: [i32; 16],
     /// Sums over 16 columns, two by two.
     pub(crate) sums16: [Pair; 8],
     /// Sums over 32 columns, two by two.
@@ -52,6 +56,7 @@ pub(crate) struct Group256 {
 const EMPTY_32: Group32 = Group32 {
     codes: [0; GROUP],
     halves: [[0; 2]; 8],
+    negated: [0; 8],
     d: [0.0; 8],
     ds: [0.0; 8],
 };
@@ -59,6 +64,7 @@ const EMPTY_32: Group32 = Group32 {
 const EMPTY_256: Group256 = Group256 {
     codes: [0; GROUP],
     halves: [[0; 2]; 16],
+    negated: [0; 16],
     sums16: [[0; 2]; 8],
     sums32: [[0; 2]; 4],
     d: 0.0,
@@ -256,6 +262,7 @@ fn quantise_32(x: &[f32], out: &mut Group32) {
         out.d[block] = encode(x, codes);
         let halves = add(halves(&codes[..16]), halves(&codes[16..]));
         out.halves[block] = halves;
+        out.negated[block] = -i32::from(halves[0] + halves[1]);
         out.ds[block] = out.d[block] * f32::from(halves[0] + halves[1]);
     }
 }
@@ -264,7 +271,9 @@ fn quantise_32(x: &[f32], out: &mut Group32) {
 fn quantise_256(x: &[f32], out: &mut Group256) {
     out.d = encode(x, &mut out.codes);
     for (part, codes) in out.codes.chunks_exact(16).enumerate() {
-        out.halves[part] = halves(codes);
+        let halves = halves(codes);
+        out.halves[part] = halves;
+        out.negated[part] = -i32::from(halves[0] + halves[1]);
     }
     let sum = |part: usize| out.halves[part][0] + out.halves[part][1];
     out.sums16 = std::array::from_fn(|i| [sum(2 * i), sum(2 * i + 1)]);

@@ -3,7 +3,7 @@
 //! Every output is one row of weights times one token, summed in the order that `docs/arithmetic.md` lays down, so
 //! neither the number of tokens in a call, nor threads, nor vector width can be seen in it. What differs is how
 //! often weights are unpacked. A few tokens are multiplied while codes are being unpacked in registers; many
-//! tokens by a tile's record unpacked once into the first-level cache. Either way weights are read from memory
+//! tokens, unless that costs nothing here, by a tile's record unpacked once into the first-level cache. Either way weights are read from memory
 //! once for all tokens of a chunk.
 //!
 //! All jobs of a call share its activations and run in one dispatch: the three projections of attention, say.
@@ -20,6 +20,7 @@ use crate::isa::Isa;
 use crate::pack::{Packed, TILE};
 use crate::pool::Pool;
 use crate::simd::{self, Kernel};
+use integers::{Blocks, Integers, Superblocks};
 use std::ops::Range;
 
 /// Tokens for which a tile is unpacked once: their activations of a few thousand columns fit the second-level
@@ -124,18 +125,18 @@ impl<'a> Target<'a> {
             Format::F32 => run(isa, floats::Floats::<floats::F32>::new(work)),
             Format::F16 => run(isa, floats::Floats::<floats::F16>::new(work)),
             Format::BF16 => run(isa, floats::Floats::<floats::BF16>::new(work)),
-            Format::Q4_0 => run(isa, integers::Blocks::<params::Q4_0>::new(work)),
-            Format::Q4_1 => run(isa, integers::Blocks::<params::Q4_1>::new(work)),
-            Format::Q5_0 => run(isa, integers::Blocks::<params::Q5_0>::new(work)),
-            Format::Q5_1 => run(isa, integers::Blocks::<params::Q5_1>::new(work)),
-            Format::Q8_0 => run(isa, integers::Blocks::<params::Q8_0>::new(work)),
-            Format::Iq4Nl => run(isa, integers::Blocks::<params::Iq4Nl>::new(work)),
-            Format::Mxfp4 => run(isa, integers::Blocks::<params::Mxfp4>::new(work)),
-            Format::Q2K => run(isa, integers::Superblocks::<params::Q2K>::new(work)),
-            Format::Q3K => run(isa, integers::Superblocks::<params::Q3K>::new(work)),
-            Format::Q4K => run(isa, integers::Superblocks::<params::Q4K>::new(work)),
-            Format::Q5K => run(isa, integers::Superblocks::<params::Q5K>::new(work)),
-            Format::Q6K => run(isa, integers::Superblocks::<params::Q6K>::new(work)),
+            Format::Q4_0 => run(isa, Integers::<Blocks<params::Q4_0>>::new(work)),
+            Format::Q4_1 => run(isa, Integers::<Blocks<params::Q4_1>>::new(work)),
+            Format::Q5_0 => run(isa, Integers::<Blocks<params::Q5_0>>::new(work)),
+            Format::Q5_1 => run(isa, Integers::<Blocks<params::Q5_1>>::new(work)),
+            Format::Q8_0 => run(isa, Integers::<Blocks<params::Q8_0>>::new(work)),
+            Format::Iq4Nl => run(isa, Integers::<Blocks<params::Iq4Nl>>::new(work)),
+            Format::Mxfp4 => run(isa, Integers::<Blocks<params::Mxfp4>>::new(work)),
+            Format::Q2K => run(isa, Integers::<Superblocks<params::Q2K>>::new(work)),
+            Format::Q3K => run(isa, Integers::<Superblocks<params::Q3K>>::new(work)),
+            Format::Q4K => run(isa, Integers::<Superblocks<params::Q4K>>::new(work)),
+            Format::Q5K => run(isa, Integers::<Superblocks<params::Q5K>>::new(work)),
+            Format::Q6K => run(isa, Integers::<Superblocks<params::Q6K>>::new(work)),
         };
         if let Err(work) = done {
             scalar::run(&work);

@@ -14,6 +14,7 @@ mod neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 
+use crate::activations::Pair;
 use crate::isa::Isa;
 
 /// Code that can run on any instruction set. `run` must be `#[inline(always)]`, and everything it calls, so that
@@ -62,6 +63,8 @@ pub(crate) trait Simd: Copy {
     const TOKENS: usize;
     /// Whether [`Simd::Partial`] holds 32 bits, so that no sum of a sub-block can overflow it.
     const WIDE: bool;
+    /// Whether unpacking codes in registers costs nothing beside multiplying them, however many the tokens.
+    const UNPACKS_ALONG: bool = false;
     /// Whether [`Simd::step`] takes codes up to 255, so that signed codes come with 128 added and
     /// [`Simd::signed`] is never called. Otherwise codes are at most 63.
     const BIASED: bool;
@@ -104,9 +107,13 @@ pub(crate) trait Simd: Copy {
     /// The 4 bytes can be read.
     unsafe fn spread(self, at: *const u8) -> Self::Bytes;
 
-    /// A sub-block's sum before its first quad: `-offset` times the sum of the activations that `halves` gives as
-    /// a pair: the sum over columns 0 and 1 of every quad, and over columns 2 and 3. `offset` is a constant.
-    fn begin(self, offset: i16, halves: Self::Bytes) -> Self::Partial;
+    /// A sub-block's sum before its first quad: `-offset` times the sum of its activations. `halves` is that sum as
+    /// a pair, over columns 0 and 1 of every quad and over columns 2 and 3; `negated` is minus that sum. `offset`
+    /// is a constant.
+    ///
+    /// # Safety
+    /// Both can be read.
+    unsafe fn begin(self, offset: i16, halves: *const Pair, negated: *const i32) -> Self::Partial;
     /// A sub-block's sum before its first quad when nothing is to be subtracted.
     fn begin_zero(self) -> Self::Partial;
     /// One quad more: unsigned codes times signed activations.
@@ -114,11 +121,11 @@ pub(crate) trait Simd: Copy {
     /// `acc` plus the sub-block's whole sum. Where not [`Simd::WIDE`], the two 16-bit halves of a partial sum must each fit,
     /// offset included: 32 codes of magnitude 16, or 16 codes of magnitude 32.
     fn end(self, acc: Self::Ints, sum: Self::Partial) -> Self::Ints;
-    /// `acc` plus the sub-block's whole sum times the scale that `scale` holds twice, as a pair.
+    /// `acc` plus the sub-block's whole sum times the scale, as [`Simd::scales`] makes it.
     fn end_scaled(self, acc: Self::Ints, sum: Self::Partial, scale: Self::Ints) -> Self::Ints;
     /// `acc` plus one quad of signed codes times signed activations, which are -127 to 127.
     fn signed(self, acc: Self::Ints, codes: Self::Bytes, x: Self::Bytes) -> Self::Ints;
-    /// `acc` plus the dot product of two pairs of 16-bit integers.
+    /// `acc` plus the dot product of two pairs of 16-bit integers, the weights as [`Simd::minima`] makes them.
     fn pair(self, acc: Self::Ints, weights: Self::Ints, x: Self::Bytes) -> Self::Ints;
 
     /// Zero in every lane.
@@ -128,6 +135,32 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// They can be read.
     unsafe fn load_ints(self, at: *const u32) -> Self::Ints;
+
+    /// Writes `LANES` scales, signed bytes, as [`Simd::end_scaled`] takes them: here, as a pair of equal numbers.
+    ///
+    /// # Safety
+    /// The bytes can be read and the words written.
+    #[inline(always)]
+    unsafe fn scales(self, bytes: *const i8, to: *mut u32) {
+        for lane in 0..Self::LANES {
+            // SAFETY: the caller vouches for the lanes.
+            unsafe {
+                let bits = u32::from(i16::from(*bytes.add(lane)) as u16);
+                *to.add(lane) = bits | bits << 16;
+            }
+        }
+    }
+    /// Writes `LANES` minima of one sub-block and of the next as pairs.
+    ///
+    /// # Safety
+    /// The bytes can be read and the words written.
+    #[inline(always)]
+    unsafe fn minima(self, one: *const u8, next: *const u8, to: *mut u32) {
+        for lane in 0..Self::LANES {
+            // SAFETY: the caller vouches for the lanes.
+            unsafe { *to.add(lane) = u32::from(*one.add(lane)) | u32::from(*next.add(lane)) << 16 };
+        }
+    }
 
     /// Each integer as the nearest float, ties to even.
     fn floats(self, v: Self::Ints) -> Self::Floats;

@@ -31,6 +31,12 @@ impl Planes {
         }
     }
 
+    /// The same planes, with nothing to be asked for ahead of them.
+    #[inline(always)]
+    pub(super) fn near(self) -> Planes {
+        Planes { lines: 0, ..self }
+    }
+
     /// Asks for a part of what will be read, with block `block`.
     #[inline(always)]
     pub(super) fn fetch<S: Simd>(self, s: S, block: usize) {

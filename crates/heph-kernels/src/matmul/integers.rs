@@ -12,44 +12,85 @@
 use super::codes::{Codes, Panel, Planes, Unpacked};
 use super::params::{BlockParams, BlockWeights, SuperParams, SuperWeights};
 use super::{CHUNK, Work};
-use crate::activations::{GROUP, Group32, Group256};
+use crate::activations::{Activations, GROUP, Group32, Group256};
+use crate::format::Format;
 use crate::pack::{Layout, TILE};
 use crate::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
-/// Up to this many tokens, codes are unpacked in registers; beyond it, once into a panel.
+/// Up to this many tokens, codes are unpacked in registers; beyond it, once into a panel, unless unpacking costs
+/// nothing ([`Simd::UNPACKS_ALONG`]).
 const FUSED_TOKENS: usize = 4;
 
 /// Float sums of the rows of a tile for each token of a chunk.
 #[repr(C, align(64))]
 struct Sums([[f32; TILE]; CHUNK]);
 
-/// Work on a format with blocks of 32.
-pub(super) struct Blocks<'a, W>(Work<'a>, PhantomData<W>);
+/// What the two families of formats differ in.
+pub(super) trait Family {
+    const FORMAT: Format;
+    /// Scales of a record.
+    type Params;
+    const EMPTY: Self::Params;
+    /// Up to 256 columns of one token. Begins with the codes.
+    type Group;
+    type Codes: Codes;
 
-/// Work on a K format.
-pub(super) struct Superblocks<'a, W>(Work<'a>, PhantomData<W>);
+    /// The activations, (groups, tokens).
+    fn activations(x: &Activations) -> &[Self::Group];
 
-impl<'a, W> Blocks<'a, W> {
+    /// Takes the scales of a record of `blocks` blocks of 32 columns.
+    ///
+    /// # Safety
+    /// `record` is such a record.
+    unsafe fn read<S: Simd>(s: S, record: *const u8, blocks: usize, params: &mut Self::Params);
+
+    /// Adds the products of a record to the sums of `R` vectors of rows, from vector `first`, with `T` tokens.
+    ///
+    /// # Safety
+    /// The planes are those of a record of `blocks` blocks, a tile has the vectors, `x` has `T` tokens, and `sums`
+    /// 16 floats for each.
+    unsafe fn multiply<S: Simd, C: Codes, const R: usize, const T: usize>(
+        s: S,
+        record: Record<'_, Self::Params>,
+        first: usize,
+        x: *const Self::Group,
+        sums: *mut f32,
+    );
+}
+
+/// A record on its way through the kernel: codes, blocks of 32 columns, scales.
+pub(super) struct Record<'a, P> {
+    planes: Planes,
+    blocks: usize,
+    params: &'a P,
+}
+
+impl<P> Clone for Record<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Record<'_, P> {}
+
+/// The family of formats with blocks of 32.
+pub(super) struct Blocks<W>(PhantomData<W>);
+
+/// The family of K formats.
+pub(super) struct Superblocks<W>(PhantomData<W>);
+
+/// Work on a quantised format.
+pub(super) struct Integers<'a, F>(Work<'a>, PhantomData<F>);
+
+impl<'a, F> Integers<'a, F> {
     pub(super) fn new(work: Work<'a>) -> Self {
-        Blocks(work, PhantomData)
+        Integers(work, PhantomData)
     }
 }
 
-impl<'a, W> Superblocks<'a, W> {
-    pub(super) fn new(work: Work<'a>) -> Self {
-        Superblocks(work, PhantomData)
-    }
-}
-
-impl<'a, W> From<Blocks<'a, W>> for Work<'a> {
-    fn from(kernel: Blocks<'a, W>) -> Work<'a> {
-        kernel.0
-    }
-}
-
-impl<'a, W> From<Superblocks<'a, W>> for Work<'a> {
-    fn from(kernel: Superblocks<'a, W>) -> Work<'a> {
+impl<'a, F> From<Integers<'a, F>> for Work<'a> {
+    fn from(kernel: Integers<'a, F>) -> Work<'a> {
         kernel.0
     }
 }
@@ -88,55 +129,53 @@ macro_rules! by_tokens {
     };
 }
 
-impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
+impl<F: Family> Kernel for Integers<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let work = self.0;
         let tokens = work.x.tokens();
-        let x = work.x.by_256().expect("activations set for K formats");
-        let layout = const { Layout::of(W::FORMAT) };
-        let groups = work.weights.cols() / GROUP;
+        let x = F::activations(work.x);
+        let layout = const { Layout::of(F::FORMAT) };
+        let cols = work.weights.cols();
         let mut sums = Sums([[0.0; TILE]; CHUNK]);
-        let mut params = SuperParams::EMPTY;
+        let mut params = F::EMPTY;
         let mut panel = Panel::EMPTY;
         for chunk in (0..tokens).step_by(CHUNK) {
             let count = CHUNK.min(tokens - chunk);
             for tile in work.tiles.clone() {
                 let bytes = work.weights.tile(tile);
-                for sum in &mut sums.0[..count] {
-                    *sum = [0.0; TILE];
-                }
-                for group in 0..groups {
+                let sums = &mut sums.0[..count];
+                sums.fill([0.0; TILE]);
+                for group in 0..cols.div_ceil(GROUP) {
+                    let blocks = (cols - group * GROUP).min(GROUP) / 32;
                     let record = bytes[group * layout.record_bytes(8)..].as_ptr();
-                    let packed = Planes::of(&layout, record, 8);
-                    // SAFETY: a whole record begins there.
-                    unsafe { params.read::<S, W>(s, record) };
+                    let planes = Planes::of(&layout, record, blocks);
+                    // SAFETY: a record of `blocks` blocks begins there.
+                    unsafe { F::read(s, record, blocks, &mut params) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
-                    if W::FUSED && count <= FUSED_TOKENS {
-                        by_tokens!(S, count, |first, T| {
-                            superblock::<S, W, W::Codes, T>(
-                                s,
-                                packed,
-                                &params,
-                                x.add(first),
-                                &mut sums.0[first..],
-                            )
-                        });
+                    let params = &params;
+                    if S::UNPACKS_ALONG || count <= FUSED_TOKENS {
+                        let record = Record {
+                            planes,
+                            blocks,
+                            params,
+                        };
+                        // SAFETY: as above; `count` tokens begin at `x`.
+                        unsafe { all_tokens::<S, F, F::Codes>(s, record, x, sums) };
                     } else {
                         // SAFETY: as above.
-                        unsafe { panel.fill::<S, W::Codes>(s, packed, 8) };
-                        by_tokens!(S, count, |first, T| {
-                            superblock::<S, W, Unpacked<W::Codes>, T>(
-                                s,
-                                panel.planes(),
-                                &params,
-                                x.add(first),
-                                &mut sums.0[first..],
-                            )
-                        });
+                        unsafe { panel.fill::<S, F::Codes>(s, planes, blocks) };
+                        let planes = panel.planes();
+                        let record = Record {
+                            planes,
+                            blocks,
+                            params,
+                        };
+                        // SAFETY: as above, and the panel holds the record's codes.
+                        unsafe { all_tokens::<S, F, Unpacked<F::Codes>>(s, record, x, sums) };
                     }
                 }
-                for (token, sum) in sums.0[..count].iter().enumerate() {
+                for (token, sum) in sums.iter().enumerate() {
                     work.out.store(tile, chunk + token, sum);
                 }
             }
@@ -144,35 +183,82 @@ impl<W: SuperWeights> Kernel for Superblocks<'_, W> {
     }
 }
 
-/// Adds one superblock of 16 rows to the sums of `T` tokens.
+/// Adds the products of a record to the sums of all tokens from `x` on, as many at a time as registers hold.
 ///
 /// # Safety
-/// The planes are those of a whole record, and `x` has `T` tokens.
+/// The planes are those of the record, and `x` has a token for each of the sums.
 #[inline(always)]
-unsafe fn superblock<S: Simd, W: SuperWeights, C: Codes, const T: usize>(
+unsafe fn all_tokens<S: Simd, F: Family, C: Codes>(
     s: S,
-    planes: Planes,
-    params: &SuperParams,
-    x: *const Group256,
+    record: Record<'_, F::Params>,
+    x: *const F::Group,
     sums: &mut [[f32; TILE]],
 ) {
-    let sums = sums[..T].as_mut_ptr().cast::<f32>();
+    let mut record = record;
+    by_tokens!(S, sums.len(), |first, T| {
+        all_rows::<S, F, C, T>(s, record, x.add(first), &mut sums[first..][..T]);
+        record.planes = record.planes.near();
+    });
+}
+
+/// Adds the products of a record to the sums of `T` tokens.
+///
+/// # Safety
+/// As [`all_tokens`].
+#[inline(always)]
+unsafe fn all_rows<S: Simd, F: Family, C: Codes, const T: usize>(
+    s: S,
+    record: Record<'_, F::Params>,
+    x: *const F::Group,
+    sums: &mut [[f32; TILE]],
+) {
+    let sums = sums.as_mut_ptr().cast::<f32>();
     for first in (0..TILE / S::LANES).step_by(S::ROWS) {
         // SAFETY: passed on; the vectors lie within the tile.
         unsafe {
             match S::ROWS {
-                1 => super_rows::<S, W, C, 1, T>(s, planes, params, first, x, sums),
-                2 => super_rows::<S, W, C, 2, T>(s, planes, params, first, x, sums),
-                _ => super_rows::<S, W, C, 4, T>(s, planes, params, first, x, sums),
+                1 => F::multiply::<S, C, 1, T>(s, record, first, x, sums),
+                2 => F::multiply::<S, C, 2, T>(s, record, first, x, sums),
+                _ => F::multiply::<S, C, 4, T>(s, record, first, x, sums),
             }
         }
     }
 }
 
-/// As [`superblock`], for `R` vectors of rows from vector `first`.
+impl<W: SuperWeights> Family for Superblocks<W> {
+    const FORMAT: Format = W::FORMAT;
+    type Params = SuperParams;
+    const EMPTY: SuperParams = SuperParams::EMPTY;
+    type Group = Group256;
+    type Codes = W::Codes;
+
+    fn activations(x: &Activations) -> &[Group256] {
+        x.by_256().expect("activations set for K formats")
+    }
+
+    #[inline(always)]
+    unsafe fn read<S: Simd>(s: S, record: *const u8, _: usize, params: &mut SuperParams) {
+        // SAFETY: passed on; K formats have whole records only.
+        unsafe { params.read::<S, W>(s, record) };
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, C: Codes, const R: usize, const T: usize>(
+        s: S,
+        record: Record<'_, SuperParams>,
+        first: usize,
+        x: *const Group256,
+        sums: *mut f32,
+    ) {
+        // SAFETY: passed on.
+        unsafe { super_rows::<S, W, C, R, T>(s, record.planes, record.params, first, x, sums) };
+    }
+}
+
+/// The products of a superblock.
 ///
 /// # Safety
-/// As [`superblock`]; the tile has those vectors, and `sums` 16 floats for each token.
+/// As [`Family::multiply`].
 #[inline(always)]
 unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T: usize>(
     s: S,
@@ -234,7 +320,7 @@ unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T
 /// Takes the minima of 16 columns or 32 from the sums.
 ///
 /// # Safety
-/// As [`super_rows`].
+/// As [`Family::multiply`].
 #[inline(always)]
 unsafe fn super_minima<S: Simd, W: SuperWeights, const R: usize, const T: usize>(
     s: S,
@@ -275,107 +361,53 @@ unsafe fn super_minima<S: Simd, W: SuperWeights, const R: usize, const T: usize>
     }
 }
 
-impl<W: BlockWeights> Kernel for Blocks<'_, W> {
+impl<W: BlockWeights> Family for Blocks<W> {
+    const FORMAT: Format = W::FORMAT;
+    type Params = BlockParams;
+    const EMPTY: BlockParams = BlockParams::EMPTY;
+    type Group = Group32;
+    type Codes = W::Codes;
+
+    fn activations(x: &Activations) -> &[Group32] {
+        x.by_32().expect("activations set for blocks of 32")
+    }
+
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let work = self.0;
-        let tokens = work.x.tokens();
-        let x = work.x.by_32().expect("activations set for blocks of 32");
-        let layout = const { Layout::of(W::FORMAT) };
-        let cols = work.weights.cols();
-        let mut sums = Sums([[0.0; TILE]; CHUNK]);
-        let mut params = BlockParams::EMPTY;
-        let mut panel = Panel::EMPTY;
-        for chunk in (0..tokens).step_by(CHUNK) {
-            let count = CHUNK.min(tokens - chunk);
-            for tile in work.tiles.clone() {
-                let bytes = work.weights.tile(tile);
-                for sum in &mut sums.0[..count] {
-                    *sum = [0.0; TILE];
-                }
-                for group in 0..cols.div_ceil(GROUP) {
-                    let blocks = (cols - group * GROUP).min(GROUP) / 32;
-                    let record = bytes[group * layout.record_bytes(8)..].as_ptr();
-                    let packed = Planes::of(&layout, record, blocks);
-                    // SAFETY: a record of `blocks` blocks begins there.
-                    unsafe { params.read::<S, W>(s, record, blocks) };
-                    let x = x[group * tokens + chunk..][..count].as_ptr();
-                    if W::FUSED && count <= FUSED_TOKENS {
-                        by_tokens!(S, count, |first, T| {
-                            let sums = &mut sums.0[first..];
-                            group_of_blocks::<S, W, W::Codes, T>(
-                                s,
-                                packed,
-                                blocks,
-                                &params,
-                                x.add(first),
-                                sums,
-                            )
-                        });
-                    } else {
-                        // SAFETY: as above.
-                        unsafe { panel.fill::<S, W::Codes>(s, packed, blocks) };
-                        by_tokens!(S, count, |first, T| {
-                            let sums = &mut sums.0[first..];
-                            group_of_blocks::<S, W, Unpacked<W::Codes>, T>(
-                                s,
-                                panel.planes(),
-                                blocks,
-                                &params,
-                                x.add(first),
-                                sums,
-                            )
-                        });
-                    }
-                }
-                for (token, sum) in sums.0[..count].iter().enumerate() {
-                    work.out.store(tile, chunk + token, sum);
-                }
-            }
-        }
+    unsafe fn read<S: Simd>(s: S, record: *const u8, blocks: usize, params: &mut BlockParams) {
+        // SAFETY: passed on.
+        unsafe { params.read::<S, W>(s, record, blocks) };
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, C: Codes, const R: usize, const T: usize>(
+        s: S,
+        record: Record<'_, BlockParams>,
+        first: usize,
+        x: *const Group32,
+        sums: *mut f32,
+    ) {
+        // SAFETY: passed on.
+        unsafe { block_rows::<S, W, C, R, T>(s, record, first, x, sums) };
     }
 }
 
-/// Adds up to 8 blocks of 16 rows to the sums of `T` tokens.
+/// The products of up to 8 blocks.
 ///
 /// # Safety
-/// The planes are those of a record of `blocks` blocks, and `x` has `T` tokens.
-#[inline(always)]
-unsafe fn group_of_blocks<S: Simd, W: BlockWeights, C: Codes, const T: usize>(
-    s: S,
-    planes: Planes,
-    blocks: usize,
-    params: &BlockParams,
-    x: *const Group32,
-    sums: &mut [[f32; TILE]],
-) {
-    let sums = sums[..T].as_mut_ptr().cast::<f32>();
-    for first in (0..TILE / S::LANES).step_by(S::ROWS) {
-        // SAFETY: passed on; the vectors lie within the tile.
-        unsafe {
-            match S::ROWS {
-                1 => block_rows::<S, W, C, 1, T>(s, planes, blocks, params, first, x, sums),
-                2 => block_rows::<S, W, C, 2, T>(s, planes, blocks, params, first, x, sums),
-                _ => block_rows::<S, W, C, 4, T>(s, planes, blocks, params, first, x, sums),
-            }
-        }
-    }
-}
-
-/// As [`group_of_blocks`], for `R` vectors of rows from vector `first`.
-///
-/// # Safety
-/// As [`group_of_blocks`]; the tile has those vectors, and `sums` 16 floats for each token.
+/// As [`Family::multiply`].
 #[inline(always)]
 unsafe fn block_rows<S: Simd, W: BlockWeights, C: Codes, const R: usize, const T: usize>(
     s: S,
-    planes: Planes,
-    blocks: usize,
-    params: &BlockParams,
+    record: Record<'_, BlockParams>,
     first: usize,
     x: *const Group32,
     sums: *mut f32,
 ) {
+    let Record {
+        planes,
+        blocks,
+        params,
+    } = record;
     let mut acc = [[s.splat(0.0); T]; R];
     for r in 0..R {
         for t in 0..T {
@@ -417,7 +449,7 @@ unsafe fn block_rows<S: Simd, W: BlockWeights, C: Codes, const R: usize, const T
 /// The dot products of one block of `R` vectors of rows with `T` tokens.
 ///
 /// # Safety
-/// As [`block_rows`].
+/// As [`Family::multiply`].
 #[inline(always)]
 unsafe fn block_products<S: Simd, C: Codes, const R: usize, const T: usize>(
     s: S,
@@ -438,9 +470,16 @@ unsafe fn block_products<S: Simd, C: Codes, const R: usize, const T: usize>(
     if C::OFFSET != 0 {
         for t in 0..T {
             // SAFETY: `T` groups of 8 blocks.
-            let halves = unsafe { s.spread((&raw const (*x.add(t)).halves[block]).cast()) };
-            for r in 0..R {
-                part[r][t] = s.begin(C::OFFSET, halves);
+            unsafe {
+                let group = x.add(t);
+                let (halves, negated) = (
+                    &raw const (*group).halves[block],
+                    &raw const (*group).negated[block],
+                );
+                let begun = s.begin(C::OFFSET, halves, negated);
+                for r in 0..R {
+                    part[r][t] = begun;
+                }
             }
         }
     }
@@ -469,9 +508,16 @@ unsafe fn begin<S: Simd, C: Codes, const R: usize, const T: usize>(
 ) {
     for t in 0..T {
         // SAFETY: as the caller promises.
-        let halves = unsafe { s.spread((&raw const (*x.add(t)).halves[part]).cast()) };
+        let begun = unsafe {
+            let group = x.add(t);
+            s.begin(
+                C::OFFSET,
+                &raw const (*group).halves[part],
+                &raw const (*group).negated[part],
+            )
+        };
         for r in 0..R {
-            sums[r][t] = s.begin(C::OFFSET, halves);
+            sums[r][t] = begun;
         }
     }
 }

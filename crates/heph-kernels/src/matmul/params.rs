@@ -1,22 +1,17 @@
 //! Scales and minima of a record, taken out of the bits that a file keeps them in.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "rows and parts index several arrays at once"
-)]
-
 use super::codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Micro, Uneven};
 use crate::format::Format;
 use crate::pack::{Layout, TILE};
 use crate::simd::Simd;
 
-/// One word for each row of a tile: an integer twice, or a pair of integers, in 16 bits each.
+/// One word for each row of a tile: a scale as [`Simd::scales`] makes it, or a pair of minima.
 pub(super) type Words = [u32; TILE];
 
 /// The scales of a superblock of 16 rows.
 #[repr(C, align(64))]
 pub(super) struct SuperParams {
-    /// Per sub-block, its scale twice.
+    /// Per sub-block, its scale.
     pub(super) scales: [Words; 16],
     /// Per two sub-blocks, their minima.
     pub(super) minima: [Words; 8],
@@ -43,12 +38,66 @@ impl SuperParams {
         let layout = const { Layout::of(W::FORMAT) };
         // SAFETY: the layout says where 12 or 16 bytes for each of 16 rows are, and the steps and minima.
         unsafe {
-            W::scales(&*record.add(layout.scales_at()).cast(), self);
-            floats::<S, W::Codes>(s, record.add(layout.steps_at(8)), &mut self.d);
+            self.read_bytes::<S, W>(s, record.add(layout.scales_at()));
+            floats::<S>(s, record.add(layout.steps_at(8)), &mut self.d);
             if W::MINIMA {
-                floats::<S, W::Codes>(s, record.add(layout.minima_at(8)), &mut self.m);
+                floats::<S>(s, record.add(layout.minima_at(8)), &mut self.m);
             }
         }
+    }
+
+    /// Takes scales and minima of sub-blocks from the file's bytes, each for 16 rows.
+    ///
+    /// # Safety
+    /// As many lines can be read as the format has.
+    #[inline(always)]
+    unsafe fn read_bytes<S: Simd, W: SuperWeights>(&mut self, s: S, bytes: *const u8) {
+        let (mut scales, mut minima) = (Scales::EMPTY, Scales::EMPTY);
+        for at in (0..LINE).step_by(4 * S::LANES) {
+            // SAFETY: the format asks for its own lines; four lines hold 16 sub-blocks.
+            unsafe {
+                let line = |i: usize| s.load(bytes.add(LINE * i + at));
+                for (i, v) in W::scales(s, line).into_iter().take(W::PARTS / 4).enumerate() {
+                    s.store(v, scales.at(LINE * i + at));
+                }
+                if W::MINIMA {
+                    for (i, v) in W::minima(s, line).into_iter().take(W::PARTS / 4).enumerate() {
+                        s.store(v, minima.at(LINE * i + at));
+                    }
+                }
+            }
+        }
+        for lane in (0..TILE).step_by(S::LANES) {
+            // SAFETY: 16 rows for each of 16 sub-blocks.
+            unsafe {
+                for part in 0..W::PARTS {
+                    let to = self.scales[part].as_mut_ptr().add(lane);
+                    s.scales(scales.at(TILE * part + lane).cast(), to);
+                }
+                if W::MINIMA {
+                    for pair in 0..W::PARTS / 2 {
+                        let one = minima.at(2 * TILE * pair + lane);
+                        s.minima(one, one.add(TILE), self.minima[pair].as_mut_ptr().add(lane));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a line: four sub-blocks of 16 rows.
+const LINE: usize = 64;
+
+/// One byte for each row and sub-block.
+#[repr(C, align(64))]
+struct Scales([u8; 4 * LINE]);
+
+impl Scales {
+    const EMPTY: Scales = Scales([0; 4 * LINE]);
+
+    #[inline(always)]
+    fn at(&mut self, byte: usize) -> *mut u8 {
+        self.0.as_mut_ptr().wrapping_add(byte)
     }
 }
 
@@ -84,10 +133,10 @@ impl BlockParams {
                 if matches!(W::FORMAT, Format::Mxfp4) {
                     powers(&*steps.add(TILE * block).cast(), &mut self.d[block]);
                 } else {
-                    floats::<S, W::Codes>(s, steps.add(2 * TILE * block), &mut self.d[block]);
+                    floats::<S>(s, steps.add(2 * TILE * block), &mut self.d[block]);
                 }
                 if W::MINIMA {
-                    floats::<S, W::Codes>(s, minima.add(2 * TILE * block), &mut self.m[block]);
+                    floats::<S>(s, minima.add(2 * TILE * block), &mut self.m[block]);
                 }
             }
         }
@@ -99,7 +148,7 @@ impl BlockParams {
 /// # Safety
 /// They can be read.
 #[inline(always)]
-unsafe fn floats<S: Simd, C: Codes>(s: S, halves: *const u8, out: &mut [f32; TILE]) {
+unsafe fn floats<S: Simd>(s: S, halves: *const u8, out: &mut [f32; TILE]) {
     for vector in 0..TILE / S::LANES {
         // SAFETY: 16 halves, 16 floats.
         unsafe {
@@ -124,9 +173,6 @@ fn powers(exponents: &[u8; TILE], out: &mut [f32; TILE]) {
 pub(super) trait BlockWeights {
     const FORMAT: Format;
     const MINIMA: bool = false;
-    /// Whether a few tokens are multiplied while codes are unpacked in registers. Costs much compiled code, so
-    /// only common formats have it.
-    const FUSED: bool = false;
     type Codes: Codes;
 }
 
@@ -136,35 +182,36 @@ pub(super) trait SuperWeights {
     const MINIMA: bool;
     /// Sub-blocks: 8 or 16.
     const PARTS: usize;
-    /// As [`BlockWeights::FUSED`].
-    const FUSED: bool = false;
     type Codes: Codes;
 
-    /// Takes the scales of sub-blocks, and their minima, from the file's bytes, each for 16 rows. A format with
-    /// fewer than 16 bytes a row ignores the rest, which is not scales.
-    fn scales(bytes: &[[u8; TILE]; 12], out: &mut SuperParams);
+    /// Scales, signed bytes, from the file's bytes: four sub-blocks a line, here and there.
+    fn scales<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4];
+
+    /// Minima from the file's bytes, as [`SuperWeights::scales`]; whatever it likes where there are none.
+    fn minima<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        Self::scales(s, line)
+    }
 }
 
 macro_rules! block_weights {
-    ($($name:ident $minima:literal $fused:literal $codes:ty;)*) => {$(
+    ($($name:ident $minima:literal $codes:ty;)*) => {$(
         #[doc = concat!("The format ", stringify!($name), ".")]
         pub(super) struct $name;
 
         impl BlockWeights for $name {
             const FORMAT: Format = Format::$name;
             const MINIMA: bool = $minima;
-            const FUSED: bool = $fused;
             type Codes = $codes;
         }
     )*};
 }
 
 block_weights! {
-    Q4_0 false true Bits4<8>;
-    Q4_1 true false Bits4<0>;
-    Q5_0 false false Bits5<16>;
-    Q5_1 true false Bits5<0>;
-    Q8_0 false true Bits8;
+    Q4_0 false Bits4<8>;
+    Q4_1 true Bits4<0>;
+    Q5_0 false Bits5<16>;
+    Q5_1 true Bits5<0>;
+    Q8_0 false Bits8;
 }
 
 /// The format IQ4_NL.
@@ -193,18 +240,13 @@ impl SuperWeights for Q2K {
     type Codes = Bits2;
 
     #[inline(always)]
-    fn scales(bytes: &[[u8; TILE]; 12], out: &mut SuperParams) {
-        let bytes = sixteen(bytes);
-        for part in 0..16 {
-            for row in 0..TILE {
-                out.scales[part][row] = twice(i16::from(bytes[part][row] & 15));
-            }
-        }
-        for pair in 0..8 {
-            for row in 0..TILE {
-                out.minima[pair][row] = both(bytes[2 * pair][row] >> 4, bytes[2 * pair + 1][row] >> 4);
-            }
-        }
+    fn scales<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        std::array::from_fn(|i| s.and(line(i), 0x0f))
+    }
+
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        std::array::from_fn(|i| s.and(s.down(line(i), 4), 0x0f))
     }
 }
 
@@ -217,15 +259,17 @@ impl SuperWeights for Q3K {
     const PARTS: usize = 16;
     type Codes = Bits3;
 
+    /// The lower four bits are in two lines, one half of a byte after the other, the upper two in the third. 32 less
+    /// is done by bits: the highest is flipped, and then stands for itself and all above it.
     #[inline(always)]
-    fn scales(bytes: &[[u8; TILE]; 12], out: &mut SuperParams) {
-        for part in 0..16 {
-            for row in 0..TILE {
-                let low = bytes[part % 8][row] >> (4 * (part / 8)) & 15;
-                let high = bytes[8 + part % 4][row] >> (2 * (part / 4)) & 3;
-                out.scales[part][row] = twice(i16::from(low | high << 4) - 32);
-            }
-        }
+    fn scales<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        std::array::from_fn(|i| {
+            let low = s.and(s.down(line(i % 2), 4 * (i as u32 / 2)), 0x0f);
+            let high = s.up(s.and(s.down(line(2), 2 * i as u32), 0x03), 4);
+            let v = s.flip(s.or(low, high), 0x20);
+            let sign = s.and(v, 0x20);
+            s.or(v, s.or(s.up(sign, 1), s.up(sign, 2)))
+        })
     }
 }
 
@@ -234,14 +278,18 @@ pub(super) struct Q4K;
 
 impl SuperWeights for Q4K {
     const FORMAT: Format = Format::Q4K;
-    const FUSED: bool = true;
     const MINIMA: bool = true;
     const PARTS: usize = 8;
     type Codes = Bits4<0>;
 
     #[inline(always)]
-    fn scales(bytes: &[[u8; TILE]; 12], out: &mut SuperParams) {
-        sixths(bytes, out);
+    fn scales<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        sixths(s, line(0), s.and(line(2), 0x0f))
+    }
+
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        sixths(s, line(1), s.and(s.down(line(2), 4), 0x0f))
     }
 }
 
@@ -250,14 +298,18 @@ pub(super) struct Q5K;
 
 impl SuperWeights for Q5K {
     const FORMAT: Format = Format::Q5K;
-    const FUSED: bool = true;
     const MINIMA: bool = true;
     const PARTS: usize = 8;
     type Codes = Bits5<0>;
 
     #[inline(always)]
-    fn scales(bytes: &[[u8; TILE]; 12], out: &mut SuperParams) {
-        sixths(bytes, out);
+    fn scales<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        sixths(s, line(0), s.and(line(2), 0x0f))
+    }
+
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        sixths(s, line(1), s.and(s.down(line(2), 4), 0x0f))
     }
 }
 
@@ -266,56 +318,21 @@ pub(super) struct Q6K;
 
 impl SuperWeights for Q6K {
     const FORMAT: Format = Format::Q6K;
-    const FUSED: bool = true;
     const MINIMA: bool = false;
     const PARTS: usize = 16;
     type Codes = Bits6;
 
     #[inline(always)]
-    fn scales(bytes: &[[u8; TILE]; 12], out: &mut SuperParams) {
-        let bytes = sixteen(bytes);
-        for part in 0..16 {
-            for row in 0..TILE {
-                out.scales[part][row] = twice(i16::from(bytes[part][row] as i8));
-            }
-        }
+    fn scales<S: Simd>(_: S, line: impl Fn(usize) -> S::Bytes) -> [S::Bytes; 4] {
+        std::array::from_fn(line)
     }
 }
 
-/// The eight 6-bit scales and minima of Q4_K and Q5_K.
+/// The eight 6-bit scales, or minima, of Q4_K and Q5_K: four in `line`, which also has the upper two bits of the other
+/// four, whose lower bits are `low`.
 #[inline(always)]
-fn sixths(bytes: &[[u8; TILE]; 12], out: &mut SuperParams) {
-    for part in 0..4 {
-        for row in 0..TILE {
-            let high = bytes[part][row] >> 6 << 4;
-            out.scales[part][row] = twice(i16::from(bytes[part][row] & 63));
-            out.scales[part + 4][row] = twice(i16::from(bytes[part + 8][row] & 15 | high));
-        }
-    }
-    for pair in 0..2 {
-        for row in 0..TILE {
-            let (a, b) = (bytes[2 * pair + 4][row], bytes[2 * pair + 5][row]);
-            let (low_a, low_b) = (bytes[2 * pair + 8][row] >> 4, bytes[2 * pair + 9][row] >> 4);
-            out.minima[pair][row] = both(a & 63, b & 63);
-            out.minima[pair + 2][row] = both(low_a | a >> 6 << 4, low_b | b >> 6 << 4);
-        }
-    }
-}
-
-/// The same bytes with the four that follow, in formats that have them.
-#[inline(always)]
-fn sixteen(bytes: &[[u8; TILE]; 12]) -> &[[u8; TILE]; 16] {
-    // SAFETY: Q2_K and Q6_K have 16 bytes of scales a row, one after the other.
-    unsafe { &*std::ptr::from_ref(bytes).cast() }
-}
-
-#[inline(always)]
-fn twice(scale: i16) -> u32 {
-    let bits = u32::from(scale as u16);
-    bits | bits << 16
-}
-
-#[inline(always)]
-fn both(a: u8, b: u8) -> u32 {
-    u32::from(a) | u32::from(b) << 16
+fn sixths<S: Simd>(s: S, line: S::Bytes, low: S::Bytes) -> [S::Bytes; 4] {
+    let first = s.and(line, 0x3f);
+    let rest = s.or(low, s.and(s.down(line, 2), 0x30));
+    [first, rest, first, rest]
 }

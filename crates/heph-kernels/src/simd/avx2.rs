@@ -4,6 +4,7 @@
 //! [`Simd::end`] leave room for the rest. 16-bit additions wrap, so only the whole sum has to fit.
 
 use super::{Kernel, Simd};
+use crate::activations::Pair;
 use std::arch::x86_64::*;
 
 /// Runs `kernel` with AVX2.
@@ -112,6 +113,19 @@ macro_rules! shared {
         }
 
         #[inline(always)]
+        unsafe fn minima(self, one: *const u8, next: *const u8, to: *mut u32) {
+            // SAFETY: the caller vouches for 8 bytes, twice, and 8 words, `self` for the instructions.
+            unsafe {
+                let one = _mm256_cvtepu8_epi32(_mm_loadl_epi64(one.cast()));
+                let next = _mm256_cvtepu8_epi32(_mm_loadl_epi64(next.cast()));
+                _mm256_storeu_si256(
+                    to.cast(),
+                    _mm256_or_si256(one, _mm256_slli_epi32::<16>(next)),
+                );
+            }
+        }
+
+        #[inline(always)]
         fn zero(self) -> __m256i {
             // SAFETY: `self` vouches for the instruction.
             unsafe { _mm256_setzero_si256() }
@@ -196,9 +210,9 @@ impl Simd for Avx2 {
     const BIASED: bool = false;
 
     #[inline(always)]
-    fn begin(self, offset: i16, halves: __m256i) -> __m256i {
-        // SAFETY: `self` vouches for the instructions.
-        unsafe { _mm256_mullo_epi16(halves, _mm256_set1_epi16(-offset)) }
+    unsafe fn begin(self, offset: i16, halves: *const Pair, _: *const i32) -> __m256i {
+        // SAFETY: the caller vouches for the pair, `self` for the instructions.
+        unsafe { _mm256_mullo_epi16(self.spread(halves.cast()), _mm256_set1_epi16(-offset)) }
     }
 
     #[inline(always)]
@@ -217,6 +231,16 @@ impl Simd for Avx2 {
     fn end_scaled(self, acc: __m256i, sum: __m256i, scale: __m256i) -> __m256i {
         // SAFETY: `self` vouches for the instructions.
         unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(sum, scale)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(self, bytes: *const i8, to: *mut u32) {
+        // SAFETY: the caller vouches for 8 bytes and 8 words, `self` for the instructions.
+        unsafe {
+            let one = _mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes.cast()));
+            let pair = _mm256_blend_epi16::<0b1010_1010>(one, _mm256_slli_epi32::<16>(one));
+            _mm256_storeu_si256(to.cast(), pair);
+        }
     }
 
     /// The sign of each code moves to its activation. A code of -128 becomes 128 as an unsigned byte, and two
@@ -239,9 +263,9 @@ impl Simd for Avx2Vnni {
     const BIASED: bool = true;
 
     #[inline(always)]
-    fn begin(self, offset: i16, halves: __m256i) -> __m256i {
-        // SAFETY: `self` vouches for the instructions.
-        unsafe { _mm256_madd_epi16(halves, _mm256_set1_epi16(-offset)) }
+    unsafe fn begin(self, offset: i16, _: *const Pair, negated: *const i32) -> __m256i {
+        // SAFETY: the caller vouches for the sum, `self` for the instructions.
+        unsafe { _mm256_mullo_epi32(_mm256_set1_epi32(*negated), _mm256_set1_epi32(offset.into())) }
     }
 
     #[inline(always)]
@@ -259,7 +283,13 @@ impl Simd for Avx2Vnni {
     #[inline(always)]
     fn end_scaled(self, acc: __m256i, sum: __m256i, scale: __m256i) -> __m256i {
         // SAFETY: `self` vouches for the instructions.
-        unsafe { _mm256_add_epi32(acc, _mm256_mullo_epi32(sum, _mm256_srai_epi32::<16>(scale))) }
+        unsafe { _mm256_add_epi32(acc, _mm256_mullo_epi32(sum, scale)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(self, bytes: *const i8, to: *mut u32) {
+        // SAFETY: the caller vouches for 8 bytes and 8 words, `self` for the instructions.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes.cast()))) }
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Sixteen rows a vector: AVX-512 with VNNI.
 
 use super::{Kernel, Simd};
+use crate::activations::Pair;
 use std::arch::x86_64::*;
 
 /// Runs `kernel` with AVX-512.
@@ -22,6 +23,7 @@ impl Simd for Avx512 {
     const TOKENS: usize = 8;
     const WIDE: bool = true;
     const BIASED: bool = true;
+    const UNPACKS_ALONG: bool = true;
 
     type Bytes = __m512i;
     type Ints = __m512i;
@@ -86,9 +88,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn begin(self, offset: i16, halves: __m512i) -> __m512i {
-        // SAFETY: `self` vouches for the instructions.
-        unsafe { _mm512_madd_epi16(halves, _mm512_set1_epi16(-offset)) }
+    unsafe fn begin(self, offset: i16, _: *const Pair, negated: *const i32) -> __m512i {
+        // SAFETY: the caller vouches for the sum, `self` for the instructions.
+        unsafe {
+            let negated = _mm512_set1_epi32(*negated);
+            if offset.count_ones() == 1 {
+                // Multipliers are what matrix products are short of.
+                _mm512_sll_epi32(negated, _mm_cvtsi32_si128(offset.trailing_zeros() as i32))
+            } else {
+                _mm512_mullo_epi32(negated, _mm512_set1_epi32(offset.into()))
+            }
+        }
     }
 
     #[inline(always)]
@@ -111,7 +121,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn end_scaled(self, acc: __m512i, sum: __m512i, scale: __m512i) -> __m512i {
         // SAFETY: `self` vouches for the instructions.
-        unsafe { _mm512_add_epi32(acc, _mm512_mullo_epi32(sum, _mm512_srai_epi32::<16>(scale))) }
+        unsafe { _mm512_add_epi32(acc, _mm512_mullo_epi32(sum, scale)) }
     }
 
     /// The codes plus 128, less 128 times the sum of the activations.
@@ -129,6 +139,22 @@ impl Simd for Avx512 {
     fn pair(self, acc: __m512i, weights: __m512i, x: __m512i) -> __m512i {
         // SAFETY: `self` vouches for the instruction.
         unsafe { _mm512_dpwssd_epi32(acc, weights, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(self, bytes: *const i8, to: *mut u32) {
+        // SAFETY: the caller vouches for 16 bytes and 16 words, `self` for the instructions.
+        unsafe { _mm512_storeu_si512(to.cast(), _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn minima(self, one: *const u8, next: *const u8, to: *mut u32) {
+        // SAFETY: the caller vouches for 16 bytes, twice, and 16 words, `self` for the instructions.
+        unsafe {
+            let one = _mm512_cvtepu8_epi32(_mm_loadu_si128(one.cast()));
+            let next = _mm512_cvtepu8_epi32(_mm_loadu_si128(next.cast()));
+            _mm512_storeu_si512(to.cast(), _mm512_or_si512(one, _mm512_slli_epi32::<16>(next)));
+        }
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 //! whole sum has to fit. The dot product is written as its instruction, because its intrinsic is not yet stable.
 
 use super::{Kernel, Simd};
+use crate::activations::Pair;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -197,9 +198,10 @@ impl Simd for Neon {
 
     /// Columns 0 and 1 take from the lane of column 0, columns 2 and 3 from that of column 2.
     #[inline(always)]
-    fn begin(self, offset: i16, halves: uint8x16_t) -> Columns {
-        // SAFETY: `self` vouches for the instructions.
+    unsafe fn begin(self, offset: i16, halves: *const Pair, _: *const i32) -> Columns {
+        // SAFETY: the caller vouches for the pair, `self` for the instructions.
         unsafe {
+            let halves = self.spread(halves.cast());
             let halves = vmul_n_s16(vreinterpret_s16_u8(vget_low_u8(halves)), -offset);
             let rest = vreinterpretq_s16_u32(vmovl_u16(vreinterpret_u16_s16(halves)));
             Columns(rest, rest)
@@ -257,9 +259,9 @@ impl Simd for NeonDot {
     type Partial = int32x4_t;
 
     #[inline(always)]
-    fn begin(self, offset: i16, halves: uint8x16_t) -> int32x4_t {
-        // SAFETY: `self` vouches for the instructions.
-        unsafe { vmulq_n_s32(vpaddlq_s16(vreinterpretq_s16_u8(halves)), i32::from(-offset)) }
+    unsafe fn begin(self, offset: i16, _: *const Pair, negated: *const i32) -> int32x4_t {
+        // SAFETY: the caller vouches for the sum, `self` for the instruction.
+        unsafe { vdupq_n_s32(*negated * i32::from(offset)) }
     }
 
     #[inline(always)]

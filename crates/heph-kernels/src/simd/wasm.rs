@@ -5,6 +5,7 @@
 //! fixed when the module is built, so this file exists only in modules that have them.
 
 use super::{Kernel, Simd};
+use crate::activations::Pair;
 use std::arch::wasm32::*;
 
 /// Runs `kernel` with 128-bit SIMD.
@@ -83,7 +84,9 @@ impl Simd for WasmSimd {
 
     /// Columns 0 and 1 take from the lane of column 0, columns 2 and 3 from that of column 2.
     #[inline(always)]
-    fn begin(self, offset: i16, halves: v128) -> Columns {
+    unsafe fn begin(self, offset: i16, halves: *const Pair, _: *const i32) -> Columns {
+        // SAFETY: the caller vouches for the pair.
+        let halves = unsafe { self.spread(halves.cast()) };
         let rest = u32x4_extend_low_u16x8(i16x8_mul(halves, i16x8_splat(-offset)));
         Columns(rest, rest)
     }
