@@ -1,6 +1,6 @@
 //! Where a peer may be reached.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use heph_types::NodeId;
 use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr};
@@ -45,6 +45,73 @@ impl NodeAddress {
             .map(|relay| TransportAddr::Relay(relay.url.clone()));
         Some(EndpointAddr::from_parts(id, direct.chain(relay)))
     }
+}
+
+/// As bytes, in tickets and greetings: a count; for each socket 4 or 6, the address, the port (little-endian); then the
+/// relay's text with its length before it, 0 for none.
+impl NodeAddress {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let direct = &self.direct[..self.direct.len().min(DIRECT_MAX)];
+        out.push(direct.len() as u8);
+        for socket in direct {
+            match socket.ip() {
+                IpAddr::V4(ip) => {
+                    out.push(4);
+                    out.extend(ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    out.push(6);
+                    out.extend(ip.octets());
+                }
+            }
+            out.extend(socket.port().to_le_bytes());
+        }
+        let relay = self
+            .relay
+            .as_ref()
+            .map(RelayAddress::to_string)
+            .unwrap_or_default();
+        // An address that was parsed is never longer.
+        let relay = if relay.len() <= RELAY_TEXT_MAX {
+            relay.as_str()
+        } else {
+            ""
+        };
+        out.push(relay.len() as u8);
+        out.extend(relay.as_bytes());
+    }
+
+    /// Takes an address from the front of `bytes`; `None` where none stands.
+    pub(crate) fn read(bytes: &mut &[u8]) -> Option<NodeAddress> {
+        let count = usize::from(take::<1>(bytes)?[0]);
+        if count > DIRECT_MAX {
+            return None;
+        }
+        let mut direct = Vec::with_capacity(count);
+        for _ in 0..count {
+            let ip: IpAddr = match take::<1>(bytes)? {
+                [4] => take::<4>(bytes)?.into(),
+                [6] => take::<16>(bytes)?.into(),
+                _ => return None,
+            };
+            direct.push(SocketAddr::new(ip, u16::from_le_bytes(take(bytes)?)));
+        }
+        let length = usize::from(take::<1>(bytes)?[0]);
+        let (relay, rest) = bytes.split_at_checked(length)?;
+        *bytes = rest;
+        let relay = match relay {
+            [] => None,
+            text => Some(std::str::from_utf8(text).ok()?.parse().ok()?),
+        };
+        Some(NodeAddress { direct, relay })
+    }
+}
+
+/// The next `N` bytes.
+pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
 }
 
 /// A relay: its URL, and the certificate that it shows where no certificate authority vouches for it.

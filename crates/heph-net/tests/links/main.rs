@@ -2,6 +2,7 @@
 
 mod connecting;
 mod conversations;
+mod pairing;
 mod relays;
 
 use std::time::Duration;
