@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod identity;
 mod kept;
 mod key_exchange;
+pub mod membership;
 pub mod pairing;
 pub mod relay;
 pub mod session;

@@ -1,0 +1,751 @@
+//! Who is there: a failure detector in the manner of SWIM, without IO. Time and messages go in, messages and events come
+//! out.
+//!
+//! Every node pings its next [`WATCHED`] neighbours on a ring of ids. A neighbour that does not answer is asked through
+//! others, then suspected; the suspicion is told to everybody and to itself, and a living node refutes it by raising its
+//! incarnation. Only a suspicion that nobody refuted makes a node lost. News is told at once and repeated on later
+//! messages; a digest compared with a random member every [`COMPARE_EVERY`] repairs what was lost all the same.
+
+mod message;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use heph_types::NodeId;
+
+use crate::address::NodeAddress;
+use message::{Kind, Message};
+pub use message::{Rumour, State};
+
+/// Nodes that one list holds; more are not taken in.
+pub const MEMBERS_MAX: usize = 256;
+
+/// Neighbours that a node watches. With six, a dead one's first missed ping comes 70 ms after its death on average.
+pub const WATCHED: usize = 6;
+
+/// How often neighbours are pinged.
+pub const PING_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a suspicion may be refuted: five round trips of 300 ms. With a first missed ping after 70 ms on average, a
+/// wait of about 400 ms and two of 40 % of that before, a dead node is noticed within 3 s.
+pub const SUSPECT_FOR: Duration = Duration::from_millis(1_600);
+
+/// How often a random member's list is compared with one's own.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(2);
+
+/// How long it is remembered that a node is gone, so that late news does not bring it back.
+const GONE_FOR: Duration = Duration::from_secs(60);
+
+/// Pings to a suspect, so that one lost packet does not decide.
+const SUSPECT_PING_EVERY: Duration = Duration::from_millis(200);
+
+/// The wait for a first answer, at least and at most; between them it follows the measured round trip.
+const WAIT_MIN: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_millis(700);
+
+/// Others that are asked to ping a silent neighbour.
+const HELPERS: usize = 3;
+
+/// Members that hear news from whoever has it first hand, at once.
+const TOLD_AT_ONCE: usize = 64;
+
+/// Members that hear news from whoever has it second hand.
+const TOLD_ON: usize = 3;
+
+/// Messages that repeat a piece of news after it was told.
+const REPEATS: u32 = 12;
+
+/// Pieces of news that are repeated at once; the oldest make room.
+const NEWS_MAX: usize = 128;
+
+/// Messages that wait to be sent; the oldest are dropped, as a network would.
+const OUTGOING_MAX: usize = 4_096;
+
+/// Events that wait for the caller; the oldest are dropped, and [`Members::members`] stays right.
+const EVENTS_MAX: usize = 1_024;
+
+/// Pings that are carried out for others and not yet answered; the oldest make room.
+const ERRANDS_MAX: usize = 256;
+
+/// Contacts that a node tries to join by.
+const CONTACTS_MAX: usize = 16;
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A node is there.
+    Joined(NodeId),
+    /// A node said goodbye.
+    Left(NodeId),
+    /// A node is dead, or cut off.
+    Lost(NodeId),
+}
+
+/// A message to send. It may be lost; it fits a datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// To whom.
+    pub to: NodeId,
+    /// Where that is, as far as known here.
+    pub address: NodeAddress,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+/// One node's view of who is there.
+#[derive(Debug)]
+pub struct Members {
+    me: NodeId,
+    address: NodeAddress,
+    incarnation: u64,
+    members: BTreeMap<NodeId, Member>,
+    gone: BTreeMap<NodeId, Gone>,
+    contacts: Vec<(NodeId, NodeAddress)>,
+    news: VecDeque<(Rumour, u32)>,
+    errands: VecDeque<Errand>,
+    outgoing: VecDeque<Outgoing>,
+    events: VecDeque<Event>,
+    next_ping: Duration,
+    next_compare: Duration,
+    number: u64,
+    random: u64,
+    here: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    incarnation: u64,
+    address: NodeAddress,
+    suspect: Option<Suspicion>,
+    probe: Option<Probe>,
+    round_trip: Option<RoundTrip>,
+}
+
+#[derive(Debug)]
+struct Suspicion {
+    until: Duration,
+    next_ping: Duration,
+}
+
+/// A neighbour that was pinged and has not answered.
+#[derive(Debug)]
+struct Probe {
+    number: u64,
+    sent: Duration,
+    due: Duration,
+    missed: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RoundTrip {
+    mean: Duration,
+    spread: Duration,
+}
+
+#[derive(Debug)]
+struct Gone {
+    incarnation: u64,
+    state: State,
+    forget: Duration,
+}
+
+/// A ping on behalf of `asker`, who gave it `theirs` as its number.
+#[derive(Debug)]
+struct Errand {
+    mine: u64,
+    asker: NodeId,
+    theirs: u64,
+}
+
+impl Members {
+    /// A node that knows nobody. `incarnation` must be higher than in every earlier life of this node: the milliseconds
+    /// since 1970 will do. `seed` spreads what nodes do over time and over each other.
+    pub fn new(me: NodeId, address: NodeAddress, incarnation: u64, seed: u64, now: Duration) -> Members {
+        let mut members = Members {
+            me,
+            address: address.bounded(),
+            incarnation,
+            members: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            contacts: Vec::new(),
+            news: VecDeque::new(),
+            errands: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            events: VecDeque::new(),
+            next_ping: now,
+            next_compare: now,
+            number: 0,
+            random: seed,
+            here: true,
+        };
+        let (ping, compare) = (members.fraction(), members.fraction());
+        members.next_ping += PING_EVERY.mul_f64(ping);
+        members.next_compare += COMPARE_EVERY.mul_f64(compare);
+        members
+    }
+
+    /// Asks these for the list. Repeated until somebody is known.
+    pub fn join(&mut self, contacts: impl IntoIterator<Item = (NodeId, NodeAddress)>) {
+        let others = contacts.into_iter().filter(|(node, _)| *node != self.me);
+        self.contacts = others.take(CONTACTS_MAX).collect();
+        self.ask_contacts();
+    }
+
+    /// Says goodbye to everybody. Nothing is sent or believed afterwards.
+    pub fn leave(&mut self) {
+        let goodbye = Rumour {
+            node: self.me,
+            incarnation: self.incarnation,
+            state: State::Left,
+        };
+        let all: Vec<NodeId> = self.members.keys().copied().collect();
+        for node in all {
+            self.send_rumours(node, Kind::Tell, vec![goodbye.clone()]);
+        }
+        self.here = false;
+    }
+
+    /// Everybody who is there, without this node; suspects are there until they are lost.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &NodeAddress)> {
+        self.members.iter().map(|(node, member)| (*node, &member.address))
+    }
+
+    /// Whether `node` has stopped answering and has not been given up yet: nothing new should be asked of it.
+    pub fn suspected(&self, node: NodeId) -> bool {
+        self.members
+            .get(&node)
+            .is_some_and(|member| member.suspect.is_some())
+    }
+
+    /// The measured time to `node` and back; `None` for nodes that others watch.
+    pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        Some(self.members.get(&node)?.round_trip?.mean)
+    }
+
+    /// The next message to send.
+    pub fn transmit(&mut self) -> Option<Outgoing> {
+        self.outgoing.pop_front()
+    }
+
+    /// The next change.
+    pub fn event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Members::wake`] is to be called next; `None` after leaving.
+    pub fn deadline(&self) -> Option<Duration> {
+        let timers = self.members.values().flat_map(|member| {
+            let probe = member.probe.as_ref().map(|probe| probe.due);
+            let suspect = member
+                .suspect
+                .as_ref()
+                .map(|suspicion| suspicion.until.min(suspicion.next_ping));
+            probe.into_iter().chain(suspect)
+        });
+        let own = [self.next_ping, self.next_compare];
+        timers.chain(own).min().filter(|_| self.here)
+    }
+
+    /// Does what is due.
+    pub fn wake(&mut self, now: Duration) {
+        if !self.here {
+            return;
+        }
+        self.gone.retain(|_, gone| gone.forget > now);
+        if self.next_ping <= now {
+            self.next_ping = now + PING_EVERY;
+            self.ping_neighbours(now);
+        }
+        if self.next_compare <= now {
+            self.next_compare = now + COMPARE_EVERY;
+            self.compare();
+        }
+        let due = |at: Duration| at <= now;
+        let silent: Vec<NodeId> = self.of(|member| member.probe.as_ref().is_some_and(|probe| due(probe.due)));
+        for node in silent {
+            self.answer_missed(now, node);
+        }
+        let suspects: Vec<NodeId> = self.of(|member| member.suspect.as_ref().is_some_and(|s| due(s.until)));
+        for node in suspects {
+            self.lose(now, node);
+        }
+        let pinged: Vec<NodeId> = self.of(|member| member.suspect.as_ref().is_some_and(|s| due(s.next_ping)));
+        for node in pinged {
+            self.ping_suspect(now, node);
+        }
+    }
+
+    /// Takes a message that `from` has proven to have sent. What is no message is ignored.
+    pub fn receive(&mut self, now: Duration, from: NodeId, bytes: &[u8]) {
+        let Some(message) = Message::decode(bytes).filter(|_| self.here && from != self.me) else {
+            return;
+        };
+        for rumour in message.rumours {
+            self.hear(now, rumour);
+        }
+        match message.kind {
+            Kind::Tell => {}
+            Kind::Ping { number } => self.answer_ping(from, number),
+            Kind::Answer { number } => self.take_answer(now, from, number),
+            Kind::PingFor { number, target } => self.run_errand(from, number, target),
+            Kind::Compare { digest } if digest == self.digest() => {}
+            Kind::Compare { .. } => {
+                self.send_list(from, Kind::Tell);
+                self.send_rumours(from, Kind::Ask, Vec::new());
+            }
+            Kind::Ask => self.send_list(from, Kind::Tell),
+        }
+    }
+
+    /// The ids of those for whom `which` holds.
+    fn of(&self, which: impl Fn(&Member) -> bool) -> Vec<NodeId> {
+        self.members
+            .iter()
+            .filter(|(_, member)| which(member))
+            .map(|(node, _)| *node)
+            .collect()
+    }
+
+    fn ask_contacts(&mut self) {
+        let mine = self.myself();
+        for (node, address) in self.contacts.clone() {
+            for kind in [Kind::Tell, Kind::Ask] {
+                let bytes = Message {
+                    kind,
+                    rumours: vec![mine.clone()],
+                }
+                .encode();
+                self.push(Outgoing {
+                    to: node,
+                    address: address.clone(),
+                    bytes,
+                });
+            }
+        }
+    }
+
+    fn ping_neighbours(&mut self, now: Duration) {
+        if self.members.is_empty() {
+            self.ask_contacts();
+        }
+        let after = self.members.range(self.me..).map(|(node, _)| *node);
+        let around = self.members.range(..self.me).map(|(node, _)| *node);
+        let watched: Vec<NodeId> = after.chain(around).take(WATCHED).collect();
+        for node in watched {
+            let number = self.next_number();
+            let member = self.members.get_mut(&node).expect("taken from the list");
+            if member.probe.is_some() || member.suspect.is_some() {
+                continue;
+            }
+            let due = now + wait(member.round_trip);
+            member.probe = Some(Probe {
+                number,
+                sent: now,
+                due,
+                missed: 0,
+            });
+            self.send(node, Kind::Ping { number });
+        }
+    }
+
+    /// First the neighbour is asked again and through others, then again, then it is suspected.
+    fn answer_missed(&mut self, now: Duration, node: NodeId) {
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        let Some(probe) = &mut member.probe else { return };
+        probe.missed += 1;
+        probe.due = now + wait(member.round_trip).mul_f64(0.4);
+        let (number, missed) = (probe.number, probe.missed);
+        match missed {
+            1 => {
+                self.send(node, Kind::Ping { number });
+                for helper in self.some_members(HELPERS, node) {
+                    self.send(helper, Kind::PingFor { number, target: node });
+                }
+            }
+            2 => self.send(node, Kind::Ping { number }),
+            _ => {
+                let incarnation = member.incarnation;
+                self.suspect(
+                    now,
+                    Rumour {
+                        node,
+                        incarnation,
+                        state: State::Suspect,
+                    },
+                    TOLD_AT_ONCE,
+                );
+            }
+        }
+    }
+
+    fn suspect(&mut self, now: Duration, rumour: Rumour, told: usize) {
+        let Some(member) = self.members.get_mut(&rumour.node) else {
+            return;
+        };
+        member.suspect = Some(Suspicion {
+            until: now + SUSPECT_FOR,
+            next_ping: now,
+        });
+        let node = rumour.node;
+        self.tell(rumour, told);
+        self.ping_suspect(now, node);
+    }
+
+    /// The suspect itself must hear of it: a living one refutes.
+    fn ping_suspect(&mut self, now: Duration, node: NodeId) {
+        let number = self.next_number();
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
+        };
+        let Some(suspicion) = &mut member.suspect else {
+            return;
+        };
+        suspicion.next_ping = now + SUSPECT_PING_EVERY;
+        let due = suspicion.until + PING_EVERY;
+        let probe = member.probe.get_or_insert(Probe {
+            number,
+            sent: now,
+            due,
+            missed: u32::MAX / 2,
+        });
+        probe.due = due;
+        let number = probe.number;
+        let rumour = Rumour {
+            node,
+            incarnation: member.incarnation,
+            state: State::Suspect,
+        };
+        self.send_rumours(node, Kind::Ping { number }, vec![rumour]);
+    }
+
+    fn lose(&mut self, now: Duration, node: NodeId) {
+        let Some(member) = self.members.get(&node) else {
+            return;
+        };
+        let rumour = Rumour {
+            node,
+            incarnation: member.incarnation,
+            state: State::Dead,
+        };
+        self.remove(now, rumour, TOLD_AT_ONCE);
+    }
+
+    fn remove(&mut self, now: Duration, rumour: Rumour, told: usize) {
+        let Rumour {
+            node,
+            incarnation,
+            ref state,
+        } = rumour;
+        let event = match state {
+            State::Left => Event::Left(node),
+            _ => Event::Lost(node),
+        };
+        if self.gone.len() >= MEMBERS_MAX {
+            let oldest = self
+                .gone
+                .iter()
+                .min_by_key(|(_, gone)| gone.forget)
+                .map(|(node, _)| *node);
+            oldest.map(|node| self.gone.remove(&node));
+        }
+        self.gone.insert(
+            node,
+            Gone {
+                incarnation,
+                state: state.clone(),
+                forget: now + GONE_FOR,
+            },
+        );
+        if self.members.remove(&node).is_some() {
+            self.tell_caller(event);
+        }
+        self.tell(rumour, told);
+    }
+
+    fn answer_ping(&mut self, from: NodeId, number: u64) {
+        // Whoever is taken for gone hears so, and comes back with a higher incarnation.
+        let gone = self.gone.get(&from).map(|gone| Rumour {
+            node: from,
+            incarnation: gone.incarnation,
+            state: gone.state.clone(),
+        });
+        self.send_rumours(from, Kind::Answer { number }, gone.into_iter().collect());
+    }
+
+    fn take_answer(&mut self, now: Duration, from: NodeId, number: u64) {
+        if let Some(at) = self.errands.iter().position(|errand| errand.mine == number) {
+            let errand = self.errands.remove(at).expect("found there");
+            let bytes = Message {
+                kind: Kind::Answer {
+                    number: errand.theirs,
+                },
+                rumours: Vec::new(),
+            }
+            .encode();
+            let address = self.address_of(errand.asker);
+            return self.push(Outgoing {
+                to: errand.asker,
+                address,
+                bytes,
+            });
+        }
+        // An answer counts for whoever was asked, whoever brings it.
+        let asked = self.of(|member| member.probe.as_ref().is_some_and(|probe| probe.number == number));
+        let Some(member) = asked.first().and_then(|node| self.members.get_mut(node)) else {
+            return;
+        };
+        if let Some(probe) = member.probe.take()
+            && probe.missed == 0
+            && asked.first() == Some(&from)
+        {
+            member.round_trip = Some(RoundTrip::with(member.round_trip, now.saturating_sub(probe.sent)));
+        }
+        member.suspect = None;
+    }
+
+    fn run_errand(&mut self, asker: NodeId, theirs: u64, target: NodeId) {
+        if !self.members.contains_key(&target) {
+            return;
+        }
+        let mine = self.next_number();
+        if self.errands.len() >= ERRANDS_MAX {
+            self.errands.pop_front();
+        }
+        self.errands.push_back(Errand { mine, asker, theirs });
+        self.send(target, Kind::Ping { number: mine });
+    }
+
+    /// Believes a rumour if it is news: a higher incarnation, or the same one in a worse state.
+    fn hear(&mut self, now: Duration, rumour: Rumour) {
+        if rumour.node == self.me {
+            return self.refute(&rumour);
+        }
+        if self
+            .gone
+            .get(&rumour.node)
+            .is_some_and(|gone| gone.incarnation >= rumour.incarnation)
+        {
+            return;
+        }
+        let known = self.members.get_mut(&rumour.node);
+        match (&rumour.state, known) {
+            (State::Alive(address), Some(member)) => {
+                if rumour.incarnation > member.incarnation {
+                    member.incarnation = rumour.incarnation;
+                    member.address = address.clone();
+                    member.suspect = None;
+                    member.probe = None;
+                    self.tell(rumour, TOLD_ON);
+                }
+            }
+            (State::Alive(address), None) => {
+                if self.members.len() >= MEMBERS_MAX {
+                    return;
+                }
+                let (node, incarnation, address) = (rumour.node, rumour.incarnation, address.clone());
+                let member = Member {
+                    incarnation,
+                    address,
+                    suspect: None,
+                    probe: None,
+                    round_trip: None,
+                };
+                self.members.insert(node, member);
+                self.gone.remove(&node);
+                self.tell_caller(Event::Joined(node));
+                self.tell(rumour, TOLD_ON);
+            }
+            (State::Suspect, Some(member)) => {
+                let news = rumour.incarnation > member.incarnation
+                    || (rumour.incarnation == member.incarnation && member.suspect.is_none());
+                if news && rumour.incarnation >= member.incarnation {
+                    member.incarnation = rumour.incarnation;
+                    self.suspect(now, rumour, TOLD_ON);
+                }
+            }
+            (State::Suspect, None) => {}
+            (State::Dead | State::Left, Some(member)) => {
+                if rumour.incarnation >= member.incarnation {
+                    self.remove(now, rumour, TOLD_ON);
+                }
+            }
+            (State::Dead | State::Left, None) => self.remove(now, rumour, TOLD_ON),
+        }
+    }
+
+    /// A rumour about this node that is not the truth: it lives, and says so with a higher incarnation.
+    fn refute(&mut self, rumour: &Rumour) {
+        let untrue = !matches!(rumour.state, State::Alive(_)) && rumour.incarnation >= self.incarnation;
+        if untrue || rumour.incarnation > self.incarnation {
+            self.incarnation = rumour.incarnation + 1;
+            let mine = self.myself();
+            self.tell(mine, TOLD_AT_ONCE);
+        }
+    }
+
+    fn myself(&self) -> Rumour {
+        Rumour {
+            node: self.me,
+            incarnation: self.incarnation,
+            state: State::Alive(self.address.clone()),
+        }
+    }
+
+    /// Tells news to `told` members now, and repeats it on later messages.
+    fn tell(&mut self, rumour: Rumour, told: usize) {
+        for node in self.some_members(told, rumour.node) {
+            self.send_rumours(node, Kind::Tell, vec![rumour.clone()]);
+        }
+        self.news.retain(|(old, _)| old.node != rumour.node);
+        if self.news.len() >= NEWS_MAX {
+            self.news.pop_front();
+        }
+        self.news.push_back((rumour, REPEATS));
+    }
+
+    fn compare(&mut self) {
+        let digest = self.digest();
+        for node in self.some_members(1, self.me) {
+            self.send(node, Kind::Compare { digest });
+        }
+    }
+
+    /// The same for two nodes that know of the same others, in the same incarnations.
+    fn digest(&self) -> u64 {
+        let others = self
+            .members
+            .iter()
+            .map(|(node, member)| (*node, member.incarnation));
+        others
+            .chain([(self.me, self.incarnation)])
+            .fold(0, |sum, (node, incarnation)| {
+                let hash = blake3::hash(&[&node.0[..], &incarnation.to_le_bytes()].concat());
+                sum ^ u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has more bytes"))
+            })
+    }
+
+    /// Everything that is known, in as many messages as it takes.
+    fn send_list(&mut self, to: NodeId, kind: Kind) {
+        let alive = self.members.iter().map(|(node, member)| Rumour {
+            node: *node,
+            incarnation: member.incarnation,
+            state: match member.suspect {
+                Some(_) => State::Suspect,
+                None => State::Alive(member.address.clone()),
+            },
+        });
+        let gone = self.gone.iter().map(|(node, gone)| Rumour {
+            node: *node,
+            incarnation: gone.incarnation,
+            state: gone.state.clone(),
+        });
+        let mut list: Vec<Rumour> = alive.chain(gone).chain([self.myself()]).collect();
+        while !list.is_empty() {
+            let message = Message {
+                kind: kind.clone(),
+                rumours: list,
+            };
+            let (bytes, said) = message.encode_what_fits();
+            list = message.rumours;
+            list.drain(..said.max(1));
+            let address = self.address_of(to);
+            self.push(Outgoing { to, address, bytes });
+        }
+    }
+
+    fn send(&mut self, to: NodeId, kind: Kind) {
+        self.send_rumours(to, kind, Vec::new());
+    }
+
+    /// Sends `first`, and what else is new as far as it fits.
+    fn send_rumours(&mut self, to: NodeId, kind: Kind, first: Vec<Rumour>) {
+        let own = first.len();
+        let news = self.news.iter().rev().map(|(rumour, _)| rumour.clone());
+        let rumours = first.into_iter().chain(news.take(message::RUMOURS_MAX)).collect();
+        let (bytes, said) = Message { kind, rumours }.encode_what_fits();
+        let repeated = said.saturating_sub(own);
+        for (_, left) in self.news.iter_mut().rev().take(repeated) {
+            *left -= 1;
+        }
+        self.news.retain(|(_, left)| *left > 0);
+        let address = self.address_of(to);
+        self.push(Outgoing { to, address, bytes });
+    }
+
+    fn push(&mut self, outgoing: Outgoing) {
+        if self.outgoing.len() >= OUTGOING_MAX {
+            self.outgoing.pop_front();
+        }
+        self.outgoing.push_back(outgoing);
+    }
+
+    fn tell_caller(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn address_of(&self, node: NodeId) -> NodeAddress {
+        let contact = || self.contacts.iter().find(|(contact, _)| *contact == node);
+        let member = self.members.get(&node).map(|member| member.address.clone());
+        member
+            .or_else(|| contact().map(|(_, address)| address.clone()))
+            .unwrap_or_default()
+    }
+
+    /// At most `count` members, chosen by lot, without `but`.
+    fn some_members(&mut self, count: usize, but: NodeId) -> Vec<NodeId> {
+        let mut all: Vec<NodeId> = self.members.keys().copied().filter(|node| *node != but).collect();
+        let count = count.min(all.len());
+        for at in 0..count {
+            let left = (all.len() - at) as f64;
+            let other = at + ((self.fraction() * left) as usize).min(all.len() - at - 1);
+            all.swap(at, other);
+        }
+        all.truncate(count);
+        all
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// Between 0 and 1, by splitmix64.
+    fn fraction(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl RoundTrip {
+    /// Smoothed as TCP does (RFC 6298).
+    fn with(old: Option<RoundTrip>, measured: Duration) -> RoundTrip {
+        match old {
+            None => RoundTrip {
+                mean: measured,
+                spread: measured / 2,
+            },
+            Some(RoundTrip { mean, spread }) => RoundTrip {
+                spread: (spread * 3 + mean.abs_diff(measured)) / 4,
+                mean: (mean * 7 + measured) / 8,
+            },
+        }
+    }
+}
+
+fn wait(round_trip: Option<RoundTrip>) -> Duration {
+    let expected = round_trip.map_or(WAIT_MAX, |trip| {
+        trip.mean + trip.spread * 4 + Duration::from_millis(50)
+    });
+    expected.clamp(WAIT_MIN, WAIT_MAX)
+}
+
+#[cfg(test)]
+mod tests;
