@@ -1,4 +1,4 @@
-"""Fifty plots. Each is told in beats, and each beat in several ways.
+"""Plots. Each is told in beats, and each beat in several ways.
 
 `[a|b]` chooses one way; `{name}` is a slot: `n` the hero, `fr` the friend, `x` the thing, `k` the helper, with their pronouns beside
 them (`he him his`, `fhe fhim fhis`). A plot is (themes, needs a friend in the opening, text). Written for this project, MIT OR Apache-2.0.

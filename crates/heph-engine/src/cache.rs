@@ -356,18 +356,61 @@ mod tests {
     fn work_for_another_position_is_refused() {
         let mut c = cache(100, 2);
         extend(&mut c, 5).unwrap();
-        let wrong = c.reserve(0, Position(3), 1);
-        assert_eq!(
-            wrong,
-            Err(CacheError::WrongPosition {
-                layer: 0,
-                held: Position(5),
-                asked: Position(3)
-            })
-        );
+        for asked in [0, 3, 4, 6, 64].map(Position) {
+            let (layer, held) = (0, Position(5));
+            assert_eq!(
+                c.reserve(0, asked, 1),
+                Err(CacheError::WrongPosition { layer, held, asked })
+            );
+        }
         assert!(matches!(
             c.reserve(1, Position(5), 1),
             Err(CacheError::WrongLayer { .. })
         ));
+    }
+
+    /// The first number of the key at each position, in order.
+    fn content(cache: &KvCache) -> Vec<f32> {
+        let head = |page: &KvPage, position| {
+            let mut key = [0.0; 32];
+            page.read_k(position, 0, &mut key);
+            key[0]
+        };
+        let pages: Vec<&KvPage> = cache.pages(0).collect();
+        (0..cache.len())
+            .map(|at| head(pages[at / PAGE], at % PAGE))
+            .collect()
+    }
+
+    #[test]
+    fn a_rollback_or_fork_to_any_position_keeps_exactly_what_stood_before_it() {
+        for len in [0usize, 1, 62, 63, 64, 65, 127, 128, 129] {
+            let mut whole = cache(1000, 8);
+            for _ in 0..129 {
+                extend(&mut whole, 1).unwrap();
+            }
+            let mut fork = whole.fork(Position(len as u32));
+            extend(&mut fork, 1).unwrap();
+            let mut expected: Vec<f32> = (0..len).map(|at| at as f32).collect();
+            let all: Vec<f32> = (0..129).map(|at| at as f32).collect();
+            assert_eq!(content(&whole), all, "forked at {len}");
+            whole.rollback(Position(len as u32));
+            assert_eq!(content(&whole), expected, "rolled back to {len}");
+            expected.push(len as f32);
+            assert_eq!(content(&fork), expected, "a fork at {len}");
+            drop(fork);
+            assert_eq!(whole.budget.used(), len.div_ceil(PAGE) as u64 * PAGE_BYTES);
+        }
+    }
+
+    #[test]
+    fn a_cache_is_as_long_as_its_shortest_layer() {
+        let layers = LayerRange::new(0, 2, 2).unwrap();
+        let mut c = KvCache::new(layers, vec![SHAPE; 2], 100, KvBudget::new(8 * PAGE_BYTES));
+        c.reserve(0, Position(0), 3).unwrap();
+        c.write(0, Position(0), &[0.0; 96], &[0.0; 96]);
+        assert_eq!(c.len(), 0);
+        c.rollback(Position(0));
+        c.prepare(1).unwrap();
     }
 }

@@ -313,6 +313,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_sampler_chose_before_changes_no_choice() {
+        let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32 * 0.1).collect();
+        let mut one = Sampler::new(open(5)).unwrap();
+        for position in [9, 3, 9, 0, 63, 3] {
+            let again = one.sample(&logits, Position(position), &[], None).unwrap().0;
+            assert_eq!(again, draw(&open(5), &logits, position));
+        }
+    }
+
+    #[test]
+    fn of_equally_likely_tokens_the_first_ones_are_kept() {
+        let options = SamplingOptions {
+            top_k: Some(3),
+            ..open(4)
+        };
+        let ids: Vec<u32> = (0..200).map(|p| draw(&options, &[1.0; 1000], p)).collect();
+        assert!(ids.iter().all(|id| *id < 3), "{ids:?}");
+    }
+
+    #[test]
+    fn penalties_look_back_as_far_as_their_window() {
+        let history = [TokenId(0), TokenId(1), TokenId(1)];
+        for (penalty_window, expected) in [(0, 0), (1, 0), (2, 0), (3, 2)] {
+            let options = SamplingOptions {
+                presence_penalty: 1.0,
+                penalty_window,
+                ..SamplingOptions::greedy()
+            };
+            let mut sampler = Sampler::new(options).unwrap();
+            let chosen = sampler.sample(&[3.0, 2.9, 2.8], Position(3), &history, None);
+            assert_eq!(chosen, Ok(TokenId(expected)), "a window of {penalty_window}");
+        }
+    }
+
+    #[test]
     fn each_filter_keeps_what_it_says() {
         let logits = [5.0_f32, 4.0, 3.0, 2.0, -20.0];
         let seen = |options: SamplingOptions| {

@@ -231,6 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_stop_strings_the_first_place_counts_and_then_the_longer() {
+        let ended = |stops: &[&str], text: &str| {
+            let (whole, _, stream) = stream(stops, &[text.as_bytes()]);
+            (whole, stream.stopped_by())
+        };
+        assert_eq!(ended(&["b", "bcd"], "abcd"), ("a".to_owned(), Some(1)));
+        assert_eq!(ended(&["bcd", "b"], "abcd"), ("a".to_owned(), Some(0)));
+        assert_eq!(ended(&["d", "bc"], "abcd"), ("a".to_owned(), Some(1)));
+        assert_eq!(ended(&["\u{fffd}"], "ab"), ("ab".to_owned(), None));
+    }
+
+    #[test]
+    fn a_stop_string_that_only_the_end_completes_is_not_shown() {
+        let mut stream = TextStream::new(["c\u{fffd}".to_owned()]);
+        assert_eq!(stream.push(b"abc\xe4"), "ab");
+        assert_eq!((stream.finish(), stream.stopped_by()), (String::new(), Some(0)));
+    }
+
+    #[test]
     fn what_waited_comes_at_the_end() {
         let mut stream = TextStream::new(["</end>".to_owned()]);
         assert_eq!(stream.push(b"a</e\xc3"), "a");

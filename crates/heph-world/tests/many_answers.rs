@@ -3,12 +3,12 @@
 use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId};
 use heph_engine::constrain::{Shape, Shaper, TokenText};
 use heph_engine::model::{LoadOptions, Model};
-use heph_engine::sample::SamplingOptions;
+use heph_engine::sample::{Sampler, SamplingOptions};
 use heph_engine::source::Source;
-use heph_engine::worker::Worker;
+use heph_engine::worker::{Keep, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
-use heph_types::TokenId;
+use heph_types::{Position, TokenId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -70,17 +70,19 @@ fn finish(batch: &mut Batch) -> BTreeMap<SequenceId, (Vec<TokenId>, Option<Finis
     panic!("the batch never comes to rest");
 }
 
+/// The answer as the law says it: one pass a token, drawn at the position that the token takes.
 fn alone(model: &Arc<Model>, number: u32, max_tokens: usize) -> Vec<TokenId> {
-    let mut batch = batch(
-        model,
-        BatchLimits {
-            running: 1,
-            kept_prefixes: 0,
-            ..BatchLimits::default()
-        },
-    );
-    batch.submit(request(number, max_tokens)).unwrap();
-    finish(&mut batch).into_values().next().expect("one answer").0
+    let Request { prompt, sampling, .. } = request(number, max_tokens);
+    let mut worker = Worker::new(Arc::clone(model), Arc::new(Pool::serial()), Isa::best());
+    let mut cache = model.new_cache(worker.all_layers());
+    let (mut sampler, mut tokens) = (Sampler::new(sampling).unwrap(), prompt.clone());
+    for _ in 0..max_tokens {
+        let held = cache.len();
+        let logits = worker.run(&mut cache, &tokens[held..], Keep::Last).unwrap();
+        let position = Position(tokens.len() as u32);
+        tokens.push(sampler.sample(&logits, position, &tokens, None).unwrap());
+    }
+    tokens.split_off(prompt.len())
 }
 
 #[test]
@@ -134,6 +136,47 @@ fn a_cache_too_small_for_all_delays_but_changes_no_token() {
     }
     drop(batch);
     assert_eq!(model.kv_budget().used(), 0, "every page was given back");
+}
+
+#[test]
+fn a_prompt_that_was_answered_before_is_answered_alike() {
+    let model = model(256, 4);
+    let expected = alone(&model, 2, 20);
+    let mut batch = batch(&model, BatchLimits::default());
+    for round in 0..3 {
+        let id = batch.submit(request(2, 20)).unwrap();
+        assert_eq!(finish(&mut batch)[&id].0, expected, "round {round}");
+    }
+    // A prompt that ends inside what an earlier answer left behind.
+    let [first, second] = [7, 20].map(|more| {
+        let mut longer = request(2, 13);
+        longer.prompt.extend(&expected[..more]);
+        longer
+    });
+    for (request, from) in [(first, 7), (second, 20)] {
+        let id = batch.submit(request).unwrap();
+        let tokens = finish(&mut batch).remove(&id).unwrap().0;
+        let rest = &expected[from..];
+        assert_eq!(tokens[..rest.len()], *rest);
+        assert_eq!(tokens.len(), 13);
+    }
+}
+
+#[test]
+fn a_stop_token_ends_the_answer_and_is_no_part_of_it() {
+    let model = model(256, 4);
+    let expected = alone(&model, 5, 12);
+    let stop = expected[7];
+    let before = expected.iter().position(|t| *t == stop).unwrap();
+    let mut batch = batch(&model, BatchLimits::default());
+    let id = batch
+        .submit(Request {
+            stop_tokens: vec![stop],
+            ..request(5, 12)
+        })
+        .unwrap();
+    let answer = finish(&mut batch).remove(&id).unwrap();
+    assert_eq!(answer, (expected[..before].to_vec(), Some(Finish::Stop)));
 }
 
 #[test]

@@ -151,8 +151,36 @@ fn keeping_only_the_last_row_changes_none_of_its_bits() {
     let tokens = prompt(3, vocab);
     let expected = reference(&model, &tokens);
     let mut worker = worker(&model, 2, Isa::best());
-    let logits = worker.run(&mut cache(&worker), &tokens, Keep::Last).unwrap();
-    assert_eq!(bits(&logits), expected[expected.len() - vocab..]);
+    for chunk in [512, 7, 16, 1] {
+        worker = worker.with_chunk(chunk);
+        let logits = worker.run(&mut cache(&worker), &tokens, Keep::Last).unwrap();
+        assert_eq!(
+            bits(&logits),
+            expected[expected.len() - vocab..],
+            "chunks of {chunk}"
+        );
+    }
+}
+
+#[test]
+fn a_prompt_that_breaks_off_between_two_chunks_leaves_the_cache_as_it_was() {
+    let model = model("heph-story-draft.gguf", KvFormat::F16);
+    let vocab = model.graph().vocab;
+    let tokens = prompt(7, vocab);
+    let expected = reference(&model, &tokens);
+    let mut worker = worker(&model, 1, Isa::best()).with_chunk(16);
+    let mut cache = cache(&worker);
+    worker.run(&mut cache, &tokens[..20], Keep::Last).unwrap();
+    let mut broken = tokens[20..].to_vec();
+    broken[40] = TokenId(vocab as u32);
+    let token = broken[40];
+    assert_eq!(
+        worker.run(&mut cache, &broken, Keep::Last),
+        Err(ForwardError::Token { token, vocab })
+    );
+    assert_eq!(cache.len(), 20);
+    let rest = worker.run(&mut cache, &tokens[20..], Keep::All).unwrap();
+    assert_eq!(bits(&rest), expected[20 * vocab..]);
 }
 
 #[test]
