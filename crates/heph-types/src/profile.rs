@@ -3,8 +3,8 @@
 //! Only numbers and their checks: who measures them is the runtime's affair, who decides by them the planner's.
 
 use crate::{KvFormat, LayerRange, ModelHash, NodeId, Role};
+use core::time::Duration;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// Points of a [`Speed`] table that are kept; a longer list from a peer is refused.
 pub const SPEED_POINTS_MAX: usize = 32;

@@ -1,0 +1,95 @@
+//! Decides where each part of a request runs.
+//!
+//! Called by the runtime once per request, and again when a node is lost, slows down or joins. Never talks to a node,
+//! reads a clock or draws a number: same input, same plan. Knows no text, only sizes; the cost model and the rules in
+//! their order are in `docs/planner.md`.
+
+mod cluster;
+mod explore;
+mod moves;
+mod permit;
+mod plan;
+mod reason;
+mod record;
+mod request;
+mod search;
+mod space;
+#[cfg(test)]
+mod testing;
+
+pub use cluster::{Between, CHOICES_MAX, Cluster, InputError, LAYERS_MAX, NODES_MAX, Peer};
+pub use plan::{
+    Alternative, Decision, DraftPlan, DraftSource, Expected, Forwarding, Mode, Place, Plan, Stage,
+    UnknownMode,
+};
+pub use reason::{Constraint, Reason, binds};
+pub use record::{Digest, Record, ReplayError};
+pub use request::{
+    CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, KvChoice, ModelChoice, Objective, Request,
+    WarmPrefix,
+};
+
+/// Chooses mode, stages, places, codecs, draft, cache format and precision for a request.
+///
+/// The rules in their order: the input is checked; the policy takes away whoever may not take part; what is left is
+/// searched; the cheapest plan is taken; and what binds it becomes its reason.
+pub fn plan(request: &Request, cluster: &Cluster) -> Result<Decision, Refusal> {
+    cluster::check(request, cluster)?;
+    let permitted = permit::permit(request, cluster);
+    let explored = explore::explore(&permitted, search::Effort::Full, None);
+    let Some(plan) = explored.chosen(request.mode).cloned() else {
+        return Err(Refusal::impossible(request, cluster));
+    };
+    Ok(Decision {
+        reason: reason::reason(request, cluster, &plan),
+        alternatives: reason::alternatives(request, permitted.peers.len(), explored, &plan),
+        plan,
+    })
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The input is no input.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Something stands against every plan.
+    #[error("no plan is possible: {}", hint(.constraint))]
+    Impossible {
+        /// The first thing without which there would be one.
+        constraint: Constraint,
+    },
+}
+
+impl Refusal {
+    fn impossible(request: &Request, cluster: &Cluster) -> Refusal {
+        Refusal::Impossible {
+            constraint: reason::obstacle(request, cluster),
+        }
+    }
+}
+
+/// What would have to change, for a person.
+fn hint(constraint: &Constraint) -> &'static str {
+    match constraint {
+        Constraint::Asked => "the mode that was asked for cannot be done; ask for auto",
+        Constraint::Policy => {
+            "the policy keeps it here, where it does not fit; allow another machine or take a smaller model"
+        }
+        Constraint::ExactOnly => "only machines that are not exact have room, and exact answers are wanted",
+        Constraint::MemoryHere => "the memory here is too small, and no other machine may or can help",
+        Constraint::MemoryThere => "the memory of other machines is too small",
+        Constraint::CreditsMax => "it would cost more than the most credits that are allowed",
+        Constraint::Closed => "the machines that could do it take no work now",
+        Constraint::Weights => "nobody who may take part holds the weights",
+        Constraint::Queue
+        | Constraint::RoundTrip
+        | Constraint::Goodput
+        | Constraint::SpeedThere
+        | Constraint::SpeedHere
+        | Constraint::Price => "the machines that may take part are too slow or too dear",
+        Constraint::Nothing => {
+            "no single change would help: the model is too large for every machine that is known"
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Why a plan is what it is: the first constraint whose absence would have changed it, said in one sentence.
+//!
+//! A constraint binds when the same search without it finds a better plan in other places. That is how it is found, and
+//! how the tests hold each sentence against the decision.
+
+use crate::cluster::Cluster;
+use crate::explore::{explore, repriced};
+use crate::permit::permit;
+use crate::plan::{Alternative, Mode, Place, Plan};
+use crate::request::Request;
+use crate::search::Effort;
+use core::time::Duration;
+use heph_types::{Leaves, NodeState};
+use serde::{Deserialize, Serialize};
+
+/// Something that keeps a plan from being better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Constraint {
+    /// The person asked for a mode.
+    Asked,
+    /// The policy: what other machines may see, which layers stay here, who is forbidden.
+    Policy,
+    /// Only exact answers are wanted.
+    ExactOnly,
+    /// Memory of the desk.
+    MemoryHere,
+    /// Memory of the others.
+    MemoryThere,
+    /// The most that the answer may cost.
+    CreditsMax,
+    /// Nodes that take no work now.
+    Closed,
+    /// Layers that nodes do not hold yet.
+    Weights,
+    /// Requests that wait before this one.
+    Queue,
+    /// Round trips to the others.
+    RoundTrip,
+    /// Bytes a second to the others.
+    Goodput,
+    /// Speed of the others.
+    SpeedThere,
+    /// Speed of the desk.
+    SpeedHere,
+    /// What the others ask.
+    Price,
+    /// None of these: the plan would be the same without any one of them.
+    Nothing,
+}
+
+impl Constraint {
+    /// All that can be taken away, in the order in which they are asked.
+    pub const ALL: [Constraint; 14] = [
+        Constraint::Asked,
+        Constraint::Policy,
+        Constraint::ExactOnly,
+        Constraint::MemoryHere,
+        Constraint::MemoryThere,
+        Constraint::CreditsMax,
+        Constraint::Closed,
+        Constraint::Weights,
+        Constraint::Queue,
+        Constraint::RoundTrip,
+        Constraint::Goodput,
+        Constraint::SpeedThere,
+        Constraint::SpeedHere,
+        Constraint::Price,
+    ];
+
+    /// The words by which every sentence names it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Constraint::Asked => "was asked for",
+            Constraint::Policy => "policy",
+            Constraint::ExactOnly => "exact answers",
+            Constraint::MemoryHere => "memory here",
+            Constraint::MemoryThere => "memory of other machines",
+            Constraint::CreditsMax => "most credits",
+            Constraint::Closed => "take no work now",
+            Constraint::Weights => "weights would have to be sent",
+            Constraint::Queue => "queue",
+            Constraint::RoundTrip => "round trip",
+            Constraint::Goodput => "bytes a second",
+            Constraint::SpeedThere => "speed of other machines",
+            Constraint::SpeedHere => "speed of this machine",
+            Constraint::Price => "price",
+            Constraint::Nothing => "nothing stands in the way",
+        }
+    }
+
+    /// Takes the constraint away. `false` where it was not there.
+    pub fn relax(self, request: &mut Request, cluster: &mut Cluster) -> bool {
+        let before = (request.clone(), cluster.clone());
+        let fast = |speed: &mut heph_types::Speed| {
+            speed.bytes_per_second *= EASE;
+            speed.flops_per_second *= EASE;
+            speed.overhead = Duration::ZERO;
+        };
+        let peers = &mut cluster.nodes;
+        match self {
+            Constraint::Asked => request.mode = None,
+            Constraint::Policy => {
+                let exact_only = request.policy.exact_only;
+                request.policy = heph_types::Policy::open(Leaves::Text, &heph_types::Role::ALL);
+                request.policy.exact_only = exact_only;
+            }
+            Constraint::ExactOnly => {
+                request.policy.exact_only = false;
+                request.objective.inexact_loss = 0.0;
+            }
+            Constraint::MemoryHere => ample(&mut cluster.desk),
+            Constraint::MemoryThere => peers.iter_mut().for_each(|p| ample(&mut p.profile)),
+            Constraint::CreditsMax => request.objective.credits_max = None,
+            Constraint::Closed => peers.iter_mut().for_each(|p| p.profile.state = NodeState::Open),
+            Constraint::Weights => {
+                let all = request.models.iter().filter_map(|m| {
+                    let count = m.profile.layers.len();
+                    let layers = heph_types::LayerRange::new(0, count, count).ok()?;
+                    let model = m.profile.model;
+                    Some(heph_types::Held { model, layers })
+                });
+                let all: Vec<_> = all.collect();
+                cluster.desk.holds.clone_from(&all);
+                peers.iter_mut().for_each(|p| p.profile.holds.clone_from(&all));
+            }
+            Constraint::Queue => {
+                cluster.desk.queue = Duration::ZERO;
+                peers.iter_mut().for_each(|p| p.profile.queue = Duration::ZERO);
+            }
+            Constraint::RoundTrip => {
+                peers.iter_mut().for_each(|p| p.link.rtt = Duration::ZERO);
+                cluster
+                    .between
+                    .iter_mut()
+                    .for_each(|b| b.link.rtt = Duration::ZERO);
+            }
+            Constraint::Goodput => {
+                let links = cluster.between.iter_mut().map(|b| &mut b.link);
+                peers
+                    .iter_mut()
+                    .for_each(|p| p.profile.caps.bytes_per_second = None);
+                for link in links.chain(peers.iter_mut().map(|p| &mut p.link)) {
+                    link.up *= EASE;
+                    link.down *= EASE;
+                }
+            }
+            Constraint::SpeedThere => peers.iter_mut().for_each(|p| fast(&mut p.profile.speed)),
+            Constraint::SpeedHere => fast(&mut cluster.desk.speed),
+            Constraint::Price => request.objective.seconds_per_credit = 0.0,
+            Constraint::Nothing => {}
+        }
+        before != (request.clone(), cluster.clone())
+    }
+}
+
+/// How many times faster "as fast as you like" is.
+const EASE: f64 = 1000.0;
+
+/// Gains below one part in ten thousand are none.
+const GAIN: f64 = 1.0 - 1e-4;
+
+fn ample(node: &mut heph_types::NodeProfile) {
+    node.memory = u64::MAX / 4;
+    node.caps.memory = None;
+}
+
+/// The binding constraint, and a sentence that names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What binds.
+    pub constraint: Constraint,
+    /// For people.
+    pub sentence: String,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// Finds what binds a plan.
+pub(crate) fn reason(request: &Request, cluster: &Cluster, plan: &Plan) -> Reason {
+    let binding = Constraint::ALL
+        .into_iter()
+        .find(|c| binds(*c, request, cluster, plan));
+    let constraint = binding.unwrap_or(Constraint::Nothing);
+    let sentence = format!(
+        "{}, so {}.",
+        because(constraint, request, cluster, plan),
+        so(plan)
+    );
+    Reason { constraint, sentence }
+}
+
+/// Whether a better plan in other places exists once the constraint is gone.
+pub fn binds(constraint: Constraint, request: &Request, cluster: &Cluster, plan: &Plan) -> bool {
+    let (mut request, mut cluster) = (request.clone(), cluster.clone());
+    if !constraint.relax(&mut request, &mut cluster) {
+        return false;
+    }
+    let permitted = permit(&request, &cluster);
+    let explored = explore(&permitted, Effort::Glance, Some(plan));
+    let Some(better) = explored.chosen(request.mode) else {
+        return false;
+    };
+    let now = repriced(&permitted, plan).map_or(f64::INFINITY, |p| p.expected.objective);
+    better.expected.objective < now * GAIN && !better.same_places(plan)
+}
+
+/// What stands against any plan at all: the first constraint without which there is one.
+pub(crate) fn obstacle(request: &Request, cluster: &Cluster) -> Constraint {
+    let opens = |constraint: &Constraint| {
+        let (mut request, mut cluster) = (request.clone(), cluster.clone());
+        constraint.relax(&mut request, &mut cluster)
+            && explore(&permit(&request, &cluster), Effort::Glance, None)
+                .chosen(request.mode)
+                .is_some()
+    };
+    Constraint::ALL
+        .into_iter()
+        .find(opens)
+        .unwrap_or(Constraint::Nothing)
+}
+
+fn because(constraint: Constraint, request: &Request, cluster: &Cluster, plan: &Plan) -> String {
+    let remote = plan.remote_stages().next();
+    let words = constraint.words();
+    match constraint {
+        Constraint::Asked => format!("The mode {} {words}", plan.mode),
+        Constraint::Policy => match (plan.mode, request.policy.layers_local_first) {
+            (Mode::Local, _) => format!("The {words} keeps the text here"),
+            (_, 0) => format!("The {words} limits what other machines may see"),
+            (_, first) => format!("The {words} keeps the first {first} layers here"),
+        },
+        Constraint::ExactOnly => format!("Only {words} are wanted"),
+        Constraint::MemoryHere => {
+            format!("The {words} is {}", bytes(cluster.desk.memory_usable()))
+        }
+        Constraint::MemoryThere => format!("The {words} does not hold more"),
+        Constraint::CreditsMax => format!(
+            "The answer may cost {} at the {words}",
+            request.objective.credits_max.unwrap_or(0.0)
+        ),
+        Constraint::Closed => format!("Other machines {words}"),
+        Constraint::Weights => format!("The {words} first"),
+        Constraint::Queue => format!("The {words} elsewhere is long"),
+        Constraint::RoundTrip => match link_of(cluster, remote) {
+            Some((name, link)) => format!("A {words} to {name} takes {} ms", link.rtt.as_millis()),
+            None => format!("Each {words} to another machine costs more than it gains"),
+        },
+        Constraint::Goodput => match link_of(cluster, remote) {
+            Some((name, link)) => format!("The way to {name} takes {} {words}", bytes(link.up as u64)),
+            None => format!("The way to other machines takes too few {words}"),
+        },
+        Constraint::SpeedThere => format!("The {words} is what it is"),
+        Constraint::SpeedHere => format!("The {words} is the bound"),
+        Constraint::Price => format!("The {words} of other machines outweighs the time"),
+        Constraint::Nothing => format!("This is the fastest way and {words}"),
+    }
+}
+
+fn link_of<'a>(
+    cluster: &'a Cluster,
+    stage: Option<&'a crate::plan::Stage>,
+) -> Option<(&'a str, heph_types::LinkProfile)> {
+    let stage = stage?;
+    let peer = cluster.nodes.iter().find(|p| p.profile.node == stage.node)?;
+    Some((&peer.profile.name, peer.link))
+}
+
+fn so(plan: &Plan) -> String {
+    let places: Vec<String> = plan
+        .stages
+        .iter()
+        .map(|stage| {
+            let place = match stage.place {
+                Place::Desk => "here".to_owned(),
+                Place::Peer => format!("at {}", stage.name),
+            };
+            match (plan.stages.len(), stage.layers.is_empty()) {
+                (1, _) => format!("the whole model runs {place}"),
+                (_, true) => format!("the head {place}"),
+                (_, false) => format!("layers {}..{} {place}", stage.layers.start(), stage.layers.end()),
+            }
+        })
+        .collect();
+    let spans = match plan.mode {
+        Mode::Preprocess => "spans are chosen here and ",
+        _ => "",
+    };
+    let draft = plan.draft.map_or(String::new(), |d| {
+        format!(" and {} tokens a round are drafted here", d.length)
+    });
+    let run = if plan.stages.len() > 1 { " run" } else { "" };
+    format!("{spans}{}{run}{draft}", places.join(", "))
+}
+
+/// Every mode that was not chosen, with its best plan or what stands against it.
+pub(crate) fn alternatives(
+    request: &Request,
+    peers: usize,
+    explored: crate::explore::Explored,
+    plan: &Plan,
+) -> Vec<Alternative> {
+    let others = Mode::ALL
+        .into_iter()
+        .zip(explored.best)
+        .filter(|(mode, _)| *mode != plan.mode);
+    others
+        .map(|(mode, best)| Alternative {
+            mode,
+            why_not: match &best {
+                Some(other) => slower(other, plan, request),
+                None => absent(mode, request, peers),
+            },
+            plan: best.map(Box::new),
+        })
+        .collect()
+}
+
+fn slower(other: &Plan, plan: &Plan, request: &Request) -> String {
+    let (theirs, ours) = (
+        other.expected.total.as_secs_f64(),
+        plan.expected.total.as_secs_f64(),
+    );
+    if request.mode == Some(plan.mode) {
+        return format!("It would take {theirs:.2} s, and {} was asked for.", plan.mode);
+    }
+    let class = match other.exactness > plan.exactness {
+        true => " and its answer would not be exact",
+        false => "",
+    };
+    match theirs >= ours {
+        true => format!("It would take {theirs:.2} s where the plan takes {ours:.2} s{class}."),
+        false => {
+            format!("It would take {theirs:.2} s, but what else it costs weighs more than the time{class}.")
+        }
+    }
+}
+
+fn absent(mode: Mode, request: &Request, peers: usize) -> String {
+    let drafts = matches!(mode, Mode::Speculative | Mode::LayeredSpeculative);
+    let sentence = if mode != Mode::Local && mode != Mode::Speculative && peers == 0 {
+        "No other machine may take part."
+    } else if drafts && request.drafts.is_empty() {
+        "Nothing here drafts tokens."
+    } else if mode == Mode::Preprocess && request.document.is_none() {
+        "There are no documents to choose spans from."
+    } else {
+        match request.policy.may_see.is_empty() || mode == Mode::Local {
+            true => "The model does not fit there.",
+            false => "Neither the memory nor the policy leaves a way to do it.",
+        }
+    };
+    sentence.to_owned()
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..1_000_000 => format!("{:.0} kB", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.0} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
