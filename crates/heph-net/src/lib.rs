@@ -18,5 +18,6 @@ pub mod pairing;
 pub mod relay;
 pub mod session;
 pub mod ticket;
+pub mod transfer;
 pub mod trust;
 pub mod wire;

@@ -4,6 +4,7 @@ mod connecting;
 mod conversations;
 mod pairing;
 mod relays;
+mod shards;
 
 use std::time::Duration;
 

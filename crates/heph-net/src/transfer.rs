@@ -1,0 +1,469 @@
+//! Moves parts of model files between machines by their hash: every 64 KiB are checked on arrival against the file's own
+//! BLAKE3 hash, an interrupted transfer goes on where it was, and only the parts that were asked for travel.
+//!
+//! BLAKE3 is a tree: the hashes of a file's groups, merged, are the file's hash. An [`Outline`] is these group hashes, so
+//! whoever knows a file's hash can check an outline from anybody, and with it each group alone. A machine that serves
+//! some layers asks for the byte ranges of their tensors and keeps a file with holes, in which every offset is right.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+};
+
+use crate::address::take;
+use crate::endpoint::{Connection, LinkError, Stream};
+
+/// Bytes that are checked together: what a range at a tensor's edge takes too much, at most.
+pub const GROUP_BYTES: u64 = 64 << 10;
+
+/// The largest file; its outline has 32 MiB.
+pub const FILE_BYTES_MAX: u64 = 64 << 30;
+
+/// Groups in one request: 1 MiB.
+const RUN_GROUPS: u64 = 16;
+
+/// Bytes of a request: a kind, a hash, a first group, a count.
+const REQUEST_BYTES: usize = 1 + 32 + 8 + 8;
+
+/// How long a run of groups may take: 1 MiB at 35 kB/s.
+const RUN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A file's length and the hashes of its groups, checked against the file's hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    hash: [u8; 32],
+    bytes: u64,
+    groups: Vec<ChainingValue>,
+}
+
+/// A file that may be fetched from here.
+#[derive(Debug)]
+pub struct Offer {
+    outline: Outline,
+    file: Mutex<File>,
+}
+
+/// What a fetch did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Bytes of the file that travelled.
+    pub received_bytes: u64,
+    /// Bytes that were on the disk already.
+    pub reused_bytes: u64,
+}
+
+/// What goes wrong with a transfer. Whatever had arrived and was right stays, for the next try.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The peer does not have the file.
+    #[error("the peer does not have that file")]
+    NotThere,
+    /// What the peer sent is not the file.
+    #[error("the peer sent bytes that are not the file's")]
+    Wrong,
+    /// The peer left, or was too slow.
+    #[error("the peer left in the middle, or was too slow; what arrived is kept")]
+    Left,
+    /// A range reaches beyond the file.
+    #[error("the file has {bytes} bytes, asked was for {end}")]
+    Beyond {
+        /// The file's length.
+        bytes: u64,
+        /// Where the range ends.
+        end: u64,
+    },
+    /// More than the caller allows.
+    #[error("the parts take {needed_bytes} bytes, allowed are {allowed_bytes}")]
+    NoRoom {
+        /// What they take.
+        needed_bytes: u64,
+        /// What the caller allows.
+        allowed_bytes: u64,
+    },
+    /// Larger than any model.
+    #[error("a file of more than {FILE_BYTES_MAX} bytes is not moved")]
+    TooLong,
+    /// The disk.
+    #[error("the file cannot be read or written")]
+    Disk(#[from] io::Error),
+}
+
+impl Outline {
+    /// Reads a file through.
+    pub fn of(file: &mut File) -> Result<Outline, TransferError> {
+        let bytes = file.metadata()?.len();
+        if bytes > FILE_BYTES_MAX {
+            return Err(TransferError::TooLong);
+        }
+        file.seek(SeekFrom::Start(0))?;
+        let mut groups = Vec::new();
+        let mut whole = blake3::Hasher::new();
+        let mut group = Vec::with_capacity(GROUP_BYTES as usize);
+        for at in 0..groups_of(bytes) {
+            group.clear();
+            Read::by_ref(file).take(GROUP_BYTES).read_to_end(&mut group)?;
+            whole.update(&group);
+            groups.push(value_of(at, &group));
+        }
+        let hash = *whole.finalize().as_bytes();
+        Ok(Outline { hash, bytes, groups })
+    }
+
+    /// BLAKE3 of the whole file.
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// The file's length.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The groups that `ranges` touch.
+    fn touched(&self, ranges: &[Range<u64>]) -> Result<BTreeSet<u64>, TransferError> {
+        let mut groups = BTreeSet::new();
+        for range in ranges {
+            if range.end > self.bytes {
+                return Err(TransferError::Beyond {
+                    bytes: self.bytes,
+                    end: range.end,
+                });
+            }
+            if !range.is_empty() {
+                groups.extend(range.start / GROUP_BYTES..range.end.div_ceil(GROUP_BYTES));
+            }
+        }
+        Ok(groups)
+    }
+
+    fn group(&self, at: u64) -> Range<u64> {
+        at * GROUP_BYTES..((at + 1) * GROUP_BYTES).min(self.bytes)
+    }
+
+    /// Whether `bytes` are the group's.
+    fn fits(&self, at: u64, bytes: &[u8]) -> bool {
+        let range = self.group(at);
+        bytes.len() as u64 == range.end - range.start
+            && match self.groups.len() {
+                1 => *blake3::hash(bytes).as_bytes() == self.hash,
+                _ => value_of(at, bytes) == self.groups[at as usize],
+            }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = self.bytes.to_le_bytes().to_vec();
+        out.extend(self.groups.iter().flatten());
+        out
+    }
+
+    /// `None` unless the groups' hashes make up `hash`: whoever sent them, they are then the file's.
+    fn decode(hash: [u8; 32], bytes: &[u8]) -> Option<Outline> {
+        let mut rest = bytes;
+        let length = u64::from_le_bytes(take(&mut rest)?);
+        if length > FILE_BYTES_MAX || rest.len() as u64 != 32 * groups_of(length) {
+            return None;
+        }
+        let groups: Vec<ChainingValue> = rest.as_chunks().0.to_vec();
+        let merged = match groups.len() {
+            0 => *blake3::hash(b"").as_bytes(),
+            // The one group's bytes themselves are held against the hash.
+            1 => hash,
+            _ => {
+                let (left, right) = halves(&groups, length);
+                *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes()
+            }
+        };
+        (merged == hash).then_some(Outline {
+            hash,
+            bytes: length,
+            groups,
+        })
+    }
+}
+
+fn groups_of(bytes: u64) -> u64 {
+    bytes.div_ceil(GROUP_BYTES)
+}
+
+fn value_of(at: u64, bytes: &[u8]) -> ChainingValue {
+    blake3::Hasher::new()
+        .set_input_offset(at * GROUP_BYTES)
+        .update(bytes)
+        .finalize_non_root()
+}
+
+/// The hashes of the two halves of a tree over `groups`; there are at least two.
+fn halves(groups: &[ChainingValue], bytes: u64) -> (ChainingValue, ChainingValue) {
+    let left_bytes = left_subtree_len(bytes);
+    let (left, right) = groups.split_at((left_bytes / GROUP_BYTES) as usize);
+    (merged(left, left_bytes), merged(right, bytes - left_bytes))
+}
+
+fn merged(groups: &[ChainingValue], bytes: u64) -> ChainingValue {
+    if let [group] = groups {
+        return *group;
+    }
+    let (left, right) = halves(groups, bytes);
+    merge_subtrees_non_root(&left, &right, Mode::Hash)
+}
+
+impl Offer {
+    /// Offers a file; reads it through once.
+    pub fn of(mut file: File) -> Result<Offer, TransferError> {
+        let outline = Outline::of(&mut file)?;
+        Ok(Offer {
+            outline,
+            file: Mutex::new(file),
+        })
+    }
+
+    /// What is offered.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        read_range(&mut file, range)
+    }
+}
+
+fn read_range(file: &mut File, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.seek(SeekFrom::Start(range.start))?;
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+const ASK_OUTLINE: u8 = 1;
+const ASK_GROUPS: u8 = 2;
+const HERE: u8 = 0;
+const NOT_HERE: u8 = 1;
+
+/// Answers a peer's requests until it leaves; `find` says which files it may have.
+pub async fn serve(
+    connection: &Connection,
+    find: impl Fn([u8; 32]) -> Option<Arc<Offer>>,
+) -> Result<(), LinkError> {
+    loop {
+        let mut stream = connection.accept().await?;
+        // A request that fails costs the peer that request; the next one is heard all the same.
+        let _ = tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, &find)).await;
+    }
+}
+
+async fn answer(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offer>>) -> Option<()> {
+    let request = stream.read_all(REQUEST_BYTES).await.ok()?;
+    let mut rest = request.as_slice();
+    let [kind] = take(&mut rest)?;
+    let offer = find(take(&mut rest)?);
+    let (first, count) = (
+        u64::from_le_bytes(take(&mut rest)?),
+        u64::from_le_bytes(take(&mut rest)?),
+    );
+    let bytes = match (kind, offer) {
+        (ASK_OUTLINE, Some(offer)) => Some(offer.outline.encode()),
+        (ASK_GROUPS, Some(offer)) => {
+            let last = first
+                .checked_add(count.min(RUN_GROUPS))?
+                .min(groups_of(offer.outline.bytes));
+            let range = first.checked_mul(GROUP_BYTES)?..(last * GROUP_BYTES).min(offer.outline.bytes);
+            let read = tokio::task::spawn_blocking(move || match range.is_empty() {
+                true => Ok(Vec::new()),
+                false => offer.read(range),
+            });
+            read.await.ok()?.ok()
+        }
+        _ => None,
+    };
+    match bytes {
+        Some(bytes) => {
+            stream.write(&[HERE]).await.ok()?;
+            stream.write(&bytes).await.ok()?;
+        }
+        None => stream.write(&[NOT_HERE]).await.ok()?,
+    }
+    stream.finish();
+    Some(())
+}
+
+/// Asks for the outline of the file with this hash.
+pub async fn outline(connection: &Connection, hash: [u8; 32]) -> Result<Outline, TransferError> {
+    let bytes_max = 1 + 8 + 32 * groups_of(FILE_BYTES_MAX) as usize;
+    let bytes = ask(connection, ASK_OUTLINE, hash, 0..0, bytes_max).await?;
+    Outline::decode(hash, &bytes).ok_or(TransferError::Wrong)
+}
+
+/// Brings `ranges` of the file into `path`, a file with holes. What stands there already and is right does not travel
+/// again. Takes no more than `allowed_bytes` of the disk.
+pub async fn fetch(
+    connection: &Connection,
+    outline: &Outline,
+    ranges: &[Range<u64>],
+    path: &Path,
+    allowed_bytes: u64,
+) -> Result<Fetched, TransferError> {
+    let wanted = outline.touched(ranges)?;
+    let size = |at: &u64| outline.group(*at).end - outline.group(*at).start;
+    let needed_bytes = wanted.iter().map(size).sum();
+    if needed_bytes > allowed_bytes {
+        return Err(TransferError::NoRoom {
+            needed_bytes,
+            allowed_bytes,
+        });
+    }
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    file.set_len(outline.bytes)?;
+    let mut fetched = Fetched::default();
+    let mut missing = BTreeSet::new();
+    for at in wanted {
+        let there = read_range(&mut file, outline.group(at))?;
+        match outline.fits(at, &there) {
+            true => fetched.reused_bytes += there.len() as u64,
+            false => drop(missing.insert(at)),
+        }
+    }
+    while let Some(run) = next_run(&mut missing) {
+        let expected: u64 = run.clone().map(|at| size(&at)).sum();
+        let bytes = ask(
+            connection,
+            ASK_GROUPS,
+            outline.hash,
+            run.clone(),
+            1 + expected as usize,
+        )
+        .await?;
+        let mut rest = bytes.as_slice();
+        for at in run {
+            let (group, after) = rest
+                .split_at_checked(size(&at) as usize)
+                .ok_or(TransferError::Wrong)?;
+            if !outline.fits(at, group) {
+                return Err(TransferError::Wrong);
+            }
+            file.seek(SeekFrom::Start(outline.group(at).start))?;
+            file.write_all(group)?;
+            fetched.received_bytes += group.len() as u64;
+            rest = after;
+        }
+    }
+    file.sync_all()?;
+    Ok(fetched)
+}
+
+/// Takes the first neighbouring groups out of `missing`, as many as one request asks for.
+fn next_run(missing: &mut BTreeSet<u64>) -> Option<Range<u64>> {
+    let first = missing.pop_first()?;
+    let mut end = first + 1;
+    while end - first < RUN_GROUPS && missing.remove(&end) {
+        end += 1;
+    }
+    Some(first..end)
+}
+
+async fn ask(
+    connection: &Connection,
+    kind: u8,
+    hash: [u8; 32],
+    run: Range<u64>,
+    bytes_max: usize,
+) -> Result<Vec<u8>, TransferError> {
+    let count = run.end - run.start;
+    let request = [&[kind][..], &hash, &run.start.to_le_bytes(), &count.to_le_bytes()].concat();
+    let talk = async {
+        let mut stream = connection.open().await.map_err(|_| TransferError::Left)?;
+        stream.write(&request).await.map_err(|_| TransferError::Left)?;
+        stream.finish();
+        let mut answer = stream
+            .read_all(bytes_max)
+            .await
+            .map_err(|_| TransferError::Left)?;
+        match answer.first() {
+            Some(&HERE) => {
+                answer.remove(0);
+                Ok(answer)
+            }
+            Some(&NOT_HERE) => Err(TransferError::NotThere),
+            _ => Err(TransferError::Wrong),
+        }
+    };
+    tokio::time::timeout(RUN_DEADLINE, talk)
+        .await
+        .unwrap_or(Err(TransferError::Left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_of(bytes: u64) -> (File, Vec<u8>) {
+        let content: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8 ^ (at >> 16) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        (file, content)
+    }
+
+    #[test]
+    fn an_outline_is_the_files_own_hash() {
+        for bytes in [
+            0,
+            1,
+            GROUP_BYTES - 1,
+            GROUP_BYTES,
+            GROUP_BYTES + 1,
+            3 * GROUP_BYTES,
+            11 * GROUP_BYTES + 77,
+        ] {
+            let (mut file, content) = file_of(bytes);
+            let outline = Outline::of(&mut file).unwrap();
+            assert_eq!(outline.hash, *blake3::hash(&content).as_bytes());
+            assert_eq!(
+                Outline::decode(outline.hash, &outline.encode()),
+                Some(outline.clone()),
+                "{bytes}"
+            );
+            for at in 0..groups_of(bytes) {
+                let range = outline.group(at);
+                let group = &content[range.start as usize..range.end as usize];
+                assert!(outline.fits(at, group));
+                let mut flipped = group.to_vec();
+                flipped[group.len() / 2] ^= 1;
+                assert!(!outline.fits(at, &flipped) && !outline.fits(at, &group[1..]));
+            }
+        }
+    }
+
+    #[test]
+    fn an_outline_of_another_file_is_refused() {
+        let (mut file, _) = file_of(5 * GROUP_BYTES);
+        let outline = Outline::of(&mut file).unwrap();
+        let bytes = outline.encode();
+        for at in 0..bytes.len() {
+            let mut forged = bytes.clone();
+            forged[at] ^= 1;
+            // Another length in the last group leaves the tree as it is: then the group's own bytes do not fit.
+            let accepted = Outline::decode(outline.hash, &forged);
+            assert!(accepted.is_none() || at < 8, "byte {at}");
+        }
+        assert_eq!(Outline::decode(outline.hash, &bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn runs_are_neighbours_and_bounded() {
+        let mut missing: BTreeSet<u64> = (0..20).chain([40]).collect();
+        let runs: Vec<Range<u64>> = std::iter::from_fn(|| next_run(&mut missing)).collect();
+        assert_eq!(runs, [0..16, 16..20, 40..41]);
+    }
+}
