@@ -4,13 +4,19 @@
 //! reads a clock or draws a number: same input, same plan. Knows no text, only sizes; the cost model and the rules in
 //! their order are in `docs/planner.md`.
 
+pub mod balance;
+pub mod bandwidth;
 mod cluster;
+pub mod decompose;
+pub mod draft;
 mod explore;
+pub mod ladder;
 mod moves;
 mod permit;
 mod plan;
 mod reason;
 mod record;
+pub mod replan;
 mod request;
 mod search;
 mod space;

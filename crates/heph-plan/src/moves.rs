@@ -1,5 +1,6 @@
 //! Small changes to a shape: a boundary moves, a node leaves, enters, is replaced or changes place.
 
+use crate::request::DirectForwarding;
 use crate::search::joined;
 use crate::space::{DESK, Segment, Shape, Space};
 
@@ -14,14 +15,22 @@ pub(crate) fn neighbours(space: &Space, shape: &Shape) -> Vec<Shape> {
     replace(space, shape, &mut found);
     split(space, shape, &mut found);
     swap(shape, &mut found);
+    exchange(shape, &mut found);
     let well_formed = |s: &Vec<Segment>| well_formed(s, space.layers());
-    let segments = found.into_iter().map(joined).filter(well_formed);
-    segments
-        .map(|segments| Shape {
+    let segments: Vec<_> = found.into_iter().map(joined).filter(well_formed).collect();
+    let ways: &[bool] = match space.permitted.request.direct {
+        DirectForwarding::Never => &[false],
+        DirectForwarding::Allowed => &[false, true],
+    };
+    let with = |direct: bool| {
+        let shapes = segments.iter().cloned();
+        shapes.map(move |segments| Shape {
             segments,
+            direct,
             ..shape.clone()
         })
-        .collect()
+    };
+    ways.iter().flat_map(|direct| with(*direct)).collect()
 }
 
 fn shift(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
@@ -127,6 +136,26 @@ fn swap(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
             segments[b].site = site;
             found.push(segments);
         }
+    }
+}
+
+/// Two neighbours change places and take the lengths of their ranges with them.
+fn exchange(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
+    for at in 1..shape.segments.len() {
+        let (left, right) = (shape.segments[at - 1], shape.segments[at]);
+        let border = left.start + (right.end - right.start);
+        let mut segments = shape.segments.clone();
+        segments[at - 1] = Segment {
+            end: border,
+            start: left.start,
+            ..right
+        };
+        segments[at] = Segment {
+            start: border,
+            end: right.end,
+            ..left
+        };
+        found.push(segments);
     }
 }
 

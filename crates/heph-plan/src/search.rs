@@ -50,6 +50,7 @@ impl<'s, 'a> Search<'s, 'a> {
         seed.map(|shape| search.tune(shape));
         search.whole();
         search.layered();
+        search.every_order();
         let modes = Mode::ALL.into_iter().filter(|m| only.is_none_or(|o| o == *m));
         match effort {
             Effort::Full => modes.for_each(|mode| search.descend(mode)),
@@ -152,17 +153,28 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         let reversed: Vec<usize> = speed.iter().rev().copied().collect();
         let mut orders = vec![whole, speed, reversed];
-        if sites.len() < SMALL {
-            let turned = (0..sites.len()).map(|by| {
-                let mut order: Vec<usize> = sites.clone().collect();
-                order.rotate_left(by);
-                order
-            });
-            orders.extend(turned.collect::<Vec<_>>());
-        }
-        orders.sort();
         orders.dedup();
         orders
+    }
+
+    /// Every order of a small cluster's nodes, each tried once: what links between nodes, layers that lie ready and
+    /// uneven layers ask for shows only in the order.
+    fn every_order(&mut self) {
+        let sites: Vec<usize> = (1..self.space.sites.len()).collect();
+        if self.effort == Effort::Glance || sites.len() >= SMALL {
+            return;
+        }
+        let chunk = self.space.chunks.len() / 2;
+        for order in permutations(&sites) {
+            for draft in self.seed_drafts() {
+                for ends in self.desk_ends().into_iter().take(4) {
+                    if let Some(segments) = self.cover(&order, chunk, draft, ends, f64::INFINITY) {
+                        let draft_only = self.plain(segments);
+                        self.tune(&Shape { draft, ..draft_only });
+                    }
+                }
+            }
+        }
     }
 
     /// What the desk keeps at the end: nothing, only the head, or layers; and whether it may begin.
@@ -299,10 +311,10 @@ impl<'s, 'a> Search<'s, 'a> {
         let mut new = best.to_vec();
         let mut window: VecDeque<usize> = VecDeque::new();
         for end in 1..=target {
-            let last = end == layers;
-            if last && (!sees_text || ends.suffix.is_some()) {
+            if end == layers && !sees_text {
                 break;
             }
+            let last = end == layers && ends.suffix.is_none();
             let fits = |start: usize| {
                 node.bytes[end] - node.bytes[start] + space.ends_bytes(start == 0, last) <= node.memory
                     && prefill[end] - prefill[start] <= bound
@@ -413,6 +425,23 @@ impl<'s, 'a> Search<'s, 'a> {
             }
         }
     }
+}
+
+fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
+    if of.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for at in 0..of.len() {
+        let mut rest = of.to_vec();
+        let first = rest.remove(at);
+        all.extend(
+            permutations(&rest)
+                .into_iter()
+                .map(|tail| [&[first], tail.as_slice()].concat()),
+        );
+    }
+    all
 }
 
 /// How many layers the desk takes at least at the beginning, and how many it keeps at the end.

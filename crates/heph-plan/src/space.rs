@@ -251,10 +251,13 @@ impl<'a> Space<'a> {
     }
 
     fn fits(&self, shape: &Shape) -> bool {
-        shape.segments.iter().all(|g| {
-            let site = &self.sites[g.site];
-            site.missing[g.end] == site.missing[g.start] && self.bytes_at(shape, g.site) <= site.memory
-        })
+        let held = |g: &Segment| {
+            let missing = &self.sites[g.site].missing;
+            missing[g.end] == missing[g.start]
+        };
+        let room = |site: usize| self.bytes_at(shape, site) <= self.sites[site].memory;
+        // A draft takes room at the desk even where no layer does.
+        room(DESK) && shape.segments.iter().all(|g| held(g) && room(g.site))
     }
 
     /// Tokens that a round is worth, and seconds of drafting that a round and the prompt cost besides.

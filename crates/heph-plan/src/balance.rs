@@ -1,0 +1,461 @@
+//! Many requests over many nodes: who takes the next one, in which order each serves, and an honest time to wait.
+//!
+//! A request looks at some nodes drawn by its number and at those that hold most of its beginning (the power of two
+//! choices, Mitzenmacher 2001, with more than two where looking is cheap), and goes where its first token is expected
+//! first: the queue there, what is still to be computed there, and how fast that node was lately
+//! are one sum, so that a popular beginning draws requests only as long as its queue is worth it. Each node serves its
+//! users by start-time fair queueing (Goyal et al. 1996). Queues are bounded, and a refusal says when to come again.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Nodes that are looked at because a request's number draws them.
+const DRAWN: usize = 8;
+/// What a request counts of the work lately given to a node when that work is forgotten.
+const FORGET: f64 = 0.01;
+/// How much longer a request's own work counts at a node that was given twice its share lately.
+const SPREAD: f64 = 3.0;
+/// What one request that begins changes of how waits compare with what was promised.
+const PROMISE: f64 = 0.05;
+/// Nodes that are looked at because they hold most of a request's beginning.
+const AFFINE: usize = 2;
+/// What one measurement changes of a node's speed.
+const LEARN: f64 = 0.1;
+/// Users that are remembered at each node between their requests.
+const USERS_MAX: usize = 4096;
+
+/// Somebody who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(pub u64);
+
+/// A node, by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat(pub usize);
+
+/// A request that waits or runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A node as it is known before the first request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeatStart {
+    /// Seconds for one token of a prompt.
+    pub prefill: f64,
+    /// Seconds for one token of an answer.
+    pub decode: f64,
+    /// Requests that may wait.
+    pub queue_max: usize,
+    /// Blocks of prompts that stay in its cache.
+    pub blocks_max: usize,
+}
+
+/// A request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ask<'a> {
+    /// Whose.
+    pub user: UserId,
+    /// The user's share of the work against others'; 1 is everybody's.
+    pub weight: f64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens that the answer is expected to have.
+    pub answer_tokens: u32,
+    /// A hash for each block of the prompt that includes all blocks before it; empty where nothing is known.
+    pub prefix: &'a [u64],
+    /// Tokens of one block.
+    pub block_tokens: u32,
+}
+
+/// Where a request waits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Placed {
+    /// Its number.
+    pub ticket: Ticket,
+    /// At this node.
+    pub seat: Seat,
+    /// Expected time until its first token.
+    pub first_token: Duration,
+}
+
+/// Every queue that could take it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("every queue is full; there will be room in about {} s", .again.as_secs_f64().ceil())]
+pub struct Busy {
+    /// When to come again.
+    pub again: Duration,
+}
+
+/// The queues of all nodes.
+#[derive(Debug, Clone)]
+pub struct Balancer {
+    nodes: Vec<Node>,
+    next_ticket: u64,
+    /// Seconds that requests waited lately, and that they were expected to: later requests of modest users pass.
+    waited: f64,
+    expected: f64,
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    start: SeatStart,
+    /// Measured seconds over expected ones, lately.
+    factor: f64,
+    /// Seconds of work given to it lately.
+    given: f64,
+    waiting: BTreeMap<(Tag, Ticket), Waiting>,
+    waiting_seconds: f64,
+    /// What runs: its expected end, and what was expected of it.
+    running: Option<(Ticket, Duration, f64)>,
+    virtual_time: f64,
+    finished: HashMap<UserId, f64>,
+    cache: PrefixCache,
+}
+
+/// A start tag in an order of its own: never negative, so that its bits order as it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tag(u64);
+
+impl Tag {
+    fn of(tag: f64) -> Tag {
+        Tag(tag.max(0.0).to_bits())
+    }
+
+    fn value(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    seconds: f64,
+    since: Duration,
+    expected: f64,
+    prefix: Vec<u64>,
+}
+
+impl Balancer {
+    /// Empty queues.
+    pub fn new(seats: &[SeatStart]) -> Balancer {
+        let node = |start: &SeatStart| Node {
+            start: *start,
+            factor: 1.0,
+            given: 0.0,
+            waiting: BTreeMap::new(),
+            waiting_seconds: 0.0,
+            running: None,
+            virtual_time: 0.0,
+            finished: HashMap::new(),
+            cache: PrefixCache::new(start.blocks_max),
+        };
+        Balancer {
+            nodes: seats.iter().map(node).collect(),
+            next_ticket: 0,
+            waited: 1.0,
+            expected: 1.0,
+        }
+    }
+
+    /// Puts a request into a queue.
+    pub fn place(&mut self, ask: &Ask, now: Duration) -> Result<Placed, Busy> {
+        let room = |node: &Node| node.waiting.len() < node.start.queue_max;
+        let candidates = self
+            .candidates(ask)
+            .into_iter()
+            .filter(|at| room(&self.nodes[*at]));
+        let mean = self.nodes.iter().map(|n| n.given).sum::<f64>() / self.nodes.len().max(1) as f64;
+        let timed = |at: usize| {
+            let node = &self.nodes[at];
+            let over = (node.given / mean.max(1e-9) - 1.0).max(0.0);
+            let own = node.factor * node.prompt_seconds(ask);
+            (self.wait(at, ask, now) + own * (1.0 + SPREAD * over), at)
+        };
+        let best = candidates.map(timed).min_by(|a, b| a.0.total_cmp(&b.0));
+        let best = best.or_else(|| {
+            let others = (0..self.nodes.len()).filter(|at| room(&self.nodes[*at]));
+            others.map(timed).min_by(|a, b| a.0.total_cmp(&b.0))
+        });
+        let Some((_, at)) = best else {
+            return Err(self.busy(now));
+        };
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let wait = self.wait(at, ask, now);
+        let seconds =
+            wait * self.waited / self.expected + self.nodes[at].factor * self.nodes[at].prompt_seconds(ask);
+        self.nodes.iter_mut().for_each(|n| n.given *= 1.0 - FORGET);
+        self.nodes[at].enqueue(ticket, ask, now, wait);
+        Ok(Placed {
+            ticket,
+            seat: Seat(at),
+            first_token: Duration::from_secs_f64(seconds.clamp(0.0, 1e9)),
+        })
+    }
+
+    /// The request that an idle node serves next: the one whose user has had least of the node.
+    pub fn begin(&mut self, seat: Seat, now: Duration) -> Option<Ticket> {
+        let node = self.nodes.get_mut(seat.0)?;
+        if node.running.is_some() {
+            return None;
+        }
+        let ((tag, ticket), waiting) = node.waiting.pop_first()?;
+        node.virtual_time = node.virtual_time.max(tag.value());
+        node.waiting_seconds = (node.waiting_seconds - waiting.seconds).max(0.0);
+        node.cache.hold(&waiting.prefix);
+        if waiting.expected > 0.0 {
+            let waited = now.saturating_sub(waiting.since).as_secs_f64();
+            self.waited += PROMISE * (waited - self.waited);
+            self.expected += PROMISE * (waiting.expected - self.expected);
+        }
+        let ends = now + Duration::from_secs_f64((waiting.seconds * node.factor).clamp(0.0, 1e9));
+        node.running = Some((ticket, ends, waiting.seconds));
+        Some(ticket)
+    }
+
+    /// A node is idle again: what it served took so long.
+    pub fn finish(&mut self, seat: Seat, ticket: Ticket, took: Duration) {
+        let Some(node) = self.nodes.get_mut(seat.0) else {
+            return;
+        };
+        if let Some((_, _, expected)) = node.running.take_if(|r| r.0 == ticket) {
+            let factor = (took.as_secs_f64() / expected.max(1e-9)).clamp(0.05, 20.0);
+            node.factor += LEARN * (factor - node.factor);
+        }
+    }
+
+    /// Requests that wait at a node.
+    pub fn waiting(&self, seat: Seat) -> usize {
+        self.nodes.get(seat.0).map_or(0, |n| n.waiting.len())
+    }
+
+    /// Some nodes drawn by the request's number, and those that hold most of its beginning.
+    fn candidates(&self, ask: &Ask) -> Vec<usize> {
+        let count = self.nodes.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let draw =
+            |salt: usize| (mixed(self.next_ticket * DRAWN as u64 + salt as u64) % count as u64) as usize;
+        let mut candidates: Vec<usize> = match count <= DRAWN {
+            true => (0..count).collect(),
+            false => (0..DRAWN).map(draw).collect(),
+        };
+        let mut affine: Vec<(usize, usize)> = (0..count)
+            .map(|at| (self.nodes[at].cache.overlap(ask.prefix), at))
+            .filter(|(overlap, _)| *overlap > 0)
+            .collect();
+        affine.sort_unstable_by(|a, b| {
+            b.0.cmp(&a.0).then_with(|| {
+                let load = |at: usize| self.nodes[at].waiting_seconds * self.nodes[at].factor;
+                load(a.1).total_cmp(&load(b.1))
+            })
+        });
+        candidates.extend(affine.into_iter().take(AFFINE).map(|(_, at)| at));
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates
+    }
+
+    /// Expected seconds of waiting at a node: what runs, and what is served before.
+    fn wait(&self, at: usize, ask: &Ask, now: Duration) -> f64 {
+        let node = &self.nodes[at];
+        let tag = node.tag(ask.user);
+        // The new ticket is the highest, so every request of the same tag is before it.
+        let before = node.waiting.range(..(Tag::of(tag), Ticket(self.next_ticket)));
+        let before: f64 = before.map(|(_, w)| w.seconds).sum();
+        let running = node
+            .running
+            .map_or(0.0, |(_, ends, _)| ends.saturating_sub(now).as_secs_f64());
+        running + node.factor * before
+    }
+
+    fn busy(&self, now: Duration) -> Busy {
+        let soonest = self.nodes.iter().map(|node| {
+            let running = node
+                .running
+                .map_or(Duration::ZERO, |(_, ends, _)| ends.saturating_sub(now));
+            running.as_secs_f64()
+        });
+        let soonest = soonest.fold(f64::INFINITY, f64::min);
+        let again = if soonest.is_finite() { soonest } else { 60.0 };
+        Busy {
+            again: Duration::from_secs_f64(again),
+        }
+    }
+}
+
+impl Node {
+    fn prompt_seconds(&self, ask: &Ask) -> f64 {
+        let held = self.cache.overlap(ask.prefix) as u64 * u64::from(ask.block_tokens);
+        let rest = u64::from(ask.prompt_tokens).saturating_sub(held).max(1);
+        rest as f64 * self.start.prefill
+    }
+
+    fn tag(&self, user: UserId) -> f64 {
+        self.finished
+            .get(&user)
+            .copied()
+            .unwrap_or(0.0)
+            .max(self.virtual_time)
+    }
+
+    fn enqueue(&mut self, ticket: Ticket, ask: &Ask, since: Duration, expected: f64) {
+        let seconds = self.prompt_seconds(ask) + f64::from(ask.answer_tokens) * self.start.decode;
+        let tag = self.tag(ask.user);
+        if self.finished.len() >= USERS_MAX {
+            // Whoever is not ahead of the node's time is as good as new.
+            let now = self.virtual_time;
+            self.finished.retain(|_, finished| *finished > now);
+        }
+        self.finished
+            .insert(ask.user, tag + seconds / ask.weight.max(1e-6));
+        self.waiting_seconds += seconds;
+        self.given += seconds;
+        let waiting = Waiting {
+            seconds,
+            since,
+            expected,
+            prefix: ask.prefix.to_vec(),
+        };
+        self.waiting.insert((Tag::of(tag), ticket), waiting);
+    }
+}
+
+/// SplitMix64's last step: spreads request numbers.
+fn mixed(of: u64) -> u64 {
+    let mut z = of.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Which blocks of prompts a node holds: the least recently used go first.
+#[derive(Debug, Clone)]
+pub struct PrefixCache {
+    blocks_max: usize,
+    used: HashMap<u64, u64>,
+    order: VecDeque<(u64, u64)>,
+    clock: u64,
+}
+
+impl PrefixCache {
+    /// An empty cache of so many blocks.
+    pub fn new(blocks_max: usize) -> PrefixCache {
+        PrefixCache {
+            blocks_max,
+            used: HashMap::new(),
+            order: VecDeque::new(),
+            clock: 0,
+        }
+    }
+
+    /// How many blocks from the beginning are held.
+    pub fn overlap(&self, prefix: &[u64]) -> usize {
+        prefix
+            .iter()
+            .take_while(|block| self.used.contains_key(block))
+            .count()
+    }
+
+    /// Takes a prompt's blocks in; the first of them stay longest.
+    pub fn hold(&mut self, prefix: &[u64]) {
+        for block in prefix.iter().rev() {
+            self.clock += 1;
+            self.used.insert(*block, self.clock);
+            self.order.push_back((self.clock, *block));
+        }
+        while self.used.len() > self.blocks_max || self.order.len() > 4 * self.blocks_max + prefix.len() {
+            let Some((when, block)) = self.order.pop_front() else {
+                return;
+            };
+            if self.used.get(&block) == Some(&when) {
+                match self.used.len() > self.blocks_max {
+                    true => drop(self.used.remove(&block)),
+                    false => self.order.push_back((when, block)),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEAT: SeatStart = SeatStart {
+        prefill: 0.001,
+        decode: 0.01,
+        queue_max: 4,
+        blocks_max: 64,
+    };
+
+    fn ask(user: u64, prefix: &[u64]) -> Ask<'_> {
+        Ask {
+            user: UserId(user),
+            weight: 1.0,
+            prompt_tokens: 100,
+            answer_tokens: 10,
+            prefix,
+            block_tokens: 10,
+        }
+    }
+
+    #[test]
+    fn a_queue_is_bounded_and_says_when_to_come_again() {
+        let mut balancer = Balancer::new(&[SEAT]);
+        balancer.place(&ask(1, &[]), Duration::ZERO).unwrap();
+        balancer.begin(Seat(0), Duration::ZERO).unwrap();
+        for _ in 0..4 {
+            balancer.place(&ask(1, &[]), Duration::ZERO).unwrap();
+        }
+        let busy = balancer.place(&ask(2, &[]), Duration::ZERO).unwrap_err();
+        assert!((busy.again.as_secs_f64() - 0.2).abs() < 1e-6, "{busy}");
+    }
+
+    #[test]
+    fn a_greedy_user_does_not_stand_before_everybody() {
+        let mut balancer = Balancer::new(&[SeatStart {
+            queue_max: 100,
+            ..SEAT
+        }]);
+        let greedy: Vec<_> = (0..10)
+            .map(|_| balancer.place(&ask(1, &[]), Duration::ZERO).unwrap())
+            .collect();
+        let modest = balancer.place(&ask(2, &[]), Duration::ZERO).unwrap();
+        let first = balancer.begin(Seat(0), Duration::ZERO).unwrap();
+        balancer.finish(Seat(0), first, Duration::from_millis(200));
+        let second = balancer.begin(Seat(0), Duration::ZERO).unwrap();
+        assert_eq!((first, second), (greedy[0].ticket, modest.ticket));
+        assert!(modest.first_token < greedy[3].first_token);
+    }
+
+    #[test]
+    fn a_known_beginning_draws_requests_until_its_queue_is_longer_than_it_saves() {
+        let seats = vec![
+            SeatStart {
+                queue_max: 100,
+                ..SEAT
+            };
+            2
+        ];
+        let mut balancer = Balancer::new(&seats);
+        let blocks: Vec<u64> = (0..10).collect();
+        let home = balancer.place(&ask(1, &blocks), Duration::ZERO).unwrap().seat;
+        balancer.begin(home, Duration::ZERO).unwrap();
+        let next: Vec<Seat> = (0..6)
+            .map(|_| balancer.place(&ask(1, &blocks), Duration::ZERO).unwrap().seat)
+            .collect();
+        assert!(next.contains(&home), "{next:?}");
+        assert!(next.iter().any(|seat| *seat != home), "{next:?}");
+    }
+
+    #[test]
+    fn a_cache_holds_no_more_than_it_may() {
+        let mut cache = PrefixCache::new(8);
+        for round in 0..1000u64 {
+            let blocks: Vec<u64> = (0..5).map(|at| round % 7 * 10 + at).collect();
+            cache.hold(&blocks);
+            assert!(cache.used.len() <= 8 && cache.order.len() <= 4 * 8 + 5);
+            assert_eq!(cache.overlap(&blocks), 5);
+        }
+    }
+}

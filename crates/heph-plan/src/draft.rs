@@ -1,0 +1,356 @@
+//! How many tokens to draft, and by what: decided anew before each round from what rounds before took and gave.
+//!
+//! A round is only as long as what it can lose stays within a hundredth of the answer's plain time, plus what rounds
+//! before have saved. So a bad draft cannot make an answer noticeably slower than none, and a good one is found within a
+//! few rounds. Nothing is drawn: trying follows from the budget.
+
+use crate::space::{DRAFT_MAX, expected_tokens};
+
+/// Share of the plain time of an answer that trying drafts may cost.
+const BUDGET: f64 = 0.015;
+/// What a round's news keeps of what was known: half is forgotten in about 23 rounds.
+const KEEP: f64 = 0.97;
+/// Tokens that a first estimate of acceptance counts as.
+const PRIOR_TOKENS: f64 = 4.0;
+/// Standard deviations by which an untried draft is thought better than its mean.
+const HOPE: f64 = 1.0;
+/// Sources that one control looks after.
+pub const SOURCES_MAX: usize = 8;
+
+/// Something that drafts, as it is known before the first round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SourceStart {
+    /// Probability that one more token is accepted.
+    pub acceptance: f64,
+    /// Seconds for one drafted token.
+    pub seconds_per_token: f64,
+    /// Most tokens in a round.
+    pub length_max: u16,
+}
+
+/// What a round costs besides drafting, as it is known before the first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoundStart {
+    /// Seconds for one token without any draft: the better of plain remote and plain local.
+    pub plain: f64,
+    /// Seconds of a round that do not depend on its length: the round trip and reading the weights.
+    pub fixed: f64,
+    /// Seconds for each row that is verified.
+    pub per_row: f64,
+    /// Tokens that the answer is expected to have.
+    pub tokens: u32,
+}
+
+/// What the next round is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round {
+    /// Index of the source; of no meaning when nothing is drafted.
+    pub source: usize,
+    /// Tokens to draft; 0 for a plain step.
+    pub length: u16,
+}
+
+/// How a round went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// What it was.
+    pub round: Round,
+    /// Drafted tokens that were accepted.
+    pub accepted: u16,
+    /// Seconds from its beginning to the next one's.
+    pub seconds: f64,
+    /// Of these, spent drafting.
+    pub drafting: f64,
+}
+
+/// The control of one answer.
+#[derive(Debug, Clone)]
+pub struct Drafting {
+    sources: Vec<Source>,
+    plain: f64,
+    fixed: f64,
+    per_row: f64,
+    budget_base: f64,
+    elapsed: f64,
+    saved: f64,
+}
+
+#[derive(Debug, Clone)]
+struct Source {
+    hits: f64,
+    misses: f64,
+    seconds: f64,
+    length_max: u16,
+    /// Seconds that its rounds saved; negative where they lost.
+    saved: f64,
+}
+
+impl Source {
+    fn acceptance(&self) -> f64 {
+        self.hits / (self.hits + self.misses)
+    }
+
+    /// As good as it may well be.
+    fn hoped(&self) -> f64 {
+        let (p, n) = (self.acceptance(), self.hits + self.misses);
+        (p + HOPE * (p * (1.0 - p) / (n + 1.0)).sqrt()).min(0.99)
+    }
+}
+
+impl Drafting {
+    /// A control that has seen nothing yet. Sources beyond [`SOURCES_MAX`] are left out.
+    pub fn new(sources: &[SourceStart], start: RoundStart) -> Drafting {
+        let source = |s: &SourceStart| {
+            let p = s.acceptance.clamp(0.01, 0.99);
+            Source {
+                hits: p * PRIOR_TOKENS,
+                misses: (1.0 - p) * PRIOR_TOKENS,
+                seconds: s.seconds_per_token.max(0.0),
+                length_max: s.length_max.min(DRAFT_MAX),
+                saved: 0.0,
+            }
+        };
+        Drafting {
+            sources: sources.iter().take(SOURCES_MAX).map(source).collect(),
+            plain: start.plain.max(f64::MIN_POSITIVE),
+            fixed: start.fixed.max(0.0),
+            per_row: start.per_row.max(0.0),
+            budget_base: BUDGET * f64::from(start.tokens) * start.plain,
+            elapsed: 0.0,
+            saved: 0.0,
+        }
+    }
+
+    /// The next round: the one with the fewest expected seconds for a token among those that the budget can lose.
+    pub fn next(&self) -> Round {
+        let plain = Round { source: 0, length: 0 };
+        let mut best = (self.plain, plain);
+        for (at, source) in self.sources.iter().enumerate() {
+            for length in 1..=source.length_max {
+                let seconds = self.round_seconds(source, length);
+                // The worst that can come of it is one token for the whole round.
+                if seconds - self.plain > self.budget(source) {
+                    break;
+                }
+                let each = seconds / expected_tokens(source.hoped(), length);
+                if each < best.0 {
+                    best = (each, Round { source: at, length });
+                }
+            }
+        }
+        best.1
+    }
+
+    /// Learns from a round.
+    pub fn observe(&mut self, outcome: Outcome) {
+        let (round, seconds) = (outcome.round, outcome.seconds.max(0.0));
+        let accepted = outcome.accepted.min(round.length);
+        self.elapsed += seconds;
+        if round.length == 0 {
+            self.plain += (1.0 - KEEP) * (seconds - self.plain);
+            return;
+        }
+        let saved = self.plain * f64::from(accepted + 1) - seconds;
+        self.saved += saved;
+        let rest = seconds - outcome.drafting - self.per_row * f64::from(round.length + 1);
+        self.fixed += 0.2 * (rest.max(0.0) - self.fixed);
+        let Some(source) = self.sources.get_mut(round.source) else {
+            return;
+        };
+        source.saved += saved;
+        let each = outcome.drafting / f64::from(round.length);
+        source.seconds += 0.2 * (each.max(0.0) - source.seconds);
+        source.hits = KEEP * source.hits + f64::from(accepted);
+        source.misses = KEEP * source.misses + if accepted < round.length { 1.0 } else { 0.0 };
+    }
+
+    /// The acceptance that a source is thought to have.
+    pub fn acceptance(&self, source: usize) -> Option<f64> {
+        self.sources.get(source).map(Source::acceptance)
+    }
+
+    fn round_seconds(&self, source: &Source, length: u16) -> f64 {
+        self.fixed + self.per_row * f64::from(length + 1) + source.seconds * f64::from(length)
+    }
+
+    /// Seconds that a round with this source may lose now: the source's share of the budget, less what it lost before,
+    /// so that one bad source does not use up what another would need; and half of what all of them saved.
+    fn budget(&self, source: &Source) -> f64 {
+        let share = self.budget_base.max(BUDGET * self.elapsed) / self.sources.len() as f64;
+        share + source.saved.min(0.0) + 0.5 * self.saved.max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link and a target in virtual time; outcomes come from a seed.
+    struct Scene {
+        rtt: f64,
+        pass: f64,
+        per_row: f64,
+        plain: f64,
+        /// Seconds per token and true acceptance in the first and the second half of the answer.
+        drafts: Vec<(f64, f64, f64)>,
+    }
+
+    const TOKENS: u32 = 400;
+
+    impl Scene {
+        fn share(seed: u64) -> f64 {
+            let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        /// Seconds of an answer whose rounds `choose` decides; outcomes are a function of seed, draft and position.
+        fn run(&self, seed: u64, mut choose: impl FnMut(Option<Outcome>) -> Round) -> f64 {
+            let (mut done, mut seconds, mut last) = (0u32, 0.0, None);
+            while done < TOKENS {
+                let round = choose(last);
+                let half = usize::from(done * 2 >= TOKENS);
+                let (took, drafting, accepted) = match round.length {
+                    0 => (self.plain, 0.0, 0),
+                    length => {
+                        let (each, first, second) = self.drafts[round.source];
+                        let p = [first, second][half];
+                        let hit = |n: &u16| {
+                            let key = u64::from(done + u32::from(*n)) * 31 + round.source as u64;
+                            Self::share(seed * 1_000_003 + key) < p
+                        };
+                        let accepted = (0..length).take_while(hit).count() as u16;
+                        let drafting = each * f64::from(length);
+                        let verify = self.rtt + self.pass + self.per_row * f64::from(length + 1);
+                        (drafting + verify, drafting, accepted)
+                    }
+                };
+                seconds += took;
+                done += u32::from(accepted) + 1;
+                last = Some(Outcome {
+                    round,
+                    accepted,
+                    seconds: took,
+                    drafting,
+                });
+            }
+            seconds
+        }
+
+        fn controlled(&self, seed: u64) -> f64 {
+            let start = |d: &(f64, f64, f64)| SourceStart {
+                acceptance: 0.6,
+                seconds_per_token: d.0,
+                length_max: 12,
+            };
+            let starts: Vec<_> = self.drafts.iter().map(start).collect();
+            let round = RoundStart {
+                plain: self.plain,
+                fixed: self.rtt + self.pass,
+                per_row: self.per_row,
+                tokens: TOKENS,
+            };
+            let mut control = Drafting::new(&starts, round);
+            self.run(seed, |last| {
+                if let Some(outcome) = last {
+                    control.observe(outcome);
+                }
+                control.next()
+            })
+        }
+
+        fn best_fixed(&self, seed: u64) -> f64 {
+            let rounds = (0..self.drafts.len())
+                .flat_map(|source| (0..=12).map(move |length| Round { source, length }));
+            rounds
+                .map(|r| self.run(seed, |_| r))
+                .fold(f64::INFINITY, f64::min)
+        }
+    }
+
+    fn scenes() -> Vec<Scene> {
+        let mut scenes = Vec::new();
+        for rtt in [0.0, 0.005, 0.02, 0.08, 0.15, 0.3] {
+            for (first, second) in [
+                (0.0, 0.0),
+                (0.3, 0.3),
+                (0.7, 0.7),
+                (0.9, 0.9),
+                (0.9, 0.1),
+                (0.1, 0.9),
+            ] {
+                for streams in [false, true] {
+                    let (pass, per_row) = (0.02, 0.002);
+                    scenes.push(Scene {
+                        rtt,
+                        pass,
+                        per_row,
+                        // A plain remote answer either pays a round trip a token, or streams.
+                        plain: pass + per_row + if streams { 0.0 } else { rtt },
+                        drafts: vec![(0.004, first, second), (0.0001, first * 0.5, second * 0.5)],
+                    });
+                }
+            }
+        }
+        scenes
+    }
+
+    #[test]
+    fn drafting_is_never_noticeably_slower_than_not_drafting() {
+        for scene in scenes() {
+            for seed in 1..=5 {
+                let plain = scene.plain * f64::from(TOKENS);
+                let ours = scene.controlled(seed);
+                assert!(
+                    plain / ours >= 0.98,
+                    "rtt {} drafts {:?}: {:.3} of plain",
+                    scene.rtt,
+                    scene.drafts,
+                    plain / ours
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_steady_good_draft_is_used_nearly_as_well_as_if_it_were_known() {
+        for scene in scenes() {
+            if scene.drafts[0].1 != scene.drafts[0].2 {
+                continue;
+            }
+            let (mut ours, mut best) = (0.0, 0.0);
+            for seed in 1..=5 {
+                ours += scene.controlled(seed);
+                best += scene.best_fixed(seed);
+            }
+            assert!(
+                best / ours >= 0.7,
+                "rtt {} drafts {:?}: {:.3} of the best",
+                scene.rtt,
+                scene.drafts,
+                best / ours
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_way_makes_long_rounds_and_a_bad_draft_none() {
+        let of = |acceptance, fixed| {
+            let source = SourceStart {
+                acceptance,
+                seconds_per_token: 0.002,
+                length_max: 12,
+            };
+            let start = RoundStart {
+                plain: fixed + 0.002,
+                fixed,
+                per_row: 0.002,
+                tokens: 4000,
+            };
+            Drafting::new(&[source], start).next().length
+        };
+        assert!(of(0.4, 0.3) > of(0.4, 0.005));
+        assert_eq!(of(0.01, 0.004), 0);
+    }
+}

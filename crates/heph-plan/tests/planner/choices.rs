@@ -1,0 +1,232 @@
+//! Plain situations and what must come of them.
+
+use crate::scenes::{cluster, drawn, link, model, node, request};
+use heph_plan::replan::{Event, MoveBy, Progress, after, replan};
+use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record, Refusal, ReplayError, Request, plan};
+use heph_types::{Leaves, NodeState, Policy, Role};
+use proptest::prelude::*;
+use std::time::Duration;
+
+/// One slow desk with room for the model, and one fast node 5 ms away.
+fn fast_neighbour() -> (Request, Cluster) {
+    let of = model(16, 50.0);
+    let desk = node(0, Role::Own, 5.0, 2_000_000_000, &of);
+    let other = node(1, Role::Cloud, 200.0, 8_000_000_000, &of);
+    (request(of), cluster(desk, vec![(other, link(5.0, 1000.0))]))
+}
+
+fn mode_of(request: &Request, cluster: &Cluster) -> Mode {
+    plan(request, cluster).expect("there is a plan").plan.mode
+}
+
+#[test]
+fn a_faster_node_nearby_takes_the_whole() {
+    let (request, cluster) = fast_neighbour();
+    assert_eq!(mode_of(&request, &cluster), Mode::Remote);
+}
+
+#[test]
+fn a_private_question_stays_home() {
+    let (mut request, cluster) = fast_neighbour();
+    request.policy = Policy::closed();
+    let decision = plan(&request, &cluster).unwrap();
+    assert_eq!(decision.plan.mode, Mode::Local);
+    assert!(decision.reason.sentence.contains("policy"), "{}", decision.reason);
+}
+
+#[test]
+fn what_may_not_leave_and_does_not_fit_is_refused_by_name() {
+    let (mut request, mut cluster) = fast_neighbour();
+    request.policy = Policy::closed();
+    cluster.desk.memory = 100_000_000;
+    let refusal = plan(&request, &cluster).unwrap_err();
+    assert!(refusal.to_string().contains("policy"), "{refusal}");
+}
+
+#[test]
+fn activations_alone_keep_both_ends_here() {
+    let (mut request, cluster) = fast_neighbour();
+    request.policy = Policy::open(Leaves::Activations, &[Role::Cloud]);
+    let decision = plan(&request, &cluster).unwrap();
+    assert_eq!(decision.plan.mode, Mode::Layered);
+    let remote: Vec<_> = decision.plan.remote_stages().collect();
+    assert!(
+        remote.iter().all(|s| s.layers.start() > 0 && s.layers.end() < 16),
+        "{remote:?}"
+    );
+}
+
+#[test]
+fn a_model_too_large_for_each_is_shared() {
+    let of = model(32, 100.0);
+    let desk = node(0, Role::Own, 20.0, 1_500_000_000, &of);
+    let other = |which| {
+        (
+            node(which, Role::Own, 40.0, 1_500_000_000, &of),
+            link(2.0, 1000.0),
+        )
+    };
+    let cluster = cluster(desk, vec![other(1), other(2)]);
+    let decision = plan(&request(of), &cluster).unwrap();
+    assert_eq!(decision.plan.mode, Mode::Layered);
+    assert_eq!(
+        decision.plan.stages.iter().map(|s| s.layers.len()).sum::<usize>(),
+        32
+    );
+}
+
+#[test]
+fn a_long_way_is_bridged_by_drafting() {
+    let of = model(32, 100.0);
+    let desk = node(0, Role::Own, 20.0, 2_500_000_000, &of);
+    let other = node(1, Role::Own, 200.0, 2_500_000_000, &of);
+    let cluster = cluster(desk, vec![(other, link(100.0, 100.0))]);
+    let mut request = request(of);
+    assert_eq!(mode_of(&request, &cluster), Mode::Layered);
+    request.drafts.push(DraftProfile {
+        source: DraftSource::Model,
+        acceptance: 0.75,
+        seconds_per_token: 0.001,
+        seconds_for_prompt: 0.05,
+        memory: 50_000_000,
+        length_max: 12,
+    });
+    let decision = plan(&request, &cluster).unwrap();
+    assert_eq!(decision.plan.mode, Mode::LayeredSpeculative);
+    assert!(decision.plan.draft.is_some_and(|d| d.length >= 3));
+    request.drafts[0].acceptance = 0.01;
+    assert_eq!(mode_of(&request, &cluster), Mode::Layered);
+}
+
+#[test]
+fn a_closed_node_and_a_mode_asked_for_are_respected() {
+    let (mut request, mut cluster) = fast_neighbour();
+    request.mode = Some(Mode::Local);
+    assert_eq!(mode_of(&request, &cluster), Mode::Local);
+    request.mode = Some(Mode::Layered);
+    assert_eq!(mode_of(&request, &cluster), Mode::Layered);
+    request.mode = Some(Mode::Preprocess);
+    assert!(matches!(
+        plan(&request, &cluster),
+        Err(Refusal::Impossible { .. })
+    ));
+    request.mode = None;
+    cluster.nodes[0].profile.state = NodeState::OwnerWorks;
+    assert_eq!(mode_of(&request, &cluster), Mode::Local);
+}
+
+#[test]
+fn senseless_numbers_are_refused() {
+    let (request, cluster) = fast_neighbour();
+    let wrong: [fn(&mut Request, &mut Cluster); 6] = [
+        |_, c| c.nodes[0].link.up = f64::NAN,
+        |_, c| c.nodes[0].profile.speed.bytes_per_second = 0.0,
+        |_, c| c.nodes[0].link.loss = 1.0,
+        |_, c| c.nodes[0].profile.node = c.desk.node,
+        |r, _| r.context = 1,
+        |r, _| r.models.clear(),
+    ];
+    for change in wrong {
+        let (mut request, mut cluster) = (request.clone(), cluster.clone());
+        change(&mut request, &mut cluster);
+        assert!(matches!(plan(&request, &cluster), Err(Refusal::Input(_))));
+    }
+}
+
+#[test]
+fn a_lost_node_is_replaced_and_its_layers_are_replayed() {
+    let (request, before) = fast_neighbour();
+    let old = plan(&request, &before).unwrap().plan;
+    let now = after(&before, &Event::Lost(old.stages[0].node));
+    let next = replan(&request, &now, &old, PROGRESS).unwrap();
+    assert_eq!(next.plan.mode, Mode::Local);
+    assert!(
+        next.moves
+            .iter()
+            .all(|m| m.by == MoveBy::Replay && m.from.is_none())
+    );
+    assert_eq!(next.moves.iter().map(|m| m.layers.len()).sum::<usize>(), 16);
+}
+
+const PROGRESS: Progress = Progress {
+    positions: 250,
+    tokens_left: 2000,
+    since_move: None,
+};
+
+#[test]
+fn a_slow_node_is_left_once_and_not_for_a_trifle() {
+    let of = model(16, 50.0);
+    let desk = node(0, Role::Own, 5.0, 2_000_000_000, &of);
+    let near = (node(1, Role::Cloud, 200.0, 8_000_000_000, &of), link(5.0, 1000.0));
+    let spare = (node(2, Role::Cloud, 190.0, 8_000_000_000, &of), link(5.0, 1000.0));
+    let (request, cluster) = (request(of), cluster(desk, vec![near, spare]));
+    let old = plan(&request, &cluster).unwrap().plan;
+    let slowed = |times| {
+        let node = old.stages[0].node;
+        after(&cluster, &Event::Slowed { node, times })
+    };
+    let trifle = replan(&request, &slowed(1.08), &old, PROGRESS).unwrap();
+    assert!(
+        trifle.moves.is_empty() && trifle.plan.same_places(&old),
+        "{}",
+        trifle.sentence
+    );
+    let left = replan(&request, &slowed(5.0), &old, PROGRESS).unwrap();
+    assert_ne!(left.plan.stages[0].node, old.stages[0].node, "{}", left.sentence);
+    // A moment later the first node is well again: nothing flaps.
+    let just_moved = Progress {
+        since_move: Some(Duration::from_secs(1)),
+        ..PROGRESS
+    };
+    let again = replan(&request, &cluster, &left.plan, just_moved).unwrap();
+    assert!(again.moves.is_empty(), "{}", again.sentence);
+}
+
+#[test]
+fn a_record_is_replayed_and_a_changed_one_is_not() {
+    let (request, cluster) = fast_neighbour();
+    let record = Record::new(request, cluster).unwrap();
+    let text = serde_json::to_string(&record).unwrap();
+    let mut read: Record = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.replay().as_ref(), Ok(&record.decision));
+    read.request.answer_tokens += 1;
+    assert!(matches!(read.replay(), Err(ReplayError::Digest { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn every_plan_keeps_its_policy_and_is_made_again(seed in any::<u64>()) {
+        let (request, cluster) = drawn(seed, 8, 24);
+        if let Ok(record) = Record::new(request.clone(), cluster.clone()) {
+            let plan = &record.decision.plan;
+            for stage in plan.remote_stages() {
+                let sees = request.policy.seen_by(stage.node, stage.role);
+                let layers = plan.stages.last().unwrap().layers.end();
+                let end = stage.layers.start() == 0 || stage.layers.end() == layers;
+                let needed = if end { Leaves::Text } else { Leaves::Activations };
+                prop_assert!(sees >= needed);
+                prop_assert!(sees >= stage.sees);
+            }
+            prop_assert!(record.replay().is_ok());
+        }
+    }
+
+    #[test]
+    fn after_any_loss_there_is_a_plan_without_the_lost_or_a_refusal(seed in any::<u64>()) {
+        let (request, cluster) = drawn(seed, 5, 16);
+        if let Ok(decision) = plan(&request, &cluster) {
+            let lost: Vec<_> = decision.plan.remote_stages().map(|s| s.node).collect();
+            for node in lost {
+                let now = after(&cluster, &Event::Lost(node));
+                if let Ok(next) = replan(&request, &now, &decision.plan, PROGRESS) {
+                    prop_assert!(next.plan.stages.iter().all(|s| s.node != node));
+                    prop_assert_eq!(&next.plan.model, &decision.plan.model);
+                    prop_assert_eq!(next.plan.kv, decision.plan.kv);
+                }
+            }
+        }
+    }
+}
