@@ -227,3 +227,150 @@ fn text(path: &Path) -> Result<Vec<u8>, OpenError> {
     }
     fs::read(path).map_err(OpenError::io(path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundled::STORY_DRAFT;
+    use crate::store::find_files;
+    use tempfile::TempDir;
+
+    const TOKENIZER: &[u8] = include_bytes!("../../heph-engine/fixtures/tokenizers/byte_level.json");
+
+    /// A folder of these files; `config.json` and a weight file are there always.
+    fn folder(files: &[(&str, &[u8])]) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let always: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", b"")];
+        for (name, content) in always.iter().chain(files) {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        folder
+    }
+
+    fn found(path: &Path) -> Found {
+        Found::Path(find_files(path).unwrap())
+    }
+
+    #[test]
+    fn a_model_cut_short_anywhere_is_an_error_that_names_the_file() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("cut.gguf");
+        let whole = STORY_DRAFT.bytes;
+        for len in [0, 1, 4, 8, 23, 24, 100, 5000, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..len]).unwrap();
+            let error = open(&found(&path)).err().expect("half a model is none");
+            assert!(error.to_string().contains("cut.gguf"), "{len}: {error}");
+            // The words stand before the weights: with the header whole they can be read.
+            match words(&found(&path)) {
+                Ok(_) => assert!(len >= whole.len() / 2, "{len}"),
+                Err(error) => assert!(error.to_string().contains("cut.gguf"), "{len}: {error}"),
+            }
+        }
+        fs::write(&path, whole).unwrap();
+        assert!(open(&found(&path)).is_ok() && words(&found(&path)).is_ok());
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_says_so() {
+        let folder = folder(&[]);
+        let error = words(&found(folder.path())).unwrap_err();
+        assert!(matches!(
+            error,
+            OpenError::Words {
+                cause: WordsError::NoTokenizer,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn texts_that_are_none_are_named_errors() {
+        let broken: [(&str, &[u8]); 4] = [
+            ("tokenizer.json", b"{"),
+            ("tokenizer.json", b"\xff\xfe\x00"),
+            ("tokenizer.json", b"[[[[[[[["),
+            ("tokenizer.json", b"{\"model\":{\"type\":\"Dream\"}}"),
+        ];
+        for file in broken {
+            let folder = folder(&[file]);
+            let error = words(&found(folder.path())).unwrap_err();
+            let cause = matches!(
+                error,
+                OpenError::Words {
+                    cause: WordsError::Tokenizer(_),
+                    ..
+                }
+            );
+            assert!(cause, "{error}");
+        }
+        for config in [&b""[..], b"{}", b"[1]", b"\xff", &[b'['; 100_000]] {
+            let folder = folder(&[("config.json", config), ("tokenizer.json", TOKENIZER)]);
+            assert!(open(&found(folder.path())).is_err());
+        }
+    }
+
+    #[test]
+    fn a_template_that_does_not_parse_is_a_named_error() {
+        let folder = folder(&[
+            ("tokenizer.json", TOKENIZER),
+            ("chat_template.jinja", b"{% if %}"),
+        ]);
+        let error = words(&found(folder.path())).unwrap_err();
+        let cause = matches!(
+            error,
+            OpenError::Words {
+                cause: WordsError::Template(_),
+                ..
+            }
+        );
+        assert!(cause, "{error}");
+    }
+
+    #[test]
+    fn settings_beside_a_tokenizer_may_be_broken_but_never_believed() {
+        for settings in [
+            &b"{"[..],
+            b"[]",
+            b"{\"bos_token\":7}",
+            b"{\"chat_template\":[{\"name\":1}]}",
+        ] {
+            let folder = folder(&[("tokenizer.json", TOKENIZER), ("tokenizer_config.json", settings)]);
+            let words = words(&found(folder.path())).unwrap();
+            assert!(words.template.is_none());
+        }
+    }
+
+    #[test]
+    fn an_index_reaches_no_file_outside_its_folder() {
+        for name in [
+            "../secret.safetensors",
+            "/etc/secret.safetensors",
+            "a\\b.safetensors",
+        ] {
+            let index = serde_json::json!({ "weight_map": { "w": name } }).to_string();
+            let folder = folder(&[("model.safetensors.index.json", index.as_bytes())]);
+            assert!(
+                matches!(open(&found(folder.path())), Err(OpenError::Index(_))),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_too_large_to_be_one_is_not_read() {
+        let folder = folder(&[]);
+        let file = File::create(folder.path().join("tokenizer.json")).unwrap();
+        file.set_len(TEXT_BYTES_MAX + 1).unwrap();
+        let error = words(&found(folder.path())).unwrap_err();
+        assert!(matches!(error, OpenError::TooLarge { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_went_away_is_named() {
+        let folder = folder(&[]);
+        let found = found(folder.path());
+        fs::remove_file(folder.path().join("config.json")).unwrap();
+        let error = words(&found).unwrap_err();
+        assert!(error.to_string().contains("config.json"), "{error}");
+    }
+}

@@ -97,9 +97,11 @@ impl Record {
         }
     }
 
-    /// All bytes of all files.
+    /// All bytes of all files; saturates, since a record may say anything.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.bytes).sum()
+        self.files
+            .iter()
+            .fold(0, |sum, file| file.bytes.saturating_add(sum))
     }
 
     /// This record, if its files stay inside its folder.

@@ -195,3 +195,39 @@ fn a_full_disk_is_named() {
     let error = copy(&path, &full, "a.gguf".into(), &Cancel::new(), &mut |_| {}).unwrap_err();
     assert!(matches!(error, StoreError::DiskFull { .. }), "{error:?}");
 }
+
+#[test]
+fn hostile_records_are_errors_or_harmless() {
+    let desk = desk();
+    desk.import(&desk.file("a.gguf", b"GGUF1"), "m").unwrap();
+    let path = desk.store.folder().join("m").join(RECORD);
+    let sound = fs::read_to_string(&path).unwrap();
+    let bad = [
+        String::new(),
+        "{".to_owned(),
+        "[".repeat(200_000),
+        sound.replace("a.gguf", "../a.gguf"),
+        sound.replace("a.gguf", "a\\u0000.gguf"),
+        sound.replace("\"bytes\": 5", "\"bytes\": -5"),
+        sound.replace("\"name\": \"m\"", "\"name\": \"../m\""),
+        format!("{sound}{}", " ".repeat(RECORD_BYTES_MAX as usize)) + "x",
+    ];
+    for text in bad {
+        fs::write(&path, &text).unwrap();
+        let start = &text[..text.len().min(200)];
+        match desk.store.find("m") {
+            Err(StoreError::Record { .. }) => {}
+            other => assert!(text.len() as u64 > RECORD_BYTES_MAX, "{start}: {other:?}"),
+        }
+        assert_eq!(desk.store.list().unwrap().len(), 1, "{start}");
+    }
+    let file = |name: &str| FileRecord {
+        name: name.to_owned(),
+        bytes: u64::MAX,
+        blake3: String::new(),
+        sha256: None,
+    };
+    let mut record: Record = serde_json::from_str(&sound).unwrap();
+    record.files = vec![file("a"), file("b")];
+    assert_eq!(record.bytes(), u64::MAX);
+}
