@@ -1,6 +1,6 @@
 """Writes a trained checkpoint as GGUF and reads one back into torch.
 
-    python gguf_files.py CHECKPOINT TOKENIZER.json OUT.gguf "NAME" CONTEXT [Q8_0|F16|F32]
+    python gguf_files.py CHECKPOINT TOKENIZER.json|MODEL.gguf OUT.gguf "NAME" CONTEXT [Q8_0|F16|F32]
 
 llama-architecture files hold the rows of q and k interleaved, (2i, 2i+1) instead of (i, i + half): `interleave` and `halve` go between.
 """
@@ -52,7 +52,7 @@ def write(checkpoint, tokenizer, out, name, context, kind="Q8_0"):
     w.add_rope_dimension_count(s.head_dim)
     w.add_rope_freq_base(s.theta)
     w.add_layer_norm_rms_eps(s.eps)
-    t = json.load(open(tokenizer))["model"]
+    t = json.loads(tokenizer_of(tokenizer).to_str())["model"]
     tokens = [None] * s.vocab
     for text, i in t["vocab"].items():
         tokens[i] = text

@@ -82,7 +82,7 @@ class Llama(nn.Module):
         start = past[0][0].shape[2] if past else 0
         angle = torch.arange(start, start + ids.shape[1]).float()[:, None] * self.shape.theta ** (
             -torch.arange(0, self.shape.head_dim, 2).float() / self.shape.head_dim)
-        cos, sin = angle.cos(), angle.sin()
+        cos, sin = (t.to(self.embed_tokens.weight.dtype) for t in (angle.cos(), angle.sin()))
         x, kept = self.embed_tokens(ids), []
         for i, layer in enumerate(self.layers):
             x, kv = layer(x, cos, sin, past[i] if past else None)

@@ -31,6 +31,8 @@ QUESTION = re.compile(r"(?:(?:and|but) )?(?:who|what|where|why|how|when (?:will|
 def asked(match):
     """A sentence inside quotes, with the mark its first words call for."""
     words, mark = match.group(1), match.group(2)
+    if words.lower().startswith("happy birthday"):
+        return words + "!"
     if mark == "?" and not QUESTION.match(words) and not re.search(r"\b(?:you|we|I|it|what|who|how|where|then)\b.*,|, \w+$", words):
         mark = "." if "oh " not in words else "!"
     elif mark in "!." and QUESTION.match(words):
@@ -45,9 +47,10 @@ def polish(text):
     text = re.sub(r"\b([Aa]) (?=[aeio][a-z]|honest)(?!one\b|once\b)", lambda m: m.group(1) + "n ", text)
     pieces = text.split('"')
     for i in range(1, len(pieces), 2):
+        was_question = pieces[i].endswith("?")
         pieces[i] = re.sub(r"([^.!? ][^.!?]*)([.!?])", asked, pieces[i])
         after = pieces[i + 1].lstrip() if i + 1 < len(pieces) else ""
-        if pieces[i].endswith(".") and re.match(SAYING, after):
+        if pieces[i].endswith(".") and (re.match(SAYING, after) or was_question and TAG.match(after)):
             pieces[i] = pieces[i][:-1] + ","
         elif pieces[i].endswith(",") and re.match(r"(?:may|can|could|would|shall|will) (?:I|we|you) ", re.split(r"[.!?] ", pieces[i])[-1]):
             pieces[i] = pieces[i][:-1] + "?"
@@ -67,23 +70,28 @@ PRONOUNS = {"h": ("he", "him", "his", "himself"), "s": ("she", "her", "her", "he
 
 
 class Figure:
-    """Somebody in a story: a kind, a pronoun, perhaps a name and a trait."""
+    """Somebody in a story: a kind, a pronoun, perhaps a name and a trait.
+
+    Who has a name is called by it, and who has none is `he` or `she` by kind, always the same: a small model
+    learns who is meant from few words when each figure has one.
+    """
 
     def __init__(self, rng, kind=None, named=0.75, name=None, sex=None):
         line = next((h for h in words.HEROES if h.split("|")[0] == kind), None) if kind else self.draw(rng)
         self.kind, sexes, self.home, self.loves = line.split("|")
-        self.sex = sex or rng.choice(sexes)
+        named = name or rng.random() < named
+        self.sex = sex or (rng.choice(sexes) if named else sexes[sum(map(ord, self.kind)) % len(sexes)])
         self.he, self.him, self.his, self.himself = PRONOUNS[self.sex]
-        self.name = name
-        if not name and rng.random() < named:
-            self.name = self.fresh_name(rng)
+        self.name = name or (self.fresh_name(rng) if named else None)
         self.trait = rng.choice(words.TRAITS) if rng.random() < 0.4 else None
 
     @staticmethod
     def draw(rng):
         if rng.random() < 0.8:
             return rng.choice(words.HEROES)
-        return "|".join([rng.choice(words.MORE_HEROES), "hs", rng.choice(words.GENERAL_HOMES), rng.choice(words.GENERAL_LOVES)])
+        kind = rng.choice(words.MORE_HEROES)
+        sexes = "s" if kind in words.WOMEN else "h" if kind in words.MEN else "hs"
+        return "|".join([kind, sexes, rng.choice(words.GENERAL_HOMES), rng.choice(words.GENERAL_LOVES)])
 
     def fresh_name(self, rng):
         return rng.choice({"h": words.HE_NAMES, "s": words.SHE_NAMES, "i": words.IT_NAMES}[self.sex])
@@ -94,10 +102,8 @@ class Figure:
             text += rng.choice([" named ", " named ", " called ", " whose name was "]) + self.name
         return text
 
-    def mention(self, rng):
-        if self.name and rng.random() < 0.8:
-            return self.name
-        return "the " + self.kind
+    def mention(self):
+        return self.name or "the " + self.kind
 
 
 def thing(rng, noun=None):
@@ -163,10 +169,10 @@ class Story:
             return article(helper)
 
         slots = {
-            "n": lambda: h.mention(rng), "nn": lambda: h.name or "the " + h.kind, "he": lambda: h.he, "him": lambda: h.him,
+            "n": lambda: h.mention(), "nn": lambda: h.name or "the " + h.kind, "he": lambda: h.he, "him": lambda: h.him,
             "his": lambda: h.his, "himself": lambda: h.himself, "a_hero": lambda: h.introduced(rng), "home": lambda: h.home,
             "loves": lambda: h.loves.replace("his own", h.his + " own").replace("her horse", h.his + " horse"),
-            "fr": lambda: f.mention(rng) if introduced_friend[0] else "the " + f.kind, "frn": lambda: f.name or "the " + f.kind,
+            "fr": lambda: f.mention() if introduced_friend[0] else "the " + f.kind, "frn": lambda: f.name or "the " + f.kind,
             "fhe": lambda: f.he, "fhim": lambda: f.him, "fhis": lambda: f.his, "a_friend": a_friend,
             "x": lambda: self.thing, "xs": lambda: self.noun, "ax": lambda: article(self.thing),
             "inplace": lambda: inplace, "toplace": lambda: toplace, "k": lambda: helper, "kk": lambda: helper.split()[-1], "a_k": a_k,

@@ -107,6 +107,8 @@ peacock ostrich flamingo moose buffalo cheetah leopard gorilla sloth weasel lobs
 miller shepherd cowboy ninja superhero wombat puffin toad bull ox calf piglet chick cub tadpole goblin dwarf genie sheriff banker writer poet
 thief stranger traveler woman man brother sister uncle aunt twin toddler neighbor cookie carrot potato pumpkin apple car truck bus airplane
 rocket tractor computer phone clock lamp chair teapot pencil book kite balloon shoe sock hat mountain river stone leaf flower snowflake raindrop""".split()
+WOMEN = "mermaid aunt sister woman cow hen".split()
+MEN = "king policeman cowboy ox bull rooster uncle brother man peacock".split()
 GENERAL_HOMES = ["in a small house at the edge of the town", "in a quiet place near the woods", "behind the green hills", "on a little street",
                  "in a faraway land", "near the river", "at the end of a long road", "in a busy town", "in a village by the sea"]
 GENERAL_LOVES = ["look at the clouds", "sing little songs", "meet new friends", "walk in the sun", "tell stories", "play games", "help others",
