@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, logits, man, models, quantize, render, run, tokenize,
+    bench, certify, chat, completions, demo, doctor, embed, logits, man, models, quantize, render, run,
+    tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Render(render::Arguments),
     /// Write the logits of prompts given as token ids
     Logits(logits::Arguments),
+    /// Turn texts into vectors, with a model that only reads
+    Embed(embed::Arguments),
     /// List, show, import, pull and remove models
     #[command(subcommand)]
     Models(models::Command),

@@ -11,6 +11,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod embed;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
@@ -30,6 +31,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Bench(arguments) => bench::run(&arguments, settings),
         Command::Certify(arguments) => certify::run(&arguments, settings),
         Command::Logits(arguments) => logits::run(&arguments, settings),
+        Command::Embed(arguments) => embed::run(&arguments, settings),
         Command::Models(command) => models::run(command, settings),
         Command::Quantize(arguments) => quantize::run(&arguments, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),

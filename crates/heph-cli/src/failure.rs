@@ -209,7 +209,7 @@ impl From<ForwardError> for Failure {
     fn from(error: ForwardError) -> Self {
         let exit = match &error {
             ForwardError::Stopped => return Self::Stopped,
-            ForwardError::Token { .. } => Exit::Input,
+            ForwardError::Token { .. } | ForwardError::OnlyReads | ForwardError::OnlyWrites => Exit::Input,
             ForwardError::Cache(_) => Exit::Room,
             ForwardError::EmptyPart | ForwardError::Shape { .. } | ForwardError::Layers { .. } => Exit::No,
         };

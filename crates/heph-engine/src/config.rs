@@ -30,7 +30,7 @@ pub struct ModelConfig {
     pub vocab: usize,
     /// Positions that the model was made for.
     pub context: usize,
-    /// Added to the mean square in RMS normalisation.
+    /// Added to the mean square in RMS normalisation; for an encoder, to the variance in layer normalisation.
     pub rms_eps: f32,
     /// Rotary position embedding.
     pub rope: RopeConfig,
@@ -38,6 +38,26 @@ pub struct ModelConfig {
     pub sliding_window: Option<u32>,
     /// The mixture of experts, where the model has one.
     pub experts: Option<ExpertsConfig>,
+    /// What a model that only reads has beside its layers; `None` for one that writes.
+    pub encoder: Option<EncoderConfig>,
+}
+
+/// A model that reads whole texts and makes vectors of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderConfig {
+    /// Rows of the table of text kinds; 0 without one.
+    pub token_types: usize,
+    /// How a text's rows become one vector.
+    pub pooling: Pooling,
+}
+
+/// How the rows of a text become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one, which stands for the token in front of every text.
+    First,
 }
 
 /// A mixture of experts in every layer.
@@ -119,6 +139,9 @@ const WIDTH_MAX: usize = 1 << 20;
 /// Far above any vocabulary in use.
 const VOCAB_MAX: usize = 1 << 24;
 
+/// Known models have two.
+const TOKEN_TYPES_MAX: usize = 1024;
+
 impl ModelConfig {
     /// Checks the numbers against each other, before anything is sized by them.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -164,6 +187,20 @@ impl ModelConfig {
                 if e.used == 0 || e.used > e.count {
                     return fail(format!("a token uses {} of {} experts", e.used, e.count));
                 }
+            }
+        }
+        if let Some(encoder) = &self.encoder {
+            let plain = self.experts.is_none() && self.sliding_window.is_none();
+            if !plain || self.kv_heads != self.heads || self.heads * self.head_dim != self.hidden {
+                return fail(
+                    "an encoder has no experts, no window, and heads as wide as its rows".to_owned(),
+                );
+            }
+            if encoder.token_types > TOKEN_TYPES_MAX {
+                return fail(format!(
+                    "there are {} kinds of text, more than {TOKEN_TYPES_MAX}",
+                    encoder.token_types
+                ));
             }
         }
         self.rope.check(self.head_dim)

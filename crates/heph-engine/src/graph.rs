@@ -5,6 +5,7 @@
 //! Parameters, operations, bytes of weights, of KV cache and of activations are all derived from here,
 //! never counted a second time. The graph knows shapes and names; it holds no weights.
 
+mod bert;
 mod build;
 mod cost;
 mod llama;
@@ -13,10 +14,12 @@ mod qwen;
 pub use build::{BlockBuilder, GraphError, TensorIndex};
 pub use cost::{Cost, Work};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Pooling};
 use heph_kernels::format::Format;
 use heph_kernels::kv::{KvFormat, KvShape};
 use heph_kernels::rope::RopeStyle;
+
+pub use heph_kernels::attention::Sight;
 
 /// A value of a block: the rows of some tokens, all of one width. Value 0 is the block's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +82,17 @@ pub struct AttentionSpec {
     pub window: Option<u32>,
     /// Bound `c` of the soft cap `c * tanh(score / c)`; `None` leaves scores alone.
     pub softcap: Option<f32>,
+    /// Which way a token looks.
+    pub sight: Sight,
+}
+
+/// Which row of a table is added to a token's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChoice {
+    /// The first one, whatever the token.
+    First,
+    /// That of the token's position.
+    Position,
 }
 
 impl AttentionSpec {
@@ -123,6 +137,22 @@ pub enum Op {
         /// The table, `(vocabulary, hidden)`.
         table: TensorId,
     },
+    /// A row of a table added to each row. Input: the rows.
+    AddRow {
+        /// The table, as wide as the input.
+        table: TensorId,
+        /// Which of its rows.
+        row: RowChoice,
+    },
+    /// Normalisation of each row by its mean and variance.
+    LayerNorm {
+        /// The factors, as wide as the input.
+        weight: TensorId,
+        /// Added to each row after that.
+        bias: TensorId,
+        /// Added to the variance.
+        eps: f32,
+    },
     /// Root mean square normalisation over groups as wide as its weight (a whole row, or each head).
     RmsNorm {
         /// The factors, as wide as one group.
@@ -142,11 +172,13 @@ pub enum Op {
         /// Width of one head.
         head_dim: usize,
     },
-    /// Causal attention of queries over the cache, after this block's keys and values are written to it.
+    /// Attention of queries over the cache, after this block's keys and values are written to it.
     /// Inputs: q, k, v.
     Attention(AttentionSpec),
     /// `activation(gate) * up`. Inputs: gate, up.
     Gate(Activation),
+    /// The exact Gaussian error linear unit, number by number.
+    Gelu,
     /// A mixture of experts.
     Experts(ExpertsSpec),
     /// The sum of two values. Inputs: the residual, then what is added.
@@ -216,6 +248,8 @@ pub struct Graph {
     pub vocab: usize,
     /// How positions turn queries and keys.
     pub rope: RopeSpec,
+    /// How the rows of a text become one vector; `None` for a model that writes.
+    pub pooling: Option<Pooling>,
 }
 
 impl Graph {
@@ -225,6 +259,7 @@ impl Graph {
         match config.architecture.as_str() {
             "llama" | "mistral" | "mixtral" => llama::graph(config, index),
             "qwen2" | "qwen3" | "qwen3moe" => qwen::graph(config, index),
+            "bert" | "nomic-bert" => bert::graph(config, index),
             other => Err(GraphError::Architecture {
                 name: other.to_owned(),
             }),

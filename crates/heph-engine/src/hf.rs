@@ -5,6 +5,7 @@
 //! with `i + d / 2`), which the configuration says.
 
 mod config;
+mod encoder;
 mod names;
 mod safetensors;
 
@@ -104,6 +105,8 @@ pub struct FolderTexts {
     pub generation_config: Option<Vec<u8>>,
     /// `chat_template.jinja`.
     pub chat_template: Option<Vec<u8>>,
+    /// `1_Pooling/config.json`.
+    pub pooling: Option<Vec<u8>>,
 }
 
 /// The files of a folder, already in memory.
@@ -153,7 +156,10 @@ fn json<'a, T: Deserialize<'a>>(file: &'static str, bytes: &'a [u8]) -> Result<T
 impl<'a> Folder<'a> {
     /// The model's shape as `config.json` says it.
     pub(crate) fn config(&self) -> Result<ModelConfig, SourceError> {
-        config::read(&self.texts.config)
+        match encoder::read(&self.texts.config, self.texts.pooling.as_deref())? {
+            Some(encoder) => Ok(encoder),
+            None => config::read(&self.texts.config),
+        }
     }
 
     /// The tensors of all weight files under their GGUF names.
@@ -172,6 +178,9 @@ impl<'a> Folder<'a> {
             }
         }
         let mut tensors = stacker.finish()?;
+        if config.encoder.is_some() {
+            return Ok(tensors);
+        }
         match config::tied(&self.texts.config)? {
             Some(true) => drop(tensors.remove(HEAD)),
             Some(false) if !tensors.contains_key(HEAD) => {

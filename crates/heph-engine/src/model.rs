@@ -105,6 +105,7 @@ pub(crate) enum Weight {
 pub struct Model {
     config: ModelConfig,
     graph: Graph,
+    embed: Program,
     layers: Vec<Program>,
     head: Program,
     weights: Vec<Weight>,
@@ -130,6 +131,11 @@ impl Model {
             .unwrap_or(config.context)
             .min(config.context)
             .max(1);
+        // What an encoder reads lives no longer than one pass, so nothing speaks for rounding it.
+        let options = &LoadOptions {
+            kv: graph.pooling.map_or(options.kv, |_| KvFormat::F32),
+            ..*options
+        };
         let footprint = Footprint::of(&graph, context, options);
         if let Some(limit) = options.memory.filter(|&limit| footprint.total() > limit) {
             let nearest = Fit::nearest(&graph, context, options, limit);
@@ -145,11 +151,13 @@ impl Model {
             .iter()
             .map(|block| Program::lower(&graph, block))
             .collect();
+        let embed = Program::lower(&graph, &graph.embed);
         let head = Program::lower(&graph, &graph.head);
         let budget = KvBudget::new(footprint.kv);
         Ok(Model {
             config,
             graph,
+            embed,
             layers,
             head,
             weights,
@@ -192,6 +200,11 @@ impl Model {
             .map(|layer| fit::kv_shape(&self.graph, layer, self.kv))
             .collect();
         KvCache::new(layers, shapes, self.context, Arc::clone(&self.budget))
+    }
+
+    /// What happens to looked up rows before the first layer: nothing in most models.
+    pub(crate) fn embed_program(&self) -> &Program {
+        &self.embed
     }
 
     pub(crate) fn layer_program(&self, layer: usize) -> &Program {
@@ -251,6 +264,11 @@ pub(crate) fn uses(graph: &Graph) -> Vec<Use> {
     for node in graph.blocks().flat_map(|b| &b.nodes) {
         match &node.op {
             Op::Embed { table } => mark(*table, Use::Table),
+            Op::AddRow { table, .. } => mark(*table, Use::Table),
+            Op::LayerNorm { weight, bias, .. } => {
+                mark(*weight, Use::Vector);
+                mark(*bias, Use::Vector);
+            }
             Op::RmsNorm { weight, .. } => mark(*weight, Use::Vector),
             Op::Linear { weight, bias } => {
                 mark(*weight, Use::Matrix);
@@ -262,7 +280,7 @@ pub(crate) fn uses(graph: &Graph) -> Vec<Use> {
                     .into_iter()
                     .for_each(|id| mark(id, Use::Experts));
             }
-            Op::Rope { .. } | Op::Attention(_) | Op::Gate(_) | Op::Add => {}
+            Op::Rope { .. } | Op::Attention(_) | Op::Gate(_) | Op::Gelu | Op::Add => {}
         }
     }
     uses

@@ -4,7 +4,9 @@
 //! dispatch, a product that is only added to the residual adds in place, and a buffer is used again as
 //! soon as nothing reads its value. None of this changes a bit of any result.
 
-use crate::graph::{Activation, AttentionSpec, Block, ExpertsSpec, Graph, Node, Op, TensorId, ValueId};
+use crate::graph::{
+    Activation, AttentionSpec, Block, ExpertsSpec, Graph, Node, Op, RowChoice, TensorId, ValueId,
+};
 
 /// A buffer of `(tokens, width)` numbers. Slot 0 holds the block's input, and at the end its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,19 @@ pub(crate) enum Step {
         weight: TensorId,
         eps: f32,
     },
+    /// Normalises in place.
+    LayerNorm {
+        x: Slot,
+        weight: TensorId,
+        bias: TensorId,
+        eps: f32,
+    },
+    /// Adds a row of a table to each row, in place.
+    AddRow {
+        into: Slot,
+        table: TensorId,
+        row: RowChoice,
+    },
     MatMul {
         x: Slot,
         products: Vec<Product>,
@@ -51,6 +66,10 @@ pub(crate) enum Step {
         gate: Slot,
         up: Slot,
         activation: Activation,
+    },
+    /// Works in place.
+    Gelu {
+        x: Slot,
     },
     Experts {
         x: Slot,
@@ -145,11 +164,33 @@ impl<'g> Lowering<'g> {
                 });
                 at + 1
             }
+            Op::LayerNorm { weight, bias, eps } => {
+                let x = self.in_place(at);
+                self.steps.push(Step::LayerNorm {
+                    x,
+                    weight: *weight,
+                    bias: *bias,
+                    eps: *eps,
+                });
+                at + 1
+            }
+            Op::AddRow { table, row } => {
+                let into = self.in_place(at);
+                self.steps.push(Step::AddRow {
+                    into,
+                    table: *table,
+                    row: *row,
+                });
+                at + 1
+            }
+            Op::Gelu => {
+                let x = self.in_place(at);
+                self.steps.push(Step::Gelu { x });
+                at + 1
+            }
             Op::Linear { .. } => self.linear(at),
             Op::Rope { head_dim } => {
-                let x = self.slot_of(node.inputs[0]);
-                assert!(self.dies(node.inputs[0], at), "rope turns its input in place");
-                self.reuse(x, node);
+                let x = self.in_place(at);
                 self.steps.push(Step::Rope {
                     x,
                     head_dim: *head_dim,
@@ -255,6 +296,17 @@ impl<'g> Lowering<'g> {
         }];
         self.steps.push(Step::MatMul { x, products });
         Some(at + 2)
+    }
+
+    /// The slot of a node's only input, which its output takes over.
+    fn in_place(&mut self, at: usize) -> Slot {
+        let node = &self.block.nodes[at];
+        assert!(
+            self.dies(node.inputs[0], at),
+            "what works in place is the last to read its input"
+        );
+        let slot = self.slot_of(node.inputs[0]);
+        self.reuse(slot, node)
     }
 
     fn slot_of(&self, value: ValueId) -> Slot {

@@ -175,6 +175,16 @@ impl Tokenizer {
         ids.into_iter().map(TokenId).collect()
     }
 
+    /// The tokens of `text` with those that the model expects around it, `limit` at most: what is too much is left
+    /// out at the end of the text, and the closing token stays. `None` where not even the tokens around it fit.
+    pub fn encode_within(&self, text: &str, limit: usize) -> Option<Vec<TokenId>> {
+        let room = limit.checked_sub(self.prefix.len() + self.suffix.len())?;
+        let inner = self.encode(text, AddSpecial::No, ParseSpecial::No);
+        let around = |ids: &[u32]| ids.iter().map(|&id| TokenId(id)).collect::<Vec<_>>();
+        let inner = &inner[..inner.len().min(room)];
+        Some([around(&self.prefix).as_slice(), inner, &around(&self.suffix)].concat())
+    }
+
     /// The text that `tokens` stand for, without control tokens. Bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[TokenId]) -> String {
         let bytes: Vec<u8> = tokens

@@ -3,6 +3,7 @@
 //! A worker owns the buffers of one stream of work. Tokens of many sequences go through a layer together;
 //! each row's bits are the same as if it went alone, in any chunk, on any number of threads.
 
+mod encode;
 mod experts;
 
 use crate::cache::{CacheError, KvCache};
@@ -77,6 +78,12 @@ pub enum ForwardError {
         /// Layers of the model.
         count: usize,
     },
+    /// The model only reads.
+    #[error("this model reads whole texts and makes vectors of them: it writes no text")]
+    OnlyReads,
+    /// The model only writes.
+    #[error("this model writes text: it makes no vectors of texts")]
+    OnlyWrites,
     /// The work was asked to stop.
     #[error("the work was stopped")]
     Stopped,
@@ -181,6 +188,9 @@ impl Worker {
         tokens: &[TokenId],
         keep: Keep,
     ) -> Result<Vec<f32>, ForwardError> {
+        if self.model.graph().pooling.is_some() {
+            return Err(ForwardError::OnlyReads);
+        }
         let layers = self.all_layers();
         let mut logits = Vec::new();
         let chunks = tokens.len().div_ceil(self.chunk);
@@ -253,6 +263,10 @@ impl Worker {
         self.check_rows(parts, hidden)?;
         if parts.iter().any(|p| p.tokens == 0) {
             return Err(ForwardError::EmptyPart);
+        }
+        // A token that looks around must find its whole text.
+        if model.graph().pooling.is_some() && parts.iter().any(|p| p.first != Position(0)) {
+            return Err(ForwardError::OnlyReads);
         }
         for layer in layers.iter() {
             for part in parts.iter_mut() {
@@ -331,6 +345,17 @@ impl Worker {
         for step in &program.steps {
             match step {
                 Step::Norm { x, out, weight, eps } => self.norm(model, *x, *out, *weight, *eps),
+                Step::LayerNorm { x, weight, bias, eps } => {
+                    self.layer_norm(model, *x, [*weight, *bias], *eps)
+                }
+                Step::AddRow { into, table, row } => self.add_row(model, *into, *table, *row, parts),
+                Step::Gelu { x } => {
+                    let isa = self.isa;
+                    self.pool
+                        .run_chunks(&mut self.buffers[x.0], GATE_CHUNK, |_, part| {
+                            elementwise::gelu_in_place(part, isa)
+                        });
+                }
                 Step::MatMul { x, products } => self.products(model, *x, products, tokens),
                 Step::Rope { x, head_dim } => self.turn(model, *x, *head_dim),
                 Step::Attention {
@@ -454,6 +479,7 @@ impl Worker {
             scale: spec.scale,
             window: spec.window,
             softcap: spec.softcap,
+            sight: spec.sight,
         };
         attention(&mut jobs, &shape, self.isa, &self.pool);
         self.buffers[out.0] = result;

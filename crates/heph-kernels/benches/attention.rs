@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use heph_kernels::attention::{AttentionJob, AttentionShape, attention};
+use heph_kernels::attention::{AttentionJob, AttentionShape, Sight, attention};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::{KvFormat, KvPage, KvShape, PAGE};
 use heph_kernels::pool::Pool;
@@ -29,6 +29,7 @@ const SHAPE: AttentionShape = AttentionShape {
     scale: 0.125,
     window: None,
     softcap: None,
+    sight: Sight::Back,
 };
 
 fn main() {

@@ -19,6 +19,15 @@ use crate::kv::{KvPage, Lines, PAGE};
 use crate::math::{exp, tanh};
 use crate::pool::{Parts, Pool};
 
+/// Which way a token looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// At its own position and those before it, as a model that writes does.
+    Back,
+    /// At every position of its sequence, as a model that only reads does. Has no window.
+    Around,
+}
+
 /// What all tokens of a layer have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
@@ -34,6 +43,8 @@ pub struct AttentionShape {
     pub window: Option<u32>,
     /// Bound `c` of the soft cap `c * tanh(score / c)`; `None` leaves scores alone.
     pub softcap: Option<f32>,
+    /// Which way a token looks.
+    pub sight: Sight,
 }
 
 impl AttentionShape {
@@ -42,9 +53,12 @@ impl AttentionShape {
         self.heads / self.kv_heads
     }
 
-    /// The positions that a token at `position` sees.
-    fn visible(&self, position: usize) -> Range<usize> {
-        let end = position + 1;
+    /// The positions that a token at `position` of a sequence of `len` sees.
+    fn visible(&self, position: usize, len: usize) -> Range<usize> {
+        let end = match self.sight {
+            Sight::Back => position + 1,
+            Sight::Around => len,
+        };
         let start = self
             .window
             .map_or(0, |window| end.saturating_sub(window as usize));
@@ -72,8 +86,8 @@ pub struct AttentionJob<'a> {
 /// Positions of a page that no token sees are never part of a result, whatever they hold.
 ///
 /// # Panics
-/// When lengths do not fit the shape, pages are missing or of another shape, a window is 0, or `isa` is not
-/// available.
+/// When lengths do not fit the shape, pages are missing or of another shape, a window is 0 or looks around, or
+/// `isa` is not available.
 pub fn attention(jobs: &mut [AttentionJob<'_>], shape: &AttentionShape, isa: Isa, pool: &Pool) {
     assert!(isa.available(), "this machine has no {isa}");
     jobs.iter().for_each(|job| check(job, shape));
@@ -97,6 +111,10 @@ fn check(job: &AttentionJob<'_>, shape: &AttentionShape) {
         "{heads} heads over {kv_heads}"
     );
     assert!(shape.window != Some(0), "a token sees at least itself");
+    assert!(
+        shape.sight == Sight::Back || shape.window.is_none(),
+        "a window looks back"
+    );
     assert_eq!(
         (job.q.len(), job.out.len()),
         (job.tokens * heads * head_dim, job.tokens * heads * head_dim)
@@ -165,6 +183,8 @@ fn split(jobs: &[AttentionJob<'_>], shape: &AttentionShape, threads: usize) -> V
 struct Sequence<'a> {
     q: &'a [f32],
     first: usize,
+    /// Positions of the sequence, those before `first` counted.
+    len: usize,
     pages: &'a [&'a KvPage],
     out: Parts<'a, f32>,
 }
@@ -174,6 +194,7 @@ impl<'a> Sequence<'a> {
         Sequence {
             q: job.q,
             first: job.first,
+            len: job.first + job.tokens,
             pages: job.pages,
             out: Parts::of(job.out),
         }
@@ -281,13 +302,14 @@ unsafe fn compute_rows<S: Lanes>(
     room.prepare(rows, head_dim, stride);
     load_queries(task, sequence, shape, &mut room.queries);
     let position = |row: usize| sequence.first + task.tokens.start + row / heads;
-    let seen = shape.visible(position(0)).start..shape.visible(position(rows - 1)).end;
+    let visible = |row: usize| shape.visible(position(row), sequence.len);
+    let seen = visible(0).start..visible(rows - 1).end;
     let mut pages = (seen.start / PAGE..seen.end.div_ceil(PAGE)).peekable();
     while let Some(index) = pages.next() {
         let page = sequence.pages[index];
         let span = in_page(&seen, index);
-        for (row, visible) in room.visible.iter_mut().enumerate() {
-            *visible = in_page(&shape.visible(position(row)), index);
+        for (row, range) in room.visible.iter_mut().enumerate() {
+            *range = in_page(&visible(row), index);
         }
         let tiles = rows.div_ceil(ROWS) * tile::ASKED;
         // SAFETY: the machine has the instruction set (contract); `room` was prepared for these rows.
@@ -560,7 +582,7 @@ mod tests {
             } = self.shape;
             let kv_head = head / self.shape.group();
             let q = &self.q[token * self.width() + head * head_dim..][..head_dim];
-            let visible = self.shape.visible(token);
+            let visible = self.shape.visible(token, self.tokens);
             let (mut max, mut total, mut out) = (f32::NEG_INFINITY, 0.0, vec![0.0; head_dim]);
             let mut number = vec![0.0; head_dim];
             for (index, page) in self.pages.iter().enumerate() {
@@ -606,6 +628,7 @@ mod tests {
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: [None, Some(1 + draws.below(100) as u32)][draws.below(2)],
             softcap: [None, None, Some(20.0)][draws.below(3)],
+            sight: Sight::Back,
         }
     }
 
@@ -629,6 +652,43 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[test]
+    fn looking_around_follows_the_law_and_sees_what_comes_after() {
+        let mut draws = Draws::new(46);
+        let pools = [Pool::new(1), Pool::new(3)];
+        let mut rows = 0;
+        while rows < CASES {
+            let shape = AttentionShape {
+                window: None,
+                sight: Sight::Around,
+                ..draw_shape(&mut draws)
+            };
+            let tokens = 1 + draws.below(130);
+            let case = Case::draw(&mut draws, shape, KvFormat::F32, tokens);
+            let checked = tokens - (1 + draws.below(9)).min(tokens);
+            let at = case.width() * checked;
+            let want = case.law(checked..tokens);
+            for isa in Isa::all_available() {
+                let got = case.run(0..tokens, isa, &pools[draws.below(2)]);
+                same_bits(&want, &got[at..], isa);
+            }
+            rows += (tokens - checked) * shape.heads;
+        }
+        let shape = AttentionShape {
+            window: None,
+            softcap: None,
+            sight: Sight::Around,
+            ..draw_shape(&mut draws)
+        };
+        let mut case = Case::plain(&mut draws, shape, 90);
+        let before = case.run(0..90, Isa::best(), &pools[0]);
+        let width = shape.kv_heads * shape.head_dim;
+        case.pages[1].write(25, &draws.plains(width), &draws.plains(width));
+        let after = case.run(0..90, Isa::best(), &pools[0]);
+        // The planted mistake would be a mask: the first row must see the last position.
+        assert!(differ(&before[..case.width()], &after[..case.width()]));
     }
 
     #[test]
@@ -666,6 +726,7 @@ mod tests {
                         scale: 0.2,
                         window,
                         softcap: None,
+                        sight: Sight::Back,
                     };
                     let case = Case::draw(&mut draws, shape, format, 150);
                     let single: Vec<f32> = (0..150)
@@ -692,6 +753,7 @@ mod tests {
             scale: 0.2,
             window: None,
             softcap: None,
+            sight: Sight::Back,
         };
         let cases: Vec<Case> = [1, 64, 65, 130, 17]
             .map(|tokens| Case::draw(&mut draws, shape, KvFormat::F16, tokens))
@@ -735,6 +797,7 @@ mod tests {
             scale: 0.25,
             window: Some(70),
             softcap: None,
+            sight: Sight::Back,
         };
         let case = Case::plain(&mut draws, shape, 100);
         let got = case.run(99..100, Isa::best(), &Pool::serial());
@@ -773,6 +836,7 @@ mod tests {
             scale: 1.0,
             window: None,
             softcap: None,
+            sight: Sight::Back,
         };
         let mut out = [0.0; 4];
         let job = AttentionJob {

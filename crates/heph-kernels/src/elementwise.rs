@@ -1,7 +1,7 @@
 //! Work on numbers one by one, and the softmax over a short row.
 
 use crate::isa::{Isa, per_isa};
-use crate::math::{exp, tanh};
+use crate::math::{erf, exp, tanh};
 
 /// Lanes of a sum, on every instruction set.
 pub(crate) const LANES: usize = 16;
@@ -141,6 +141,22 @@ fn gelu_tanh(g: f32) -> f32 {
     (0.5 * g) * (1.0 + tanh(SQRT_2_BY_PI * (g + 0.044_715 * cube)))
 }
 
+/// `gelu(x)` in place, with GELU in its exact form (Hendrycks and Gimpel, 2016): `(0.5 * x) * (1 + erf(x * sqrt(1 / 2)))`.
+///
+/// # Panics
+/// When `isa` is not available.
+pub fn gelu_in_place(x: &mut [f32], isa: Isa) {
+    gelu_in_place_on(isa, x);
+}
+
+per_isa! {
+    fn gelu_in_place_on(x: &mut [f32]) {
+        for v in x {
+            *v = (0.5 * *v) * (1.0 + erf(*v * std::f32::consts::FRAC_1_SQRT_2));
+        }
+    }
+}
+
 /// `x = x + y`, element by element.
 ///
 /// # Panics
@@ -240,11 +256,12 @@ mod tests {
         let mut rows = vec![vec![0.0; x.len()], vec![0.0; x.len()]];
         silu_mul(x, y, &mut rows[0], isa);
         gelu_tanh_mul(x, y, &mut rows[1], isa);
-        let mut placed = [x.to_vec(), x.to_vec(), x.to_vec(), x.to_vec()];
+        let mut placed = [x; 5].map(<[f32]>::to_vec);
         add_assign(&mut placed[0], y, isa);
         add_scaled(&mut placed[1], y, factor, isa);
         scale(&mut placed[2], factor, isa);
         softmax(&mut placed[3], isa);
+        gelu_in_place(&mut placed[4], isa);
         rows.extend(placed);
         rows.concat()
     }
@@ -292,6 +309,21 @@ mod tests {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3));
             assert!((f64::from(silu[i]) - g / (1.0 + (-g).exp())).abs() < 2e-6);
             assert!((f64::from(gelu[i]) - 0.5 * g * (1.0 + inner.tanh())).abs() < 2e-6);
+        }
+        // True values of GELU, from 40 digits.
+        let mut exact = [-4.0, -1.0, -0.25, 0.0, 0.5, 1.5, 6.0];
+        gelu_in_place(&mut exact, Isa::best());
+        let want = [
+            -0.000126684967332,
+            -0.158655253931,
+            -0.100323418579,
+            0.0,
+            0.345731230637,
+            1.3997891981,
+            5.99999999408,
+        ];
+        for (got, want) in exact.iter().zip(want) {
+            assert!((f64::from(*got) - want).abs() < 2e-7, "{got} {want}");
         }
     }
 

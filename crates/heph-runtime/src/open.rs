@@ -182,6 +182,7 @@ fn texts(folder: &Path) -> Result<FolderTexts, OpenError> {
         special_tokens_map: optional("special_tokens_map.json")?,
         generation_config: optional("generation_config.json")?,
         chat_template: optional("chat_template.jinja")?,
+        pooling: optional("1_Pooling/config.json")?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! `heph logits`: the numbers behind the words, for comparison with other programs.
 //!
 //! Out, for each prompt, all little-endian: i32 n, i32 vocabulary, f32 logits `(n, vocabulary)` of every position,
-//! i32 g, i32 greedy ids `(g)`. Printed: `blake3 HASH` of all logits in that order, without the counts and ids.
+//! i32 g, i32 greedy ids `(g)`. A model that only reads has the rows of its last layer in their place. Printed: `blake3 HASH` of all logits in that order, without the counts and ids.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -48,6 +48,12 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let mut worker = engine.worker();
     let mut sink = Sink::create(&arguments.out)?;
     for prompt in &prompts {
+        if engine.model.graph().pooling.is_some() {
+            let rows = worker.encode_rows(&[prompt])?;
+            rows.iter()
+                .try_for_each(|rows| sink.put(&rows.rows, prompt.len(), rows.width, &[]))?;
+            continue;
+        }
         let (logits, greedy) = answer(&mut worker, prompt, arguments.greedy)?;
         sink.put(&logits, prompt.len(), engine.model.graph().vocab, &greedy)?;
     }

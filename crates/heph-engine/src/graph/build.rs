@@ -1,6 +1,8 @@
 //! Making blocks node by node, each shape checked against the file as it is named.
 
-use super::{Activation, AttentionSpec, Block, ExpertsSpec, Node, Op, TensorId, TensorSpec, ValueId};
+use super::{
+    Activation, AttentionSpec, Block, ExpertsSpec, Node, Op, RowChoice, TensorId, TensorSpec, ValueId,
+};
 
 /// Where a builder looks up what the file holds.
 pub trait TensorIndex {
@@ -146,6 +148,27 @@ impl<'t, 'a> BlockBuilder<'t, 'a> {
         Ok(self.push(Op::Embed { table }, vec![], width))
     }
 
+    /// Adds the chosen row of a `(rows, width)` table to each row.
+    pub(super) fn add_row(
+        &mut self,
+        x: ValueId,
+        table: &str,
+        rows: usize,
+        row: RowChoice,
+    ) -> Result<ValueId, GraphError> {
+        let width = self.width(x);
+        let table = self.tensors.need(table, rows, width, 1)?;
+        Ok(self.push(Op::AddRow { table, row }, vec![x], width))
+    }
+
+    /// Layer normalisation of whole rows, by the weight and the bias of `stem`.
+    pub(super) fn layer_norm(&mut self, x: ValueId, stem: &str, eps: f32) -> Result<ValueId, GraphError> {
+        let width = self.width(x);
+        let weight = self.tensors.need(&format!("{stem}.weight"), 1, width, 1)?;
+        let bias = self.tensors.need(&format!("{stem}.bias"), 1, width, 1)?;
+        Ok(self.push(Op::LayerNorm { weight, bias, eps }, vec![x], width))
+    }
+
     /// RMS normalisation in groups of `group` numbers.
     pub(super) fn rms_norm(
         &mut self,
@@ -185,6 +208,11 @@ impl<'t, 'a> BlockBuilder<'t, 'a> {
     /// `activation(gate) * up`.
     pub(super) fn gate(&mut self, gate: ValueId, up: ValueId, activation: Activation) -> ValueId {
         self.push(Op::Gate(activation), vec![gate, up], self.width(gate))
+    }
+
+    /// The exact GELU.
+    pub(super) fn gelu(&mut self, x: ValueId) -> ValueId {
+        self.push(Op::Gelu, vec![x], self.width(x))
     }
 
     /// The mixture of experts of layer prefix `stem`.

@@ -1,6 +1,6 @@
 //! What a block costs: counted from its nodes.
 
-use super::{Block, Graph, Op, TensorId};
+use super::{Block, Graph, Op, RowChoice, Sight, TensorId};
 use heph_kernels::kv::KvFormat;
 
 /// How much a block is asked to do.
@@ -70,6 +70,18 @@ impl Graph {
                 let row = self.tensor(*table).bytes() / self.tensor(*table).rows.max(1) as u64;
                 cost.weight_bytes_read += row * work.tokens as u64;
             }
+            Op::AddRow { table, row } => {
+                self.add_tensor(cost, *table, 0);
+                let one = self.tensor(*table).bytes() / self.tensor(*table).rows.max(1) as u64;
+                cost.weight_bytes_read += match row {
+                    RowChoice::First => one,
+                    RowChoice::Position => one * work.tokens as u64,
+                };
+            }
+            Op::LayerNorm { weight, bias, .. } => {
+                self.add_tensor(cost, *weight, 1);
+                self.add_tensor(cost, *bias, 1);
+            }
             Op::RmsNorm { weight, .. } => self.add_tensor(cost, *weight, 1),
             Op::Linear { weight, bias } => {
                 self.add_tensor(cost, *weight, 1);
@@ -77,7 +89,10 @@ impl Graph {
                 cost.flops += 2 * self.tensor(*weight).parameters() * work.tokens as u64;
             }
             Op::Attention(spec) => {
-                let pairs = visible_pairs(work, spec.window);
+                let pairs = match spec.sight {
+                    Sight::Back => visible_pairs(work, spec.window),
+                    Sight::Around => work.tokens as u64 * work.context as u64,
+                };
                 cost.flops += 4 * (spec.heads * spec.head_dim) as u64 * pairs;
                 cost.kv_bytes_per_position += spec.kv_shape(kv).position_bytes() as u64;
             }
@@ -93,7 +108,7 @@ impl Graph {
                     cost.flops += 2 * used * work.tokens as u64;
                 }
             }
-            Op::Rope { .. } | Op::Gate(_) | Op::Add => {}
+            Op::Rope { .. } | Op::Gate(_) | Op::Gelu | Op::Add => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! The Llama family: Llama 1 to 3, Mistral with its sliding window, Mixtral's experts.
 
 use super::build::{BlockBuilder, GraphError, Mixture, Tensors};
-use super::{Activation, AttentionSpec, Block, Graph, TensorIndex, ValueId};
+use super::{Activation, AttentionSpec, Block, Graph, Sight, TensorIndex, ValueId};
 use crate::config::ModelConfig;
 
 /// Builds the graph of a Llama-shaped model.
@@ -37,10 +37,12 @@ pub(super) fn assemble(
         hidden,
         vocab,
         rope,
+        pooling: None,
     })
 }
 
-fn build(
+/// One block, filled by `fill`.
+pub(super) fn build(
     tensors: &mut Tensors,
     width: usize,
     fill: impl FnOnce(&mut BlockBuilder) -> Result<(), GraphError>,
@@ -102,6 +104,7 @@ fn attention_spec(config: &ModelConfig, layer: usize) -> AttentionSpec {
         scale: 1.0 / (config.head_dim as f32).sqrt(),
         window: config.window(layer),
         softcap: None,
+        sight: Sight::Back,
     }
 }
 

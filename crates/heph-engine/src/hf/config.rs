@@ -173,14 +173,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<ModelConfig, SourceError> {
         rope: raw.rope(head_dim, context)?,
         sliding_window: raw.window(family.window, layers)?,
         experts: raw.experts(family.normalise)?,
+        encoder: None,
     })
 }
 
-fn need<T>(value: Option<T>, key: &str) -> Result<T, SourceError> {
+pub(super) fn need<T>(value: Option<T>, key: &str) -> Result<T, SourceError> {
     value.ok_or_else(|| SourceError::MissingKey { key: key.to_owned() })
 }
 
-fn unsupported<T>(what: String) -> Result<T, SourceError> {
+pub(super) fn unsupported<T>(what: String) -> Result<T, SourceError> {
     Err(SourceError::Unsupported { what })
 }
 

@@ -1,6 +1,6 @@
 //! From the names of a folder's tensors to those of GGUF, with the experts of a layer stacked.
 
-use super::{HfError, StoredTensor};
+use super::{HfError, StoredTensor, encoder};
 use crate::config::ModelConfig;
 use crate::graph::TensorSpec;
 use crate::source::{SourceError, SourceTensor};
@@ -43,7 +43,7 @@ const EXPERT_PARTS: &[(&str, &str)] = &[
 
 /// What the folder's tensor is.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// A tensor of its own.
     Whole(String),
     /// One matrix of a stack.
@@ -52,7 +52,9 @@ enum Place {
     GatesAndUps { layer: usize },
     /// The down matrices of all experts of a layer.
     Downs { layer: usize },
-    /// Something that follows from the configuration.
+    /// Queries over keys over values of a layer.
+    Fused { layer: usize },
+    /// Something that follows from the configuration, or that nothing here asks for.
     Derived,
 }
 
@@ -93,6 +95,8 @@ fn place(name: &str) -> Option<Place> {
 pub(super) struct Stacker<'a> {
     /// Experts in a layer.
     experts: usize,
+    /// Finds what a name is.
+    place: fn(&str) -> Option<Place>,
     tensors: BTreeMap<String, SourceTensor<'a>>,
     /// Stacks that are not complete yet, and the matrices that were found.
     stacks: BTreeMap<String, BTreeMap<usize, Matrix<'a>>>,
@@ -111,6 +115,7 @@ impl<'a> Stacker<'a> {
         let experts = config.experts.map_or(0, |experts| experts.count);
         Stacker {
             experts,
+            place: config.encoder.map_or(place, |_| encoder::place),
             tensors: BTreeMap::new(),
             stacks: BTreeMap::new(),
         }
@@ -121,8 +126,18 @@ impl<'a> Stacker<'a> {
         let unknown = || HfError::UnknownTensor {
             name: tensor.name.clone().into_owned(),
         };
-        match place(&tensor.name).ok_or_else(unknown)? {
+        match (self.place)(&tensor.name).ok_or_else(unknown)? {
             Place::Derived => Ok(()),
+            Place::Fused { layer } => {
+                let all = matrix(tensor)?;
+                let thirds = all.thirds().ok_or_else(|| shape(tensor))?;
+                ["attn_q", "attn_k", "attn_v"]
+                    .into_iter()
+                    .zip(thirds)
+                    .try_for_each(|(part, third)| {
+                        self.insert(format!("blk.{layer}.{part}.weight"), vec![third])
+                    })
+            }
             Place::Whole(name) => {
                 let matrix = matrix(tensor)?;
                 self.insert(name, vec![matrix])
@@ -223,6 +238,17 @@ impl<'a> Stacker<'a> {
 }
 
 impl<'a> Matrix<'a> {
+    /// The rows in three equal parts, or `None` where they are not.
+    fn thirds(&self) -> Option<[Matrix<'a>; 3]> {
+        let rows = self.rows.is_multiple_of(3).then_some(self.rows / 3)?;
+        let each = self.bytes.len() / 3;
+        Some([0, 1, 2].map(|part| Matrix {
+            rows,
+            bytes: &self.bytes[part * each..][..each],
+            ..*self
+        }))
+    }
+
     /// The upper and the lower half of the rows, or `None` for an odd number of them.
     fn halves(&self) -> Option<(Matrix<'a>, Matrix<'a>)> {
         let rows = self.rows.is_multiple_of(2).then_some(self.rows / 2)?;

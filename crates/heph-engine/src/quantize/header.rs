@@ -2,7 +2,7 @@
 
 use super::vocabulary;
 use super::{FileType, QuantizeError};
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::{ModelConfig, Pooling, RopeScaling};
 use crate::gguf::{Header, Metadata};
 use crate::source::{Source, Vocabulary};
 
@@ -69,7 +69,22 @@ fn shape(config: &ModelConfig, header: &mut Header) {
         number("expert_feed_forward_length", experts.ffn);
         header.flag(&key("expert_weights_norm"), experts.normalise);
     }
-    header.f32(&key("attention.layer_norm_rms_epsilon"), config.rms_eps);
+    match config.encoder {
+        None => header.f32(&key("attention.layer_norm_rms_epsilon"), config.rms_eps),
+        Some(encoder) => {
+            header.f32(&key("attention.layer_norm_epsilon"), config.rms_eps);
+            header.flag(&key("attention.causal"), false);
+            let pooling = match encoder.pooling {
+                Pooling::Mean => 1,
+                Pooling::First => 2,
+            };
+            header.u32(&key("pooling_type"), pooling);
+            header.u32(
+                "tokenizer.ggml.token_type_count",
+                u32::try_from(encoder.token_types).unwrap_or(u32::MAX),
+            );
+        }
+    }
     header.f32(&key("rope.freq_base"), config.rope.theta as f32);
     scaling(config, header);
 }

@@ -156,6 +156,10 @@ impl Mix {
         if !spec.name.ends_with(".weight") || spec.name.ends_with("_norm.weight") {
             return Format::F32;
         }
+        // Only single rows of these are read.
+        if ["position_embd.weight", "token_types.weight"].contains(&spec.name.as_str()) {
+            return Format::F32;
+        }
         // Routers are small, and a wrong choice of experts is not.
         if spec.name.ends_with("ffn_gate_inp.weight") {
             return Format::F32;

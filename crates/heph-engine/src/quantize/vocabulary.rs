@@ -104,6 +104,9 @@ pub(super) fn put(texts: &FolderTexts, size: usize, header: &mut Header) -> Resu
         "tokenizer.json",
         texts.tokenizer.as_deref().ok_or(VocabularyError::Missing)?,
     )?;
+    if file.model.kind.as_deref() == Some("WordPiece") {
+        return wordpiece(&file, size, header);
+    }
     if file.model.kind.as_deref().unwrap_or("BPE") != "BPE" {
         return unsupported(format!("a {} model", file.model.kind.unwrap_or_default()));
     }
@@ -123,6 +126,51 @@ pub(super) fn put(texts: &FolderTexts, size: usize, header: &mut Header) -> Resu
     header.texts("tokenizer.ggml.tokens", &tokens);
     header.i32s("tokenizer.ggml.token_type", &kinds);
     special(texts, &file, &tokens, header)
+}
+
+/// BERT's vocabulary: in the folder what goes on a word is marked, in the file what begins one.
+fn wordpiece(file: &File, size: usize, header: &mut Header) -> Result<(), VocabularyError> {
+    let (tokens, mut kinds) = tokens(file, size)?;
+    let around = |text: &str| text.starts_with('[') && text.ends_with(']');
+    let spelled: Vec<String> = tokens
+        .iter()
+        .zip(&mut kinds)
+        .map(|(token, kind)| match token.strip_prefix("##") {
+            Some(rest) => rest.to_owned(),
+            None if around(token) => {
+                *kind = if *kind == Kind::Normal as i32 {
+                    Kind::Unused as i32
+                } else {
+                    *kind
+                };
+                token.clone()
+            }
+            None => format!("\u{2581}{token}"),
+        })
+        .collect();
+    header.text("tokenizer.ggml.model", "bert");
+    header.text("tokenizer.ggml.pre", "default");
+    let lowercase = file.normalizer.as_ref().and_then(|n| n.get("lowercase"));
+    let lowercase = lowercase.and_then(Value::as_bool).unwrap_or(true);
+    header.flag("tokenizer.ggml.normalizer.lowercase", lowercase);
+    for (key, name) in [
+        ("bos_token_id", "[CLS]"),
+        ("cls_token_id", "[CLS]"),
+        ("seperator_token_id", "[SEP]"),
+        ("padding_token_id", "[PAD]"),
+        ("unknown_token_id", "[UNK]"),
+        ("mask_token_id", "[MASK]"),
+    ] {
+        if let Some(id) = tokens.iter().position(|token| token == name) {
+            header.u32(
+                &format!("tokenizer.ggml.{key}"),
+                u32::try_from(id).unwrap_or(u32::MAX),
+            );
+        }
+    }
+    header.texts("tokenizer.ggml.tokens", &spelled);
+    header.i32s("tokenizer.ggml.token_type", &kinds);
+    Ok(())
 }
 
 fn json<'a, T: Deserialize<'a>>(file: &'static str, bytes: &'a [u8]) -> Result<T, VocabularyError> {

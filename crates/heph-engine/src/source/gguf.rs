@@ -1,7 +1,7 @@
 //! A GGUF file as a [`super::Source`].
 
 use super::{SourceError, SourceTensor};
-use crate::config::{ExpertsConfig, ModelConfig, RopeConfig, RopeScaling};
+use crate::config::{EncoderConfig, ExpertsConfig, ModelConfig, Pooling, RopeConfig, RopeScaling};
 use crate::gguf::{Gguf, GgufTensor, Metadata, Value};
 use crate::graph::TensorSpec;
 use heph_kernels::format::{Format, dequantize_row};
@@ -14,9 +14,54 @@ const ROPE_FREQS: &str = "rope_freqs.weight";
 /// Every tensor of the file but the rotary divisors, which are configuration.
 pub(super) fn tensors<'a>(file: &Gguf<'a>) -> Result<BTreeMap<String, SourceTensor<'a>>, SourceError> {
     let weights = file.tensors().iter().filter(|tensor| tensor.name != ROPE_FREQS);
-    weights
-        .map(|weight| Ok((weight.name.to_owned(), tensor(weight)?)))
-        .collect()
+    let mut found = BTreeMap::new();
+    for weight in weights {
+        match fused(file, weight.name) {
+            Some(stem) => found.extend(thirds(tensor(weight)?, stem)?),
+            None => drop(found.insert(weight.name.to_owned(), tensor(weight)?)),
+        }
+    }
+    Ok(found)
+}
+
+/// The layer of a matrix that holds queries, keys and values in one, which only encoders' files have here.
+fn fused<'a>(file: &Gguf<'_>, name: &'a str) -> Option<&'a str> {
+    let architecture = file.metadata.text("general.architecture").ok().flatten()?;
+    encoder_style(architecture)?;
+    name.strip_suffix(".attn_qkv.weight")
+}
+
+/// Queries, keys and values of a matrix that holds them one over another.
+fn thirds<'a>(all: SourceTensor<'a>, stem: &str) -> Result<Vec<(String, SourceTensor<'a>)>, SourceError> {
+    let (rows, whole) = (all.spec.rows, all.matrices.as_slice());
+    let &[bytes] = whole else {
+        return Err(uneven(&all.spec.name));
+    };
+    if !rows.is_multiple_of(3) || bytes.is_empty() {
+        return Err(uneven(&all.spec.name));
+    }
+    let parts = bytes.chunks_exact(bytes.len() / 3);
+    let third = |(part, bytes): (&str, &'a [u8])| {
+        let name = format!("{stem}.{part}.weight");
+        let spec = TensorSpec {
+            name: name.clone(),
+            rows: rows / 3,
+            ..all.spec.clone()
+        };
+        let matrices = vec![bytes];
+        (name, SourceTensor { spec, matrices })
+    };
+    Ok(["attn_q", "attn_k", "attn_v"]
+        .into_iter()
+        .zip(parts)
+        .map(third)
+        .collect())
+}
+
+fn uneven(name: &str) -> SourceError {
+    SourceError::Unsupported {
+        what: format!("tensor {name:?} does not hold queries, keys and values of one size"),
+    }
 }
 
 fn tensor<'a>(tensor: &GgufTensor<'a>) -> Result<SourceTensor<'a>, SourceError> {
@@ -114,7 +159,11 @@ pub(super) fn config(
     }
     let ffn = keys.integer("feed_forward_length")?;
     let context = keys.need("context_length")?;
-    let eps = "attention.layer_norm_rms_epsilon";
+    let encoder = encoder(&keys, tensors)?;
+    let eps = match encoder {
+        Some(_) => "attention.layer_norm_epsilon",
+        None => "attention.layer_norm_rms_epsilon",
+    };
     let rms_eps = keys
         .float(eps)?
         .ok_or_else(|| SourceError::MissingKey { key: keys.full(eps) })?;
@@ -138,6 +187,7 @@ pub(super) fn config(
         rope: rope(file, &keys, style, head_dim, context)?,
         sliding_window: window(&keys)?,
         experts: experts(&keys, ffn)?,
+        encoder,
     })
 }
 
@@ -146,10 +196,38 @@ fn style(architecture: &str) -> Result<RopeStyle, SourceError> {
     match architecture {
         "llama" => Ok(RopeStyle::Interleaved),
         "qwen2" | "qwen3" | "qwen3moe" => Ok(RopeStyle::Halves),
+        other if encoder_style(other).is_some() => Ok(RopeStyle::Halves),
         other => Err(SourceError::Architecture {
             name: other.to_owned(),
         }),
     }
+}
+
+/// Whether the architecture only reads.
+fn encoder_style(architecture: &str) -> Option<()> {
+    ["bert", "nomic-bert"].contains(&architecture).then_some(())
+}
+
+/// What an encoder's file says beside its layers; `None` for a model that writes.
+fn encoder(
+    keys: &Keys<'_, '_>,
+    tensors: &BTreeMap<String, SourceTensor<'_>>,
+) -> Result<Option<EncoderConfig>, SourceError> {
+    if encoder_style(keys.architecture).is_none() {
+        return Ok(None);
+    }
+    let unsupported = |what: String| Err(SourceError::Unsupported { what });
+    if keys.metadata.flag(&keys.full("attention.causal"))? == Some(true) {
+        return unsupported("an encoder that looks back only".to_owned());
+    }
+    let pooling = match keys.integer("pooling_type")? {
+        // Without a word on it, or where the choice is left to the reader.
+        None | Some(0 | 1) => Pooling::Mean,
+        Some(2) => Pooling::First,
+        Some(other) => return unsupported(format!("pooling of kind {other}")),
+    };
+    let token_types = tensors.get("token_types.weight").map_or(0, |t| t.spec.rows);
+    Ok(Some(EncoderConfig { token_types, pooling }))
 }
 
 /// A window of 0 is none.
