@@ -96,7 +96,7 @@ pub(super) fn layer(
 }
 
 /// Scores scaled by the root of the head's width, over the window that the layer has.
-fn attention_spec(config: &ModelConfig, layer: usize) -> AttentionSpec {
+pub(super) fn attention_spec(config: &ModelConfig, layer: usize) -> AttentionSpec {
     AttentionSpec {
         heads: config.heads,
         kv_heads: config.kv_heads,
