@@ -34,7 +34,7 @@ boot() {
     local machine=$work/machine init=$work/machine/init
     rm -rf "$machine" && mkdir -p "$init/"{bin,proc,sys,dev} "$init$PWD/models" "$machine/iso"
     cp /bin/busybox "$init/bin/" && cp "$1" "$init/program" && cp models/heph-story.gguf "$init$PWD/models/"
-    mkdir -p "$init$PWD/crates/heph-world"
+    mkdir -p "$init$PWD/crates/heph-engine"
     cat >"$init/init" <<END
 #!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
