@@ -7,6 +7,8 @@
 mod bytes;
 mod inbox;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use heph_types::{SamplingOptionError, SessionId, StageSpec};
 

@@ -1,0 +1,668 @@
+//! What is written is read; what is damaged is refused by name; the bytes of version 1 stay what they are.
+
+use std::path::PathBuf;
+
+use heph_types::{
+    DryOptions, Hidden, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, SessionId, StageSpec,
+    TokenId, WireCodec,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::codec::{pack, unpack};
+
+/// The length before a frame's body, as the inbox reads it.
+fn body(frame: &[u8]) -> &[u8] {
+    let mut rest = Reader { rest: frame };
+    let length = rest.length("bytes of a frame", FRAME_MAX).unwrap();
+    assert_eq!(length, rest.rest.len());
+    rest.rest
+}
+
+fn rows(tokens: usize, width: usize, codec: WireCodec) -> crate::codec::PackedRows {
+    let rows = (0..tokens * width).map(|n| (n as f32 - 7.0) * 0.375).collect();
+    pack(&Hidden { width, rows }, codec).unwrap()
+}
+
+fn spec(choose: Option<SamplingOptions>) -> StageSpec {
+    StageSpec {
+        model: ModelHash(std::array::from_fn(|at| at as u8)),
+        layers: LayerRange::new(8, 24, 32).unwrap(),
+        context: 4096,
+        kv_format: KvFormat::F16,
+        choose,
+    }
+}
+
+fn all_options() -> SamplingOptions {
+    SamplingOptions {
+        typical_p: Some(0.9),
+        dry: Some(DryOptions {
+            breakers: vec![TokenId(13), TokenId(300)],
+            ..DryOptions::default()
+        }),
+        logit_bias: vec![(TokenId(5), f32::NEG_INFINITY), (TokenId(70_000), 1.5)],
+        seed: 7,
+        ..SamplingOptions::default()
+    }
+}
+
+fn forward(fill: Fill, answers: u32, until: TakeUntil) -> Frame {
+    Frame::Forward(ForwardFrame {
+        line: Line(3),
+        epoch: Epoch(130),
+        first: Position(1000),
+        answers,
+        until,
+        reply: WireCodec::Bf16,
+        fill,
+    })
+}
+
+/// One of each message, and each form of those that have several. The names are files of `fixtures/wire/v1`.
+fn samples() -> Vec<(String, Frame)> {
+    let ids = |ids: &[u32]| ids.iter().copied().map(TokenId).collect::<Vec<_>>();
+    let line = Line(3);
+    let mut all: Vec<(String, Frame)> = Vec::new();
+    let mut add = |name: &str, frame: Frame| all.push((name.to_owned(), frame));
+    add(
+        "hello",
+        Frame::Hello(Hello {
+            versions: VERSIONS,
+            law: 1,
+            capabilities: Capabilities::SERVES,
+        }),
+    );
+    for (at, reason) in Farewell::ALL.iter().enumerate() {
+        add(&format!("bye-{at}"), Frame::Bye(*reason));
+    }
+    add("ping", Frame::Ping(1_234_567));
+    add("pong", Frame::Pong(u64::MAX));
+    add("busy", Frame::Busy { line, eta_ms: 1500 });
+    for (at, code) in FaultCode::ALL.iter().enumerate() {
+        let sentence = code.to_string();
+        add(
+            &format!("fault-{at}"),
+            Frame::Fault {
+                line: (at % 2 == 0).then_some(line),
+                code: *code,
+                sentence,
+            },
+        );
+    }
+    add(
+        "profile",
+        Frame::Profile {
+            version: 1,
+            record: b"{}".to_vec(),
+        },
+    );
+    let session = SessionId(0x0102_0304_0506_0708);
+    add(
+        "open-middle",
+        Frame::Open {
+            line,
+            session,
+            spec: spec(None),
+        },
+    );
+    add(
+        "open-greedy",
+        Frame::Open {
+            line,
+            session,
+            spec: spec(Some(SamplingOptions::greedy())),
+        },
+    );
+    add(
+        "open-sampled",
+        Frame::Open {
+            line,
+            session,
+            spec: spec(Some(all_options())),
+        },
+    );
+    add(
+        "opened",
+        Frame::Opened {
+            line,
+            width: 2048,
+            orders: 32,
+            bytes: 8 << 20,
+        },
+    );
+    for (at, reason) in Refusal::ALL.into_iter().enumerate() {
+        add(&format!("refused-{at:02}"), Frame::Refused { line, reason });
+    }
+    add("close", Frame::Close(line));
+    add("closed", Frame::Closed(line));
+    let tokens = ids(&[1, 127, 128, 31_999, 2_097_151]);
+    add(
+        "forward-tokens",
+        forward(Fill::Tokens(tokens.clone()), 1, TakeUntil::End),
+    );
+    add(
+        "forward-verify",
+        forward(Fill::Tokens(tokens), 5, TakeUntil::Disagreement),
+    );
+    for codec in WireCodec::ALL {
+        let fill = |tokens| Fill::Rows {
+            rows: rows(2, 40, codec),
+            tokens,
+        };
+        add(
+            &format!("forward-{codec}"),
+            forward(fill(Vec::new()), 2, TakeUntil::End),
+        );
+        add(
+            &format!("forward-{codec}-ids"),
+            forward(fill(ids(&[9, 900])), 0, TakeUntil::End),
+        );
+        let (epoch, first) = (Epoch(0), Position(70_000));
+        add(
+            &format!("rows-{codec}"),
+            Frame::Rows(RowsFrame {
+                line,
+                epoch,
+                first,
+                rows: rows(1, 40, codec),
+            }),
+        );
+    }
+    add(
+        "rollback",
+        Frame::Rollback {
+            line,
+            epoch: Epoch(2),
+            to: Position(17),
+        },
+    );
+    let (at, last) = (Position(99), TokenId(42));
+    add(
+        "generate",
+        Frame::Generate(GenerateFrame {
+            line,
+            epoch: Epoch(1),
+            at,
+            last,
+            tokens_max: 512,
+            ends: ids(&[2, 32_000]),
+        }),
+    );
+    add(
+        "choices",
+        Frame::Choices(ChoicesFrame {
+            line,
+            epoch: Epoch(1),
+            first: Position(100),
+            agreed: 4,
+            tokens: ids(&[31_999]),
+        }),
+    );
+    add(
+        "done",
+        Frame::Done {
+            line,
+            epoch: Epoch(200),
+        },
+    );
+    add(
+        "membership",
+        Frame::Membership {
+            kind: *MEMBERSHIP.start(),
+            body: vec![1, 2, 3],
+        },
+    );
+    all
+}
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/wire/v1")
+}
+
+#[test]
+fn stored_bytes_of_version_1_are_read_and_written_again() {
+    let samples = samples();
+    for (name, frame) in &samples {
+        let path = fixtures().join(format!("{name}.bin"));
+        let stored = std::fs::read(&path).unwrap_or_else(|_| panic!("{name}.bin is not stored"));
+        assert_eq!(&Frame::decode(body(&stored)).unwrap(), frame, "{name}");
+        assert_eq!(frame.encode().unwrap(), stored, "{name}");
+    }
+    let stored = std::fs::read_dir(fixtures()).unwrap().count();
+    assert_eq!(stored, samples.len(), "each stored file is a sample");
+}
+
+/// Writes the stored bytes of messages that have none yet: `cargo test -p heph-net store_new_samples -- --ignored`.
+/// Bytes that are there are never written again.
+#[test]
+#[ignore = "writes files"]
+fn store_new_samples() {
+    std::fs::create_dir_all(fixtures()).unwrap();
+    for (name, frame) in samples() {
+        let path = fixtures().join(format!("{name}.bin"));
+        if !path.exists() {
+            std::fs::write(path, frame.encode().unwrap()).unwrap();
+        }
+    }
+}
+
+fn token() -> impl Strategy<Value = TokenId> {
+    prop_oneof![0u32..300, 0u32..200_000, any::<u32>()].prop_map(TokenId)
+}
+
+fn packed_rows() -> impl Strategy<Value = crate::codec::PackedRows> {
+    (1usize..5, 1usize..70, 0usize..4, vec(-3.0f32..3.0, 280)).prop_map(|(tokens, width, codec, numbers)| {
+        let rows = numbers[..tokens * width].to_vec();
+        pack(&Hidden { width, rows }, WireCodec::ALL[codec]).unwrap()
+    })
+}
+
+fn options() -> impl Strategy<Value = SamplingOptions> {
+    let share = || proptest::option::of(0.01f32..1.0);
+    let shares = (proptest::option::of(0usize..1000), share(), share(), share());
+    let dry = (
+        0.0f32..2.0,
+        1.0f32..3.0,
+        0usize..9,
+        0usize..5000,
+        vec(token(), 0..5),
+    );
+    let rest = (
+        0.1f32..2.0,
+        0usize..300,
+        -2.0f32..2.0,
+        -2.0f32..2.0,
+        any::<u64>(),
+        vec((token(), -9.0f32..9.0), 0..9),
+    );
+    (0.0f32..2.0, shares, proptest::option::of(dry), rest).prop_map(|(temperature, shares, dry, rest)| {
+        SamplingOptions {
+            temperature,
+            top_k: shares.0,
+            top_p: shares.1,
+            min_p: shares.2,
+            typical_p: shares.3,
+            repeat_penalty: rest.0,
+            penalty_window: rest.1,
+            frequency_penalty: rest.2,
+            presence_penalty: rest.3,
+            seed: rest.4,
+            logit_bias: rest.5,
+            dry: dry.map(
+                |(multiplier, base, allowed_length, window, breakers)| DryOptions {
+                    multiplier,
+                    base,
+                    allowed_length,
+                    window,
+                    breakers,
+                },
+            ),
+        }
+    })
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
+    let line = || any::<u32>().prop_map(Line);
+    let epoch = || any::<u32>().prop_map(Epoch);
+    let position = || any::<u32>().prop_map(Position);
+    let fill = prop_oneof![
+        vec(token(), 0..40).prop_map(Fill::Tokens),
+        (packed_rows(), vec(token(), 0..5)).prop_map(|(rows, tokens)| Fill::Rows { rows, tokens }),
+    ];
+    let until = prop_oneof![Just(TakeUntil::End), Just(TakeUntil::Disagreement)];
+    let layers = (
+        0usize..99,
+        0usize..99,
+        any::<u32>(),
+        0usize..3,
+        any::<[u8; 32]>(),
+        proptest::option::of(options()),
+    );
+    let spec = layers.prop_map(|(start, more, context, kv, model, choose)| StageSpec {
+        model: ModelHash(model),
+        layers: LayerRange::new(start, start + more, 200).unwrap(),
+        context,
+        kv_format: KvFormat::ALL[kv],
+        choose,
+    });
+    prop_oneof![
+        (any::<(u16, u16)>(), any::<u16>(), any::<u64>()).prop_map(|(versions, law, bits)| {
+            Frame::Hello(Hello {
+                versions,
+                law,
+                capabilities: Capabilities(bits),
+            })
+        }),
+        any::<u64>().prop_map(Frame::Ping),
+        any::<u64>().prop_map(Frame::Pong),
+        (line(), any::<u32>()).prop_map(|(line, eta_ms)| Frame::Busy { line, eta_ms }),
+        (proptest::option::of(line()), 0usize..7, "[a-zé ]{0,60}").prop_map(|(line, code, sentence)| {
+            Frame::Fault {
+                line,
+                code: FaultCode::ALL[code],
+                sentence,
+            }
+        }),
+        (any::<u16>(), vec(any::<u8>(), 0..99))
+            .prop_map(|(version, record)| Frame::Profile { version, record }),
+        (line(), any::<u64>(), spec).prop_map(|(line, id, spec)| Frame::Open {
+            line,
+            session: SessionId(id),
+            spec
+        }),
+        (line(), any::<(u32, u32, u32)>()).prop_map(|(line, (width, orders, bytes))| {
+            Frame::Opened {
+                line,
+                width,
+                orders,
+                bytes,
+            }
+        }),
+        (line(), 0usize..11).prop_map(|(line, at)| Frame::Refused {
+            line,
+            reason: Refusal::ALL[at]
+        }),
+        line().prop_map(Frame::Close),
+        line().prop_map(Frame::Closed),
+        (line(), epoch(), position(), any::<u32>(), until, 0usize..4, fill).prop_map(
+            |(line, epoch, first, answers, until, reply, fill)| {
+                let reply = WireCodec::ALL[reply];
+                Frame::Forward(ForwardFrame {
+                    line,
+                    epoch,
+                    first,
+                    answers,
+                    until,
+                    reply,
+                    fill,
+                })
+            }
+        ),
+        (line(), epoch(), position()).prop_map(|(line, epoch, to)| Frame::Rollback { line, epoch, to }),
+        (
+            line(),
+            epoch(),
+            position(),
+            token(),
+            any::<u32>(),
+            vec(token(), 0..9)
+        )
+            .prop_map(|(line, epoch, at, last, tokens_max, ends)| {
+                Frame::Generate(GenerateFrame {
+                    line,
+                    epoch,
+                    at,
+                    last,
+                    tokens_max,
+                    ends,
+                })
+            }),
+        (line(), epoch(), position(), packed_rows()).prop_map(|(line, epoch, first, rows)| {
+            Frame::Rows(RowsFrame {
+                line,
+                epoch,
+                first,
+                rows,
+            })
+        }),
+        (line(), epoch(), position(), 0u32..65_536, vec(token(), 0..40)).prop_map(
+            |(line, epoch, first, agreed, tokens)| Frame::Choices(ChoicesFrame {
+                line,
+                epoch,
+                first,
+                agreed,
+                tokens
+            })
+        ),
+        (line(), epoch()).prop_map(|(line, epoch)| Frame::Done { line, epoch }),
+        (MEMBERSHIP, vec(any::<u8>(), 0..99)).prop_map(|(kind, body)| Frame::Membership { kind, body }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(frame in frame()) {
+        let bytes = frame.encode().unwrap();
+        prop_assert_eq!(Frame::decode(body(&bytes)), Ok(frame));
+    }
+
+    #[test]
+    fn a_stream_may_be_cut_anywhere(frames in vec(frame(), 1..6), cuts in vec(1usize..50, 1..40)) {
+        let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.encode().unwrap()).collect();
+        let (mut inbox, mut read, mut rest) = (Inbox::default(), Vec::new(), &bytes[..]);
+        for cut in cuts.iter().cycle() {
+            let (piece, more) = rest.split_at(rest.len().min(*cut));
+            inbox.push(piece);
+            while let Some(frame) = inbox.pop().unwrap() {
+                read.push(frame);
+            }
+            rest = more;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(read, frames);
+        prop_assert_eq!(inbox.waiting(), 0);
+    }
+
+    #[test]
+    fn every_shorter_and_every_longer_body_is_refused(frame in frame()) {
+        let bytes = frame.encode().unwrap();
+        let body = body(&bytes);
+        for end in 0..body.len() {
+            prop_assert!(Frame::decode(&body[..end]).is_err());
+        }
+        let longer = [body, &[0]].concat();
+        prop_assert!(Frame::decode(&longer).is_err());
+    }
+}
+
+/// Bytes that a frame holds beyond itself, as reserved.
+fn reserved(frame: &Frame) -> usize {
+    let tokens = |tokens: &Vec<TokenId>| tokens.capacity() * 4;
+    let options =
+        |o: &SamplingOptions| o.logit_bias.capacity() * 8 + o.dry.as_ref().map_or(0, |d| tokens(&d.breakers));
+    match frame {
+        Frame::Fault { sentence, .. } => sentence.capacity(),
+        Frame::Profile { record, .. } => record.capacity(),
+        Frame::Open { spec, .. } => spec.choose.as_ref().map_or(0, options),
+        Frame::Forward(forward) => match &forward.fill {
+            Fill::Tokens(ids) => tokens(ids),
+            Fill::Rows { rows, tokens: ids } => rows.bytes.capacity() + tokens(ids),
+        },
+        Frame::Generate(generate) => tokens(&generate.ends),
+        Frame::Rows(rows) => rows.rows.bytes.capacity(),
+        Frame::Choices(choices) => tokens(&choices.tokens),
+        Frame::Membership { body, .. } => body.capacity(),
+        _ => 0,
+    }
+}
+
+/// Flips, overwrites, cuts, doubles and joins bytes; the same seed damages in the same way.
+fn damage(body: &mut Vec<u8>, other: &[u8], random: &mut impl FnMut() -> usize) {
+    for _ in 0..1 + random() % 3 {
+        let at = random() % body.len().max(1);
+        let hostile = [0x00, 0x7F, 0x80, 0xFF][random() % 4];
+        match random() % 6 {
+            0 if at < body.len() => body[at] ^= 1 << (random() % 8),
+            1 if at < body.len() => body[at] = hostile,
+            2 => body.truncate(at),
+            3 => body.insert(at.min(body.len()), hostile),
+            4 => body.extend_from_slice(&other[random() % other.len()..]),
+            _ => body.splice(at..at, [0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).for_each(drop),
+        }
+    }
+}
+
+#[test]
+fn a_million_damaged_frames_are_refused_or_mean_one_thing() {
+    const FRAMES: usize = 1_000_000;
+    let bodies: Vec<Vec<u8>> = samples()
+        .iter()
+        .map(|(_, frame)| body(&frame.encode().unwrap()).to_vec())
+        .collect();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize
+    };
+    let (mut refused, mut read) = (0, 0);
+    for at in 0..FRAMES {
+        let mut bytes = bodies[at % bodies.len()].clone();
+        damage(&mut bytes, &bodies[random() % bodies.len()], &mut random);
+        let Ok(frame) = Frame::decode(&bytes) else {
+            refused += 1;
+            continue;
+        };
+        read += 1;
+        // Tokens of one byte become four; nothing grows by more.
+        assert!(reserved(&frame) <= 4 * bytes.len() + 64, "{frame:?}");
+        assert_eq!(body(&frame.encode().unwrap()), bytes, "a frame has one form only");
+        if let Frame::Rows(RowsFrame { rows, .. }) = &frame
+            && let Ok(hidden) = unpack(rows)
+        {
+            assert!(hidden.rows.capacity() * 4 <= 4 * bytes.len());
+        }
+    }
+    assert_eq!(refused + read, FRAMES);
+    assert!(
+        refused > FRAMES / 4 && read > FRAMES / 20,
+        "{refused} refused, {read} read"
+    );
+}
+
+#[test]
+fn refusals_have_names() {
+    let refused = |bytes: &[u8]| Frame::decode(bytes).unwrap_err();
+    assert_eq!(refused(&[]), WireError::Short);
+    assert_eq!(
+        refused(&[0x3F]),
+        WireError::Unknown {
+            what: "message",
+            value: 0x3F
+        }
+    );
+    assert_eq!(
+        refused(&[0x02, 9]),
+        WireError::Unknown {
+            what: "farewell",
+            value: 9
+        }
+    );
+    assert_eq!(refused(&[0x13, 1, 0]), WireError::Trailing(1));
+    assert_eq!(refused(&[0x13, 0x81, 0x00]), WireError::LongNumber);
+    assert_eq!(refused(b"\x01HTTP/1.1 400 Bad Request"), WireError::Magic);
+    // A token list that claims 65,000 entries in a frame of a few bytes, and one above the limit.
+    assert_eq!(
+        refused(&[0x20, 0, 0, 0, 0, 0x10, 0xE8, 0xFB, 0x03, 1]),
+        WireError::Short
+    );
+    assert!(matches!(
+        refused(&[0x20, 0, 0, 0, 0, 0x10, 0xFF, 0xFF, 0x7F]),
+        WireError::TooLong { .. }
+    ));
+    // Rows of 2^32 - 1 by 2^32 - 1.
+    let huge = [
+        0x28, 0, 0, 0, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F,
+    ];
+    assert!(matches!(
+        refused(&huge),
+        WireError::Rows(CodecError::TooLarge { .. })
+    ));
+    let mut inbox = Inbox::default();
+    inbox.push(&[0xFF, 0xFF, 0xFF, 0x7F]);
+    assert!(matches!(inbox.pop(), Err(WireError::TooLong { .. })));
+}
+
+#[test]
+fn a_message_beyond_its_limits_is_not_written() {
+    let sentence = "x".repeat(SENTENCE_MAX + 1);
+    let frames = [
+        Frame::Fault {
+            line: None,
+            code: FaultCode::Worker,
+            sentence,
+        },
+        Frame::Profile {
+            version: 1,
+            record: vec![0; PROFILE_MAX + 1],
+        },
+        Frame::Membership {
+            kind: 0x10,
+            body: Vec::new(),
+        },
+        forward(Fill::Tokens(vec![TokenId(0); TOKENS_MAX + 1]), 1, TakeUntil::End),
+    ];
+    for frame in frames {
+        assert!(frame.encode().is_err(), "{}", frame.name());
+    }
+}
+
+/// The heads of messages that are sent for every token, deep in a long conversation of a large vocabulary.
+#[test]
+fn a_token_costs_the_bytes_that_are_promised() {
+    let (line, epoch, first) = (Line(100), Epoch(10_000), Position(1_000_000));
+    for width in [64usize, 576, 2048, 4096, 8192] {
+        let numbers = (0..width as u32)
+            .map(|n| f32::from_bits(n.wrapping_mul(0x9E37_79B9) & 0xBFFF_FFFF))
+            .collect();
+        let rows = pack(&Hidden { width, rows: numbers }, WireCodec::Bf16).unwrap();
+        let fill = Fill::Rows {
+            rows: rows.clone(),
+            tokens: vec![TokenId(200_000)],
+        };
+        let order = ForwardFrame {
+            line,
+            epoch,
+            first,
+            answers: 1,
+            until: TakeUntil::End,
+            reply: WireCodec::Bf16,
+            fill,
+        };
+        let answer = RowsFrame {
+            line,
+            epoch,
+            first,
+            rows,
+        };
+        for frame in [Frame::Forward(order), Frame::Rows(answer)] {
+            let bytes = frame.encode().unwrap().len();
+            assert!(bytes <= 2 * width + 64, "{bytes} bytes for a row of {width}");
+        }
+    }
+    for drafted in 1..=16usize {
+        let tokens = vec![TokenId(2_000_000); drafted];
+        let fill = Fill::Tokens(tokens);
+        let until = TakeUntil::Disagreement;
+        let reply = WireCodec::F32;
+        let answers = drafted as u32;
+        let up = Frame::Forward(ForwardFrame {
+            line,
+            epoch,
+            first,
+            answers,
+            until,
+            reply,
+            fill,
+        });
+        let bytes = up.encode().unwrap().len();
+        assert!(
+            bytes <= 4 * drafted + 16,
+            "{bytes} bytes up for {drafted} drafted tokens"
+        );
+        let down = ChoicesFrame {
+            line,
+            epoch,
+            first,
+            agreed: answers,
+            tokens: vec![TokenId(2_000_000)],
+        };
+        let bytes = Frame::Choices(down).encode().unwrap().len();
+        assert!(bytes <= 32, "{bytes} bytes down for {drafted} drafted tokens");
+    }
+}
