@@ -3,6 +3,11 @@
 //! `models/heph-story.certificate` is what `heph certify` prints for it. This test holds it on every instruction
 //! set of the machine it runs on; `tests/machines` runs it where this one is not: on ARM under emulation, in Node.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test reads the file and the setting that its script gives it"
+)]
+
 use heph_engine::model::{LoadOptions, Model};
 use heph_engine::source::Source;
 use heph_engine::worker::{Keep, Worker};
