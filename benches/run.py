@@ -144,8 +144,9 @@ def best_setup(model, threads, job):
 
 
 def setups_tried(model, threads, job):
-    """The undisturbed trials of this job."""
-    return [t for t in lines("setups.jsonl") if (t["model"], t["threads"], t["job"]) == (model, threads, job)
+    """The undisturbed trials of this job on this machine."""
+    key = (machine(), model, threads, job)
+    return [t for t in lines("setups.jsonl") if (t["machine"], t["model"], t["threads"], t["job"]) == key
             and t["peer"]["others_cpu"] <= DISTURBED]
 
 
