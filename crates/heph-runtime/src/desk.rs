@@ -9,7 +9,7 @@ mod teller;
 pub use teller::{Guess, Guesses, Pace};
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use heph_engine::chat::{ChatError, ChatInput, LocalTime};
 use heph_engine::sample::{SamplingError, SamplingOptions};
@@ -243,7 +243,8 @@ impl Desk {
             });
         }
         options.sampling.check().map_err(SamplingError::Option)?;
-        let (began, traffic) = (Instant::now(), self.line.traffic());
+        let clock = Arc::clone(self.line.clock());
+        let (began, traffic) = (clock.now(), self.line.traffic());
         let cached_tokens = self.go_back_to(&prompt, &options.sampling);
         let mut turn = Turn {
             stream: TextStream::new(options.stops.clone()),
@@ -272,7 +273,7 @@ impl Desk {
                 Err(LineError::Cancelled) => break Finish::Cancelled,
                 token => token?,
             };
-            first.get_or_insert_with(Instant::now);
+            first.get_or_insert_with(|| clock.now());
             if ends.contains(&token) {
                 break Finish::Stop;
             }
@@ -283,7 +284,8 @@ impl Desk {
         };
         turn.end(on_text);
         let guesses = teller.guesses;
-        let (first, last) = (first.unwrap_or_else(Instant::now), Instant::now());
+        let last = clock.now();
+        let first = first.unwrap_or(last);
         let moves = line.moves().to_vec();
         line.settle();
         let spent = line.traffic();

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod bundled;
 pub mod cancel;
 pub mod certify;
+pub mod clock;
 pub mod desk;
 pub mod draft;
 pub mod hardware;

@@ -22,6 +22,7 @@ use heph_types::{
 };
 
 use crate::cancel::Cancel;
+use crate::clock::{Clock, SystemClock};
 use crate::seat::{Bell, Host, Seat, SeatError, Traffic};
 use history::History;
 
@@ -174,6 +175,7 @@ pub struct Line {
     chosen: VecDeque<Chosen>,
     lost: Vec<(NodeId, Instant)>,
     moves: Vec<Move>,
+    clock: Arc<dyn Clock>,
     bell: Bell,
     sessions: u64,
     /// Of seats that are gone.
@@ -267,6 +269,7 @@ impl Line {
                 model.layers
             )));
         }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let post = |stage: &Placement| Post {
             node: stage.node,
             layers: stage.layers,
@@ -274,7 +277,7 @@ impl Line {
             inputs: History::new(model.width, limits.history_bytes),
             flight: VecDeque::new(),
             waiting: VecDeque::new(),
-            since: Instant::now(),
+            since: clock.now(),
         };
         Ok(Self {
             posts: stages.iter().map(post).collect(),
@@ -287,6 +290,7 @@ impl Line {
             chosen: VecDeque::new(),
             lost: Vec::new(),
             moves: Vec::new(),
+            clock,
             bell: Bell::new(),
             sessions: first_session(),
             traffic: Traffic::default(),
@@ -300,6 +304,17 @@ impl Line {
             layers: model.range(0, model.layers),
         };
         Self::new(model, vec![host], &[stage], limits).expect("one stage is the whole model")
+    }
+
+    /// The line that counts its time by `clock`.
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What it counts its time by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// Its model.
@@ -340,7 +355,9 @@ impl Line {
     pub fn begin(&mut self, sampling: &SamplingOptions) -> usize {
         let held = self.settle();
         self.moves.clear();
-        self.lost.retain(|(_, when)| when.elapsed() < FORGIVEN_AFTER);
+        let now = self.clock.now();
+        self.lost
+            .retain(|(_, when)| now.saturating_duration_since(*when) < FORGIVEN_AFTER);
         if self.lost.len() == self.hosts.len() {
             self.lost.clear();
         }
@@ -477,7 +494,7 @@ impl Line {
 
     /// Waits for a bell or for the first seat's patience to end; a seat that is too late is replaced.
     fn wait(&mut self, seen: u64) -> Result<(), LineError> {
-        let now = Instant::now();
+        let now = self.clock.now();
         let deadlines = (0..self.posts.len()).filter_map(|at| self.deadline(at).map(|when| (when, at)));
         let (deadline, at) = deadlines.min().expect("something was asked for");
         if deadline <= now {
@@ -485,7 +502,7 @@ impl Line {
             let waited = now - since;
             return self.replace(at, SeatError::Late { node, waited });
         }
-        self.bell.wait(seen, deadline.min(now + CANCEL_LOOK));
+        self.clock.wait(&self.bell, seen, deadline.min(now + CANCEL_LOOK));
         Ok(())
     }
 
@@ -522,7 +539,7 @@ impl Line {
                 continue;
             }
             if post.flight.is_empty() {
-                post.since = Instant::now();
+                post.since = self.clock.now();
             }
             match post.waiting.pop_front() {
                 Some(piece) => post.flight.push_back(piece),
@@ -574,7 +591,7 @@ impl Line {
     fn take(&mut self, at: usize, reply: Reply) -> Result<Result<(), SeatError>, LineError> {
         let last = at + 1 == self.posts.len();
         let post = &mut self.posts[at];
-        post.since = Instant::now();
+        post.since = self.clock.now();
         let Some(piece) = post.flight.pop_front() else {
             return Ok(self.take_streamed(at, &reply));
         };
@@ -640,7 +657,7 @@ impl Line {
             return Err(LineError::Cancelled);
         }
         let node = self.posts[at].node;
-        self.lost.push((node, Instant::now()));
+        self.lost.push((node, self.clock.now()));
         for other in 0..self.posts.len() {
             if self.posts[other].node == node {
                 self.unseat(other);
@@ -674,7 +691,7 @@ impl Line {
 
     /// Opens a seat for a stage at its node, or at another where that one was lost, and lets it replay what went in.
     fn open(&mut self, at: usize, lost: Option<SeatError>) -> Result<(), LineError> {
-        let (noticed, from, layers) = (Instant::now(), self.posts[at].node, self.posts[at].layers);
+        let (noticed, from, layers) = (self.clock.now(), self.posts[at].node, self.posts[at].layers);
         let mut cause = lost;
         loop {
             let Some(host) = self.substitute(at) else {
@@ -707,7 +724,7 @@ impl Line {
                     return Ok(());
                 }
                 Err(error) => {
-                    self.lost.push((node, Instant::now()));
+                    self.lost.push((node, self.clock.now()));
                     cause = Some(error);
                 }
             }
@@ -792,7 +809,7 @@ impl Line {
     /// Tells moves that nobody has waited out yet how long the wait was.
     fn note_gap(&mut self) {
         for moved in self.moves.iter_mut().filter(|moved| moved.gap.is_none()) {
-            moved.gap = Some(moved.noticed.elapsed());
+            moved.gap = Some(self.clock.now().saturating_duration_since(moved.noticed));
         }
     }
 }
