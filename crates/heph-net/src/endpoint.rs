@@ -549,6 +549,13 @@ impl Connection {
         self.link_error(&cause)
     }
 
+    /// Waits for the end no longer than `deadline`, then ends it.
+    pub async fn closed_within(&self, deadline: Duration) {
+        if within(deadline, self.iroh.closed()).await.is_none() {
+            self.close(Goodbye::Done);
+        }
+    }
+
     fn chosen_path<T>(&self, of: impl Fn(iroh::endpoint::Path<'_>) -> T) -> Option<T> {
         let paths = self.iroh.paths();
         paths.iter().find(|path| path.is_selected()).map(of)

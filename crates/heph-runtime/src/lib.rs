@@ -1,8 +1,8 @@
-//! Owns what the engine may not touch: the clock, the disk, threads, settings and the one network client.
+//! Owns what the engine may not touch: the clock, the disk, threads, settings, the download client and the network.
 //!
 //! Called by the programs. It wires and never decides: what a token is, how a model runs and which bits come
 //! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
-//! asks for a download by name.
+//! asks for a download by name, and [`network`], when a person joins machines.
 
 pub mod bench;
 pub mod bundled;
@@ -13,6 +13,7 @@ pub mod desk;
 pub mod draft;
 pub mod hardware;
 pub mod line;
+pub mod network;
 pub mod node;
 pub mod open;
 pub mod pull;

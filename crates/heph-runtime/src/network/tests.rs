@@ -1,0 +1,143 @@
+//! Machines on this machine's loopback: real sockets, homes of their own.
+
+use std::time::{Duration, Instant};
+
+use heph_net::endpoint::{EndpointOptions, Goodbye, Protocol};
+use heph_net::pairing::PairError;
+use heph_net::pairing::Refusal;
+
+use super::{Admits, JoinError, Network, NetworkOptions};
+
+/// What a healthy loopback never needs.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Machine {
+    network: Network,
+    _home: tempfile::TempDir,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.network.close(PATIENCE);
+    }
+}
+
+fn machine(name: &str) -> Machine {
+    let home = tempfile::tempdir().unwrap();
+    let options = NetworkOptions {
+        home: home.path().to_owned(),
+        name: name.to_owned(),
+        endpoint: EndpointOptions::loopback(),
+    };
+    Machine {
+        network: Network::start(options).unwrap(),
+        _home: home,
+    }
+}
+
+/// Answers with what it hears, on every stream of every peer that comes.
+fn echo(machine: &Machine, admits: Admits) {
+    machine
+        .network
+        .serve(Protocol::Session, admits, |caller| async move {
+            while let Ok(mut stream) = caller.connection.accept().await {
+                let heard = stream.read_all(64).await.unwrap();
+                stream.write(&heard).await.unwrap();
+                stream.finish();
+            }
+        });
+}
+
+/// Whether `from` gets an answer from `to`.
+fn hears(from: &Machine, to: &Machine) -> bool {
+    let (from, to) = (&from.network, &to.network);
+    from.block_on(async {
+        let address = to.address();
+        let connecting = from.connect(to.node(), &address, Protocol::Session, PATIENCE);
+        let Ok(connection) = connecting.await else {
+            return false;
+        };
+        let Ok(mut stream) = connection.open().await else {
+            return false;
+        };
+        let _ = stream.write(b"hello").await;
+        stream.finish();
+        let heard = stream.read_all(64).await;
+        connection.close(Goodbye::Done);
+        heard.is_ok_and(|heard| heard == b"hello")
+    })
+}
+
+#[test]
+fn only_who_was_paired_is_served_and_only_as_long_as_it_is_trusted() {
+    let (tower, laptop) = (machine("tower"), machine("laptop"));
+    assert!(!hears(&laptop, &tower), "nobody serves yet");
+    echo(&tower, Admits::Known);
+    assert!(!hears(&laptop, &tower), "a stranger");
+    let ticket = tower.network.invite(Duration::from_secs(60)).unwrap();
+    let met = laptop
+        .network
+        .block_on(laptop.network.join(&ticket, PATIENCE))
+        .unwrap();
+    assert_eq!((met.node, met.name.as_str()), (tower.network.node(), "tower"));
+    assert_eq!(laptop.network.address_of(met.node), met.address);
+    let until = Instant::now() + PATIENCE;
+    while !hears(&laptop, &tower) {
+        assert!(Instant::now() < until, "paired");
+    }
+    assert!(tower.network.forget(laptop.network.node()).unwrap());
+    assert!(!hears(&laptop, &tower), "a stranger again");
+    tower.network.stop_serving(Protocol::Session);
+    echo(&tower, Admits::Anyone);
+    assert!(hears(&laptop, &tower), "whoever comes");
+}
+
+#[test]
+fn who_is_forgotten_is_cut_off() {
+    let (tower, laptop) = (machine("tower"), machine("laptop"));
+    echo(&tower, Admits::Anyone);
+    let network = &laptop.network;
+    let connection = network
+        .block_on(network.connect(
+            tower.network.node(),
+            &tower.network.address(),
+            Protocol::Session,
+            PATIENCE,
+        ))
+        .unwrap();
+    assert!(hears(&laptop, &tower));
+    let end = tower.network.clone();
+    let node = network.node();
+    let cut = std::thread::spawn(move || {
+        while end.0.arrived.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        end.forget(node).unwrap()
+    });
+    let reason = network.block_on(connection.closed()).to_string();
+    assert!(reason.ends_with("not allowed"), "{reason}");
+    assert!(!cut.join().unwrap(), "it never stood in the book");
+}
+
+#[test]
+fn a_ticket_opens_one_door_once() {
+    let (tower, laptop, thief) = (machine("tower"), machine("laptop"), machine("thief"));
+    let ticket = tower.network.invite(Duration::from_secs(60)).unwrap();
+    let join = |guest: &Machine| guest.network.block_on(guest.network.join(&ticket, PATIENCE));
+    join(&laptop).unwrap();
+    let refused = join(&thief).unwrap_err();
+    assert!(
+        matches!(refused, JoinError::Pair(PairError::Refused(Refusal::Used))),
+        "{refused}"
+    );
+    assert_eq!(thief.network.peers().unwrap(), []);
+}
+
+#[test]
+fn closing_ends_within_its_deadline_whatever_the_tasks_do() {
+    let tower = machine("tower");
+    tower.network.spawn(std::future::pending::<()>());
+    let began = Instant::now();
+    tower.network.close(Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
