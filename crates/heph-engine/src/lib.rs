@@ -14,6 +14,7 @@ pub mod hf;
 pub mod model;
 mod program;
 pub mod quantize;
+pub mod retrieval;
 pub mod sample;
 pub mod source;
 pub mod text;
