@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, embed, logits, man, models, quantize, render, run,
+    bench, certify, chat, completions, demo, doctor, embed, logits, man, models, plan, quantize, render, run,
     tokenize,
 };
 
@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Chat(chat::Arguments),
     /// Answer one question
     Run(run::Arguments),
+    /// Say where an answer would be computed, what that takes, and why not elsewhere
+    Plan(plan::Arguments),
     /// Measure prefill, decoding and small passes of a model
     Bench(bench::Arguments),
     /// Run a model in every way there is here and compare the bits

@@ -15,6 +15,7 @@ pub(crate) mod embed;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
+pub(crate) mod plan;
 pub(crate) mod quantize;
 pub(crate) mod render;
 pub(crate) mod run;
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Demo(arguments) => demo::run(&arguments, settings),
         Command::Chat(arguments) => chat::run(&arguments, settings),
         Command::Run(arguments) => run::run(&arguments, settings),
+        Command::Plan(arguments) => plan::run(&arguments, settings),
         Command::Tokenize(arguments) => tokenize::run(&arguments, settings),
         Command::Render(arguments) => render::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments, settings),

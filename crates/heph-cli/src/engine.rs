@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use heph_engine::model::{LoadOptions, Model};
+use heph_engine::graph::Graph;
+use heph_engine::model::{LoadError, LoadOptions, Model};
 use heph_engine::quantize::FileType;
 use heph_engine::source::Source;
 use heph_engine::worker::{CHUNK_DEFAULT, Worker};
@@ -14,8 +15,9 @@ use heph_kernels::pool::Pool;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::settings::{Settings, THREADS_MAX};
-use heph_runtime::store::{Progress, Store};
+use heph_runtime::store::{Found, Progress, Store};
 use heph_runtime::words::Words;
+use heph_types::ModelHash;
 
 use crate::failure::Failure;
 use crate::terminal;
@@ -114,13 +116,23 @@ impl EngineArguments {
         sessions: usize,
         settings: &Settings,
     ) -> Result<Engine, Failure> {
-        let began = Instant::now();
-        let source = open::open(&Store::new(&settings.models).find(model)?)?;
+        self.open(model, context, sessions, settings)?.load()
+    }
+
+    /// Finds and opens `model`, and loads nothing of it yet.
+    pub(crate) fn open(
+        &self,
+        model: &str,
+        context: Option<usize>,
+        sessions: usize,
+        settings: &Settings,
+    ) -> Result<Opened, Failure> {
+        let found = Store::new(&settings.models).find(model)?;
+        let source = open::open(&found)?;
         let source = Arc::new(match self.quantize {
             Some(file_type) => source.quantized(file_type),
             None => source,
         });
-        let pool = Arc::new(Pool::new(self.threads.unwrap_or(settings.threads)));
         let asked = self.context.map(NonZeroUsize::get).or(context);
         let options = LoadOptions {
             context: Some(asked.unwrap_or(CONTEXT_UNASKED.min(source.config().context))),
@@ -130,7 +142,64 @@ impl EngineArguments {
             sessions,
             chunk: self.chunk.get(),
         };
-        let bar = terminal::bytes_bar(&format!("loading {model}"));
+        Ok(Opened {
+            name: model.to_owned(),
+            quantized: self.quantize,
+            found,
+            source,
+            options,
+            threads: self.threads.unwrap_or(settings.threads),
+            isa: self.isa.unwrap_or_else(Isa::best),
+        })
+    }
+}
+
+/// A model whose files are open. Nothing of it is in memory yet.
+pub(crate) struct Opened {
+    pub(crate) name: String,
+    pub(crate) source: Arc<Source>,
+    pub(crate) options: LoadOptions,
+    pub(crate) threads: usize,
+    pub(crate) isa: Isa,
+    found: Found,
+    quantized: Option<FileType>,
+}
+
+impl Opened {
+    /// What machines call it. Weights that are quantised while they are loaded make another model.
+    pub(crate) fn hash(&self) -> Result<ModelHash, Failure> {
+        let hash = self.found.model_hash()?;
+        Ok(match self.quantized {
+            None => hash,
+            Some(file_type) => {
+                let context = "HEPH 2026-11 model quantised at load";
+                let material = [&hash.0[..], format!("{file_type:?}").as_bytes()].concat();
+                ModelHash(blake3::derive_key(context, &material))
+            }
+        })
+    }
+
+    /// Its operators, from which everything is counted.
+    pub(crate) fn graph(&self) -> Result<Graph, Failure> {
+        Graph::build(self.source.config(), self.source.as_ref()).map_err(|e| LoadError::Graph(e).into())
+    }
+
+    /// Positions that a session may hold.
+    pub(crate) fn context(&self) -> usize {
+        let most = self.source.config().context;
+        self.options.context.unwrap_or(most).min(most).max(1)
+    }
+
+    /// The model's text side.
+    pub(crate) fn words(&self) -> Result<Arc<Words>, Failure> {
+        Ok(Arc::new(Words::of(&self.source.vocabulary()?)?))
+    }
+
+    /// Brings it into memory, with a bar where somebody watches.
+    pub(crate) fn load(&self) -> Result<Engine, Failure> {
+        let began = Instant::now();
+        let pool = Arc::new(Pool::new(self.threads));
+        let bar = terminal::bytes_bar(&format!("loading {}", self.name));
         let mut show = |p: heph_engine::model::Progress| {
             terminal::show(
                 &bar,
@@ -140,15 +209,15 @@ impl EngineArguments {
                 },
             );
         };
-        let model = Model::load(Arc::clone(&source), &options, &pool, &mut show);
+        let model = Model::load(Arc::clone(&self.source), &self.options, &pool, &mut show);
         bar.finish_and_clear();
         Ok(Engine {
             model: Arc::new(model?),
-            source,
+            source: Arc::clone(&self.source),
             pool,
-            isa: self.isa.unwrap_or_else(Isa::best),
+            isa: self.isa,
             load_time: began.elapsed(),
-            chunk: self.chunk.get(),
+            chunk: self.options.chunk,
         })
     }
 }

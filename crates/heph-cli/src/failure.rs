@@ -8,10 +8,14 @@ use heph_engine::model::{Fit, LoadError};
 use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
 use heph_kernels::format::Format;
+use heph_net::trust::TrustError;
+use heph_plan::{Constraint, InputError, Refusal};
 use heph_runtime::certify::CertifyError;
 use heph_runtime::desk::DeskError;
+use heph_runtime::network::{JoinError, NetworkError};
 use heph_runtime::open::OpenError;
 use heph_runtime::pull::PullError;
+use heph_runtime::route::RouteError;
 use heph_runtime::settings::SettingsError;
 use heph_runtime::store::StoreError;
 use heph_runtime::words::WordsError;
@@ -91,6 +95,15 @@ impl Failure {
                 Self::new(Exit::Room, format!("the disk that holds {path} is full"))
             }
             _ => Self::new(Exit::No, format!("cannot write {path}: {error}")),
+        }
+    }
+
+    /// What the user would read, as one sentence.
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Self::Said(sentence) => sentence.text.clone(),
+            Self::OutputClosed => "nobody reads the output any more".to_owned(),
+            Self::Stopped => "it was stopped".to_owned(),
         }
     }
 
@@ -224,6 +237,82 @@ impl From<CertifyError> for Failure {
             CertifyError::Forward(error) => error.into(),
         }
     }
+}
+
+/// A plan that cannot be made is an answer, not a mistake; only numbers that cannot be counted with are one.
+impl From<Refusal> for Failure {
+    fn from(error: Refusal) -> Self {
+        let exit = match &error {
+            Refusal::Input(InputError::Context { .. }) => Exit::Room,
+            Refusal::Input(_) => Exit::Input,
+            Refusal::Impossible {
+                constraint: Constraint::MemoryHere | Constraint::MemoryThere,
+            } => Exit::Room,
+            Refusal::Impossible { .. } => Exit::No,
+        };
+        Self::new(exit, error.to_string())
+            .hint("`heph plan` says what each way would take, or why it cannot be")
+    }
+}
+
+impl From<RouteError> for Failure {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Line(error) => DeskError::from(error).into(),
+            RouteError::Unknown(_) => Self::new(Exit::Network, error.to_string()),
+            RouteError::NoDrafter => Self::new(Exit::No, error.to_string()),
+        }
+    }
+}
+
+impl From<TrustError> for Failure {
+    fn from(error: TrustError) -> Self {
+        let exit = match &error {
+            TrustError::Read { .. } | TrustError::Damaged { .. } | TrustError::OpenToOthers { .. } => {
+                Exit::Input
+            }
+            TrustError::Write { .. } => Exit::No,
+            TrustError::Full => Exit::Room,
+        };
+        Self::new(exit, chain(&error))
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::Book(error) => error.into(),
+            NetworkError::Identity(error) => Self::new(Exit::Input, chain(&error)),
+            NetworkError::Bind(error) => Self::new(Exit::Network, chain(&error))
+                .hint("another heph may be listening there; --listen chooses another address"),
+            NetworkError::Threads(_) => Self::new(Exit::Room, chain(&error)),
+        }
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        let exit = match &error {
+            JoinError::Ticket(_) => Exit::Usage,
+            JoinError::Connect(_) | JoinError::Pair(_) => Exit::Network,
+            JoinError::Book(_) => Exit::No,
+        };
+        Self::new(exit, chain(&error))
+    }
+}
+
+/// An error with what caused it, in one sentence.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !sentence.contains(&words) {
+            sentence = format!("{sentence}: {words}");
+        }
+        cause = error.source();
+    }
+    sentence
 }
 
 impl From<SourceError> for Failure {

@@ -18,8 +18,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod arguments;
+mod asking;
 mod commands;
 mod engine;
+mod explain;
 mod failure;
 mod sampling;
 mod terminal;

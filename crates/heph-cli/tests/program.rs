@@ -153,7 +153,8 @@ fn help_is_what_it_was() {
     let user = user();
     insta::assert_snapshot!("help", user.says(&["help"], ""));
     for command in [
-        "chat", "run", "bench", "certify", "tokenize", "render", "logits", "quantize", "doctor", "demo",
+        "chat", "run", "plan", "bench", "certify", "tokenize", "render", "logits", "quantize", "doctor",
+        "demo",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }
@@ -194,7 +195,7 @@ fn every_shell_completes_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = user.says(&["completions", shell], "");
         for command in [
-            "demo", "chat", "run", "bench", "models", "quantize", "doctor", "certify",
+            "demo", "chat", "run", "plan", "bench", "models", "quantize", "doctor", "certify",
         ] {
             assert!(script.contains(command), "{shell} does not know {command}");
         }
@@ -275,6 +276,70 @@ fn the_seed_decides_the_answer_and_threads_do_not() {
         answer(&["--seed", "7", "--threads", "3", "--isa", "scalar", "--chunk", "5"])
     );
     assert_ne!(first, answer(&["--seed", "8"]));
+}
+
+#[test]
+fn no_mode_changes_a_word() {
+    let user = user();
+    let answer = |mode: &str| {
+        let fixed = [
+            "run",
+            "--json",
+            "--max-tokens",
+            "40",
+            "--seed",
+            "7",
+            "Tell me a story.",
+            "--mode",
+            mode,
+        ];
+        user.json(&fixed)
+    };
+    let plain = answer("local");
+    let guessed = answer("speculative");
+    assert_eq!(guessed["text"], plain["text"]);
+    assert_eq!(guessed["receipt"]["mode"], "speculative");
+    assert!(
+        guessed["receipt"]["guesses"]["judged"].as_u64().unwrap() > 0,
+        "{guessed}"
+    );
+}
+
+#[test]
+fn a_mode_that_cannot_be_is_refused_in_a_sentence() {
+    let said = user().says(&["run", "--mode", "remote", "hello"], "");
+    assert!(
+        said.starts_with("exit 1") && said.contains("ask for auto"),
+        "{said}"
+    );
+    let said = user().says(&["plan", "--mode", "sideways", "hello"], "");
+    assert!(
+        said.starts_with("exit 2") && said.contains("is no mode"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_plan_is_made_again_from_its_record_and_a_changed_record_is_none() {
+    let user = user();
+    let plan = user.json(&["plan", "--json", "--record", "plan.json", "Tell me a story."]);
+    assert_eq!(plan["alternatives"].as_array().unwrap().len(), 5);
+    assert!(
+        plan["alternatives"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|a| a["why_not"].as_str().unwrap().ends_with('.'))
+    );
+    let again = user.json(&["plan", "--json", "--replay", "plan.json"]);
+    assert_eq!(again, plan);
+    let path = user.home.path().join("plan.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let hex = text.find("\"record\"").unwrap() + 200;
+    let digit = if &text[hex..=hex] == "0" { "1" } else { "0" };
+    fs::write(&path, format!("{}{digit}{}", &text[..hex], &text[hex + 1..])).unwrap();
+    let said = user.says(&["plan", "--replay", "plan.json"], "");
+    assert!(said.starts_with("exit 1") || said.starts_with("exit 3"), "{said}");
 }
 
 #[test]

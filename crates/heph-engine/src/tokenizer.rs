@@ -247,6 +247,12 @@ impl Tokenizer {
         self.special.unknown.map(TokenId)
     }
 
+    /// Whether each id is the same token in both, so that what one model drafts another can verify.
+    pub fn same_tokens(&self, other: &Tokenizer) -> bool {
+        let mut pairs = self.tokens.iter().zip(&other.tokens);
+        self.tokens.len() == other.tokens.len() && pairs.all(|(a, b)| a.bytes == b.bytes)
+    }
+
     /// Number of tokens.
     pub fn vocab_size(&self) -> usize {
         self.tokens.len()

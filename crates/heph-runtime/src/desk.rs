@@ -54,6 +54,53 @@ pub enum Prompt<'a> {
     Text(&'a str),
 }
 
+impl Prompt<'_> {
+    /// Its tokens, as the model whose words these are reads them.
+    ///
+    /// # Errors
+    /// When the model has no template for a conversation, or nothing was said.
+    pub fn tokens(self, words: &Words) -> Result<Vec<TokenId>, DeskError> {
+        let tokenizer = &words.tokenizer;
+        let tokens = match self {
+            Prompt::Text(text) => tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::No),
+            Prompt::Chat(messages) => {
+                let text = written(messages, words)?;
+                // Most templates write the beginning-of-text token themselves; it must stand there once.
+                let bos = words.spelling(tokenizer.bos());
+                let has_bos = !bos.is_empty() && text.starts_with(bos);
+                let add = if has_bos || !tokenizer.adds_bos() {
+                    AddSpecial::No
+                } else {
+                    AddSpecial::Yes
+                };
+                tokenizer.encode(&text, add, ParseSpecial::Yes)
+            }
+        };
+        if tokens.is_empty() {
+            Err(DeskError::Empty)
+        } else {
+            Ok(tokens)
+        }
+    }
+}
+
+/// The text of a conversation, ready for an answer.
+fn written(messages: &[Message], words: &Words) -> Result<String, DeskError> {
+    let template = words.template.as_ref().ok_or(DeskError::NoTemplate)?;
+    let list = messages
+        .iter()
+        .map(|m| serde_json::json!({ "role": m.role, "content": m.content }));
+    Ok(template.render(&ChatInput {
+        messages: &serde_json::Value::Array(list.collect()),
+        tools: None,
+        add_generation_prompt: true,
+        bos_token: words.spelling(words.tokenizer.bos()),
+        eos_token: words.spelling(words.tokenizer.eos()),
+        kwargs: &serde_json::Map::new(),
+        now: now(),
+    })?)
+}
+
 /// How to answer.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
@@ -234,7 +281,7 @@ impl Desk {
         options: &AnswerOptions,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Answer, DeskError> {
-        let prompt = self.tokens(prompt)?;
+        let prompt = prompt.tokens(&self.words)?;
         let context = self.line.model().context;
         if prompt.len() > context {
             return Err(DeskError::TooLong {
@@ -304,48 +351,6 @@ impl Desk {
                 down: spent.down - traffic.down,
             },
         })
-    }
-
-    /// The tokens of a prompt.
-    fn tokens(&self, prompt: Prompt<'_>) -> Result<Vec<TokenId>, DeskError> {
-        let tokenizer = &self.words.tokenizer;
-        let tokens = match prompt {
-            Prompt::Text(text) => tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::No),
-            Prompt::Chat(messages) => {
-                let text = self.written(messages)?;
-                // Most templates write the beginning-of-text token themselves; it must stand there once.
-                let bos = self.words.spelling(tokenizer.bos());
-                let has_bos = !bos.is_empty() && text.starts_with(bos);
-                let add = if has_bos || !tokenizer.adds_bos() {
-                    AddSpecial::No
-                } else {
-                    AddSpecial::Yes
-                };
-                tokenizer.encode(&text, add, ParseSpecial::Yes)
-            }
-        };
-        if tokens.is_empty() {
-            Err(DeskError::Empty)
-        } else {
-            Ok(tokens)
-        }
-    }
-
-    /// The text of a conversation, ready for an answer.
-    fn written(&self, messages: &[Message]) -> Result<String, DeskError> {
-        let template = self.words.template.as_ref().ok_or(DeskError::NoTemplate)?;
-        let list = messages
-            .iter()
-            .map(|m| serde_json::json!({ "role": m.role, "content": m.content }));
-        Ok(template.render(&ChatInput {
-            messages: &serde_json::Value::Array(list.collect()),
-            tools: None,
-            add_generation_prompt: true,
-            bos_token: self.words.spelling(self.words.tokenizer.bos()),
-            eos_token: self.words.spelling(self.words.tokenizer.eos()),
-            kwargs: &serde_json::Map::new(),
-            now: now(),
-        })?)
     }
 
     /// Starts an answer, and tells how many tokens of `prompt` the line holds; the last one's are never among them,

@@ -7,9 +7,12 @@
 //! | `HEPH_THREADS`  | threads for computing, 1 to 1024                       | one per physical core           |
 //! | `HEPH_HUB`      | where `models pull` asks, `https://…` or `http://…`    | `https://huggingface.co`        |
 //! | `HF_TOKEN`      | access token sent to that place, and to no other       | none                            |
+//! | `HEPH_ALLOW`    | what machines of a role may see, `cloud=text,edge=activations` | own machines text, others nothing |
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+use heph_types::{Leaves, Policy, Role};
 
 use crate::hardware;
 
@@ -32,6 +35,55 @@ pub struct Settings {
     pub hub: String,
     /// Access token for the hub.
     pub hub_token: Option<String>,
+    /// What machines of a role may see, where that is not the usual.
+    pub allow: Vec<Allowance>,
+}
+
+/// What machines of one role may see of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// The role.
+    pub role: Role,
+    /// The most that leaves for it.
+    pub leaves: Leaves,
+}
+
+impl std::str::FromStr for Allowance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is no permission; write ROLE=nothing, ROLE=activations or ROLE=text");
+        let (role, leaves) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(Self {
+            role: role
+                .trim()
+                .parse()
+                .map_err(|e: heph_types::UnknownRole| e.to_string())?,
+            leaves: match leaves.trim() {
+                "nothing" => Leaves::Nothing,
+                "embeddings" => Leaves::Embeddings,
+                "activations" => Leaves::Activations,
+                "text" => Leaves::Text,
+                _ => return Err(wrong()),
+            },
+        })
+    }
+}
+
+/// What may leave: the person's own machines may see text and others nothing, unless one of these says otherwise; the
+/// later word on a role counts. Only exact answers.
+pub fn policy(allowances: impl IntoIterator<Item = Allowance>) -> Policy {
+    let mut may_see = vec![(Role::Own, Leaves::Text)];
+    for Allowance { role, leaves } in allowances {
+        may_see.retain(|(of, _)| *of != role);
+        may_see.push((role, leaves));
+    }
+    Policy {
+        may_see,
+        exact_only: true,
+        ..Policy::closed()
+    }
 }
 
 /// Why the settings could not be read.
@@ -46,6 +98,9 @@ pub enum SettingsError {
     /// `HEPH_HUB` is not a web address.
     #[error("HEPH_HUB is {0:?}, not an address that starts with https:// or http://")]
     Hub(String),
+    /// `HEPH_ALLOW` is not a list of permissions.
+    #[error("HEPH_ALLOW cannot be read, so nothing may leave: {0}")]
+    Allow(String),
 }
 
 impl SettingsError {
@@ -55,6 +110,7 @@ impl SettingsError {
             Self::NoHome => "set HEPH_HOME to a folder that HEPH may write to",
             Self::Threads(_) => "unset HEPH_THREADS to use one thread per core",
             Self::Hub(_) => "unset HEPH_HUB to use the public hub",
+            Self::Allow(_) => "write it as cloud=text,miner=activations, or unset it",
         }
     }
 }
@@ -79,6 +135,7 @@ impl Settings {
             threads: text("HEPH_THREADS").map_or_else(|| Ok(hardware::cores()), threads)?,
             hub: text("HEPH_HUB").map_or_else(|| Ok(PUBLIC_HUB.to_owned()), hub)?,
             hub_token: text("HF_TOKEN"),
+            allow: text("HEPH_ALLOW").map_or_else(|| Ok(Vec::new()), |list| allow(&list))?,
             home,
         })
     }
@@ -99,6 +156,13 @@ fn app_data(variable: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 fn threads(text: String) -> Result<usize, SettingsError> {
     let count = text.trim().parse().ok().filter(|n| (1..=THREADS_MAX).contains(n));
     count.ok_or(SettingsError::Threads(text))
+}
+
+fn allow(list: &str) -> Result<Vec<Allowance>, SettingsError> {
+    let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| part.parse().map_err(SettingsError::Allow))
+        .collect()
 }
 
 fn hub(text: String) -> Result<String, SettingsError> {
@@ -139,6 +203,7 @@ mod tests {
             ("HEPH_THREADS", "3"),
             ("HEPH_HUB", "http://127.0.0.1:9/"),
             ("HF_TOKEN", "t"),
+            ("HEPH_ALLOW", "cloud=text, edge=activations"),
         ])
         .unwrap();
         let hub_token = Some("t".to_owned());
@@ -149,6 +214,16 @@ mod tests {
             threads: 3,
             hub: "http://127.0.0.1:9".to_owned(),
             hub_token,
+            allow: vec![
+                Allowance {
+                    role: Role::Cloud,
+                    leaves: Leaves::Text,
+                },
+                Allowance {
+                    role: Role::Edge,
+                    leaves: Leaves::Activations,
+                },
+            ],
         };
         assert_eq!(settings, wanted);
     }
@@ -161,6 +236,24 @@ mod tests {
         }
         let error = read(&[("HEPH_HOME", "/d"), ("HEPH_HUB", "ftp://x")]).unwrap_err();
         assert_eq!(error, SettingsError::Hub("ftp://x".to_owned()));
+    }
+
+    #[test]
+    fn own_machines_see_text_and_others_nothing_unless_it_is_said() {
+        let node = heph_types::NodeId([1; 32]);
+        let usual = policy([]);
+        assert_eq!(usual.seen_by(node, Role::Own), Leaves::Text);
+        for stranger in [Role::Cloud, Role::Miner, Role::Edge] {
+            assert_eq!(usual.seen_by(node, stranger), Leaves::Nothing);
+        }
+        let said = |list| policy(allow(list).unwrap());
+        let changed = said("miner=text,miner=activations,own=nothing");
+        assert_eq!(changed.seen_by(node, Role::Miner), Leaves::Activations);
+        assert_eq!(changed.seen_by(node, Role::Own), Leaves::Nothing);
+        for wrong in ["miner", "friend=text", "miner=all", "=text"] {
+            let error = read(&[("HEPH_HOME", "/d"), ("HEPH_ALLOW", wrong)]).unwrap_err();
+            assert!(matches!(error, SettingsError::Allow(_)), "{wrong}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::bundled;
 use crate::cancel::Cancel;
 
+mod hash;
 mod name;
 mod record;
 mod source;

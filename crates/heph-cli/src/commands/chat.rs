@@ -4,13 +4,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use heph_kernels::isa::Isa;
 use heph_runtime::cancel::Cancel;
-use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
+use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
+use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
+use heph_runtime::words::Words;
 
 use super::run::streamed;
-use crate::engine::{Engine, EngineArguments};
+use crate::asking::{self, PlaceArguments, Ready};
+use crate::engine::EngineArguments;
+use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::sampling::SamplingArguments;
 use crate::terminal::{self, Style};
@@ -39,8 +42,13 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     sampling: SamplingArguments,
     #[command(flatten)]
+    place: PlaceArguments,
+    #[command(flatten)]
     engine: EngineArguments,
 }
+
+/// Tokens that a message and what it follows are planned for before anything was said.
+const PROMPT_TOKENS_USUAL: usize = 256;
 
 /// Loads and talks until the user leaves.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
@@ -62,11 +70,10 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
 struct Chat<'a> {
     arguments: Arguments,
     settings: &'a Settings,
-    desk: Desk,
-    threads: usize,
-    isa: Isa,
+    ready: Ready,
     messages: Vec<Message>,
     last: Option<Answer>,
+    receipt: Option<Receipt>,
     cancel: Cancel,
 }
 
@@ -79,16 +86,15 @@ enum Next {
 
 impl<'a> Chat<'a> {
     fn open(arguments: Arguments, settings: &'a Settings) -> Result<Self, Failure> {
-        let engine = load(&arguments, settings)?;
+        let ready = ready(&arguments, settings)?;
         let messages = system(&arguments);
         Ok(Self {
             arguments,
             settings,
-            desk: desk(&engine)?,
-            threads: engine.pool.threads(),
-            isa: engine.isa,
+            ready,
             messages,
             last: None,
+            receipt: None,
             cancel: terminal::cancel_on_ctrl_c()?,
         })
     }
@@ -137,7 +143,7 @@ impl<'a> Chat<'a> {
             stops: Vec::new(),
         };
         let answer = streamed(
-            &mut self.desk,
+            &mut self.ready.desk,
             Prompt::Chat(&self.messages),
             &options,
             &self.cancel,
@@ -149,6 +155,11 @@ impl<'a> Chat<'a> {
             Finish::Context => note("the context is full; /reset starts anew"),
         }
         self.messages.push(Message::new("assistant", answer.text.clone()));
+        self.receipt = self
+            .ready
+            .planned
+            .as_mut()
+            .map(|planned| planned.receipt(&answer));
         self.last = Some(answer);
         Ok(Next::Go)
     }
@@ -226,8 +237,7 @@ impl<'a> Chat<'a> {
             model: name,
             ..self.arguments.clone()
         };
-        let engine = load(&arguments, self.settings)?;
-        self.desk = desk(&engine)?;
+        self.ready = ready(&arguments, self.settings)?;
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));
         Ok(())
@@ -291,20 +301,19 @@ impl<'a> Chat<'a> {
             last.tokens.len(),
             last.decode_tok_s()
         )?;
-        Ok(writeln!(out, "running  {} threads, {}", self.threads, self.isa)?)
+        let Ready { threads, isa, .. } = &self.ready;
+        writeln!(out, "running  {threads} threads, {isa}")?;
+        match &self.receipt {
+            Some(receipt) => Ok(explain::write_receipt(&mut out, receipt)?),
+            None => Ok(()),
+        }
     }
 }
 
-fn load(arguments: &Arguments, settings: &Settings) -> Result<Engine, Failure> {
-    arguments.engine.load(&arguments.model, None, 1, settings)
-}
-
-fn desk(engine: &Engine) -> Result<Desk, Failure> {
-    Ok(Desk::new(
-        engine.worker(),
-        engine.words()?,
-        terminal::cancel_on_ctrl_c()?,
-    ))
+fn ready(arguments: &Arguments, settings: &Settings) -> Result<Ready, Failure> {
+    let (engine, place) = (&arguments.engine, &arguments.place);
+    let size = |_: &Words| Ok(PROMPT_TOKENS_USUAL);
+    asking::ready(&arguments.model, engine, place, settings, None, size)
 }
 
 fn system(arguments: &Arguments) -> Vec<Message> {

@@ -4,14 +4,18 @@ use std::io::{self, IsTerminal, Read, Write};
 
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
+use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
+use heph_runtime::words::Words;
 use serde::Serialize;
 
 use super::tokenize::unreadable;
+use crate::asking::{self, PlaceArguments, Ready};
 use crate::engine::EngineArguments;
+use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::sampling::SamplingArguments;
-use crate::terminal;
+use crate::terminal::{self, Style};
 
 /// Answer one question.
 #[derive(Debug, clap::Args)]
@@ -36,8 +40,13 @@ pub(crate) struct Arguments {
     /// Print one JSON object instead of the text
     #[arg(long)]
     json: bool,
+    /// Say before the answer where it is computed and why, and after it what became of that
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    place: PlaceArguments,
     #[command(flatten)]
     engine: EngineArguments,
 }
@@ -52,6 +61,12 @@ struct Report<'a> {
     load_s: f64,
     prefill_tok_s: f64,
     decode_tok_s: f64,
+    /// Where it was planned: what became of the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
+    /// Of what it was planned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
 }
 
 /// Loads, answers, prints.
@@ -62,28 +77,57 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         max_tokens: Some(arguments.max_tokens),
         stops: arguments.stops.clone(),
     };
-    let engine = arguments.engine.load(&arguments.model, None, 1, settings)?;
     let cancel = terminal::cancel_on_ctrl_c()?;
-    let mut desk = Desk::new(engine.worker(), engine.words()?, cancel.clone());
     let messages = messages(arguments.system.as_deref(), &question);
     let prompt = if arguments.raw {
         Prompt::Text(&question)
     } else {
         Prompt::Chat(&messages)
     };
+    let size = |words: &Words| Ok(prompt.tokens(words)?.len());
+    let (engine, place) = (&arguments.engine, &arguments.place);
+    let most = options.max_tokens;
+    let mut ready = asking::ready(&arguments.model, engine, place, settings, most, size)?;
+    if arguments.explain {
+        explain_plan(&ready)?;
+    }
     let answer = if arguments.json {
-        desk.answer(prompt, &options, &mut |_| {})?
+        ready.desk.answer(prompt, &options, &mut |_| {})?
     } else {
-        streamed(&mut desk, prompt, &options, &cancel)?
+        streamed(&mut ready.desk, prompt, &options, &cancel)?
     };
+    let digest = ready
+        .planned
+        .as_ref()
+        .map(|planned| planned.record.digest.to_string());
+    let receipt = ready.planned.as_mut().map(|planned| planned.receipt(&answer));
+    if let Some(receipt) = receipt.as_ref().filter(|_| arguments.explain && !arguments.json) {
+        let mut out = io::stderr().lock();
+        writeln!(out).and_then(|()| explain::write_receipt(&mut out, receipt))?;
+    }
     if arguments.json {
-        write_json(&answer, engine.load_time.as_secs_f64())?;
+        write_json(&answer, ready.load_time.as_secs_f64(), receipt, digest)?;
     }
     if answer.finish == Finish::Cancelled {
         Err(Failure::Stopped)
     } else {
         Ok(())
     }
+}
+
+fn explain_plan(ready: &Ready) -> Result<(), Failure> {
+    let mut out = io::stderr().lock();
+    match &ready.planned {
+        Some(planned) => {
+            let decision = &planned.record.decision;
+            explain::write_decision(&mut out, decision, Style::of_stderr(), true)?;
+        }
+        None => writeln!(
+            out,
+            "mode        local: no other machine is known, or none is to be asked"
+        )?,
+    }
+    Ok(writeln!(out)?)
 }
 
 fn question(given: Option<&str>) -> Result<String, Failure> {
@@ -134,7 +178,12 @@ pub(crate) fn streamed(
     Ok(answer?)
 }
 
-fn write_json(answer: &Answer, load_s: f64) -> Result<(), Failure> {
+fn write_json(
+    answer: &Answer,
+    load_s: f64,
+    receipt: Option<Receipt>,
+    digest: Option<String>,
+) -> Result<(), Failure> {
     let report = Report {
         text: &answer.text,
         finish: answer.finish,
@@ -143,6 +192,8 @@ fn write_json(answer: &Answer, load_s: f64) -> Result<(), Failure> {
         load_s,
         prefill_tok_s: answer.prefill_tok_s(),
         decode_tok_s: answer.decode_tok_s(),
+        receipt,
+        digest,
     };
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;

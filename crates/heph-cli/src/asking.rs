@@ -1,0 +1,443 @@
+//! Asking a model wherever it runs: the arguments that say where, the machines that may answer, the plan, and the desk
+//! that carries it out. Shared by every command that answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use heph_kernels::isa::Isa;
+use heph_net::trust::TrustBook;
+use heph_plan::{DraftProfile, DraftSource, Mode, Plan, Record};
+use heph_runtime::bundled;
+use heph_runtime::cancel::Cancel;
+use heph_runtime::desk::{Answer, Desk};
+use heph_runtime::draft::{Drafter, ModelDrafter};
+use heph_runtime::gate::Meter;
+use heph_runtime::hardware::Hardware;
+use heph_runtime::line::{Line, LineLimits, LineModel};
+use heph_runtime::network::Network;
+use heph_runtime::node::{Lent, Node, NodeCaps};
+use heph_runtime::pool::{Here, NodePool};
+use heph_runtime::profile::{self, KeptSpeeds, SpeedKey};
+use heph_runtime::receipt::Receipt;
+use heph_runtime::route::{self, Question, Route};
+use heph_runtime::seat::Traffic;
+use heph_runtime::settings::{self, Allowance, Settings};
+use heph_runtime::words::Words;
+use heph_types::{
+    Caps, Exactness, Held, KvFormat, LayerRange, ModelHash, ModelProfile, NodeId, NodeProfile, NodeState,
+    Policy, Price, Role, Speed,
+};
+
+use crate::engine::{Engine, EngineArguments, Opened};
+use crate::failure::{Exit, Failure};
+use crate::terminal;
+
+/// Tokens that an answer is expected to have where nobody says how long it will be.
+const ANSWER_TOKENS_USUAL: usize = 200;
+
+/// Share of drafted tokens that the bundled pair gets right when it draws with temperature: below the greedy 0.88 that
+/// `models/README.md` measures.
+const PAIR_ACCEPTANCE: f64 = 0.75;
+
+/// This machine where it has no identity yet, because nobody else is asked.
+const ALONE: NodeId = NodeId([0; 32]);
+
+/// Where an answer may be computed. None of this changes a bit of it.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Where it runs")]
+pub(crate) struct PlaceArguments {
+    /// auto, local, remote, layered, speculative, layered-speculative or preprocess
+    #[arg(long, default_value = "auto", value_parser = mode)]
+    pub(crate) mode: Asked,
+    /// What machines of a role may see: ROLE=nothing, ROLE=activations or ROLE=text. Roles are own, cloud, miner, edge
+    #[arg(long, value_name = "ROLE=WHAT")]
+    pub(crate) allow: Vec<Allowance>,
+    /// The first so many layers stay on this machine
+    #[arg(long, default_value_t = 0, value_name = "LAYERS")]
+    pub(crate) keep_first: u16,
+    /// The last so many layers stay on this machine
+    #[arg(long, default_value_t = 0, value_name = "LAYERS")]
+    pub(crate) keep_last: u16,
+    /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
+}
+
+/// A mode, or whichever is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Auto,
+    Mode(Mode),
+}
+
+impl Asked {
+    fn by_name(self) -> Option<Mode> {
+        match self {
+            Self::Auto => None,
+            Self::Mode(mode) => Some(mode),
+        }
+    }
+}
+
+fn mode(text: &str) -> Result<Asked, String> {
+    match text {
+        "auto" => Ok(Asked::Auto),
+        _ => text
+            .parse()
+            .map(Asked::Mode)
+            .map_err(|e: heph_plan::UnknownMode| e.to_string()),
+    }
+}
+
+impl PlaceArguments {
+    /// Whether there is nothing to plan: everything is to run here, or nobody else is known.
+    fn is_plain(&self, settings: &Settings) -> Result<bool, Failure> {
+        Ok(match self.mode {
+            Asked::Mode(Mode::Local) => true,
+            Asked::Mode(_) => false,
+            Asked::Auto => TrustBook::open(&settings.home)?.peers().is_empty(),
+        })
+    }
+
+    /// What may leave: the hard constraint.
+    fn policy(&self, settings: &Settings) -> Policy {
+        Policy {
+            layers_local_first: self.keep_first,
+            layers_local_last: self.keep_last,
+            ..settings::policy(settings.allow.iter().chain(&self.allow).copied())
+        }
+    }
+}
+
+/// A desk that is ready to answer, and how it was planned where it was.
+pub(crate) struct Ready {
+    pub(crate) desk: Desk,
+    pub(crate) planned: Option<Planned>,
+    pub(crate) load_time: Duration,
+    pub(crate) threads: usize,
+    pub(crate) isa: Isa,
+}
+
+/// A decision that a desk carries out.
+pub(crate) struct Planned {
+    pub(crate) record: Record,
+    pool: NodePool,
+    meter: Meter,
+    /// What the meter said after the last answer.
+    counted: BTreeMap<NodeId, Traffic>,
+    /// What carries the connections; they end with it.
+    _network: Option<Network>,
+}
+
+impl Planned {
+    /// The receipt of the answer that the desk just gave.
+    pub(crate) fn receipt(&mut self, answer: &Answer) -> Receipt {
+        let now = self.meter.read();
+        let spent = now.iter().map(|(node, bytes)| {
+            let before = self.counted.get(node).copied().unwrap_or_default();
+            let (up, down) = (bytes.up - before.up, bytes.down - before.down);
+            (*node, Traffic { up, down })
+        });
+        let spent = spent.collect();
+        self.counted = now;
+        Receipt::new(&self.record.decision.plan, &self.pool, answer, &spent)
+    }
+}
+
+/// A desk for `model`: planned where other machines are known or a mode is asked for, else simply here. `size` tells the
+/// tokens of the prompt.
+pub(crate) fn ready(
+    model: &str,
+    engine: &EngineArguments,
+    place: &PlaceArguments,
+    settings: &Settings,
+    answer_tokens_max: Option<usize>,
+    size: impl FnOnce(&Words) -> Result<usize, Failure>,
+) -> Result<Ready, Failure> {
+    if place.is_plain(settings)? {
+        let engine = engine.load(model, None, 1, settings)?;
+        let desk = Desk::new(engine.worker(), engine.words()?, terminal::cancel_on_ctrl_c()?);
+        return Ok(Ready {
+            desk,
+            planned: None,
+            load_time: engine.load_time,
+            threads: engine.pool.threads(),
+            isa: engine.isa,
+        });
+    }
+    let asking = Asking::open(model, engine, place, settings)?;
+    let record = asking.plan(size(asking.words())?, answer_tokens_max)?;
+    let (desk, meter) = asking.desk(&record.decision.plan)?;
+    let opened = &asking.model.opened;
+    Ok(Ready {
+        desk,
+        load_time: asking.model.load_time(),
+        threads: opened.threads,
+        isa: opened.isa,
+        planned: Some(Planned {
+            record,
+            pool: asking.pool,
+            meter,
+            counted: BTreeMap::new(),
+            _network: asking.network,
+        }),
+    })
+}
+
+/// A model, and who may answer with it.
+pub(crate) struct Asking {
+    model: Arc<Lazy>,
+    hash: ModelHash,
+    profile: ModelProfile,
+    words: Arc<Words>,
+    draft: Option<Draft>,
+    pool: NodePool,
+    policy: Policy,
+    mode: Option<Mode>,
+    cancel: Cancel,
+    network: Option<Network>,
+}
+
+/// A model that is loaded when it is first needed here.
+struct Lazy {
+    opened: Opened,
+    loaded: Mutex<Option<Arc<Engine>>>,
+}
+
+impl Lazy {
+    fn engine(&self) -> Result<Arc<Engine>, Failure> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.is_none() {
+            *loaded = Some(Arc::new(self.opened.load()?));
+        }
+        Ok(loaded
+            .as_ref()
+            .map(Arc::clone)
+            .unwrap_or_else(|| unreachable!("it was loaded")))
+    }
+
+    /// What loading took; nothing where nothing was loaded here.
+    fn load_time(&self) -> Duration {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.as_ref().map_or(Duration::ZERO, |engine| engine.load_time)
+    }
+}
+
+/// The small model that guesses ahead.
+struct Draft {
+    engine: Arc<Engine>,
+    hash: ModelHash,
+    profile: ModelProfile,
+    speed: Speed,
+}
+
+impl Asking {
+    /// Opens `model` and looks who may answer with it.
+    pub(crate) fn open(
+        model: &str,
+        engine: &EngineArguments,
+        place: &PlaceArguments,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
+        let opened = engine.open(model, None, 1, settings)?;
+        let (hash, words, graph) = (opened.hash()?, opened.words()?, opened.graph()?);
+        let profile = profile::of_model(hash, model, &graph, opened.source.config().context);
+        let model = Arc::new(Lazy {
+            opened,
+            loaded: Mutex::default(),
+        });
+        let cancel = terminal::cancel_on_ctrl_c()?;
+        let draft = draft(place, &words, settings)?;
+        let speed = speed(&model, hash, settings)?;
+        let desk = desk_profile(ALONE, speed, &profile);
+        let pool = NodePool::alone(desk, here(ALONE, hash, &model, &cancel));
+        Ok(Self {
+            policy: place.policy(settings),
+            mode: place.mode.by_name(),
+            model,
+            hash,
+            profile,
+            words,
+            draft,
+            pool,
+            cancel,
+            network: None,
+        })
+    }
+
+    /// How the model reads and writes.
+    pub(crate) fn words(&self) -> &Arc<Words> {
+        &self.words
+    }
+
+    /// What the planner says to a prompt of so many tokens, with all that it was told.
+    pub(crate) fn plan(
+        &self,
+        prompt_tokens: usize,
+        answer_tokens_max: Option<usize>,
+    ) -> Result<Record, Failure> {
+        let usual = ANSWER_TOKENS_USUAL;
+        let question = Question {
+            model: self.profile.clone(),
+            prompt_tokens,
+            answer_tokens: answer_tokens_max.unwrap_or(usual).min(usual),
+            context: self.model.opened.context(),
+            kv: self.model.opened.options.kv,
+            drafts: self.drafts(prompt_tokens),
+            document: None,
+            policy: self.policy.clone(),
+            mode: self.mode,
+        };
+        Ok(Record::new(question.request(), self.pool.cluster())?)
+    }
+
+    /// The desk that carries a plan out, and the meter of what leaves.
+    pub(crate) fn desk(&self, plan: &Plan) -> Result<(Desk, Meter), Failure> {
+        let source = &self.model.opened.source;
+        let model = LineModel {
+            hash: self.hash,
+            layers: self.profile.layers.len(),
+            width: self.profile.width as usize,
+            vocab: source.config().vocab,
+            context: self.model.opened.context(),
+            kv_format: self.model.opened.options.kv,
+        };
+        if plan
+            .stages
+            .iter()
+            .any(|stage| stage.node == self.pool.desk().node)
+        {
+            // Loaded now, with a bar, and not in the middle of the first token.
+            self.model.engine()?;
+        }
+        let by_model = plan.draft.is_some_and(|draft| draft.source == DraftSource::Model);
+        let drafter = self
+            .draft
+            .as_ref()
+            .filter(|_| by_model)
+            .map(|draft| self.drafter(draft));
+        let route = Route {
+            plan,
+            pool: &self.pool,
+            policy: &self.policy,
+            model,
+            words: Arc::clone(&self.words),
+            drafter,
+            limits: LineLimits::default(),
+            cancel: self.cancel.clone(),
+        };
+        Ok(route.desk()?)
+    }
+
+    fn drafts(&self, prompt_tokens: usize) -> Vec<DraftProfile> {
+        let model = self.draft.iter().map(|draft| {
+            route::model_draft_profile(&draft.profile, &draft.speed, prompt_tokens, PAIR_ACCEPTANCE)
+        });
+        model.chain([route::echo_profile()]).collect()
+    }
+
+    fn drafter(&self, draft: &Draft) -> Box<dyn Drafter> {
+        let model = LineModel::of(draft.hash, &draft.engine.model);
+        let node = Node::new(ALONE, NodeCaps::default()).with_stop(self.cancel.flag());
+        let node = node.with(draft.hash, Lent::of(&draft.engine.worker()));
+        let line = Line::whole(model, Arc::new(node), LineLimits::default());
+        Box::new(ModelDrafter::new(line, self.cancel.clone()))
+    }
+}
+
+/// This machine as a host: the model is loaded when its first stage is opened.
+fn here(node: NodeId, hash: ModelHash, model: &Arc<Lazy>, cancel: &Cancel) -> Arc<Here> {
+    let model = Arc::clone(model);
+    let load = move || match model.engine() {
+        Ok(engine) => Ok(Lent::of(&engine.worker())),
+        Err(failure) => Err(failure.sentence()),
+    };
+    Arc::new(Here::new(node, hash, cancel.clone(), Box::new(load)))
+}
+
+/// This machine in the planner's words.
+fn desk_profile(node: NodeId, speed: Speed, model: &ModelProfile) -> NodeProfile {
+    let count = model.layers.len();
+    let layers = LayerRange::new(0, count, count).ok();
+    NodeProfile {
+        node,
+        name: "here".to_owned(),
+        role: Role::Own,
+        speed,
+        memory: Hardware::look().memory_available_bytes,
+        holds: layers
+            .map(|layers| Held {
+                model: model.model,
+                layers,
+            })
+            .into_iter()
+            .collect(),
+        exactness: Exactness::Exact,
+        caps: Caps::default(),
+        state: NodeState::Open,
+        queue: Duration::ZERO,
+        price: Price::default(),
+    }
+}
+
+/// How fast this machine runs the model: as it was timed before, or timed now.
+fn speed(model: &Lazy, hash: ModelHash, settings: &Settings) -> Result<Speed, Failure> {
+    let opened = &model.opened;
+    let key = SpeedKey {
+        model: hash,
+        processor: processor(),
+        threads: opened.threads,
+        isa: opened.isa.name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut kept = KeptSpeeds::open(&settings.home);
+    if let Some(speed) = kept.find(&key) {
+        return Ok(speed.clone());
+    }
+    let mut worker = model.engine()?.worker();
+    let measured = profile::of_speed(&mut worker)?;
+    let speed = measured.ok_or_else(|| Failure::new(Exit::No, "the clock of this machine stands still"))?;
+    // A speed that cannot be kept is timed again next time.
+    let _ = kept.keep(key, speed.clone());
+    Ok(speed)
+}
+
+fn processor() -> String {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| Hardware::look().cpu).clone()
+}
+
+/// The small model to draft with: the one asked for, or the bundled one where it has the same words.
+fn draft(place: &PlaceArguments, words: &Words, settings: &Settings) -> Result<Option<Draft>, Failure> {
+    let drafts = |mode| !matches!(mode, Some(Mode::Local | Mode::Remote | Mode::Layered));
+    let asked = place.draft.as_deref();
+    if asked == Some("none") || !drafts(place.mode.by_name()) {
+        return Ok(None);
+    }
+    let name = asked.unwrap_or(bundled::STORY_DRAFT.name);
+    let opened = EngineArguments::with_kv(KvFormat::F16).open(name, None, 1, settings)?;
+    let same = opened.words()?.tokenizer.same_tokens(&words.tokenizer);
+    match (same, asked) {
+        (true, _) => {}
+        (false, None) => return Ok(None),
+        (false, Some(name)) => {
+            let sentence = format!("{name} cannot draft: it has other tokens than the model");
+            return Err(Failure::new(Exit::Input, sentence).hint("a draft needs the vocabulary of its model"));
+        }
+    }
+    let hash = opened.hash()?;
+    let profile = profile::of_model(hash, name, &opened.graph()?, opened.context());
+    let lazy = Lazy {
+        opened,
+        loaded: Mutex::default(),
+    };
+    let engine = lazy.engine()?;
+    let speed = speed(&lazy, hash, settings)?;
+    Ok(Some(Draft {
+        engine,
+        hash,
+        profile,
+        speed,
+    }))
+}

@@ -1,0 +1,150 @@
+//! `heph plan`: where an answer would be computed, and why there.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use heph_plan::{Decision, Digest, Record, ReplayError};
+use heph_runtime::desk::{Message, Prompt};
+use heph_runtime::settings::Settings;
+use serde::{Deserialize, Serialize};
+
+use crate::asking::{Asking, PlaceArguments};
+use crate::engine::EngineArguments;
+use crate::explain;
+use crate::failure::{Exit, Failure};
+use crate::terminal::Style;
+
+/// A record longer than this was not written here: 1,024 machines with 64 points of speed each are below.
+const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// Say where an answer would be computed, what that takes, and why not elsewhere.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The question
+    #[arg(required_unless_present = "replay")]
+    prompt: Option<String>,
+    /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
+    #[arg(long, default_value = "heph-story")]
+    model: String,
+    /// Tokens that the answer may have at most
+    #[arg(long, value_name = "TOKENS")]
+    max_tokens: Option<usize>,
+    /// Also say why it is none of the other ways
+    #[arg(long)]
+    explain: bool,
+    /// Print one JSON object: the decision, and the digest of what it was made from
+    #[arg(long)]
+    json: bool,
+    /// Write the decision with everything that it was made from to a file
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Decide once more from such a file, and say whether the decision is the same
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "record"])]
+    replay: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArguments,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+/// What a script reads.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// Of the inputs, as hexadecimal digits.
+    digest: String,
+    #[serde(flatten)]
+    decision: &'a Decision,
+}
+
+/// Plans, or plans again.
+pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
+    let (digest, decision) = match &arguments.replay {
+        Some(path) => replay(path)?,
+        None => {
+            let record = decide(arguments, settings)?;
+            if let Some(path) = &arguments.record {
+                keep(&record, path)?;
+            }
+            (record.digest, record.decision)
+        }
+    };
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        let report = Report {
+            digest: digest.to_string(),
+            decision: &decision,
+        };
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
+        return Ok(writeln!(out)?);
+    }
+    Ok(explain::write_decision(
+        &mut out,
+        &decision,
+        Style::of_stdout(),
+        arguments.explain,
+    )?)
+}
+
+fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure> {
+    let asking = Asking::open(&arguments.model, &arguments.engine, &arguments.place, settings)?;
+    let question = [Message::new(
+        "user",
+        arguments.prompt.as_deref().unwrap_or_default(),
+    )];
+    let prompt = match asking.words().template {
+        Some(_) => Prompt::Chat(&question),
+        None => Prompt::Text(&question[0].content),
+    };
+    let tokens = prompt.tokens(asking.words())?;
+    asking.plan(tokens.len(), arguments.max_tokens)
+}
+
+/// A decision in a file: for people as JSON, and once more to the last bit, since numbers in JSON lose theirs on the way.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    /// Of the inputs.
+    digest: String,
+    /// The decision.
+    decision: serde_json::Value,
+    /// The whole record in the bytes of postcard, as hexadecimal digits.
+    record: String,
+}
+
+fn keep(record: &Record, path: &Path) -> Result<(), Failure> {
+    let bytes = postcard::to_allocvec(record).map_err(|e| Failure::new(Exit::No, e.to_string()))?;
+    let kept = Kept {
+        digest: record.digest.to_string(),
+        decision: serde_json::to_value(&record.decision).map_err(io::Error::from)?,
+        record: HEXLOWER.encode(&bytes),
+    };
+    let text = serde_json::to_string_pretty(&kept).map_err(io::Error::from)?;
+    fs::write(path, text + "\n").map_err(|e| Failure::writing(path, &e))
+}
+
+fn replay(path: &Path) -> Result<(Digest, Decision), Failure> {
+    let unreadable = |why: &dyn std::fmt::Display| {
+        Failure::new(
+            Exit::Input,
+            format!("{} is no record of a plan: {why}", path.display()),
+        )
+    };
+    let bytes = fs::metadata(path).map_err(|e| unreadable(&e))?.len();
+    if bytes > RECORD_BYTES_MAX {
+        return Err(unreadable(&"it is too long"));
+    }
+    let text = fs::read(path).map_err(|e| unreadable(&e))?;
+    let kept: Kept = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
+    let bytes = HEXLOWER
+        .decode(kept.record.as_bytes())
+        .map_err(|e| unreadable(&e))?;
+    let record: Record = postcard::from_bytes(&bytes).map_err(|e| unreadable(&e))?;
+    match record.replay() {
+        Ok(decision) => Ok((record.digest, decision)),
+        Err(ReplayError::Refused(refusal)) => Err(refusal.into()),
+        Err(error @ (ReplayError::Digest { .. } | ReplayError::Differs(_))) => {
+            Err(Failure::new(Exit::No, error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Plans and receipts in words, for people.
+
+use std::io::{self, Write};
+
+use heph_plan::{Decision, Mode, Place, Plan, Stage};
+use heph_runtime::receipt::Receipt;
+use heph_types::{LayerRange, Leaves};
+
+use crate::terminal::{self, Style};
+
+/// Width of the names that stand before each line.
+const COLUMN: usize = 12;
+
+/// A decision: the plan and why it is this one; with `all`, also why it is none of the others.
+pub(crate) fn write_decision(
+    out: &mut impl Write,
+    decision: &Decision,
+    style: Style,
+    all: bool,
+) -> io::Result<()> {
+    let plan = &decision.plan;
+    write_plan(out, plan)?;
+    line(out, "why", &decision.reason.sentence)?;
+    if !all {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", style.dim("The other ways:"))?;
+    for other in &decision.alternatives {
+        writeln!(out, "  {:<20} {}", other.mode.name(), other.why_not)?;
+    }
+    Ok(())
+}
+
+fn write_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
+    line(out, "mode", plan.mode.name())?;
+    line(
+        out,
+        "model",
+        &format!("{}, kv {}, {}", plan.model_name, plan.kv.name(), plan.exactness),
+    )?;
+    for (at, stage) in plan.stages.iter().enumerate() {
+        line(
+            out,
+            if at == 0 { "stages" } else { "" },
+            &stage_words(stage, plan),
+        )?;
+    }
+    if let Some(draft) = plan.draft {
+        let words = format!(
+            "{} tokens a round are guessed here by {}",
+            draft.length, draft.source
+        );
+        line(out, "drafts", &words)?;
+    }
+    let expected = &plan.expected;
+    let per_s = 1.0 / expected.per_token.as_secs_f64().max(1e-9);
+    let words = format!(
+        "first token {}, then {per_s:.0} tokens/s; {} in all",
+        seconds(expected.first_token.as_secs_f64()),
+        seconds(expected.total.as_secs_f64())
+    );
+    line(out, "time", &words)?;
+    let (up, down) = (
+        terminal::bytes(expected.bytes_up),
+        terminal::bytes(expected.bytes_down),
+    );
+    line(out, "network", &format!("{up} up, {down} down"))?;
+    line(out, "cost", &format!("{} credits", expected.credits))?;
+    line(out, "privacy", &privacy(plan))
+}
+
+fn stage_words(stage: &Stage, plan: &Plan) -> String {
+    let place = match stage.place {
+        Place::Desk => "here".to_owned(),
+        Place::Peer => format!("{} ({})", stage.name, stage.role),
+    };
+    let memory = terminal::bytes(stage.memory);
+    format!(
+        "{:<16} {place:<20} {memory}",
+        layers(stage.layers, all_layers(plan))
+    )
+}
+
+fn all_layers(plan: &Plan) -> usize {
+    plan.stages.last().map_or(0, |stage| stage.layers.end())
+}
+
+/// Layers as people say them.
+fn layers(range: LayerRange, all: usize) -> String {
+    match (range.start(), range.end()) {
+        (0, 0) => "embedding".to_owned(),
+        (start, end) if start == end => "head".to_owned(),
+        (0, end) if end == all => "the whole model".to_owned(),
+        (start, end) => format!("layers {start}..{end}"),
+    }
+}
+
+/// What each machine sees.
+fn privacy(plan: &Plan) -> String {
+    let seen = plan
+        .remote_stages()
+        .map(|stage| format!("{} sees {}", stage.name, stage.sees));
+    let mut seen: Vec<String> = seen.collect();
+    seen.dedup();
+    if seen.is_empty() {
+        return "nothing leaves this machine".to_owned();
+    }
+    let inverted = plan
+        .remote_stages()
+        .any(|stage| stage.sees == Leaves::Activations);
+    let note = match (plan.mode, inverted) {
+        (Mode::Preprocess, _) => " (the question and the chosen spans)",
+        (_, true) => " (activations can be turned back into text, with effort)",
+        (_, false) => "",
+    };
+    format!("{}{note}", seen.join(", "))
+}
+
+/// A receipt, the lines that say nothing left out.
+pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {
+    line(out, "mode", &format!("{}, {}", receipt.mode, receipt.exactness))?;
+    let all = receipt
+        .places
+        .iter()
+        .map(|place| place.layers.end())
+        .max()
+        .unwrap_or(0);
+    for (at, place) in receipt.places.iter().enumerate() {
+        let saw = match place.saw {
+            Leaves::Nothing => String::new(),
+            saw => format!(", saw {saw}"),
+        };
+        let words = format!(
+            "tokens {}..{}: {} {}{saw}",
+            place.from,
+            place.to,
+            layers(place.layers, all),
+            place.name
+        );
+        line(out, if at == 0 { "computed" } else { "" }, &words)?;
+    }
+    for moved in &receipt.moves {
+        let gap = moved
+            .gap_s
+            .map_or(String::new(), |gap| format!(", {} without a token", seconds(gap)));
+        let words = format!(
+            "{} went from {} to {} at token {}{gap}: {}",
+            layers(moved.layers, all),
+            moved.from,
+            moved.to,
+            moved.at,
+            moved.why
+        );
+        line(out, "moved", &words)?;
+    }
+    for (at, bytes) in receipt.traffic.iter().enumerate() {
+        let (up, down) = (terminal::bytes(bytes.up), terminal::bytes(bytes.down));
+        line(
+            out,
+            if at == 0 { "network" } else { "" },
+            &format!("{}: {up} up, {down} down", bytes.name),
+        )?;
+    }
+    if receipt.guesses.judged > 0 {
+        let (right, judged) = (receipt.guesses.right, receipt.guesses.judged);
+        line(
+            out,
+            "guessed",
+            &format!("{right} of {judged} drafted tokens were right"),
+        )?;
+    }
+    let words = format!(
+        "first token {} (planned {}), {:.0} tokens/s (planned {:.0})",
+        seconds(receipt.first_token_s),
+        seconds(receipt.expected_first_token_s),
+        receipt.tokens_per_s,
+        receipt.expected_tokens_per_s
+    );
+    line(out, "time", &words)
+}
+
+fn line(out: &mut impl Write, name: &str, text: &str) -> io::Result<()> {
+    writeln!(out, "{name:<COLUMN$}{text}")
+}
+
+/// A time as people read it.
+pub(crate) fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
+        s if s < 99.5 => format!("{s:.1} s"),
+        s => format!("{:.0} min", s / 60.0),
+    }
+}

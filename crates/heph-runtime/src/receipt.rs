@@ -1,0 +1,174 @@
+//! What became of a request: who computed which tokens, what crossed the network, and what the answer's bits are worth.
+
+use std::collections::BTreeMap;
+
+use heph_plan::{Mode, Plan};
+use heph_types::{Exactness, LayerRange, Leaves, NodeId, Role};
+use serde::Serialize;
+
+use crate::desk::{Answer, Finish, Guesses};
+use crate::pool::NodePool;
+use crate::seat::Traffic;
+
+/// The receipt of one answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Receipt {
+    /// How it was answered.
+    pub mode: Mode,
+    /// The model's name.
+    pub model: String,
+    /// What its bits are worth.
+    pub exactness: Exactness,
+    /// Who computed what.
+    pub places: Vec<PlaceLine>,
+    /// What crossed the network, by machine.
+    pub traffic: Vec<TrafficLine>,
+    /// Stages that went from one machine to another.
+    pub moves: Vec<MoveLine>,
+    /// What guessing ahead brought.
+    pub guesses: Guesses,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the answer.
+    pub answer_tokens: usize,
+    /// Seconds until the first token.
+    pub first_token_s: f64,
+    /// Tokens a second after it.
+    pub tokens_per_s: f64,
+    /// What the plan expected until the first token, in seconds.
+    pub expected_first_token_s: f64,
+    /// What the plan expected after it, in tokens a second.
+    pub expected_tokens_per_s: f64,
+}
+
+/// A range of layers at a machine for a range of tokens.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlaceLine {
+    /// First position.
+    pub from: usize,
+    /// First position that it did not compute any more.
+    pub to: usize,
+    /// The layers.
+    pub layers: LayerRange,
+    /// The machine.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What it is to the person.
+    pub role: Option<Role>,
+    /// What it saw of the text.
+    pub saw: Leaves,
+}
+
+/// Bytes to and from a machine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrafficLine {
+    /// The machine.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Bytes to it.
+    pub up: u64,
+    /// Bytes from it.
+    pub down: u64,
+}
+
+/// A stage that moved.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MoveLine {
+    /// The layers.
+    pub layers: LayerRange,
+    /// Who held them.
+    pub from: String,
+    /// Who holds them now.
+    pub to: String,
+    /// Why.
+    pub why: String,
+    /// The position it happened at.
+    pub at: usize,
+    /// Seconds until tokens came again.
+    pub gap_s: Option<f64>,
+}
+
+impl Receipt {
+    /// The receipt of `answer`, which was planned as `plan` over `pool`; `traffic` is what the gates counted for it.
+    pub fn new(plan: &Plan, pool: &NodePool, answer: &Answer, traffic: &BTreeMap<NodeId, Traffic>) -> Self {
+        let tokens = answer.prompt.len() + answer.tokens.len();
+        let moves = answer.moves.iter().map(|m| MoveLine {
+            layers: m.layers,
+            from: pool.name(m.from),
+            to: pool.name(m.to),
+            why: m.why.clone(),
+            at: m.at.index(),
+            gap_s: m.gap.map(|gap| gap.as_secs_f64()),
+        });
+        let line = |(node, bytes): (&NodeId, &Traffic)| TrafficLine {
+            node: *node,
+            name: pool.name(*node),
+            up: bytes.up,
+            down: bytes.down,
+        };
+        let per_token = plan.expected.per_token.as_secs_f64();
+        Self {
+            mode: plan.mode,
+            model: plan.model_name.clone(),
+            exactness: plan.exactness,
+            places: places(plan, pool, answer, tokens),
+            traffic: traffic.iter().map(line).collect(),
+            moves: moves.collect(),
+            guesses: answer.guesses,
+            finish: answer.finish,
+            prompt_tokens: answer.prompt.len(),
+            answer_tokens: answer.tokens.len(),
+            first_token_s: answer.prefill.as_secs_f64(),
+            tokens_per_s: answer.decode_tok_s(),
+            expected_first_token_s: plan.expected.first_token.as_secs_f64(),
+            expected_tokens_per_s: if per_token > 0.0 { 1.0 / per_token } else { 0.0 },
+        }
+    }
+}
+
+/// Follows each stage of the plan through its moves. After a move the machine holds the replayed positions too, so a
+/// later line begins where the earlier one ended.
+fn places(plan: &Plan, pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<PlaceLine> {
+    let layers = plan.stages.last().map_or(0, |stage| stage.layers.end());
+    let mut lines = Vec::new();
+    for stage in &plan.stages {
+        let mut node = stage.node;
+        let mut from = 0;
+        for moved in answer.moves.iter().filter(|moved| moved.layers == stage.layers) {
+            let to = moved.at.index().clamp(from, tokens);
+            lines.push(place(pool, stage.layers, layers, node, from..to));
+            (node, from) = (moved.to, to);
+        }
+        lines.push(place(pool, stage.layers, layers, node, from..tokens));
+    }
+    lines.retain(|line| line.from < line.to);
+    lines
+}
+
+fn place(
+    pool: &NodePool,
+    range: LayerRange,
+    layers: usize,
+    node: NodeId,
+    tokens: std::ops::Range<usize>,
+) -> PlaceLine {
+    let here = node == pool.desk().node;
+    let saw = match (here, range.start() == 0 || range.end() == layers) {
+        (true, _) => Leaves::Nothing,
+        (false, true) => Leaves::Text,
+        (false, false) => Leaves::Activations,
+    };
+    PlaceLine {
+        from: tokens.start,
+        to: tokens.end,
+        layers: range,
+        node,
+        name: pool.name(node),
+        role: pool.profile(node).map(|profile| profile.role).filter(|_| !here),
+        saw,
+    }
+}

@@ -1,0 +1,241 @@
+//! From a question to a desk that answers it: what the planner is asked, and the line that its plan becomes.
+//!
+//! Nothing is chosen here. [`Question::request`] writes down what is known, [`heph_plan::Record::new`] decides, and
+//! [`Route::desk`] seats the stages where the plan places them, every host behind the policy's [`Gate`].
+
+use std::sync::Arc;
+
+use heph_plan::{
+    CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice, Mode, ModelChoice,
+    Objective, Place, Plan, Request,
+};
+use heph_types::{KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeState, Policy, Speed, WireCodec};
+
+use crate::cancel::Cancel;
+use crate::desk::{Desk, Guess, Pace};
+use crate::draft::{Drafter, EchoDrafter};
+use crate::gate::{Gate, Meter};
+use crate::line::{Line, LineError, LineLimits, LineModel, Placement};
+use crate::pool::NodePool;
+use crate::seat::Host;
+use crate::words::Words;
+
+/// Tokens in a round that a draft may have: longer runs are rarely right to the end.
+const DRAFT_LENGTH_MAX: u16 = 12;
+
+/// Rounds under way at once where they travel: the next is drafted while the last is on its way.
+const ROUNDS_AHEAD: usize = 2;
+
+/// How often what followed the same words before follows again, as long as nothing better is known.
+const ECHO_ACCEPTANCE: f64 = 0.2;
+
+/// A look-up in a table and a copy.
+const ECHO_SECONDS: f64 = 2e-6;
+
+/// Bytes of that table for a conversation of 8,192 tokens.
+const ECHO_BYTES: u64 = 1 << 20;
+
+/// What is asked, in sizes.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The model.
+    pub model: ModelProfile,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens that the answer is expected to have.
+    pub answer_tokens: usize,
+    /// Positions that a cache holds.
+    pub context: usize,
+    /// How caches are stored.
+    pub kv: KvFormat,
+    /// What could draft here.
+    pub drafts: Vec<DraftProfile>,
+    /// Documents whose spans could be chosen here.
+    pub document: Option<DocumentProfile>,
+    /// What may leave.
+    pub policy: Policy,
+    /// A mode that was asked for by name.
+    pub mode: Option<Mode>,
+}
+
+impl Question {
+    /// What the planner is asked. Only exact codecs: the answer's bits are those of this machine alone.
+    pub fn request(self) -> Request {
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let room = self.context.saturating_sub(self.prompt_tokens);
+        Request {
+            models: vec![ModelChoice {
+                profile: self.model,
+                loss: 0.0,
+            }],
+            prompt_tokens: count(self.prompt_tokens),
+            answer_tokens: count(self.answer_tokens.min(room)),
+            context: count(self.context),
+            kv: vec![KvChoice {
+                format: self.kv,
+                loss: 0.0,
+            }],
+            codecs: [WireCodec::F32, WireCodec::Packed]
+                .map(CodecProfile::nominal)
+                .to_vec(),
+            drafts: self.drafts,
+            document: self.document,
+            warm: Vec::new(),
+            policy: self.policy,
+            objective: Objective::default(),
+            mode: self.mode,
+            direct: DirectForwarding::Never,
+        }
+    }
+}
+
+/// What followed the same words before, as a source of drafts.
+pub fn echo_profile() -> DraftProfile {
+    DraftProfile {
+        source: DraftSource::NGram,
+        acceptance: ECHO_ACCEPTANCE,
+        seconds_per_token: ECHO_SECONDS,
+        seconds_for_prompt: 0.0,
+        memory: ECHO_BYTES,
+        length_max: DRAFT_LENGTH_MAX,
+    }
+}
+
+/// A small model that runs here at `speed`, as a source of drafts for a prompt of so many tokens.
+pub fn model_draft_profile(
+    draft: &ModelProfile,
+    speed: &Speed,
+    prompt_tokens: usize,
+    acceptance: f64,
+) -> DraftProfile {
+    let pass = |rows: u32| {
+        let seconds = |layer: &LayerProfile| speed.layer_seconds(layer, rows, 0.0, KvFormat::F16);
+        draft.layers.iter().map(seconds).sum::<f64>()
+    };
+    let head = speed.layer_seconds(&draft.head, 1, 0.0, KvFormat::F16);
+    let chunk = prompt_tokens.clamp(1, 256) as u32;
+    let weights: u64 = draft.layers.iter().map(|layer| layer.weight_bytes).sum();
+    DraftProfile {
+        source: DraftSource::Model,
+        acceptance,
+        seconds_per_token: pass(1) + head,
+        seconds_for_prompt: pass(chunk) * (prompt_tokens as f64 / f64::from(chunk)),
+        memory: weights + draft.head.weight_bytes + draft.embed_bytes,
+        length_max: DRAFT_LENGTH_MAX,
+    }
+}
+
+/// Why a plan does not become a line.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// The plan names a machine that the pool no longer has.
+    #[error("the plan needs {}, which is not known any more", .0.short())]
+    Unknown(NodeId),
+    /// The plan drafts by a model, and none was given.
+    #[error("the plan drafts by a model, and there is none here")]
+    NoDrafter,
+    /// The stages do not make the model.
+    #[error(transparent)]
+    Line(#[from] LineError),
+}
+
+/// What it takes to seat a plan.
+pub struct Route<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The machines.
+    pub pool: &'a NodePool,
+    /// What may leave: asked again at every door.
+    pub policy: &'a Policy,
+    /// The model.
+    pub model: LineModel,
+    /// How the model reads and writes.
+    pub words: Arc<Words>,
+    /// The small model that drafts, where there is one.
+    pub drafter: Option<Box<dyn Drafter>>,
+    /// What a line waits for.
+    pub limits: LineLimits,
+    /// Whoever raises it ends the answer.
+    pub cancel: Cancel,
+}
+
+impl Route<'_> {
+    /// The desk that answers as planned, and the meter of what passes its doors.
+    ///
+    /// # Errors
+    /// When the plan and the pool do not fit each other.
+    pub fn desk(self) -> Result<(Desk, Meter), RouteError> {
+        let meter = Meter::default();
+        let hosts = self.hosts(&meter)?;
+        let stages: Vec<Placement> = self.plan.stages.iter().map(placement).collect();
+        let limits = LineLimits {
+            chunk: self.plan.chunk_rows.max(1) as usize,
+            ..self.limits
+        };
+        let line = Line::new(self.model, hosts, &stages, limits)?;
+        let pace = pace(self.plan, self.drafter)?;
+        Ok((Desk::over(line, pace, self.words, self.cancel), meter))
+    }
+
+    /// The hosts of the plan in its order, then this machine, then whoever else may help where one is lost.
+    fn hosts(&self, meter: &Meter) -> Result<Vec<Arc<dyn Host>>, RouteError> {
+        let mut hosts: Vec<Arc<dyn Host>> = Vec::new();
+        let mut admit = |host: Gate| {
+            if !hosts.iter().any(|known| known.node() == host.node()) {
+                hosts.push(Arc::new(host));
+            }
+        };
+        let there = |machine: &crate::pool::Machine| {
+            let host = Arc::clone(&machine.host);
+            Gate::there(host, machine.profile.role, self.policy, self.model.layers, meter)
+        };
+        for stage in &self.plan.stages {
+            match stage.place {
+                Place::Desk => admit(Gate::here(Arc::clone(self.pool.here()), meter)),
+                Place::Peer => {
+                    let machines = self.pool.others();
+                    let machine = machines.iter().find(|machine| machine.profile.node == stage.node);
+                    admit(there(machine.ok_or(RouteError::Unknown(stage.node))?));
+                }
+            }
+        }
+        admit(Gate::here(Arc::clone(self.pool.here()), meter));
+        let helps = |machine: &&crate::pool::Machine| {
+            let sees = self.policy.seen_by(machine.profile.node, machine.profile.role);
+            sees >= Leaves::Activations && machine.profile.state == NodeState::Open
+        };
+        self.pool
+            .others()
+            .iter()
+            .filter(helps)
+            .for_each(|machine| admit(there(machine)));
+        Ok(hosts)
+    }
+}
+
+fn placement(stage: &heph_plan::Stage) -> Placement {
+    Placement {
+        node: stage.node,
+        layers: stage.layers,
+    }
+}
+
+/// How the plan's tokens are asked for.
+fn pace(plan: &Plan, drafter: Option<Box<dyn Drafter>>) -> Result<Pace, RouteError> {
+    let elsewhere = plan.remote_stages().next().is_some();
+    let Some(draft) = plan.draft else {
+        return Ok(match plan.stages.len() {
+            1 if elsewhere => Pace::Stream,
+            _ => Pace::Steps,
+        });
+    };
+    let drafter: Box<dyn Drafter> = match draft.source {
+        DraftSource::NGram => Box::new(EchoDrafter::default()),
+        DraftSource::Model | DraftSource::Tree => drafter.ok_or(RouteError::NoDrafter)?,
+    };
+    Ok(Pace::Guess(Guess {
+        drafter,
+        length: usize::from(draft.length),
+        ahead: if elsewhere { ROUNDS_AHEAD } else { 1 },
+    }))
+}
