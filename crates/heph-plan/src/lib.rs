@@ -19,6 +19,7 @@ mod record;
 pub mod replan;
 mod request;
 mod search;
+mod shortlist;
 mod space;
 #[cfg(test)]
 mod testing;
@@ -34,6 +35,7 @@ pub use request::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, KvChoice, ModelChoice, Objective, Request,
     WarmPrefix,
 };
+pub use shortlist::shortlist;
 
 /// Chooses mode, stages, places, codecs, draft, cache format and precision for a request.
 ///

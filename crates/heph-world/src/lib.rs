@@ -1,3 +1,21 @@
-//! Whole-system tests: the tidy test of the house, and the exactness of a whole answer.
+//! The simulated world: nodes, links, clocks and faults in virtual time, around the real planner, desk, line and stages.
 //!
-//! Nothing imports this crate.
+//! Used by the whole-system tests and by the `world` program; nothing imports this crate. A world is drawn from a seed
+//! and repeats itself exactly: nothing here reads a clock, opens a socket or draws from anything but its own [`Dice`].
+//! Only the `strait` program, which carries real packets between network namespaces, does.
+
+mod dice;
+pub mod fleet;
+mod link;
+mod member;
+pub mod scene;
+pub mod storm;
+mod story;
+pub mod tiny;
+pub mod traces;
+mod world;
+
+pub use dice::Dice;
+pub use link::{LinkShape, Rate};
+pub use member::{Fault, Lie, MemberShape};
+pub use world::{Strike, World};
