@@ -4,6 +4,8 @@
 //! [`Machine`]'s business. The driver adds only what sockets bring: a full queue pushes back, a peer's end is the end,
 //! and a cancelled conversation tells the peer so.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::{ReadError, VarInt, WriteError};
@@ -20,8 +22,15 @@ const EVENTS_WAITING: usize = 256;
 /// Bytes that wait for the peer; above it no command is taken. One more command's bytes may come on top.
 const UNSENT_BYTES: usize = 4 << 20;
 
+/// Bytes that wait for the peer above which it is not heard either: who asks and does not listen gets no more answers.
+/// It is more than one window of a session, so that two ends never wait for each other.
+const UNHEARD_BYTES: usize = 32 << 20;
+
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
+
+/// A peer that takes none of the bytes that wait for it for this long does not read any more.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// How long a finished conversation waits for the peer to have read everything.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -74,24 +83,78 @@ pub enum DriveError<E> {
 }
 
 /// The caller's end of a conversation. Dropping it cancels the conversation.
-#[derive(Debug)]
 pub struct Conversation<M: Machine> {
-    commands: mpsc::Sender<M::Command>,
+    commands: Commands<M>,
     events: mpsc::Receiver<M::Event>,
     end: oneshot::Receiver<Result<(), DriveError<M::Error>>>,
+}
+
+/// A way to hand commands to a conversation, for as many threads as want one.
+pub struct Commands<M: Machine> {
+    queue: mpsc::Sender<M::Command>,
+    counted: Arc<Counted>,
+}
+
+/// What passed over one conversation.
+#[derive(Debug, Default)]
+struct Counted {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl<M: Machine> Clone for Commands<M> {
+    fn clone(&self) -> Self {
+        Commands {
+            queue: self.queue.clone(),
+            counted: Arc::clone(&self.counted),
+        }
+    }
+}
+
+impl<M: Machine> Commands<M> {
+    /// Hands a command over; waits while the queue is full. `false` when the conversation is over.
+    pub async fn send(&self, command: M::Command) -> bool {
+        self.queue.send(command).await.is_ok()
+    }
+
+    /// The same on a thread that may wait. Not to be called in a task.
+    pub fn send_blocking(&self, command: M::Command) -> bool {
+        self.queue.blocking_send(command).is_ok()
+    }
+
+    /// Hands a command over if there is room, else gives it back.
+    pub fn try_send(&self, command: M::Command) -> Result<(), M::Command> {
+        self.queue
+            .try_send(command)
+            .map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Whether the conversation is over.
+    pub fn is_over(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Bytes sent and received in this conversation, without what the connection adds.
+    pub fn bytes(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.counted.sent), read(&self.counted.received))
+    }
 }
 
 impl<M: Machine> Conversation<M> {
     /// Hands a command over; waits while the queue is full. `false` when the conversation is over.
     pub async fn command(&self, command: M::Command) -> bool {
-        self.commands.send(command).await.is_ok()
+        self.commands.send(command).await
     }
 
     /// Hands a command over if there is room, else gives it back.
     pub fn try_command(&self, command: M::Command) -> Result<(), M::Command> {
-        self.commands
-            .try_send(command)
-            .map_err(mpsc::error::TrySendError::into_inner)
+        self.commands.try_send(command)
+    }
+
+    /// A way to hand over commands from elsewhere.
+    pub fn commands(&self) -> Commands<M> {
+        self.commands.clone()
     }
 
     /// The next event; `None` when the conversation is over.
@@ -116,6 +179,7 @@ where
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING);
     let (event_queue, events) = mpsc::channel(EVENTS_WAITING);
     let (ended, end) = oneshot::channel();
+    let counted = Arc::new(Counted::default());
     let driver = Driver {
         stream,
         machine,
@@ -123,8 +187,9 @@ where
         commands: Some(command_queue),
         events: event_queue,
         told: None,
-        unsent: Vec::new(),
+        unsent: Unsent::default(),
         heard_all: false,
+        counted: Arc::clone(&counted),
     };
     tokio::spawn(async move {
         let outcome = driver.run().await;
@@ -132,7 +197,10 @@ where
         let _ = ended.send(outcome);
     });
     Conversation {
-        commands,
+        commands: Commands {
+            queue: commands,
+            counted,
+        },
         events,
         end,
     }
@@ -146,9 +214,46 @@ struct Driver<M: Machine> {
     events: mpsc::Sender<M::Event>,
     /// The next event, while there is no room for it.
     told: Option<M::Event>,
-    unsent: Vec<u8>,
+    unsent: Unsent,
     /// The peer has said all it will say.
     heard_all: bool,
+    counted: Arc<Counted>,
+}
+
+/// Bytes that wait for the peer.
+#[derive(Default)]
+struct Unsent {
+    bytes: Vec<u8>,
+    /// How many of them the peer took already.
+    taken: usize,
+    /// Since when it has taken none, while some wait.
+    stuck_since: Option<tokio::time::Instant>,
+}
+
+impl Unsent {
+    fn waiting(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    /// Lets a machine add to them.
+    fn fill(&mut self, machine: &mut impl Machine) {
+        machine.transmit(&mut self.bytes);
+        if !self.waiting().is_empty() {
+            self.stuck_since.get_or_insert_with(tokio::time::Instant::now);
+        }
+    }
+
+    /// The peer took some.
+    fn take(&mut self, count: usize) {
+        self.taken += count;
+        if self.waiting().is_empty() {
+            self.bytes.clear();
+            self.bytes.shrink_to(READ_BYTES);
+            self.taken = 0;
+        }
+        let more = !self.waiting().is_empty();
+        self.stuck_since = more.then(tokio::time::Instant::now);
+    }
 }
 
 impl<M: Machine> Driver<M> {
@@ -165,9 +270,9 @@ impl<M: Machine> Driver<M> {
     async fn pump(&mut self) -> Result<(), DriveError<M::Error>> {
         let mut bytes = vec![0; READ_BYTES];
         loop {
-            self.machine.transmit(&mut self.unsent);
+            self.unsent.fill(&mut self.machine);
             self.told = self.told.take().or_else(|| self.machine.event());
-            if self.told.is_none() && self.unsent.is_empty() && self.machine.finished() {
+            if self.told.is_none() && self.unsent.waiting().is_empty() && self.machine.finished() {
                 return Ok(());
             }
             let wake = self
@@ -175,22 +280,29 @@ impl<M: Machine> Driver<M> {
                 .deadline()
                 .map(|at| tokio::time::Instant::from_std(self.epoch + at));
             let asleep = tokio::time::sleep_until(wake.unwrap_or_else(far_off));
-            let commands = self
-                .commands
-                .as_mut()
-                .filter(|_| self.unsent.len() < UNSENT_BYTES);
+            let stuck = self.unsent.stuck_since.map(|since| since + STALLED_AFTER);
+            let stalled = tokio::time::sleep_until(stuck.unwrap_or_else(far_off));
+            let waiting = self.unsent.waiting();
+            let commands = self.commands.as_mut().filter(|_| waiting.len() < UNSENT_BYTES);
+            let hears = !self.heard_all && self.told.is_none() && waiting.len() < UNHEARD_BYTES;
             tokio::select! {
                 () = self.events.closed() => return Err(DriveError::Cancelled),
                 room = self.events.reserve(), if self.told.is_some() => match (room, self.told.take()) {
                     (Ok(room), Some(event)) => room.send(event),
                     _ => return Err(DriveError::Cancelled),
                 },
-                wrote = self.stream.send.write(&self.unsent), if !self.unsent.is_empty() => {
+                wrote = self.stream.send.write(waiting), if !waiting.is_empty() => {
                     let wrote = wrote.map_err(|cause: WriteError| DriveError::Left(cause.to_string()))?;
-                    self.unsent.drain(..wrote);
+                    self.counted.sent.fetch_add(wrote as u64, Ordering::Relaxed);
+                    self.unsent.take(wrote);
                 }
-                read = self.stream.receive.read(&mut bytes), if !self.heard_all && self.told.is_none() => {
-                    match read.map_err(|cause: ReadError| DriveError::Left(cause.to_string()))? {
+                () = stalled, if stuck.is_some() => {
+                    return Err(DriveError::Left("it does not read what it is sent".to_owned()));
+                }
+                read = self.stream.receive.read(&mut bytes), if hears => {
+                    let read = read.map_err(|cause: ReadError| DriveError::Left(cause.to_string()))?;
+                    self.counted.received.fetch_add(read.unwrap_or(0) as u64, Ordering::Relaxed);
+                    match read {
                         Some(count) => self.machine.receive(self.epoch.elapsed(), &bytes[..count]),
                         None => {
                             self.heard_all = true;

@@ -537,6 +537,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is not known to have ended.
+    pub fn is_open(&self) -> bool {
+        self.iroh.close_reason().is_none()
+    }
+
     /// Ends the connection and tells the peer why.
     pub fn close(&self, goodbye: Goodbye) {
         self.iroh

@@ -123,6 +123,13 @@ pub enum Frame {
     },
     /// Lets the stage go on alone.
     Generate(GenerateFrame),
+    /// Chooses tokens by other options, from the next order on.
+    Choose {
+        /// The session.
+        line: Line,
+        /// The options.
+        options: heph_types::SamplingOptions,
+    },
     /// Answers a [`Frame::Forward`] with hidden states.
     Rows(RowsFrame),
     /// Answers with chosen tokens.
@@ -344,6 +351,7 @@ impl Frame {
             Frame::Forward(_) => "Forward",
             Frame::Rollback { .. } => "Rollback",
             Frame::Generate(_) => "Generate",
+            Frame::Choose { .. } => "Choose",
             Frame::Rows(_) => "Rows",
             Frame::Choices(_) => "Choices",
             Frame::Done { .. } => "Done",
@@ -453,6 +461,11 @@ impl Frame {
                 to.u8(0x22);
                 generate.write(to)?;
             }
+            Frame::Choose { line, options } => {
+                to.u8(0x23);
+                line.write(to);
+                stage::write_options(options, to)?;
+            }
             Frame::Rows(rows) => {
                 to.u8(0x28);
                 rows.write(to)?;
@@ -531,6 +544,10 @@ impl Frame {
                 to: heph_types::Position(from.short()?),
             },
             0x22 => Frame::Generate(GenerateFrame::read(from)?),
+            0x23 => Frame::Choose {
+                line: Line::read(from)?,
+                options: stage::read_options(from)?,
+            },
             0x28 => Frame::Rows(RowsFrame::read(from)?),
             0x29 => Frame::Choices(ChoicesFrame::read(from)?),
             0x2A => Frame::Done {

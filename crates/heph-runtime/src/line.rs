@@ -595,7 +595,7 @@ impl Line {
         let Some(piece) = post.flight.pop_front() else {
             return Ok(self.take_streamed(at, &reply));
         };
-        if let Err(why) = fits(&reply, &piece, last, &self.model) {
+        if let Err(why) = fits(&reply, &piece, last, &self.model, &self.tokens) {
             let node = post.node;
             // What was asked is still to be answered, by somebody else.
             post.flight.push_front(piece);
@@ -657,6 +657,11 @@ impl Line {
             return Err(LineError::Cancelled);
         }
         let node = self.posts[at].node;
+        if matches!(error, SeatError::Expired { .. }) {
+            // The node is well, and as good as any other to begin anew with.
+            self.unseat(at);
+            return self.open(at, None);
+        }
         self.lost.push((node, self.clock.now()));
         for other in 0..self.posts.len() {
             if self.posts[other].node == node {
@@ -823,8 +828,8 @@ fn answers(piece: &Piece, last: bool) -> usize {
     }
 }
 
-/// Whether a reply is one to this piece.
-fn fits(reply: &Reply, piece: &Piece, last: bool, model: &LineModel) -> Result<(), String> {
+/// Whether a reply is one to this piece of what was `fed`.
+fn fits(reply: &Reply, piece: &Piece, last: bool, model: &LineModel, fed: &[TokenId]) -> Result<(), String> {
     // A piece that was cut while under way was sent whole.
     let sent = piece.tokens;
     let (count, first, wanted) = match reply {
@@ -833,7 +838,12 @@ fn fits(reply: &Reply, piece: &Piece, last: bool, model: &LineModel) -> Result<(
             if last || !shaped {
                 return Err("rows of another shape".to_owned());
             }
-            let wanted = if piece.kind == Kind::Replay { 0 } else { sent };
+            // What became void while under way may be left out.
+            let wanted = match piece.kind {
+                _ if piece.live == 0 => hidden.tokens(),
+                Kind::Replay => 0,
+                Kind::New => sent,
+            };
             (hidden.tokens(), first.index(), wanted)
         }
         Reply::Choices { first, tokens } => {
@@ -846,7 +856,15 @@ fn fits(reply: &Reply, piece: &Piece, last: bool, model: &LineModel) -> Result<(
             } else {
                 piece.wanted
             };
-            (tokens.len(), first.index() - 1.min(first.index()), wanted)
+            // A peer leaves out what follows a guess that was wrong: nobody would use it.
+            let guess = fed.get((first.index() + tokens.len()).saturating_sub(1));
+            let ends_early = !tokens.is_empty() && guess.is_some() && tokens.last() != guess;
+            let told = if ends_early {
+                wanted.max(tokens.len())
+            } else {
+                tokens.len()
+            };
+            (told, first.index() - 1.min(first.index()), wanted)
         }
     };
     if count != wanted {

@@ -126,10 +126,22 @@ impl Node {
     /// # Errors
     /// When the node does not lend the model, has no session left, or the stage cannot be.
     pub fn stage(&self, spec: &StageSpec) -> Result<Stage, StageError> {
+        self.stage_with(spec, self.stop.clone())
+    }
+
+    /// A stage for a new session, whose work is given up between two layers once `flag` is set.
+    ///
+    /// # Errors
+    /// As [`Node::stage`].
+    pub fn stage_until(&self, spec: &StageSpec, flag: Arc<AtomicBool>) -> Result<Stage, StageError> {
+        self.stage_with(spec, Some(flag))
+    }
+
+    fn stage_with(&self, spec: &StageSpec, flag: Option<Arc<AtomicBool>>) -> Result<Stage, StageError> {
         let lent = self.models.get(&spec.model).ok_or(StageError::UnknownModel)?;
         let place = self.place()?;
-        let worker = match &self.stop {
-            Some(flag) => lent.worker().with_stop(Arc::clone(flag)),
+        let worker = match flag {
+            Some(flag) => lent.worker().with_stop(flag),
             None => lent.worker(),
         };
         Stage::new(self.id, worker, spec, Some(place))

@@ -97,6 +97,12 @@ pub enum SeatError {
         /// What does not fit.
         why: String,
     },
+    /// The node gave the session up because nobody had used it for long. The node itself is well.
+    #[error("{} closed a session that was unused for long", node.short())]
+    Expired {
+        /// The node.
+        node: NodeId,
+    },
     /// Somebody asked to stop the work.
     #[error("the work was stopped")]
     Stopped,
@@ -108,6 +114,9 @@ pub enum Refusal {
     /// A stage of this process failed.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// A peer does not open a session.
+    #[error(transparent)]
+    Peer(#[from] heph_net::wire::Refusal),
     /// A peer's sentence.
     #[error("{0}")]
     Said(String),

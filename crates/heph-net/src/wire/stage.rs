@@ -389,7 +389,7 @@ const MIN_P: u8 = 4;
 const TYPICAL_P: u8 = 8;
 const DRY: u8 = 16;
 
-fn write_options(options: &SamplingOptions, to: &mut Writer) -> Result<(), WireError> {
+pub(super) fn write_options(options: &SamplingOptions, to: &mut Writer) -> Result<(), WireError> {
     let window = |to: &mut Writer, n: usize| to.length("tokens of a penalty's window", n, u32::MAX as usize);
     let bit = |there: bool, bit: u8| if there { bit } else { 0 };
     to.u8(bit(options.top_k.is_some(), TOP_K)
@@ -427,7 +427,7 @@ fn write_options(options: &SamplingOptions, to: &mut Writer) -> Result<(), WireE
     Ok(())
 }
 
-fn read_options(from: &mut Reader<'_>) -> Result<SamplingOptions, WireError> {
+pub(super) fn read_options(from: &mut Reader<'_>) -> Result<SamplingOptions, WireError> {
     let there = from.u8()?;
     if there >= 2 * DRY {
         return Err(WireError::Unknown {

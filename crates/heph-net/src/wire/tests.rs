@@ -191,6 +191,13 @@ fn samples() -> Vec<(String, Frame)> {
         }),
     );
     add(
+        "choose",
+        Frame::Choose {
+            line,
+            options: all_options(),
+        },
+    );
+    add(
         "choices",
         Frame::Choices(ChoicesFrame {
             line,
@@ -468,6 +475,7 @@ fn reserved(frame: &Frame) -> usize {
         Frame::Fault { sentence, .. } => sentence.capacity(),
         Frame::Profile { record, .. } => record.capacity(),
         Frame::Open { spec, .. } => spec.choose.as_ref().map_or(0, options),
+        Frame::Choose { options: chosen, .. } => options(chosen),
         Frame::Forward(forward) => match &forward.fill {
             Fill::Tokens(ids) => tokens(ids),
             Fill::Rows { rows, tokens: ids } => rows.bytes.capacity() + tokens(ids),

@@ -146,6 +146,29 @@ impl Stage {
         Ok(())
     }
 
+    /// Numbers of one hidden state.
+    pub fn width(&self) -> usize {
+        self.worker.model().graph().hidden
+    }
+
+    /// Leaves a stream that goes on alone, and every order behind it.
+    pub fn leave(&mut self) {
+        self.orders.clear();
+    }
+
+    /// Chooses tokens by other options from now on. `false` where the stage does not choose, or the options look at
+    /// tokens whose ids it was not told.
+    pub fn choose_anew(&mut self, options: &SamplingOptions) -> bool {
+        let told = self.tokens.len() == self.held || !options.looks_back();
+        match Sampler::new(options.clone()) {
+            Ok(sampler) if told && self.sampler.is_some() => {
+                self.sampler = Some(sampler);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.orders.is_empty()
@@ -367,13 +390,7 @@ impl Seat for Stage {
     }
 
     fn choose_by(&mut self, options: &SamplingOptions) -> bool {
-        match Sampler::new(options.clone()) {
-            Ok(sampler) if self.sampler.is_some() => {
-                self.sampler = Some(sampler);
-                true
-            }
-            _ => false,
-        }
+        self.choose_anew(options)
     }
 }
 

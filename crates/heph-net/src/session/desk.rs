@@ -1,0 +1,814 @@
+//! The desk's end: opens sessions, keeps as many orders under way as the node's window lets it, tells the replies.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use heph_types::{Order, Position, Reply, SamplingOptions, SessionId, StageSpec, TokenId};
+
+use super::orders::{self, Asked};
+use super::talk::Talk;
+use super::{
+    ANSWER_DEADLINE, BUSY_MAX, Codecs, LINES_MAX, LOST_AFTER, OPEN_DEADLINE, PING_EVERY, SessionError,
+    WAITING_MAX,
+};
+use crate::codec::WIDTH_MAX;
+use crate::drive::Machine;
+use crate::wire::{
+    Capabilities, Epoch, Farewell, FaultCode, Frame, GenerateFrame, Hello, Line, Refusal, RowsFrame,
+};
+
+/// Pings that may be unanswered: a node that answers is lost long before so many are.
+const PINGS_MAX: usize = 8;
+
+/// What a desk asks of its end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeskCommand {
+    /// Asks for a session. Sessions are named by [`Line`]s, counted from 0 in the order of these commands.
+    Open {
+        /// The desk's name for it.
+        session: SessionId,
+        /// What the stage is to be.
+        spec: StageSpec,
+        /// How rows are to travel.
+        codecs: Codecs,
+    },
+    /// Gives a session an order; it waits until the session is open and the window has room.
+    Order(Line, Order),
+    /// Lets a session choose tokens by other options, from the next order on.
+    Choose(Line, SamplingOptions),
+    /// Wants no more of a session.
+    Close(Line),
+    /// Wants no more of any.
+    Leave,
+}
+
+/// What a desk's end tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeskEvent {
+    /// The node is there and fits.
+    Greeted(Hello),
+    /// What the node can do, in a record of its own version.
+    Profile {
+        /// Version of the record.
+        version: u16,
+        /// The record.
+        record: Vec<u8>,
+    },
+    /// A session is open.
+    Opened {
+        /// Which.
+        line: Line,
+        /// Numbers of a row.
+        width: usize,
+    },
+    /// A session is not opened.
+    Refused {
+        /// Which.
+        line: Line,
+        /// Why.
+        reason: Refusal,
+    },
+    /// The next reply of a session: one for each forward order in their order, one for each token of a stream. An order
+    /// that a later one made void is answered without rows or tokens.
+    Reply(Line, Reply),
+    /// The node lives and needs about so long.
+    Busy {
+        /// Which session.
+        line: Line,
+        /// How long.
+        eta: Duration,
+    },
+    /// The node ended a session.
+    Ended {
+        /// Which.
+        line: Line,
+        /// What kind of end.
+        code: FaultCode,
+        /// In its words.
+        sentence: String,
+    },
+    /// A session was closed as asked.
+    Closed(Line),
+    /// How long a sign of life took there and back.
+    RoundTrip(Duration),
+    /// Everything is over, for this reason. Nothing follows.
+    Over(SessionError),
+}
+
+/// The desk's end of a stream.
+#[derive(Debug)]
+pub struct DeskEnd {
+    talk: Talk<DeskEvent>,
+    lines: BTreeMap<Line, Seated>,
+    next: u32,
+    pulse: Pulse,
+}
+
+/// One session as the desk sees it.
+#[derive(Debug)]
+struct Seated {
+    stage: Stage,
+    spec: StageSpec,
+    codecs: Codecs,
+    epoch: Epoch,
+    /// Positions that the stage will hold once everything sent is done.
+    end: usize,
+    /// Sent and not answered, oldest first.
+    asked: VecDeque<Pending>,
+    asked_bytes: usize,
+    /// Not sent, oldest first.
+    waiting: VecDeque<Waiting>,
+    /// The oldest that waited, as a frame that did not fit the window yet.
+    ready: Option<Frame>,
+    /// Until when the node has to do what it is waited for.
+    due: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Open {
+        width: usize,
+        orders: usize,
+        bytes: usize,
+    },
+    Closing,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Order(Order),
+    Choose(SamplingOptions),
+}
+
+#[derive(Debug)]
+enum Pending {
+    Forward(Asked),
+    /// A stream of tokens; over once its last one came, or once something else was asked for.
+    Alone {
+        epoch: Epoch,
+        next: Position,
+        left: u32,
+        ends: Vec<TokenId>,
+    },
+}
+
+/// Asks for signs of life while anything is waited for.
+#[derive(Debug)]
+struct Pulse {
+    /// Since when something is waited for.
+    since: Option<Duration>,
+    next: Duration,
+    asked: VecDeque<u64>,
+}
+
+impl DeskEnd {
+    /// An end that begins now, for a desk that computes by `law` of arithmetic.
+    pub fn new(law: u16, now: Duration) -> DeskEnd {
+        DeskEnd {
+            talk: Talk::new(law, Capabilities::default(), now),
+            lines: BTreeMap::new(),
+            next: 0,
+            pulse: Pulse {
+                since: None,
+                next: now,
+                asked: VecDeque::new(),
+            },
+        }
+    }
+
+    fn open(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        spec: StageSpec,
+        codecs: Codecs,
+    ) -> Result<(), SessionError> {
+        if self.lines.len() >= LINES_MAX {
+            return Err(SessionError::Misuse("as many sessions are open as may be"));
+        }
+        let line = Line(self.next);
+        self.next += 1;
+        self.talk.say(&Frame::Open {
+            line,
+            session,
+            spec: spec.clone(),
+        })?;
+        let seated = Seated {
+            stage: Stage::Opening,
+            spec,
+            codecs,
+            epoch: Epoch(0),
+            end: 0,
+            asked: VecDeque::new(),
+            asked_bytes: 0,
+            waiting: VecDeque::new(),
+            ready: None,
+            due: Some(now + OPEN_DEADLINE),
+        };
+        self.lines.insert(line, seated);
+        Ok(())
+    }
+
+    fn take(&mut self, now: Duration, frame: Frame) -> Result<(), SessionError> {
+        match frame {
+            Frame::Hello(hello) => self.talk.events.push_back(DeskEvent::Greeted(hello)),
+            Frame::Pong(stamp) => {
+                let round_trip = self.pulse.answered(now, stamp)?;
+                self.talk.events.push_back(DeskEvent::RoundTrip(round_trip));
+            }
+            Frame::Profile { version, record } => {
+                self.talk.events.push_back(DeskEvent::Profile { version, record });
+            }
+            Frame::Busy { line, eta_ms } => self.busy(now, line, eta_ms)?,
+            Frame::Opened {
+                line,
+                width,
+                orders,
+                bytes,
+            } => self.opened(now, line, width, orders, bytes)?,
+            Frame::Refused { line, reason } => {
+                self.expect(line, "Refused", |seated| seated.stage == Stage::Opening)?;
+                self.lines.remove(&line);
+                self.talk.events.push_back(DeskEvent::Refused { line, reason });
+            }
+            Frame::Fault {
+                line: Some(line),
+                code,
+                sentence,
+            } => {
+                self.expect(line, "Fault", |_| true)?;
+                self.lines.remove(&line);
+                let sentence = sentence.chars().filter(|c| !c.is_control()).collect();
+                self.talk
+                    .events
+                    .push_back(DeskEvent::Ended { line, code, sentence });
+            }
+            Frame::Closed(line) => {
+                self.expect(line, "Closed", |seated| seated.stage == Stage::Closing)?;
+                self.lines.remove(&line);
+                self.talk.events.push_back(DeskEvent::Closed(line));
+            }
+            Frame::Rows(rows) => self.rows(now, rows)?,
+            Frame::Choices(choices) => {
+                let line = choices.line;
+                self.answered(now, line, "Choices", |seated| seated.choices(choices))?;
+            }
+            Frame::Done { line, epoch } => {
+                self.answered(now, line, "Done", |seated| seated.done(epoch))?;
+            }
+            other => {
+                return Err(SessionError::Unexpected {
+                    frame: other.name(),
+                    why: "a node does not say this",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The session that a message is about.
+    fn expect(
+        &mut self,
+        line: Line,
+        frame: &'static str,
+        fits: impl Fn(&Seated) -> bool,
+    ) -> Result<&mut Seated, SessionError> {
+        let seated = self.lines.get_mut(&line).filter(|seated| fits(seated));
+        seated.ok_or(SessionError::Unexpected {
+            frame,
+            why: "no session waits for it",
+        })
+    }
+
+    fn opened(
+        &mut self,
+        now: Duration,
+        line: Line,
+        width: u32,
+        orders: u32,
+        bytes: u32,
+    ) -> Result<(), SessionError> {
+        let seated = self.expect(line, "Opened", |seated| seated.stage == Stage::Opening)?;
+        let (width, orders, bytes) = (width as usize, orders as usize, bytes as usize);
+        if width == 0 || width > WIDTH_MAX || orders == 0 {
+            return Err(SessionError::Unexpected {
+                frame: "Opened",
+                why: "its rows or its window are of no size",
+            });
+        }
+        seated.stage = Stage::Open { width, orders, bytes };
+        seated.due = None;
+        self.talk.events.push_back(DeskEvent::Opened { line, width });
+        self.send(now, line)
+    }
+
+    fn busy(&mut self, now: Duration, line: Line, eta_ms: u32) -> Result<(), SessionError> {
+        let seated = self.expect(line, "Busy", |_| true)?;
+        let eta = Duration::from_millis(eta_ms.into()).min(BUSY_MAX);
+        let later = now + eta + OPEN_DEADLINE;
+        seated.due = seated.due.map(|due| due.max(later));
+        self.talk.events.push_back(DeskEvent::Busy { line, eta });
+        Ok(())
+    }
+
+    fn rows(&mut self, now: Duration, rows: RowsFrame) -> Result<(), SessionError> {
+        self.answered(now, rows.line, "Rows", |seated| seated.rows(&rows))
+    }
+
+    /// Lets a session take an answer in, tells it, and uses the room that it makes.
+    fn answered(
+        &mut self,
+        now: Duration,
+        line: Line,
+        frame: &'static str,
+        take: impl FnOnce(&mut Seated) -> Result<Vec<Reply>, SessionError>,
+    ) -> Result<(), SessionError> {
+        let seated = self.expect(line, frame, |seated| seated.stage != Stage::Opening)?;
+        if seated.stage == Stage::Closing {
+            // It was on its way when the session was closed.
+            return Ok(());
+        }
+        let replies = take(seated)?;
+        seated.due = (!seated.asked.is_empty()).then_some(now + ANSWER_DEADLINE);
+        let replies = replies.into_iter().map(|reply| DeskEvent::Reply(line, reply));
+        self.talk.events.extend(replies);
+        self.send(now, line)
+    }
+
+    /// Sends what waits, as far as the window has room.
+    fn send(&mut self, now: Duration, line: Line) -> Result<(), SessionError> {
+        let Some(seated) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        while seated.has_room(0) {
+            let Some(frame) = seated.ready(line)? else {
+                break;
+            };
+            if !seated.has_room(weight(&frame)) {
+                seated.ready = Some(frame);
+                break;
+            }
+            if seated.asked.is_empty() {
+                seated.due = Some(now + ANSWER_DEADLINE);
+            }
+            self.talk.say(&frame)?;
+            seated.sent(frame);
+        }
+        if seated.asked.is_empty() && matches!(seated.stage, Stage::Open { .. }) {
+            seated.due = None;
+        }
+        Ok(())
+    }
+
+    /// Begins to watch the node once something is waited for.
+    fn watch(&mut self, now: Duration) -> Result<(), SessionError> {
+        let waits = !self.talk.is_over() && self.lines.values().any(|seated| seated.due.is_some());
+        if !waits {
+            self.pulse.since = None;
+            return Ok(());
+        }
+        self.pulse.since.get_or_insert(now);
+        if now >= self.pulse.next && self.pulse.asked.len() < PINGS_MAX {
+            let stamp = now.as_micros() as u64;
+            self.pulse.asked.push_back(stamp);
+            self.pulse.next = now + PING_EVERY;
+            self.talk.say(&Frame::Ping(stamp))?;
+        }
+        Ok(())
+    }
+
+    /// When a node that stays silent is lost.
+    fn lost_at(&self) -> Option<Duration> {
+        let since = self.pulse.since?;
+        Some(since.max(self.talk.heard) + LOST_AFTER)
+    }
+
+    /// This machine itself was asleep: the node gets time again, since it could not be heard meanwhile.
+    fn sleep_in(&mut self, now: Duration) {
+        self.pulse.since = self.pulse.since.map(|_| now);
+        self.pulse.next = now;
+        for due in self.lines.values_mut().filter_map(|seated| seated.due.as_mut()) {
+            *due = (*due).max(now + OPEN_DEADLINE);
+        }
+    }
+
+    /// What is too late by now.
+    fn overdue(&mut self, now: Duration) -> Result<(), SessionError> {
+        if self.deadline().is_some_and(|at| now > at + LOST_AFTER) {
+            self.sleep_in(now);
+        }
+        if self.lost_at().is_some_and(|lost| now >= lost) {
+            return Err(SessionError::Silent(LOST_AFTER));
+        }
+        let late = |seated: &Seated| match seated.stage {
+            Stage::Opening => ("to open a session", OPEN_DEADLINE),
+            Stage::Open { .. } => ("over one order", ANSWER_DEADLINE),
+            Stage::Closing => ("to close a session", OPEN_DEADLINE),
+        };
+        let overdue = self
+            .lines
+            .values()
+            .find(|seated| seated.due.is_some_and(|due| now >= due));
+        match overdue.map(late) {
+            Some((what, waited)) => Err(SessionError::Late { what, waited }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends everything, for a reason that is told to both sides.
+    fn give_up(&mut self, now: Duration, error: SessionError) {
+        if !self.talk.is_over() {
+            self.talk.end(now, Talk::<DeskEvent>::last_word(&error));
+            self.lines.clear();
+            self.talk.events.push_back(DeskEvent::Over(error));
+        }
+    }
+
+    /// After every call: an error ends everything, else the node is watched.
+    fn settle(&mut self, now: Duration, outcome: Result<(), SessionError>) {
+        if let Err(error) = outcome.and_then(|()| self.watch(now)) {
+            self.give_up(now, error);
+        }
+    }
+
+    fn obey(&mut self, now: Duration, command: DeskCommand) -> Result<(), SessionError> {
+        match command {
+            DeskCommand::Open {
+                session,
+                spec,
+                codecs,
+            } => self.open(now, session, spec, codecs),
+            DeskCommand::Order(line, order) => self.wait(now, line, Waiting::Order(order)),
+            DeskCommand::Choose(line, options) => self.wait(now, line, Waiting::Choose(options)),
+            DeskCommand::Close(line) => {
+                // A session that ended meanwhile has nothing left to close.
+                if let Some(seated) = self.lines.get_mut(&line)
+                    && seated.stage != Stage::Closing
+                {
+                    seated.stage = Stage::Closing;
+                    seated.asked.clear();
+                    seated.waiting.clear();
+                    seated.ready = None;
+                    seated.due = Some(now + OPEN_DEADLINE);
+                    self.talk.say(&Frame::Close(line))?;
+                }
+                Ok(())
+            }
+            DeskCommand::Leave => {
+                self.lines.clear();
+                self.talk.end(now, Some(Frame::Bye(Farewell::Finished)));
+                Ok(())
+            }
+        }
+    }
+
+    fn wait(&mut self, now: Duration, line: Line, what: Waiting) -> Result<(), SessionError> {
+        // A session that ended meanwhile has said so; what was on its way to it is void.
+        let Some(seated) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        if seated.waiting.len() >= WAITING_MAX {
+            return Err(SessionError::Misuse("as many orders wait as may"));
+        }
+        seated.waiting.push_back(what);
+        self.send(now, line)
+    }
+}
+
+impl Seated {
+    /// The next frame.
+    fn ready(&mut self, line: Line) -> Result<Option<Frame>, SessionError> {
+        if self.ready.is_some() {
+            return Ok(self.ready.take());
+        }
+        let frame = self.next_frame(line)?;
+        if frame.is_some() {
+            self.waiting.pop_front();
+        }
+        Ok(frame)
+    }
+
+    /// The frame for what waits longest, if it may be sent at all now.
+    fn next_frame(&mut self, line: Line) -> Result<Option<Frame>, SessionError> {
+        loop {
+            let (epoch, held) = (self.epoch, self.held());
+            let Some(waiting) = self.waiting.front() else {
+                return Ok(None);
+            };
+            let from = |first: usize| match first {
+                first if first > held => Err(SessionError::Misuse("an order for a position not reached")),
+                first if first == held && !self.streams() => Ok(epoch),
+                _ => Ok(epoch.next()),
+            };
+            return Ok(Some(match waiting {
+                Waiting::Choose(options) => Frame::Choose {
+                    line,
+                    options: options.clone(),
+                },
+                Waiting::Order(Order::Forward(forward)) => {
+                    let count = forward.input.tokens();
+                    if count == 0 || forward.answers as usize > count {
+                        return Err(SessionError::Misuse("an order with more answers than tokens"));
+                    }
+                    let epoch = from(forward.first.index())?;
+                    let chooses = self.spec.choose.is_some();
+                    Frame::Forward(orders::forward_frame(line, epoch, forward, chooses, self.codecs)?)
+                }
+                Waiting::Order(Order::Rollback(to)) => {
+                    if to.index() >= held && !self.streams() {
+                        // There is nothing to forget.
+                        self.waiting.pop_front();
+                        continue;
+                    }
+                    let to = Position(to.0.min(held as u32));
+                    let epoch = epoch.next();
+                    Frame::Rollback { line, epoch, to }
+                }
+                Waiting::Order(Order::Generate {
+                    last,
+                    tokens_max,
+                    ends,
+                }) => Frame::Generate(GenerateFrame {
+                    line,
+                    epoch: from(held)?,
+                    at: Position(held as u32),
+                    last: *last,
+                    tokens_max: *tokens_max,
+                    ends: ends.clone(),
+                }),
+            }));
+        }
+    }
+
+    /// Whether the node goes on alone, for all that is known here.
+    fn streams(&self) -> bool {
+        matches!(self.asked.back(), Some(Pending::Alone { epoch, left, .. }) if *epoch == self.epoch && *left > 0)
+    }
+
+    /// Positions that the stage holds for certain once everything sent is done.
+    fn held(&self) -> usize {
+        match self.asked.back() {
+            Some(Pending::Alone { epoch, next, .. }) if *epoch == self.epoch => next.index() - 1,
+            _ => self.end,
+        }
+    }
+
+    /// Whether so many bytes more fit the node's window. One order may always be under way.
+    fn has_room(&self, more: usize) -> bool {
+        match self.stage {
+            Stage::Open { orders, bytes, .. } => {
+                self.asked.is_empty()
+                    || self.asked.len() < orders && self.asked_bytes.saturating_add(more) <= bytes
+            }
+            Stage::Opening | Stage::Closing => false,
+        }
+    }
+
+    /// Remembers what was sent.
+    fn sent(&mut self, frame: Frame) {
+        match frame {
+            Frame::Forward(frame) => {
+                let asked = Asked::of(&frame);
+                self.go_on(asked.epoch, asked.first, asked.end());
+                self.asked_bytes += asked.bytes;
+                self.asked.push_back(Pending::Forward(asked));
+            }
+            Frame::Rollback { epoch, to, .. } => self.go_on(epoch, to, to.index()),
+            Frame::Generate(frame) => {
+                self.go_on(frame.epoch, frame.at, frame.at.index());
+                self.asked.push_back(Pending::Alone {
+                    epoch: frame.epoch,
+                    next: Position(frame.at.0 + 1),
+                    left: frame.tokens_max,
+                    ends: frame.ends,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// What is sent begins at `first`, and the stage holds `end` positions afterwards. A new epoch makes void what was
+    /// asked from `first` on.
+    fn go_on(&mut self, epoch: Epoch, first: Position, end: usize) {
+        if epoch != self.epoch {
+            for pending in &mut self.asked {
+                match pending {
+                    Pending::Forward(asked) => asked.void |= asked.first >= first,
+                    Pending::Alone { .. } => {}
+                }
+            }
+        }
+        (self.epoch, self.end) = (epoch, end);
+    }
+
+    /// The oldest order is answered.
+    fn pop(&mut self) {
+        match self.asked.pop_front() {
+            Some(Pending::Forward(asked)) => self.asked_bytes -= asked.bytes,
+            // What was sent behind it counts on from there.
+            Some(Pending::Alone { epoch, next, .. }) if epoch == self.epoch && self.asked.is_empty() => {
+                self.end = next.index() - 1;
+            }
+            Some(Pending::Alone { .. }) | None => {}
+        }
+    }
+
+    fn rows(&mut self, frame: &RowsFrame) -> Result<Vec<Reply>, SessionError> {
+        let (Some(Pending::Forward(asked)), Stage::Open { width, .. }, None) =
+            (self.asked.front(), self.stage, &self.spec.choose)
+        else {
+            return Err(unasked("Rows"));
+        };
+        if asked.answers == 0 {
+            return Err(unasked("Rows"));
+        }
+        let reply = orders::rows_reply(frame, asked, width)?;
+        self.pop();
+        Ok(vec![reply])
+    }
+
+    fn choices(&mut self, frame: crate::wire::ChoicesFrame) -> Result<Vec<Reply>, SessionError> {
+        let current = self.epoch;
+        match self.asked.front_mut() {
+            Some(Pending::Forward(asked)) if self.spec.choose.is_some() && asked.answers > 0 => {
+                let reply = orders::choices_reply(frame, asked)?;
+                self.pop();
+                Ok(vec![reply])
+            }
+            Some(Pending::Alone {
+                epoch,
+                next,
+                left,
+                ends,
+            }) => {
+                let fits = frame.epoch == *epoch && frame.first == *next && frame.agreed == 0;
+                if !fits || frame.tokens.is_empty() || frame.tokens.len() > *left as usize {
+                    return Err(unasked("Choices"));
+                }
+                let mut replies = Vec::new();
+                for token in frame.tokens {
+                    if *left == 0 {
+                        return Err(unasked("Choices"));
+                    }
+                    replies.push(Reply::Choices {
+                        first: *next,
+                        tokens: vec![token],
+                    });
+                    next.0 += 1;
+                    *left = if ends.contains(&token) { 0 } else { *left - 1 };
+                }
+                if *epoch != current {
+                    // Something else was asked for meanwhile; nobody waits for these.
+                    replies.clear();
+                }
+                Ok(replies)
+            }
+            _ => Err(unasked("Choices")),
+        }
+    }
+
+    fn done(&mut self, done: Epoch) -> Result<Vec<Reply>, SessionError> {
+        let current = self.epoch;
+        let replies = match self.asked.front() {
+            Some(Pending::Forward(asked)) if asked.epoch == done => {
+                if asked.answers > 0 && !asked.void {
+                    return Err(unasked("Done"));
+                }
+                let end = Position(asked.end() as u32);
+                vec![match self.spec.choose {
+                    Some(_) => Reply::Choices {
+                        first: Position(end.0 + 1),
+                        tokens: Vec::new(),
+                    },
+                    None => Reply::Rows {
+                        first: end,
+                        hidden: self.no_rows(),
+                    },
+                }]
+            }
+            Some(Pending::Alone { epoch, left, .. }) if *epoch == done => {
+                if *left > 0 && done == current {
+                    return Err(unasked("Done"));
+                }
+                Vec::new()
+            }
+            _ => return Err(unasked("Done")),
+        };
+        self.pop();
+        Ok(replies)
+    }
+
+    fn no_rows(&self) -> heph_types::Hidden {
+        let width = match self.stage {
+            Stage::Open { width, .. } => width,
+            Stage::Opening | Stage::Closing => 0,
+        };
+        heph_types::Hidden {
+            width,
+            rows: Vec::new(),
+        }
+    }
+}
+
+/// What a frame takes of the window.
+fn weight(frame: &Frame) -> usize {
+    match frame {
+        Frame::Forward(forward) => Asked::of(forward).bytes,
+        _ => 0,
+    }
+}
+
+fn unasked(frame: &'static str) -> SessionError {
+    SessionError::Unexpected {
+        frame,
+        why: "it answers nothing that was asked",
+    }
+}
+
+impl Pulse {
+    /// How long ago the ping was asked that is answered now.
+    fn answered(&mut self, now: Duration, stamp: u64) -> Result<Duration, SessionError> {
+        let asked = self.asked.iter().position(|asked| *asked == stamp);
+        let Some(at) = asked else {
+            return Err(SessionError::Unexpected {
+                frame: "Pong",
+                why: "nobody asked with this stamp",
+            });
+        };
+        // A flood of pings is answered once: the older ones are, too.
+        self.asked.drain(..=at);
+        Ok(now.saturating_sub(Duration::from_micros(stamp)))
+    }
+}
+
+impl Machine for DeskEnd {
+    type Command = DeskCommand;
+    type Event = DeskEvent;
+    type Error = SessionError;
+
+    fn command(&mut self, now: Duration, command: DeskCommand) -> Result<(), SessionError> {
+        if !self.talk.is_over() {
+            let outcome = self.obey(now, command);
+            self.settle(now, outcome);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, now: Duration, bytes: &[u8]) -> Result<(), SessionError> {
+        self.talk.hear(now, bytes);
+        let outcome = loop {
+            match self.talk.next() {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    if let Err(error) = self.take(now, frame) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        self.settle(now, outcome);
+        Ok(())
+    }
+
+    fn receive_end(&mut self, now: Duration) -> Result<(), SessionError> {
+        self.settle(now, Err(SessionError::Cut));
+        Ok(())
+    }
+
+    fn wake(&mut self, now: Duration) -> Result<(), SessionError> {
+        let outcome = self.talk.wake(now)?;
+        let outcome = outcome.and_then(|()| self.overdue(now));
+        self.settle(now, outcome);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        if self.talk.is_over() {
+            return self.talk.deadline();
+        }
+        let ping = self
+            .pulse
+            .since
+            .filter(|_| self.pulse.asked.len() < PINGS_MAX)
+            .map(|_| self.pulse.next);
+        let due = self.lines.values().filter_map(|seated| seated.due);
+        due.chain(self.talk.deadline())
+            .chain(self.lost_at())
+            .chain(ping)
+            .min()
+    }
+
+    fn transmit(&mut self, out: &mut Vec<u8>) {
+        self.talk.transmit(out);
+    }
+
+    fn event(&mut self) -> Option<DeskEvent> {
+        self.talk.events.pop_front()
+    }
+
+    fn finished(&self) -> bool {
+        self.talk.finished()
+    }
+}

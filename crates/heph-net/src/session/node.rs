@@ -1,0 +1,714 @@
+//! The node's end: checks what a desk asks against what its sessions are, hands orders out one after another, and sends
+//! what becomes of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use heph_types::{Order, Position, Reply, SamplingOptions, SessionId, StageSpec, TokenId};
+
+use super::orders::{self, Asked};
+use super::talk::Talk;
+use super::{BYTES_WINDOW, GREETING_DEADLINE, LINES_MAX, ORDERS_WINDOW, SessionError};
+use crate::drive::Machine;
+use crate::wire::{
+    Capabilities, ChoicesFrame, Epoch, Farewell, FaultCode, Frame, GenerateFrame, Hello, Line, Refusal,
+    TakeUntil,
+};
+
+/// Orders of one session that its stage has at a time: one under way, and one so that it need not wait for the next.
+const HANDED_MAX: usize = 2;
+
+/// Orders without an answer that may wait behind each other: rollbacks and new options. A desk has no use for more than
+/// one of each before every order.
+const SILENT_MAX: usize = 4 * ORDERS_WINDOW as usize;
+
+/// What a node's end allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// How long a session may be unused.
+    pub idle_after: Duration,
+    /// Orders of one session that may be unanswered.
+    pub orders: u32,
+    /// Bytes of them.
+    pub bytes: u32,
+}
+
+impl Default for NodeLimits {
+    /// Ten minutes: as long as somebody reads an answer before asking on.
+    fn default() -> Self {
+        Self {
+            idle_after: Duration::from_secs(600),
+            orders: ORDERS_WINDOW,
+            bytes: BYTES_WINDOW,
+        }
+    }
+}
+
+/// What a node tells its end to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeCommand {
+    /// Says what this machine can do.
+    Profile {
+        /// Version of the record.
+        version: u16,
+        /// The record.
+        record: Vec<u8>,
+    },
+    /// Opens a session that was asked for.
+    Grant {
+        /// Which.
+        line: Line,
+        /// Numbers of a row of its model.
+        width: u32,
+    },
+    /// Does not open it.
+    Refuse {
+        /// Which.
+        line: Line,
+        /// Why.
+        reason: Refusal,
+    },
+    /// What became of a session's oldest order; for a stream, its next token.
+    Reply(Line, Reply),
+    /// A session's stream has ended, or was left for the order behind it.
+    Done(Line),
+    /// A session cannot go on.
+    Fail {
+        /// Which.
+        line: Line,
+        /// What kind of end.
+        code: FaultCode,
+        /// One sentence for people.
+        sentence: String,
+    },
+    /// The desk has to wait about so long.
+    Busy {
+        /// For which session.
+        line: Line,
+        /// How long.
+        eta: Duration,
+    },
+    /// The node wants no more of any session.
+    Leave(Farewell),
+}
+
+/// What a node's end tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeEvent {
+    /// The desk is there and fits.
+    Greeted(Hello),
+    /// A desk wants a session: [`NodeCommand::Grant`] or [`NodeCommand::Refuse`] answers.
+    Open {
+        /// Its name on this stream.
+        line: Line,
+        /// The desk's name for it.
+        session: SessionId,
+        /// What the stage is to be.
+        spec: StageSpec,
+    },
+    /// An order, in its turn. A forward order wants one [`NodeCommand::Reply`], a stream one for each token and then
+    /// [`NodeCommand::Done`]; it is left as soon as something comes behind it. A rollback wants nothing.
+    Order(Line, Order),
+    /// Tokens are chosen by these options from the next order on.
+    Choose(Line, SamplingOptions),
+    /// Nobody wants this session any more: what it is at may stop.
+    Close(Line),
+    /// Everything is over, for this reason. Nothing follows.
+    Over(SessionError),
+}
+
+/// The node's end of a stream.
+#[derive(Debug)]
+pub struct NodeEnd {
+    talk: Talk<NodeEvent>,
+    limits: NodeLimits,
+    lines: BTreeMap<Line, Lent>,
+    next: u32,
+    /// Until when a session has to be open.
+    unused_until: Duration,
+}
+
+/// One session as the node sees it.
+#[derive(Debug)]
+struct Lent {
+    spec: StageSpec,
+    /// Numbers of a row; `None` until it is granted.
+    width: Option<usize>,
+    epoch: Epoch,
+    /// Positions that the stage will hold once everything asked is done.
+    end: usize,
+    /// Not yet handed out, oldest first.
+    queue: VecDeque<Queued>,
+    /// Handed out and not answered, oldest first.
+    handed: VecDeque<Handed>,
+    bytes: usize,
+    /// Something was handed out behind the stream under way.
+    nudged: bool,
+    used: Duration,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Forward(Asked, Order),
+    Alone(Alone, Order),
+    Rollback(Position),
+    Choose(SamplingOptions),
+}
+
+#[derive(Debug)]
+enum Handed {
+    Forward(Asked),
+    Alone(Alone),
+}
+
+/// A stream of tokens.
+#[derive(Debug)]
+struct Alone {
+    epoch: Epoch,
+    /// Where its next token stands.
+    next: Position,
+    /// Tokens that may follow; none after one that ends it.
+    left: u32,
+    ends: Vec<TokenId>,
+}
+
+impl NodeEnd {
+    /// An end that begins now, for a node that computes by `law` of arithmetic.
+    pub fn new(law: u16, limits: NodeLimits, now: Duration) -> NodeEnd {
+        NodeEnd {
+            talk: Talk::new(law, Capabilities::SERVES, now),
+            limits,
+            lines: BTreeMap::new(),
+            next: 0,
+            unused_until: now + GREETING_DEADLINE + GREETING_DEADLINE,
+        }
+    }
+
+    fn take(&mut self, now: Duration, frame: Frame) -> Result<(), SessionError> {
+        match frame {
+            Frame::Hello(hello) => self.talk.events.push_back(NodeEvent::Greeted(hello)),
+            // What a desk can do is of no interest to a node that only serves.
+            Frame::Profile { .. } => {}
+            Frame::Open { line, session, spec } => self.asked_to_open(now, line, session, spec)?,
+            Frame::Close(line) => {
+                if self.known(line, "Close")?.is_some() {
+                    self.drop_line(line);
+                    self.talk.say(&Frame::Closed(line))?;
+                }
+            }
+            Frame::Forward(forward) => {
+                let line = forward.line;
+                self.ordered(now, line, "Forward", |lent| lent.forward(forward))?;
+            }
+            Frame::Rollback { line, epoch, to } => {
+                self.ordered(now, line, "Rollback", |lent| lent.roll_back(epoch, to))?;
+            }
+            Frame::Generate(generate) => {
+                let line = generate.line;
+                self.ordered(now, line, "Generate", |lent| lent.generate(generate))?;
+            }
+            Frame::Choose { line, options } => {
+                self.ordered(now, line, "Choose", |lent| lent.choose(options))?;
+            }
+            other => {
+                return Err(SessionError::Unexpected {
+                    frame: other.name(),
+                    why: "a desk does not say this",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The session that a message is about; `None` where it has ended and the desk cannot know yet.
+    fn known(&mut self, line: Line, frame: &'static str) -> Result<Option<&mut Lent>, SessionError> {
+        if line.0 >= self.next {
+            return Err(SessionError::Unexpected {
+                frame,
+                why: "its session was never opened",
+            });
+        }
+        Ok(self.lines.get_mut(&line))
+    }
+
+    fn asked_to_open(
+        &mut self,
+        now: Duration,
+        line: Line,
+        session: SessionId,
+        spec: StageSpec,
+    ) -> Result<(), SessionError> {
+        if line.0 != self.next {
+            return Err(SessionError::Unexpected {
+                frame: "Open",
+                why: "sessions are counted in their order",
+            });
+        }
+        self.next += 1;
+        if self.lines.len() >= LINES_MAX {
+            let reason = Refusal::TooManySessions;
+            return self.talk.say(&Frame::Refused { line, reason });
+        }
+        let lent = Lent {
+            spec: spec.clone(),
+            width: None,
+            epoch: Epoch(0),
+            end: 0,
+            queue: VecDeque::new(),
+            handed: VecDeque::new(),
+            bytes: 0,
+            nudged: false,
+            used: now,
+        };
+        self.lines.insert(line, lent);
+        self.talk
+            .events
+            .push_back(NodeEvent::Open { line, session, spec });
+        Ok(())
+    }
+
+    /// Takes an order of an open session in, within its window.
+    fn ordered(
+        &mut self,
+        now: Duration,
+        line: Line,
+        frame: &'static str,
+        take: impl FnOnce(&mut Lent) -> Result<(), SessionError>,
+    ) -> Result<(), SessionError> {
+        let limits = self.limits;
+        let Some(lent) = self.known(line, frame)? else {
+            return Ok(());
+        };
+        if lent.width.is_none() {
+            return Err(SessionError::Unexpected {
+                frame,
+                why: "its session is not open yet",
+            });
+        }
+        take(lent)?;
+        lent.used = now;
+        if lent.unanswered() > limits.orders as usize
+            || lent.unanswered() > 1 && lent.bytes > limits.bytes as usize
+            || lent.queue.len() > SILENT_MAX
+        {
+            return Err(SessionError::Unexpected {
+                frame,
+                why: "the window has no room for it",
+            });
+        }
+        self.hand_out(line)
+    }
+
+    /// Hands a session's orders out, as far as its stage has room, and answers those that became void.
+    fn hand_out(&mut self, line: Line) -> Result<(), SessionError> {
+        let Some(lent) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        while lent.may_hand_out() {
+            let Some(queued) = lent.queue.pop_front() else {
+                break;
+            };
+            lent.nudged = matches!(lent.handed.back(), Some(Handed::Alone(_)));
+            let event = match queued {
+                Queued::Forward(asked, _) if asked.void => {
+                    lent.bytes -= asked.bytes;
+                    let epoch = asked.epoch;
+                    self.talk.say(&Frame::Done { line, epoch })?;
+                    continue;
+                }
+                Queued::Forward(asked, order) => {
+                    lent.handed.push_back(Handed::Forward(asked));
+                    NodeEvent::Order(line, order)
+                }
+                Queued::Alone(alone, order) => {
+                    lent.handed.push_back(Handed::Alone(alone));
+                    NodeEvent::Order(line, order)
+                }
+                Queued::Rollback(to) => NodeEvent::Order(line, Order::Rollback(to)),
+                Queued::Choose(options) => NodeEvent::Choose(line, options),
+            };
+            self.talk.events.push_back(event);
+        }
+        Ok(())
+    }
+
+    /// Sends a reply to a session's oldest order.
+    fn reply(&mut self, now: Duration, line: Line, reply: &Reply) -> Result<(), SessionError> {
+        // A session that ended meanwhile has nobody left to tell.
+        let Some(lent) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        lent.used = now;
+        let frame = match (lent.handed.front_mut(), reply) {
+            (Some(Handed::Alone(alone)), Reply::Choices { first, tokens }) => {
+                let fits = *first == alone.next && tokens.len() == 1 && alone.left > 0;
+                if !fits {
+                    return Err(SessionError::Misuse("a token that its stream does not await"));
+                }
+                alone.next.0 += 1;
+                alone.left = if alone.ends.contains(&tokens[0]) {
+                    0
+                } else {
+                    alone.left - 1
+                };
+                Frame::Choices(ChoicesFrame {
+                    line,
+                    epoch: alone.epoch,
+                    first: *first,
+                    agreed: 0,
+                    tokens: tokens.clone(),
+                })
+            }
+            (Some(Handed::Forward(asked)), reply) => {
+                let frame = answer(line, asked, reply)?;
+                lent.bytes -= asked.bytes;
+                lent.handed.pop_front();
+                frame
+            }
+            _ => return Err(SessionError::Misuse("a reply to nothing")),
+        };
+        self.talk.say(&frame)?;
+        self.hand_out(line)
+    }
+
+    /// A session's stream is over.
+    fn done(&mut self, line: Line) -> Result<(), SessionError> {
+        let Some(lent) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        let Some(Handed::Alone(alone)) = lent.handed.pop_front() else {
+            return Err(SessionError::Misuse("the end of what is no stream"));
+        };
+        lent.nudged = false;
+        if alone.epoch == lent.epoch && lent.unanswered() == 0 {
+            lent.end = alone.next.index() - 1;
+        }
+        let epoch = alone.epoch;
+        self.talk.say(&Frame::Done { line, epoch })?;
+        self.hand_out(line)
+    }
+
+    fn drop_line(&mut self, line: Line) {
+        if self.lines.remove(&line).is_some() {
+            self.talk.events.push_back(NodeEvent::Close(line));
+        }
+    }
+
+    fn obey(&mut self, now: Duration, command: NodeCommand) -> Result<(), SessionError> {
+        match command {
+            NodeCommand::Profile { version, record } => self.talk.say(&Frame::Profile { version, record }),
+            NodeCommand::Grant { line, width } => {
+                let NodeLimits { orders, bytes, .. } = self.limits;
+                let Some(lent) = self.lines.get_mut(&line) else {
+                    return Ok(());
+                };
+                (lent.width, lent.used) = (Some(width as usize), now);
+                self.talk.say(&Frame::Opened {
+                    line,
+                    width,
+                    orders,
+                    bytes,
+                })
+            }
+            NodeCommand::Refuse { line, reason } => match self.lines.remove(&line) {
+                Some(_) => self.talk.say(&Frame::Refused { line, reason }),
+                None => Ok(()),
+            },
+            NodeCommand::Reply(line, reply) => self.reply(now, line, &reply),
+            NodeCommand::Done(line) => self.done(line),
+            NodeCommand::Fail { line, code, sentence } => match self.lines.remove(&line) {
+                Some(_) => self.talk.say(&Frame::Fault {
+                    line: Some(line),
+                    code,
+                    sentence,
+                }),
+                None => Ok(()),
+            },
+            NodeCommand::Busy { line, eta } => {
+                let eta_ms = eta.as_millis().min(u128::from(u32::MAX)) as u32;
+                match self.lines.contains_key(&line) {
+                    true => self.talk.say(&Frame::Busy { line, eta_ms }),
+                    false => Ok(()),
+                }
+            }
+            NodeCommand::Leave(farewell) => {
+                self.end(now, Some(Frame::Bye(farewell)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends everything; who computes for a session hears that nobody waits any more.
+    fn end(&mut self, now: Duration, last: Option<Frame>) {
+        let lines = std::mem::take(&mut self.lines);
+        let closed = lines.into_keys().map(NodeEvent::Close);
+        self.talk.events.extend(closed);
+        self.talk.end(now, last);
+    }
+
+    /// After every call: an error ends everything.
+    fn settle(&mut self, now: Duration, outcome: Result<(), SessionError>) {
+        if !self.lines.is_empty() {
+            self.unused_until = now + self.limits.idle_after;
+        }
+        if let Err(error) = outcome
+            && !self.talk.is_over()
+        {
+            self.end(now, Talk::<NodeEvent>::last_word(&error));
+            self.talk.events.push_back(NodeEvent::Over(error));
+        }
+    }
+
+    /// Ends sessions that nobody has used for long, and the stream once it has none.
+    fn expire(&mut self, now: Duration) -> Result<(), SessionError> {
+        let idle_after = self.limits.idle_after;
+        let idle = self
+            .lines
+            .iter()
+            .filter(|(_, lent)| lent.idle_at(idle_after).is_some_and(|at| now >= at));
+        let idle: Vec<Line> = idle.map(|(line, _)| *line).collect();
+        for line in idle {
+            self.drop_line(line);
+            self.talk.say(&Frame::Fault {
+                line: Some(line),
+                code: FaultCode::Idle,
+                sentence: format!("nothing was asked for {} s", idle_after.as_secs()),
+            })?;
+        }
+        if self.lines.is_empty() && now >= self.unused_until {
+            self.end(now, Some(Frame::Bye(Farewell::Idle)));
+        }
+        Ok(())
+    }
+}
+
+/// The frame that answers a forward order.
+fn answer(line: Line, asked: &Asked, reply: &Reply) -> Result<Frame, SessionError> {
+    if asked.answers == 0 {
+        let epoch = asked.epoch;
+        return Ok(Frame::Done { line, epoch });
+    }
+    Ok(match reply {
+        Reply::Rows { first, hidden } => Frame::Rows(orders::rows_frame(line, asked, *first, hidden)?),
+        Reply::Choices { first, tokens } => {
+            Frame::Choices(orders::choices_frame(line, asked, *first, tokens))
+        }
+    })
+}
+
+impl Lent {
+    /// Orders that the desk waits for.
+    fn unanswered(&self) -> usize {
+        let answered = |queued: &&Queued| matches!(queued, Queued::Forward(..) | Queued::Alone(..));
+        self.handed.len() + self.queue.iter().filter(answered).count()
+    }
+
+    /// When the session has been unused for too long; never while it is worked for.
+    fn idle_at(&self, idle_after: Duration) -> Option<Duration> {
+        (self.unanswered() == 0).then_some(self.used + idle_after)
+    }
+
+    /// Whether the next one may go to the stage.
+    fn may_hand_out(&self) -> bool {
+        match (self.queue.front(), self.handed.back()) {
+            // What is void is answered in its turn.
+            (Some(Queued::Forward(asked, _)), _) if asked.void => self.handed.is_empty(),
+            // A stream is told at once that something comes behind it, and once.
+            (Some(_), Some(Handed::Alone(_))) => !self.nudged,
+            (Some(Queued::Forward(..) | Queued::Alone(..)), _) => self.handed.len() < HANDED_MAX,
+            (Some(Queued::Rollback(_) | Queued::Choose(_)), _) => self.handed.is_empty(),
+            (None, _) => false,
+        }
+    }
+
+    /// Positions that an order may count on, and whether a stream is under way.
+    fn reached(&self) -> (usize, bool) {
+        let queued = self.queue.iter().rev().find_map(|queued| match queued {
+            Queued::Alone(alone, _) => Some(Some(alone)),
+            Queued::Forward(..) => Some(None),
+            Queued::Rollback(_) | Queued::Choose(_) => None,
+        });
+        let newest = queued.unwrap_or(match self.handed.back() {
+            Some(Handed::Alone(alone)) => Some(alone),
+            Some(Handed::Forward(_)) | None => None,
+        });
+        match newest.filter(|alone| alone.epoch == self.epoch) {
+            Some(alone) => (alone.next.index() - 1, alone.left > 0),
+            None => (self.end, false),
+        }
+    }
+
+    /// Takes an order for `first` in, which leaves the stage with `end` positions.
+    fn go_on(
+        &mut self,
+        frame: &'static str,
+        epoch: Epoch,
+        first: usize,
+        end: usize,
+    ) -> Result<(), SessionError> {
+        let broken = |why| SessionError::Unexpected { frame, why };
+        let (reached, streams) = self.reached();
+        if epoch == self.epoch {
+            if streams {
+                return Err(broken("a stream is under way in its epoch"));
+            }
+            if first != reached {
+                return Err(broken("it does not follow what was sent, and begins no epoch"));
+            }
+        } else if epoch == self.epoch.next() {
+            if first > reached {
+                return Err(broken("it is for a position that was not reached"));
+            }
+            for queued in &mut self.queue {
+                if let Queued::Forward(asked, _) = queued {
+                    asked.void |= asked.first.index() >= first;
+                }
+            }
+        } else {
+            return Err(broken("its epoch is neither this one nor the next"));
+        }
+        (self.epoch, self.end) = (epoch, end);
+        Ok(())
+    }
+
+    fn forward(&mut self, frame: crate::wire::ForwardFrame) -> Result<(), SessionError> {
+        let width = self.width.unwrap_or_default();
+        let asked = Asked::of(&frame);
+        if asked.until == TakeUntil::Disagreement && self.spec.choose.is_none() {
+            return Err(SessionError::Unexpected {
+                frame: "Forward",
+                why: "rows do not disagree",
+            });
+        }
+        let order = orders::forward_order(frame, &self.spec, width)?;
+        self.go_on("Forward", asked.epoch, asked.first.index(), asked.end())?;
+        self.bytes += asked.bytes;
+        self.queue.push_back(Queued::Forward(asked, order));
+        Ok(())
+    }
+
+    fn roll_back(&mut self, epoch: Epoch, to: Position) -> Result<(), SessionError> {
+        if epoch == self.epoch {
+            return Err(SessionError::Unexpected {
+                frame: "Rollback",
+                why: "it begins no epoch",
+            });
+        }
+        self.go_on("Rollback", epoch, to.index(), to.index())?;
+        self.queue.push_back(Queued::Rollback(to));
+        Ok(())
+    }
+
+    fn generate(&mut self, frame: GenerateFrame) -> Result<(), SessionError> {
+        let broken = |why| SessionError::Unexpected {
+            frame: "Generate",
+            why,
+        };
+        if self.spec.choose.is_none() || self.spec.layers.start() != 0 {
+            return Err(broken("only a whole model goes on alone"));
+        }
+        let end = frame.at.index().saturating_add(frame.tokens_max as usize);
+        if frame.tokens_max == 0 || end > self.spec.context as usize {
+            return Err(broken("it reaches beyond the context"));
+        }
+        let epoch = self.epoch;
+        self.go_on("Generate", frame.epoch, frame.at.index(), frame.at.index())?;
+        let alone = Alone {
+            epoch: frame.epoch,
+            next: Position(frame.at.0 + 1),
+            left: frame.tokens_max,
+            ends: frame.ends.clone(),
+        };
+        let order = Order::Generate {
+            last: frame.last,
+            tokens_max: frame.tokens_max,
+            ends: frame.ends,
+        };
+        if alone.epoch != epoch {
+            // A stream begins at the end of the cache: what is held behind its place has to go first.
+            self.queue.push_back(Queued::Rollback(frame.at));
+        }
+        self.queue.push_back(Queued::Alone(alone, order));
+        Ok(())
+    }
+
+    fn choose(&mut self, options: SamplingOptions) -> Result<(), SessionError> {
+        let Some(chosen) = &mut self.spec.choose else {
+            return Err(SessionError::Unexpected {
+                frame: "Choose",
+                why: "the session does not choose",
+            });
+        };
+        chosen.clone_from(&options);
+        self.queue.push_back(Queued::Choose(options));
+        Ok(())
+    }
+}
+
+impl Machine for NodeEnd {
+    type Command = NodeCommand;
+    type Event = NodeEvent;
+    type Error = SessionError;
+
+    fn command(&mut self, now: Duration, command: NodeCommand) -> Result<(), SessionError> {
+        if !self.talk.is_over() {
+            let outcome = self.obey(now, command);
+            self.settle(now, outcome);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, now: Duration, bytes: &[u8]) -> Result<(), SessionError> {
+        self.talk.hear(now, bytes);
+        let outcome = loop {
+            match self.talk.next() {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    if let Err(error) = self.take(now, frame) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        self.settle(now, outcome);
+        Ok(())
+    }
+
+    fn receive_end(&mut self, now: Duration) -> Result<(), SessionError> {
+        self.settle(now, Err(SessionError::Cut));
+        Ok(())
+    }
+
+    fn wake(&mut self, now: Duration) -> Result<(), SessionError> {
+        let outcome = self.talk.wake(now)?;
+        let outcome = outcome.and_then(|()| match self.talk.is_over() {
+            true => Ok(()),
+            false => self.expire(now),
+        });
+        self.settle(now, outcome);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        if self.talk.is_over() {
+            return self.talk.deadline();
+        }
+        let unused = self.lines.is_empty().then_some(self.unused_until);
+        let idle_after = self.limits.idle_after;
+        let idle = self.lines.values().filter_map(|lent| lent.idle_at(idle_after));
+        idle.chain(unused).chain(self.talk.deadline()).min()
+    }
+
+    fn transmit(&mut self, out: &mut Vec<u8>) {
+        self.talk.transmit(out);
+    }
+
+    fn event(&mut self) -> Option<NodeEvent> {
+        self.talk.events.pop_front()
+    }
+
+    fn finished(&self) -> bool {
+        self.talk.finished()
+    }
+}

@@ -1,0 +1,225 @@
+//! Orders and replies as frames, and back: the shapes are checked against what the session is.
+
+use heph_types::{Forward, Order, Position, Reply, StageInput, StageSpec, TokenId, WireCodec};
+
+use super::{Codecs, SessionError};
+use crate::codec;
+use crate::wire::{ChoicesFrame, Epoch, Fill, ForwardFrame, Line, RowsFrame, TakeUntil};
+
+/// What both ends remember of a forward order until it is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Asked {
+    pub(super) epoch: Epoch,
+    pub(super) first: Position,
+    /// Its tokens.
+    pub(super) count: usize,
+    /// Rows to be answered.
+    pub(super) answers: usize,
+    pub(super) until: TakeUntil,
+    /// The format of the answer's rows.
+    pub(super) reply: WireCodec,
+    /// The ids that the order holds for the positions of its answers but the last; empty where it holds none.
+    pub(super) ids: Vec<TokenId>,
+    /// What it takes of the window: four bytes for each number and each id, however they travel.
+    pub(super) bytes: usize,
+    /// Whether a later order takes the place of all of it.
+    pub(super) void: bool,
+}
+
+impl Asked {
+    /// What is to be remembered of a frame.
+    pub(super) fn of(frame: &ForwardFrame) -> Asked {
+        let (count, numbers, ids) = match &frame.fill {
+            Fill::Tokens(tokens) => (tokens.len(), 0, tokens),
+            Fill::Rows { rows, tokens } => {
+                let count = rows.tokens as usize;
+                (count, count * rows.width as usize, tokens)
+            }
+        };
+        let answers = frame.answers as usize;
+        // Choice j stands one behind its row, where the order has an id for all but the last.
+        let from = ids.len().saturating_sub(answers.saturating_sub(1));
+        Asked {
+            epoch: frame.epoch,
+            first: frame.first,
+            count,
+            answers,
+            until: frame.until,
+            reply: frame.reply,
+            ids: ids[from..].to_vec(),
+            bytes: 4 * (numbers + ids.len()),
+            void: false,
+        }
+    }
+
+    /// The position behind its last token.
+    pub(super) fn end(&self) -> usize {
+        self.first.index() + self.count
+    }
+
+    /// Position of the first answered row.
+    fn answered(&self) -> usize {
+        self.end() - self.answers
+    }
+}
+
+/// A forward order as a frame.
+pub(super) fn forward_frame(
+    line: Line,
+    epoch: Epoch,
+    forward: &Forward,
+    chooses: bool,
+    codecs: Codecs,
+) -> Result<ForwardFrame, SessionError> {
+    let fill = match &forward.input {
+        StageInput::Tokens(tokens) => Fill::Tokens(tokens.clone()),
+        StageInput::Rows { hidden, tokens } => Fill::Rows {
+            rows: codec::pack(hidden, codecs.up)?,
+            tokens: tokens.clone(),
+        },
+    };
+    let ids = match &fill {
+        Fill::Tokens(tokens) | Fill::Rows { tokens, .. } => !tokens.is_empty(),
+    };
+    // What follows a token that would not have been chosen is no use to anybody.
+    let guesses = chooses && ids && forward.answers > 1;
+    Ok(ForwardFrame {
+        line,
+        epoch,
+        first: forward.first,
+        answers: forward.answers,
+        until: if guesses {
+            TakeUntil::Disagreement
+        } else {
+            TakeUntil::End
+        },
+        reply: codecs.down,
+        fill,
+    })
+}
+
+/// The order in a frame, for a session that is `spec` with rows of `width` numbers.
+pub(super) fn forward_order(
+    frame: ForwardFrame,
+    spec: &StageSpec,
+    width: usize,
+) -> Result<Order, SessionError> {
+    let broken = |why| SessionError::Unexpected {
+        frame: "Forward",
+        why,
+    };
+    let asked = Asked::of(&frame);
+    if asked.count == 0 || asked.answers > asked.count {
+        return Err(broken("it wants more answers than it has tokens"));
+    }
+    if asked.end() > spec.context as usize {
+        return Err(broken("it reaches beyond the context"));
+    }
+    if spec.choose.is_none() {
+        // The answer has to fit a frame, too.
+        codec::check_shape(asked.answers, width)?;
+    }
+    let input = match frame.fill {
+        Fill::Tokens(_) if spec.layers.start() != 0 => {
+            return Err(broken("tokens are for the first layer"));
+        }
+        Fill::Tokens(tokens) => StageInput::Tokens(tokens),
+        Fill::Rows { rows, tokens } => {
+            if rows.width as usize != width {
+                return Err(broken("its rows have another width than the model"));
+            }
+            if !(tokens.is_empty() || tokens.len() == asked.count) {
+                return Err(broken("it names some of its tokens"));
+            }
+            let looks_back = spec.choose.as_ref().is_some_and(|options| options.looks_back());
+            StageInput::Rows {
+                hidden: codec::unpack(&rows)?,
+                // Ids that only say where guesses end are no business of the stage's.
+                tokens: if looks_back { tokens } else { Vec::new() },
+            }
+        }
+    };
+    Ok(Order::Forward(Forward {
+        first: frame.first,
+        input,
+        answers: frame.answers,
+    }))
+}
+
+/// Hidden states as a frame.
+pub(super) fn rows_frame(
+    line: Line,
+    asked: &Asked,
+    first: Position,
+    hidden: &heph_types::Hidden,
+) -> Result<RowsFrame, SessionError> {
+    Ok(RowsFrame {
+        line,
+        epoch: asked.epoch,
+        first,
+        rows: codec::pack(hidden, asked.reply)?,
+    })
+}
+
+/// Chosen tokens as a frame: those that the order guessed are only counted.
+pub(super) fn choices_frame(line: Line, asked: &Asked, first: Position, tokens: &[TokenId]) -> ChoicesFrame {
+    let agreed = tokens.iter().zip(&asked.ids).take_while(|(a, b)| a == b).count();
+    let rest = &tokens[agreed..];
+    let rest = match asked.until {
+        TakeUntil::End => rest,
+        TakeUntil::Disagreement => &rest[..rest.len().min(1)],
+    };
+    ChoicesFrame {
+        line,
+        epoch: asked.epoch,
+        first,
+        agreed: agreed as u32,
+        tokens: rest.to_vec(),
+    }
+}
+
+/// The reply in a frame of rows.
+pub(super) fn rows_reply(frame: &RowsFrame, asked: &Asked, width: usize) -> Result<Reply, SessionError> {
+    let broken = |why| SessionError::Unexpected { frame: "Rows", why };
+    if frame.epoch != asked.epoch || frame.first.index() != asked.answered() {
+        return Err(broken("they are for another place"));
+    }
+    if frame.rows.tokens as usize != asked.answers || frame.rows.width as usize != width {
+        return Err(broken("they have another shape than was asked for"));
+    }
+    if frame.rows.codec != asked.reply {
+        return Err(broken("they have another format than was asked for"));
+    }
+    Ok(Reply::Rows {
+        first: frame.first,
+        hidden: codec::unpack(&frame.rows)?,
+    })
+}
+
+/// The reply in a frame of choices.
+pub(super) fn choices_reply(frame: ChoicesFrame, asked: &Asked) -> Result<Reply, SessionError> {
+    let broken = |why| SessionError::Unexpected {
+        frame: "Choices",
+        why,
+    };
+    let agreed = frame.agreed as usize;
+    if frame.epoch != asked.epoch || frame.first.index() != asked.answered() + 1 {
+        return Err(broken("they are for another place"));
+    }
+    let (all, told) = (asked.answers, agreed + frame.tokens.len());
+    let ends_early = asked.until == TakeUntil::Disagreement
+        && frame.tokens.len() == 1
+        && asked
+            .ids
+            .get(agreed)
+            .is_some_and(|guess| *guess != frame.tokens[0]);
+    if agreed > asked.ids.len() || !(told == all || told < all && ends_early) {
+        return Err(broken("they are not as many as were asked for"));
+    }
+    let mut tokens = asked.ids[..agreed].to_vec();
+    tokens.extend(frame.tokens);
+    Ok(Reply::Choices {
+        first: frame.first,
+        tokens,
+    })
+}

@@ -1,0 +1,316 @@
+//! What is asked is answered as a stage at hand would, whatever overtakes what.
+
+use heph_types::{Forward, Hidden, Position, StageInput};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// One thing that a desk does; numbers are taken modulo what there is.
+#[derive(Debug, Clone, Copy)]
+struct Act {
+    kind: u8,
+    back: usize,
+    count: usize,
+    answers: usize,
+    wait_ms: u64,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = (0u8..10, 0usize..8, 1usize..9, 0usize..9, 0u64..60);
+    let act = act.prop_map(|(kind, back, count, answers, wait_ms)| Act {
+        kind,
+        back,
+        count,
+        answers,
+        wait_ms,
+    });
+    vec(act, 1..25)
+}
+
+/// What was asked, what a stage at hand answers, and from where on it was asked again later.
+struct Expected {
+    replies: Vec<Reply>,
+    streamed: bool,
+    first: usize,
+    void: bool,
+    /// Whether anything came behind it.
+    left: bool,
+}
+
+/// Gives a world random orders, and says what the replies should be.
+fn act_out(world: &mut World, spec: &StageSpec, acts: &[Act]) -> Vec<Expected> {
+    let mut at_hand = Toy::new(LINE, spec);
+    let mut expected: Vec<Expected> = Vec::new();
+    // Positions that are held whatever a stream has come to.
+    let mut sure = 0;
+    for act in acts {
+        let room = spec.context as usize - sure;
+        let first = sure - act.back.min(sure);
+        let count = act.count.min(room);
+        if count == 0 {
+            break;
+        }
+        let order = match act.kind {
+            0 => Order::Rollback(Position(first as u32)),
+            1..=3 if spec.choose.is_some() && spec.layers.start() == 0 => Order::Generate {
+                last: TokenId(act.back as u32 % 5),
+                tokens_max: count as u32,
+                ends: vec![TokenId(act.answers as u32)],
+            },
+            _ => forward(spec, first, count, act.answers.min(count)),
+        };
+        // A stream begins where a stage at hand has come to, which is only known once the one before it is over.
+        let streams = matches!(order, Order::Generate { .. });
+        if streams && expected.last().is_some_and(|last| last.streamed) {
+            continue;
+        }
+        let begins = if streams { sure } else { first };
+        for earlier in &mut expected {
+            earlier.left = true;
+            earlier.void |= begins <= earlier.first && !streams;
+        }
+        at_hand.carry_out(Order::Rollback(Position(begins as u32)));
+        let mut replies = Vec::new();
+        let mut rest = Some(order.clone());
+        while let Some(order) = rest.take() {
+            if matches!(order, Order::Generate { tokens_max: 0, .. }) {
+                break;
+            }
+            if let Some((reply, more)) = at_hand.carry_out(order) {
+                replies.push(reply);
+                rest = more;
+            }
+        }
+        sure = if streams { sure } else { at_hand.held() };
+        if !matches!(order, Order::Rollback(_)) {
+            expected.push(Expected {
+                replies,
+                streamed: streams,
+                first: begins,
+                void: false,
+                left: false,
+            });
+        }
+        world.order(order);
+        world.run(Duration::from_millis(act.wait_ms));
+    }
+    world.run(Duration::from_secs(30));
+    expected
+}
+
+fn forward(spec: &StageSpec, first: usize, count: usize, answers: usize) -> Order {
+    let tokens: Vec<TokenId> = (0..count).map(|at| TokenId(((first + at) % 5) as u32)).collect();
+    let rows = tokens
+        .iter()
+        .flat_map(|token| [f32::from_bits(token.0); WIDTH])
+        .collect();
+    let hidden = Hidden { width: WIDTH, rows };
+    let input = if spec.layers.start() == 0 {
+        StageInput::Tokens(tokens)
+    } else {
+        StageInput::Rows {
+            hidden,
+            tokens: Vec::new(),
+        }
+    };
+    Order::Forward(Forward {
+        first: Position(first as u32),
+        input,
+        answers: answers as u32,
+    })
+}
+
+/// Whether a reply is the expected one, or its beginning as far as the order guessed right.
+fn fits(reply: &Reply, expected: &Expected) -> bool {
+    let full = &expected.replies[0];
+    let shorter = match (reply, full) {
+        (
+            Reply::Choices { first, tokens },
+            Reply::Choices {
+                first: all,
+                tokens: full,
+            },
+        ) => first == all && !tokens.is_empty() && full.starts_with(tokens),
+        _ => false,
+    };
+    let void = match reply {
+        Reply::Choices { tokens, .. } => tokens.is_empty(),
+        Reply::Rows { hidden, .. } => hidden.rows.is_empty(),
+    };
+    reply == full || shorter || expected.void && void
+}
+
+fn check(seed: u64, spec: StageSpec, acts: &[Act], delay: Duration) -> Result<(), TestCaseError> {
+    let mut world = World::opened(seed, delay, spec.clone());
+    let expected = act_out(&mut world, &spec, acts);
+    prop_assert_eq!(world.over(), (None, None));
+    let replies = world.replies();
+    prop_assert!(
+        all_fit(&replies, &expected),
+        "{replies:?} for {:?}",
+        expected.iter().map(|e| &e.replies).collect::<Vec<_>>()
+    );
+    Ok(())
+}
+
+/// Whether the replies are the expected ones, in their order. A stream that was left may have told any of its tokens.
+fn all_fit(replies: &[&Reply], expected: &[Expected]) -> bool {
+    let Some((first, rest)) = expected.split_first() else {
+        return replies.is_empty();
+    };
+    if !first.streamed {
+        return replies.first().is_some_and(|reply| fits(reply, first)) && all_fit(&replies[1..], rest);
+    }
+    let full = first.replies.len();
+    let told = first
+        .replies
+        .iter()
+        .zip(replies)
+        .take_while(|(a, b)| a == *b)
+        .count();
+    let least = if first.left { 0 } else { full };
+    (least..=told).any(|told| all_fit(&replies[told..], rest))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_stage_far_away_answers_as_one_at_hand(seed in any::<u64>(), acts in acts(), delay in 0u64..200, kind in 0..3) {
+        let spec = match kind {
+            0 => whole(),
+            1 => spec(None),
+            _ => StageSpec { layers: LayerRange::new(1, 2, 2).unwrap(), ..whole() },
+        };
+        check(seed, spec, &acts, Duration::from_millis(delay))?;
+    }
+}
+
+#[test]
+fn what_was_overtaken_before_it_began_is_not_computed() {
+    let mut world = World::opened(1, Duration::from_millis(50), whole());
+    for first in [0, 4, 8, 12, 16] {
+        world.order(forward(&whole(), first, 4, 1));
+    }
+    world.order(forward(&whole(), 4, 4, 1));
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.replies().len(), 6);
+    assert!(
+        world.stages[0].done < 6,
+        "{} orders computed",
+        world.stages[0].done
+    );
+    assert_eq!(world.over(), (None, None));
+}
+
+#[test]
+fn a_verification_costs_what_is_promised() {
+    let drafted = 16;
+    for right in 0..=drafted {
+        let mut world = World::opened(1, Duration::from_millis(50), whole());
+        let mut at_hand = Toy::new(LINE, &whole());
+        at_hand.carry_out(forward(&whole(), 0, 4, 1));
+        world.order(forward(&whole(), 0, 4, 1));
+        world.run(Duration::from_secs(2));
+        let last = at_hand.choice(4);
+        let mut guess = vec![last];
+        for at in 0..drafted {
+            let mut trial = Toy::new(LINE, &whole());
+            trial.carry_out(forward(&whole(), 0, 4, 1));
+            trial.carry_out(Order::Forward(Forward {
+                first: Position(4),
+                input: StageInput::Tokens(guess.clone()),
+                answers: 1,
+            }));
+            let next = trial.choice(5 + at);
+            // Ids as large as vocabularies are, where the guess is wrong.
+            guess.push(if at < right {
+                next
+            } else {
+                TokenId(151_000 + at as u32)
+            });
+        }
+        let before = world.bytes;
+        world.order(Order::Forward(Forward {
+            first: Position(4),
+            input: StageInput::Tokens(guess),
+            answers: drafted as u32 + 1,
+        }));
+        world.run(Duration::from_millis(400));
+        let (up, down) = (world.bytes.0 - before.0, world.bytes.1 - before.1);
+        // A ping and its answer may fall into a round.
+        assert!(up <= 4 * (drafted + 1) + 16 && down <= 32, "{up} up, {down} down");
+        let Some(Reply::Choices { tokens, .. }) = world.replies().last().copied() else {
+            panic!("choices");
+        };
+        assert_eq!(tokens.len(), right + 1);
+    }
+}
+
+#[test]
+fn a_stream_needs_no_round_trip_for_each_token_and_ends_where_it_is_left() {
+    let mut world = World::opened(1, Duration::from_millis(150), whole());
+    world.order(forward(&whole(), 0, 4, 0));
+    let generate = |tokens_max| Order::Generate {
+        last: TokenId(1),
+        tokens_max,
+        ends: Vec::new(),
+    };
+    world.order(generate(100));
+    world.run(Duration::from_millis(700));
+    // One order without answers, then the stream: a hundred tokens in less than five round trips.
+    assert_eq!(world.replies().len(), 101);
+    world.order(forward(&whole(), 4, 1, 1));
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.replies().len(), 102);
+    world.order(generate(100));
+    world.run(Duration::from_millis(200));
+    world.order(Order::Rollback(Position(5)));
+    let done = world.stages[0].done;
+    world.run(Duration::from_millis(160));
+    let more = world.stages[0].done - done;
+    world.run(Duration::from_secs(2));
+    assert_eq!(
+        world.stages[0].done,
+        done + more,
+        "the node stopped with the rollback"
+    );
+    assert!(more < 60, "{more} tokens after it was left");
+    assert_eq!(world.stages[0].held(), 5);
+    assert_eq!(world.over(), (None, None));
+}
+
+#[test]
+fn other_options_hold_from_the_next_order_on() {
+    let mut world = World::opened(1, Duration::from_millis(5), whole());
+    world.order(forward(&whole(), 0, 4, 1));
+    let options = SamplingOptions {
+        seed: 77,
+        temperature: 0.5,
+        ..SamplingOptions::greedy()
+    };
+    world.ask(DeskCommand::Choose(LINE, options.clone()));
+    world.order(forward(&whole(), 4, 4, 1));
+    world.run(Duration::from_secs(1));
+    assert!(world.noted.contains(&NodeEvent::Choose(LINE, options)));
+    assert_eq!(world.replies().len(), 2);
+}
+
+#[test]
+fn several_sessions_share_a_stream() {
+    let mut world = World::new(1, Duration::from_millis(5));
+    (0..3).for_each(|_| world.ask(open(whole())));
+    for line in [2, 0, 1] {
+        world.ask(DeskCommand::Order(Line(line), forward(&whole(), 0, 4, 1)));
+    }
+    world.ask(DeskCommand::Close(Line(1)));
+    world.run(Duration::from_secs(1));
+    let answered = |line| {
+        let mine = |event: &&DeskEvent| matches!(event, DeskEvent::Reply(l, _) if *l == Line(line));
+        world.told.iter().filter(mine).count()
+    };
+    assert_eq!([0, 1, 2].map(answered), [1, 0, 1]);
+    assert!(world.told.contains(&DeskEvent::Closed(Line(1))));
+    assert_eq!(world.noted.last(), Some(&NodeEvent::Close(Line(1))));
+}

@@ -1,0 +1,128 @@
+//! A peer as a host: its stages are seats like any other, over a session of its own on one connection.
+//!
+//! The connection is made when the first seat is opened, kept, and made anew when it broke. Each seat is one stream: a
+//! seat that is dropped while work is under way cancels it, whatever the others do. Every wait ends: see
+//! `heph_net::session`.
+
+mod link;
+mod seat;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use heph_net::endpoint::{Traffic as Packets, Way};
+use heph_net::session::{Codecs, SessionError};
+use heph_types::{NodeId, NodeProfile, SessionId, StageSpec, WireCodec};
+
+use crate::network::Network;
+use crate::seat::{Bell, Host, Seat, SeatError};
+use link::Link;
+pub(crate) use seat::PROFILE_VERSION;
+
+/// How long the first connection to a peer may take: a desk has others to ask.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A node that lends stages to this desk. Clones share its connection.
+#[derive(Clone)]
+pub struct Peer {
+    link: Arc<Link>,
+    codecs: Codecs,
+}
+
+/// What a peer says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// What it can do; `None` where it does not say, or says it in a version that is not known here.
+    pub profile: Option<NodeProfile>,
+    /// Time there and back.
+    pub round_trip: Option<Duration>,
+    /// Whether packets go through the relay.
+    pub way: Option<Way>,
+}
+
+impl Peer {
+    /// The peer `node`, wherever the network knows it to be. Nothing is sent yet. Rows travel packed, without loss.
+    pub fn new(network: &Network, node: NodeId) -> Peer {
+        let exact = Codecs {
+            up: WireCodec::Packed,
+            down: WireCodec::Packed,
+        };
+        Peer {
+            link: Arc::new(Link::new(network.clone(), node)),
+            codecs: exact,
+        }
+    }
+
+    /// The same peer, with rows in other formats: those of the boundary before its stage and of the one behind.
+    pub fn with_codecs(&self, codecs: Codecs) -> Peer {
+        Peer {
+            link: Arc::clone(&self.link),
+            codecs,
+        }
+    }
+
+    /// Asks the peer what it is, within `deadline`.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or speaks another version.
+    pub fn probe(&self, deadline: Duration) -> Result<Probe, SeatError> {
+        seat::probe(&self.link, deadline)
+    }
+
+    /// Time there and back, as the last signs of life took; `None` while nothing is known.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.link.round_trip()
+    }
+
+    /// What passed over its connection, headers and repeats included: what a packet capture sees. Connections that
+    /// broke are counted, too.
+    pub fn packets(&self) -> Packets {
+        self.link.packets()
+    }
+}
+
+impl Host for Peer {
+    fn node(&self) -> NodeId {
+        self.link.node()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        seat::open(&self.link, session, spec, self.codecs, bell)
+    }
+}
+
+/// The version of the arithmetic law as Hello carries it.
+pub(crate) fn law() -> u16 {
+    u16::try_from(heph_kernels::ARITHMETIC_VERSION).expect("a version is a small number")
+}
+
+/// A stream's end as the line sees it.
+fn ended(node: NodeId, error: &SessionError) -> SeatError {
+    match error {
+        SessionError::Silent(waited) | SessionError::Late { waited, .. } => SeatError::Late {
+            node,
+            waited: *waited,
+        },
+        SessionError::Wire(_)
+        | SessionError::NoHello(_)
+        | SessionError::Unexpected { .. }
+        | SessionError::Rows(_) => SeatError::Wrong {
+            node,
+            why: error.to_string(),
+        },
+        SessionError::Version { .. }
+        | SessionError::Law { .. }
+        | SessionError::Fault { .. }
+        | SessionError::Left(_)
+        | SessionError::Cut
+        | SessionError::Misuse(_) => SeatError::Lost {
+            node,
+            why: error.to_string(),
+        },
+    }
+}
+
+/// What a lock guards; a thread that panicked with it left it whole.
+fn held<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,141 @@
+//! The one connection to a peer: made when it is first needed, and made anew when it broke.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use heph_net::drive::{Conversation, drive};
+use heph_net::endpoint::{ConnectError, Connection, Goodbye, Protocol, Traffic as Packets};
+use heph_net::session::DeskEnd;
+use heph_types::NodeId;
+use tokio::time::timeout;
+
+use super::{CONNECT_DEADLINE, held, law};
+use crate::network::Network;
+use crate::seat::SeatError;
+
+/// How long a peer that holds as many streams as it may can take to end one.
+const STREAM_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The way to one peer.
+pub(super) struct Link {
+    network: Network,
+    node: NodeId,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+    seen: Mutex<Seen>,
+}
+
+/// What is known of the way so far.
+#[derive(Default)]
+struct Seen {
+    now: Option<Connection>,
+    /// Of connections that are over.
+    packets: Packets,
+    round_trip: Option<Duration>,
+}
+
+/// Whether a connection was there already: then it may be one that the peer has forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Fresh,
+    Kept,
+}
+
+impl Link {
+    pub(super) fn new(network: Network, node: NodeId) -> Link {
+        Link {
+            network,
+            node,
+            connection: tokio::sync::Mutex::new(None),
+            seen: Mutex::default(),
+        }
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// A new stream to the peer, with a desk's end on it.
+    pub(super) async fn converse(&self) -> Result<(Conversation<DeskEnd>, Found), SeatError> {
+        let (connection, found) = self.connection().await?;
+        let stream = match timeout(STREAM_DEADLINE, connection.open()).await {
+            Ok(opened) => opened.map_err(|error| self.lost(error.to_string()))?,
+            Err(_) => return Err(self.lost("it holds as many conversations as it may".to_owned())),
+        };
+        let epoch = Instant::now();
+        Ok((drive(stream, DeskEnd::new(law(), Duration::ZERO), epoch), found))
+    }
+
+    async fn connection(&self) -> Result<(Connection, Found), SeatError> {
+        let mut kept = self.connection.lock().await;
+        if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
+            return Ok((connection.clone(), Found::Kept));
+        }
+        let made = self
+            .network
+            .reach(self.node, Protocol::Session, CONNECT_DEADLINE)
+            .await;
+        let made = made.map_err(|error| self.unreached(&error))?;
+        *kept = Some(made.clone());
+        self.note(Some(made.clone()));
+        Ok((made, Found::Fresh))
+    }
+
+    /// Leaves a connection over which the peer was not heard.
+    pub(super) async fn leave(&self) {
+        if let Some(connection) = self.connection.lock().await.take() {
+            connection.close(Goodbye::Done);
+        }
+    }
+
+    fn unreached(&self, error: &ConnectError) -> SeatError {
+        match error {
+            ConnectError::NoAnswer { node, deadline } => SeatError::Late {
+                node: *node,
+                waited: *deadline,
+            },
+            other => self.lost(other.to_string()),
+        }
+    }
+
+    pub(super) fn lost(&self, why: String) -> SeatError {
+        SeatError::Lost { node: self.node, why }
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        held(&self.seen).round_trip
+    }
+
+    pub(super) fn note_round_trip(&self, round_trip: Duration) {
+        held(&self.seen).round_trip = Some(round_trip);
+    }
+
+    /// The connection in use, for what it knows of the way.
+    pub(super) fn now(&self) -> Option<Connection> {
+        held(&self.seen).now.clone()
+    }
+
+    pub(super) fn packets(&self) -> Packets {
+        let seen = held(&self.seen);
+        let now = seen.now.as_ref().map(Connection::traffic).unwrap_or_default();
+        sum(seen.packets, now)
+    }
+
+    fn note(&self, made: Option<Connection>) {
+        let mut seen = held(&self.seen);
+        let over = seen.now.as_ref().map(Connection::traffic).unwrap_or_default();
+        seen.packets = sum(seen.packets, over);
+        seen.now = made;
+    }
+}
+
+fn sum(a: Packets, b: Packets) -> Packets {
+    Packets {
+        sent_bytes: a.sent_bytes + b.sent_bytes,
+        received_bytes: a.received_bytes + b.received_bytes,
+        lost_packets: a.lost_packets + b.lost_packets,
+    }
+}

@@ -1,0 +1,330 @@
+//! A seat at a peer: orders go into its stream, replies come out of it, and a bell says when.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use heph_net::drive::{Commands, Conversation, DriveError};
+use heph_net::session::{Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError};
+use heph_net::wire::{Farewell, FaultCode, Line};
+use heph_types::{NodeId, NodeProfile, Order, Reply, SamplingOptions, SessionId, StageSpec};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::link::{Found, Link};
+use super::{Probe, ended, held};
+use crate::seat::{Bell, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
+
+/// The one session of a seat's stream.
+const LINE: Line = Line(0);
+
+/// How long a stream may take to say whether a session is open: what its own end waits, and a little.
+const ANSWER_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_secs(1));
+
+/// The version of the profile record that is known here: a [`NodeProfile`] as JSON.
+pub(crate) const PROFILE_VERSION: u16 = 1;
+
+/// A stage of one session, held by a peer.
+struct PeerSeat {
+    node: NodeId,
+    commands: Commands<DeskEnd>,
+    heard: Arc<Heard>,
+    listener: AbortHandle,
+    /// Whether the stage chooses, and was told the ids of everything that went into it.
+    chooses: bool,
+    knows_ids: bool,
+    /// Orders handed in whose reply was not collected.
+    owed: usize,
+    /// Whether the last order was to go on alone.
+    streams: bool,
+}
+
+/// What came from the peer and was not collected.
+#[derive(Default)]
+struct Heard {
+    said: Mutex<Said>,
+}
+
+#[derive(Default)]
+struct Said {
+    replies: VecDeque<Reply>,
+    end: Option<End>,
+}
+
+/// Why nothing more comes.
+#[derive(Debug, Clone)]
+enum End {
+    Stream(SessionError),
+    Session(FaultCode, String),
+    Broke(String),
+}
+
+impl End {
+    fn error(&self, node: NodeId) -> SeatError {
+        match self {
+            End::Stream(error) => ended(node, error),
+            End::Session(code, sentence) => SeatError::Refused {
+                node,
+                why: Refusal::Said(format!("it {code}: {sentence}")),
+            },
+            End::Broke(why) => SeatError::Lost {
+                node,
+                why: why.clone(),
+            },
+        }
+    }
+}
+
+/// Opens a seat. A connection that was kept may be one that the peer has forgotten: then a new one is tried, once.
+pub(super) fn open(
+    link: &Arc<Link>,
+    session: SessionId,
+    spec: &StageSpec,
+    codecs: Codecs,
+    bell: &Bell,
+) -> Result<Box<dyn Seat>, SeatError> {
+    let ask = DeskCommand::Open {
+        session,
+        spec: spec.clone(),
+        codecs,
+    };
+    let (way, bell) = (Arc::clone(link), bell.clone());
+    let opened = async move {
+        match try_open(&way, ask.clone(), &bell).await {
+            Err((SeatError::Lost { .. } | SeatError::Late { .. }, Found::Kept)) => {
+                way.leave().await;
+                try_open(&way, ask, &bell).await.map_err(|(error, _)| error)
+            }
+            opened => opened.map_err(|(error, _)| error),
+        }
+    };
+    let (commands, heard, listener) = wait(link, opened)??;
+    Ok(Box::new(PeerSeat {
+        node: link.node(),
+        commands,
+        heard,
+        listener,
+        chooses: spec.choose.is_some(),
+        knows_ids: spec.layers.start() == 0 || spec.choose.as_ref().is_some_and(SamplingOptions::looks_back),
+        owed: 0,
+        streams: false,
+    }))
+}
+
+/// Waits on the desk's thread for what happens on the network's.
+fn wait<T: Send + 'static>(
+    link: &Link,
+    what: impl Future<Output = T> + Send + 'static,
+) -> Result<T, SeatError> {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    link.network().spawn(async move {
+        // Who asked may have gone.
+        let _ = told.send(what.await);
+    });
+    heard
+        .blocking_recv()
+        .map_err(|_| link.lost("the network is closed here".to_owned()))
+}
+
+type Opened = (Commands<DeskEnd>, Arc<Heard>, AbortHandle);
+
+async fn try_open(link: &Arc<Link>, ask: DeskCommand, bell: &Bell) -> Result<Opened, (SeatError, Found)> {
+    let (mut conversation, found) = link.converse().await.map_err(|error| (error, Found::Fresh))?;
+    let commands = conversation.commands();
+    commands.send(ask).await;
+    let opened = timeout(ANSWER_DEADLINE, until_open(link, &mut conversation)).await;
+    let late = SeatError::Late {
+        node: link.node(),
+        waited: ANSWER_DEADLINE,
+    };
+    if let Err(error) = opened.unwrap_or(Err(late)) {
+        // A stream that ended by itself tells more than that it did.
+        return Err((error, found));
+    }
+    let heard = Arc::new(Heard::default());
+    let listening = listen(Arc::clone(link), conversation, Arc::clone(&heard), bell.clone());
+    let listener = tokio::spawn(listening).abort_handle();
+    Ok((commands, heard, listener))
+}
+
+async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Result<(), SeatError> {
+    let node = link.node();
+    while let Some(event) = conversation.event().await {
+        match event {
+            DeskEvent::Opened { .. } => return Ok(()),
+            DeskEvent::Refused { reason, .. } => {
+                let why = Refusal::Peer(reason);
+                return Err(SeatError::Refused { node, why });
+            }
+            DeskEvent::Ended { code, sentence, .. } => {
+                return Err(End::Session(code, sentence).error(node));
+            }
+            DeskEvent::Over(error) => return Err(ended(node, &error)),
+            DeskEvent::RoundTrip(round_trip) => link.note_round_trip(round_trip),
+            DeskEvent::Greeted(_)
+            | DeskEvent::Profile { .. }
+            | DeskEvent::Busy { .. }
+            | DeskEvent::Reply(..)
+            | DeskEvent::Closed(_) => {}
+        }
+    }
+    Err(link.lost("the connection broke".to_owned()))
+}
+
+/// Takes in what the peer says until it says nothing more.
+async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard: Arc<Heard>, bell: Bell) {
+    while let Some(event) = conversation.event().await {
+        let end = match event {
+            DeskEvent::Reply(_, reply) => {
+                held(&heard.said).replies.push_back(reply);
+                bell.ring();
+                continue;
+            }
+            DeskEvent::RoundTrip(round_trip) => {
+                link.note_round_trip(round_trip);
+                continue;
+            }
+            DeskEvent::Ended { code, sentence, .. } => End::Session(code, sentence),
+            DeskEvent::Over(error) => End::Stream(error),
+            DeskEvent::Greeted(_)
+            | DeskEvent::Profile { .. }
+            | DeskEvent::Busy { .. }
+            | DeskEvent::Opened { .. }
+            | DeskEvent::Refused { .. }
+            | DeskEvent::Closed(_) => continue,
+        };
+        let silent = matches!(end, End::Stream(SessionError::Silent(_)));
+        held(&heard.said).end.get_or_insert(end);
+        bell.ring();
+        if silent {
+            // Whoever is silent on one stream is silent on all.
+            link.leave().await;
+        }
+    }
+    let why = match conversation.end().await {
+        Ok(()) | Err(DriveError::Cancelled) => "the conversation is over".to_owned(),
+        Err(DriveError::Left(why)) => format!("the connection broke ({why})"),
+        Err(DriveError::Machine(error)) => error.to_string(),
+    };
+    held(&heard.said).end.get_or_insert(End::Broke(why));
+    bell.ring();
+}
+
+impl PeerSeat {
+    /// What an end means here: a node that gives up a session which nobody used is well.
+    fn ended(&self, end: &End) -> SeatError {
+        let unused = self.owed == 0 && !self.streams;
+        match end {
+            End::Session(FaultCode::Idle, _) | End::Stream(SessionError::Left(Farewell::Idle)) if unused => {
+                SeatError::Expired { node: self.node }
+            }
+            end => end.error(self.node),
+        }
+    }
+}
+
+impl Seat for PeerSeat {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        if let Some(end) = &held(&self.heard.said).end {
+            return Err(self.ended(end));
+        }
+        let full = || SeatError::Refused {
+            node: self.node,
+            why: Refusal::Said(format!("{ORDERS_MAX} orders wait already")),
+        };
+        if self.owed >= ORDERS_MAX {
+            return Err(full());
+        }
+        let answered = matches!(order, Order::Forward(_));
+        let streams = matches!(order, Order::Generate { .. });
+        self.commands
+            .try_send(DeskCommand::Order(LINE, order))
+            .map_err(|_| full())?;
+        self.owed += usize::from(answered);
+        self.streams = streams;
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+        let mut said = held(&self.heard.said);
+        if let Some(reply) = said.replies.pop_front() {
+            self.owed = self.owed.saturating_sub(1);
+            return Ok(Some(reply));
+        }
+        match &said.end {
+            Some(end) => Err(self.ended(end)),
+            None => Ok(None),
+        }
+    }
+
+    fn choose_by(&mut self, options: &SamplingOptions) -> bool {
+        // Options that look back need the ids of everything that went in.
+        let can = self.chooses && (self.knows_ids || !options.looks_back());
+        can && self
+            .commands
+            .try_send(DeskCommand::Choose(LINE, options.clone()))
+            .is_ok()
+    }
+
+    fn traffic(&self) -> Traffic {
+        let (up, down) = self.commands.bytes();
+        Traffic { up, down }
+    }
+}
+
+/// Work under way is cancelled at once; a seat that only leaves says goodbye.
+impl Drop for PeerSeat {
+    fn drop(&mut self) {
+        let idle = self.owed == 0 && !self.streams;
+        if !idle || self.commands.try_send(DeskCommand::Leave).is_err() {
+            self.listener.abort();
+        }
+    }
+}
+
+/// Asks a peer what it is.
+pub(super) fn probe(link: &Arc<Link>, deadline: Duration) -> Result<Probe, SeatError> {
+    let way = Arc::clone(link);
+    let late = SeatError::Late {
+        node: link.node(),
+        waited: deadline,
+    };
+    let asked = async move {
+        match timeout(deadline.min(LOST_AFTER), hear_profile(&way)).await {
+            Ok(Err((SeatError::Lost { .. } | SeatError::Late { .. }, Found::Kept))) | Err(_) => {
+                way.leave().await;
+                hear_profile(&way).await.map_err(|(error, _)| error)
+            }
+            Ok(heard) => heard.map_err(|(error, _)| error),
+        }
+    };
+    let asked = async move { timeout(deadline, asked).await };
+    let profile = wait(link, asked)?.unwrap_or(Err(late))?;
+    let connection = link.now();
+    let round_trip = connection.as_ref().and_then(|way| way.round_trip());
+    Ok(Probe {
+        profile,
+        round_trip: round_trip.or_else(|| link.round_trip()),
+        way: connection.and_then(|connection| connection.way()),
+    })
+}
+
+async fn hear_profile(link: &Link) -> Result<Option<NodeProfile>, (SeatError, Found)> {
+    let (mut conversation, found) = link.converse().await.map_err(|error| (error, Found::Fresh))?;
+    while let Some(event) = conversation.event().await {
+        match event {
+            DeskEvent::Profile { version, record } => {
+                conversation.command(DeskCommand::Leave).await;
+                let known = (version == PROFILE_VERSION).then(|| serde_json::from_slice(&record).ok());
+                return Ok(known.flatten());
+            }
+            DeskEvent::Over(error) => return Err((ended(link.node(), &error), found)),
+            _ => {}
+        }
+    }
+    Err((link.lost("the connection broke".to_owned()), found))
+}

@@ -1,0 +1,215 @@
+//! One session at work: a thread that carries out its orders, one after another.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use heph_engine::worker::ForwardError;
+use heph_net::drive::Commands;
+use heph_net::session::{NodeCommand, NodeEnd};
+use heph_net::wire::{FaultCode, Line, Refusal, SENTENCE_MAX};
+use heph_types::{Order, SamplingOptions, StageSpec};
+use tokio::sync::mpsc;
+
+use super::Place;
+use crate::node::{Node, Stage, StageError};
+
+/// Orders that wait for the thread: the session's end hands out two at a time, with a rollback or options between them.
+const JOBS_WAITING: usize = 8;
+
+/// A session's thread, as the conversation sees it. Dropping it stops the work between two layers.
+pub(super) struct Session {
+    jobs: mpsc::Sender<Job>,
+    stop: Arc<AtomicBool>,
+}
+
+enum Job {
+    Order(Order),
+    Choose(SamplingOptions),
+}
+
+impl Session {
+    /// Starts the thread, which opens the stage and says whether it could.
+    pub(super) fn open(
+        line: Line,
+        spec: StageSpec,
+        node: Arc<Node>,
+        commands: Commands<NodeEnd>,
+        place: Place,
+    ) -> Session {
+        let (jobs, queue) = mpsc::channel(JOBS_WAITING);
+        let stop = Arc::new(AtomicBool::new(false));
+        let desk = Desk {
+            line,
+            commands: commands.clone(),
+            place,
+        };
+        let flag = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("heph-session".to_owned());
+        let started = thread.spawn(move || desk.serve(&node, &spec, queue, flag));
+        if started.is_err() {
+            let reason = Refusal::NoMemory;
+            // The queue of a conversation that has just begun is empty.
+            let _ = commands.try_send(NodeCommand::Refuse { line, reason });
+        }
+        Session { jobs, stop }
+    }
+
+    pub(super) async fn order(&self, order: Order) {
+        // A thread that has ended has said why.
+        let _ = self.jobs.send(Job::Order(order)).await;
+    }
+
+    pub(super) async fn choose(&self, options: SamplingOptions) {
+        let _ = self.jobs.send(Job::Choose(options)).await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whom the thread works for.
+struct Desk {
+    line: Line,
+    commands: Commands<NodeEnd>,
+    place: Place,
+}
+
+/// Why a session's thread ends.
+enum End {
+    /// Nobody waits any more.
+    Gone,
+    /// The work cannot be done.
+    Failed(StageError),
+}
+
+impl From<StageError> for End {
+    fn from(error: StageError) -> End {
+        End::Failed(error)
+    }
+}
+
+impl Desk {
+    fn serve(self, node: &Node, spec: &StageSpec, mut jobs: mpsc::Receiver<Job>, stop: Arc<AtomicBool>) {
+        // Whatever the engine does with a peer's numbers, this process goes on.
+        let worked = catch_unwind(AssertUnwindSafe(|| self.work(node, spec, &mut jobs, stop)));
+        let (code, sentence) = match worked {
+            Ok(Ok(()) | Err(End::Gone)) => return,
+            Ok(Err(End::Failed(StageError::Forward(ForwardError::Stopped)))) => return,
+            Ok(Err(End::Failed(error))) => (fault(&error), error.to_string()),
+            Err(_) => (FaultCode::Worker, "the computation broke off".to_owned()),
+        };
+        let line = self.line;
+        let sentence = sentence.chars().take(SENTENCE_MAX / 4).collect();
+        self.commands
+            .send_blocking(NodeCommand::Fail { line, code, sentence });
+    }
+
+    fn work(
+        &self,
+        node: &Node,
+        spec: &StageSpec,
+        jobs: &mut mpsc::Receiver<Job>,
+        stop: Arc<AtomicBool>,
+    ) -> Result<(), End> {
+        let line = self.line;
+        let mut stage = match node.stage_until(spec, stop) {
+            Ok(stage) => stage,
+            Err(error) => {
+                let reason = self.place.refused(refusal(&error));
+                return self.say(NodeCommand::Refuse { line, reason });
+            }
+        };
+        self.place.opened();
+        let width = stage.width() as u32;
+        self.say(NodeCommand::Grant { line, width })?;
+        let mut next = jobs.blocking_recv();
+        while let Some(job) = next.take() {
+            next = self.carry_out(&mut stage, job, jobs)?;
+            if next.is_none() {
+                next = jobs.blocking_recv();
+            }
+        }
+        Ok(())
+    }
+
+    /// Does one job; returns the next where it came in the middle of a stream.
+    fn carry_out(
+        &self,
+        stage: &mut Stage,
+        job: Job,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> Result<Option<Job>, End> {
+        let order = match job {
+            Job::Choose(options) => {
+                if stage.choose_anew(&options) {
+                    return Ok(None);
+                }
+                return Err(End::Failed(StageError::Order(
+                    "these options cannot be chosen by here",
+                )));
+            }
+            Job::Order(order) => order,
+        };
+        let streams = matches!(order, Order::Generate { .. });
+        let tokens = match &order {
+            Order::Forward(forward) => forward.input.tokens(),
+            Order::Rollback(_) | Order::Generate { .. } => 0,
+        };
+        stage.take(order)?;
+        while let Some(reply) = stage.work()? {
+            self.place.computed(if streams { 1 } else { tokens });
+            self.say(NodeCommand::Reply(self.line, reply))?;
+            if !streams {
+                return Ok(None);
+            }
+            if let Ok(next) = jobs.try_recv() {
+                stage.leave();
+                self.say(NodeCommand::Done(self.line))?;
+                return Ok(Some(next));
+            }
+        }
+        if streams {
+            self.say(NodeCommand::Done(self.line))?;
+        }
+        Ok(None)
+    }
+
+    fn say(&self, command: NodeCommand) -> Result<(), End> {
+        match self.commands.send_blocking(command) {
+            true => Ok(()),
+            false => Err(End::Gone),
+        }
+    }
+}
+
+fn refusal(error: &StageError) -> Refusal {
+    match error {
+        StageError::UnknownModel => Refusal::UnknownModel,
+        StageError::Sessions { .. } => Refusal::TooManySessions,
+        StageError::Layers { .. } => Refusal::LayersNotHeld,
+        StageError::NotLast { .. } => Refusal::CannotChoose,
+        StageError::Context { context, .. } => Refusal::ContextTooLong {
+            max: u32::try_from(*context).unwrap_or(u32::MAX),
+        },
+        StageError::KvFormat { .. } => Refusal::KvFormat,
+        StageError::Gap { .. }
+        | StageError::Order(_)
+        | StageError::Full
+        | StageError::Forward(_)
+        | StageError::Sampling(_) => Refusal::NoMemory,
+    }
+}
+
+fn fault(error: &StageError) -> FaultCode {
+    match error {
+        StageError::Forward(ForwardError::Cache(_)) => FaultCode::Memory,
+        StageError::Gap { .. } | StageError::Order(_) | StageError::Full | StageError::Context { .. } => {
+            FaultCode::Protocol
+        }
+        _ => FaultCode::Worker,
+    }
+}

@@ -1,0 +1,122 @@
+//! The same bits, whoever computes them, and what travels for it.
+
+use heph_net::session::Codecs;
+use heph_runtime::desk::Guess;
+use heph_runtime::draft::{EchoDrafter, Either, ModelDrafter};
+use heph_types::WireCodec;
+
+use super::*;
+
+/// Who holds which of the two layers: alone, in two, in three, with ids and logits at home.
+const LAYOUTS: [&[(usize, usize, usize)]; 5] = [
+    &[(0, 0, 2)],
+    &[(0, 0, 1), (1, 1, 2)],
+    &[(0, 0, 1), (1, 1, 1), (2, 1, 2)],
+    &[(2, 0, 0), (0, 0, 1), (1, 1, 2), (2, 2, 2)],
+    &[(1, 0, 1), (2, 1, 2)],
+];
+
+fn guesses() -> Pace {
+    let node = Arc::new(node_of(NodeId([9; 32])));
+    let line = Line::whole(model(), node, LineLimits::default());
+    let drafter = Either(EchoDrafter::default(), ModelDrafter::new(line, Cancel::new()));
+    Pace::Guess(Guess {
+        drafter: Box::new(drafter),
+        length: 4,
+        ahead: 2,
+    })
+}
+
+#[test]
+fn peers_answer_with_the_bits_of_home() {
+    let world = World::new(2);
+    for sampled in [false, true] {
+        let expected = at_home(&options(sampled));
+        for layout in LAYOUTS {
+            for pace in [Pace::Steps, Pace::Stream, guesses()] {
+                let mut desk = desk(world.line(layout), pace);
+                let answer = ask(&mut desk, PROMPT, &options(sampled)).expect("an answer");
+                assert_eq!(answer.tokens, expected.tokens, "{layout:?}");
+                assert_eq!(answer.text, expected.text);
+                assert_eq!(answer.moves, [], "{layout:?}");
+                assert!(answer.traffic.up > 0 && answer.traffic.down > 0);
+            }
+        }
+    }
+    let (_, serving) = &world.nodes[0];
+    assert!(serving.served().tokens > 0);
+    until("sessions end with their desks", || serving.served().sessions == 0);
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_was_with_other_options() {
+    let world = World::new(2);
+    let mut far = desk(world.line(&[(0, 0, 1), (1, 1, 2)]), Pace::Steps);
+    let near = world.line_over(vec![Arc::new(node_of(NodeId([1; 32])))], &[(0, 0, 2)]);
+    let mut near = desk(near, Pace::Steps);
+    let mut said = PROMPT.to_owned();
+    let opened = |at: usize| world.nodes[at].1.served().opened;
+    for seed in 0..4 {
+        let mut options = options(false);
+        options.sampling.temperature = 0.7;
+        options.sampling.seed = seed;
+        options.max_tokens = Some(8);
+        let [a, b] = [&mut far, &mut near].map(|desk| ask(desk, &said, &options).expect("an answer"));
+        assert_eq!(a.tokens, b.tokens);
+        assert_eq!(a.cached_tokens, b.cached_tokens);
+        said = format!("{said}{} Then", a.text);
+    }
+    assert_eq!(
+        (opened(0), opened(1)),
+        (1, 1),
+        "nothing was replayed for another seed"
+    );
+}
+
+#[test]
+fn rows_in_half_the_bytes_cost_what_is_promised() {
+    let world = World::new(1);
+    let bf16 = Codecs {
+        up: WireCodec::Bf16,
+        down: WireCodec::Bf16,
+    };
+    let peer: Arc<dyn Host> = Arc::new(world.peer(0).with_codecs(bf16));
+    let here: Arc<dyn Host> = Arc::new(node_of(world.desk.node()));
+    let line = world.line_over(vec![peer, here], &[(1, 0, 1), (0, 1, 2), (1, 2, 2)]);
+    let mut desk = desk(line, Pace::Steps);
+    let mut few = options(false);
+    few.max_tokens = Some(1);
+    let first = ask(&mut desk, PROMPT, &few).expect("an answer").traffic;
+    let more = ask(&mut desk, PROMPT, &options(false)).expect("an answer");
+    // The second answer computes the prompt's last token and those after it, one by one; its own first is the first
+    // answer's once more.
+    let tokens = more.tokens.len() as u64;
+    let width = model().width as u64;
+    let signs_of_life = 64;
+    assert!(first.up > 0);
+    assert!(
+        more.traffic.up <= tokens * (2 * width + 64) + signs_of_life,
+        "{:?}",
+        more.traffic
+    );
+    assert!(
+        more.traffic.down <= tokens * (2 * width + 64) + signs_of_life,
+        "{:?}",
+        more.traffic
+    );
+}
+
+#[test]
+fn what_the_receipt_counts_is_what_the_socket_sends_and_little_more() {
+    let world = World::new(1);
+    let peer = world.peer(0);
+    let line = world.line_over(vec![Arc::new(peer.clone())], &[(0, 0, 2)]);
+    let mut desk = desk(line, Pace::Stream);
+    let answer = ask(&mut desk, PROMPT, &options(false)).expect("an answer");
+    let packets = peer.packets();
+    assert!(packets.sent_bytes > answer.traffic.up && packets.received_bytes > answer.traffic.down);
+    assert!(
+        peer.round_trip()
+            .is_some_and(|time| time < Duration::from_secs(1))
+    );
+}
