@@ -48,7 +48,7 @@ class Lab:
     """Hosts and straits, taken down at the end of the `with`."""
 
     def __init__(self):
-        self.hosts, self.straits, self.processes = {}, [], []
+        self.hosts, self.straits, self.processes, self.folders = {}, [], [], []
         self.down = False
 
     def __enter__(self):
@@ -74,6 +74,8 @@ class Lab:
             strait.close()
         for host in self.hosts.values():
             subprocess.run(["ip", "netns", "del", host.space], capture_output=True)
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def host(self, name):
         """A new machine without any way out."""

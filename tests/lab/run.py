@@ -2,6 +2,7 @@
 """The network lab: real `heph node` processes in namespaces of their own, with real distance between them.
 
     run.py --can-run      says what is missing, and ends with 1 where something is
+    run.py kills [N]      strikes real nodes in mid-answer, N times and 100 by default, and compares the texts
     run.py straits        holds the distances themselves: round trips, rates, loss and cuts, measured by UDP
     run.py all            everything at full length
     run.py                the short version, for ./check: at most 90 s
@@ -10,8 +11,10 @@
 import statistics
 import subprocess
 import sys
+import time
 
 from netlab import ROOT, Lab, why_not
+from nodes import HEPH, small_network, struck
 
 PROBE = ROOT / "tests" / "lab" / "probe.py"
 PASSED, FAILED = [], []
@@ -53,6 +56,34 @@ def straits(rtts, mbits):
     claim("nothing is left over", left.space not in left_over and right.space not in left_over)
 
 
+def kills(wanted, seconds_max):
+    """Real processes are struck while they work, until so many were; no text changes."""
+    hits, wrong, gaps, answers, by_kind = 0, [], [], 0, {}
+    began = time.monotonic()
+    with Lab() as lab:
+        desk, nodes = small_network(lab, [5, 20])
+        calm = {}
+        while hits < wanted and time.monotonic() - began < seconds_max:
+            problem, moves, strikes = struck(desk, nodes, calm, answers, 1 + answers % 2)
+            answers += 1
+            # A node that held nothing when it was struck, or was struck after the answer, does not count.
+            lost = {move["from"] for move in moves}
+            hits += len(lost)
+            gaps += [move["gap_s"] for move in moves if move["gap_s"] is not None]
+            for kind in strikes if lost else []:
+                by_kind[kind] = by_kind.get(kind, 0) + 1
+            if problem:
+                wrong.append(f"answer {answers - 1}, {', '.join(strikes)}: {problem}")
+    print(f"{answers} answers, {hits} nodes lost at work: {by_kind}")
+    if gaps:
+        gaps.sort()
+        print(f"from the loss noticed to the next token: median {gaps[len(gaps) // 2]:.2f} s, longest {gaps[-1]:.2f} s")
+    for line in wrong[:5]:
+        print(f"  {line}")
+    claim("losing real nodes changes no text", not wrong, f"{len(wrong)} of {answers} answers")
+    claim("nodes were lost at work", hits >= wanted, f"{hits} of {wanted}")
+
+
 def main():
     what = sys.argv[1] if len(sys.argv) > 1 else "short"
     missing = why_not()
@@ -61,11 +92,17 @@ def main():
         return 1 if what == "--can-run" else 2
     if what == "--can-run":
         return 0
+    if not HEPH.exists():
+        print(f"there is no {HEPH}; build it with cargo build --release --workspace")
+        return 2
     if what in ("straits", "all"):
         straits([0, 5, 20, 80, 150, 300], [1, 10, 100])
-    elif what == "short":
+    if what in ("kills", "all"):
+        kills(int(sys.argv[2]) if len(sys.argv) > 2 else 100, 1800)
+    if what == "short":
         straits([0, 80], [10])
-    else:
+        kills(3, 70)
+    if not PASSED + FAILED:
         print(__doc__)
         return 2
     print(f"{len(PASSED)} passed, {len(FAILED)} failed")

@@ -4,8 +4,10 @@
 //! and repeats itself exactly: nothing here reads a clock, opens a socket or draws from anything but its own [`Dice`].
 //! Only the `strait` program, which carries real packets between network namespaces, does.
 
+mod bench;
 mod dice;
 pub mod fleet;
+mod host;
 mod link;
 mod member;
 pub mod scene;

@@ -64,8 +64,6 @@ pub(crate) struct Link {
     last: Duration,
     /// Whether nothing arrives any more.
     pub(crate) cut: bool,
-    /// Bytes that were sent.
-    pub(crate) carried: u64,
 }
 
 impl Link {
@@ -78,13 +76,16 @@ impl Link {
             free: Duration::ZERO,
             last: Duration::ZERO,
             cut: false,
-            carried: 0,
         }
+    }
+
+    /// Sends nothing before.
+    pub(crate) fn hold_until(&mut self, at: Duration) {
+        self.free = self.free.max(at);
     }
 
     /// When `bytes` that are sent now arrive; `None` where the link is cut.
     pub(crate) fn send(&mut self, now: Duration, bytes: u64, dice: &mut Dice) -> Option<Duration> {
-        self.carried += bytes;
         if self.cut {
             return None;
         }

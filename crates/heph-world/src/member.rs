@@ -1,20 +1,18 @@
-//! A simulated node: real stages of a real model, the time they take, and the ways in which a node goes wrong.
+//! A simulated node: its ends of conversations, the stages behind them, and the ways in which a node goes wrong.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use heph_runtime::node::{Node, Stage, StageError};
-use heph_types::{
-    Hidden, KvFormat, LayerRange, ModelHash, ModelProfile, NodeId, Order, Position, Reply, Speed, StageSpec,
-    TokenId,
-};
+use heph_net::codec;
+use heph_net::drive::Machine;
+use heph_net::session::{NodeCommand, NodeEnd, NodeEvent, NodeLimits};
+use heph_net::wire::{Farewell, FaultCode, Frame, Inbox, Line, Refusal};
+use heph_runtime::node::Node;
+use heph_types::{NodeId, Speed, TokenId};
 
-use crate::dice::Dice;
+use crate::bench::Workbench;
 use crate::link::{Link, LinkShape};
-use crate::world::Event;
-
-/// Share by which a piece of work takes longer or shorter than its cost says.
-const UNEVEN: f64 = 0.03;
+use crate::world::{Event, LAW};
 
 /// A node and the way to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +21,8 @@ pub struct MemberShape {
     pub id: NodeId,
     /// How fast it computes.
     pub speed: Speed,
+    /// What its clock makes of a second; 1 is right.
+    pub clock: f64,
     /// The way from the desk.
     pub link: LinkShape,
 }
@@ -78,19 +78,31 @@ pub(crate) struct Member {
     pub(crate) life: u32,
     pub(crate) alive: bool,
     pub(crate) stopped: bool,
+    /// Whether this process was spoken to: the first time a connection is made.
+    pub(crate) met: bool,
     /// What happened to it while it was stopped.
     pub(crate) parked: Vec<Event>,
     pub(crate) refuses: bool,
     pub(crate) lie: Option<Lie>,
-    pub(crate) benches: BTreeMap<u64, Workbench>,
+    pub(crate) talks: BTreeMap<u64, Served>,
     /// Conversations with work to do, the next first.
     pub(crate) ready: VecDeque<u64>,
     /// What is being computed, and for whom.
-    pub(crate) busy: Option<(u64, Result<Reply, String>)>,
+    pub(crate) busy: Option<(u64, Vec<NodeCommand>)>,
     /// Replies given so far.
     pub(crate) replies: u64,
     /// Faults that wait for a number of replies.
     pub(crate) pending: Vec<(u64, Fault)>,
+}
+
+/// A node's end of a conversation.
+pub(crate) struct Served {
+    pub(crate) end: NodeEnd,
+    pub(crate) bench: Option<Workbench>,
+    /// When the end is woken next.
+    pub(crate) wake: Option<Duration>,
+    /// Frames of the end that a liar has not bent yet.
+    unbent: Inbox,
 }
 
 impl Member {
@@ -104,10 +116,11 @@ impl Member {
             life: 0,
             alive: true,
             stopped: false,
+            met: false,
             parked: Vec::new(),
             refuses: false,
             lie: None,
-            benches: BTreeMap::new(),
+            talks: BTreeMap::new(),
             ready: VecDeque::new(),
             busy: None,
             replies: 0,
@@ -118,175 +131,189 @@ impl Member {
     /// Forgets everything that a process holds.
     pub(crate) fn forget(&mut self) {
         self.life += 1;
-        self.benches.clear();
+        self.talks.clear();
         self.ready.clear();
         self.busy = None;
         self.stopped = false;
+        self.met = false;
         self.parked.clear();
     }
 
-    /// A reply, bent as the node lies.
-    pub(crate) fn said(&self, reply: Reply) -> Reply {
+    /// What its clock says.
+    pub(crate) fn clock(&self, now: Duration) -> Duration {
+        now.mul_f64(self.shape.clock)
+    }
+
+    /// When its clock says `at`, rounded up.
+    pub(crate) fn moment(&self, at: Duration) -> Duration {
+        at.mul_f64(1.0 / self.shape.clock) + Duration::from_nanos(100)
+    }
+
+    /// Begins a conversation.
+    pub(crate) fn meet(&mut self, talk: u64, now: Duration) {
+        let now = self.clock(now);
+        let served = Served {
+            end: NodeEnd::new(LAW, NodeLimits::default(), now),
+            bench: None,
+            wake: None,
+            unbent: Inbox::default(),
+        };
+        self.talks.insert(talk, served);
+    }
+
+    /// Lets the node do what an end of its conversations has told.
+    pub(crate) fn serve(&mut self, talk: u64, now: Duration) {
+        let now = self.clock(now);
+        while let Some(event) = self.talks.get_mut(&talk).and_then(|served| served.end.event()) {
+            let Some(served) = self.talks.get_mut(&talk) else {
+                return;
+            };
+            let answer = match event {
+                NodeEvent::Open { line, .. } if self.refuses => Some(NodeCommand::Refuse {
+                    line,
+                    reason: Refusal::Paused,
+                }),
+                NodeEvent::Open { line, spec, .. } => Some(match Workbench::open(&self.node, &spec) {
+                    Ok(bench) => {
+                        let width = bench.width() as u32;
+                        served.bench = Some(bench);
+                        NodeCommand::Grant { line, width }
+                    }
+                    Err(_) => NodeCommand::Refuse {
+                        line,
+                        reason: Refusal::NoMemory,
+                    },
+                }),
+                NodeEvent::Order(_, order) => {
+                    served
+                        .bench
+                        .iter_mut()
+                        .for_each(|bench| bench.take(order.clone()));
+                    self.wants_work(talk);
+                    None
+                }
+                NodeEvent::Choose(_, options) => {
+                    served
+                        .bench
+                        .iter_mut()
+                        .for_each(|bench| bench.choose(options.clone()));
+                    self.wants_work(talk);
+                    None
+                }
+                NodeEvent::Close(_) | NodeEvent::Over(_) => {
+                    served.bench = None;
+                    None
+                }
+                NodeEvent::Greeted(_) => None,
+            };
+            if let Some(command) = answer {
+                self.command(talk, now, command);
+            }
+        }
+    }
+
+    /// Whether it holds a session.
+    pub(crate) fn works(&self) -> bool {
+        self.talks.values().any(|served| served.bench.is_some())
+    }
+
+    /// When an end wants to be woken, where nobody is to do that yet.
+    pub(crate) fn next_wake(&mut self, talk: u64) -> Option<Duration> {
+        let served = self.talks.get(&talk).filter(|served| !served.end.finished())?;
+        let at = self.moment(served.end.deadline()?);
+        if served.wake.is_some_and(|known| known <= at) {
+            return None;
+        }
+        self.talks.entry(talk).and_modify(|served| served.wake = Some(at));
+        Some(at)
+    }
+
+    fn wants_work(&mut self, talk: u64) {
+        let computing = self.busy.as_ref().is_some_and(|(busy, _)| *busy == talk);
+        if !computing && !self.ready.contains(&talk) {
+            self.ready.push_back(talk);
+        }
+    }
+
+    /// Tells an end of its conversations what to do; a stage that cannot go on ends its session.
+    pub(crate) fn command(&mut self, talk: u64, clock: Duration, command: NodeCommand) {
+        if let Some(served) = self.talks.get_mut(&talk) {
+            // Only its own misuse is an error, and that ends the conversation: the desk goes elsewhere.
+            let _ = served.end.command(clock, command);
+        }
+    }
+
+    /// Gives up every session: with a goodbye, or with a reason.
+    pub(crate) fn give_up(&mut self, now: Duration, fault: Fault) {
+        let clock = self.clock(now);
+        for talk in self.talks.keys().copied().collect::<Vec<_>>() {
+            let command = match fault {
+                Fault::Left => NodeCommand::Leave(Farewell::Leaving),
+                _ => NodeCommand::Fail {
+                    line: Line(0),
+                    code: FaultCode::Draining,
+                    sentence: "the owner needs the machine".to_owned(),
+                },
+            };
+            self.command(talk, clock, command);
+            if let Some(served) = self.talks.get_mut(&talk) {
+                served.bench = None;
+            }
+        }
+    }
+
+    /// What an end has to send, bent as the node lies.
+    pub(crate) fn transmit(&mut self, talk: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Some(served) = self.talks.get_mut(&talk) else {
+            return bytes;
+        };
+        served.end.transmit(&mut bytes);
         match self.lie {
-            None => reply,
-            Some(lie) => bent(reply, lie),
+            None => bytes,
+            Some(lie) => {
+                served.unbent.push(&bytes);
+                let frames = std::iter::from_fn(|| served.unbent.pop().ok().flatten());
+                frames
+                    .flat_map(|frame| bent(frame, lie).encode().unwrap_or_default())
+                    .collect()
+            }
         }
     }
 }
 
-/// What a piece of work costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Job {
-    /// `None`: one token after another.
-    forward: Option<Passed>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Passed {
-    first: usize,
-    rows: usize,
-    answers: usize,
-}
-
-/// One session's stage and the time its orders take.
-pub(crate) struct Workbench {
-    stage: Stage,
-    model: ModelHash,
-    layers: LayerRange,
-    chooses: bool,
-    held: usize,
-    jobs: VecDeque<Job>,
-}
-
-impl Workbench {
-    /// A stage of `node`.
-    pub(crate) fn open(node: &Node, spec: &StageSpec) -> Result<Self, StageError> {
-        Ok(Self {
-            stage: node.stage(spec)?,
-            model: spec.model,
-            layers: spec.layers,
-            chooses: spec.choose.is_some(),
-            held: 0,
-            jobs: VecDeque::new(),
-        })
-    }
-
-    /// Whose stage it is.
-    pub(crate) fn model(&self) -> ModelHash {
-        self.model
-    }
-
-    /// The stage itself.
-    pub(crate) fn stage(&mut self) -> &mut Stage {
-        &mut self.stage
-    }
-
-    pub(crate) fn take(&mut self, order: Order) -> Result<(), StageError> {
-        let forward = match &order {
-            Order::Rollback(_) => return self.stage.take(order),
-            Order::Generate { .. } => None,
-            Order::Forward(forward) => Some(Passed {
-                first: forward.first.index(),
-                rows: forward.input.tokens(),
-                answers: forward.answers as usize,
-            }),
-        };
-        self.stage.take(order)?;
-        self.jobs.push_back(Job { forward });
-        Ok(())
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.jobs.is_empty()
-    }
-
-    /// The next reply and how long it takes at `speed`; `None` where nothing is left to do.
-    pub(crate) fn work(
-        &mut self,
-        profile: &ModelProfile,
-        speed: &Speed,
-        dice: &mut Dice,
-    ) -> Option<(Result<Reply, StageError>, Duration)> {
-        // As the stage does: a stream ends where something else is wanted.
-        while self.jobs.len() > 1 && self.jobs.front()?.forward.is_none() {
-            self.jobs.pop_front();
+fn bent(frame: Frame, lie: Lie) -> Frame {
+    match frame {
+        Frame::Choices(mut choices) => {
+            match lie {
+                Lie::Short => drop(choices.tokens.pop()),
+                Lie::Astray => choices.first.0 += 1,
+                Lie::Impossible => choices.tokens.push(TokenId(u32::MAX)),
+                Lie::Bent => choices.tokens.iter_mut().for_each(|token| token.0 ^= 1),
+            }
+            Frame::Choices(choices)
         }
-        let job = *self.jobs.front()?;
-        let passed = job.forward.unwrap_or(Passed {
-            first: self.held,
-            rows: 1,
-            answers: 1,
-        });
-        let reply = self.stage.work().transpose();
-        if job.forward.is_some() || self.stage.is_idle() {
-            self.jobs.pop_front();
+        Frame::Rows(mut rows) => {
+            let Ok(mut hidden) = codec::unpack(&rows.rows) else {
+                return Frame::Rows(rows);
+            };
+            match lie {
+                Lie::Short => hidden
+                    .rows
+                    .truncate(hidden.rows.len().saturating_sub(hidden.width)),
+                Lie::Astray => rows.first.0 += 1,
+                Lie::Impossible => {
+                    hidden.rows.push(0.0);
+                    hidden.width = hidden.rows.len();
+                }
+                Lie::Bent => hidden.rows.iter_mut().for_each(|number| *number = -*number),
+            }
+            match codec::pack(&hidden, rows.rows.codec) {
+                Ok(packed) => rows.rows = packed,
+                Err(_) => rows.first.0 += 1,
+            }
+            Frame::Rows(rows)
         }
-        if reply.as_ref().is_none_or(Result::is_err) {
-            self.jobs.clear();
-        }
-        self.held = passed.first + passed.rows;
-        let seconds = self.seconds(&passed, profile, speed) * (1.0 + UNEVEN * (2.0 * dice.share() - 1.0));
-        Some((reply?, Duration::from_secs_f64(seconds)))
+        other => other,
     }
-
-    /// The planner's own sum for a stage.
-    fn seconds(&self, passed: &Passed, profile: &ModelProfile, speed: &Speed) -> f64 {
-        let rows = passed.rows as u32;
-        let seen = passed.first as f64 + f64::from(rows) / 2.0;
-        let of = |layer: &_, rows, seen| speed.layer_seconds(layer, rows, seen, KvFormat::F16);
-        let layers: f64 = self
-            .layers
-            .iter()
-            .map(|at| of(&profile.layers[at], rows, seen))
-            .sum();
-        let head = match passed.answers {
-            answers if self.chooses && answers > 0 => of(&profile.head, answers as u32, 0.0),
-            _ => 0.0,
-        };
-        speed.overhead.as_secs_f64() + layers + head
-    }
-}
-
-fn bent(reply: Reply, lie: Lie) -> Reply {
-    match (reply, lie) {
-        (Reply::Rows { first, hidden }, Lie::Astray) => Reply::Rows {
-            first: Position(first.0 + 1),
-            hidden,
-        },
-        (Reply::Choices { first, tokens }, Lie::Astray) => Reply::Choices {
-            first: Position(first.0 + 1),
-            tokens,
-        },
-        (Reply::Rows { first, hidden }, lie) => Reply::Rows {
-            first,
-            hidden: bent_rows(hidden, lie),
-        },
-        (Reply::Choices { first, tokens }, lie) => Reply::Choices {
-            first,
-            tokens: bent_tokens(tokens, lie),
-        },
-    }
-}
-
-fn bent_rows(mut hidden: Hidden, lie: Lie) -> Hidden {
-    match lie {
-        Lie::Short => hidden
-            .rows
-            .truncate(hidden.rows.len().saturating_sub(hidden.width)),
-        Lie::Impossible => hidden.width += 1,
-        Lie::Bent => hidden.rows.iter_mut().for_each(|number| *number = -*number),
-        Lie::Astray => {}
-    }
-    hidden
-}
-
-fn bent_tokens(mut tokens: Vec<TokenId>, lie: Lie) -> Vec<TokenId> {
-    match lie {
-        // A reply without a token can only be wrong by saying too much.
-        Lie::Short if tokens.pop().is_none() => tokens.push(TokenId(0)),
-        Lie::Impossible => tokens.push(TokenId(u32::MAX)),
-        Lie::Bent => tokens.iter_mut().for_each(|token| token.0 ^= 1),
-        Lie::Short | Lie::Astray => {}
-    }
-    tokens
 }

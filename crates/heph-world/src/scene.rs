@@ -70,6 +70,7 @@ impl Scene {
         let shape = |peer: &Peer| MemberShape {
             id: peer.profile.node,
             speed: peer.profile.speed.clone(),
+            clock: 1.0 + f64::from(peer.profile.node.0[0]) * 1e-5,
             link: way(&peer.link),
         };
         let mut hosts: Vec<_> = self

@@ -1,30 +1,28 @@
 //! A world: nodes that compute real stages in virtual time, the ways between them, and what happens to both.
 //!
 //! Time moves only while somebody waits: a line for a bell, a host for an answer, or the desk while it computes itself.
-//! Then events happen in their order, up to the moment that is waited for.
+//! Then events happen in their order, up to the moment that is waited for. What desk and nodes say to each other are the
+//! bytes of the real session machines.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use heph_net::drive::Machine;
 use heph_runtime::clock::Clock;
 use heph_runtime::node::{Node, NodeCaps};
-use heph_runtime::seat::{Bell, Host, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
-use heph_types::{
-    ModelHash, ModelProfile, NodeId, Order, Reply, SamplingOptions, SessionId, Speed, StageInput, StageSpec,
-};
+use heph_runtime::seat::{Bell, Host};
+use heph_types::{ModelHash, ModelProfile, NodeId, Speed};
 
 use crate::dice::Dice;
-use crate::member::{Fault, Member, MemberShape, Workbench};
+use crate::host::{Far, Near, Talk};
+use crate::member::{Fault, Member, MemberShape};
 use crate::story::Story;
 use crate::tiny::TinyModel;
 
-/// How long a host waits for a session to be opened.
-const OPEN_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Bytes of a frame besides tokens and rows.
-const FRAME_BYTES: u64 = 24;
+/// The law of arithmetic that all ends of a world say they compute by.
+pub(crate) const LAW: u16 = heph_kernels::ARITHMETIC_VERSION as u16;
 
 /// Sessions that a node of a world lends.
 const SESSIONS_MAX: usize = 64;
@@ -84,19 +82,13 @@ impl World {
         let mut core = self.core();
         let (id, node) = (shape.id, core.node(shape.id));
         core.members.insert(id, Member::new(shape, node));
-        Arc::new(Far {
-            world: self.clone(),
-            id,
-        })
+        Arc::new(Far::new(self.clone(), id))
     }
 
     /// The desk's own node: its work holds the desk up.
     pub fn here(&self, id: NodeId, speed: &Speed) -> Arc<dyn Host> {
-        Arc::new(Near {
-            world: self.clone(),
-            node: self.core().node(id),
-            speed: speed.clone(),
-        })
+        let node = self.core().node(id);
+        Arc::new(Near::new(self.clone(), node, speed.clone()))
     }
 
     /// Lets something happen to a node at a moment.
@@ -143,7 +135,7 @@ impl World {
         self.core().story.to_string()
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
         self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,68 +158,38 @@ impl Clock for World {
 }
 
 /// Everything in a world.
-struct Core {
-    now: Duration,
+pub(crate) struct Core {
+    pub(crate) now: Duration,
     /// What is to happen, in order; of two events of one moment the one that was known first comes first.
     events: BTreeMap<(Duration, u64), Event>,
     count: u64,
-    dice: Dice,
-    models: BTreeMap<ModelHash, (TinyModel, ModelProfile)>,
+    pub(crate) dice: Dice,
+    pub(crate) models: BTreeMap<ModelHash, (TinyModel, ModelProfile)>,
     members: BTreeMap<NodeId, Member>,
-    talks: BTreeMap<u64, Talk>,
-    opened: Vec<(Duration, NodeId)>,
+    pub(crate) talks: BTreeMap<u64, Talk>,
+    pub(crate) opened: Vec<(Duration, NodeId)>,
     struck: Vec<Strike>,
-    story: Story,
+    pub(crate) story: Story,
 }
 
 /// Something that is to happen.
 pub(crate) enum Event {
-    /// A node hears the desk.
-    Told {
-        node: NodeId,
-        talk: u64,
-        word: ToNode,
-    },
-    /// The desk hears a node.
-    Heard {
-        talk: u64,
-        word: ToDesk,
-    },
+    /// Bytes of the desk reach a node.
+    Told { node: NodeId, talk: u64, bytes: Vec<u8> },
+    /// Bytes of a node reach the desk.
+    Heard { node: NodeId, talk: u64, bytes: Vec<u8> },
+    /// The desk's end of a conversation is gone, and the node hears of it.
+    Dropped { node: NodeId, talk: u64 },
+    /// A node does not know a conversation, and the desk hears of it.
+    Broken { node: NodeId, talk: u64 },
+    /// The deadline of the desk's end has come.
+    WakeDesk { talk: u64 },
+    /// The deadline of a node's end has come.
+    WakeNode { node: NodeId, talk: u64 },
     /// A node has computed something.
-    Done {
-        node: NodeId,
-        life: u32,
-    },
-    Strike {
-        node: NodeId,
-        fault: Fault,
-    },
-}
-
-/// What the desk says to a node.
-pub(crate) enum ToNode {
-    Open(StageSpec),
-    Order(Order),
-    Close,
-}
-
-/// What a node says to the desk.
-pub(crate) enum ToDesk {
-    Opened,
-    Refused(String),
-    Reply(Reply),
-    /// The connection is gone.
-    Broken(&'static str),
-}
-
-/// A session as the desk sees it.
-struct Talk {
-    node: NodeId,
-    bell: Bell,
-    opened: bool,
-    replies: VecDeque<Reply>,
-    end: Option<SeatError>,
-    traffic: Traffic,
+    Done { node: NodeId, life: u32 },
+    /// A fault.
+    Strike { node: NodeId, fault: Fault },
 }
 
 impl Core {
@@ -242,13 +204,19 @@ impl Core {
         })
     }
 
-    fn schedule(&mut self, at: Duration, event: Event) {
+    /// A number for a conversation.
+    pub(crate) fn number(&mut self) -> u64 {
         self.count += 1;
-        self.events.insert((at.max(self.now), self.count), event);
+        self.count
+    }
+
+    fn schedule(&mut self, at: Duration, event: Event) {
+        let number = self.number();
+        self.events.insert((at.max(self.now), number), event);
     }
 
     /// Lets events happen until a moment, or until `enough`.
-    fn run(&mut self, until: Duration, enough: impl Fn(&Core) -> bool) {
+    pub(crate) fn run(&mut self, until: Duration, enough: impl Fn(&Core) -> bool) {
         while !enough(self) {
             match self.events.first_entry() {
                 Some(next) if next.key().0 <= until => {
@@ -266,79 +234,161 @@ impl Core {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Told { node, talk, word } => self.told(node, talk, word),
-            Event::Heard { talk, word } => self.heard(talk, word),
+            Event::Told { node, talk, bytes } => self.told(node, talk, bytes),
+            Event::Heard { node, talk, bytes } => self.heard(node, talk, &bytes),
+            Event::Dropped { node, talk } => self.dropped(node, talk),
+            Event::Broken { node, talk } => self.broken(node, talk),
+            Event::WakeDesk { talk } => self.wake_desk(talk),
+            Event::WakeNode { node, talk } => self.wake_node(node, talk),
             Event::Done { node, life } => self.done(node, life),
-            Event::Strike { node, fault } => self.struck_by(node, fault),
+            Event::Strike { node, fault } => self.strike(node, fault),
         }
     }
 
-    /// The desk says something.
-    fn tell(&mut self, talk: u64, word: ToNode) {
-        let Some(node) = self.talks.get(&talk).map(|talk| talk.node) else {
+    /// Takes from the desk's end what it has to say, and sends it.
+    pub(crate) fn carry_desk(&mut self, talk: u64) {
+        let now = self.now;
+        let Some(own) = self.talks.get_mut(&talk) else {
             return;
         };
+        let bytes = own.listen();
+        let (node, wake) = (own.node, own.next_wake());
+        if let Some(at) = wake {
+            self.schedule(at, Event::WakeDesk { talk });
+        }
+        if bytes.is_empty() {
+            return;
+        }
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
-        let bytes = FRAME_BYTES + size_up(&word);
-        self.talks.entry(talk).and_modify(|talk| talk.traffic.up += bytes);
-        if let Some(at) = member.up.send(self.now, bytes, &mut self.dice) {
-            self.schedule(at, Event::Told { node, talk, word });
+        if !member.met {
+            // A connection is made first: one round trip.
+            member.met = true;
+            member.up.hold_until(now + member.shape.link.rtt);
+        }
+        if let Some(at) = member.up.send(now, bytes.len() as u64, &mut self.dice) {
+            self.schedule(at, Event::Told { node, talk, bytes });
         }
     }
 
-    /// A node says something.
-    fn say(&mut self, talk: u64, node: NodeId, word: ToDesk) {
+    /// Takes from a node's end what it has to say, and sends it.
+    fn carry_node(&mut self, node: NodeId, talk: u64) {
+        let now = self.now;
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
-        let bytes = FRAME_BYTES + size_down(&word);
-        if let Some(at) = member.down.send(self.now, bytes, &mut self.dice) {
-            self.schedule(at, Event::Heard { talk, word });
+        member.serve(talk, now);
+        let bytes = member.transmit(talk);
+        let sent = match bytes.is_empty() {
+            true => None,
+            false => member.down.send(now, bytes.len() as u64, &mut self.dice),
+        };
+        let wake = member.next_wake(talk);
+        if let Some(at) = sent {
+            self.schedule(at, Event::Heard { node, talk, bytes });
         }
+        if let Some(at) = wake {
+            self.schedule(at, Event::WakeNode { node, talk });
+        }
+        self.begin(node);
     }
 
-    /// A node hears the desk.
-    fn told(&mut self, node: NodeId, talk: u64, word: ToNode) {
-        let Some(member) = self.members.get_mut(&node) else {
-            return;
-        };
-        if member.up.cut || !member.alive {
-            return;
+    /// A node that can hear: alive, reached, and not stopped. What comes to a stopped one waits for it.
+    fn awake(&mut self, node: NodeId, event: impl FnOnce() -> Event) -> Option<&mut Member> {
+        let member = self.members.get_mut(&node)?;
+        if !member.alive || member.up.cut {
+            return None;
         }
         if member.stopped {
-            // It lies in the socket until the process goes on.
-            member.parked.push(Event::Told { node, talk, word });
+            member.parked.push(event());
+            return None;
+        }
+        Some(member)
+    }
+
+    fn told(&mut self, node: NodeId, talk: u64, bytes: Vec<u8>) {
+        let now = self.now;
+        let again = || Event::Told {
+            node,
+            talk,
+            bytes: bytes.clone(),
+        };
+        if self.awake(node, again).is_none() {
             return;
         }
-        let answer = match word {
-            ToNode::Close => {
-                member.benches.remove(&talk);
-                return;
-            }
-            ToNode::Open(_) if member.refuses => ToDesk::Refused("the owner needs the machine".to_owned()),
-            ToNode::Open(spec) => match Workbench::open(&member.node, &spec) {
-                Ok(bench) => {
-                    member.benches.insert(talk, bench);
-                    ToDesk::Opened
-                }
-                Err(error) => ToDesk::Refused(error.to_string()),
-            },
-            ToNode::Order(order) => match member.benches.get_mut(&talk) {
-                None => ToDesk::Broken("it does not know the session"),
-                Some(bench) => match bench.take(order) {
-                    Err(error) => ToDesk::Refused(error.to_string()),
-                    Ok(()) => {
-                        if !member.ready.contains(&talk) {
-                            member.ready.push_back(talk);
-                        }
-                        return self.begin(node);
-                    }
-                },
-            },
+        let first = self.talks.get_mut(&talk).is_some_and(|own| own.first_word());
+        let Some(member) = self.members.get_mut(&node) else {
+            return;
         };
-        self.say(talk, node, answer);
+        if first {
+            member.meet(talk, now);
+        }
+        let clock = member.clock(now);
+        match member.talks.get_mut(&talk) {
+            Some(served) => {
+                // Broken bytes end the conversation, and its end says so itself.
+                let _ = served.end.receive(clock, &bytes);
+                self.carry_node(node, talk);
+            }
+            None => {
+                let at = now + member.shape.link.rtt / 2;
+                if !member.down.cut {
+                    self.schedule(at, Event::Broken { node, talk });
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, node: NodeId, talk: u64, bytes: &[u8]) {
+        if self.members.get(&node).is_none_or(|member| member.down.cut) {
+            return;
+        }
+        if let Some(own) = self.talks.get_mut(&talk) {
+            own.hear(self.now, bytes);
+            self.carry_desk(talk);
+        }
+    }
+
+    fn dropped(&mut self, node: NodeId, talk: u64) {
+        if let Some(member) = self.awake(node, || Event::Dropped { node, talk }) {
+            member.talks.remove(&talk);
+        }
+    }
+
+    fn broken(&mut self, node: NodeId, talk: u64) {
+        if self.members.get(&node).is_none_or(|member| member.down.cut) {
+            return;
+        }
+        if let Some(own) = self.talks.get_mut(&talk) {
+            own.break_off(self.now);
+            self.carry_desk(talk);
+        }
+    }
+
+    fn wake_desk(&mut self, talk: u64) {
+        if let Some(own) = self.talks.get_mut(&talk) {
+            own.wake(self.now);
+            self.carry_desk(talk);
+        }
+    }
+
+    fn wake_node(&mut self, node: NodeId, talk: u64) {
+        let now = self.now;
+        let Some(member) = self.awake(node, || Event::WakeNode { node, talk }) else {
+            return;
+        };
+        let clock = member.clock(now);
+        let Some(served) = member.talks.get_mut(&talk) else {
+            return;
+        };
+        if served.wake == Some(now) {
+            served.wake = None;
+        }
+        if served.end.deadline().is_some_and(|at| at <= clock) {
+            let _ = served.end.wake(clock);
+        }
+        self.carry_node(node, talk);
     }
 
     /// Lets a node that does nothing compute what is next.
@@ -350,16 +400,21 @@ impl Core {
             let Some(talk) = member.ready.pop_front() else {
                 return;
             };
-            let Some(bench) = member.benches.get_mut(&talk) else {
+            let Some(bench) = member
+                .talks
+                .get_mut(&talk)
+                .and_then(|served| served.bench.as_mut())
+            else {
                 continue;
             };
             let Some((_, profile)) = self.models.get(&bench.model()) else {
                 continue;
             };
-            let Some((reply, took)) = bench.work(profile, &member.shape.speed, &mut self.dice) else {
+            let (said, took) = bench.work(profile, &member.shape.speed, &mut self.dice);
+            if said.is_empty() {
                 continue;
-            };
-            member.busy = Some((talk, reply.map_err(|error| error.to_string())));
+            }
+            member.busy = Some((talk, said));
             let (at, life) = (self.now + took.mul_f64(member.slow), member.life);
             return self.schedule(at, Event::Done { node: id, life });
         }
@@ -367,6 +422,7 @@ impl Core {
 
     /// A node has computed something.
     fn done(&mut self, id: NodeId, life: u32) {
+        let now = self.now;
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
@@ -379,56 +435,40 @@ impl Core {
         let count = member.replies;
         if let Some(at) = member.pending.iter().position(|(reply, _)| *reply <= count) {
             let (_, fault) = member.pending.remove(at);
-            self.struck_by(id, fault);
+            self.strike(id, fault);
             return self.done(id, life);
         }
         member.replies += 1;
-        let Some((talk, reply)) = member.busy.take() else {
+        let Some((talk, said)) = member.busy.take() else {
             return;
         };
-        if member.benches.get(&talk).is_some_and(|bench| !bench.is_idle()) {
+        let clock = member.clock(now);
+        said.into_iter()
+            .for_each(|command| member.command(talk, clock, command));
+        let bench = member.talks.get(&talk).and_then(|served| served.bench.as_ref());
+        if bench.is_some_and(|bench| !bench.is_idle()) {
             member.ready.push_back(talk);
         }
-        let word = match reply {
-            Ok(reply) => ToDesk::Reply(member.said(reply)),
-            Err(why) => ToDesk::Refused(why),
-        };
-        self.say(talk, id, word);
-        self.begin(id);
+        self.carry_node(id, talk);
     }
 
-    /// The desk hears a node.
-    fn heard(&mut self, talk: u64, word: ToDesk) {
-        let Some(heard) = self.talks.get_mut(&talk) else {
+    /// The desk is done with a conversation: with a goodbye that is said, or in the middle.
+    pub(crate) fn let_go(&mut self, talk: u64) {
+        self.carry_desk(talk);
+        let Some(own) = self.talks.remove(&talk) else {
             return;
         };
-        if self.members.get(&heard.node).is_none_or(|member| member.down.cut) {
+        let Some(member) = self.members.get(&own.node) else {
             return;
+        };
+        let at = self.now + member.shape.link.rtt / 2;
+        if !member.up.cut {
+            self.schedule(at, Event::Dropped { node: own.node, talk });
         }
-        heard.traffic.down += FRAME_BYTES + size_down(&word);
-        let node = heard.node;
-        match word {
-            ToDesk::Opened => heard.opened = true,
-            ToDesk::Reply(reply) => heard.replies.push_back(reply),
-            ToDesk::Refused(why) => {
-                heard.end.get_or_insert(SeatError::Refused {
-                    node,
-                    why: Refusal::Said(why),
-                });
-            }
-            ToDesk::Broken(why) => {
-                let why = why.to_owned();
-                heard.end.get_or_insert(SeatError::Lost { node, why });
-            }
-        }
-        heard.bell.ring();
     }
 
-    fn struck_by(&mut self, id: NodeId, fault: Fault) {
-        let works = self
-            .members
-            .get(&id)
-            .is_some_and(|member| !member.benches.is_empty());
+    fn strike(&mut self, id: NodeId, fault: Fault) {
+        let works = self.members.get(&id).is_some_and(Member::works);
         self.struck.push(Strike {
             at: self.now,
             node: id,
@@ -436,7 +476,7 @@ impl Core {
             works,
         });
         self.story.tell(self.now, format!("{}: {fault:?}", id.short()));
-        let fresh = matches!(fault, Fault::Revived).then(|| self.node(id));
+        let (now, fresh) = (self.now, matches!(fault, Fault::Revived).then(|| self.node(id)));
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
@@ -454,9 +494,7 @@ impl Core {
             Fault::Continued => {
                 member.stopped = false;
                 let parked = std::mem::take(&mut member.parked);
-                parked
-                    .into_iter()
-                    .for_each(|event| self.schedule(self.now, event));
+                parked.into_iter().for_each(|event| self.schedule(now, event));
             }
             Fault::HalfOpen => member.down.cut = true,
             Fault::CutOff => (member.up.cut, member.down.cut) = (true, true),
@@ -465,236 +503,12 @@ impl Core {
             Fault::Lies(lie) => member.lie = Some(lie),
             Fault::Left | Fault::Refuses => {
                 member.refuses = true;
-                let talks: Vec<u64> = member.benches.keys().copied().collect();
-                member.forget();
-                for talk in talks {
-                    let word = match fault {
-                        Fault::Left => ToDesk::Broken("it said goodbye"),
-                        _ => ToDesk::Refused("the owner needs the machine".to_owned()),
-                    };
-                    self.say(talk, id, word);
+                member.give_up(now, fault);
+                for talk in member.talks.keys().copied().collect::<Vec<_>>() {
+                    self.carry_node(id, talk);
                 }
             }
         }
         self.begin(id);
-    }
-}
-
-/// Bytes of what the desk says, without its frame.
-fn size_up(word: &ToNode) -> u64 {
-    match word {
-        ToNode::Open(_) => 64,
-        ToNode::Close => 0,
-        ToNode::Order(Order::Rollback(_)) => 4,
-        ToNode::Order(Order::Generate { .. }) => 16,
-        ToNode::Order(Order::Forward(forward)) => match &forward.input {
-            StageInput::Tokens(tokens) => 3 * tokens.len() as u64,
-            StageInput::Rows { hidden, tokens } => 4 * hidden.rows.len() as u64 + 3 * tokens.len() as u64,
-        },
-    }
-}
-
-/// Bytes of what a node says, without its frame.
-fn size_down(word: &ToDesk) -> u64 {
-    match word {
-        ToDesk::Opened | ToDesk::Broken(_) => 0,
-        ToDesk::Refused(why) => why.len() as u64,
-        ToDesk::Reply(Reply::Rows { hidden, .. }) => 4 * hidden.rows.len() as u64,
-        ToDesk::Reply(Reply::Choices { tokens, .. }) => 3 * tokens.len() as u64,
-    }
-}
-
-/// A node behind a link.
-struct Far {
-    world: World,
-    id: NodeId,
-}
-
-impl Host for Far {
-    fn node(&self) -> NodeId {
-        self.id
-    }
-
-    fn open(&self, _session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
-        let mut core = self.world.core();
-        let (node, now) = (self.id, core.now);
-        core.count += 1;
-        let talk = core.count;
-        core.opened.push((now, node));
-        let (start, end) = (spec.layers.start(), spec.layers.end());
-        core.story.tell(
-            now,
-            format!("{}: layers {start}..{end} are asked for", node.short()),
-        );
-        let fresh = Talk {
-            node,
-            bell: bell.clone(),
-            opened: false,
-            replies: VecDeque::new(),
-            end: None,
-            traffic: Traffic::default(),
-        };
-        core.talks.insert(talk, fresh);
-        core.tell(talk, ToNode::Open(spec.clone()));
-        let answered = |core: &Core| {
-            let talk = core.talks.get(&talk);
-            talk.is_none_or(|talk| talk.opened || talk.end.is_some())
-        };
-        core.run(now + OPEN_PATIENCE, answered);
-        let opened = core
-            .talks
-            .get_mut(&talk)
-            .map(|talk| (talk.opened, talk.end.take()));
-        let error = match opened {
-            Some((true, None)) => {
-                return Ok(Box::new(FarSeat {
-                    world: self.world.clone(),
-                    node,
-                    talk,
-                    held: 0,
-                }));
-            }
-            Some((_, Some(error))) => error,
-            _ => SeatError::Late {
-                node,
-                waited: OPEN_PATIENCE,
-            },
-        };
-        core.talks.remove(&talk);
-        let now = core.now;
-        core.story.tell(now, format!("not opened: {error}"));
-        Err(error)
-    }
-}
-
-struct FarSeat {
-    world: World,
-    node: NodeId,
-    talk: u64,
-    /// Orders that are not answered yet.
-    held: usize,
-}
-
-impl Seat for FarSeat {
-    fn node(&self) -> NodeId {
-        self.node
-    }
-
-    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
-        if self.held >= ORDERS_MAX {
-            let why = Refusal::Said("too many orders wait".to_owned());
-            return Err(SeatError::Refused { node: self.node, why });
-        }
-        self.held += usize::from(matches!(order, Order::Forward(_)));
-        self.world.core().tell(self.talk, ToNode::Order(order));
-        Ok(())
-    }
-
-    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
-        let mut core = self.world.core();
-        let Some(talk) = core.talks.get_mut(&self.talk) else {
-            return Ok(None);
-        };
-        if let Some(reply) = talk.replies.pop_front() {
-            self.held = self.held.saturating_sub(1);
-            return Ok(Some(reply));
-        }
-        match talk.end.take() {
-            None => Ok(None),
-            Some(error) => {
-                let now = core.now;
-                core.story.tell(now, error.to_string());
-                Err(error)
-            }
-        }
-    }
-
-    fn traffic(&self) -> Traffic {
-        let core = self.world.core();
-        core.talks
-            .get(&self.talk)
-            .map(|talk| talk.traffic)
-            .unwrap_or_default()
-    }
-}
-
-impl Drop for FarSeat {
-    fn drop(&mut self) {
-        let mut core = self.world.core();
-        core.tell(self.talk, ToNode::Close);
-        core.talks.remove(&self.talk);
-    }
-}
-
-/// The desk's own node.
-struct Near {
-    world: World,
-    node: Node,
-    speed: Speed,
-}
-
-impl Host for Near {
-    fn node(&self) -> NodeId {
-        self.node.id()
-    }
-
-    fn open(&self, _session: SessionId, spec: &StageSpec, _bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
-        let node = self.node.id();
-        let bench = Workbench::open(&self.node, spec).map_err(|error| SeatError::Refused {
-            node,
-            why: Refusal::Stage(error),
-        })?;
-        Ok(Box::new(NearSeat {
-            world: self.world.clone(),
-            node,
-            speed: self.speed.clone(),
-            bench,
-        }))
-    }
-}
-
-struct NearSeat {
-    world: World,
-    node: NodeId,
-    speed: Speed,
-    bench: Workbench,
-}
-
-impl NearSeat {
-    fn refused(&self, error: heph_runtime::node::StageError) -> SeatError {
-        SeatError::Refused {
-            node: self.node,
-            why: Refusal::Stage(error),
-        }
-    }
-}
-
-impl Seat for NearSeat {
-    fn node(&self) -> NodeId {
-        self.node
-    }
-
-    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
-        self.bench.take(order).map_err(|error| self.refused(error))
-    }
-
-    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
-        let worked = {
-            let mut core = self.world.core();
-            let Core { models, dice, .. } = &mut *core;
-            let Some((_, profile)) = models.get(&self.bench.model()) else {
-                return Ok(None);
-            };
-            self.bench.work(profile, &self.speed, dice)
-        };
-        let Some((reply, took)) = worked else {
-            return Ok(None);
-        };
-        self.world.spend(took);
-        reply.map(Some).map_err(|error| self.refused(error))
-    }
-
-    fn choose_by(&mut self, options: &SamplingOptions) -> bool {
-        self.bench.stage().choose_by(options)
     }
 }
