@@ -123,9 +123,14 @@ impl Drafting {
 
     /// The next round: the one with the fewest expected seconds for a token among those that the budget can lose.
     pub fn next(&self) -> Round {
+        self.next_among(&|_| true)
+    }
+
+    /// As [`Drafting::next`], with only those sources that have something to say.
+    pub fn next_among(&self, has: &dyn Fn(usize) -> bool) -> Round {
         let plain = Round { source: 0, length: 0 };
         let mut best = (self.plain, plain);
-        for (at, source) in self.sources.iter().enumerate() {
+        for (at, source) in self.sources.iter().enumerate().filter(|(at, _)| has(*at)) {
             for length in 1..=source.length_max {
                 let seconds = self.round_seconds(source, length);
                 // The worst that can come of it is one token for the whole round.
@@ -162,6 +167,16 @@ impl Drafting {
         source.seconds += 0.2 * (each.max(0.0) - source.seconds);
         source.hits = KEEP * source.hits + f64::from(accepted);
         source.misses = KEEP * source.misses + if accepted < round.length { 1.0 } else { 0.0 };
+    }
+
+    /// What a round is thought to cost by now: the start of the next answer, which is expected to have `tokens` tokens.
+    pub fn round(&self, tokens: u32) -> RoundStart {
+        RoundStart {
+            plain: self.plain,
+            fixed: self.fixed,
+            per_row: self.per_row,
+            tokens,
+        }
     }
 
     /// The acceptance that a source is thought to have.

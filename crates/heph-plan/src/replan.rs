@@ -51,6 +51,8 @@ pub struct Progress {
     pub tokens_left: u32,
     /// Time since something was moved last; `None` if nothing was.
     pub since_move: Option<Duration>,
+    /// The one way in which a cache can come to another node; `None` where both are possible.
+    pub only: Option<MoveBy>,
 }
 
 /// What to do now.
@@ -136,7 +138,7 @@ pub fn replan(
     let Some(best) = explored.chosen(rest.mode) else {
         return Err(Refusal::impossible(&rest, cluster));
     };
-    let moves = moves(&rest, cluster, old, best, progress.positions);
+    let moves = moves(&rest, cluster, old, best, progress);
     let seconds: f64 = moves.iter().map(|m| m.seconds).sum();
     // Nothing of the prompt has to be taken in again but what the moves replay.
     let left = |plan: &Plan| f64::from(progress.tokens_left) * plan.expected.per_token.as_secs_f64();
@@ -226,7 +228,7 @@ fn takes_work(cluster: &Cluster, plan: &Plan) -> bool {
 }
 
 /// Layers that the new plan runs elsewhere, each run of them by the cheaper way.
-fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, positions: u32) -> Vec<Move> {
+fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, progress: Progress) -> Vec<Move> {
     let Some(choice) = request.models.first() else {
         return Vec::new();
     };
@@ -250,7 +252,7 @@ fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, positions
     }
     let priced = moves.into_iter().filter_map(|(start, end, from, to)| {
         let range = LayerRange::new(start, end, layers).ok()?;
-        Some(priced(request, cluster, range, from, to, positions))
+        Some(priced(request, cluster, range, from, to, progress))
     });
     priced.collect()
 }
@@ -261,8 +263,9 @@ fn priced(
     layers: LayerRange,
     from: Option<NodeId>,
     to: NodeId,
-    positions: u32,
+    progress: Progress,
 ) -> Move {
+    let positions = progress.positions;
     let choice = &request.models[0].profile;
     let kv = request.kv.first().map_or(heph_types::KvFormat::F16, |k| k.format);
     let own = &choice.layers[layers.iter()];
@@ -296,7 +299,11 @@ fn priced(
         let down = peer(node).map_or(f64::INFINITY, |p| p.link.down);
         trip(node) + trip(to) + bytes / down + bytes / up(to)
     });
-    let (by, seconds) = match transfer < replay {
+    let sends = match progress.only {
+        Some(only) => only == MoveBy::Transfer,
+        None => transfer < replay,
+    };
+    let (by, seconds) = match sends {
         true => (MoveBy::Transfer, transfer),
         false => (MoveBy::Replay, replay),
     };

@@ -4,8 +4,10 @@
 //! its layers are. What the line holds is kept between answers, so that a conversation that goes on pays for its new
 //! part only.
 
+mod speculation;
 mod teller;
 
+pub use speculation::{Expectation, GuessSource, Plain, Speculation};
 pub use teller::{Guess, Guesses, Pace};
 
 use std::sync::Arc;
@@ -292,12 +294,14 @@ impl Desk {
         options.sampling.check().map_err(SamplingError::Option)?;
         let clock = Arc::clone(self.line.clock());
         let (began, traffic) = (clock.now(), self.line.traffic());
+        let most = options.max_tokens.unwrap_or(context);
         let cached_tokens = self.go_back_to(&prompt, &options.sampling);
+        self.pace
+            .begin(&options.sampling, most.min(context - prompt.len() + 1));
         let mut turn = Turn {
             stream: TextStream::new(options.stops.clone()),
             text: String::new(),
         };
-        let most = options.max_tokens.unwrap_or(context);
         let room = context.min(prompt.len().saturating_add(most.saturating_sub(1)));
         let Self {
             line,
@@ -357,9 +361,6 @@ impl Desk {
     /// since what follows it is asked for.
     fn go_back_to(&mut self, prompt: &[TokenId], sampling: &SamplingOptions) -> usize {
         let held = self.line.begin(sampling);
-        if let Pace::Guess(guess) = &mut self.pace {
-            guess.drafter.begin(sampling);
-        }
         let held = &self.line.tokens()[..held];
         let same = held.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         same.min(prompt.len().saturating_sub(1))

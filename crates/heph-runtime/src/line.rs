@@ -9,6 +9,12 @@
 //! at home, `n..n` keeps the logits there.
 
 mod history;
+mod layout;
+mod post;
+mod recovery;
+mod tempo;
+
+pub use layout::{Layout, Standing, Steering};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,20 +23,23 @@ use std::time::{Duration, Instant};
 use heph_engine::model::Model;
 use heph_engine::sample::SamplingOptions;
 use heph_types::{
-    Forward, KvFormat, LayerRange, ModelHash, NodeId, Order, Position, Reply, SessionId, StageInput,
-    StageSpec, TokenId,
+    Forward, KvFormat, LayerRange, ModelHash, NodeId, Order, Position, Reply, StageInput, TokenId,
 };
 
 use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock};
-use crate::seat::{Bell, Host, Seat, SeatError, Traffic};
-use history::History;
+use crate::seat::{Bell, Host, SeatError, Traffic};
+use history::{History, HistoryLimits};
+use post::{Kind, Piece, Post, answers, fits};
 
 /// Orders that a line keeps under way at one seat: enough to fill a link of 300 ms with chunks of 10 ms.
 const FLIGHT_MAX: usize = 32;
 
 /// Tokens that are replayed in one order.
 const REPLAY_TOKENS: usize = 256;
+
+/// Moves that are told of one answer; a line that moves more often is told of no further.
+const MOVES_MAX: usize = 1024;
 
 /// How long a node that was lost is not asked again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
@@ -90,14 +99,27 @@ pub struct Placement {
 /// What a line waits for and how it cuts prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineLimits {
-    /// How long a seat may be silent over a piece of work,
+    /// How long a seat whose pace is not known yet may be silent over a piece of work,
     pub patience: Duration,
     /// and how much longer for each token in it.
     pub patience_per_token: Duration,
+    /// How long a seat is waited for at the least once its pace is known; else by its pace.
+    pub patience_least: Duration,
     /// Tokens of a prompt that travel together. Shorter pieces keep more stages busy, longer ones run faster.
     pub chunk: usize,
     /// Bytes of rows kept in memory for one stage; older ones go to disk.
     pub history_bytes: usize,
+    /// Bytes of rows that one stage may have on disk.
+    pub history_disk_bytes: u64,
+}
+
+impl LineLimits {
+    fn history(&self) -> HistoryLimits {
+        HistoryLimits {
+            memory: self.history_bytes,
+            disk: self.history_disk_bytes,
+        }
+    }
 }
 
 impl Default for LineLimits {
@@ -105,8 +127,10 @@ impl Default for LineLimits {
         Self {
             patience: Duration::from_secs(3),
             patience_per_token: Duration::from_millis(100),
+            patience_least: Duration::from_secs(1),
             chunk: 64,
             history_bytes: history::MEMORY_BYTES_MAX,
+            history_disk_bytes: history::DISK_BYTES_MAX,
         }
     }
 }
@@ -175,61 +199,16 @@ pub struct Line {
     chosen: VecDeque<Chosen>,
     lost: Vec<(NodeId, Instant)>,
     moves: Vec<Move>,
+    steering: Option<Box<dyn Steering>>,
+    /// What the answer may still have, as its teller said last.
+    tokens_left: usize,
+    /// Time spent waiting for seats.
+    waited: Duration,
     clock: Arc<dyn Clock>,
     bell: Bell,
     sessions: u64,
     /// Of seats that are gone.
     traffic: Traffic,
-}
-
-/// A stage's place in the line.
-struct Post {
-    node: NodeId,
-    layers: LayerRange,
-    seat: Option<Box<dyn Seat>>,
-    /// What went in; the first stage's are the line's tokens.
-    inputs: History,
-    /// Under way at the seat, oldest first.
-    flight: VecDeque<Piece>,
-    /// Not yet handed to the seat.
-    waiting: VecDeque<Piece>,
-    /// Since when the oldest piece under way is the oldest.
-    since: Instant,
-}
-
-/// Consecutive tokens on their way through a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    first: usize,
-    tokens: usize,
-    /// How many of them still count: a later feed may have taken the others' places.
-    live: usize,
-    /// How many of the last of them are to be answered by a chosen token.
-    wanted: usize,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Its result goes on to the next stage.
-    New,
-    /// Its result is known already: it only fills a new seat's cache.
-    Replay,
-}
-
-impl Piece {
-    fn end(&self) -> usize {
-        self.first + self.live
-    }
-
-    /// The part of it before `to`.
-    fn cut(&mut self, to: usize) {
-        let live = to.saturating_sub(self.first);
-        if live < self.live {
-            self.live = live;
-            self.wanted = 0;
-        }
-    }
 }
 
 /// A node that holds the whole model goes on alone.
@@ -238,6 +217,28 @@ struct Stream {
     ends: Vec<TokenId>,
     /// Whether the seat knows.
     sent: bool,
+}
+
+/// An order that a seat took in.
+enum Submitted {
+    /// A piece: the seat's cache will end here.
+    Piece { end: usize },
+    /// What stands from here on is forgotten.
+    Rollback { to: usize },
+    /// The node goes on alone.
+    Stream,
+}
+
+impl Submitted {
+    fn of(order: &Order) -> Self {
+        match order {
+            Order::Forward(forward) => Self::Piece {
+                end: forward.first.index() + forward.input.tokens(),
+            },
+            Order::Rollback(to) => Self::Rollback { to: to.index() },
+            Order::Generate { .. } => Self::Stream,
+        }
+    }
 }
 
 impl Line {
@@ -251,34 +252,10 @@ impl Line {
         stages: &[Placement],
         limits: LineLimits,
     ) -> Result<Self, LineError> {
-        let mut next = 0;
-        for stage in stages {
-            let (start, end) = (stage.layers.start(), stage.layers.end());
-            if start != next || end > model.layers {
-                let why = format!("layers {start}..{end} follow layer {next} of {}", model.layers);
-                return Err(LineError::Layout(why));
-            }
-            next = end;
-            if !hosts.iter().any(|host| host.node() == stage.node) {
-                return Err(LineError::Layout(format!("{} is no host", stage.node.short())));
-            }
-        }
-        if stages.is_empty() || next != model.layers {
-            return Err(LineError::Layout(format!(
-                "they end with layer {next} of {}",
-                model.layers
-            )));
-        }
+        layout::check(&model, &hosts, stages)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let post = |stage: &Placement| Post {
-            node: stage.node,
-            layers: stage.layers,
-            seat: None,
-            inputs: History::new(model.width, limits.history_bytes),
-            flight: VecDeque::new(),
-            waiting: VecDeque::new(),
-            since: clock.now(),
-        };
+        let inputs = || History::new(model.width, limits.history());
+        let post = |stage: &Placement| Post::vacant(stage, inputs(), clock.now());
         Ok(Self {
             posts: stages.iter().map(post).collect(),
             model,
@@ -290,6 +267,9 @@ impl Line {
             chosen: VecDeque::new(),
             lost: Vec::new(),
             moves: Vec::new(),
+            steering: None,
+            tokens_left: 0,
+            waited: Duration::ZERO,
             clock,
             bell: Bell::new(),
             sessions: first_session(),
@@ -341,6 +321,11 @@ impl Line {
         &self.moves
     }
 
+    /// Time spent waiting for seats so far: what the desk could have used for guessing.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// What went over the network so far.
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
@@ -387,33 +372,30 @@ impl Line {
         let unanswered = tokens.len() - answers;
         for from in (0..tokens.len()).step_by(self.limits.chunk.max(1)) {
             let to = tokens.len().min(from + self.limits.chunk.max(1));
-            self.posts[0].waiting.push_back(Piece {
-                first: first + from,
-                tokens: to - from,
-                live: to - from,
-                wanted: to.saturating_sub(unanswered.max(from)),
-                kind: Kind::New,
-            });
+            let wanted = to.saturating_sub(unanswered.max(from));
+            let piece = Piece::new(first + from, to - from, wanted, Kind::New);
+            self.posts[0].waiting.push_back(piece);
         }
     }
 
-    /// Feeds `last` and lets the model go on alone from there, for `tokens_max` tokens or until one of `ends`. The chosen
-    /// tokens count as fed, but for the last one.
-    ///
-    /// # Panics
-    /// When the line has more than one stage.
+    /// Feeds `last` behind what was fed and lets the model go on alone from there, for `tokens_max` tokens or until one of
+    /// `ends`. The chosen tokens count as fed, but for the last one. A line of several stages feeds each itself.
     pub fn generate(&mut self, last: TokenId, tokens_max: u32, ends: &[TokenId]) {
-        assert_eq!(
-            self.posts.len(),
-            1,
-            "only a node with the whole model goes on alone"
-        );
-        self.tokens.push(last);
         self.stream = Some(Stream {
             left: tokens_max,
             ends: ends.to_vec(),
             sent: false,
         });
+        self.go_on_with(last);
+    }
+
+    /// Lets a stream go on after `token`.
+    fn go_on_with(&mut self, token: TokenId) {
+        self.tokens.push(token);
+        if !self.is_whole() {
+            let piece = Piece::new(self.tokens.len() - 1, 1, 1, Kind::New);
+            self.posts[0].waiting.push_back(piece);
+        }
     }
 
     /// Whether this line can go on alone: one node holds the whole model.
@@ -457,14 +439,14 @@ impl Line {
 
     /// Takes back what is under way; returns how many tokens every stage holds or will hold.
     pub fn settle(&mut self) -> usize {
-        if self.stream.take().is_some() {
+        if self.stream.take().is_some() && self.is_whole() {
             // The seat may have chosen more than it was heard to. Another session is surer than sorting that out.
             self.unseat(0);
         }
-        let solid = (0..self.posts.len()).map(|at| self.solid(at)).min().unwrap_or(0);
-        self.truncate(solid);
+        let held = self.held();
+        self.truncate(held);
         self.chosen.clear();
-        solid
+        held
     }
 
     /// Looks at every seat once, the last first: what comes out of the line matters most. Returns whether anything moved.
@@ -472,21 +454,19 @@ impl Line {
         let mut moved = false;
         for at in (0..self.posts.len()).rev() {
             moved |= self.push(at)?;
-            let Some(seat) = &mut self.posts[at].seat else {
+            // Whoever was lost may have taken stages with it.
+            let Some(seat) = self.posts.get_mut(at).and_then(|post| post.seat.as_mut()) else {
                 continue;
             };
-            match seat.poll() {
-                Ok(Some(reply)) => {
-                    moved = true;
-                    if let Err(error) = self.take(at, reply)? {
-                        self.replace(at, error)?;
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    moved = true;
-                    self.replace(at, error)?;
-                }
+            let fault = match seat.poll() {
+                Ok(None) => continue,
+                Ok(Some(reply)) => self.take(at, reply)?.err(),
+                Err(error) => Some(error),
+            };
+            moved = true;
+            if let Some(fault) = fault {
+                self.replace(at, fault)?;
+                return Ok(true);
             }
         }
         Ok(moved)
@@ -503,6 +483,7 @@ impl Line {
             return self.replace(at, SeatError::Late { node, waited });
         }
         self.clock.wait(&self.bell, seen, deadline.min(now + CANCEL_LOOK));
+        self.waited += self.clock.now().saturating_duration_since(now);
         Ok(())
     }
 
@@ -518,9 +499,12 @@ impl Line {
         let LineLimits {
             patience,
             patience_per_token,
+            patience_least,
             ..
         } = self.limits;
-        Some(post.since + patience + patience_per_token * tokens as u32)
+        let unknown = || patience + patience_per_token * tokens as u32;
+        let known = post.tempo.patience(tokens).map(|own| own.max(patience_least));
+        Some(post.since + known.unwrap_or_else(unknown))
     }
 
     /// Hands waiting pieces to a seat, opening it first where there is none. Returns whether it did anything.
@@ -534,16 +518,24 @@ impl Line {
             }
             let post = &mut self.posts[at];
             let Some(seat) = &mut post.seat else { continue };
+            let kind = Submitted::of(&order);
             if let Err(error) = seat.submit(order) {
                 self.replace(at, error)?;
-                continue;
+                return Ok(true);
             }
             if post.flight.is_empty() {
                 post.since = self.clock.now();
             }
-            match post.waiting.pop_front() {
-                Some(piece) => post.flight.push_back(piece),
-                None => self.stream.iter_mut().for_each(|stream| stream.sent = true),
+            match kind {
+                Submitted::Piece { end } => {
+                    post.reach = end;
+                    post.flight.extend(post.waiting.pop_front());
+                }
+                Submitted::Rollback { to } => post.reach = to,
+                Submitted::Stream => {
+                    post.tempo.forget_short();
+                    self.stream.iter_mut().for_each(|stream| stream.sent = true);
+                }
             }
         }
         Ok(moved)
@@ -551,16 +543,29 @@ impl Line {
 
     /// The order for the piece that a seat should get next.
     fn next_order(&mut self, at: usize) -> Result<Option<Order>, LineError> {
-        let last = at + 1 == self.posts.len();
-        let post = &mut self.posts[at];
+        let (last, alone) = (at + 1 == self.posts.len(), self.posts.len() == 1);
+        let Some(post) = self.posts.get_mut(at) else {
+            return Ok(None);
+        };
         let Some(piece) = post.waiting.front() else {
-            let stream = self.stream.as_ref().filter(|stream| at == 0 && !stream.sent);
-            return Ok(stream.and_then(|stream| {
-                Some(Order::Generate {
-                    last: *self.tokens.last()?,
-                    tokens_max: stream.left,
-                    ends: stream.ends.clone(),
-                })
+            let asked = post.flight.iter().any(|piece| piece.wanted > 0);
+            let stream = self
+                .stream
+                .as_ref()
+                .filter(|stream| alone && !stream.sent && !asked);
+            let last = self.tokens.last().copied();
+            let Some((stream, last)) = stream.zip(last) else {
+                return Ok(None);
+            };
+            // A node goes on from the end of its cache, where guesses may stand that were wrong.
+            let to = self.tokens.len() - 1;
+            if post.reach > to {
+                return Ok(Some(Order::Rollback(Position(to as u32))));
+            }
+            return Ok(Some(Order::Generate {
+                last,
+                tokens_max: stream.left,
+                ends: stream.ends.clone(),
             }));
         };
         if post.flight.len() >= FLIGHT_MAX {
@@ -590,9 +595,10 @@ impl Line {
     /// Takes a reply in. The inner error is the seat's fault.
     fn take(&mut self, at: usize, reply: Reply) -> Result<Result<(), SeatError>, LineError> {
         let last = at + 1 == self.posts.len();
-        let post = &mut self.posts[at];
-        post.since = self.clock.now();
+        let (post, now) = (&mut self.posts[at], self.clock.now());
+        let took = now.saturating_duration_since(std::mem::replace(&mut post.since, now));
         let Some(piece) = post.flight.pop_front() else {
+            post.tempo.saw(1, took);
             return Ok(self.take_streamed(at, &reply));
         };
         if let Err(why) = fits(&reply, &piece, last, &self.model, &self.tokens) {
@@ -601,24 +607,53 @@ impl Line {
             post.flight.push_front(piece);
             return Ok(Err(SeatError::Wrong { node, why }));
         }
+        post.tempo.saw(piece.tokens, took);
         if piece.kind == Kind::Replay || piece.live == 0 {
             return Ok(Ok(()));
         }
         match reply {
             Reply::Choices { first, tokens } if piece.wanted > 0 => {
-                self.chosen.push_back(Chosen { first, tokens })
+                if let Some(token) = tokens.last() {
+                    self.take_step(*token);
+                }
+                self.chosen.push_back(Chosen { first, tokens });
             }
             Reply::Choices { .. } => {}
-            Reply::Rows { hidden, .. } => {
-                let next = &mut self.posts[at + 1];
-                next.inputs.push(&hidden.rows[..piece.live * hidden.width])?;
-                next.waiting.push_back(Piece {
-                    tokens: piece.live,
-                    ..piece
-                });
-            }
+            Reply::Rows { hidden, .. } => self.pass_on(at, piece, &hidden.rows)?,
         }
         Ok(Ok(()))
+    }
+
+    /// Hands a stage's rows on to the next one.
+    fn pass_on(&mut self, at: usize, piece: Piece, rows: &[f32]) -> Result<(), LineError> {
+        let known = self.known_after(at + 1);
+        let next = &mut self.posts[at + 1];
+        // Rows that it has already, because it was told them by another seat before.
+        let had = next.inputs.len().saturating_sub(piece.first).min(piece.live);
+        let (first, tokens) = (piece.first + had, piece.live - had);
+        if tokens == 0 {
+            return Ok(());
+        }
+        let width = self.model.width;
+        next.inputs.push(&rows[had * width..piece.live * width])?;
+        let kind = match piece.kind {
+            Kind::Rebuild if known >= first + tokens => Kind::Replay,
+            kind => kind,
+        };
+        next.waiting
+            .push_back(Piece::new(first, tokens, piece.wanted, kind));
+        Ok(())
+    }
+
+    /// A stream's token that came step by step: the next one is asked for.
+    fn take_step(&mut self, token: TokenId) {
+        let Some(stream) = &mut self.stream else { return };
+        stream.left = stream.left.saturating_sub(1);
+        if stream.left == 0 || stream.ends.contains(&token) {
+            self.stream = None;
+        } else {
+            self.go_on_with(token);
+        }
     }
 
     /// Takes in a token that a node chose on its own.
@@ -637,160 +672,12 @@ impl Line {
         if !stream.sent || first.index() != self.tokens.len() || token.index() >= self.model.vocab {
             return Err(wrong("the token is for another place"));
         }
-        stream.left -= 1;
-        if stream.left == 0 || stream.ends.contains(&token) {
-            self.stream = None;
-        } else {
-            self.tokens.push(token);
-        }
+        self.take_step(token);
         self.chosen.push_back(Chosen {
             first: *first,
             tokens: vec![token],
         });
         Ok(())
-    }
-
-    /// Gives a lost seat's stage to somebody else.
-    fn replace(&mut self, at: usize, error: SeatError) -> Result<(), LineError> {
-        if matches!(error, SeatError::Stopped) {
-            self.take_back(at);
-            return Err(LineError::Cancelled);
-        }
-        let node = self.posts[at].node;
-        if matches!(error, SeatError::Expired { .. }) {
-            // The node is well, and as good as any other to begin anew with.
-            self.unseat(at);
-            return self.open(at, None);
-        }
-        self.lost.push((node, self.clock.now()));
-        for other in 0..self.posts.len() {
-            if self.posts[other].node == node {
-                self.unseat(other);
-            }
-        }
-        self.open(at, Some(error))
-    }
-
-    /// Puts pieces under way back to where they wait.
-    fn take_back(&mut self, at: usize) {
-        let post = &mut self.posts[at];
-        while let Some(piece) = post.flight.pop_back() {
-            let tokens = piece.live;
-            post.waiting.push_front(Piece { tokens, ..piece });
-        }
-        post.waiting.retain(|piece| piece.live > 0);
-        if at == 0 {
-            self.stream.iter_mut().for_each(|stream| stream.sent = false);
-        }
-    }
-
-    /// Leaves a seat; what was under way waits for the next one.
-    fn unseat(&mut self, at: usize) {
-        self.take_back(at);
-        let post = &mut self.posts[at];
-        post.waiting.retain(|piece| piece.kind == Kind::New);
-        if let Some(seat) = post.seat.take() {
-            self.traffic += seat.traffic();
-        }
-    }
-
-    /// Opens a seat for a stage at its node, or at another where that one was lost, and lets it replay what went in.
-    fn open(&mut self, at: usize, lost: Option<SeatError>) -> Result<(), LineError> {
-        let (noticed, from, layers) = (self.clock.now(), self.posts[at].node, self.posts[at].layers);
-        let mut cause = lost;
-        loop {
-            let Some(host) = self.substitute(at) else {
-                let nobody = || SeatError::Lost {
-                    node: from,
-                    why: "it failed a moment ago".to_owned(),
-                };
-                let cause = cause.unwrap_or_else(nobody);
-                return Err(LineError::NoSeat { layers, cause });
-            };
-            let (node, spec) = (host.node(), self.spec(at));
-            self.sessions = self.sessions.wrapping_add(1);
-            match host.open(SessionId(self.sessions), &spec, &self.bell) {
-                Ok(seat) => {
-                    self.posts[at].seat = Some(seat);
-                    self.posts[at].node = node;
-                    self.replay(at);
-                    if node != from {
-                        let elsewhere = || "it failed in another stage".to_owned();
-                        self.moves.push(Move {
-                            layers,
-                            from,
-                            to: node,
-                            why: cause.map_or_else(elsewhere, |cause| cause.to_string()),
-                            at: Position(self.tokens.len() as u32),
-                            gap: None,
-                            noticed,
-                        });
-                    }
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.lost.push((node, self.clock.now()));
-                    cause = Some(error);
-                }
-            }
-        }
-    }
-
-    /// Who should hold a stage: its own node unless lost, else the one that holds the fewest layers of this line.
-    fn substitute(&self, at: usize) -> Option<Arc<dyn Host>> {
-        let lost = |node: NodeId| self.lost.iter().any(|(lost, _)| *lost == node);
-        let load = |node: NodeId| -> usize {
-            let others = self.posts.iter().enumerate().filter(|(other, _)| *other != at);
-            let theirs = others.filter(|(_, post)| post.node == node);
-            theirs.map(|(_, post)| post.layers.len().max(1)).sum()
-        };
-        let here = self.posts[at].node;
-        let candidates = self.hosts.iter().filter(|host| !lost(host.node()));
-        candidates
-            .min_by_key(|host| (host.node() != here, load(host.node())))
-            .cloned()
-    }
-
-    fn spec(&self, at: usize) -> StageSpec {
-        let last = at + 1 == self.posts.len();
-        StageSpec {
-            model: self.model.hash,
-            layers: self.posts[at].layers,
-            context: self.model.context as u32,
-            kv_format: self.model.kv_format,
-            choose: last.then(|| self.sampling.clone()),
-        }
-    }
-
-    /// Lets a new seat catch up with what its stage has been through.
-    fn replay(&mut self, at: usize) {
-        let solid = self.solid(at);
-        let waiting = &mut self.posts[at].waiting;
-        for from in (0..solid).step_by(REPLAY_TOKENS).rev() {
-            let tokens = REPLAY_TOKENS.min(solid - from);
-            waiting.push_front(Piece {
-                first: from,
-                tokens,
-                live: tokens,
-                wanted: 0,
-                kind: Kind::Replay,
-            });
-        }
-    }
-
-    /// Tokens that a stage has been through for good: everything before its oldest unanswered piece.
-    fn solid(&self, at: usize) -> usize {
-        let post = &self.posts[at];
-        let open = post.flight.iter().chain(&post.waiting);
-        let open = open.filter(|piece| piece.kind == Kind::New && piece.live > 0);
-        let fed = if at == 0 {
-            self.tokens.len()
-        } else {
-            post.inputs.len()
-        };
-        // The last token of a stream goes in with the order itself.
-        let streamed = usize::from(at == 0 && self.stream.is_some());
-        open.map(|piece| piece.first).min().unwrap_or(fed - streamed)
     }
 
     /// Takes back what was fed from position `to` on.
@@ -810,73 +697,6 @@ impl Line {
             post.waiting.retain(|piece| piece.live > 0);
         }
     }
-
-    /// Tells moves that nobody has waited out yet how long the wait was.
-    fn note_gap(&mut self) {
-        for moved in self.moves.iter_mut().filter(|moved| moved.gap.is_none()) {
-            moved.gap = Some(self.clock.now().saturating_duration_since(moved.noticed));
-        }
-    }
-}
-
-/// Rows of a piece that its stage has to answer.
-fn answers(piece: &Piece, last: bool) -> usize {
-    match piece.kind {
-        Kind::Replay => 0,
-        Kind::New if last => piece.wanted,
-        Kind::New => piece.tokens,
-    }
-}
-
-/// Whether a reply is one to this piece of what was `fed`.
-fn fits(reply: &Reply, piece: &Piece, last: bool, model: &LineModel, fed: &[TokenId]) -> Result<(), String> {
-    // A piece that was cut while under way was sent whole.
-    let sent = piece.tokens;
-    let (count, first, wanted) = match reply {
-        Reply::Rows { first, hidden } => {
-            let shaped = hidden.width == model.width && hidden.rows.len().is_multiple_of(model.width.max(1));
-            if last || !shaped {
-                return Err("rows of another shape".to_owned());
-            }
-            // What became void while under way may be left out.
-            let wanted = match piece.kind {
-                _ if piece.live == 0 => hidden.tokens(),
-                Kind::Replay => 0,
-                Kind::New => sent,
-            };
-            (hidden.tokens(), first.index(), wanted)
-        }
-        Reply::Choices { first, tokens } => {
-            if !last || tokens.iter().any(|token| token.index() >= model.vocab) {
-                return Err("tokens that do not exist or were not asked for".to_owned());
-            }
-            // How many were wanted when it was sent is forgotten once it was cut.
-            let wanted = if piece.live < sent {
-                tokens.len()
-            } else {
-                piece.wanted
-            };
-            // A peer leaves out what follows a guess that was wrong: nobody would use it.
-            let guess = fed.get((first.index() + tokens.len()).saturating_sub(1));
-            let ends_early = !tokens.is_empty() && guess.is_some() && tokens.last() != guess;
-            let told = if ends_early {
-                wanted.max(tokens.len())
-            } else {
-                tokens.len()
-            };
-            (told, first.index() - 1.min(first.index()), wanted)
-        }
-    };
-    if count != wanted {
-        return Err(format!("{count} rows, asked for {wanted}"));
-    }
-    if first + count != piece.first + sent {
-        return Err(format!(
-            "for position {first}, asked for {}",
-            piece.first + sent - wanted
-        ));
-    }
-    Ok(())
 }
 
 /// A number that sessions of this process count on from: two desks that use one node should not meet.

@@ -8,11 +8,14 @@ use heph_engine::sample::SamplingOptions;
 use heph_engine::source::Source;
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
+use heph_plan::draft::SourceStart;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
-use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Guess, Pace, Prompt};
+use heph_runtime::desk::{
+    Answer, AnswerOptions, Desk, DeskError, Finish, Guess, GuessSource, Pace, Plain, Prompt, Speculation,
+};
 use heph_runtime::draft::{Drafter, EchoDrafter, Either, ModelDrafter};
-use heph_runtime::line::{Line, LineError, LineLimits, LineModel, Placement};
+use heph_runtime::line::{Layout, Line, LineError, LineLimits, LineModel, Placement, Standing, Steering};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::seat::{Bell, Host, Refusal, Seat, SeatError};
 use heph_runtime::words::Words;
@@ -291,6 +294,9 @@ const TOPOLOGIES: [&[(u8, usize, usize)]; 5] = [
     &[(1, 0, 0), (2, 0, 1), (3, 1, 2), (4, 2, 2)],
 ];
 
+/// Steps, a stream, guesses, and guesses that decide for themselves.
+const PACES: u64 = 4;
+
 /// Remote nodes of a world: those of the topologies and some that stand by.
 const REMOTE: u8 = 6;
 
@@ -316,7 +322,7 @@ impl Case {
             topology: (seed % 5) as usize,
             sampled: seed / 5 % 2 == 1,
             prompt: (seed / 10 % 3) as usize,
-            pace: seed / 30 % 3,
+            pace: seed / 30 % PACES,
         }
     }
 
@@ -344,7 +350,7 @@ fn pace(number: u64) -> Pace {
     match number {
         0 => Pace::Steps,
         1 => Pace::Stream,
-        _ => {
+        2 => {
             let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
             // The same model drafts for itself, and would always be right: an echo comes first and often is not.
             let drafter = Either(
@@ -356,6 +362,22 @@ fn pace(number: u64) -> Pace {
                 length: 3,
                 ahead: 2,
             })
+        }
+        _ => {
+            let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
+            let source = |drafter, acceptance| GuessSource {
+                drafter,
+                start: SourceStart {
+                    acceptance,
+                    seconds_per_token: 1e-6,
+                    length_max: 6,
+                },
+            };
+            let sources = vec![
+                source(Box::new(Unsure(ModelDrafter::new(line, Cancel::new()))), 0.7),
+                source(Box::<EchoDrafter>::default(), 0.5),
+            ];
+            Pace::Adapt(Box::new(Speculation::new(sources, Plain::Stream, None)))
         }
     }
 }
@@ -406,7 +428,36 @@ fn nodes(case: Case, plant: Plant, dead: &Arc<AtomicUsize>) -> Vec<Arc<dyn Host>
     hosts
 }
 
-fn desk(case: Case, hosts: Vec<Arc<dyn Host>>) -> Desk {
+/// Lays the model out anew for no reason, every few tokens and at every second loss.
+struct Wanderer(Dice);
+
+impl Wanderer {
+    fn layout(&mut self) -> Option<Layout> {
+        let topology = TOPOLOGIES[self.0.below(5) as usize];
+        let turn = self.0.below(u64::from(REMOTE) + 1) as u8;
+        let place = |&(id, start, end): &(u8, usize, usize)| Placement {
+            node: NodeId([(id + turn) % (REMOTE + 1); 32]),
+            layers: line_model().range(start, end),
+        };
+        Some(Layout {
+            stages: topology.iter().map(place).collect(),
+            why: "wandering".to_owned(),
+            hosts: Vec::new(),
+        })
+    }
+}
+
+impl Steering for Wanderer {
+    fn lost(&mut self, _node: NodeId, _now: &Standing) -> Option<Layout> {
+        (self.0.below(2) == 0).then(|| self.layout()).flatten()
+    }
+
+    fn look(&mut self, _now: &Standing) -> Option<Layout> {
+        (self.0.below(4) == 0).then(|| self.layout()).flatten()
+    }
+}
+
+fn desk(case: Case, hosts: Vec<Arc<dyn Host>>, wanders: bool) -> Desk {
     let model = line_model();
     let place = |&(id, start, end): &(u8, usize, usize)| Placement {
         node: NodeId([id; 32]),
@@ -416,6 +467,7 @@ fn desk(case: Case, hosts: Vec<Arc<dyn Host>>) -> Desk {
     let limits = LineLimits {
         patience: Duration::from_millis(1),
         patience_per_token: Duration::ZERO,
+        patience_least: Duration::from_millis(1),
         chunk: 5,
         // So little that rows go to disk.
         history_bytes: if case.seed.is_multiple_of(7) {
@@ -423,14 +475,18 @@ fn desk(case: Case, hosts: Vec<Arc<dyn Host>>) -> Desk {
         } else {
             1 << 20
         },
+        ..LineLimits::default()
     };
-    let line = Line::new(model, hosts, &stages, limits).expect("the stages are the model");
+    let mut line = Line::new(model, hosts, &stages, limits).expect("the stages are the model");
+    if wanders {
+        line = line.with_steering(Box::new(Wanderer(Dice::new(case.seed + 1))));
+    }
     Desk::over(line, pace(case.pace), Arc::clone(&tiny().words), Cancel::new())
 }
 
-fn answer(case: Case, plant: Plant) -> Outcome {
+fn answer(case: Case, plant: Plant, wanders: bool) -> Outcome {
     let dead = Arc::new(AtomicUsize::new(0));
-    let mut desk = desk(case, nodes(case, plant, &dead));
+    let mut desk = desk(case, nodes(case, plant, &dead), wanders);
     let mut streamed = String::new();
     let answer = desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |text| {
         streamed.push_str(text);
@@ -452,12 +508,12 @@ fn calm(case: Case) -> Answer {
 }
 
 /// Runs cases until `deaths` nodes have died. Returns how many answers differ from the calm one.
-fn storm(deaths: usize, plant: Plant) -> usize {
+fn storm(deaths: usize, plant: Plant, wanders: bool) -> usize {
     let calm: Vec<Answer> = (0..30).map(|seed| calm(Case::of(seed))).collect();
     let (mut dead, mut differing, mut seed) = (0, 0, 0);
     while dead < deaths {
         let case = Case::of(seed);
-        let outcome = answer(case, plant);
+        let outcome = answer(case, plant, wanders);
         dead += outcome.dead;
         let expected = &calm[(seed % 30) as usize];
         let same = outcome.answer.as_ref().is_ok_and(|answer| {
@@ -481,17 +537,24 @@ fn storm(deaths: usize, plant: Plant) -> usize {
 
 #[test]
 fn five_thousand_lost_nodes_change_no_token() {
-    assert_eq!(storm(5_000, Plant::Nothing), 0);
+    assert_eq!(storm(5_000, Plant::Nothing, false), 0);
+}
+
+#[test]
+fn layers_that_wander_among_dying_nodes_change_no_token() {
+    assert_eq!(storm(1_500, Plant::Nothing, true), 0);
+    assert!(storm(200, Plant::ReplayLate, true) > 0);
+    assert!(storm(200, Plant::NoiseOff, true) > 0);
 }
 
 #[test]
 fn a_replay_that_begins_a_position_late_is_seen() {
-    assert!(storm(200, Plant::ReplayLate) > 0);
+    assert!(storm(200, Plant::ReplayLate, false) > 0);
 }
 
 #[test]
 fn noise_of_another_position_is_seen() {
-    assert!(storm(200, Plant::NoiseOff) > 0);
+    assert!(storm(200, Plant::NoiseOff, false) > 0);
 }
 
 #[test]
@@ -515,7 +578,7 @@ fn an_answer_survives_losses_in_a_row_and_the_conversation_goes_on() {
         })
     });
     let hosts = hosts.chain([Arc::new(node(HERE)) as Arc<dyn Host>]).collect();
-    let mut desk = desk(case, hosts);
+    let mut desk = desk(case, hosts, false);
     let mut calm = {
         let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
         Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), Cancel::new())
@@ -539,7 +602,7 @@ fn when_nobody_is_left_the_error_says_why() {
     let dead = Arc::new(AtomicUsize::new(0));
     let mut hosts = nodes(case, Plant::Nothing, &dead);
     hosts.pop();
-    let mut desk = desk(case, hosts);
+    let mut desk = desk(case, hosts, false);
     let mut ask = || desk.answer(Prompt::Text(PROMPTS[0]), &case.options(), &mut |_| {});
     let error = (0..20).find_map(|_| ask().err()).expect("the nodes die");
     let DeskError::Line(LineError::NoSeat { .. }) = &error else {

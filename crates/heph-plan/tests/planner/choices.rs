@@ -152,6 +152,7 @@ const PROGRESS: Progress = Progress {
     positions: 250,
     tokens_left: 2000,
     since_move: None,
+    only: None,
 };
 
 #[test]

@@ -2,13 +2,18 @@
 //! line confirms many at a time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
 
+use heph_engine::sample::SamplingOptions;
 use heph_types::TokenId;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::draft::Drafter;
 use crate::line::{Line, LineError};
+
+use super::speculation::{Drafted, Speculation};
 
 /// How tokens are asked for.
 pub enum Pace {
@@ -18,6 +23,8 @@ pub enum Pace {
     Stream,
     /// Guesses are fed, and the line says which are right.
     Guess(Guess),
+    /// Guesses are fed where they help, by whom and as many as helped before.
+    Adapt(Box<Speculation>),
 }
 
 /// Guesses and how many.
@@ -28,6 +35,17 @@ pub struct Guess {
     pub length: usize,
     /// Pieces under way at most. With two, the next is guessed and sent while the last is confirmed.
     pub ahead: usize,
+}
+
+impl Pace {
+    /// Starts an answer of at most `tokens` tokens.
+    pub(super) fn begin(&mut self, sampling: &SamplingOptions, tokens: usize) {
+        match self {
+            Self::Steps | Self::Stream => {}
+            Self::Guess(guess) => guess.drafter.begin(sampling),
+            Self::Adapt(speculation) => speculation.begin(sampling, tokens),
+        }
+    }
 }
 
 /// What guessing brought.
@@ -51,15 +69,36 @@ pub(super) struct Teller<'a> {
     /// The conversation's end: no token is fed beyond.
     room: usize,
     ends: &'a [TokenId],
-    /// Tokens fed.
-    fed: usize,
+    fed: Fed,
     /// Fed after the history, and not yet confirmed.
     guessed: VecDeque<TokenId>,
     /// Chosen and not yet told.
     choices: VecDeque<TokenId>,
-    /// Answers that each piece under way still owes.
-    owed: VecDeque<usize>,
+    /// Pieces of which answers are still to come.
+    under_way: VecDeque<Sent>,
+    /// When the last piece's answers came, and how long the desk had waited by then.
+    judged_at: Option<(Instant, f64)>,
     pub(super) guesses: Guesses,
+}
+
+/// What the line was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fed {
+    /// So many tokens.
+    To(usize),
+    /// It goes on by itself.
+    Alone,
+}
+
+/// A piece that was sent.
+struct Sent {
+    /// Answers that it still owes.
+    owed: usize,
+    /// Answers that were asked for.
+    answers: usize,
+    /// Whether it holds a part of the prompt, whose time tells nothing of a round's.
+    prompt: bool,
+    drafted: Drafted,
 }
 
 impl<'a> Teller<'a> {
@@ -80,10 +119,11 @@ impl<'a> Teller<'a> {
             prompt,
             room,
             ends,
-            fed,
+            fed: Fed::To(fed),
             guessed: VecDeque::new(),
             choices: VecDeque::new(),
-            owed: VecDeque::new(),
+            under_way: VecDeque::new(),
+            judged_at: None,
             guesses: Guesses::default(),
         }
     }
@@ -91,13 +131,16 @@ impl<'a> Teller<'a> {
     /// The token after `history`, which is the prompt and all that was told.
     pub(super) fn next(&mut self, history: &[TokenId]) -> Result<TokenId, LineError> {
         while self.choices.is_empty() {
-            if matches!(self.pace, Pace::Stream) && self.line.is_whole() {
-                self.go_on_alone(history);
-            } else {
-                self.send(history)?;
+            self.line.steer((self.room + 1).saturating_sub(history.len()))?;
+            match self.fed {
+                Fed::Alone => {}
+                Fed::To(fed) if matches!(self.pace, Pace::Stream) && self.line.is_whole() => {
+                    self.go_on_alone(history, fed);
+                }
+                Fed::To(fed) => self.send(history, fed)?,
             }
             let chosen = self.line.collect(self.cancel)?;
-            self.settle(chosen.tokens.len());
+            self.settle(&chosen.tokens);
             self.choices.extend(chosen.tokens);
         }
         let token = self
@@ -120,64 +163,155 @@ impl<'a> Teller<'a> {
         }
         self.guessed.clear();
         self.choices.clear();
-        self.owed.clear();
-        self.fed = position;
+        self.under_way.clear();
+        self.fed = Fed::To(position);
     }
 
-    /// Counts answers that came.
-    fn settle(&mut self, mut count: usize) {
-        while let Some(owed) = self.owed.front_mut() {
-            let paid = count.min(*owed);
-            *owed -= paid;
+    /// Counts answers that came, and lets the control learn from them. Nothing is left to tell at this moment, so the
+    /// first of them stands where the first guess does.
+    fn settle(&mut self, tokens: &[TokenId]) {
+        let judged = tokens.len().min(self.guessed.len());
+        let pairs = tokens.iter().zip(&self.guessed);
+        let right = pairs.take_while(|(token, guess)| token == guess).count();
+        // What follows a wrong guess may be left out, and what was sent behind it is void.
+        let wrong = right < judged;
+        let gained = tokens.len().min(right + 1);
+        let mut count = tokens.len();
+        while let Some(sent) = self.under_way.front_mut() {
+            let paid = count.min(sent.owed);
+            sent.owed -= paid;
             count -= paid;
-            if *owed > 0 {
+            if sent.owed > 0 && !wrong {
                 return;
             }
-            self.owed.pop_front();
+            let Some(sent) = self.under_way.pop_front() else {
+                return;
+            };
+            self.learn(&sent, gained);
+            if wrong || count == 0 {
+                return;
+            }
         }
     }
 
-    /// Lets the node go on by itself, unless it does already.
-    fn go_on_alone(&mut self, history: &[TokenId]) {
-        if self.fed >= history.len() {
+    fn learn(&mut self, sent: &Sent, gained: usize) {
+        let Pace::Adapt(speculation) = &mut *self.pace else {
             return;
+        };
+        let (now, waited) = (self.line.clock().now(), self.line.waited().as_secs_f64());
+        let before = self.judged_at.replace((now, waited));
+        if let Some((when, waited_then)) = before.filter(|_| !sent.prompt) {
+            let seconds = now.saturating_duration_since(when).as_secs_f64();
+            let gained = gained.min(sent.answers);
+            speculation.learn(&sent.drafted, sent.answers, gained, seconds, waited - waited_then);
         }
+    }
+
+    /// Lets the node go on by itself.
+    fn go_on_alone(&mut self, history: &[TokenId], fed: usize) {
         let last = history.len() - 1;
-        if self.fed < last {
-            self.line.feed(self.fed, &history[self.fed..last], 0);
-        }
+        // Also where nothing is to be fed: guesses that were wrong are taken back.
+        self.line.feed(fed, &history[fed..last], 0);
         self.line
             .generate(history[last], (self.room - last) as u32, self.ends);
-        self.fed = usize::MAX;
+        self.fed = Fed::Alone;
     }
 
     /// Sends what is not yet fed, with guesses, until as many pieces are under way as may be.
-    fn send(&mut self, history: &[TokenId]) -> Result<(), LineError> {
-        let ahead = match self.pace {
-            Pace::Guess(guess) => guess.ahead.max(1),
-            Pace::Steps | Pace::Stream => 1,
-        };
-        while self.owed.len() < ahead {
-            let mut tokens = [history, self.guessed.make_contiguous()].concat();
-            let known = tokens.len();
+    fn send(&mut self, history: &[TokenId], mut fed: usize) -> Result<(), LineError> {
+        while self.under_way.is_empty() || self.sends_more() {
+            let known = [history, self.guessed.make_contiguous()].concat();
             let over = self.guessed.back().is_some_and(|last| self.ends.contains(last));
-            if let Pace::Guess(guess) = &mut *self.pace
-                && !over
-            {
-                let count = guess.length.min(self.room.saturating_sub(known));
-                tokens.extend(guess.drafter.draft(&tokens, count)?);
-            }
-            self.guessed.extend(&tokens[known..]);
-            if tokens.len() == self.fed {
+            let room = if over {
+                0
+            } else {
+                self.room.saturating_sub(known.len())
+            };
+            let drafted = self.draft(&known, room)?;
+            let tokens = [known.as_slice(), &drafted.tokens].concat();
+            if tokens.len() == fed {
                 return Ok(());
             }
-            let answers = tokens.len() - self.fed.max(self.prompt - 1);
-            self.line.feed(self.fed, &tokens[self.fed..], answers);
+            if self.goes_on_alone(&drafted, history, fed) {
+                self.go_on_alone(history, fed);
+                return Ok(());
+            }
+            self.guessed.extend(&drafted.tokens);
+            let answers = tokens.len() - fed.max(self.prompt - 1);
+            self.line.feed(fed, &tokens[fed..], answers);
             self.line.nudge()?;
-            self.fed = tokens.len();
-            self.owed.push_back(answers);
+            let prompt = fed < self.prompt;
+            fed = tokens.len();
+            self.fed = Fed::To(fed);
             self.guesses.pieces += 1;
+            self.under_way.push_back(Sent {
+                owed: answers,
+                answers,
+                prompt,
+                drafted,
+            });
         }
-        Ok(())
+        self.guess_ahead(history)
+    }
+
+    /// Whether another piece should be sent behind those under way.
+    fn sends_more(&self) -> bool {
+        let last = self.under_way.back().map(|sent| &sent.drafted);
+        match &*self.pace {
+            Pace::Steps | Pace::Stream => false,
+            Pace::Guess(guess) => self.under_way.len() < guess.ahead.max(1),
+            Pace::Adapt(speculation) => {
+                self.under_way.len() < 2 && last.is_some_and(|sent| speculation.sends_ahead(sent))
+            }
+        }
+    }
+
+    /// Guesses for the next piece.
+    fn draft(&mut self, known: &[TokenId], room: usize) -> Result<Drafted, LineError> {
+        let clock = Arc::clone(self.line.clock());
+        let began = clock.now();
+        let time = || clock.now().saturating_duration_since(began);
+        match &mut *self.pace {
+            Pace::Steps | Pace::Stream => Ok(Drafted::none()),
+            Pace::Guess(guess) => {
+                let count = guess.length.min(room);
+                let tokens = if count > 0 {
+                    guess.drafter.draft(known, count)?
+                } else {
+                    Vec::new()
+                };
+                Ok(Drafted {
+                    tokens,
+                    ..Drafted::none()
+                })
+            }
+            Pace::Adapt(speculation) => speculation.draft(known, room, &time),
+        }
+    }
+
+    /// Whether a plain step would be better made by a node on its own.
+    fn goes_on_alone(&self, drafted: &Drafted, history: &[TokenId], fed: usize) -> bool {
+        let Pace::Adapt(speculation) = &*self.pace else {
+            return false;
+        };
+        let plain = drafted.tokens.is_empty() && self.under_way.is_empty() && fed < history.len();
+        plain && speculation.streams() && self.line.is_whole()
+    }
+
+    /// Uses the time until the next answer.
+    fn guess_ahead(&mut self, history: &[TokenId]) -> Result<(), LineError> {
+        let Pace::Adapt(speculation) = &mut *self.pace else {
+            return Ok(());
+        };
+        let over = self.guessed.back().is_some_and(|last| self.ends.contains(last));
+        let [sent] = self.under_way.make_contiguous() else {
+            return Ok(());
+        };
+        if over || sent.prompt {
+            return Ok(());
+        }
+        let known = [history, self.guessed.make_contiguous()].concat();
+        let room = self.room.saturating_sub(known.len());
+        speculation.guess_ahead(&sent.drafted, &known, room)
     }
 }

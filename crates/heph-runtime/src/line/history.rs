@@ -8,10 +8,22 @@ use heph_types::Hidden;
 /// Bytes of rows that stay in memory for one stage; older ones go to a file without a name.
 pub(crate) const MEMORY_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of rows that one stage may have on disk: 131,072 positions of 8,192 numbers.
+pub(crate) const DISK_BYTES_MAX: u64 = 4 << 30;
+
+/// What a history may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HistoryLimits {
+    /// Bytes of rows in memory; older ones go to disk.
+    pub(crate) memory: usize,
+    /// Bytes of rows on disk.
+    pub(crate) disk: u64,
+}
+
 /// The rows that went into a stage, from position 0 on. Bounded by the context; beyond a limit the older part is on disk.
 pub(crate) struct History {
     width: usize,
-    memory_max: usize,
+    limits: HistoryLimits,
     /// Rows on disk: the first ones.
     spilled: usize,
     /// The rows after them.
@@ -20,11 +32,11 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// An empty history of rows of `width` numbers, of which `memory_max` bytes stay in memory.
-    pub(crate) fn new(width: usize, memory_max: usize) -> Self {
+    /// An empty history of rows of `width` numbers.
+    pub(crate) fn new(width: usize, limits: HistoryLimits) -> Self {
         Self {
             width,
-            memory_max,
+            limits,
             spilled: 0,
             rows: Vec::new(),
             file: None,
@@ -39,7 +51,7 @@ impl History {
     /// Appends whole rows.
     pub(crate) fn push(&mut self, rows: &[f32]) -> io::Result<()> {
         self.rows.extend_from_slice(rows);
-        if self.rows.len() * size_of::<f32>() > self.memory_max {
+        if self.rows.len() * size_of::<f32>() > self.limits.memory {
             self.spill()?;
         }
         Ok(())
@@ -68,6 +80,11 @@ impl History {
     }
 
     fn spill(&mut self) -> io::Result<()> {
+        let (needed, most) = ((self.len() * self.row_bytes()) as u64, self.limits.disk);
+        if needed > most {
+            let why = format!("it takes {needed} bytes, and {most} may lie on disk");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
         let bytes: Vec<u8> = self.rows.iter().flat_map(|n| n.to_le_bytes()).collect();
         self.seek(self.spilled)?.write_all(&bytes)?;
         self.spilled = self.len();
@@ -101,8 +118,9 @@ mod tests {
     #[test]
     fn rows_come_back_from_memory_and_from_disk() {
         let row = |n: usize| [n as f32, -(n as f32)];
-        for memory_max in [0, 20, 1 << 20] {
-            let mut history = History::new(2, memory_max);
+        for memory in [0, 20, 1 << 20] {
+            let limits = HistoryLimits { memory, disk: 1000 };
+            let mut history = History::new(2, limits);
             (0..10).for_each(|n| history.push(&row(n)).unwrap());
             history.truncate(7);
             (7..12).for_each(|n| history.push(&row(n + 100)).unwrap());
@@ -113,9 +131,18 @@ mod tests {
             assert_eq!(
                 history.read(3, 12).unwrap().rows,
                 wanted,
-                "{memory_max} bytes in memory"
+                "{memory} bytes in memory"
             );
             assert!(history.read(12, 12).unwrap().rows.is_empty());
         }
+    }
+
+    #[test]
+    fn a_disk_is_not_filled_without_end() {
+        let limits = HistoryLimits { memory: 0, disk: 80 };
+        let mut history = History::new(2, limits);
+        (0..10).for_each(|n| history.push(&[n as f32; 2]).unwrap());
+        let error = history.push(&[10.0; 2]).unwrap_err().to_string();
+        assert_eq!(error, "it takes 88 bytes, and 80 may lie on disk");
     }
 }

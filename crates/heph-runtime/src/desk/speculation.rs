@@ -1,0 +1,268 @@
+//! Guessing that decides for itself: by what and how far to guess, from what guesses before took and gave.
+//!
+//! `heph_plan::draft` decides; here its decision is carried out, timed and told back. A round of no guesses is a plain
+//! step, or, where one node holds the whole model and going on alone is faster, the rest of the answer as a stream.
+
+use std::time::Duration;
+
+use heph_engine::sample::SamplingOptions;
+use heph_plan::draft::{Drafting, Outcome, Round, RoundStart, SourceStart};
+use heph_types::TokenId;
+
+use crate::draft::Drafter;
+use crate::line::LineError;
+
+/// What the news of a round's waiting counts.
+const WAIT_SHARE: f64 = 0.2;
+
+/// Plain steps that are timed first where nobody knows what a step takes.
+const TRIAL_STEPS: usize = 2;
+
+/// Somebody who guesses, and what is known of it before the first guess.
+pub struct GuessSource {
+    /// Who guesses.
+    pub drafter: Box<dyn Drafter>,
+    /// How well and how fast.
+    pub start: SourceStart,
+}
+
+/// What no guesses mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plain {
+    /// One way through the line and back for each token.
+    Steps,
+    /// A node with the whole model goes on alone.
+    Stream,
+}
+
+/// What a line is thought to take before it was timed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expectation {
+    /// Seconds, as the control counts them.
+    pub round: RoundStart,
+    /// Seconds of `round.fixed` that are the way there and back.
+    pub way: f64,
+}
+
+/// Guessers and the control of how they are used.
+pub struct Speculation {
+    sources: Vec<GuessSource>,
+    plain: Plain,
+    expected: Option<Expectation>,
+    control: Option<Drafting>,
+    /// Plain steps timed, where nothing was expected.
+    trial: Vec<f64>,
+    /// Tokens that the answer under way may have.
+    tokens: u32,
+    /// Seconds that the desk waits in a round.
+    waiting: f64,
+    ahead: Option<Ahead>,
+}
+
+/// Guesses made while earlier ones are looked at.
+struct Ahead {
+    /// What they follow.
+    after: usize,
+    /// The first is for the token that is not known yet.
+    tokens: Vec<TokenId>,
+    source: usize,
+}
+
+/// Guesses for the next round, and what making them took.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Drafted {
+    pub(super) round: Round,
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) seconds: f64,
+}
+
+/// A round of no guesses.
+const STEP: Round = Round { source: 0, length: 0 };
+
+impl Drafted {
+    /// No guesses.
+    pub(super) fn none() -> Self {
+        Self {
+            round: STEP,
+            tokens: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
+
+impl Speculation {
+    /// A control over `sources`. Without an expectation a few plain steps are timed first.
+    pub fn new(sources: Vec<GuessSource>, plain: Plain, expected: Option<Expectation>) -> Self {
+        Self {
+            sources,
+            plain,
+            expected,
+            control: None,
+            trial: Vec::new(),
+            tokens: 0,
+            waiting: 0.0,
+            ahead: None,
+        }
+    }
+
+    /// Whether no guesses mean that a node goes on alone.
+    pub(super) fn streams(&self) -> bool {
+        self.plain == Plain::Stream
+    }
+
+    /// Starts an answer of at most `tokens` tokens, with what was learned in the one before.
+    pub(super) fn begin(&mut self, sampling: &SamplingOptions, tokens: usize) {
+        self.tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        self.ahead = None;
+        if let Some(control) = self.control.take() {
+            let acceptances = (0..self.sources.len()).map(|at| control.acceptance(at));
+            for (source, acceptance) in self.sources.iter_mut().zip(acceptances) {
+                source.start.acceptance = acceptance.unwrap_or(source.start.acceptance);
+            }
+            if let Some(expected) = &mut self.expected {
+                expected.round = control.round(self.tokens);
+            }
+        }
+        for source in &mut self.sources {
+            source.drafter.begin(sampling);
+        }
+        self.take_control();
+    }
+
+    fn take_control(&mut self) {
+        let Some(expected) = self.expected else { return };
+        let starts: Vec<SourceStart> = self.sources.iter().map(|source| source.start).collect();
+        let tokens = self.tokens;
+        self.control = Some(Drafting::new(
+            &starts,
+            RoundStart {
+                tokens,
+                ..expected.round
+            },
+        ));
+    }
+
+    /// Guesses for the next round after `known`, at most `room` of them.
+    pub(super) fn draft(
+        &mut self,
+        known: &[TokenId],
+        room: usize,
+        time: &dyn Fn() -> Duration,
+    ) -> Result<Drafted, LineError> {
+        let mut idle = vec![false; self.sources.len()];
+        let began = time();
+        while let Some(control) = &self.control {
+            let round = control.next_among(&|source| !idle[source]);
+            let length = usize::from(round.length).min(room);
+            if length == 0 {
+                break;
+            }
+            let tokens = match self.prepared(known, round.source, length) {
+                Some(tokens) => tokens,
+                None => self.sources[round.source].drafter.draft(known, length)?,
+            };
+            if !tokens.is_empty() {
+                let seconds = time().saturating_sub(began).as_secs_f64();
+                return Ok(Drafted {
+                    round,
+                    tokens,
+                    seconds,
+                });
+            }
+            idle[round.source] = true;
+        }
+        Ok(Drafted::none())
+    }
+
+    /// What was guessed ahead, if it was right so far.
+    fn prepared(&mut self, known: &[TokenId], source: usize, length: usize) -> Option<Vec<TokenId>> {
+        let ahead = self.ahead.take()?;
+        let fits = ahead.source == source && ahead.after + 1 == known.len();
+        let (first, rest) = ahead.tokens.split_first()?;
+        (fits && known.last() == Some(first) && !rest.is_empty())
+            .then(|| rest[..rest.len().min(length)].to_vec())
+    }
+
+    /// Whether a second piece should be sent while `sent` is still looked at: the way there and back is saved where all
+    /// of its guesses and the one after them are right, and else a pass is wasted.
+    pub(super) fn sends_ahead(&self, sent: &Drafted) -> bool {
+        let (Some(control), Some(expected)) = (&self.control, &self.expected) else {
+            return false;
+        };
+        let Some(acceptance) = control.acceptance(sent.round.source) else {
+            return false;
+        };
+        let right = acceptance.powi(sent.tokens.len() as i32 + 1);
+        let start = control.round(self.tokens);
+        let pass = (start.fixed - expected.way).max(0.0) + start.per_row * sent.tokens.len() as f64;
+        !sent.tokens.is_empty() && right * expected.way > (1.0 - right) * pass
+    }
+
+    /// Uses the time in which `sent` is looked at, after which `known` would follow: guesses what comes then.
+    pub(super) fn guess_ahead(
+        &mut self,
+        sent: &Drafted,
+        known: &[TokenId],
+        room: usize,
+    ) -> Result<(), LineError> {
+        let length = sent.tokens.len();
+        let useful = length > 0 && room > 1 && self.waiting > sent.seconds;
+        if !useful {
+            return Ok(());
+        }
+        let source = sent.round.source;
+        let tokens = self.sources[source]
+            .drafter
+            .draft(known, (length + 1).min(room))?;
+        let after = known.len();
+        self.ahead = Some(Ahead {
+            after,
+            tokens,
+            source,
+        });
+        Ok(())
+    }
+
+    /// Learns how a round went: `gained` tokens in `seconds`, of which the desk waited `waited`.
+    pub(super) fn learn(&mut self, sent: &Drafted, answers: usize, gained: usize, seconds: f64, waited: f64) {
+        self.waiting += WAIT_SHARE * (waited - self.waiting);
+        let Some(control) = &mut self.control else {
+            self.time_step(answers, seconds);
+            return;
+        };
+        let length = answers.saturating_sub(1).min(sent.tokens.len()) as u16;
+        // A piece of one guess behind another says nothing: its only guess was judged with the one before.
+        if length == 0 && !sent.tokens.is_empty() {
+            return;
+        }
+        control.observe(Outcome {
+            round: Round { length, ..sent.round },
+            accepted: gained.saturating_sub(1) as u16,
+            seconds,
+            drafting: sent.seconds.min(seconds),
+        });
+    }
+
+    /// Times a plain step where nothing was expected; after a few of them the control begins.
+    fn time_step(&mut self, answers: usize, seconds: f64) {
+        if answers == 1 {
+            self.trial.push(seconds);
+        }
+        if self.trial.len() < TRIAL_STEPS {
+            return;
+        }
+        let plain = self.trial.drain(..).fold(f64::INFINITY, f64::min);
+        // Nobody told the way from the pass; a row more costs what `Tempo` says of short pieces, taken low.
+        let per_row = 0.05 * plain;
+        self.expected = Some(Expectation {
+            round: RoundStart {
+                plain,
+                fixed: plain - per_row,
+                per_row,
+                tokens: self.tokens,
+            },
+            way: self.waiting.min(plain),
+        });
+        self.take_control();
+    }
+}

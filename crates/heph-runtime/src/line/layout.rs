@@ -1,0 +1,247 @@
+//! A line laid out anew in the middle of an answer, and who decides that it is.
+//!
+//! A stage that stays at its node with its layers keeps its seat. A stage that begins where one began before has its
+//! history; one that begins at another layer gets it from the stage before, which replays from what it knows. The ids
+//! are known always, so any layout can follow any other, and no bit changes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use heph_types::{NodeId, Position};
+
+use super::history::History;
+use super::post::{Kind, Piece, Post};
+use super::{Line, LineError, LineModel, Move, Placement};
+use crate::seat::{Host, SeatError};
+
+/// Decides where the layers of a line go when something happened to its nodes.
+pub trait Steering: Send {
+    /// A node was lost: the layout from here on, or `None` for the line's own rule, which gives each lost stage as it is
+    /// to the node with the fewest layers.
+    fn lost(&mut self, node: NodeId, now: &Standing) -> Option<Layout>;
+
+    /// Looks at how the line stands, between two tokens of an answer. `None`: it goes on as it is.
+    fn look(&mut self, now: &Standing) -> Option<Layout>;
+}
+
+/// How a line stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Who holds which layers.
+    pub stages: Vec<Placement>,
+    /// Seconds that each stage takes for a token, its way there and back included, once enough were seen.
+    pub seconds: Vec<Option<f64>>,
+    /// Tokens in the caches.
+    pub positions: usize,
+    /// Tokens that the answer may still have.
+    pub tokens_left: usize,
+    /// The time on the line's clock.
+    pub time: Instant,
+}
+
+/// A layout that is wanted.
+#[derive(Clone)]
+pub struct Layout {
+    /// Who is to hold which layers.
+    pub stages: Vec<Placement>,
+    /// Why, in a sentence.
+    pub why: String,
+    /// Hosts that the line does not know yet.
+    pub hosts: Vec<Arc<dyn Host>>,
+}
+
+impl Line {
+    /// The line that follows `steering` when a node is lost, slows down or comes.
+    pub fn with_steering(mut self, steering: Box<dyn Steering>) -> Self {
+        self.steering = Some(steering);
+        self
+    }
+
+    /// Lets the steering look, between two tokens. `tokens_left` is what the answer may still have. Returns whether the
+    /// line was laid out anew.
+    ///
+    /// # Errors
+    /// When a stage of the new layout finds no seat.
+    pub fn steer(&mut self, tokens_left: usize) -> Result<bool, LineError> {
+        self.tokens_left = tokens_left;
+        if self.steering.is_none() {
+            return Ok(false);
+        }
+        let standing = self.standing();
+        let wanted = self
+            .steering
+            .as_mut()
+            .and_then(|steering| steering.look(&standing));
+        match wanted {
+            Some(layout) => self.adopt(layout),
+            None => Ok(false),
+        }
+    }
+
+    /// The steering's answer to a lost node, carried out; `None` where it has none that can be.
+    pub(super) fn steered_past(&mut self, node: NodeId, error: &SeatError) -> Option<Result<(), LineError>> {
+        let standing = self.standing();
+        let mut layout = self.steering.as_mut()?.lost(node, &standing)?;
+        layout.why = format!("{error}. {}", layout.why);
+        match self.adopt(layout) {
+            Ok(true) => Some(Ok(())),
+            // A layout that is none, or that changes nothing, is no answer to a loss.
+            Ok(false) | Err(LineError::Layout(_)) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn adopt(&mut self, layout: Layout) -> Result<bool, LineError> {
+        for host in layout.hosts {
+            self.hosts.retain(|known| known.node() != host.node());
+            self.hosts.push(host);
+        }
+        if layout.stages == self.stages() || layout.stages.iter().any(|stage| self.is_lost(stage.node)) {
+            return Ok(false);
+        }
+        self.lay_out(&layout.stages, &layout.why)?;
+        Ok(true)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            stages: self.stages(),
+            seconds: self.posts.iter().map(|post| post.tempo.one_row()).collect(),
+            positions: self.tokens.len(),
+            tokens_left: self.tokens_left,
+            time: self.clock.now(),
+        }
+    }
+
+    /// Lays the model out over other stages, whatever is under way. `why` is told with the moves.
+    ///
+    /// # Errors
+    /// When the stages are not the model's layers in order, name no host, or find no seat.
+    pub fn lay_out(&mut self, stages: &[Placement], why: &str) -> Result<(), LineError> {
+        check(&self.model, &self.hosts, stages)?;
+        let (now, held) = (self.clock.now(), self.held());
+        self.note_moves(stages, why, now);
+        let again = self.news_again(stages.len());
+        let mut old = std::mem::take(&mut self.posts);
+        old.iter_mut().for_each(|post| post.inputs.truncate(held));
+        for (at, stage) in stages.iter().enumerate() {
+            let inputs = self.inputs_of(stage, at, &mut old);
+            let mut post = Post::vacant(stage, inputs, now);
+            if let Some(keeper) = keeper(stage, stages.len() - 1 - at, &mut old) {
+                post.seat = keeper.seat.take();
+                std::mem::swap(&mut post.flight, &mut keeper.flight);
+                std::mem::swap(&mut post.waiting, &mut keeper.waiting);
+                std::mem::swap(&mut post.tempo, &mut keeper.tempo);
+                (post.since, post.reach) = (keeper.since, keeper.reach);
+            }
+            self.posts.push(post);
+        }
+        for seat in old.iter().filter_map(|post| post.seat.as_ref()) {
+            self.traffic += seat.traffic();
+        }
+        drop(old);
+        self.posts[0].waiting.extend(again);
+        // All at once, so that one catches up while the next is asked.
+        let vacant = |line: &Self, at: usize| line.posts.get(at).is_some_and(|post| post.seat.is_none());
+        for at in 0..stages.len() {
+            if held > 0 && vacant(self, at) {
+                self.open(at, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pieces that the first stage of the new layout has to be fed again, in order.
+    fn news_again(&mut self, stages: usize) -> Vec<Piece> {
+        let alone = self.is_whole();
+        let mut news: Vec<Piece> = self.posts.iter_mut().flat_map(Post::take_news).collect();
+        news.sort_by_key(|piece| piece.first);
+        if let Some(stream) = &mut self.stream {
+            stream.sent = false;
+            // A node went on alone; from now on each token goes through several.
+            if alone && stages > 1 {
+                let last = self.tokens.len() - 1;
+                news.push(Piece::new(last, 1, 1, Kind::New));
+            }
+        }
+        news
+    }
+
+    /// What went into the layers of `stage` so far, if a stage began with them before.
+    fn inputs_of(&self, stage: &Placement, at: usize, old: &mut [Post]) -> History {
+        let fresh = || History::new(self.model.width, self.limits.history());
+        if at == 0 {
+            return fresh();
+        }
+        let begins = |post: &&mut Post| post.layers.start() == stage.layers.start();
+        let same = old.iter_mut().skip(1).filter(begins);
+        let same = same.max_by_key(|post| post.inputs.len());
+        same.map_or_else(fresh, |post| std::mem::replace(&mut post.inputs, fresh()))
+    }
+
+    /// Tells which layers go to whom.
+    fn note_moves(&mut self, stages: &[Placement], why: &str, noticed: Instant) {
+        let holder = |stages: &[Placement], layer: usize| {
+            let has = |stage: &&Placement| stage.layers.iter().contains(&layer);
+            stages.iter().find(has).map(|stage| stage.node)
+        };
+        let (old, mut runs) = (self.stages(), Vec::<(usize, usize, NodeId, NodeId)>::new());
+        for layer in 0..self.model.layers {
+            let (Some(from), Some(to)) = (holder(&old, layer), holder(stages, layer)) else {
+                continue;
+            };
+            match runs.last_mut() {
+                Some(run) if (run.1, run.2, run.3) == (layer, from, to) => run.1 += 1,
+                _ if from != to => runs.push((layer, layer + 1, from, to)),
+                _ => {}
+            }
+        }
+        for (start, end, from, to) in runs {
+            self.note_move(Move {
+                layers: self.model.range(start, end),
+                from,
+                to,
+                why: why.to_owned(),
+                at: Position(self.tokens.len() as u32),
+                gap: None,
+                noticed,
+            });
+        }
+    }
+}
+
+/// The old stage whose seat a new one goes on with: same node, same layers, and the line's last or not as before.
+fn keeper<'a>(stage: &Placement, after: usize, old: &'a mut [Post]) -> Option<&'a mut Post> {
+    let count = old.len();
+    let same = |(at, post): &(usize, &mut Post)| {
+        let (was_last, is_last) = (at + 1 == count, after == 0);
+        let seated = post.seat.is_some() && was_last == is_last;
+        seated && (post.node, post.layers) == (stage.node, stage.layers)
+    };
+    old.iter_mut().enumerate().find(same).map(|(_, post)| post)
+}
+
+/// Whether stages are the model's layers in order, each at a host.
+pub(super) fn check(
+    model: &LineModel,
+    hosts: &[Arc<dyn Host>],
+    stages: &[Placement],
+) -> Result<(), LineError> {
+    let mut next = 0;
+    for stage in stages {
+        let (start, end) = (stage.layers.start(), stage.layers.end());
+        if start != next || end > model.layers {
+            let why = format!("layers {start}..{end} follow layer {next} of {}", model.layers);
+            return Err(LineError::Layout(why));
+        }
+        next = end;
+        if !hosts.iter().any(|host| host.node() == stage.node) {
+            return Err(LineError::Layout(format!("{} is no host", stage.node.short())));
+        }
+    }
+    if stages.is_empty() || next != model.layers {
+        let why = format!("they end with layer {next} of {}", model.layers);
+        return Err(LineError::Layout(why));
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! A stage's place in a line, and the pieces of work on their way through it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use heph_types::{LayerRange, NodeId, Reply, TokenId};
+
+use super::history::History;
+use super::tempo::Tempo;
+use super::{LineModel, Placement};
+use crate::seat::Seat;
+
+/// A stage's place in the line.
+pub(super) struct Post {
+    pub(super) node: NodeId,
+    pub(super) layers: LayerRange,
+    pub(super) seat: Option<Box<dyn Seat>>,
+    /// What went in; the first stage's are the line's tokens.
+    pub(super) inputs: History,
+    /// Under way at the seat, oldest first.
+    pub(super) flight: VecDeque<Piece>,
+    /// Not yet handed to the seat.
+    pub(super) waiting: VecDeque<Piece>,
+    /// Where the seat's cache ends once it has carried out its orders; guesses that were wrong included.
+    pub(super) reach: usize,
+    /// Since when the oldest piece under way is the oldest.
+    pub(super) since: Instant,
+    /// How fast the seat is.
+    pub(super) tempo: Tempo,
+}
+
+impl Post {
+    /// A stage that nobody holds yet.
+    pub(super) fn vacant(stage: &Placement, inputs: History, since: Instant) -> Self {
+        Self {
+            node: stage.node,
+            layers: stage.layers,
+            seat: None,
+            inputs,
+            flight: VecDeque::new(),
+            waiting: VecDeque::new(),
+            reach: 0,
+            since,
+            tempo: Tempo::default(),
+        }
+    }
+
+    /// Pieces whose results are news and still count.
+    pub(super) fn news(&self) -> impl Iterator<Item = &Piece> {
+        let open = self.flight.iter().chain(&self.waiting);
+        open.filter(|piece| piece.kind == Kind::New && piece.live > 0)
+    }
+
+    /// Takes the news out; what of them is under way counts no more.
+    pub(super) fn take_news(&mut self) -> Vec<Piece> {
+        let again = |piece: &Piece| Piece {
+            tokens: piece.live,
+            ..*piece
+        };
+        let news = self.news().map(again).collect();
+        self.waiting.retain(|piece| piece.kind != Kind::New);
+        let under_way = self.flight.iter_mut().filter(|piece| piece.kind == Kind::New);
+        under_way.for_each(|piece| piece.cut(0));
+        news
+    }
+}
+
+/// Consecutive tokens on their way through a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) first: usize,
+    pub(super) tokens: usize,
+    /// How many of them still count: a later feed may have taken the others' places.
+    pub(super) live: usize,
+    /// How many of the last of them are to be answered by a chosen token.
+    pub(super) wanted: usize,
+    pub(super) kind: Kind,
+}
+
+/// What a piece is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Its result goes on to the next stage, and is answered.
+    New,
+    /// Its result is known already: it only fills a new seat's cache.
+    Replay,
+    /// As replay, but the next stage begins at another layer than before and has yet to be told its result.
+    Rebuild,
+}
+
+impl Piece {
+    /// Tokens `first..first + tokens`.
+    pub(super) fn new(first: usize, tokens: usize, wanted: usize, kind: Kind) -> Self {
+        let live = tokens;
+        Self {
+            first,
+            tokens,
+            live,
+            wanted,
+            kind,
+        }
+    }
+
+    pub(super) fn end(&self) -> usize {
+        self.first + self.live
+    }
+
+    /// The part of it before `to`.
+    pub(super) fn cut(&mut self, to: usize) {
+        let live = to.saturating_sub(self.first);
+        if live < self.live {
+            self.live = live;
+            self.wanted = 0;
+        }
+    }
+}
+
+/// Rows of a piece that its stage has to answer.
+pub(super) fn answers(piece: &Piece, last: bool) -> usize {
+    match piece.kind {
+        Kind::Replay => 0,
+        Kind::New if last => piece.wanted,
+        Kind::New | Kind::Rebuild => piece.tokens,
+    }
+}
+
+/// Whether a reply is one to this piece of what was `fed`.
+pub(super) fn fits(
+    reply: &Reply,
+    piece: &Piece,
+    last: bool,
+    model: &LineModel,
+    fed: &[TokenId],
+) -> Result<(), String> {
+    // A piece that was cut while under way was sent whole.
+    let sent = piece.tokens;
+    let (count, first, wanted) = match reply {
+        Reply::Rows { first, hidden } => {
+            let shaped = hidden.width == model.width && hidden.rows.len().is_multiple_of(model.width.max(1));
+            if last || !shaped {
+                return Err("rows of another shape".to_owned());
+            }
+            // What became void while under way may be left out.
+            let wanted = match piece.kind {
+                _ if piece.live == 0 => hidden.tokens(),
+                Kind::Replay => 0,
+                Kind::New | Kind::Rebuild => sent,
+            };
+            (hidden.tokens(), first.index(), wanted)
+        }
+        Reply::Choices { first, tokens } => {
+            if !last || tokens.iter().any(|token| token.index() >= model.vocab) {
+                return Err("tokens that do not exist or were not asked for".to_owned());
+            }
+            // How many were wanted when it was sent is forgotten once it was cut.
+            let wanted = if piece.live < sent {
+                tokens.len()
+            } else {
+                piece.wanted
+            };
+            // A peer leaves out what follows a guess that was wrong: nobody would use it.
+            let guess = fed.get((first.index() + tokens.len()).saturating_sub(1));
+            let ends_early = !tokens.is_empty() && guess.is_some() && tokens.last() != guess;
+            let told = if ends_early {
+                wanted.max(tokens.len())
+            } else {
+                tokens.len()
+            };
+            (told, first.index() - 1.min(first.index()), wanted)
+        }
+    };
+    if count != wanted {
+        return Err(format!("{count} rows, asked for {wanted}"));
+    }
+    if first + count != piece.first + sent {
+        return Err(format!(
+            "for position {first}, asked for {}",
+            piece.first + sent - wanted
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! What a line does when a seat is lost: somebody else gets the stage, catches up, and goes on.
+
+use heph_types::{NodeId, Position, SessionId, StageSpec};
+use std::sync::Arc;
+
+use super::post::{Kind, Piece};
+use super::{Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
+use crate::seat::{Host, SeatError};
+
+impl Line {
+    /// Gives a lost seat's stage to somebody else.
+    pub(super) fn replace(&mut self, at: usize, error: SeatError) -> Result<(), LineError> {
+        if matches!(error, SeatError::Stopped) {
+            self.take_back(at);
+            return Err(LineError::Cancelled);
+        }
+        let node = self.posts[at].node;
+        if matches!(error, SeatError::Expired { .. }) {
+            // The node is well, and as good as any other to begin anew with.
+            self.unseat(at);
+            return self.open(at, None);
+        }
+        self.lost.push((node, self.clock.now()));
+        for other in 0..self.posts.len() {
+            if self.posts[other].node == node {
+                self.unseat(other);
+            }
+        }
+        match self.steered_past(node, &error) {
+            Some(done) => done,
+            None => self.open(at, Some(error)),
+        }
+    }
+
+    /// Puts pieces under way back to where they wait.
+    fn take_back(&mut self, at: usize) {
+        let post = &mut self.posts[at];
+        while let Some(piece) = post.flight.pop_back() {
+            let tokens = piece.live;
+            post.waiting.push_front(Piece { tokens, ..piece });
+        }
+        post.waiting.retain(|piece| piece.live > 0);
+        if at == 0 {
+            self.stream.iter_mut().for_each(|stream| stream.sent = false);
+        }
+    }
+
+    /// Leaves a seat; what was under way waits for the next one.
+    pub(super) fn unseat(&mut self, at: usize) {
+        self.take_back(at);
+        let post = &mut self.posts[at];
+        post.waiting.retain(|piece| piece.kind == Kind::New);
+        (post.tempo, post.reach) = Default::default();
+        if let Some(seat) = post.seat.take() {
+            self.traffic += seat.traffic();
+        }
+    }
+
+    /// Opens a seat for a stage at its node, or at another where that one was lost, and lets it replay what went in.
+    pub(super) fn open(&mut self, at: usize, lost: Option<SeatError>) -> Result<(), LineError> {
+        let (noticed, from, layers) = (self.clock.now(), self.posts[at].node, self.posts[at].layers);
+        let mut cause = lost;
+        loop {
+            let Some(host) = self.substitute(at) else {
+                let nobody = || SeatError::Lost {
+                    node: from,
+                    why: "it failed a moment ago".to_owned(),
+                };
+                let cause = cause.unwrap_or_else(nobody);
+                return Err(LineError::NoSeat { layers, cause });
+            };
+            let (node, spec) = (host.node(), self.spec(at));
+            self.sessions = self.sessions.wrapping_add(1);
+            match host.open(SessionId(self.sessions), &spec, &self.bell) {
+                Ok(seat) => {
+                    self.posts[at].seat = Some(seat);
+                    self.posts[at].node = node;
+                    self.replay(at);
+                    if node != from {
+                        let elsewhere = || "it failed in another stage".to_owned();
+                        self.note_move(Move {
+                            layers,
+                            from,
+                            to: node,
+                            why: cause.map_or_else(elsewhere, |cause| cause.to_string()),
+                            at: Position(self.tokens.len() as u32),
+                            gap: None,
+                            noticed,
+                        });
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.lost.push((node, self.clock.now()));
+                    cause = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Who should hold a stage: its own node unless lost, else the one that holds the fewest layers of this line.
+    fn substitute(&self, at: usize) -> Option<Arc<dyn Host>> {
+        let load = |node: NodeId| -> usize {
+            let others = self.posts.iter().enumerate().filter(|(other, _)| *other != at);
+            let theirs = others.filter(|(_, post)| post.node == node);
+            theirs.map(|(_, post)| post.layers.len().max(1)).sum()
+        };
+        let here = self.posts[at].node;
+        let candidates = self.hosts.iter().filter(|host| !self.is_lost(host.node()));
+        candidates
+            .min_by_key(|host| (host.node() != here, load(host.node())))
+            .cloned()
+    }
+
+    pub(super) fn is_lost(&self, node: NodeId) -> bool {
+        self.lost.iter().any(|(lost, _)| *lost == node)
+    }
+
+    fn spec(&self, at: usize) -> StageSpec {
+        let last = at + 1 == self.posts.len();
+        StageSpec {
+            model: self.model.hash,
+            layers: self.posts[at].layers,
+            context: self.model.context as u32,
+            kv_format: self.model.kv_format,
+            choose: last.then(|| self.sampling.clone()),
+        }
+    }
+
+    /// Lets a new seat catch up with what its stage has been through, and tell what the next stage does not know of it.
+    fn replay(&mut self, at: usize) {
+        let solid = self.solid(at);
+        let known = self.known_after(at).min(solid);
+        let waiting = &mut self.posts[at].waiting;
+        waiting.retain(|piece| piece.kind == Kind::New);
+        for (from, to, kind) in [(known, solid, Kind::Rebuild), (0, known, Kind::Replay)] {
+            for start in (from..to).step_by(REPLAY_TOKENS).rev() {
+                let tokens = REPLAY_TOKENS.min(to - start);
+                waiting.push_front(Piece::new(start, tokens, 0, kind));
+            }
+        }
+    }
+
+    /// Tokens whose way through stage `at` the stage after it has in its history.
+    pub(super) fn known_after(&self, at: usize) -> usize {
+        self.posts
+            .get(at + 1)
+            .map_or(usize::MAX, |next| next.inputs.len())
+    }
+
+    /// Tokens that a stage has been through for good: everything before its oldest unanswered piece.
+    fn solid(&self, at: usize) -> usize {
+        let fed = if at == 0 {
+            self.tokens.len() - self.streamed()
+        } else {
+            self.posts[at].inputs.len()
+        };
+        let news = self.posts[at].news().map(|piece| piece.first);
+        news.min().unwrap_or(fed)
+    }
+
+    /// Tokens that every stage holds, or will once it has caught up.
+    pub(super) fn held(&self) -> usize {
+        let news = self
+            .posts
+            .iter()
+            .flat_map(|post| post.news().map(|piece| piece.first));
+        news.min().unwrap_or(self.tokens.len() - self.streamed())
+    }
+
+    /// The last token of an answer that a node goes on with alone is in no piece: it goes in with the order itself.
+    fn streamed(&self) -> usize {
+        usize::from(self.is_whole() && self.stream.is_some())
+    }
+
+    /// Keeps a move for the receipt.
+    pub(super) fn note_move(&mut self, moved: Move) {
+        if self.moves.len() < MOVES_MAX {
+            self.moves.push(moved);
+        }
+    }
+
+    /// Tells moves that nobody has waited out yet how long the wait was.
+    pub(super) fn note_gap(&mut self) {
+        for moved in self.moves.iter_mut().filter(|moved| moved.gap.is_none()) {
+            moved.gap = Some(self.clock.now().saturating_duration_since(moved.noticed));
+        }
+    }
+}
