@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, embed, logits, man, models, plan, quantize, render, run,
-    tokenize,
+    bench, certify, chat, completions, demo, doctor, embed, excerpts, logits, man, models, plan, quantize,
+    render, run, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Logits(logits::Arguments),
     /// Turn texts into vectors, with a model that only reads
     Embed(embed::Arguments),
+    /// Show what of documents would be sent with a question
+    Excerpts(excerpts::Arguments),
     /// List, show, import, pull and remove models
     #[command(subcommand)]
     Models(models::Command),

@@ -113,6 +113,8 @@ impl PlaceArguments {
 /// A desk that is ready to answer, and how it was planned where it was.
 pub(crate) struct Ready {
     pub(crate) desk: Desk,
+    /// Whether a question about documents is to be asked with the excerpts.
+    pub(crate) excerpts: bool,
     pub(crate) planned: Option<Planned>,
     pub(crate) load_time: Duration,
     pub(crate) threads: usize,
@@ -145,6 +147,37 @@ impl Planned {
     }
 }
 
+/// Tokens of what is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Of all of it.
+    pub(crate) whole: usize,
+    /// Of the excerpts that it needs, where it is about documents.
+    pub(crate) excerpts: Option<usize>,
+}
+
+impl Sizes {
+    /// Of a prompt that is about no documents.
+    pub(crate) fn of(whole: usize) -> Self {
+        let excerpts = None;
+        Self { whole, excerpts }
+    }
+
+    /// What the planner is told of: all of it, or the excerpts where a context of so many tokens holds no more.
+    fn prompt(self, context: usize, answer: usize) -> usize {
+        match self.excerpts {
+            Some(excerpts) if self.whole + answer > context => excerpts,
+            _ => self.whole,
+        }
+    }
+
+    /// Whether the excerpts are asked about and not all of it.
+    fn takes_excerpts(self, mode: Option<Mode>, context: usize) -> bool {
+        let too_long = mode != Some(Mode::Local) && self.whole >= context;
+        self.excerpts.is_some() && (mode == Some(Mode::Preprocess) || too_long)
+    }
+}
+
 /// A desk for `model`: planned where other machines are known or a mode is asked for, else simply here. `size` tells the
 /// tokens of the prompt.
 pub(crate) fn ready(
@@ -153,12 +186,15 @@ pub(crate) fn ready(
     place: &PlaceArguments,
     settings: &Settings,
     answer_tokens_max: Option<usize>,
-    size: impl FnOnce(&Words) -> Result<usize, Failure>,
+    size: impl FnOnce(&Words) -> Result<Sizes, Failure>,
 ) -> Result<Ready, Failure> {
     if place.is_plain(settings)? {
         let engine = engine.load(model, None, 1, settings)?;
-        let desk = Desk::new(engine.worker(), engine.words()?, terminal::cancel_on_ctrl_c()?);
+        let (words, mode) = (engine.words()?, place.mode.by_name());
+        let excerpts = size(&words)?.takes_excerpts(mode, engine.model.context());
+        let desk = Desk::new(engine.worker(), words, terminal::cancel_on_ctrl_c()?);
         return Ok(Ready {
+            excerpts,
             desk,
             planned: None,
             load_time: engine.load_time,
@@ -167,11 +203,14 @@ pub(crate) fn ready(
         });
     }
     let asking = Asking::open(model, engine, place, settings)?;
-    let record = asking.plan(size(asking.words())?, answer_tokens_max)?;
+    let sizes = size(asking.words())?;
+    let record = asking.plan(sizes, answer_tokens_max)?;
+    let mode = Some(record.decision.plan.mode);
     let (desk, meter) = asking.desk(&record.decision.plan)?;
     let opened = &asking.model.opened;
     Ok(Ready {
         desk,
+        excerpts: sizes.takes_excerpts(mode, asking.model.opened.context()),
         load_time: asking.model.load_time(),
         threads: opened.threads,
         isa: opened.isa,
@@ -272,20 +311,17 @@ impl Asking {
     }
 
     /// What the planner says to a prompt of so many tokens, with all that it was told.
-    pub(crate) fn plan(
-        &self,
-        prompt_tokens: usize,
-        answer_tokens_max: Option<usize>,
-    ) -> Result<Record, Failure> {
-        let usual = ANSWER_TOKENS_USUAL;
+    pub(crate) fn plan(&self, sizes: Sizes, answer_tokens_max: Option<usize>) -> Result<Record, Failure> {
+        let answer_tokens = answer_tokens_max.unwrap_or(usize::MAX).min(ANSWER_TOKENS_USUAL);
+        let prompt_tokens = sizes.prompt(self.model.opened.context(), answer_tokens);
         let question = Question {
             model: self.profile.clone(),
             prompt_tokens,
-            answer_tokens: answer_tokens_max.unwrap_or(usual).min(usual),
+            answer_tokens,
             context: self.model.opened.context(),
             kv: self.model.opened.options.kv,
             drafts: self.drafts(prompt_tokens),
-            document: None,
+            document: sizes.excerpts.map(route::document_profile),
             policy: self.policy.clone(),
             mode: self.mode,
         };

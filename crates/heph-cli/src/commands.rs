@@ -12,6 +12,7 @@ pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod embed;
+pub(crate) mod excerpts;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
@@ -34,6 +35,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Certify(arguments) => certify::run(&arguments, settings),
         Command::Logits(arguments) => logits::run(&arguments, settings),
         Command::Embed(arguments) => embed::run(&arguments, settings),
+        Command::Excerpts(arguments) => excerpts::run(&arguments, settings),
         Command::Models(command) => models::run(command, settings),
         Command::Quantize(arguments) => quantize::run(&arguments, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),

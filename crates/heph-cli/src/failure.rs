@@ -14,6 +14,7 @@ use heph_runtime::certify::CertifyError;
 use heph_runtime::desk::DeskError;
 use heph_runtime::network::{JoinError, NetworkError};
 use heph_runtime::open::OpenError;
+use heph_runtime::preprocess::{DocumentError, PreprocessError};
 use heph_runtime::pull::PullError;
 use heph_runtime::route::RouteError;
 use heph_runtime::settings::SettingsError;
@@ -227,6 +228,26 @@ impl From<ForwardError> for Failure {
             ForwardError::EmptyPart | ForwardError::Shape { .. } | ForwardError::Layers { .. } => Exit::No,
         };
         Self::new(exit, error.to_string())
+    }
+}
+
+impl From<PreprocessError> for Failure {
+    fn from(error: PreprocessError) -> Self {
+        let (hint, sentence) = (error.hint(), error.to_string());
+        let exit = match error {
+            PreprocessError::Forward(error) => return error.into(),
+            PreprocessError::Load(error) => return error.into(),
+            PreprocessError::Question(_) => Exit::Usage,
+            PreprocessError::Document(_) | PreprocessError::Nothing | PreprocessError::Open(_) => Exit::Input,
+            PreprocessError::Sources(_) => Exit::Room,
+        };
+        Self::new(exit, sentence).maybe_hint(hint)
+    }
+}
+
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        PreprocessError::from(error).into()
     }
 }
 

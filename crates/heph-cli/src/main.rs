@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod about;
 mod arguments;
 mod asking;
 mod commands;

@@ -76,6 +76,7 @@ fn a_refusal_is_one_sentence_and_a_hint() {
     user.file("empty.gguf", b"");
     user.file("notes.txt", b"no model");
     user.file("words.txt", b"1 2 three\n");
+    user.file("picture.png", b"\x89PNG\r\n\x1a\n");
     let refusals: &[(&str, &[&str], &str)] = &[
         ("unknown_model", &["models", "show", "heph-stori"], ""),
         (
@@ -128,6 +129,16 @@ fn a_refusal_is_one_sentence_and_a_hint() {
         ),
         ("bad_temperature", &["run", "--temperature=-1", "hello"], ""),
         ("empty_question", &["run", "--raw"], ""),
+        (
+            "no_text",
+            &["excerpts", "--document", "picture.png", "What is on it?"],
+            "",
+        ),
+        (
+            "no_document",
+            &["run", "--document", "none.txt", "What is in it?"],
+            "",
+        ),
         ("not_a_question", &["render"], "{}\n"),
         ("unknown_slash", &["chat"], "/hlep\n"),
     ];
@@ -154,7 +165,7 @@ fn help_is_what_it_was() {
     insta::assert_snapshot!("help", user.says(&["help"], ""));
     for command in [
         "chat", "run", "plan", "bench", "certify", "tokenize", "render", "logits", "quantize", "doctor",
-        "demo",
+        "demo", "embed", "excerpts",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }
@@ -176,7 +187,7 @@ fn a_model_comes_and_goes() {
         .iter()
         .map(|m| m["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["heph-story", "heph-story-draft", "mine"]);
+    assert_eq!(names, ["heph-story", "heph-story-draft", "heph-embed", "mine"]);
     assert_eq!(
         list[0]["content"], list[2]["content"],
         "the same file is the same model"
@@ -433,4 +444,86 @@ fn a_bench_has_one_value_for_each_repetition() {
         );
     }
     assert!(report["load_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn excerpts_are_the_bytes_that_they_cite() {
+    let user = user();
+    let idle = "The harbour was quiet and the lanterns were lit before the evening. ".repeat(60);
+    let text = format!("{idle}\n\nMarit Vanstone paid 4,210 crowns on 3 May 1842.\n\n{idle}");
+    user.file("pay.txt", text.as_bytes());
+    let asked = [
+        "excerpts",
+        "--json",
+        "--document",
+        "pay.txt",
+        "What did Marit Vanstone pay?",
+    ];
+    let report = user.json(&asked);
+    let sent = report["text"].as_str().unwrap();
+    assert!(sent.contains("4,210 crowns"));
+    for citation in report["citations"].as_array().unwrap() {
+        let at = |end: &str| citation["bytes"][end].as_u64().unwrap() as usize;
+        assert!(sent.contains(&text[at("start")..at("end")]));
+    }
+    assert_eq!(report["locks"][0]["text"], "Marit Vanstone");
+    assert_eq!(report["exposure"]["bytes_sent"].as_u64(), Some(sent.len() as u64));
+}
+
+#[test]
+fn the_bundled_encoder_reads_without_being_named() {
+    let user = user();
+    let output = user.output(
+        &["embed", "--json", "a quiet harbour", "a silent port", "tax law"],
+        b"",
+    );
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let vectors: Vec<Vec<f64>> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| {
+            line["embedding"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|x| x.as_f64().unwrap())
+                .collect()
+        })
+        .collect();
+    let like = |a: usize, b: usize| {
+        vectors[a]
+            .iter()
+            .zip(&vectors[b])
+            .map(|(x, y)| x * y)
+            .sum::<f64>()
+    };
+    assert!(like(0, 1) > like(0, 2) + 0.1, "{} {}", like(0, 1), like(0, 2));
+}
+
+#[test]
+fn a_long_document_is_asked_about_by_its_excerpts() {
+    let user = user();
+    let idle = "Once upon a time, there was a fox who liked to run. ".repeat(400);
+    user.file("story.txt", format!("{idle}The fox was named Zoe.").as_bytes());
+    let asked = [
+        "run",
+        "--json",
+        "--max-tokens",
+        "5",
+        "--document",
+        "story.txt",
+        "Who was Zoe?",
+    ];
+    let report = user.json(&asked);
+    assert_eq!(report["exposure"]["named"][0], "Zoe");
+    // Asked for here, and whole: it does not fit, and is not cut in silence.
+    let whole = [
+        "run",
+        "--mode",
+        "local",
+        "--document",
+        "story.txt",
+        "Who was Zoe?",
+    ];
+    assert_eq!(user.output(&whole, b"").status.code(), Some(4));
 }

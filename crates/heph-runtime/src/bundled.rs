@@ -40,8 +40,15 @@ pub const STORY_DRAFT: Bundled = Bundled {
     bytes: &Aligned(*include_bytes!("../../../models/heph-story-draft.gguf")).0,
 };
 
+/// The encoder that `embed` takes when none is named, and that chooses spans of documents.
+pub const EMBED: Bundled = Bundled {
+    name: "heph-embed",
+    about: "turns short English texts into vectors",
+    bytes: &Aligned(*include_bytes!("../../../models/heph-embed.gguf")).0,
+};
+
 /// All of them.
-pub const ALL: &[Bundled] = &[STORY, STORY_DRAFT];
+pub const ALL: &[Bundled] = &[STORY, STORY_DRAFT, EMBED];
 
 /// The bundled model called `name`.
 pub fn find(name: &str) -> Option<Bundled> {

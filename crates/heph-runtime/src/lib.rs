@@ -20,6 +20,7 @@ pub mod node;
 pub mod open;
 pub mod peer;
 pub mod pool;
+pub mod preprocess;
 pub mod profile;
 pub mod pull;
 pub mod receipt;

@@ -1,6 +1,6 @@
 """How often the right passage of a chapter is among the first k: BM25, the vectors of a run, and both fused.
 
-    python recall.py BOOKS.jsonl.xz WORDNET_FOLDER VOCABULARY.txt RUN_FOLDER
+    python recall.py BOOKS.jsonl.xz WORDNET_FOLDER VOCABULARY.txt RUN_FOLDER [LAYERS]
 
 For books that were not trained on. A query is one sentence of a window of three, as it is or recalled in other words; the window is searched without it.
 """
@@ -43,11 +43,11 @@ def fused(*lists):
     return sum(1 / (10 + r) for r in ranks)
 
 
-def main(books, net, vocabulary, run):
+def main(books, net, vocabulary, run, layers=train.LAYERS):
     data = pairs.Pairs(books, net, vocabulary, 7)
     saved = np.load(f"{run}/state.npz")
     p = {k[2:]: jax.numpy.asarray(saved[k]) for k in saved if k.startswith("p/")}
-    layers = int(saved["layers"]) if "layers" in saved else train.LAYERS
+    layers = int(layers)
     encode = jax.jit(lambda ids: train.encode(p, ids, 0, layers))
     found = collections.defaultdict(list)
     for chapter in data.chapters:

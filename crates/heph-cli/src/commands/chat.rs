@@ -11,7 +11,7 @@ use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
 
 use super::run::streamed;
-use crate::asking::{self, PlaceArguments, Ready};
+use crate::asking::{self, PlaceArguments, Ready, Sizes};
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -312,7 +312,7 @@ impl<'a> Chat<'a> {
 
 fn ready(arguments: &Arguments, settings: &Settings) -> Result<Ready, Failure> {
     let (engine, place) = (&arguments.engine, &arguments.place);
-    let size = |_: &Words| Ok(PROMPT_TOKENS_USUAL);
+    let size = |_: &Words| Ok(Sizes::of(PROMPT_TOKENS_USUAL));
     asking::ready(&arguments.model, engine, place, settings, None, size)
 }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use heph_engine::worker::Worker;
 use heph_kernels::kv::KvFormat;
+use heph_runtime::bundled;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
 use heph_types::TokenId;
@@ -22,7 +23,7 @@ const BATCH: usize = 64;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder of an encoder (bert, nomic-bert)
-    #[arg(long)]
+    #[arg(long, default_value = bundled::EMBED.name)]
     model: String,
     /// Tokens to read of each text at most; a longer one is an error otherwise
     #[arg(long, value_name = "TOKENS")]

@@ -10,7 +10,7 @@ use heph_runtime::desk::{Message, Prompt};
 use heph_runtime::settings::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::asking::{Asking, PlaceArguments};
+use crate::asking::{Asking, PlaceArguments, Sizes};
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -98,7 +98,7 @@ fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure>
         None => Prompt::Text(&question[0].content),
     };
     let tokens = prompt.tokens(asking.words())?;
-    asking.plan(tokens.len(), arguments.max_tokens)
+    asking.plan(Sizes::of(tokens.len()), arguments.max_tokens)
 }
 
 /// A decision in a file: for people as JSON, and once more to the last bit, since numbers in JSON lose theirs on the way.

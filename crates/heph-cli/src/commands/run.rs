@@ -1,16 +1,20 @@
 //! `heph run`: one question, one answer.
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
 
+use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
+use heph_runtime::preprocess::{Exposure, Preprocessed};
 use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
 use serde::Serialize;
 
 use super::tokenize::unreadable;
-use crate::asking::{self, PlaceArguments, Ready};
+use crate::about::About;
+use crate::asking::{self, PlaceArguments, Ready, Sizes};
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -22,6 +26,9 @@ use crate::terminal::{self, Style};
 pub(crate) struct Arguments {
     /// The question; standard input if there is none
     prompt: Option<String>,
+    /// A text file that the question is about; may be given several times
+    #[arg(long = "document", value_name = "FILE")]
+    documents: Vec<PathBuf>,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
     #[arg(long, default_value = "heph-story")]
     model: String,
@@ -67,6 +74,9 @@ struct Report<'a> {
     /// Of what it was planned from.
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
+    /// What the excerpts of documents show, where they were asked about and not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exposure: Option<Exposure>,
 }
 
 /// Loads, answers, prints.
@@ -78,18 +88,35 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         stops: arguments.stops.clone(),
     };
     let cancel = terminal::cancel_on_ctrl_c()?;
-    let messages = messages(arguments.system.as_deref(), &question);
-    let prompt = if arguments.raw {
-        Prompt::Text(&question)
-    } else {
-        Prompt::Chat(&messages)
-    };
-    let size = |words: &Words| Ok(prompt.tokens(words)?.len());
     let (engine, place) = (&arguments.engine, &arguments.place);
+    let about = about(&question, arguments, settings)?;
+    let whole = about
+        .as_ref()
+        .map_or(question.as_str(), |about| about.whole.as_str());
+    let size = |words: &Words| {
+        Ok(Sizes {
+            whole: tokens(words, whole, arguments)?,
+            excerpts: match &about {
+                Some(about) => Some(tokens(words, &about.chosen.upload.text, arguments)?),
+                None => None,
+            },
+        })
+    };
     let most = options.max_tokens;
     let mut ready = asking::ready(&arguments.model, engine, place, settings, most, size)?;
+    let excerpts = about
+        .as_ref()
+        .filter(|_| ready.excerpts)
+        .map(|about| &about.chosen);
+    let asked = excerpts.map_or(whole, |chosen| chosen.upload.text.as_str());
+    let messages = messages(arguments.system.as_deref(), asked);
+    let prompt = prompt(asked, &messages, arguments.raw);
+    let exposure = excerpts.map(Preprocessed::exposure);
     if arguments.explain {
         explain_plan(&ready)?;
+    }
+    if let Some(exposure) = exposure.as_ref().filter(|_| !arguments.json) {
+        writeln!(io::stderr().lock(), "{exposure}\n")?;
     }
     let answer = if arguments.json {
         ready.desk.answer(prompt, &options, &mut |_| {})?
@@ -106,13 +133,36 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         writeln!(out).and_then(|()| explain::write_receipt(&mut out, receipt))?;
     }
     if arguments.json {
-        write_json(&answer, ready.load_time.as_secs_f64(), receipt, digest)?;
+        write_json(&answer, ready.load_time.as_secs_f64(), receipt, digest, exposure)?;
     }
     if answer.finish == Finish::Cancelled {
         Err(Failure::Stopped)
     } else {
         Ok(())
     }
+}
+
+/// The documents that the question is about, if it is about any.
+fn about(question: &str, arguments: &Arguments, settings: &Settings) -> Result<Option<About>, Failure> {
+    if arguments.documents.is_empty() {
+        return Ok(None);
+    }
+    let (files, engine) = (&arguments.documents, &arguments.engine);
+    About::read(question, files, bundled::EMBED.name, engine, settings).map(Some)
+}
+
+fn prompt<'a>(text: &'a str, messages: &'a [Message], raw: bool) -> Prompt<'a> {
+    if raw {
+        Prompt::Text(text)
+    } else {
+        Prompt::Chat(messages)
+    }
+}
+
+/// How long `text` is as the model reads it.
+fn tokens(words: &Words, text: &str, arguments: &Arguments) -> Result<usize, Failure> {
+    let messages = messages(arguments.system.as_deref(), text);
+    Ok(prompt(text, &messages, arguments.raw).tokens(words)?.len())
 }
 
 fn explain_plan(ready: &Ready) -> Result<(), Failure> {
@@ -183,6 +233,7 @@ fn write_json(
     load_s: f64,
     receipt: Option<Receipt>,
     digest: Option<String>,
+    exposure: Option<Exposure>,
 ) -> Result<(), Failure> {
     let report = Report {
         text: &answer.text,
@@ -194,6 +245,7 @@ fn write_json(
         decode_tok_s: answer.decode_tok_s(),
         receipt,
         digest,
+        exposure,
     };
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;

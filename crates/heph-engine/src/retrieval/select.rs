@@ -121,7 +121,7 @@ impl Survey<'_> {
             Ranking::Meaning => meaning,
             Ranking::Fused => {
                 let (words, names) = (rank::words(self), rank::names(self, locked));
-                rank::fuse(&[&words, &meaning, &names], self.len())
+                rank::fuse(&words, &meaning, &names)
             }
         }
     }
