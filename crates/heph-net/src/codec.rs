@@ -115,7 +115,7 @@ pub fn pack(hidden: &Hidden, codec: WireCodec) -> Result<PackedRows, CodecError>
         return Err(CodecError::Ragged { values, width });
     }
     let bytes = match codec {
-        WireCodec::F32 => hidden.rows.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        WireCodec::F32 => pack_f32(&hidden.rows),
         WireCodec::Packed => exponents::pack(hidden.rows.iter().map(|x| x.to_bits()), exponents::SINGLE),
         WireCodec::Bf16 => exponents::pack(
             hidden.rows.iter().map(|x| u32::from(bf16(*x)) << 16),
@@ -151,12 +151,25 @@ pub fn unpack(packed: &PackedRows) -> Result<Hidden, CodecError> {
         });
     }
     let rows = match codec {
-        WireCodec::F32 => bytes.chunks_exact(4).map(|b| f32::from_bits(le32(b))).collect(),
+        WireCodec::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
         WireCodec::Packed => exponents::unpack(bytes, values, exponents::SINGLE)?,
         WireCodec::Bf16 => exponents::unpack(bytes, values, exponents::BRAIN)?,
         WireCodec::Int8 => unpack_int8(bytes, columns),
     };
     Ok(Hidden { width: columns, rows })
+}
+
+fn pack_f32(rows: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * rows.len()];
+    for (place, x) in bytes.as_chunks_mut().0.iter_mut().zip(rows) {
+        *place = x.to_le_bytes();
+    }
+    bytes
 }
 
 fn le32(bytes: &[u8]) -> u32 {

@@ -31,8 +31,7 @@ pub(super) const BRAIN: Format = Format { bytes: 2 };
 
 /// Writes numbers, given as a single's bits, packed or plainly, whichever is shorter.
 pub(super) fn pack(values: impl Iterator<Item = u32> + Clone, format: Format) -> Vec<u8> {
-    let mut counts = [0u32; 256];
-    values.clone().for_each(|bits| counts[exponent(bits)] += 1);
+    let counts = counts(values.clone());
     let count = counts.iter().sum::<u32>() as usize;
     let plain = 1 + count * format.bytes;
     let lengths = code_lengths(&counts);
@@ -59,9 +58,10 @@ pub(super) fn pack(values: impl Iterator<Item = u32> + Clone, format: Format) ->
             .chunks(2)
             .map(|pair| pair[0] | pair.get(1).unwrap_or(&0) << 4),
     );
-    values
-        .clone()
-        .for_each(|bits| out.extend(&sign_and_mantissa(bits).to_le_bytes()[4 - format.bytes..3]));
+    match format.bytes {
+        4 => put_mantissas::<3>(&mut out, count, values.clone()),
+        _ => put_mantissas::<1>(&mut out, count, values.clone()),
+    }
     let codes = canonical_codes(&lengths);
     let mut bits = BitWriter {
         out,
@@ -73,6 +73,26 @@ pub(super) fn pack(values: impl Iterator<Item = u32> + Clone, format: Format) ->
         bits.write(codes[e], u32::from(lengths[e]));
     });
     bits.finish()
+}
+
+/// How often each exponent occurs. Neighbours are counted apart: they are often equal, and would wait for each other.
+fn counts(values: impl Iterator<Item = u32>) -> [u32; 256] {
+    let mut apart = [[0u32; 256]; 4];
+    for (at, bits) in values.enumerate() {
+        apart[at % 4][exponent(bits)] += 1;
+    }
+    std::array::from_fn(|e| apart.iter().map(|counts| counts[e]).sum())
+}
+
+/// Appends the upper `EACH` bytes of each sign and mantissa.
+fn put_mantissas<const EACH: usize>(out: &mut Vec<u8>, count: usize, values: impl Iterator<Item = u32>) {
+    let start = out.len();
+    out.resize(start + count * EACH, 0);
+    let (places, _) = out[start..].as_chunks_mut::<EACH>();
+    for (place, bits) in places.iter_mut().zip(values) {
+        let bytes = sign_and_mantissa(bits).to_le_bytes();
+        *place = std::array::from_fn(|at| bytes[3 - EACH + at]);
+    }
 }
 
 /// Reads `count` numbers. The caller has checked that the bytes hold that many signs and mantissas.
@@ -109,18 +129,47 @@ fn unpack_coded(bytes: &[u8], count: usize, format: Format) -> Result<Vec<f32>, 
     };
     let each = format.bytes - 1;
     let (mantissas, bits) = rest.split_at_checked(count * each).ok_or(CodecError::Damaged)?;
-    let mut bits = BitReader {
+    let bits = BitReader {
         bytes: bits,
         held: 0,
         count: 0,
     };
-    let mut numbers = Vec::with_capacity(count);
-    for mantissa in mantissas.chunks_exact(each) {
+    let exponents = Exponents {
+        table,
+        alone: low as u8,
+        bits,
+    };
+    match each {
+        3 => numbers::<3>(mantissas, exponents),
+        _ => numbers::<1>(mantissas, exponents),
+    }
+}
+
+/// The exponents of the numbers, one after another.
+struct Exponents<'a> {
+    table: Option<Box<Table>>,
+    /// The only one there is, where there is no table.
+    alone: u8,
+    bits: BitReader<'a>,
+}
+
+/// Numbers of signs and mantissas that have `EACH` bytes, and of their exponents.
+fn numbers<const EACH: usize>(mantissas: &[u8], exponents: Exponents<'_>) -> Result<Vec<f32>, CodecError> {
+    let Exponents {
+        table,
+        alone,
+        mut bits,
+    } = exponents;
+    let (mantissas, _) = mantissas.as_chunks::<EACH>();
+    let mut numbers = Vec::with_capacity(mantissas.len());
+    for mantissa in mantissas {
         let exponent = match &table {
             Some(table) => bits.symbol(table)?,
-            None => low as u8,
+            None => alone,
         };
-        let word = le32(mantissa) << (24 - 8 * each);
+        let mut bytes = [0; 4];
+        bytes[3 - EACH..3].copy_from_slice(mantissa);
+        let word = u32::from_le_bytes(bytes);
         numbers.push(f32::from_bits(
             (word & 0x80_0000) << 8 | u32::from(exponent) << 23 | word & 0x7F_FFFF,
         ));
@@ -192,14 +241,20 @@ fn huffman(counts: &[u32; 256]) -> [u8; 256] {
 
 /// Codes in order of length and then of symbol, with their first bit lowest.
 fn canonical_codes(lengths: &[u8; 256]) -> [u32; 256] {
+    let mut of_length = [0u32; LENGTH_MAX as usize + 2];
+    for length in lengths.iter().filter(|length| **length > 0) {
+        of_length[usize::from(*length) + 1] += 1;
+    }
+    // The first code of each length follows the last one that is a bit shorter.
+    let mut next = [0u32; LENGTH_MAX as usize + 1];
+    for length in 1..next.len() {
+        next[length] = (next[length - 1] + of_length[length]) << 1;
+    }
     let mut codes = [0; 256];
-    let mut next = 0u32;
-    for length in 1..=LENGTH_MAX {
-        for symbol in (0..256).filter(|symbol| u32::from(lengths[*symbol]) == length) {
-            codes[symbol] = next.reverse_bits() >> (32 - length);
-            next += 1;
-        }
-        next <<= 1;
+    for (code, length) in codes.iter_mut().zip(lengths).filter(|(_, length)| **length > 0) {
+        let first = &mut next[usize::from(*length)];
+        *code = first.reverse_bits() >> (32 - u32::from(*length));
+        *first += 1;
     }
     codes
 }
@@ -241,17 +296,16 @@ impl BitWriter {
     fn write(&mut self, code: u32, length: u32) {
         self.held |= u64::from(code) << self.count;
         self.count += length;
-        while self.count >= 8 {
-            self.out.push(self.held as u8);
-            self.held >>= 8;
-            self.count -= 8;
+        if self.count >= 32 {
+            self.out.extend((self.held as u32).to_le_bytes());
+            self.held >>= 32;
+            self.count -= 32;
         }
     }
 
     fn finish(mut self) -> Vec<u8> {
-        if self.count > 0 {
-            self.out.push(self.held as u8);
-        }
+        let left = self.count.div_ceil(8) as usize;
+        self.out.extend(&self.held.to_le_bytes()[..left]);
         self.out
     }
 }
@@ -264,12 +318,8 @@ struct BitReader<'a> {
 
 impl BitReader<'_> {
     fn symbol(&mut self, table: &Table) -> Result<u8, CodecError> {
-        while self.count <= 56
-            && let Some((byte, rest)) = self.bytes.split_first()
-        {
-            self.held |= u64::from(*byte) << self.count;
-            self.count += 8;
-            self.bytes = rest;
+        if self.count < LENGTH_MAX {
+            self.fill();
         }
         let (symbol, length) = table[self.held as usize & (table.len() - 1)];
         let length = u32::from(length);
@@ -279,6 +329,23 @@ impl BitReader<'_> {
         self.held >>= length;
         self.count -= length;
         Ok(symbol)
+    }
+
+    /// Takes as many bytes as fit. Eight at a time leave bits of the next byte above the count, which it sets again.
+    fn fill(&mut self) {
+        if let Some(word) = self.bytes.first_chunk() {
+            self.held |= u64::from_le_bytes(*word) << self.count;
+            let taken = (63 - self.count) / 8;
+            self.bytes = &self.bytes[taken as usize..];
+            self.count += 8 * taken;
+        }
+        while self.count <= 56
+            && let Some((byte, rest)) = self.bytes.split_first()
+        {
+            self.held |= u64::from(*byte) << self.count;
+            self.count += 8;
+            self.bytes = rest;
+        }
     }
 
     /// Nothing may be left but the zeros that fill the last byte.

@@ -1,11 +1,13 @@
 //! The desk's end: opens sessions, keeps as many orders under way as the node's window lets it, tells the replies.
 
-use std::collections::{BTreeMap, VecDeque};
+mod pulse;
+mod seated;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use heph_types::{Order, Position, Reply, SamplingOptions, SessionId, StageSpec, TokenId};
+use heph_types::{Order, Reply, SamplingOptions, SessionId, StageSpec};
 
-use super::orders::{self, Asked};
 use super::talk::Talk;
 use super::{
     ANSWER_DEADLINE, BUSY_MAX, Codecs, LINES_MAX, LOST_AFTER, OPEN_DEADLINE, PING_EVERY, SessionError,
@@ -13,12 +15,9 @@ use super::{
 };
 use crate::codec::WIDTH_MAX;
 use crate::drive::Machine;
-use crate::wire::{
-    Capabilities, Epoch, Farewell, FaultCode, Frame, GenerateFrame, Hello, Line, Refusal, RowsFrame,
-};
-
-/// Pings that may be unanswered: a node that answers is lost long before so many are.
-const PINGS_MAX: usize = 8;
+use crate::wire::{Capabilities, Farewell, FaultCode, Frame, Hello, Line, Refusal, RowsFrame};
+use pulse::{PINGS_MAX, Pulse};
+use seated::{Seated, Stage, Waiting, weight};
 
 /// What a desk asks of its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,64 +103,6 @@ pub struct DeskEnd {
     pulse: Pulse,
 }
 
-/// One session as the desk sees it.
-#[derive(Debug)]
-struct Seated {
-    stage: Stage,
-    spec: StageSpec,
-    codecs: Codecs,
-    epoch: Epoch,
-    /// Positions that the stage will hold once everything sent is done.
-    end: usize,
-    /// Sent and not answered, oldest first.
-    asked: VecDeque<Pending>,
-    asked_bytes: usize,
-    /// Not sent, oldest first.
-    waiting: VecDeque<Waiting>,
-    /// The oldest that waited, as a frame that did not fit the window yet.
-    ready: Option<Frame>,
-    /// Until when the node has to do what it is waited for.
-    due: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Opening,
-    Open {
-        width: usize,
-        orders: usize,
-        bytes: usize,
-    },
-    Closing,
-}
-
-#[derive(Debug)]
-enum Waiting {
-    Order(Order),
-    Choose(SamplingOptions),
-}
-
-#[derive(Debug)]
-enum Pending {
-    Forward(Asked),
-    /// A stream of tokens; over once its last one came, or once something else was asked for.
-    Alone {
-        epoch: Epoch,
-        next: Position,
-        left: u32,
-        ends: Vec<TokenId>,
-    },
-}
-
-/// Asks for signs of life while anything is waited for.
-#[derive(Debug)]
-struct Pulse {
-    /// Since when something is waited for.
-    since: Option<Duration>,
-    next: Duration,
-    asked: VecDeque<u64>,
-}
-
 impl DeskEnd {
     /// An end that begins now, for a desk that computes by `law` of arithmetic.
     pub fn new(law: u16, now: Duration) -> DeskEnd {
@@ -169,11 +110,7 @@ impl DeskEnd {
             talk: Talk::new(law, Capabilities::default(), now),
             lines: BTreeMap::new(),
             next: 0,
-            pulse: Pulse {
-                since: None,
-                next: now,
-                asked: VecDeque::new(),
-            },
+            pulse: Pulse::new(now),
         }
     }
 
@@ -194,18 +131,7 @@ impl DeskEnd {
             session,
             spec: spec.clone(),
         })?;
-        let seated = Seated {
-            stage: Stage::Opening,
-            spec,
-            codecs,
-            epoch: Epoch(0),
-            end: 0,
-            asked: VecDeque::new(),
-            asked_bytes: 0,
-            waiting: VecDeque::new(),
-            ready: None,
-            due: Some(now + OPEN_DEADLINE),
-        };
+        let seated = Seated::opening(spec, codecs, now + OPEN_DEADLINE);
         self.lines.insert(line, seated);
         Ok(())
     }
@@ -473,272 +399,6 @@ impl DeskEnd {
         }
         seated.waiting.push_back(what);
         self.send(now, line)
-    }
-}
-
-impl Seated {
-    /// The next frame.
-    fn ready(&mut self, line: Line) -> Result<Option<Frame>, SessionError> {
-        if self.ready.is_some() {
-            return Ok(self.ready.take());
-        }
-        let frame = self.next_frame(line)?;
-        if frame.is_some() {
-            self.waiting.pop_front();
-        }
-        Ok(frame)
-    }
-
-    /// The frame for what waits longest, if it may be sent at all now.
-    fn next_frame(&mut self, line: Line) -> Result<Option<Frame>, SessionError> {
-        loop {
-            let (epoch, held) = (self.epoch, self.held());
-            let Some(waiting) = self.waiting.front() else {
-                return Ok(None);
-            };
-            let from = |first: usize| match first {
-                first if first > held => Err(SessionError::Misuse("an order for a position not reached")),
-                first if first == held && !self.streams() => Ok(epoch),
-                _ => Ok(epoch.next()),
-            };
-            return Ok(Some(match waiting {
-                Waiting::Choose(options) => Frame::Choose {
-                    line,
-                    options: options.clone(),
-                },
-                Waiting::Order(Order::Forward(forward)) => {
-                    let count = forward.input.tokens();
-                    if count == 0 || forward.answers as usize > count {
-                        return Err(SessionError::Misuse("an order with more answers than tokens"));
-                    }
-                    let epoch = from(forward.first.index())?;
-                    let chooses = self.spec.choose.is_some();
-                    Frame::Forward(orders::forward_frame(line, epoch, forward, chooses, self.codecs)?)
-                }
-                Waiting::Order(Order::Rollback(to)) => {
-                    if to.index() >= held && !self.streams() {
-                        // There is nothing to forget.
-                        self.waiting.pop_front();
-                        continue;
-                    }
-                    let to = Position(to.0.min(held as u32));
-                    let epoch = epoch.next();
-                    Frame::Rollback { line, epoch, to }
-                }
-                Waiting::Order(Order::Generate {
-                    last,
-                    tokens_max,
-                    ends,
-                }) => Frame::Generate(GenerateFrame {
-                    line,
-                    epoch: from(held)?,
-                    at: Position(held as u32),
-                    last: *last,
-                    tokens_max: *tokens_max,
-                    ends: ends.clone(),
-                }),
-            }));
-        }
-    }
-
-    /// Whether the node goes on alone, for all that is known here.
-    fn streams(&self) -> bool {
-        matches!(self.asked.back(), Some(Pending::Alone { epoch, left, .. }) if *epoch == self.epoch && *left > 0)
-    }
-
-    /// Positions that the stage holds for certain once everything sent is done.
-    fn held(&self) -> usize {
-        match self.asked.back() {
-            Some(Pending::Alone { epoch, next, .. }) if *epoch == self.epoch => next.index() - 1,
-            _ => self.end,
-        }
-    }
-
-    /// Whether so many bytes more fit the node's window. One order may always be under way.
-    fn has_room(&self, more: usize) -> bool {
-        match self.stage {
-            Stage::Open { orders, bytes, .. } => {
-                self.asked.is_empty()
-                    || self.asked.len() < orders && self.asked_bytes.saturating_add(more) <= bytes
-            }
-            Stage::Opening | Stage::Closing => false,
-        }
-    }
-
-    /// Remembers what was sent.
-    fn sent(&mut self, frame: Frame) {
-        match frame {
-            Frame::Forward(frame) => {
-                let asked = Asked::of(&frame);
-                self.go_on(asked.epoch, asked.first, asked.end());
-                self.asked_bytes += asked.bytes;
-                self.asked.push_back(Pending::Forward(asked));
-            }
-            Frame::Rollback { epoch, to, .. } => self.go_on(epoch, to, to.index()),
-            Frame::Generate(frame) => {
-                self.go_on(frame.epoch, frame.at, frame.at.index());
-                self.asked.push_back(Pending::Alone {
-                    epoch: frame.epoch,
-                    next: Position(frame.at.0 + 1),
-                    left: frame.tokens_max,
-                    ends: frame.ends,
-                });
-            }
-            _ => {}
-        }
-    }
-
-    /// What is sent begins at `first`, and the stage holds `end` positions afterwards. A new epoch makes void what was
-    /// asked from `first` on.
-    fn go_on(&mut self, epoch: Epoch, first: Position, end: usize) {
-        if epoch != self.epoch {
-            for pending in &mut self.asked {
-                match pending {
-                    Pending::Forward(asked) => asked.void |= asked.first >= first,
-                    Pending::Alone { .. } => {}
-                }
-            }
-        }
-        (self.epoch, self.end) = (epoch, end);
-    }
-
-    /// The oldest order is answered.
-    fn pop(&mut self) {
-        match self.asked.pop_front() {
-            Some(Pending::Forward(asked)) => self.asked_bytes -= asked.bytes,
-            // What was sent behind it counts on from there.
-            Some(Pending::Alone { epoch, next, .. }) if epoch == self.epoch && self.asked.is_empty() => {
-                self.end = next.index() - 1;
-            }
-            Some(Pending::Alone { .. }) | None => {}
-        }
-    }
-
-    fn rows(&mut self, frame: &RowsFrame) -> Result<Vec<Reply>, SessionError> {
-        let (Some(Pending::Forward(asked)), Stage::Open { width, .. }, None) =
-            (self.asked.front(), self.stage, &self.spec.choose)
-        else {
-            return Err(unasked("Rows"));
-        };
-        if asked.answers == 0 {
-            return Err(unasked("Rows"));
-        }
-        let reply = orders::rows_reply(frame, asked, width)?;
-        self.pop();
-        Ok(vec![reply])
-    }
-
-    fn choices(&mut self, frame: crate::wire::ChoicesFrame) -> Result<Vec<Reply>, SessionError> {
-        let current = self.epoch;
-        match self.asked.front_mut() {
-            Some(Pending::Forward(asked)) if self.spec.choose.is_some() && asked.answers > 0 => {
-                let reply = orders::choices_reply(frame, asked)?;
-                self.pop();
-                Ok(vec![reply])
-            }
-            Some(Pending::Alone {
-                epoch,
-                next,
-                left,
-                ends,
-            }) => {
-                let fits = frame.epoch == *epoch && frame.first == *next && frame.agreed == 0;
-                if !fits || frame.tokens.is_empty() || frame.tokens.len() > *left as usize {
-                    return Err(unasked("Choices"));
-                }
-                let mut replies = Vec::new();
-                for token in frame.tokens {
-                    if *left == 0 {
-                        return Err(unasked("Choices"));
-                    }
-                    replies.push(Reply::Choices {
-                        first: *next,
-                        tokens: vec![token],
-                    });
-                    next.0 += 1;
-                    *left = if ends.contains(&token) { 0 } else { *left - 1 };
-                }
-                if *epoch != current {
-                    // Something else was asked for meanwhile; nobody waits for these.
-                    replies.clear();
-                }
-                Ok(replies)
-            }
-            _ => Err(unasked("Choices")),
-        }
-    }
-
-    fn done(&mut self, done: Epoch) -> Result<Vec<Reply>, SessionError> {
-        let current = self.epoch;
-        let replies = match self.asked.front() {
-            Some(Pending::Forward(asked)) if asked.epoch == done => {
-                if asked.answers > 0 && !asked.void {
-                    return Err(unasked("Done"));
-                }
-                let end = Position(asked.end() as u32);
-                vec![match self.spec.choose {
-                    Some(_) => Reply::Choices {
-                        first: Position(end.0 + 1),
-                        tokens: Vec::new(),
-                    },
-                    None => Reply::Rows {
-                        first: end,
-                        hidden: self.no_rows(),
-                    },
-                }]
-            }
-            Some(Pending::Alone { epoch, left, .. }) if *epoch == done => {
-                if *left > 0 && done == current {
-                    return Err(unasked("Done"));
-                }
-                Vec::new()
-            }
-            _ => return Err(unasked("Done")),
-        };
-        self.pop();
-        Ok(replies)
-    }
-
-    fn no_rows(&self) -> heph_types::Hidden {
-        let width = match self.stage {
-            Stage::Open { width, .. } => width,
-            Stage::Opening | Stage::Closing => 0,
-        };
-        heph_types::Hidden {
-            width,
-            rows: Vec::new(),
-        }
-    }
-}
-
-/// What a frame takes of the window.
-fn weight(frame: &Frame) -> usize {
-    match frame {
-        Frame::Forward(forward) => Asked::of(forward).bytes,
-        _ => 0,
-    }
-}
-
-fn unasked(frame: &'static str) -> SessionError {
-    SessionError::Unexpected {
-        frame,
-        why: "it answers nothing that was asked",
-    }
-}
-
-impl Pulse {
-    /// How long ago the ping was asked that is answered now.
-    fn answered(&mut self, now: Duration, stamp: u64) -> Result<Duration, SessionError> {
-        let asked = self.asked.iter().position(|asked| *asked == stamp);
-        let Some(at) = asked else {
-            return Err(SessionError::Unexpected {
-                frame: "Pong",
-                why: "nobody asked with this stamp",
-            });
-        };
-        // A flood of pings is answered once: the older ones are, too.
-        self.asked.drain(..=at);
-        Ok(now.saturating_sub(Duration::from_micros(stamp)))
     }
 }
 

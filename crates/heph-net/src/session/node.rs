@@ -1,22 +1,19 @@
 //! The node's end: checks what a desk asks against what its sessions are, hands orders out one after another, and sends
 //! what becomes of them.
 
-use std::collections::{BTreeMap, VecDeque};
+mod lent;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use heph_types::{Order, Position, Reply, SamplingOptions, SessionId, StageSpec, TokenId};
+use heph_types::{Order, Reply, SamplingOptions, SessionId, StageSpec};
 
 use super::orders::{self, Asked};
 use super::talk::Talk;
 use super::{BYTES_WINDOW, GREETING_DEADLINE, LINES_MAX, ORDERS_WINDOW, SessionError};
 use crate::drive::Machine;
-use crate::wire::{
-    Capabilities, ChoicesFrame, Epoch, Farewell, FaultCode, Frame, GenerateFrame, Hello, Line, Refusal,
-    TakeUntil,
-};
-
-/// Orders of one session that its stage has at a time: one under way, and one so that it need not wait for the next.
-const HANDED_MAX: usize = 2;
+use crate::wire::{Capabilities, ChoicesFrame, Farewell, FaultCode, Frame, Hello, Line, Refusal};
+use lent::{Handed, Lent, Queued};
 
 /// Orders without an answer that may wait behind each other: rollbacks and new options. A desk has no use for more than
 /// one of each before every order.
@@ -128,50 +125,6 @@ pub struct NodeEnd {
     unused_until: Duration,
 }
 
-/// One session as the node sees it.
-#[derive(Debug)]
-struct Lent {
-    spec: StageSpec,
-    /// Numbers of a row; `None` until it is granted.
-    width: Option<usize>,
-    epoch: Epoch,
-    /// Positions that the stage will hold once everything asked is done.
-    end: usize,
-    /// Not yet handed out, oldest first.
-    queue: VecDeque<Queued>,
-    /// Handed out and not answered, oldest first.
-    handed: VecDeque<Handed>,
-    bytes: usize,
-    /// Something was handed out behind the stream under way.
-    nudged: bool,
-    used: Duration,
-}
-
-#[derive(Debug)]
-enum Queued {
-    Forward(Asked, Order),
-    Alone(Alone, Order),
-    Rollback(Position),
-    Choose(SamplingOptions),
-}
-
-#[derive(Debug)]
-enum Handed {
-    Forward(Asked),
-    Alone(Alone),
-}
-
-/// A stream of tokens.
-#[derive(Debug)]
-struct Alone {
-    epoch: Epoch,
-    /// Where its next token stands.
-    next: Position,
-    /// Tokens that may follow; none after one that ends it.
-    left: u32,
-    ends: Vec<TokenId>,
-}
-
 impl NodeEnd {
     /// An end that begins now, for a node that computes by `law` of arithmetic.
     pub fn new(law: u16, limits: NodeLimits, now: Duration) -> NodeEnd {
@@ -249,18 +202,7 @@ impl NodeEnd {
             let reason = Refusal::TooManySessions;
             return self.talk.say(&Frame::Refused { line, reason });
         }
-        let lent = Lent {
-            spec: spec.clone(),
-            width: None,
-            epoch: Epoch(0),
-            end: 0,
-            queue: VecDeque::new(),
-            handed: VecDeque::new(),
-            bytes: 0,
-            nudged: false,
-            used: now,
-        };
-        self.lines.insert(line, lent);
+        self.lines.insert(line, Lent::asked(spec.clone(), now));
         self.talk
             .events
             .push_back(NodeEvent::Open { line, session, spec });
@@ -494,155 +436,6 @@ fn answer(line: Line, asked: &Asked, reply: &Reply) -> Result<Frame, SessionErro
             Frame::Choices(orders::choices_frame(line, asked, *first, tokens))
         }
     })
-}
-
-impl Lent {
-    /// Orders that the desk waits for.
-    fn unanswered(&self) -> usize {
-        let answered = |queued: &&Queued| matches!(queued, Queued::Forward(..) | Queued::Alone(..));
-        self.handed.len() + self.queue.iter().filter(answered).count()
-    }
-
-    /// When the session has been unused for too long; never while it is worked for.
-    fn idle_at(&self, idle_after: Duration) -> Option<Duration> {
-        (self.unanswered() == 0).then_some(self.used + idle_after)
-    }
-
-    /// Whether the next one may go to the stage.
-    fn may_hand_out(&self) -> bool {
-        match (self.queue.front(), self.handed.back()) {
-            // What is void is answered in its turn.
-            (Some(Queued::Forward(asked, _)), _) if asked.void => self.handed.is_empty(),
-            // A stream is told at once that something comes behind it, and once.
-            (Some(_), Some(Handed::Alone(_))) => !self.nudged,
-            (Some(Queued::Forward(..) | Queued::Alone(..)), _) => self.handed.len() < HANDED_MAX,
-            (Some(Queued::Rollback(_) | Queued::Choose(_)), _) => self.handed.is_empty(),
-            (None, _) => false,
-        }
-    }
-
-    /// Positions that an order may count on, and whether a stream is under way.
-    fn reached(&self) -> (usize, bool) {
-        let queued = self.queue.iter().rev().find_map(|queued| match queued {
-            Queued::Alone(alone, _) => Some(Some(alone)),
-            Queued::Forward(..) => Some(None),
-            Queued::Rollback(_) | Queued::Choose(_) => None,
-        });
-        let newest = queued.unwrap_or(match self.handed.back() {
-            Some(Handed::Alone(alone)) => Some(alone),
-            Some(Handed::Forward(_)) | None => None,
-        });
-        match newest.filter(|alone| alone.epoch == self.epoch) {
-            Some(alone) => (alone.next.index() - 1, alone.left > 0),
-            None => (self.end, false),
-        }
-    }
-
-    /// Takes an order for `first` in, which leaves the stage with `end` positions.
-    fn go_on(
-        &mut self,
-        frame: &'static str,
-        epoch: Epoch,
-        first: usize,
-        end: usize,
-    ) -> Result<(), SessionError> {
-        let broken = |why| SessionError::Unexpected { frame, why };
-        let (reached, streams) = self.reached();
-        if epoch == self.epoch {
-            if streams {
-                return Err(broken("a stream is under way in its epoch"));
-            }
-            if first != reached {
-                return Err(broken("it does not follow what was sent, and begins no epoch"));
-            }
-        } else if epoch == self.epoch.next() {
-            if first > reached {
-                return Err(broken("it is for a position that was not reached"));
-            }
-            for queued in &mut self.queue {
-                if let Queued::Forward(asked, _) = queued {
-                    asked.void |= asked.first.index() >= first;
-                }
-            }
-        } else {
-            return Err(broken("its epoch is neither this one nor the next"));
-        }
-        (self.epoch, self.end) = (epoch, end);
-        Ok(())
-    }
-
-    fn forward(&mut self, frame: crate::wire::ForwardFrame) -> Result<(), SessionError> {
-        let width = self.width.unwrap_or_default();
-        let asked = Asked::of(&frame);
-        if asked.until == TakeUntil::Disagreement && self.spec.choose.is_none() {
-            return Err(SessionError::Unexpected {
-                frame: "Forward",
-                why: "rows do not disagree",
-            });
-        }
-        let order = orders::forward_order(frame, &self.spec, width)?;
-        self.go_on("Forward", asked.epoch, asked.first.index(), asked.end())?;
-        self.bytes += asked.bytes;
-        self.queue.push_back(Queued::Forward(asked, order));
-        Ok(())
-    }
-
-    fn roll_back(&mut self, epoch: Epoch, to: Position) -> Result<(), SessionError> {
-        if epoch == self.epoch {
-            return Err(SessionError::Unexpected {
-                frame: "Rollback",
-                why: "it begins no epoch",
-            });
-        }
-        self.go_on("Rollback", epoch, to.index(), to.index())?;
-        self.queue.push_back(Queued::Rollback(to));
-        Ok(())
-    }
-
-    fn generate(&mut self, frame: GenerateFrame) -> Result<(), SessionError> {
-        let broken = |why| SessionError::Unexpected {
-            frame: "Generate",
-            why,
-        };
-        if self.spec.choose.is_none() || self.spec.layers.start() != 0 {
-            return Err(broken("only a whole model goes on alone"));
-        }
-        let end = frame.at.index().saturating_add(frame.tokens_max as usize);
-        if frame.tokens_max == 0 || end > self.spec.context as usize {
-            return Err(broken("it reaches beyond the context"));
-        }
-        let epoch = self.epoch;
-        self.go_on("Generate", frame.epoch, frame.at.index(), frame.at.index())?;
-        let alone = Alone {
-            epoch: frame.epoch,
-            next: Position(frame.at.0 + 1),
-            left: frame.tokens_max,
-            ends: frame.ends.clone(),
-        };
-        let order = Order::Generate {
-            last: frame.last,
-            tokens_max: frame.tokens_max,
-            ends: frame.ends,
-        };
-        if alone.epoch != epoch {
-            // A stream begins at the end of the cache: what is held behind its place has to go first.
-            self.queue.push_back(Queued::Rollback(frame.at));
-        }
-        self.queue.push_back(Queued::Alone(alone, order));
-        Ok(())
-    }
-
-    fn choose(&mut self, options: SamplingOptions) -> Result<(), SessionError> {
-        let Some(chosen) = &mut self.spec.choose else {
-            return Err(SessionError::Unexpected {
-                frame: "Choose",
-                why: "the session does not choose",
-            });
-        };
-        chosen.clone_from(&options);
-        self.queue.push_back(Queued::Choose(options));
-        Ok(())
-    }
 }
 
 impl Machine for NodeEnd {

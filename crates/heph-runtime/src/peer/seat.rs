@@ -30,13 +30,34 @@ struct PeerSeat {
     commands: Commands<DeskEnd>,
     heard: Arc<Heard>,
     listener: AbortHandle,
-    /// Whether the stage chooses, and was told the ids of everything that went into it.
     chooses: bool,
-    knows_ids: bool,
+    ids: Ids,
     /// Orders handed in whose reply was not collected.
     owed: usize,
     /// Whether the last order was to go on alone.
     streams: bool,
+}
+
+/// Whether a stage knows the ids of what went into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    /// It is given ids.
+    Given,
+    /// It was told them with every row so far.
+    Told,
+    /// Some it was not told.
+    Unknown,
+}
+
+impl Ids {
+    fn of(spec: &StageSpec) -> Ids {
+        let looks_back = spec.choose.as_ref().is_some_and(SamplingOptions::looks_back);
+        match spec.layers.start() {
+            0 => Ids::Given,
+            _ if looks_back => Ids::Told,
+            _ => Ids::Unknown,
+        }
+    }
 }
 
 /// What came from the peer and was not collected.
@@ -105,7 +126,7 @@ pub(super) fn open(
         heard,
         listener,
         chooses: spec.choose.is_some(),
-        knows_ids: spec.layers.start() == 0 || spec.choose.as_ref().is_some_and(SamplingOptions::looks_back),
+        ids: Ids::of(spec),
         owed: 0,
         streams: false,
     }))
@@ -262,12 +283,16 @@ impl Seat for PeerSeat {
     }
 
     fn choose_by(&mut self, options: &SamplingOptions) -> bool {
-        // Options that look back need the ids of everything that went in.
-        let can = self.chooses && (self.knows_ids || !options.looks_back());
-        can && self
-            .commands
-            .try_send(DeskCommand::Choose(LINE, options.clone()))
-            .is_ok()
+        // Options that look back need the ids of everything that went in; under others, rows come without.
+        let looks_back = options.looks_back();
+        if !self.chooses || looks_back && self.ids == Ids::Unknown {
+            return false;
+        }
+        if !looks_back && self.ids == Ids::Told {
+            self.ids = Ids::Unknown;
+        }
+        let choose = DeskCommand::Choose(LINE, options.clone());
+        self.commands.try_send(choose).is_ok()
     }
 
     fn traffic(&self) -> Traffic {
