@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, embed, excerpts, logits, man, models, plan, quantize,
-    render, run, tokenize,
+    bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, models, node, peers,
+    plan, quantize, relay, render, run, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -30,6 +30,14 @@ pub(crate) enum Command {
     Run(run::Arguments),
     /// Say where an answer would be computed, what that takes, and why not elsewhere
     Plan(plan::Arguments),
+    /// Lend this machine to your other machines
+    Node(node::Arguments),
+    /// Meet a machine whose ticket you have
+    Join(join::Arguments),
+    /// Show the machines you met and which of them are there
+    Peers(peers::Arguments),
+    /// Run a meeting place for machines that no direct way joins
+    Relay(relay::Arguments),
     /// Measure prefill, decoding and small passes of a model
     Bench(bench::Arguments),
     /// Run a model in every way there is here and compare the bits

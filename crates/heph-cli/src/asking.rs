@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use heph_kernels::isa::Isa;
+use heph_net::endpoint::EndpointOptions;
+use heph_net::ticket::Ticket;
 use heph_net::trust::TrustBook;
 use heph_plan::{DraftProfile, DraftSource, Mode, Plan, Record};
 use heph_runtime::bundled;
@@ -15,9 +17,8 @@ use heph_runtime::draft::{Drafter, ModelDrafter};
 use heph_runtime::gate::Meter;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::line::{Line, LineLimits, LineModel};
-use heph_runtime::network::Network;
 use heph_runtime::node::{Lent, Node, NodeCaps};
-use heph_runtime::pool::{Here, NodePool};
+use heph_runtime::pool::{Contact, Here, NodePool, contacts};
 use heph_runtime::profile::{self, KeptSpeeds, SpeedKey};
 use heph_runtime::receipt::Receipt;
 use heph_runtime::route::{self, Question, Route};
@@ -31,6 +32,7 @@ use heph_types::{
 
 use crate::engine::{Engine, EngineArguments, Opened};
 use crate::failure::{Exit, Failure};
+use crate::machine::{self, Joined};
 use crate::terminal;
 
 /// Tokens that an answer is expected to have where nobody says how long it will be.
@@ -39,6 +41,12 @@ const ANSWER_TOKENS_USUAL: usize = 200;
 /// Share of drafted tokens that the bundled pair gets right when it draws with temperature: below the greedy 0.88 that
 /// `models/README.md` measures.
 const PAIR_ACCEPTANCE: f64 = 0.75;
+
+/// How long a peer may take to say what it is; whoever is slower does not take part.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long a machine on this machine may take to be met.
+const MEET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// This machine where it has no identity yet, because nobody else is asked.
 const ALONE: NodeId = NodeId([0; 32]);
@@ -72,7 +80,7 @@ pub(crate) enum Asked {
 }
 
 impl Asked {
-    fn by_name(self) -> Option<Mode> {
+    pub(crate) fn by_name(self) -> Option<Mode> {
         match self {
             Self::Auto => None,
             Self::Mode(mode) => Some(mode),
@@ -91,6 +99,17 @@ fn mode(text: &str) -> Result<Asked, String> {
 }
 
 impl PlaceArguments {
+    /// As where nothing was said.
+    fn usual() -> Self {
+        Self {
+            mode: Asked::Auto,
+            allow: Vec::new(),
+            keep_first: 0,
+            keep_last: 0,
+            draft: None,
+        }
+    }
+
     /// Whether there is nothing to plan: everything is to run here, or nobody else is known.
     fn is_plain(&self, settings: &Settings) -> Result<bool, Failure> {
         Ok(match self.mode {
@@ -128,8 +147,10 @@ pub(crate) struct Planned {
     meter: Meter,
     /// What the meter said after the last answer.
     counted: BTreeMap<NodeId, Traffic>,
+    /// Peers that did not answer: name and why.
+    pub(crate) away: Vec<(String, String)>,
     /// What carries the connections; they end with it.
-    _network: Option<Network>,
+    _network: Option<Joined>,
 }
 
 impl Planned {
@@ -204,7 +225,7 @@ pub(crate) fn ready(
     }
     let asking = Asking::open(model, engine, place, settings)?;
     let sizes = size(asking.words())?;
-    let record = asking.plan(sizes, answer_tokens_max)?;
+    let record = asking.plan(place.mode.by_name(), sizes, answer_tokens_max)?;
     let mode = Some(record.decision.plan.mode);
     let (desk, meter) = asking.desk(&record.decision.plan)?;
     let opened = &asking.model.opened;
@@ -219,6 +240,7 @@ pub(crate) fn ready(
             pool: asking.pool,
             meter,
             counted: BTreeMap::new(),
+            away: asking.away,
             _network: asking.network,
         }),
     })
@@ -233,9 +255,10 @@ pub(crate) struct Asking {
     draft: Option<Draft>,
     pool: NodePool,
     policy: Policy,
-    mode: Option<Mode>,
     cancel: Cancel,
-    network: Option<Network>,
+    /// Peers that did not answer: name and why.
+    away: Vec<(String, String)>,
+    network: Option<Joined>,
 }
 
 /// A model that is loaded when it is first needed here.
@@ -272,8 +295,37 @@ struct Draft {
 }
 
 impl Asking {
-    /// Opens `model` and looks who may answer with it.
+    /// Opens `model` and looks who may answer with it: nobody else where the mode keeps everything here.
     pub(crate) fn open(
+        model: &str,
+        engine: &EngineArguments,
+        place: &PlaceArguments,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
+        let others = place.mode != Asked::Mode(Mode::Local);
+        let network = match others && !TrustBook::open(&settings.home)?.peers().is_empty() {
+            true => Some(Joined::start(machine::asking(settings))?),
+            false => None,
+        };
+        Self::over(network, model, engine, place, settings)
+    }
+
+    /// Opens `model` among the machines of these tickets, on loopback: for a demonstration.
+    pub(crate) fn among(
+        tickets: &[Ticket],
+        model: &str,
+        engine: &EngineArguments,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
+        let network = Joined::start(machine::options(settings, None, EndpointOptions::loopback()))?;
+        for ticket in tickets {
+            network.block_on(network.join(ticket, MEET_DEADLINE))?;
+        }
+        Self::over(Some(network), model, engine, &PlaceArguments::usual(), settings)
+    }
+
+    fn over(
+        network: Option<Joined>,
         model: &str,
         engine: &EngineArguments,
         place: &PlaceArguments,
@@ -288,21 +340,38 @@ impl Asking {
         });
         let cancel = terminal::cancel_on_ctrl_c()?;
         let draft = draft(place, &words, settings)?;
-        let speed = speed(&model, hash, settings)?;
-        let desk = desk_profile(ALONE, speed, &profile);
-        let pool = NodePool::alone(desk, here(ALONE, hash, &model, &cancel));
+        let speed = speed(hash, &model.opened, settings, || model.engine())?;
+        let node = network.as_ref().map_or(ALONE, |network| network.node());
+        let pool = NodePool::alone(
+            desk_profile(node, speed, &profile),
+            here(node, hash, &model, &cancel),
+        );
+        let met = match &network {
+            Some(network) => contacts(network, &network.peers()?, ANSWER_DEADLINE),
+            None => Vec::new(),
+        };
         Ok(Self {
             policy: place.policy(settings),
-            mode: place.mode.by_name(),
             model,
             hash,
             profile,
             words,
             draft,
-            pool,
+            pool: pool.among(&met),
+            away: met.into_iter().filter_map(away).collect(),
             cancel,
-            network: None,
+            network,
         })
+    }
+
+    /// The machines.
+    pub(crate) fn pool(&self) -> &NodePool {
+        &self.pool
+    }
+
+    /// Peers that did not answer: name and why.
+    pub(crate) fn away(&self) -> &[(String, String)] {
+        &self.away
     }
 
     /// How the model reads and writes.
@@ -311,7 +380,12 @@ impl Asking {
     }
 
     /// What the planner says to a prompt of so many tokens, with all that it was told.
-    pub(crate) fn plan(&self, sizes: Sizes, answer_tokens_max: Option<usize>) -> Result<Record, Failure> {
+    pub(crate) fn plan(
+        &self,
+        mode: Option<Mode>,
+        sizes: Sizes,
+        answer_tokens_max: Option<usize>,
+    ) -> Result<Record, Failure> {
         let answer_tokens = answer_tokens_max.unwrap_or(usize::MAX).min(ANSWER_TOKENS_USUAL);
         let prompt_tokens = sizes.prompt(self.model.opened.context(), answer_tokens);
         let question = Question {
@@ -323,7 +397,7 @@ impl Asking {
             drafts: self.drafts(prompt_tokens),
             document: sizes.excerpts.map(route::document_profile),
             policy: self.policy.clone(),
-            mode: self.mode,
+            mode,
         };
         Ok(Record::new(question.request(), self.pool.cluster())?)
     }
@@ -417,9 +491,18 @@ fn desk_profile(node: NodeId, speed: Speed, model: &ModelProfile) -> NodeProfile
     }
 }
 
-/// How fast this machine runs the model: as it was timed before, or timed now.
-fn speed(model: &Lazy, hash: ModelHash, settings: &Settings) -> Result<Speed, Failure> {
-    let opened = &model.opened;
+/// A peer that did not answer.
+fn away(contact: Contact) -> Option<(String, String)> {
+    contact.reached.err().map(|why| (contact.peer.name, why))
+}
+
+/// How fast this machine runs a model: as it was timed before, or timed now, with `engine` in memory.
+pub(crate) fn speed(
+    hash: ModelHash,
+    opened: &Opened,
+    settings: &Settings,
+    engine: impl FnOnce() -> Result<Arc<Engine>, Failure>,
+) -> Result<Speed, Failure> {
     let key = SpeedKey {
         model: hash,
         processor: processor(),
@@ -431,8 +514,7 @@ fn speed(model: &Lazy, hash: ModelHash, settings: &Settings) -> Result<Speed, Fa
     if let Some(speed) = kept.find(&key) {
         return Ok(speed.clone());
     }
-    let mut worker = model.engine()?.worker();
-    let measured = profile::of_speed(&mut worker)?;
+    let measured = profile::of_speed(&mut engine()?.worker())?;
     let speed = measured.ok_or_else(|| Failure::new(Exit::No, "the clock of this machine stands still"))?;
     // A speed that cannot be kept is timed again next time.
     let _ = kept.keep(key, speed.clone());
@@ -469,7 +551,7 @@ fn draft(place: &PlaceArguments, words: &Words, settings: &Settings) -> Result<O
         loaded: Mutex::default(),
     };
     let engine = lazy.engine()?;
-    let speed = speed(&lazy, hash, settings)?;
+    let speed = speed(hash, &lazy.opened, settings, || Ok(Arc::clone(&engine)))?;
     Ok(Some(Draft {
         engine,
         hash,

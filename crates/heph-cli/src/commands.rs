@@ -13,11 +13,15 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod excerpts;
+pub(crate) mod join;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod models;
+pub(crate) mod node;
+pub(crate) mod peers;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod relay;
 pub(crate) mod render;
 pub(crate) mod run;
 pub(crate) mod tokenize;
@@ -29,6 +33,10 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Chat(arguments) => chat::run(&arguments, settings),
         Command::Run(arguments) => run::run(&arguments, settings),
         Command::Plan(arguments) => plan::run(&arguments, settings),
+        Command::Node(arguments) => node::run(&arguments, settings),
+        Command::Join(arguments) => join::run(&arguments, settings),
+        Command::Peers(arguments) => peers::run(&arguments, settings),
+        Command::Relay(arguments) => relay::run(&arguments, settings),
         Command::Tokenize(arguments) => tokenize::run(&arguments, settings),
         Command::Render(arguments) => render::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments, settings),

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use heph_plan::{Decision, Mode, Place, Plan, Stage};
-use heph_runtime::receipt::Receipt;
+use heph_runtime::receipt::{PlaceLine, Receipt};
 use heph_types::{LayerRange, Leaves};
 
 use crate::terminal::{self, Style};
@@ -116,6 +116,12 @@ fn privacy(plan: &Plan) -> String {
     format!("{}{note}", seen.join(", "))
 }
 
+/// The machines that could not be asked.
+pub(crate) fn write_away(out: &mut impl Write, away: &[(String, String)]) -> io::Result<()> {
+    away.iter()
+        .try_for_each(|(name, why)| line(out, "away", &format!("{name}: {why}")))
+}
+
 /// A receipt, the lines that say nothing left out.
 pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Result<()> {
     line(out, "mode", &format!("{}, {}", receipt.mode, receipt.exactness))?;
@@ -177,6 +183,19 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         receipt.expected_tokens_per_s
     );
     line(out, "time", &words)
+}
+
+/// Who computed what, in a few words.
+pub(crate) fn places(receipt: &Receipt) -> String {
+    let all = receipt
+        .places
+        .iter()
+        .map(|place| place.layers.end())
+        .max()
+        .unwrap_or(0);
+    let words = |place: &PlaceLine| format!("{} {}", layers(place.layers, all), place.name);
+    let words: Vec<String> = receipt.places.iter().map(words).collect();
+    words.join(", ")
 }
 
 fn line(out: &mut impl Write, name: &str, text: &str) -> io::Result<()> {

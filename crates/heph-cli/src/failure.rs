@@ -8,6 +8,7 @@ use heph_engine::model::{Fit, LoadError};
 use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
 use heph_kernels::format::Format;
+use heph_net::relay::RelayError;
 use heph_net::trust::TrustError;
 use heph_plan::{Constraint, InputError, Refusal};
 use heph_runtime::certify::CertifyError;
@@ -16,6 +17,7 @@ use heph_runtime::network::{JoinError, NetworkError};
 use heph_runtime::open::OpenError;
 use heph_runtime::preprocess::{DocumentError, PreprocessError};
 use heph_runtime::pull::PullError;
+use heph_runtime::relaying::RelayingError;
 use heph_runtime::route::RouteError;
 use heph_runtime::settings::SettingsError;
 use heph_runtime::store::StoreError;
@@ -308,6 +310,18 @@ impl From<NetworkError> for Failure {
                 .hint("another heph may be listening there; --listen chooses another address"),
             NetworkError::Threads(_) => Self::new(Exit::Room, chain(&error)),
         }
+    }
+}
+
+impl From<RelayingError> for Failure {
+    fn from(error: RelayingError) -> Self {
+        let exit = match &error {
+            RelayingError::Relay(RelayError::Certificate { .. }) => Exit::Input,
+            RelayingError::Relay(RelayError::Host(_)) => Exit::Usage,
+            RelayingError::Relay(RelayError::Socket { .. }) => Exit::Network,
+            RelayingError::Threads(_) => Exit::Room,
+        };
+        Self::new(exit, chain(&error))
     }
 }
 

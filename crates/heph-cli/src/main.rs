@@ -20,10 +20,12 @@ use clap::Parser;
 mod about;
 mod arguments;
 mod asking;
+mod caps;
 mod commands;
 mod engine;
 mod explain;
 mod failure;
+mod machine;
 mod sampling;
 mod terminal;
 

@@ -79,6 +79,14 @@ pub(crate) fn steps_bar(what: &str, steps: u64) -> ProgressBar {
     bar
 }
 
+/// A line on standard error for a job without an end; nothing where nobody watches.
+pub(crate) fn spinner() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(style("{spinner} {wide_msg}"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 /// Moves `bar` to where a job is.
 pub(crate) fn show(bar: &ProgressBar, progress: Progress) {
     if let Some(total) = progress.total {

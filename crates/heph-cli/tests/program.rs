@@ -164,8 +164,8 @@ fn help_is_what_it_was() {
     let user = user();
     insta::assert_snapshot!("help", user.says(&["help"], ""));
     for command in [
-        "chat", "run", "plan", "bench", "certify", "tokenize", "render", "logits", "quantize", "doctor",
-        "demo", "embed", "excerpts",
+        "chat", "run", "plan", "node", "join", "peers", "relay", "bench", "certify", "tokenize", "render",
+        "logits", "quantize", "doctor", "demo", "embed", "excerpts",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }
@@ -206,7 +206,8 @@ fn every_shell_completes_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = user.says(&["completions", shell], "");
         for command in [
-            "demo", "chat", "run", "plan", "bench", "models", "quantize", "doctor", "certify",
+            "demo", "chat", "run", "plan", "node", "join", "peers", "relay", "bench", "models", "quantize",
+            "doctor", "certify",
         ] {
             assert!(script.contains(command), "{shell} does not know {command}");
         }
@@ -218,7 +219,13 @@ fn each_command_has_a_manual_page() {
     let user = user();
     assert!(user.says(&["man"], "").contains(".TH heph 1"));
     assert!(user.output(&["man", "--out", "pages"], b"").status.success());
-    for page in ["heph.1", "heph-chat.1", "heph-models-pull.1"] {
+    for page in [
+        "heph.1",
+        "heph-chat.1",
+        "heph-models-pull.1",
+        "heph-node.1",
+        "heph-peers-forget.1",
+    ] {
         assert!(user.home.path().join("pages").join(page).is_file(), "{page}");
     }
 }
@@ -372,12 +379,66 @@ fn a_chat_from_a_pipe_obeys_and_answers() {
 }
 
 #[test]
-fn the_demo_answers_and_finds_the_same_bits() {
-    let output = user().output(&["demo"], b"");
+fn the_demo_says_the_same_in_every_mode_and_leaves_nothing_behind() {
+    let user = user();
+    let temporary = user.home.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let output = user
+        .command(&["demo"])
+        .env("TMPDIR", &temporary)
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{text}");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}{error}");
     assert!(text.contains("> Tell me a story about a little fox."), "{text}");
     assert!(text.contains(" same") && !text.contains("differs"), "{text}");
+    for mode in ["local", "remote", "layered", "speculative", "layered-speculative"] {
+        let row = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(&format!("{mode} ")))
+            .expect(mode);
+        assert!(row.contains("exact") && row.contains(" yes "), "{row}");
+    }
+    let killed = text
+        .lines()
+        .find(|line| line.contains(" killed "))
+        .expect("a node is killed");
+    assert!(killed.contains(" yes "), "{killed}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "a folder is left");
+    for process in text.split("(process ").skip(1) {
+        let id = process.split(')').next().unwrap();
+        assert!(!Path::new("/proc").join(id).exists(), "process {id} is left");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_demo_that_is_stopped_leaves_nothing_behind() {
+    let user = user();
+    let temporary = user.home.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let mut child = user
+        .command(&["demo"])
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while fs::read_dir(&temporary).unwrap().next().is_none() {
+        assert!(std::time::Instant::now() < until, "it starts no nodes");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "a folder is left");
 }
 
 #[test]

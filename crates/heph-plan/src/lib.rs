@@ -4,6 +4,7 @@
 //! reads a clock or draws a number: same input, same plan. Knows no text, only sizes; the cost model and the rules in
 //! their order are in `docs/planner.md`.
 
+mod asked;
 pub mod balance;
 pub mod bandwidth;
 mod cluster;
@@ -44,7 +45,8 @@ pub use shortlist::shortlist;
 pub fn plan(request: &Request, cluster: &Cluster) -> Result<Decision, Refusal> {
     cluster::check(request, cluster)?;
     let permitted = permit::permit(request, cluster);
-    let explored = explore::explore(&permitted, search::Effort::Full, None);
+    let mut explored = explore::explore(&permitted, search::Effort::Full, None);
+    asked::complete(&permitted, &mut explored);
     let Some(plan) = explored.chosen(request.mode).cloned() else {
         return Err(Refusal::impossible(request, cluster));
     };

@@ -4,6 +4,7 @@
 //! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
 //! asks for a download by name, and [`network`], when a person joins machines.
 
+pub mod attendance;
 pub mod bench;
 pub mod bundled;
 pub mod cancel;
@@ -24,6 +25,7 @@ pub mod preprocess;
 pub mod profile;
 pub mod pull;
 pub mod receipt;
+pub mod relaying;
 pub mod replan;
 pub mod route;
 pub mod seat;

@@ -4,6 +4,10 @@
 //! It gathers and never chooses: [`NodePool::cluster`] is what the planner is given, and [`crate::route`] turns its plan
 //! into a line over these hosts.
 
+mod contact;
+
+pub use contact::{Contact, Reached, contacts};
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_plan::{Cluster, NODES_MAX, Peer};
@@ -142,5 +146,34 @@ impl Host for Here {
             why: Refusal::Said(why),
         })?;
         node.open(session, spec, bell)
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use std::time::Duration;
+
+    use heph_types::{Caps, Exactness, NodeId, NodeProfile, NodeState, Price, Role, Speed};
+
+    /// A machine that holds nothing.
+    pub(super) fn profile(node: NodeId, role: Role) -> NodeProfile {
+        NodeProfile {
+            node,
+            name: node.short(),
+            role,
+            speed: Speed {
+                bytes_per_second: 1e9,
+                flops_per_second: 1e10,
+                overhead: Duration::ZERO,
+                measured: Vec::new(),
+            },
+            memory: 1 << 30,
+            holds: Vec::new(),
+            exactness: Exactness::Exact,
+            caps: Caps::default(),
+            state: NodeState::Open,
+            queue: Duration::ZERO,
+            price: Price::default(),
+        }
     }
 }

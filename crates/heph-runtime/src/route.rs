@@ -251,3 +251,6 @@ fn pace(plan: &Plan, drafter: Option<Box<dyn Drafter>>) -> Result<Pace, RouteErr
         ahead: if elsewhere { ROUNDS_AHEAD } else { 1 },
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! `heph demo`: talk with the model that is part of the program, and see that its answer is exact.
+//! `heph demo`: talk with the model that is part of the program, and see that its answer is the same however and wherever
+//! it is computed: on other instruction sets, over other machines, and when one of them is killed.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -13,9 +14,15 @@ use heph_types::TokenId;
 
 use super::run::streamed;
 use super::tokenize::unreadable;
+use crate::asking::Asking;
 use crate::engine::{Engine, EngineArguments};
 use crate::failure::{Exit, Failure};
 use crate::terminal::{self, Style};
+
+mod modes;
+mod nodes;
+
+use modes::Task;
 
 /// What is asked where nobody is there to ask.
 const QUESTION: &str = "Tell me a story about a little fox.";
@@ -23,12 +30,18 @@ const QUESTION: &str = "Tell me a story about a little fox.";
 /// Words enough for a short story.
 const ANSWER_TOKENS: usize = 200;
 
-/// Talk with the model that is part of the program, and see that its answer is exact.
+/// The other machines: processes of this program, for the time of the demonstration.
+const NODES: [&str; 2] = ["node-a", "node-b"];
+
+/// Talk with the model that is part of the program, and see that its answer is the same wherever it is computed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// What to say to it, instead of asking you
     #[arg(long)]
     prompt: Option<String>,
+    /// Only this process: start no nodes
+    #[arg(long)]
+    alone: bool,
     #[command(flatten)]
     engine: EngineArguments,
 }
@@ -49,18 +62,62 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         max_tokens: Some(ANSWER_TOKENS),
         stops: Vec::new(),
     };
-    let answer = streamed(&mut desk, Prompt::Chat(&messages), &options, &cancel)?;
+    let prompt = Prompt::Chat(&messages);
+    let answer = streamed(&mut desk, prompt, &options, &cancel)?;
     cancel.lower();
     let history = [&answer.prompt[..], &answer.tokens].concat();
     let (ways, certificate) = again(&engine, &history, &cancel)?;
     write_table(&mut io::stdout().lock(), &engine, &answer, &ways, &certificate)?;
-    match certificate.holds() {
-        true => Ok(()),
-        false => Err(Failure::new(
+    if !certificate.holds() {
+        return Err(Failure::new(
             Exit::No,
             "the same answer gave different bits; this is a defect of heph",
-        )),
+        ));
     }
+    if arguments.alone {
+        return Ok(());
+    }
+    let task = Task {
+        prompt,
+        options: &options,
+        answer: &answer,
+        cancel: &cancel,
+    };
+    over_nodes(arguments, settings, &task)
+}
+
+/// Answers the question again over machines of its own, which end with it.
+fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Result<(), Failure> {
+    let folder = nodes::folder()?;
+    let settings = Settings {
+        home: folder.path().join("desk"),
+        models: folder.path().join("models"),
+        ..settings.clone()
+    };
+    let mut out = io::stdout().lock();
+    let bar = terminal::steps_bar("starting two nodes", 1);
+    let mut nodes = nodes::start(&NODES, folder.path())?;
+    let tickets: Vec<_> = nodes.iter().map(|node| node.ticket.clone()).collect();
+    let asking = Asking::among(&tickets, bundled::STORY.name, &arguments.engine, &settings)?;
+    bar.finish_and_clear();
+    if let Some((name, why)) = asking.away().first() {
+        return Err(Failure::new(
+            Exit::Network,
+            format!("{name} does not take part: {why}"),
+        ));
+    }
+    let ids: Vec<String> = nodes
+        .iter()
+        .map(|node| format!("{} (process {})", node.name, node.id()))
+        .collect();
+    writeln!(
+        out,
+        "\nThe same question over this machine and two nodes, {}:",
+        ids.join(" and ")
+    )?;
+    let rows = modes::rows(&asking, &mut nodes, task)?;
+    modes::write(&mut out, &rows)?;
+    modes::check(&rows)
 }
 
 /// What to ask: what was given, what the user types, or the question of the house.

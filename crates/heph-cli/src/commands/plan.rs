@@ -98,7 +98,8 @@ fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure>
         None => Prompt::Text(&question[0].content),
     };
     let tokens = prompt.tokens(asking.words())?;
-    asking.plan(Sizes::of(tokens.len()), arguments.max_tokens)
+    let (mode, sizes) = (arguments.place.mode.by_name(), Sizes::of(tokens.len()));
+    asking.plan(mode, sizes, arguments.max_tokens)
 }
 
 /// A decision in a file: for people as JSON, and once more to the last bit, since numbers in JSON lose theirs on the way.

@@ -171,6 +171,7 @@ fn explain_plan(ready: &Ready) -> Result<(), Failure> {
         Some(planned) => {
             let decision = &planned.record.decision;
             explain::write_decision(&mut out, decision, Style::of_stderr(), true)?;
+            explain::write_away(&mut out, &planned.away)?;
         }
         None => writeln!(
             out,

@@ -115,6 +115,43 @@ fn a_closed_node_and_a_mode_asked_for_are_respected() {
     assert_eq!(mode_of(&request, &cluster), Mode::Local);
 }
 
+/// Found by asking for each mode over two nodes as fast as the desk: nothing is gained by sharing, and it can be done.
+#[test]
+fn a_mode_that_is_asked_for_is_found_also_where_it_gains_nothing() {
+    let of = model(4, 5.0);
+    let desk = node(0, Role::Own, 40.0, 2_000_000_000, &of);
+    let other = |which| {
+        (
+            node(which, Role::Own, 20.0, 2_000_000_000, &of),
+            link(0.3, 8000.0),
+        )
+    };
+    let cluster = cluster(desk, vec![other(1), other(2)]);
+    let mut request = request(of);
+    request.drafts.push(DraftProfile {
+        source: DraftSource::Model,
+        acceptance: 0.75,
+        seconds_per_token: 0.0001,
+        seconds_for_prompt: 0.001,
+        memory: 1_000_000,
+        length_max: 12,
+    });
+    let free = plan(&request, &cluster).unwrap();
+    let possible = free.alternatives.iter().filter(|other| other.plan.is_some());
+    assert_eq!(possible.count(), 4, "all but preprocess: {:?}", free.alternatives);
+    let modes = [
+        Mode::Local,
+        Mode::Remote,
+        Mode::Layered,
+        Mode::Speculative,
+        Mode::LayeredSpeculative,
+    ];
+    for mode in modes {
+        request.mode = Some(mode);
+        assert_eq!(mode_of(&request, &cluster), mode);
+    }
+}
+
 #[test]
 fn senseless_numbers_are_refused() {
     let (request, cluster) = fast_neighbour();

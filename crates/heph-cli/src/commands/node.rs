@@ -1,0 +1,336 @@
+//! `heph node`: lend this machine to others.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use heph_kernels::kv::KvFormat;
+use heph_net::address::RelayAddress;
+use heph_net::discovery::Discovery;
+use heph_net::endpoint::EndpointOptions;
+use heph_net::ticket::Ticket;
+use heph_runtime::attendance::Attendance;
+use heph_runtime::cancel::Cancel;
+use heph_runtime::hardware::Hardware;
+use heph_runtime::network::Network;
+use heph_runtime::node::{Lent, Node, NodeCaps};
+use heph_runtime::profile;
+use heph_runtime::serve::{ServeRules, Serving, serve};
+use heph_runtime::settings::Settings;
+use heph_types::{Exactness, Held, LayerRange, NodeProfile, NodeState, Price, Role};
+use serde::Serialize;
+
+use crate::asking;
+use crate::caps::CapsArguments;
+use crate::engine::EngineArguments;
+use crate::failure::{Exit, Failure};
+use crate::machine;
+use crate::terminal::{self, Style};
+
+/// The usual port, so that an address that was met once stays right.
+const PORT: u16 = 7842;
+
+/// How often a running node looks whether it should stop, who is there and whether it is its hour.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How long the goodbye to all peers may take.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// How long a relay may take to know this machine before the ticket is printed without waiting any further.
+const RELAY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Lend this machine's models to your other machines.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Prints a ticket, as text and as a picture: `heph join TICKET` on another machine makes the two \
+                        meet. At a terminal, Enter prints another ticket; each works once. Ctrl-C ends the node."
+)]
+pub(crate) struct Arguments {
+    /// A model to lend; may be given several times
+    #[arg(long = "model", default_value = "heph-story", value_name = "MODEL")]
+    models: Vec<String>,
+    /// UDP socket to listen at; port 0 for any free one
+    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// What to call this machine [default: what its system calls it]
+    #[arg(long)]
+    name: Option<String>,
+    /// What it is to those who ask it: own, cloud, miner or edge
+    #[arg(long, default_value = "own")]
+    role: Role,
+    /// A relay to wait at, as `heph relay` printed it
+    #[arg(long, value_name = "ADDRESS")]
+    relay: Option<RelayAddress>,
+    /// Be found on the local network, also where the address has changed
+    #[arg(long)]
+    lan: bool,
+    /// How long a ticket works
+    #[arg(long, default_value = "60", value_name = "MINUTES")]
+    ticket_minutes: NonZeroU64,
+    /// Print the ticket as one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
+    /// End when standard input ends
+    #[arg(long, hide = true)]
+    while_input_open: bool,
+    #[command(flatten)]
+    caps: CapsArguments,
+}
+
+/// What a script reads, a line for each ticket.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    node: String,
+    name: &'a str,
+    models: &'a [String],
+    addresses: Vec<SocketAddr>,
+    ticket: String,
+    expires_unix_s: u64,
+}
+
+/// Lends until Ctrl-C.
+pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
+    let cancel = terminal::cancel_on_ctrl_c()?;
+    let threads = arguments.caps.threads_of(settings.threads);
+    let endpoint = EndpointOptions {
+        bind: arguments.listen,
+        relay: arguments.relay.clone(),
+        discovery: if arguments.lan {
+            Discovery::Lan
+        } else {
+            Discovery::Off
+        },
+    };
+    let network = Network::start(machine::options(settings, arguments.name.as_deref(), endpoint))?;
+    let served = lend(arguments, settings, &network, threads);
+    let (node, profile) = match served {
+        Ok(served) => served,
+        Err(failure) => {
+            network.close(GOODBYE);
+            return Err(failure);
+        }
+    };
+    let lending = Lending::begin(&network, node, profile, arguments);
+    network.block_on(network.endpoint().waiting_at_relay(RELAY_DEADLINE));
+    let ended = attend(arguments, &network, &lending, &cancel);
+    lending.serving.stop();
+    network.close(GOODBYE);
+    ended
+}
+
+/// Prints tickets, keeps the hours and says how it goes, until somebody ends it.
+fn attend(
+    arguments: &Arguments,
+    network: &Network,
+    lending: &Lending,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let asked = input();
+    let mut attendance = Attendance::new(arguments.caps.caps());
+    invite(arguments, network)?;
+    let bar = terminal::spinner();
+    while !cancel.is_raised() {
+        match asked.recv_timeout(LOOK) {
+            Ok(()) => bar.suspend(|| invite(arguments, network))?,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) if arguments.while_input_open => break,
+            Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+        }
+        lending.be(attendance.look());
+        bar.set_message(lending.status());
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// The node at work, and whether it takes work now.
+struct Lending {
+    serving: Serving,
+    state: Arc<Mutex<NodeState>>,
+}
+
+impl Lending {
+    fn begin(network: &Network, node: Node, profile: NodeProfile, arguments: &Arguments) -> Self {
+        let state = Arc::new(Mutex::new(NodeState::Open));
+        let now = Arc::clone(&state);
+        let say = move || NodeProfile {
+            state: *now.lock().unwrap_or_else(PoisonError::into_inner),
+            ..profile.clone()
+        };
+        let rules = ServeRules {
+            sessions_of_a_peer: arguments.caps.sessions.into(),
+            profile: Some(Arc::new(say)),
+            ..ServeRules::default()
+        };
+        Self {
+            serving: serve(network, Arc::new(node), rules),
+            state,
+        }
+    }
+
+    /// Takes work or not, from now on. Who stops taking work ends what is under way: the desks go on elsewhere.
+    fn be(&self, state: NodeState) {
+        let mut held = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held != state {
+            *held = state;
+            match state {
+                NodeState::Open => self.serving.resume(),
+                NodeState::OutOfHours | NodeState::OwnerWorks | NodeState::Leaving => self.serving.pause(),
+            }
+        }
+    }
+
+    /// One line on how it goes.
+    fn status(&self) -> String {
+        let doing = match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            NodeState::Open => "ready",
+            NodeState::OutOfHours => "outside its hours",
+            NodeState::OwnerWorks => "paused while you work",
+            NodeState::Leaving => "leaving",
+        };
+        let served = self.serving.served();
+        let (sessions, desks) = (served.sessions, self.serving.desks().len());
+        format!(
+            "{doing}: {sessions} sessions of {desks} machines, {} tokens so far",
+            served.tokens
+        )
+    }
+}
+
+/// Full contexts that a model's caches have room for; more sessions share them.
+const CONTEXTS: usize = 4;
+
+/// Loads what is to be lent, and writes down what this machine says of itself.
+fn lend(
+    arguments: &Arguments,
+    settings: &Settings,
+    network: &Network,
+    threads: usize,
+) -> Result<(Node, NodeProfile), Failure> {
+    let mut memory = Hardware::look().memory_available_bytes;
+    if let Some(cap) = arguments.caps.memory {
+        memory = memory.min(cap);
+    }
+    let how = EngineArguments {
+        threads: Some(threads),
+        ..EngineArguments::with_kv(KvFormat::F16)
+    };
+    let sessions = usize::from(arguments.caps.sessions);
+    let mut node = Node::new(network.node(), NodeCaps { sessions });
+    let (mut holds, mut speed, mut left) = (Vec::new(), None, memory);
+    for name in &arguments.models {
+        let mut opened = how.open(name, None, sessions.min(CONTEXTS), settings)?;
+        opened.options.memory = Some(left);
+        let engine = Arc::new(opened.load()?);
+        let hash = opened.hash()?;
+        let counted = profile::of_model(hash, name, engine.model.graph(), engine.model.context());
+        let weights: u64 = counted.layers.iter().map(|layer| layer.weight_bytes).sum();
+        left = left.saturating_sub(weights + counted.head.weight_bytes + counted.embed_bytes);
+        let measured = asking::speed(hash, &opened, settings, || Ok(Arc::clone(&engine)))?;
+        speed.get_or_insert(measured);
+        node = node.with(hash, Lent::of(&engine.worker()));
+        let count = counted.layers.len();
+        let layers =
+            LayerRange::new(0, count, count).map_err(|e| Failure::new(Exit::Input, e.to_string()))?;
+        holds.push(Held { model: hash, layers });
+    }
+    let speed = speed.ok_or_else(|| Failure::new(Exit::Usage, "there is no model to lend"))?;
+    let profile = NodeProfile {
+        node: network.node(),
+        name: network.name().to_owned(),
+        role: arguments.role,
+        speed,
+        memory,
+        holds,
+        exactness: Exactness::Exact,
+        caps: arguments.caps.caps(),
+        state: NodeState::Open,
+        queue: Duration::ZERO,
+        price: Price::default(),
+    };
+    Ok((node, profile))
+}
+
+/// Prints a new ticket.
+fn invite(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
+    let lasts = Duration::from_secs(arguments.ticket_minutes.get() * 60);
+    let ticket = network
+        .invite(lasts)
+        .map_err(|e| Failure::new(Exit::No, e.to_string()))?;
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        let report = Report {
+            node: network.node().to_string(),
+            name: network.name(),
+            models: &arguments.models,
+            addresses: network.address().direct,
+            ticket: ticket.to_string(),
+            expires_unix_s: ticket.expires,
+        };
+        serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
+        writeln!(out)?;
+        return Ok(out.flush()?);
+    }
+    write_ticket(&mut out, arguments, network, &ticket)?;
+    Ok(out.flush()?)
+}
+
+fn write_ticket(
+    out: &mut impl Write,
+    arguments: &Arguments,
+    network: &Network,
+    ticket: &Ticket,
+) -> io::Result<()> {
+    let style = Style::of_stdout();
+    let models = arguments.models.join(", ");
+    let address = network
+        .address()
+        .direct
+        .first()
+        .map_or(String::new(), |a| format!(" at {a}"));
+    writeln!(out, "{} lends {models}{address}.", network.name())?;
+    let minutes = arguments.ticket_minutes;
+    writeln!(
+        out,
+        "On the other machine, once and within {minutes} minutes:\n\n  heph join {ticket}\n"
+    )?;
+    if io::stdout().is_terminal()
+        && let Some(picture) = ticket.qr()
+    {
+        writeln!(out, "{picture}")?;
+    }
+    let more = if io::stdin().is_terminal() {
+        "Enter prints another ticket, "
+    } else {
+        ""
+    };
+    writeln!(out, "{}", style.dim(&format!("{more}Ctrl-C ends the node.")))
+}
+
+/// Rings for each line of standard input, and hangs up when it ends.
+fn input() -> Receiver<()> {
+    let (ring, rung) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let mut lines = io::stdin().lock();
+        // Whoever writes a line without an end gets no second ticket for it.
+        while lines
+            .by_ref()
+            .take(LINE_BYTES_MAX)
+            .read_line(&mut line)
+            .is_ok_and(|n| n > 0)
+        {
+            line.clear();
+            if ring.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    rung
+}
+
+/// Longest line of standard input that counts as one.
+const LINE_BYTES_MAX: u64 = 4096;

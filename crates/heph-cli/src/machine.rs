@@ -1,0 +1,60 @@
+//! This machine on the network: what it is called, and where it listens.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use heph_net::discovery::Discovery;
+use heph_net::endpoint::EndpointOptions;
+use heph_runtime::network::{Network, NetworkOptions};
+use heph_runtime::settings::Settings;
+
+use crate::failure::Failure;
+
+/// Any free port on every address of this machine.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// How long the goodbye to all peers may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// This machine on the network, for as long as this lives: then it says goodbye.
+pub(crate) struct Joined(Network);
+
+impl Joined {
+    pub(crate) fn start(options: NetworkOptions) -> Result<Self, Failure> {
+        Ok(Self(Network::start(options)?))
+    }
+}
+
+impl std::ops::Deref for Joined {
+    type Target = Network;
+
+    fn deref(&self) -> &Network {
+        &self.0
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.0.close(GOODBYE);
+    }
+}
+
+/// How this machine shows itself to its peers when it only asks: at any free port, and found by nobody.
+pub(crate) fn asking(settings: &Settings) -> NetworkOptions {
+    let endpoint = EndpointOptions {
+        bind: ANYWHERE,
+        relay: None,
+        discovery: Discovery::Off,
+    };
+    options(settings, None, endpoint)
+}
+
+/// How this machine shows itself, called `name` or as its system calls it.
+pub(crate) fn options(settings: &Settings, name: Option<&str>, endpoint: EndpointOptions) -> NetworkOptions {
+    let own = || sysinfo::System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());
+    NetworkOptions {
+        home: settings.home.clone(),
+        name: name.map_or_else(own, str::to_owned),
+        endpoint,
+    }
+}

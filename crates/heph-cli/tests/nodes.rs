@@ -1,0 +1,279 @@
+//! Real processes: nodes on loopback, met by their tickets, asked in every mode, killed in the middle, refused.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use heph_net::address::NodeAddress;
+use heph_net::ticket::Ticket;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder for one machine's HEPH.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heph"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HEPH_HOME", self.0.path())
+            .env("HEPH_THREADS", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Exit code and what was said on standard error.
+    fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.output(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.output(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A desk that has met these nodes.
+    fn with(nodes: &[&NodeProcess]) -> Self {
+        let home = Self::new();
+        for node in nodes {
+            let output = home.output(&["join", &node.ticket]);
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        home
+    }
+
+    fn answer(&self, mode: &str, more: &[&str]) -> Value {
+        let fixed = [
+            "run",
+            "--json",
+            "--seed",
+            "7",
+            "--max-tokens",
+            "60",
+            "Tell me a story.",
+            "--mode",
+            mode,
+        ];
+        self.json(&[&fixed[..], more].concat())
+    }
+}
+
+/// `heph node` as a process of its own, killed when dropped.
+struct NodeProcess {
+    home: Home,
+    child: Child,
+    ticket: String,
+}
+
+impl NodeProcess {
+    fn start(name: &str) -> Self {
+        let home = Home::new();
+        let fixed = [
+            "node",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--while-input-open",
+            "--name",
+            name,
+        ];
+        let mut child = home.command(&fixed).stdin(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|e| {
+            let mut error = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+            panic!("{e}: {line:?} {error}")
+        });
+        let ticket = said["ticket"].as_str().unwrap().to_owned();
+        Self { home, child, ticket }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        // A test may have killed it already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn every_mode_over_real_nodes_says_the_same_words() {
+    let (a, b) = (NodeProcess::start("node-a"), NodeProcess::start("node-b"));
+    let desk = Home::with(&[&a, &b]);
+    let plain = desk.answer("local", &[]);
+    for mode in ["remote", "layered", "speculative", "layered-speculative", "auto"] {
+        let answer = desk.answer(mode, &[]);
+        assert_eq!(answer["text"], plain["text"], "{mode}");
+        let receipt = &answer["receipt"];
+        assert_eq!(receipt["exactness"], "exact", "{mode}");
+        assert!(
+            receipt["moves"].as_array().unwrap().is_empty(),
+            "{mode}: {receipt}"
+        );
+        if mode != "auto" {
+            assert_eq!(receipt["mode"], mode);
+        }
+        if ["remote", "layered", "layered-speculative"].contains(&mode) {
+            let traffic = receipt["traffic"].as_array().unwrap();
+            assert!(
+                traffic.iter().any(|t| t["up"].as_u64() > Some(0)),
+                "{mode}: {receipt}"
+            );
+        }
+    }
+    let peers = desk.json(&["peers", "--json"]);
+    let names: Vec<_> = peers
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["node-a", "node-b"]);
+    assert!(
+        peers
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|p| p["state"] == "here" && p["rtt_ms"].is_number()),
+        "{peers}"
+    );
+}
+
+#[test]
+fn a_node_killed_in_the_middle_changes_no_word() {
+    for mode in ["remote", "layered"] {
+        let mut node = NodeProcess::start("node-a");
+        let desk = Home::with(&[&node]);
+        let run = |mode| {
+            [
+                "run",
+                "--seed",
+                "7",
+                "--max-tokens",
+                "300",
+                "--explain",
+                "Tell me a story.",
+                "--mode",
+                mode,
+            ]
+        };
+        let calm = String::from_utf8(desk.output(&run("local")).stdout).unwrap();
+        let mut child = desk.command(&run(mode)).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let mut text = vec![0; 30];
+        out.read_exact(&mut text).unwrap();
+        node.kill();
+        out.read_to_end(&mut text).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{mode}: {said}");
+        assert_eq!(String::from_utf8(text).unwrap(), calm, "{mode}: {said}");
+        assert!(said.contains("moved"), "{mode}: {said}");
+    }
+}
+
+#[test]
+fn a_stranger_is_refused_and_a_stranger_sees_nothing() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    // The desk calls it a stranger's machine: the policy keeps everything here.
+    assert!(
+        desk.output(&["peers", "role", "node-a", "miner"])
+            .status
+            .success()
+    );
+    let (code, said) = desk.fails(&["run", "--mode", "remote", "hello"]);
+    assert!(code == 1 && said.contains("no plan is possible"), "{code} {said}");
+    let auto = desk.answer("auto", &[]);
+    assert!(
+        auto["receipt"]["traffic"].as_array().unwrap().is_empty(),
+        "{auto}"
+    );
+    let allowed = desk.answer("remote", &["--allow", "miner=text"]);
+    assert_eq!(allowed["text"], auto["text"]);
+    // The node calls the desk a stranger: it is not served any more.
+    let known = node.home.json(&["peers", "--offline", "--json"]);
+    let id = known[0]["node"].as_str().unwrap();
+    assert!(node.home.output(&["peers", "forget", id]).status.success());
+    let (code, said) = desk.fails(&["run", "--mode", "remote", "--allow", "miner=text", "hello"]);
+    assert!(code != 0 && !said.contains("panicked"), "{code} {said}");
+    let peers = desk.json(&["peers", "--json"]);
+    assert_eq!(peers[0]["state"], "away", "{peers}");
+}
+
+#[test]
+fn a_ticket_works_once_and_a_wrong_one_is_told_why() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let other = Home::new();
+    let (code, said) = other.fails(&["join", &node.ticket]);
+    assert!(
+        code == 5 && said.contains("used by another device"),
+        "{code} {said}"
+    );
+    let (code, said) = other.fails(&["join", "heph-nonsense"]);
+    assert!(code == 2 && said.contains("mistyped"), "{code} {said}");
+    let mut old: Ticket = node.ticket.parse().unwrap();
+    old.expires = 1;
+    let (code, said) = other.fails(&["join", &old.to_string()]);
+    assert!(code == 2 && said.contains("expired"), "{code} {said}");
+    assert!(desk.output(&["peers", "forget", "node-a"]).status.success());
+    let (code, said) = desk.fails(&["peers", "forget", "node-a"]);
+    assert!(code == 2 && said.contains("no peer is called"), "{code} {said}");
+}
+
+#[test]
+fn a_machine_that_never_answers_is_given_up_in_ten_seconds() {
+    let node = NodeProcess::start("node-a");
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut ticket: Ticket = node.ticket.parse().unwrap();
+    ticket.address = NodeAddress::at(silent.local_addr().unwrap());
+    let began = Instant::now();
+    let (code, said) = Home::new().fails(&["join", &ticket.to_string()]);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(code == 5 && said.contains("did not answer"), "{code} {said}");
+    assert_eq!(said.lines().count(), 1, "one plain sentence: {said}");
+}
+
+#[test]
+fn a_node_ends_with_whoever_started_it() {
+    let mut node = NodeProcess::start("node-a");
+    drop(node.child.stdin.take());
+    let until = Instant::now() + Duration::from_secs(10);
+    while node.child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "it goes on without anybody");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Path::new(node.home.0.path()).join("identity").is_file());
+}

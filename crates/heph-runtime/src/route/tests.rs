@@ -1,0 +1,312 @@
+//! Plans carried out over machines of this process: the same words in every mode, and nothing to whom nothing may go,
+//! also where a machine is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use heph_engine::model::{LoadOptions, Model};
+use heph_kernels::isa::Isa;
+use heph_kernels::pool::Pool;
+use heph_plan::{Mode, Record};
+use heph_types::{
+    Caps, Exactness, Held, LinkProfile, ModelHash, NodeId, NodeProfile, NodeState, Order, Price, Reply, Role,
+    SamplingOptions, SessionId, Speed, StageSpec,
+};
+
+use super::*;
+use crate::bundled::{self, Bundled};
+use crate::desk::{Answer, AnswerOptions, Message, Prompt};
+use crate::draft::ModelDrafter;
+use crate::node::{Lent, Node, NodeCaps};
+use crate::open;
+use crate::pool::Machine;
+use crate::profile;
+use crate::receipt::Receipt;
+use crate::seat::{Bell, Seat, SeatError};
+use crate::settings::{Allowance, policy};
+use crate::store::Found;
+
+const HASH: ModelHash = ModelHash([7; 32]);
+const DESK: NodeId = NodeId([0; 32]);
+
+fn load(bundled: Bundled) -> (Arc<Model>, Arc<Words>) {
+    let found = Found::Bundled(bundled);
+    let options = LoadOptions {
+        context: Some(256),
+        sessions: 8,
+        ..LoadOptions::default()
+    };
+    let source = Arc::new(open::open(&found).unwrap());
+    let model = Model::load(source, &options, &Pool::serial(), &mut |_| {}).unwrap();
+    (Arc::new(model), Arc::new(open::words(&found).unwrap()))
+}
+
+/// A machine that counts the stages opened there and dies after so many replies.
+struct Watched {
+    node: Arc<Node>,
+    opened: Arc<AtomicUsize>,
+    lives: Arc<AtomicUsize>,
+}
+
+impl Host for Watched {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Mortal {
+            seat: self.node.open(session, spec, bell)?,
+            lives: Arc::clone(&self.lives),
+        }))
+    }
+}
+
+struct Mortal {
+    seat: Box<dyn Seat>,
+    lives: Arc<AtomicUsize>,
+}
+
+impl Mortal {
+    fn live(&self) -> Result<(), SeatError> {
+        match self.lives.load(Ordering::Relaxed) {
+            0 => Err(SeatError::Lost {
+                node: self.seat.node(),
+                why: "it died".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Seat for Mortal {
+    fn node(&self) -> NodeId {
+        self.seat.node()
+    }
+
+    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        self.live()?;
+        self.seat.submit(order)
+    }
+
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+        self.live()?;
+        let reply = self.seat.poll()?;
+        if reply.is_some() {
+            self.lives.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(reply)
+    }
+}
+
+/// The world of a test: a desk, and machines of these roles, of which the first dies after so many replies.
+struct World {
+    model: Arc<Model>,
+    words: Arc<Words>,
+    draft: Arc<Model>,
+    pool: NodePool,
+    opened: Vec<Arc<AtomicUsize>>,
+}
+
+impl World {
+    fn new(roles: &[Role], lives: usize) -> Self {
+        let (model, words) = load(bundled::STORY);
+        let (draft, _) = load(bundled::STORY_DRAFT);
+        let node = |id: NodeId| {
+            let lent = Lent::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
+            Arc::new(Node::new(id, NodeCaps::default()).with(HASH, lent))
+        };
+        let layers = model.graph().layers.len();
+        let mut pool = NodePool::alone(machine(DESK, Role::Own, 1e8, layers), node(DESK));
+        let mut opened = Vec::new();
+        for (at, role) in roles.iter().enumerate() {
+            let id = NodeId([at as u8 + 1; 32]);
+            let watched = Watched {
+                node: node(id),
+                opened: Arc::default(),
+                lives: Arc::new(AtomicUsize::new(if at == 0 { lives } else { usize::MAX })),
+            };
+            opened.push(Arc::clone(&watched.opened));
+            pool = pool.with(Machine {
+                // Strangers are the fastest: only the policy speaks against them.
+                profile: machine(id, *role, if *role == Role::Own { 4e9 } else { 9e9 }, layers),
+                link: LinkProfile {
+                    rtt: Duration::from_micros(200),
+                    up: 1e9,
+                    down: 1e9,
+                    loss: 0.0,
+                },
+                host: Arc::new(watched),
+            });
+        }
+        Self {
+            model,
+            words,
+            draft,
+            pool,
+            opened,
+        }
+    }
+
+    fn answer(&self, mode: Mode, policy: &Policy) -> (Answer, Receipt) {
+        let question = [Message::new("user", "Tell me a story about a little fox.")];
+        let prompt = Prompt::Chat(&question);
+        let profile = profile::of_model(HASH, "story", self.model.graph(), 256);
+        let speed = &self.pool.desk().speed;
+        let drafted = profile::of_model(HASH, "draft", self.draft.graph(), 256);
+        let asked = Question {
+            model: profile,
+            prompt_tokens: prompt.tokens(&self.words).unwrap().len(),
+            answer_tokens: 60,
+            context: 256,
+            kv: KvFormat::F16,
+            drafts: vec![model_draft_profile(&drafted, speed, 20, 0.8)],
+            document: None,
+            policy: policy.clone(),
+            mode: Some(mode),
+        };
+        let record = Record::new(asked.request(), self.pool.cluster()).expect("there is a plan");
+        let plan = &record.decision.plan;
+        let route = Route {
+            plan,
+            pool: &self.pool,
+            policy,
+            model: LineModel::of(HASH, &self.model),
+            words: Arc::clone(&self.words),
+            drafter: plan.draft.map(|_| self.drafter()),
+            limits: LineLimits::default(),
+            cancel: Cancel::new(),
+        };
+        let (mut desk, meter) = route.desk().unwrap();
+        let options = AnswerOptions {
+            sampling: SamplingOptions {
+                seed: 5,
+                ..SamplingOptions::default()
+            },
+            max_tokens: Some(60),
+            stops: Vec::new(),
+        };
+        let answer = desk.answer(prompt, &options, &mut |_| {}).expect("an answer");
+        let receipt = Receipt::new(plan, &self.pool, &answer, &meter.read());
+        (answer, receipt)
+    }
+
+    fn drafter(&self) -> Box<dyn Drafter> {
+        let lent = Lent::new(Arc::clone(&self.draft), Arc::new(Pool::serial()), Isa::best());
+        let node = Node::new(DESK, NodeCaps::default()).with(HASH, lent);
+        let line = Line::whole(
+            LineModel::of(HASH, &self.draft),
+            Arc::new(node),
+            LineLimits::default(),
+        );
+        Box::new(ModelDrafter::new(line, Cancel::new()))
+    }
+
+    fn opened(&self) -> Vec<usize> {
+        self.opened
+            .iter()
+            .map(|opened| opened.load(Ordering::Relaxed))
+            .collect()
+    }
+}
+
+fn machine(node: NodeId, role: Role, bytes_per_second: f64, layers: usize) -> NodeProfile {
+    NodeProfile {
+        node,
+        name: node.short(),
+        role,
+        speed: Speed {
+            bytes_per_second,
+            flops_per_second: bytes_per_second * 20.0,
+            overhead: Duration::ZERO,
+            measured: Vec::new(),
+        },
+        memory: 1 << 32,
+        holds: vec![Held {
+            model: HASH,
+            layers: heph_types::LayerRange::new(0, layers, layers).unwrap(),
+        }],
+        exactness: Exactness::Exact,
+        caps: Caps::default(),
+        state: NodeState::Open,
+        queue: Duration::ZERO,
+        price: Price::default(),
+    }
+}
+
+#[test]
+fn every_mode_says_the_same_words_and_its_receipt_who_computed_them() {
+    let world = World::new(&[Role::Own, Role::Own], usize::MAX);
+    let own = policy([]);
+    let (plain, _) = world.answer(Mode::Local, &own);
+    for mode in [
+        Mode::Remote,
+        Mode::Layered,
+        Mode::Speculative,
+        Mode::LayeredSpeculative,
+    ] {
+        let (answer, receipt) = world.answer(mode, &own);
+        assert_eq!(answer.tokens, plain.tokens, "{mode}");
+        assert_eq!((receipt.mode, receipt.exactness), (mode, Exactness::Exact));
+        let tokens = answer.prompt.len() + answer.tokens.len();
+        for layer in 0..world.model.graph().layers.len() {
+            let holds = receipt
+                .places
+                .iter()
+                .filter(|place| place.layers.iter().contains(&layer));
+            let count: usize = holds.map(|place| place.to - place.from).sum();
+            assert_eq!(count, tokens, "{mode}: layer {layer} in {:?}", receipt.places);
+        }
+        assert_eq!(
+            receipt.guesses.judged > 0,
+            matches!(mode, Mode::Speculative | Mode::LayeredSpeculative)
+        );
+    }
+}
+
+#[test]
+fn a_lost_machine_is_never_replaced_by_one_that_may_not_see_the_text() {
+    let own = policy([]);
+    let (calm, _) = World::new(&[], usize::MAX).answer(Mode::Local, &own);
+    for strangers in [Role::Miner, Role::Cloud, Role::Edge] {
+        let world = World::new(&[Role::Own, strangers], 20);
+        let (answer, receipt) = world.answer(Mode::Remote, &own);
+        assert_eq!(answer.tokens, calm.tokens);
+        let moved: Vec<_> = receipt.moves.iter().map(|moved| moved.to.clone()).collect();
+        assert_eq!(moved, [DESK.short()], "the text comes home");
+        assert_eq!(world.opened()[1], 0, "a stranger was asked");
+        // With a word from the person the stranger may help.
+        let allowed: Allowance = format!("{strangers}=text").parse().unwrap();
+        let world = World::new(&[Role::Own, strangers], 20);
+        let (answer, _) = world.answer(Mode::Remote, &policy([allowed]));
+        assert_eq!(answer.tokens, calm.tokens);
+        assert!(world.opened()[1] > 0);
+    }
+}
+
+#[test]
+fn a_machine_that_may_see_activations_is_given_no_end_also_when_another_is_lost() {
+    let (calm, _) = World::new(&[], usize::MAX).answer(Mode::Local, &policy([]));
+    let activations: Allowance = "miner=activations".parse().unwrap();
+    let world = World::new(&[Role::Own, Role::Miner], 6);
+    let (answer, receipt) = world.answer(Mode::Remote, &policy([activations]));
+    assert_eq!(answer.tokens, calm.tokens);
+    assert!(
+        receipt.places.iter().all(|place| place.role != Some(Role::Miner)),
+        "{:?}",
+        receipt.places
+    );
+    let world = World::new(&[Role::Miner], usize::MAX);
+    let (answer, receipt) = world.answer(Mode::Layered, &policy([activations]));
+    assert_eq!(answer.tokens, calm.tokens);
+    let seen: Vec<_> = receipt
+        .places
+        .iter()
+        .map(|place| (place.role, place.saw))
+        .collect();
+    assert!(
+        seen.contains(&(Some(Role::Miner), Leaves::Activations))
+            && !seen.iter().any(|(_, saw)| *saw == Leaves::Text)
+    );
+}
