@@ -1,14 +1,16 @@
 //! Runs the search over every choice of model, cache format and spans, and writes shapes out as plans.
 
+use crate::ground::{DESK, Ground};
 use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
+use crate::score::Score;
 use crate::search::{Effort, Search, mode};
-use crate::space::{DESK, Score, Segment, Shape, Space};
+use crate::space::{Segment, Shape, Space};
 use core::time::Duration;
 use heph_types::{LayerRange, Leaves};
 
 /// Choices of model and cache format that are searched with full effort.
-const FULL_MAX: usize = 2;
+const FULL_MAX: usize = 8;
 
 /// The best plan of each mode.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +39,8 @@ impl Explored {
 
 /// Searches everything that is permitted. `seed` is a plan from another time to begin from as well.
 pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>) -> Explored {
-    let spaces = spaces(permitted);
+    let ground = Ground::new(permitted);
+    let spaces = spaces(&ground);
     let mut explored = Explored::default();
     let mut promising: Vec<(f64, usize)> = Vec::new();
     for (at, space) in spaces.iter().enumerate() {
@@ -59,7 +62,7 @@ pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>
 /// Searches one space; gives the cheapest objective in it.
 fn best_of(space: &Space, effort: Effort, seed: Option<&Plan>, explored: &mut Explored) -> f64 {
     let seed = seed.and_then(|plan| shape_of(space, plan));
-    let search = Search::run(space, effort, space.permitted.request.mode, seed.as_ref());
+    let search = Search::run(space, effort, space.ground.permitted.request.mode, seed.as_ref());
     let mut cheapest = f64::INFINITY;
     for (shape, score) in search.best.iter().flatten() {
         cheapest = cheapest.min(score.objective);
@@ -70,21 +73,22 @@ fn best_of(space: &Space, effort: Effort, seed: Option<&Plan>, explored: &mut Ex
 
 /// What a plan costs on another cluster than it was made for, or `None` where it cannot run there.
 pub(crate) fn repriced(permitted: &Permitted, plan: &Plan) -> Option<Plan> {
-    spaces(permitted).iter().find_map(|space| {
+    let ground = Ground::new(permitted);
+    spaces(&ground).iter().find_map(|space| {
         let shape = shape_of(space, plan)?;
-        let score = space.score(&shape)?;
+        let score = space.score(&shape).filter(|score| space.affordable(score))?;
         Some(written(space, &shape, &score))
     })
 }
 
-fn spaces<'a>(permitted: &'a Permitted<'a>) -> Vec<Space<'a>> {
-    let request = permitted.request;
+fn spaces<'a>(ground: &'a Ground<'a>) -> Vec<Space<'a>> {
+    let request = ground.permitted.request;
     let mut spaces = Vec::new();
     for model in 0..request.models.len() {
         for kv in 0..request.kv.len() {
-            spaces.push(Space::new(permitted, (model, kv), false));
+            spaces.push(Space::new(ground, (model, kv), false));
             if request.document.is_some() {
-                spaces.push(Space::new(permitted, (model, kv), true));
+                spaces.push(Space::new(ground, (model, kv), true));
             }
         }
     }
@@ -93,7 +97,7 @@ fn spaces<'a>(permitted: &'a Permitted<'a>) -> Vec<Space<'a>> {
 
 /// A plan's stages as a shape of this space, where model, format and nodes are all there.
 fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
-    let request = space.permitted.request;
+    let request = space.ground.permitted.request;
     let same = space.model.model == plan.model
         && request.kv[space.choice.1].format == plan.kv
         && space.preprocess == (plan.mode == Mode::Preprocess);
@@ -101,7 +105,11 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
     let segments = plan.stages.iter().map(|stage| {
         let site = match stage.place {
             Place::Desk => DESK,
-            Place::Peer => space.sites.iter().position(|s| s.profile.node == stage.node)?,
+            Place::Peer => space
+                .ground
+                .sites
+                .iter()
+                .position(|s| s.profile.node == stage.node)?,
         };
         let (start, end) = (stage.layers.start(), stage.layers.end());
         (end <= space.layers()).then_some(Segment { site, start, end })
@@ -127,7 +135,7 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
 }
 
 fn written(space: &Space, shape: &Shape, score: &Score) -> Plan {
-    let request = space.permitted.request;
+    let request = space.ground.permitted.request;
     let stages = (0..shape.segments.len())
         .map(|at| stage(space, shape, at))
         .collect();
@@ -165,7 +173,7 @@ fn written(space: &Space, shape: &Shape, score: &Score) -> Plan {
 
 fn stage(space: &Space, shape: &Shape, at: usize) -> Stage {
     let segment = shape.segments[at];
-    let site = &space.sites[segment.site];
+    let site = &space.ground.sites[segment.site];
     let (wire_in, wire_out) = space.wires(shape, at);
     let tokens = at == 0 || at + 1 == shape.segments.len();
     Stage {
