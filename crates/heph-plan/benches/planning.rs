@@ -49,8 +49,17 @@ fn main() {
     println!(
         "kind   nodes  layers  share of the model a node holds  median ms   p99 ms  worst ms  without a plan"
     );
+    // Words after `--` choose a kind, or a number of nodes.
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let wanted = |word: &str| words.is_empty() || words.iter().any(|w| w == word);
     for (kind, scene) in kinds {
         for (nodes, layers, share) in sizes {
+            if !wanted(kind) && !wanted(&nodes.to_string()) {
+                continue;
+            }
             let mut refused = 0;
             let mut times: Vec<f64> = (0..CLUSTERS)
                 .map(|seed| {

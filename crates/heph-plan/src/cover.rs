@@ -274,17 +274,17 @@ impl<'s, 'a> Rates<'s, 'a> {
         new.clone_from(best);
         window.clear();
         let mut front = 0;
+        let room_last = node.memory - space.ends_bytes(false, true);
+        let target = if sees_text { target } else { target.min(layers - 1) };
+        let (bytes, whole) = (&space.bytes[..=layers], space.can_have(site, 0, layers));
         for end in 1..=target {
             let last = end == layers && ends.suffix.is_none();
-            if end == layers && !sees_text {
-                break;
-            }
-            let [inner, outer] = fixed[usize::from(end == target)];
-            let memory = node.memory - space.ends_bytes(false, last);
+            let [inner, outer] = fixed[usize::from(end + 1 == best.len())];
+            let memory = if last { room_last } else { node.memory };
             let fits = |start: usize| {
-                space.bytes[end] - space.bytes[start] <= memory
+                bytes[end] - bytes[start] <= memory
                     && prefill[end] - prefill[start] <= bound
-                    && space.can_have(site, start, end)
+                    && (whole || space.can_have(site, start, end))
             };
             let start = end - 1;
             if start > 0 && best[start].is_finite() {

@@ -3,20 +3,22 @@
 use crate::cover::{Hop, Rates, Wishes};
 use crate::ground::DESK;
 use crate::plan::Forwarding;
+use crate::search::Effort;
 use crate::space::{Phase, Space};
 use heph_types::Exactness;
 
-/// Nodes that are looked at closely at least, where there are so many.
+/// Nodes that are looked at closely at least, where there are so many; at a glance, half as many.
 const NEAR: usize = 20;
-/// Of these, the best for each single quality whatever the rest: speed, the way there, memory.
-const BEST_OF_EACH: usize = 4;
+/// And one for so many of these of the best in each single quality whatever the rest: speed, the way there, memory.
+const BEST_OF_EACH: usize = 5;
 /// They have room for the model so many times.
 const ROOM: usize = 2;
 /// Each layer that the desk cannot send lies at so many of them.
 const HOLDERS: usize = 3;
 
 /// The nodes worth a closer look, those first that cost least for each layer that they have room for.
-pub(crate) fn nodes(space: &Space) -> Vec<usize> {
+pub(crate) fn nodes(space: &Space, effort: Effort) -> Vec<usize> {
+    let near = if effort == Effort::Full { NEAR } else { NEAR / 2 };
     let wishes = Wishes {
         draft: None,
         credit: space.ground.permitted.request.objective.seconds_per_credit,
@@ -44,13 +46,13 @@ pub(crate) fn nodes(space: &Space) -> Vec<usize> {
     let mut dense: Vec<(f64, usize)> = usable.map(|site| (density(site), site)).collect();
     dense.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let dense: Vec<usize> = dense.into_iter().map(|d| d.1).collect();
-    if dense.len() <= NEAR {
+    if dense.len() <= near {
         return dense;
     }
     let mut chosen = vec![false; space.ground.sites.len()];
     let best = |key: &dyn Fn(usize) -> f64| {
         let sorted = sorted_by(&dense, key);
-        sorted.into_iter().take(BEST_OF_EACH).collect::<Vec<_>>()
+        sorted.into_iter().take(near / BEST_OF_EACH).collect::<Vec<_>>()
     };
     let seconds = |site: usize| space.sums(site, Phase::Decode(1)).layers[layers];
     let qualities = [
@@ -62,7 +64,7 @@ pub(crate) fn nodes(space: &Space) -> Vec<usize> {
     let (mut count, mut places, mut holders) = (0, 0, vec![0; layers]);
     for site in &dense {
         let rare = (0..layers).filter(|at| holders[*at] < HOLDERS && space.can_have(*site, *at, at + 1));
-        if count < NEAR || places < ROOM * layers || rare.count() > 0 {
+        if count < near || places < ROOM * layers || rare.count() > 0 {
             chosen[*site] = true;
             count += 1;
             places += room(*site);

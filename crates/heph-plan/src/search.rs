@@ -24,7 +24,7 @@ const BOUNDS_EACH: usize = 4;
 /// Lengths of a draft that are tried.
 const LENGTHS: [u16; 10] = [1, 2, 3, 4, 5, 6, 8, 10, 12, DRAFT_MAX];
 /// Clusters of fewer other nodes are searched in every order.
-const SMALL: usize = 6;
+pub(crate) const SMALL: usize = 6;
 /// Covers that are swept with bounds, of the cheapest.
 const SWEPT: usize = 4;
 /// As [`SWEPT`], for a small cluster.
@@ -56,7 +56,7 @@ pub(crate) enum Effort {
 
 /// The best shape of each mode so far.
 pub(crate) struct Search<'s, 'a> {
-    space: &'s Space<'a>,
+    pub(crate) space: &'s Space<'a>,
     effort: Effort,
     nodes: Vec<usize>,
     /// Stages that were tuned, and what they cost then.
@@ -75,17 +75,12 @@ struct Promising {
 }
 
 impl<'s, 'a> Search<'s, 'a> {
-    /// Searches a space. With `only`, every other mode is left as it falls out.
-    pub(crate) fn run(
-        space: &'s Space<'a>,
-        effort: Effort,
-        only: Option<Mode>,
-        seed: Option<&Shape>,
-    ) -> Search<'s, 'a> {
+    /// Good shapes of a space to begin from. With a seed, that is one of them.
+    pub(crate) fn seeds(space: &'s Space<'a>, effort: Effort, seed: Option<&Shape>) -> Search<'s, 'a> {
         let mut search = Search {
             space,
             effort,
-            nodes: field::nodes(space),
+            nodes: field::nodes(space, effort),
             tuned: HashMap::new(),
             starts: Vec::new(),
             bench: Bench::default(),
@@ -97,13 +92,24 @@ impl<'s, 'a> Search<'s, 'a> {
         if effort == Effort::Full && search.nodes.len() < SMALL {
             search.every_order();
         }
-        for mode in search.promising(only) {
-            search.descend(mode);
-        }
-        if effort == Effort::Full {
-            search.descend_from_others();
-        }
         search
+    }
+
+    /// Makes what was found better by small changes. With `only`, every other mode is left as it falls out.
+    pub(crate) fn improve(&mut self, only: Option<Mode>) {
+        for mode in self.promising(only) {
+            self.descend(mode);
+        }
+        if self.effort == Effort::Full {
+            self.descend_from_others();
+        }
+    }
+
+    /// What the best shape costs, of one mode if `only` names it.
+    pub(crate) fn cheapest(&self, only: Option<Mode>) -> f64 {
+        let modes = Mode::ALL.into_iter().filter(|m| only.is_none_or(|o| o == *m));
+        let costs = modes.filter_map(|m| Some(self.best[m.index()].as_ref()?.1.objective));
+        costs.fold(f64::INFINITY, f64::min)
     }
 
     /// Modes whose best seed is not far from the cheapest.
@@ -285,8 +291,12 @@ impl<'s, 'a> Search<'s, 'a> {
         let usable = drafts.iter().enumerate().filter(|(_, d)| d.length_max > 0);
         let mut usable: Vec<_> = usable.collect();
         usable.sort_by(|a, b| b.1.acceptance.total_cmp(&a.1.acceptance));
-        let small = self.effort == Effort::Full && self.nodes.len() < SMALL;
-        let count = if small { DRAFTS_SMALL } else { 1 };
+        let count = match self.effort {
+            Effort::Full if self.nodes.len() < SMALL => DRAFTS_SMALL,
+            Effort::Full => 1,
+            // What a draft is good for, tuning finds.
+            Effort::Glance => 0,
+        };
         let seeds = usable.into_iter().take(count);
         let seeds = seeds.map(|(at, d)| Some((at, d.length_max.min(4))));
         std::iter::once(None).chain(seeds).collect()
@@ -312,7 +322,7 @@ impl<'s, 'a> Search<'s, 'a> {
         let paces: &[f64] = match self.effort {
             Effort::Glance => &[PACE],
             Effort::Full if self.nodes.len() < SMALL => &[0.0, PACE, 1.0],
-            Effort::Full => &[0.0, PACE],
+            Effort::Full => &[PACE],
         };
         let wishes = wishes.into_iter();
         wishes
@@ -372,6 +382,10 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         ends.retain(|e| last == 0 || e.suffix.is_some());
         ends.dedup();
+        if self.effort == Effort::Glance {
+            // Both ends here, and neither: what lies between, small changes find.
+            ends.retain(|e| e.suffix != Some(0));
+        }
         ends
     }
 
