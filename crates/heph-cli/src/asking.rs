@@ -12,13 +12,14 @@ use heph_net::trust::TrustBook;
 use heph_plan::{DraftProfile, DraftSource, Mode, Plan, Record};
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
-use heph_runtime::desk::{Answer, Desk};
+use heph_runtime::desk::{Answer, Desk, Precision, Relief};
 use heph_runtime::draft::{Drafter, ModelDrafter};
 use heph_runtime::gate::Meter;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::line::{Line, LineLimits, LineModel};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::pool::{Contact, Here, NodePool, contacts};
+use heph_runtime::pressure::Pressure;
 use heph_runtime::profile::{self, KeptSpeeds, SpeedKey};
 use heph_runtime::receipt::Receipt;
 use heph_runtime::route::{self, Question, Route};
@@ -214,6 +215,11 @@ pub(crate) fn ready(
         let (words, mode) = (engine.words()?, place.mode.by_name());
         let excerpts = size(&words)?.takes_excerpts(mode, engine.model.context());
         let desk = Desk::new(engine.worker(), words, terminal::cancel_on_ctrl_c()?);
+        let relief = |pressure| Relief::new(&engine.model, pressure, Precision::Kept);
+        let desk = match Pressure::watch() {
+            Some(pressure) => desk.with_relief(relief(pressure)),
+            None => desk,
+        };
         return Ok(Ready {
             excerpts,
             desk,

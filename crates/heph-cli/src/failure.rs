@@ -369,7 +369,7 @@ impl From<DeskError> for Failure {
             DeskError::Forward(error) => return error.into(),
             DeskError::NoTemplate | DeskError::Template(_) => Exit::Input,
             DeskError::Empty | DeskError::Sampling(_) => Exit::Usage,
-            DeskError::TooLong { .. } => Exit::Room,
+            DeskError::TooLong { .. } | DeskError::Memory(_) => Exit::Room,
             DeskError::Line(_) => Exit::Network,
         };
         Self::new(exit, sentence).maybe_hint(hint)

@@ -195,9 +195,14 @@ impl Model {
 
     /// An empty cache for some of the layers.
     pub fn new_cache(&self, layers: LayerRange) -> KvCache {
+        self.new_cache_as(layers, self.kv)
+    }
+
+    /// An empty cache for some of the layers, stored otherwise than the model was loaded for.
+    pub fn new_cache_as(&self, layers: LayerRange, kv: KvFormat) -> KvCache {
         let shapes = layers
             .iter()
-            .map(|layer| fit::kv_shape(&self.graph, layer, self.kv))
+            .map(|layer| fit::kv_shape(&self.graph, layer, kv))
             .collect();
         KvCache::new(layers, shapes, self.context, Arc::clone(&self.budget))
     }

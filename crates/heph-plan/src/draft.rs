@@ -4,8 +4,7 @@
 //! before have saved. So a bad draft cannot make an answer noticeably slower than none, and a good one is found within a
 //! few rounds. Nothing is drawn: trying follows from the budget.
 
-use crate::score::expected_tokens;
-use crate::space::DRAFT_MAX;
+use crate::space::{DRAFT_MAX, expected_tokens};
 
 /// Share of the plain time of an answer that trying drafts may cost.
 const BUDGET: f64 = 0.015;

@@ -4,9 +4,12 @@
 //! its layers are. What the line holds is kept between answers, so that a conversation that goes on pays for its new
 //! part only.
 
+mod ahead;
+mod relief;
 mod speculation;
 mod teller;
 
+pub use relief::{Precision, Relief};
 pub use speculation::{Expectation, GuessSource, Plain, Speculation};
 pub use teller::{Guess, Guesses, Pace};
 
@@ -18,6 +21,7 @@ use heph_engine::sample::{SamplingError, SamplingOptions};
 use heph_engine::text::TextStream;
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
 use heph_engine::worker::{ForwardError, Worker};
+use heph_plan::ladder::TooLittleMemory;
 use heph_types::{ModelHash, NodeId, TokenId};
 use serde::{Deserialize, Serialize};
 use teller::Teller;
@@ -151,6 +155,8 @@ pub struct Answer {
     pub guesses: Guesses,
     /// Bytes on the network for it.
     pub traffic: Traffic,
+    /// What was given up for want of memory, a sentence each.
+    pub degraded: Vec<String>,
 }
 
 impl Answer {
@@ -191,6 +197,9 @@ pub enum DeskError {
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// Memory is short, and nothing is left to give up.
+    #[error("memory is short: {0}")]
+    Memory(#[from] TooLittleMemory),
     /// The line of seats cannot go on.
     #[error(transparent)]
     Line(LineError),
@@ -227,6 +236,7 @@ impl DeskError {
         match self {
             Self::NoTemplate => Some("`heph run --raw` goes on with a text as it is"),
             Self::TooLong { .. } => Some("start anew (/reset in a chat), or give a larger --context"),
+            Self::Memory(_) => Some("close other programs, or take a smaller model or --context"),
             Self::Template(_) | Self::Empty | Self::Forward(_) | Self::Sampling(_) | Self::Line(_) => None,
         }
     }
@@ -238,6 +248,7 @@ pub struct Desk {
     pace: Pace,
     words: Arc<Words>,
     cancel: Cancel,
+    relief: Option<Relief>,
 }
 
 /// Names this process and its model where nobody else is asked: the names are compared with nothing.
@@ -265,7 +276,14 @@ impl Desk {
             pace,
             words,
             cancel,
+            relief: None,
         }
+    }
+
+    /// The desk that gives something up before memory runs out.
+    pub fn with_relief(mut self, relief: Relief) -> Self {
+        self.relief = Some(relief);
+        self
     }
 
     /// The line it asks.
@@ -308,7 +326,11 @@ impl Desk {
             pace,
             words,
             cancel,
+            relief,
         } = self;
+        if let Some(relief) = relief {
+            relief.begin(line);
+        }
         let ends = words.tokenizer.eog_ids();
         let mut teller = Teller::new(line, pace, cancel, prompt.len(), cached_tokens, room, ends);
         let mut history = prompt.clone();
@@ -317,7 +339,10 @@ impl Desk {
             if history.len() - prompt.len() >= most {
                 break Finish::Length;
             }
-            if history.len() > context {
+            if let Some(relief) = relief {
+                relief.look(teller.line(), history.len() > prompt.len())?;
+            }
+            if history.len() > teller.line().model().context {
                 break Finish::Context;
             }
             let token = match teller.next(&history) {
@@ -350,6 +375,7 @@ impl Desk {
             decode: last - first,
             moves,
             guesses,
+            degraded: relief.iter().flat_map(|relief| relief.told.clone()).collect(),
             traffic: Traffic {
                 up: spent.up - traffic.up,
                 down: spent.down - traffic.down,

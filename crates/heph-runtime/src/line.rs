@@ -414,6 +414,36 @@ impl Line {
             .try_for_each(|at| self.push(at).map(drop))
     }
 
+    /// Waits until everything that was fed is in the caches. Nothing of it may be waited for as an answer.
+    ///
+    /// # Errors
+    /// As [`Line::collect`].
+    pub fn catch_up(&mut self, cancel: &Cancel) -> Result<(), LineError> {
+        let busy = |post: &Post| !(post.flight.is_empty() && post.waiting.is_empty());
+        while self.posts.iter().any(busy) {
+            if cancel.is_raised() {
+                return Err(LineError::Cancelled);
+            }
+            let seen = self.bell.rings();
+            if !self.turn()? {
+                self.wait(seen)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes conversations as long as this, and never shorter than what was fed.
+    pub fn limit_context(&mut self, positions: usize) {
+        self.model.context = positions.max(self.tokens.len());
+    }
+
+    /// Keeps caches in another format from now on: every stage is opened anew and replays what went in. The bits of what
+    /// follows are those of the new format.
+    pub fn store_as(&mut self, format: KvFormat) {
+        self.model.kv_format = format;
+        (0..self.posts.len()).for_each(|at| self.unseat(at));
+    }
+
     /// The next chosen tokens, in the order in which they were asked for.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ pub struct Receipt {
     pub moves: Vec<MoveLine>,
     /// What guessing ahead brought.
     pub guesses: Guesses,
+    /// What was given up for want of memory, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
     /// Why it ended.
     pub finish: Finish,
     /// Tokens of the prompt.
@@ -119,6 +122,7 @@ impl Receipt {
             traffic: traffic.iter().map(line).collect(),
             moves: moves.collect(),
             guesses: answer.guesses,
+            degraded: answer.degraded.clone(),
             finish: answer.finish,
             prompt_tokens: answer.prompt.len(),
             answer_tokens: answer.tokens.len(),

@@ -26,6 +26,16 @@ impl KvFormat {
             KvFormat::Q8_0 => "q8_0",
         }
     }
+
+    /// Whether a cache in this format takes no more room than one in `other`.
+    pub fn fits_into(self, other: KvFormat) -> bool {
+        let bits = |format| match format {
+            KvFormat::F32 => 32,
+            KvFormat::F16 => 16,
+            KvFormat::Q8_0 => 8,
+        };
+        bits(self) <= bits(other)
+    }
 }
 
 impl std::fmt::Display for KvFormat {

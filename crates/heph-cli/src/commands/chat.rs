@@ -6,6 +6,7 @@ use std::path::Path;
 
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
+use heph_runtime::preload::Typed;
 use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
@@ -102,8 +103,8 @@ impl<'a> Chat<'a> {
     fn talk(&mut self, lines: &mut Lines) -> Result<(), Failure> {
         loop {
             self.cancel.lower();
-            let said = lines
-                .next()
+            let said = self
+                .hear(lines)
                 .map_err(|e| Failure::new(Exit::Input, format!("cannot read what you say: {e}")))?;
             let text = match said {
                 Said::Goodbye => return Ok(()),
@@ -124,6 +125,26 @@ impl<'a> Chat<'a> {
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// The next message. Where the model runs here, it is read while it is typed; else nothing leaves before it is sent.
+    fn hear(&mut self, lines: &mut Lines) -> io::Result<Said> {
+        let sampling = self.arguments.sampling.options().ok();
+        let (Some(sampling), true, None) = (sampling, lines.is_terminal(), &self.ready.planned) else {
+            return lines.next();
+        };
+        let typed = Typed::default();
+        lines.tell(typed.clone());
+        let (desk, said) = (&mut self.ready.desk, &self.messages);
+        let heard = std::thread::scope(|scope| {
+            scope.spawn(|| typed.follow(desk, said, &sampling));
+            let heard = lines.next();
+            typed.end();
+            self.cancel.raise();
+            heard
+        });
+        self.cancel.lower();
+        heard
     }
 
     fn say(&mut self, text: String) -> Result<Next, Failure> {

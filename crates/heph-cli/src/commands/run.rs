@@ -226,7 +226,13 @@ pub(crate) fn streamed(
     if begun {
         writeln!(out)?;
     }
-    Ok(answer?)
+    let answer = answer?;
+    let style = Style::of_stderr();
+    for given_up in &answer.degraded {
+        // Where standard error is closed nobody wants to know.
+        let _ = writeln!(io::stderr().lock(), "{}", style.dim(given_up));
+    }
+    Ok(answer)
 }
 
 fn write_json(

@@ -128,6 +128,11 @@ impl<'a> Teller<'a> {
         }
     }
 
+    /// The line that it asks.
+    pub(super) fn line(&mut self) -> &mut Line {
+        self.line
+    }
+
     /// The token after `history`, which is the prompt and all that was told.
     pub(super) fn next(&mut self, history: &[TokenId]) -> Result<TokenId, LineError> {
         while self.choices.is_empty() {

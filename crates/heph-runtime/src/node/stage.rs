@@ -116,10 +116,11 @@ impl Stage {
         if asked > context {
             return Err(StageError::Context { asked, context });
         }
-        if format != held {
+        // A smaller cache than the model was loaded for fits where that one would.
+        if !format.fits_into(held) {
             return Err(StageError::KvFormat { asked: format, held });
         }
-        let cache = model.new_cache(layers);
+        let cache = model.new_cache_as(layers, format);
         Ok(Self {
             node,
             layers,

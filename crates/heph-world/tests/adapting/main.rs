@@ -8,4 +8,6 @@
 
 mod emulated;
 mod guessing;
+mod memory;
 mod replanning;
+mod typing;

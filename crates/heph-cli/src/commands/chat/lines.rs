@@ -10,7 +10,9 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Editor, Helper};
+use rustyline::{Context, Editor, Helper};
+
+use heph_runtime::preload::Typed;
 
 /// Messages remembered between chats.
 const HISTORY_MAX: usize = 1000;
@@ -54,7 +56,7 @@ impl Lines {
             .map_err(io::Error::other)?;
         let config = config.auto_add_history(true).build();
         let mut editor = Editor::with_config(config).map_err(io::Error::other)?;
-        editor.set_helper(Some(Fences));
+        editor.set_helper(Some(Fences::default()));
         let history = home.join("chat_history.txt");
         // A first chat has no history yet, and a damaged one is no reason not to talk.
         let _ = editor.load_history(&history);
@@ -67,6 +69,15 @@ impl Lines {
     /// Whether a person is typing.
     pub(super) fn is_terminal(&self) -> bool {
         matches!(self, Self::Terminal { .. })
+    }
+
+    /// Tells `typed` what is typed from now on.
+    pub(super) fn tell(&mut self, typed: Typed) {
+        if let Self::Terminal { editor, .. } = self
+            && let Some(fences) = editor.helper_mut()
+        {
+            fences.typed = Some(typed);
+        }
     }
 
     /// The next message.
@@ -123,8 +134,11 @@ fn joined(text: &str) -> String {
     inside.map_or(text, str::trim).to_owned()
 }
 
-/// Tells the editor that a message goes on in the next line.
-pub(super) struct Fences;
+/// Tells the editor that a message goes on in the next line, and whoever reads ahead what is typed.
+#[derive(Default)]
+pub(super) struct Fences {
+    typed: Option<Typed>,
+}
 
 impl Validator for Fences {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
@@ -142,6 +156,14 @@ impl Completer for Fences {
 
 impl Hinter for Fences {
     type Hint = String;
+
+    /// Called after every change of the line. There is nothing to show; a command is not read ahead.
+    fn hint(&self, line: &str, _at: usize, _context: &Context<'_>) -> Option<String> {
+        if let Some(typed) = self.typed.as_ref().filter(|_| !line.starts_with('/')) {
+            typed.say(joined(line).as_str());
+        }
+        None
+    }
 }
 
 impl Highlighter for Fences {}

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# memory.sh: lowers the memory of a running heph step by step and counts what the kernel killed.
+#
+#     tests/memory.sh              needs root and a control group that counts memory; says what is missing
+#     tests/memory.sh --can-run    only says whether it could
+#
+# A chat is fed message after message while the limit of its control group comes down to what it holds, with room given
+# back at the end. Every answer ends, or is refused with a sentence; nothing is killed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+heph=target/release/heph
+
+no() { echo "$1"; exit 2; }
+[ "$(id -u)" -eq 0 ] || no "only root may make a control group"
+[ -x "$heph" ] || no "no $heph"
+if [ -w /sys/fs/cgroup/memory/memory.limit_in_bytes ] || [ -d /sys/fs/cgroup/memory/tasks ]; then
+    group=/sys/fs/cgroup/memory/heph-test.$$ limit=memory.limit_in_bytes used=memory.usage_in_bytes
+elif grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null; then
+    group=/sys/fs/cgroup/heph-test.$$ limit=memory.max used=memory.current
+else
+    no "no control group counts memory here"
+fi
+mkdir "$group" 2>/dev/null || no "control groups cannot be made here"
+[ -w "$group/$limit" ] || { rmdir "$group"; no "memory cannot be limited here"; }
+[ "${1:-}" = --can-run ] && { rmdir "$group"; exit 0; }
+
+work=$(mktemp -d)
+end() {
+    [ -n "${chat:-}" ] && kill "$chat" 2>/dev/null && wait "$chat" 2>/dev/null
+    rmdir "$group" 2>/dev/null
+    rm -rf "$work"
+}
+trap end EXIT
+
+# What the kernel killed in the group so far.
+killed() {
+    awk '$1 == "oom_kill" { print $2; found = 1 } END { if (!found) print 0 }' \
+        "$group/memory.oom_control" "$group/memory.events" 2>/dev/null | sort -n | tail -n 1
+}
+
+mkfifo "$work/say"
+echo $((256 << 20)) >"$group/$limit"
+HEPH_HOME="$work/home" bash -c 'echo $$ >"$1/cgroup.procs" && exec "$2" chat --max-tokens 60 --mode local' _ "$group" "$heph" \
+    <"$work/say" >"$work/out" 2>"$work/err" &
+chat=$!
+exec 3>"$work/say"
+for ((step = 0; step < 12; step++)); do
+    echo "Tell me a story about a fox and a $step." >&3
+    sleep 0.7
+    # A limit below what is held is refused by version 1 and would be a death sentence in version 2: stay above it.
+    now=$(cat "$group/$used")
+    room=$(((24 - 2 * step) << 20))
+    [ "$room" -gt $((2 << 20)) ] || room=$((2 << 20))
+    echo $((now + room)) >"$group/$limit" 2>/dev/null
+    kill -0 "$chat" 2>/dev/null || break
+done
+exec 3>&-
+wait "$chat"
+code=$?
+chat=
+deaths=$(killed)
+answers=$(wc -l <"$work/out")
+refusals=$(grep -c 'memory is short' "$work/err")
+shorter=$(grep -c 'Memory became short' "$work/err")
+echo "$answers lines of answers, $shorter answers shortened, $refusals refused, exit $code, $deaths killed by the kernel"
+# 4: the last message was refused for want of memory.
+case $code in 0 | 4) ;; *) tail -n 5 "$work/err"; exit 1 ;; esac
+[ "$deaths" -eq 0 ] && [ $((shorter + refusals)) -gt 0 ]
