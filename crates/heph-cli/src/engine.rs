@@ -141,6 +141,7 @@ impl EngineArguments {
                 .filter(|&m| m > 0),
             sessions,
             chunk: self.chunk.get(),
+            layers: None,
         };
         Ok(Opened {
             name: model.to_owned(),

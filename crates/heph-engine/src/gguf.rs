@@ -183,6 +183,23 @@ impl<'a> Gguf<'a> {
         Gguf::assemble(version, metadata, tensors)
     }
 
+    /// Bytes in front of the tensors' own: all that a header says, padding included. `beginning` may end anywhere.
+    ///
+    /// # Errors
+    /// [`GgufError::Truncated`] where the beginning is too short to tell, and what else a header can have wrong.
+    pub fn header_bytes(beginning: &[u8]) -> Result<usize, GgufError> {
+        let mut cursor = Cursor::new(beginning);
+        version(&mut cursor)?;
+        let tensor_count = cursor.u64("the tensor count")?;
+        let entry_count = cursor.u64("the metadata count")?;
+        let metadata = Metadata::parse(&mut cursor, entry_count)?;
+        let alignment = alignment(&metadata)?;
+        for index in 0..tensor_count {
+            entry(&mut cursor, index)?;
+        }
+        Ok(cursor.position().next_multiple_of(alignment))
+    }
+
     /// The tensors in the order of the file.
     pub fn tensors(&self) -> &[GgufTensor<'a>] {
         &self.tensors

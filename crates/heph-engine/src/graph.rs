@@ -18,6 +18,7 @@ use crate::config::{ModelConfig, Pooling};
 use heph_kernels::format::Format;
 use heph_kernels::kv::{KvFormat, KvShape};
 use heph_kernels::rope::RopeStyle;
+use heph_types::LayerRange;
 
 pub use heph_kernels::attention::Sight;
 
@@ -276,5 +277,14 @@ impl Graph {
         std::iter::once(&self.embed)
             .chain(&self.layers)
             .chain(std::iter::once(&self.head))
+    }
+
+    /// The blocks of a part of the model: these layers, the embedding if they begin with the first, the head if they end
+    /// with the last. An empty range at either end is the embedding or the head alone.
+    pub fn part(&self, layers: LayerRange) -> impl Iterator<Item = &Block> {
+        let embed = (layers.start() == 0).then_some(&self.embed);
+        let head = (layers.end() == self.layers.len()).then_some(&self.head);
+        let between = self.layers.iter().take(layers.end()).skip(layers.start());
+        embed.into_iter().chain(between).chain(head)
     }
 }

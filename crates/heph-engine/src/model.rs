@@ -17,6 +17,7 @@ use heph_kernels::kv::KvFormat;
 use heph_kernels::pack::{PackError, Packed};
 use heph_kernels::pool::Pool;
 use heph_types::LayerRange;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How to load.
@@ -32,6 +33,9 @@ pub struct LoadOptions {
     pub sessions: usize,
     /// Tokens that go through a layer together.
     pub chunk: usize,
+    /// The layers to hold, and what [`Graph::part`] says goes with them; `None` holds the whole model. Nothing else
+    /// is read from the files, which may have holes there.
+    pub layers: Option<LayerRange>,
 }
 
 impl Default for LoadOptions {
@@ -42,6 +46,7 @@ impl Default for LoadOptions {
             memory: None,
             sessions: 1,
             chunk: crate::worker::CHUNK_DEFAULT,
+            layers: None,
         }
     }
 }
@@ -64,6 +69,14 @@ pub enum LoadError {
     /// The tensors do not make the architecture.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// The layers to hold are not the model's.
+    #[error("layers {}..{} are to be held of a model of {count}", layers.start(), layers.end())]
+    Layers {
+        /// Layers asked for.
+        layers: LayerRange,
+        /// Layers of the model.
+        count: usize,
+    },
     /// The file holds other bytes of a tensor than it announced.
     #[error("tensor {name:?} cannot be read from its file")]
     Unreadable {
@@ -99,6 +112,8 @@ pub(crate) enum Weight {
     Vector(Vec<f32>),
     /// A table of which only single rows are read: it stays in the file.
     Table,
+    /// Of a layer that is not held.
+    Absent,
 }
 
 /// A model ready to run. Shared by all workers; nothing in it changes after loading.
@@ -113,6 +128,7 @@ pub struct Model {
     budget: Arc<KvBudget>,
     context: usize,
     kv: KvFormat,
+    held: LayerRange,
 }
 
 impl Model {
@@ -136,6 +152,10 @@ impl Model {
             kv: graph.pooling.map_or(options.kv, |_| KvFormat::F32),
             ..*options
         };
+        let (held, count) = (held(&graph, options), graph.layers.len());
+        if held.end() > count {
+            return Err(LoadError::Layers { layers: held, count });
+        }
         let footprint = Footprint::of(&graph, context, options);
         if let Some(limit) = options.memory.filter(|&limit| footprint.total() > limit) {
             let nearest = Fit::nearest(&graph, context, options, limit);
@@ -145,7 +165,7 @@ impl Model {
                 nearest,
             });
         }
-        let weights = load_weights(&graph, source.as_ref(), pool, progress)?;
+        let weights = load_weights(&graph, held, source.as_ref(), pool, progress)?;
         let layers = graph
             .layers
             .iter()
@@ -165,6 +185,7 @@ impl Model {
             budget,
             context,
             kv: options.kv,
+            held,
         })
     }
 
@@ -176,6 +197,16 @@ impl Model {
     /// The operator graph.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The layers whose weights are in memory; all of them unless less was asked for.
+    pub fn held(&self) -> LayerRange {
+        self.held
+    }
+
+    /// Whether `layers` can run here. An empty range at the front is the embedding, one at the end the head.
+    pub fn holds(&self, layers: LayerRange) -> bool {
+        self.held.start() <= layers.start() && layers.end() <= self.held.end()
     }
 
     /// Positions that one session may hold.
@@ -253,20 +284,40 @@ impl Model {
     }
 }
 
-/// How the graph uses a tensor. A table that is also the head's matrix is packed once and serves both.
+/// Where the weights of a part of a model lie: the number of a file and a range in it. Files that hold nothing but these
+/// and [`beyond_layers`](crate::source::beyond_layers) are enough to load that part.
+///
+/// # Errors
+/// When the tensors do not make the architecture.
+pub fn places(source: &Source, layers: LayerRange) -> Result<Vec<(usize, Range<u64>)>, GraphError> {
+    let graph = Graph::build(source.config(), source)?;
+    let used = graph.tensors.iter().zip(uses(&graph, layers));
+    let here = used.filter(|(_, by)| *by > Use::Absent).map(|(spec, _)| spec);
+    Ok(here.flat_map(|spec| source.places(&spec.name)).collect())
+}
+
+/// The layers that are to be held.
+fn held(graph: &Graph, options: &LoadOptions) -> LayerRange {
+    let count = graph.layers.len();
+    let all = || LayerRange::new(0, count, count).expect("0..count fits count");
+    options.layers.unwrap_or_else(all)
+}
+
+/// How the held part of a graph uses a tensor. A table that is also the head's matrix is packed once and serves both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Use {
+    Absent,
     Table,
     Vector,
     Matrix,
     Experts,
 }
 
-/// The use of every tensor of the graph.
-pub(crate) fn uses(graph: &Graph) -> Vec<Use> {
-    let mut uses = vec![Use::Table; graph.tensors.len()];
+/// The use of every tensor of the graph by its blocks around `layers`.
+pub(crate) fn uses(graph: &Graph, layers: LayerRange) -> Vec<Use> {
+    let mut uses = vec![Use::Absent; graph.tensors.len()];
     let mut mark = |id: TensorId, by: Use| uses[id.0] = uses[id.0].max(by);
-    for node in graph.blocks().flat_map(|b| &b.nodes) {
+    for node in graph.part(layers).flat_map(|b| &b.nodes) {
         match &node.op {
             Op::Embed { table } => mark(*table, Use::Table),
             Op::AddRow { table, .. } => mark(*table, Use::Table),
@@ -293,22 +344,23 @@ pub(crate) fn uses(graph: &Graph) -> Vec<Use> {
 
 fn load_weights(
     graph: &Graph,
+    held: LayerRange,
     source: &Source,
     pool: &Pool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Weight>, LoadError> {
-    let uses = uses(graph);
+    let uses = uses(graph, held);
     let packed = graph
         .tensors
         .iter()
         .zip(&uses)
-        .filter(|(_, by)| **by != Use::Table);
+        .filter(|(_, by)| **by > Use::Table);
     let total = packed.map(|(spec, _)| spec.bytes()).sum();
     let mut done = 0;
     let mut weights = Vec::with_capacity(graph.tensors.len());
     for (spec, by) in graph.tensors.iter().zip(uses) {
         weights.push(load_one(spec, by, source, pool)?);
-        if by != Use::Table {
+        if by > Use::Table {
             done += spec.bytes();
             progress(Progress { done, total });
         }
@@ -317,8 +369,10 @@ fn load_weights(
 }
 
 fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<Weight, LoadError> {
-    if by == Use::Table {
-        return Ok(Weight::Table);
+    match by {
+        Use::Absent => return Ok(Weight::Absent),
+        Use::Table => return Ok(Weight::Table),
+        Use::Vector | Use::Matrix | Use::Experts => {}
     }
     let unreadable = || LoadError::Unreadable {
         name: spec.name.clone(),
@@ -334,7 +388,7 @@ fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<
         })
     };
     let weight = match by {
-        Use::Table => Weight::Table,
+        Use::Absent | Use::Table => unreachable!("returned above"),
         Use::Matrix => Weight::Matrix(pack(&raw)?),
         Use::Experts => Weight::Experts(
             raw.chunks_exact(raw.len() / spec.experts)

@@ -237,6 +237,13 @@ impl Source {
         Some(())
     }
 
+    /// Where the bytes of a tensor lie: the number of a file and a range in it, for each of its matrices.
+    pub(crate) fn places(&self, name: &str) -> impl Iterator<Item = (usize, Range<u64>)> {
+        let matrices = self.tensors.get(name).map(|tensor| tensor.matrices.as_slice());
+        let place = |p: &Place| (p.file, p.bytes.start as u64..p.bytes.end as u64);
+        matrices.unwrap_or_default().iter().map(place)
+    }
+
     /// Says that a tensor will not be asked for soon.
     pub fn release(&self, name: &str) {
         for place in self
@@ -252,6 +259,24 @@ impl Source {
     fn bytes(&self, place: &Place) -> &[u8] {
         &self.files[place.file].bytes()[place.bytes.clone()]
     }
+}
+
+/// The ranges of a GGUF file that [`Source::from_gguf`] reads whatever layers are wanted: the header, and the divisors
+/// of the rotary frequencies, which are configuration. The tensors' bytes may be missing from `file` as long as it has
+/// their length.
+///
+/// # Errors
+/// [`GgufError::Truncated`] where the header is not all there, and what else a header can have wrong.
+pub fn beyond_layers(file: &[u8]) -> Result<Vec<Range<u64>>, GgufError> {
+    let start = file.as_ptr() as usize;
+    let header = Gguf::header_bytes(file)? as u64;
+    let parsed = Gguf::parse(file)?;
+    let divisors = parsed.tensor(gguf::ROPE_FREQS).map(|tensor| {
+        let at = (tensor.bytes.as_ptr() as usize - start) as u64;
+        at..at + tensor.bytes.len() as u64
+    });
+    let header = 0..header;
+    Ok(std::iter::once(header).chain(divisors).collect())
 }
 
 impl TensorIndex for Source {

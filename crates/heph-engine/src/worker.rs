@@ -78,6 +78,14 @@ pub enum ForwardError {
         /// Layers of the model.
         count: usize,
     },
+    /// The model was loaded without these layers.
+    #[error("layers {}..{} are asked for, and {}..{} are held", asked.start(), asked.end(), held.start(), held.end())]
+    NotHeld {
+        /// Layers asked for; an empty range is the embedding or the head.
+        asked: LayerRange,
+        /// Layers that are there.
+        held: LayerRange,
+    },
     /// The model only reads.
     #[error("this model reads whole texts and makes vectors of them: it writes no text")]
     OnlyReads,
@@ -220,6 +228,7 @@ impl Worker {
 
     /// Hidden states of tokens before the first layer.
     pub fn embed(&self, tokens: &[TokenId]) -> Result<Hidden, ForwardError> {
+        self.check_held(0, 0)?;
         let graph = self.model.graph();
         let (width, vocab) = (graph.hidden, graph.vocab);
         let Some(table) = graph.embed.nodes.iter().find_map(|n| match n.op {
@@ -253,13 +262,7 @@ impl Worker {
     ) -> Result<(), ForwardError> {
         let model = Arc::clone(&self.model);
         let count = model.graph().layers.len();
-        if layers.end() > count {
-            return Err(ForwardError::Layers {
-                start: layers.start(),
-                end: layers.end(),
-                count,
-            });
-        }
+        self.check_held(layers.start(), layers.end())?;
         self.check_rows(parts, hidden)?;
         if parts.iter().any(|p| p.tokens == 0) {
             return Err(ForwardError::EmptyPart);
@@ -303,12 +306,24 @@ impl Worker {
     /// Logits of each row of hidden states that left the last layer: `(rows, vocabulary)`.
     pub fn head(&mut self, hidden: &Hidden) -> Result<Vec<f32>, ForwardError> {
         let model = Arc::clone(&self.model);
+        let count = model.graph().layers.len();
+        self.check_held(count, count)?;
         self.check_rows(&[], hidden)?;
         let mut input = hidden.clone();
         self.take_in(&mut input);
         let program = model.head_program();
         self.block(&model, program, usize::MAX, &mut [], Keep::All);
         Ok(std::mem::take(&mut self.buffers[program.output.0]))
+    }
+
+    fn check_held(&self, start: usize, end: usize) -> Result<(), ForwardError> {
+        let (held, count) = (self.model.held(), self.model.graph().layers.len());
+        let asked =
+            LayerRange::new(start, end, count).map_err(|_| ForwardError::Layers { start, end, count })?;
+        match self.model.holds(asked) {
+            true => Ok(()),
+            false => Err(ForwardError::NotHeld { asked, held }),
+        }
     }
 
     fn check_rows(&self, parts: &[Part], hidden: &Hidden) -> Result<(), ForwardError> {

@@ -5,8 +5,8 @@
 //! bits of the scalar path on one thread.
 
 use heph_engine::cache::KvCache;
-use heph_engine::model::{LoadOptions, Model};
-use heph_engine::source::Source;
+use heph_engine::model::{LoadOptions, Model, places};
+use heph_engine::source::{Source, beyond_layers};
 use heph_engine::worker::{ForwardError, Hidden, Keep, Part, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -253,4 +253,91 @@ fn stopped_work_leaves_the_cache_as_it_was() {
     flag.store(false, Ordering::Relaxed);
     let rest = worker.run(&mut cache, &tokens[30..], Keep::All).unwrap();
     assert_eq!(bits(&rest), expected[30 * model.graph().vocab..]);
+}
+
+/// The bundled model with every byte blank that the part needs not.
+fn with_holes(file: &str, layers: LayerRange) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../models")
+        .join(file);
+    let whole = std::fs::read(path).expect("the bundled pair is part of the repository");
+    let source = Source::from_gguf(vec![Arc::new(whole.clone())]).expect("a sound file");
+    let needed = places(&source, layers)
+        .expect("a sound graph")
+        .into_iter()
+        .map(|(_, range)| range);
+    let needed = needed.chain(beyond_layers(&whole).expect("a sound header"));
+    let mut holes = vec![0; whole.len()];
+    for range in needed {
+        let range = range.start as usize..range.end as usize;
+        holes[range.clone()].copy_from_slice(&whole[range]);
+    }
+    assert!(holes != whole, "a part is not the whole");
+    holes
+}
+
+#[test]
+fn parts_loaded_from_files_with_holes_give_the_same_bits_and_refuse_the_rest() {
+    let whole = model("heph-story-draft.gguf", KvFormat::F16);
+    let tokens = prompt(3, whole.graph().vocab);
+    let expected = reference(&whole, &tokens);
+    let count = whole.graph().layers.len();
+    let range = |start, end| LayerRange::new(start, end, count).unwrap();
+    let load = |layers| {
+        let source = Source::from_gguf(vec![Arc::new(with_holes("heph-story-draft.gguf", layers))]).unwrap();
+        let options = LoadOptions {
+            layers: Some(layers),
+            ..LoadOptions::default()
+        };
+        let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).expect("it loads");
+        assert_eq!(model.held(), layers);
+        worker(&Arc::new(model), 2, Isa::best())
+    };
+    // Embedding alone, layers alone, the head alone; then everything in two parts.
+    for cuts in [vec![0, 0, 1, count, count], vec![0, count / 2, count]] {
+        let mut hidden = None;
+        let mut logits = Vec::new();
+        for pair in cuts.windows(2) {
+            let layers = range(pair[0], pair[1]);
+            let mut worker = load(layers);
+            let mut hidden_here = match hidden.take() {
+                Some(rows) => rows,
+                None => worker.embed(&tokens).unwrap(),
+            };
+            let mut cache = worker.model().new_cache(layers);
+            let part = Part {
+                cache: &mut cache,
+                tokens: tokens.len(),
+                first: Position(0),
+            };
+            worker
+                .forward(layers, &mut [part], &mut hidden_here, Keep::All)
+                .unwrap();
+            if layers.end() == count {
+                logits = worker.head(&hidden_here).unwrap();
+            }
+            refuses_the_rest(&mut worker, &tokens, &hidden_here);
+            hidden = Some(hidden_here);
+        }
+        assert!(bits(&logits) == expected, "{cuts:?}");
+    }
+}
+
+fn refuses_the_rest(worker: &mut Worker, tokens: &[TokenId], hidden: &Hidden) {
+    let (held, all) = (worker.model().held(), worker.all_layers());
+    let not_held = |result: Result<(), ForwardError>| matches!(result, Err(ForwardError::NotHeld { .. }));
+    assert_eq!(not_held(worker.embed(tokens).map(|_| ())), held.start() > 0);
+    assert_eq!(not_held(worker.head(hidden).map(|_| ())), held.end() < all.end());
+    let mut cache = worker.model().new_cache(all);
+    let parts = &mut [Part {
+        cache: &mut cache,
+        tokens: tokens.len(),
+        first: Position(0),
+    }];
+    assert!(not_held(worker.forward(
+        all,
+        parts,
+        &mut hidden.clone(),
+        Keep::All
+    )));
 }

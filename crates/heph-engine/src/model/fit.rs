@@ -1,6 +1,6 @@
 //! How much memory a model takes, and what would fit where it does not.
 
-use super::{LoadOptions, Use, uses};
+use super::{LoadOptions, Use, held, uses};
 use crate::graph::{Graph, TensorSpec, Work};
 use heph_kernels::format::Format;
 use heph_kernels::kv::{KvFormat, KvShape, PAGE};
@@ -26,7 +26,9 @@ impl Footprint {
     }
 
     pub(super) fn of(graph: &Graph, context: usize, options: &LoadOptions) -> Self {
-        let weights = packed(graph).map(|spec| tile_bytes(spec, spec.format)).sum();
+        let weights = packed(graph, options)
+            .map(|spec| tile_bytes(spec, spec.format))
+            .sum();
         let kv = kv_bytes(graph, context, options);
         Self {
             weights,
@@ -69,7 +71,7 @@ impl Fit {
         let rest = kv_bytes(graph, short, &least) + buffer_bytes(graph, short, &least);
         SMALLER
             .into_iter()
-            .find(|&f| rest + quantized_bytes(graph, f) <= limit)
+            .find(|&f| rest + quantized_bytes(graph, options, f) <= limit)
             .map(Fit::Quantize)
     }
 }
@@ -93,12 +95,12 @@ pub(super) fn kv_shape(graph: &Graph, layer: usize, format: KvFormat) -> KvShape
 }
 
 /// The tensors that loading packs or copies.
-fn packed(graph: &Graph) -> impl Iterator<Item = &TensorSpec> {
+fn packed<'a>(graph: &'a Graph, options: &LoadOptions) -> impl Iterator<Item = &'a TensorSpec> {
     graph
         .tensors
         .iter()
-        .zip(uses(graph))
-        .filter(|(_, by)| *by != Use::Table)
+        .zip(uses(graph, held(graph, options)))
+        .filter(|(_, by)| *by > Use::Table)
         .map(|(spec, _)| spec)
 }
 
@@ -113,19 +115,19 @@ fn tile_bytes(spec: &TensorSpec, format: Format) -> u64 {
 }
 
 /// Bytes of the weights with every matrix that is larger in `format`, where its rows allow it.
-fn quantized_bytes(graph: &Graph, format: Format) -> u64 {
+fn quantized_bytes(graph: &Graph, options: &LoadOptions, format: Format) -> u64 {
     let smaller = |spec: &TensorSpec| match spec.rows > 1 && format.row_bytes(spec.cols).is_some() {
         true => tile_bytes(spec, format).min(tile_bytes(spec, spec.format)),
         false => tile_bytes(spec, spec.format),
     };
-    packed(graph).map(smaller).sum()
+    packed(graph, options).map(smaller).sum()
 }
 
 /// Bytes of the caches of all sessions at full context, in whole pages.
 fn kv_bytes(graph: &Graph, context: usize, options: &LoadOptions) -> u64 {
     let pages = context.div_ceil(PAGE) as u64;
-    let layers = 0..graph.layers.len();
-    let one: u64 = layers
+    let one: u64 = held(graph, options)
+        .iter()
         .map(|layer| kv_shape(graph, layer, options.kv).page_bytes() as u64 * pages)
         .sum();
     one.saturating_mul(options.sessions as u64)

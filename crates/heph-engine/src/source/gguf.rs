@@ -9,7 +9,7 @@ use heph_kernels::rope::RopeStyle;
 use std::collections::BTreeMap;
 
 /// Divisors of the rotary frequencies, where the file has them.
-const ROPE_FREQS: &str = "rope_freqs.weight";
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// Every tensor of the file but the rotary divisors, which are configuration.
 pub(super) fn tensors<'a>(file: &Gguf<'a>) -> Result<BTreeMap<String, SourceTensor<'a>>, SourceError> {

@@ -35,6 +35,17 @@ pub enum StageError {
         /// Layers of the model.
         count: usize,
     },
+    /// The node has other layers of the model.
+    #[error(
+        "layers {}..{} are asked for, and {}..{} are held here",
+        layers.start(), layers.end(), held.start(), held.end()
+    )]
+    NotHeld {
+        /// Layers asked for.
+        layers: LayerRange,
+        /// Layers held.
+        held: LayerRange,
+    },
     /// A stage without the last layer cannot choose tokens.
     #[error("only the stage that ends with layer {count} can choose tokens")]
     NotLast {
@@ -109,6 +120,10 @@ impl Stage {
         let (format, held) = (spec.kv_format, model.kv_format());
         if layers.end() > count {
             return Err(StageError::Layers { layers, count });
+        }
+        if !model.holds(layers) {
+            let held = model.held();
+            return Err(StageError::NotHeld { layers, held });
         }
         if spec.choose.is_some() && layers.end() != count {
             return Err(StageError::NotLast { count });

@@ -190,7 +190,7 @@ fn refusal(error: &StageError) -> Refusal {
     match error {
         StageError::UnknownModel => Refusal::UnknownModel,
         StageError::Sessions { .. } => Refusal::TooManySessions,
-        StageError::Layers { .. } => Refusal::LayersNotHeld,
+        StageError::Layers { .. } | StageError::NotHeld { .. } => Refusal::LayersNotHeld,
         StageError::NotLast { .. } => Refusal::CannotChoose,
         StageError::Context { context, .. } => Refusal::ContextTooLong {
             max: u32::try_from(*context).unwrap_or(u32::MAX),
