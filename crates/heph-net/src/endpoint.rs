@@ -24,11 +24,12 @@ use crate::{key_exchange, relay};
 /// The longest that anybody waits for a peer to answer a first time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A peer that says nothing for this long, not even that it is still there, is cut off.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A peer that says nothing for ten seconds, not even that it is still there, is cut off: the clock starts anew with the
+/// first sign of life that is sent after the last that was received, so two seconds are left for that.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
 
-/// Three signs of life before a silent peer is cut off.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(3);
+/// Four signs of life before a silent peer is cut off.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
 
 /// Conversations that a peer may hold open at once on one connection.
 const STREAMS_MAX: u32 = 64;
@@ -293,7 +294,7 @@ impl Endpoint {
 }
 
 fn transport() -> QuicTransportConfig {
-    let silence = IdleTimeout::try_from(SILENCE_MAX).expect("ten seconds fit the field");
+    let silence = IdleTimeout::try_from(SILENCE_MAX).expect("eight seconds fit the field");
     QuicTransportConfig::builder()
         .max_idle_timeout(Some(silence))
         .keep_alive_interval(SIGN_OF_LIFE_EVERY)

@@ -1,4 +1,8 @@
 //! Who this machine is to its peers: an Ed25519 key, made at the first start and kept.
+//!
+//! It is kept in a private file. A person may move it to the system's [key store](crate::key_store) and back; a file
+//! that names the node and nothing secret then stands in the key's place. Moving writes the new place, reads it back and
+//! only then gives up the old one, so no crash and no store that forgets loses an identity.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,12 +11,16 @@ use heph_types::NodeId;
 use iroh::SecretKey;
 
 use crate::kept;
+use crate::key_store::{KeyStore, KeyStoreError, SystemStore};
 
 /// The file below HEPH's folder that holds the key.
 pub const FILE: &str = "identity";
 
 /// First line of the file, for the person who opens it.
 const TITLE: &str = "HEPH identity, version 1. Whoever has this file is this machine: do not share it.";
+
+/// First line of the file while the key is in the system's store.
+const ELSEWHERE: &str = "HEPH identity, version 1, kept in the key store of this system, for the node:";
 
 /// A title of 80 bytes, a key of 64, a check of 16, line ends, and room for an editor's stray spaces.
 const BYTES_MAX: u64 = 256;
@@ -58,6 +66,21 @@ pub enum IdentityError {
         /// The file.
         path: PathBuf,
     },
+    /// The system's store does not give the key, or does not take it; the identity is where it was.
+    #[error("the identity {path} and the key store of this system: {cause}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What the store says.
+        #[source]
+        cause: KeyStoreError,
+    },
+    /// The system's store keeps another key than it was given.
+    #[error("the key store of this system keeps another key than that of {}", node.short())]
+    OtherKey {
+        /// Whose key it should be.
+        node: NodeId,
+    },
     /// The operating system gives no random bytes.
     #[error("no random bytes for a new identity")]
     NoRandom(#[source] io::Error),
@@ -66,8 +89,22 @@ pub enum IdentityError {
 impl Identity {
     /// The identity kept below `home`; made there if none is.
     pub fn load_or_create(home: &Path) -> Result<Identity, IdentityError> {
+        Identity::load_or_create_with(home, &SystemStore)
+    }
+
+    /// The identity kept below `home`, in the system's key store from now on; the file then names only the node.
+    pub fn keep_in_store(home: &Path) -> Result<Identity, IdentityError> {
+        Identity::move_to_store(home, &SystemStore)
+    }
+
+    /// The identity kept below `home`, in its file from now on.
+    pub fn keep_in_file(home: &Path) -> Result<Identity, IdentityError> {
+        Identity::move_to_file(home, &SystemStore)
+    }
+
+    fn load_or_create_with(home: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
         let path = home.join(FILE);
-        match load(&path) {
+        match load(&path, store) {
             Err(IdentityError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
             loaded => return loaded,
         }
@@ -75,9 +112,33 @@ impl Identity {
         match kept::create(&path, fresh.as_text().as_bytes()) {
             Ok(()) => Ok(fresh),
             // Another process of this machine started at the same moment and was first.
-            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => load(&path),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => load(&path, store),
             Err(cause) => Err(IdentityError::Write { path, cause }),
         }
+    }
+
+    fn move_to_store(home: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
+        let identity = Identity::load_or_create_with(home, store)?;
+        let (path, node) = (home.join(FILE), identity.node());
+        let refused = |cause| IdentityError::Store {
+            path: path.clone(),
+            cause,
+        };
+        store.put(node, &identity.as_text()).map_err(refused)?;
+        from_store(&path, node, store)?;
+        let pointer = format!("{ELSEWHERE}\n{node}\n");
+        kept::replace(&path, pointer.as_bytes()).map_err(|cause| IdentityError::Write { path, cause })?;
+        Ok(identity)
+    }
+
+    fn move_to_file(home: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
+        let identity = Identity::load_or_create_with(home, store)?;
+        let path = home.join(FILE);
+        let text = identity.as_text();
+        kept::replace(&path, text.as_bytes()).map_err(|cause| IdentityError::Write { path, cause })?;
+        // Where the store has it still, or never had it, the file counts all the same.
+        let _ = store.remove(identity.node());
+        Ok(identity)
     }
 
     /// A new identity that is kept nowhere: for a demonstration or a test.
@@ -111,7 +172,7 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-fn load(path: &Path) -> Result<Identity, IdentityError> {
+fn load(path: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
     let path_owned = || path.to_owned();
     let read = |cause| IdentityError::Read {
         path: path_owned(),
@@ -125,7 +186,27 @@ fn load(path: &Path) -> Result<Identity, IdentityError> {
         io::ErrorKind::InvalidData => damaged(),
         _ => read(cause),
     })?;
-    parse(&bytes).ok_or_else(damaged)
+    match elsewhere(&bytes) {
+        Some(node) => from_store(path, node, store),
+        None => parse(&bytes).ok_or_else(damaged),
+    }
+}
+
+/// The node whose key the system's store keeps, where the file says so.
+fn elsewhere(bytes: &[u8]) -> Option<NodeId> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    text.strip_prefix(ELSEWHERE)?.trim().parse().ok()
+}
+
+/// What the store keeps, held against whose it should be.
+fn from_store(path: &Path, node: NodeId, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
+    let refused = |cause| IdentityError::Store {
+        path: path.to_owned(),
+        cause,
+    };
+    let text = store.get(node).map_err(refused)?;
+    let identity = parse(text.as_bytes()).filter(|identity| identity.node() == node);
+    identity.ok_or(IdentityError::OtherKey { node })
 }
 
 fn parse(bytes: &[u8]) -> Option<Identity> {
@@ -152,7 +233,9 @@ fn check_of(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -188,6 +271,92 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let refused = Identity::load_or_create(home.path()).unwrap_err();
         assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    }
+
+    /// A store in memory: it may refuse, forget what it is given, or keep something else.
+    #[derive(Default)]
+    struct Memory {
+        kept: Mutex<BTreeMap<NodeId, String>>,
+        refuses: bool,
+        forgets: bool,
+        mixes_up: bool,
+    }
+
+    impl KeyStore for Memory {
+        fn put(&self, node: NodeId, secret: &str) -> Result<(), KeyStoreError> {
+            if self.refuses {
+                return Err(KeyStoreError::NoAnswer);
+            }
+            let secret = match self.mixes_up {
+                true => Identity::fresh().unwrap().as_text(),
+                false => secret.to_owned(),
+            };
+            if !self.forgets {
+                self.kept.lock().unwrap().insert(node, secret);
+            }
+            Ok(())
+        }
+
+        fn get(&self, node: NodeId) -> Result<String, KeyStoreError> {
+            let kept = self.kept.lock().unwrap().get(&node).cloned();
+            kept.ok_or(KeyStoreError::Refused("nothing is kept".to_owned()))
+        }
+
+        fn remove(&self, node: NodeId) -> Result<(), KeyStoreError> {
+            self.kept.lock().unwrap().remove(&node);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_identity_moves_to_the_systems_store_and_back_and_stays_who_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, store) = (home.path().join(FILE), Memory::default());
+        let first = Identity::load_or_create_with(home.path(), &store).unwrap();
+        let secret = data_encoding::HEXLOWER.encode(&first.secret.to_bytes());
+        for _ in 0..2 {
+            let moved = Identity::move_to_store(home.path(), &store).unwrap();
+            assert_eq!(moved.node(), first.node());
+            let file = fs::read_to_string(&path).unwrap();
+            assert!(!file.contains(&secret) && file.contains(&first.node().to_string()));
+            let again = Identity::load_or_create_with(home.path(), &store).unwrap();
+            assert_eq!(again.node(), first.node());
+        }
+        // Another machine's store does not have it: that is an error, and no new identity.
+        let elsewhere = Identity::load_or_create_with(home.path(), &Memory::default()).unwrap_err();
+        assert!(matches!(elsewhere, IdentityError::Store { .. }), "{elsewhere}");
+        let back = Identity::move_to_file(home.path(), &store).unwrap();
+        assert_eq!(back.node(), first.node());
+        assert!(store.kept.lock().unwrap().is_empty());
+        assert_eq!(
+            Identity::load_or_create_with(home.path(), &store).unwrap().node(),
+            first.node()
+        );
+    }
+
+    #[test]
+    fn a_store_that_refuses_forgets_or_mixes_up_loses_no_identity() {
+        let bad = [
+            Memory {
+                refuses: true,
+                ..Memory::default()
+            },
+            Memory {
+                forgets: true,
+                ..Memory::default()
+            },
+            Memory {
+                mixes_up: true,
+                ..Memory::default()
+            },
+        ];
+        for store in bad {
+            let home = tempfile::tempdir().unwrap();
+            let first = Identity::load_or_create_with(home.path(), &store).unwrap();
+            assert!(Identity::move_to_store(home.path(), &store).is_err());
+            let still = Identity::load_or_create_with(home.path(), &store).unwrap();
+            assert_eq!(still.node(), first.node());
+        }
     }
 
     #[test]

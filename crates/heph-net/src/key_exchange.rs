@@ -185,4 +185,37 @@ mod tests {
         assert_eq!(agreed(provider(), classical()), Some(NamedGroup::X25519));
         assert_eq!(agreed(classical(), provider()), Some(NamedGroup::X25519));
     }
+
+    /// A peer that speaks the hybrid group alone reaches an endpoint, so that is what endpoints agree on.
+    #[tokio::test]
+    async fn endpoints_agree_on_the_post_quantum_group() {
+        use crate::endpoint::{Endpoint, EndpointOptions, Protocol};
+        use crate::identity::Identity;
+
+        let node = Endpoint::bind(&Identity::fresh().unwrap(), EndpointOptions::loopback())
+            .await
+            .unwrap();
+        for (groups, reaches) in [
+            (vec![&Hybrid as &'static dyn SupportedKxGroup], true),
+            (vec![ring::kx_group::SECP384R1], false),
+        ] {
+            let peer = iroh::Endpoint::builder(iroh::endpoint::presets::Minimal)
+                .crypto_provider(provider_with(groups))
+                .relay_mode(iroh::RelayMode::Disabled)
+                .clear_ip_transports()
+                .bind_addr("127.0.0.1:0")
+                .unwrap()
+                .bind()
+                .await
+                .unwrap();
+            let address = node.address().of(node.node()).unwrap();
+            let deadline = std::time::Duration::from_secs(3);
+            let connecting = tokio::time::timeout(deadline, peer.connect(address, Protocol::Session.alpn()));
+            let (connected, _) = tokio::join!(connecting, async {
+                let arriving = node.accept().await.unwrap();
+                tokio::time::timeout(deadline, arriving.finish(deadline)).await
+            });
+            assert_eq!(matches!(connected, Ok(Ok(_))), reaches);
+        }
+    }
 }

@@ -1,14 +1,17 @@
 //! Who is there: a failure detector in the manner of SWIM, without IO. Time and messages go in, messages and events come
 //! out.
 //!
-//! Every node pings its next [`WATCHED`] neighbours on a ring of ids. A neighbour that does not answer is asked through
-//! others, then suspected; the suspicion is told to everybody and to itself, and a living node refutes it by raising its
+//! A list is kept within a circle: the nodes that its owner admits. Nothing is heard from or about anybody else, and
+//! nothing is told to them, so one circle never learns of another.
+//!
+//! Every node pings its next [`WATCHED`] neighbours on a ring of ids, and [`IN_TURN`] of the others in turn: two nodes
+//! whom nobody else admits watch each other too. A neighbour that does not answer is asked through others, then suspected; the suspicion is told to everybody and to itself, and a living node refutes it by raising its
 //! incarnation. Only a suspicion that nobody refuted makes a node lost. News is told at once and repeated on later
 //! messages; a digest compared with a random member every [`COMPARE_EVERY`] repairs what was lost all the same.
 
 mod message;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use heph_types::NodeId;
@@ -22,6 +25,10 @@ pub const MEMBERS_MAX: usize = 256;
 
 /// Neighbours that a node watches. With six, a dead one's first missed ping comes 70 ms after its death on average.
 pub const WATCHED: usize = 6;
+
+/// Nodes beyond the neighbours that are pinged at once. Up to 32 others everybody pings everybody; beyond that each is
+/// reached after so many others, and whoever has it as a neighbour is faster.
+pub const IN_TURN: usize = 26;
 
 /// How often neighbours are pinged.
 pub const PING_EVERY: Duration = Duration::from_millis(500);
@@ -42,6 +49,13 @@ const SUSPECT_PING_EVERY: Duration = Duration::from_millis(200);
 /// The wait for a first answer, at least and at most; between them it follows the measured round trip.
 const WAIT_MIN: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_millis(700);
+
+/// The wait for the answer of a node that was never heard before: a way to it may have to be found first, at a round trip
+/// of 300 ms and with a packet lost on the way.
+const WAIT_FIRST: Duration = Duration::from_millis(2_500);
+
+/// A wake-up that is later than this says that this machine was busy or asleep: the time is not held against others.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Others that are asked to ping a silent neighbour.
 const HELPERS: usize = 3;
@@ -67,8 +81,8 @@ const EVENTS_MAX: usize = 1_024;
 /// Pings that are carried out for others and not yet answered; the oldest make room.
 const ERRANDS_MAX: usize = 256;
 
-/// Contacts that a node tries to join by.
-const CONTACTS_MAX: usize = 16;
+/// Contacts that are asked at once by a node that knows nobody.
+const ASKED_AT_ONCE: usize = 16;
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +114,11 @@ pub struct Members {
     incarnation: u64,
     members: BTreeMap<NodeId, Member>,
     gone: BTreeMap<NodeId, Gone>,
-    contacts: Vec<(NodeId, NodeAddress)>,
+    contacts: BTreeMap<NodeId, NodeAddress>,
+    /// Who else is listened to; `None` is everybody.
+    circle: Option<BTreeSet<NodeId>>,
+    /// Where among the nodes that are not neighbours the next turn begins.
+    turn: usize,
     news: VecDeque<(Rumour, u32)>,
     errands: VecDeque<Errand>,
     outgoing: VecDeque<Outgoing>,
@@ -119,6 +137,8 @@ struct Member {
     suspect: Option<Suspicion>,
     probe: Option<Probe>,
     round_trip: Option<RoundTrip>,
+    /// Whether it spoke itself: then there is a way to it.
+    heard: bool,
 }
 
 #[derive(Debug)]
@@ -167,7 +187,9 @@ impl Members {
             incarnation,
             members: BTreeMap::new(),
             gone: BTreeMap::new(),
-            contacts: Vec::new(),
+            contacts: BTreeMap::new(),
+            circle: None,
+            turn: 0,
             news: VecDeque::new(),
             errands: VecDeque::new(),
             outgoing: VecDeque::new(),
@@ -184,11 +206,51 @@ impl Members {
         members
     }
 
-    /// Asks these for the list. Repeated until somebody is known.
+    /// Asks these for the list, now and, one after another, whenever they are not on it.
     pub fn join(&mut self, contacts: impl IntoIterator<Item = (NodeId, NodeAddress)>) {
         let others = contacts.into_iter().filter(|(node, _)| *node != self.me);
-        self.contacts = others.take(CONTACTS_MAX).collect();
-        self.ask_contacts();
+        self.contacts = others.take(MEMBERS_MAX).collect();
+        self.ask_contacts(ASKED_AT_ONCE);
+    }
+
+    /// Makes these the circle, and joins by them: nobody else is heard, heard of or told anything from now on.
+    pub fn admit(&mut self, circle: impl IntoIterator<Item = (NodeId, NodeAddress)>) {
+        let circle: BTreeMap<NodeId, NodeAddress> = circle.into_iter().take(MEMBERS_MAX).collect();
+        let outside: Vec<NodeId> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|node| !circle.contains_key(node))
+            .collect();
+        for node in outside {
+            self.members.remove(&node);
+            self.tell_caller(Event::Left(node));
+        }
+        self.gone.retain(|node, _| circle.contains_key(node));
+        self.news
+            .retain(|(rumour, _)| circle.contains_key(&rumour.node) || rumour.node == self.me);
+        self.circle = Some(circle.keys().copied().collect());
+        self.join(circle);
+    }
+
+    /// A contact was seen at this address: it is asked at once if it is not on the list.
+    pub fn seek(&mut self, node: NodeId, address: NodeAddress) {
+        let wanted = node != self.me && self.admits(node) && !self.members.contains_key(&node);
+        if wanted && (self.contacts.contains_key(&node) || self.contacts.len() < MEMBERS_MAX) {
+            self.contacts.insert(node, address.clone());
+            self.ask(node, address);
+        }
+    }
+
+    /// This node is reached at another address from now on. Told to everybody.
+    pub fn moved(&mut self, address: NodeAddress) {
+        let address = address.bounded();
+        if address != self.address {
+            self.address = address;
+            self.raise(self.incarnation);
+            let mine = self.myself();
+            self.tell(mine, TOLD_AT_ONCE);
+        }
     }
 
     /// Says goodbye to everybody. Nothing is sent or believed afterwards.
@@ -251,6 +313,12 @@ impl Members {
         if !self.here {
             return;
         }
+        let late = self
+            .deadline()
+            .map_or(Duration::ZERO, |due| now.saturating_sub(due));
+        if late > LATE {
+            self.bear(late);
+        }
         self.gone.retain(|_, gone| gone.forget > now);
         if self.next_ping <= now {
             self.next_ping = now + PING_EVERY;
@@ -277,11 +345,17 @@ impl Members {
 
     /// Takes a message that `from` has proven to have sent. What is no message is ignored.
     pub fn receive(&mut self, now: Duration, from: NodeId, bytes: &[u8]) {
-        let Some(message) = Message::decode(bytes).filter(|_| self.here && from != self.me) else {
+        if !self.here || from == self.me || !self.admits(from) {
+            return;
+        }
+        let Some(message) = Message::decode(bytes) else {
             return;
         };
         for rumour in message.rumours {
             self.hear(now, rumour);
+        }
+        if let Some(member) = self.members.get_mut(&from) {
+            member.heard = true;
         }
         match message.kind {
             Kind::Tell => {}
@@ -306,46 +380,87 @@ impl Members {
             .collect()
     }
 
-    fn ask_contacts(&mut self) {
-        let mine = self.myself();
-        for (node, address) in self.contacts.clone() {
-            for kind in [Kind::Tell, Kind::Ask] {
-                let bytes = Message {
-                    kind,
-                    rumours: vec![mine.clone()],
-                }
-                .encode();
-                self.push(Outgoing {
-                    to: node,
-                    address: address.clone(),
-                    bytes,
-                });
+    /// Lives on under a higher incarnation than `said`. The highest number is no incarnation on the wire.
+    fn raise(&mut self, said: u64) {
+        self.incarnation = said.saturating_add(1).min(u64::MAX - 1);
+    }
+
+    fn admits(&self, node: NodeId) -> bool {
+        self.circle.as_ref().is_none_or(|circle| circle.contains(&node))
+    }
+
+    /// Moves every wait for others by the time that this machine itself was away.
+    fn bear(&mut self, late: Duration) {
+        for member in self.members.values_mut() {
+            if let Some(probe) = &mut member.probe {
+                probe.due += late;
             }
+            if let Some(suspicion) = &mut member.suspect {
+                suspicion.until += late;
+            }
+        }
+    }
+
+    /// Asks some of the contacts that are not on the list, chosen by lot.
+    fn ask_contacts(&mut self, count: usize) {
+        let missing = self
+            .contacts
+            .iter()
+            .filter(|(node, _)| !self.members.contains_key(node));
+        let mut missing: Vec<(NodeId, NodeAddress)> = missing.map(|(node, at)| (*node, at.clone())).collect();
+        self.draw(&mut missing, count);
+        for (node, address) in missing {
+            self.ask(node, address);
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, address: NodeAddress) {
+        for kind in [Kind::Tell, Kind::Ask] {
+            let rumours = vec![self.myself()];
+            let bytes = Message { kind, rumours }.encode();
+            self.push(Outgoing {
+                to: node,
+                address: address.clone(),
+                bytes,
+            });
         }
     }
 
     fn ping_neighbours(&mut self, now: Duration) {
         if self.members.is_empty() {
-            self.ask_contacts();
+            self.ask_contacts(ASKED_AT_ONCE);
         }
+        for node in self.watched() {
+            self.ping(now, node);
+        }
+    }
+
+    fn ping(&mut self, now: Duration, node: NodeId) {
+        let number = self.next_number();
+        let member = self.members.get_mut(&node).expect("taken from the list");
+        if member.probe.is_some() || member.suspect.is_some() {
+            return;
+        }
+        member.probe = Some(Probe {
+            number,
+            sent: now,
+            due: now + member.wait(),
+            missed: 0,
+        });
+        self.send(node, Kind::Ping { number });
+    }
+
+    /// The next neighbours on the ring, and the others in turn.
+    fn watched(&mut self) -> Vec<NodeId> {
         let after = self.members.range(self.me..).map(|(node, _)| *node);
         let around = self.members.range(..self.me).map(|(node, _)| *node);
-        let watched: Vec<NodeId> = after.chain(around).take(WATCHED).collect();
-        for node in watched {
-            let number = self.next_number();
-            let member = self.members.get_mut(&node).expect("taken from the list");
-            if member.probe.is_some() || member.suspect.is_some() {
-                continue;
-            }
-            let due = now + wait(member.round_trip);
-            member.probe = Some(Probe {
-                number,
-                sent: now,
-                due,
-                missed: 0,
-            });
-            self.send(node, Kind::Ping { number });
-        }
+        let ring: Vec<NodeId> = after.chain(around).collect();
+        let (near, others) = ring.split_at(WATCHED.min(ring.len()));
+        let count = IN_TURN.min(others.len());
+        let turn = others.iter().cycle().skip(self.turn).take(count);
+        let watched = near.iter().chain(turn).copied().collect();
+        self.turn = (self.turn + count).checked_rem(others.len()).unwrap_or(0);
+        watched
     }
 
     /// First the neighbour is asked again and through others, then again, then it is suspected.
@@ -353,9 +468,10 @@ impl Members {
         let Some(member) = self.members.get_mut(&node) else {
             return;
         };
+        let wait = member.wait().mul_f64(0.4);
         let Some(probe) = &mut member.probe else { return };
         probe.missed += 1;
-        probe.due = now + wait(member.round_trip).mul_f64(0.4);
+        probe.due = now + wait;
         let (number, missed) = (probe.number, probe.missed);
         match missed {
             1 => {
@@ -522,6 +638,9 @@ impl Members {
         if rumour.node == self.me {
             return self.refute(&rumour);
         }
+        if !self.admits(rumour.node) {
+            return;
+        }
         if self
             .gone
             .get(&rumour.node)
@@ -551,11 +670,15 @@ impl Members {
                     suspect: None,
                     probe: None,
                     round_trip: None,
+                    heard: false,
                 };
                 self.members.insert(node, member);
                 self.gone.remove(&node);
                 self.tell_caller(Event::Joined(node));
                 self.tell(rumour, TOLD_ON);
+                if self.members.len() <= WATCHED + IN_TURN {
+                    self.ping(now, node);
+                }
             }
             (State::Suspect, Some(member)) => {
                 let news = rumour.incarnation > member.incarnation
@@ -579,7 +702,7 @@ impl Members {
     fn refute(&mut self, rumour: &Rumour) {
         let untrue = !matches!(rumour.state, State::Alive(_)) && rumour.incarnation >= self.incarnation;
         if untrue || rumour.incarnation > self.incarnation {
-            self.incarnation = rumour.incarnation + 1;
+            self.raise(rumour.incarnation);
             let mine = self.myself();
             self.tell(mine, TOLD_AT_ONCE);
         }
@@ -606,6 +729,7 @@ impl Members {
     }
 
     fn compare(&mut self) {
+        self.ask_contacts(1);
         let digest = self.digest();
         for node in self.some_members(1, self.me) {
             self.send(node, Kind::Compare { digest });
@@ -689,16 +813,22 @@ impl Members {
     }
 
     fn address_of(&self, node: NodeId) -> NodeAddress {
-        let contact = || self.contacts.iter().find(|(contact, _)| *contact == node);
-        let member = self.members.get(&node).map(|member| member.address.clone());
+        let member = self.members.get(&node).map(|member| &member.address);
         member
-            .or_else(|| contact().map(|(_, address)| address.clone()))
+            .or_else(|| self.contacts.get(&node))
+            .cloned()
             .unwrap_or_default()
     }
 
     /// At most `count` members, chosen by lot, without `but`.
     fn some_members(&mut self, count: usize, but: NodeId) -> Vec<NodeId> {
         let mut all: Vec<NodeId> = self.members.keys().copied().filter(|node| *node != but).collect();
+        self.draw(&mut all, count);
+        all
+    }
+
+    /// Leaves at most `count` of `all`, chosen by lot.
+    fn draw<T>(&mut self, all: &mut Vec<T>, count: usize) {
         let count = count.min(all.len());
         for at in 0..count {
             let left = (all.len() - at) as f64;
@@ -706,7 +836,6 @@ impl Members {
             all.swap(at, other);
         }
         all.truncate(count);
-        all
     }
 
     fn next_number(&mut self) -> u64 {
@@ -724,6 +853,17 @@ impl Members {
     }
 }
 
+impl Member {
+    /// How long an answer may take.
+    fn wait(&self) -> Duration {
+        match self.round_trip {
+            Some(trip) => (trip.mean + trip.spread * 4 + Duration::from_millis(50)).clamp(WAIT_MIN, WAIT_MAX),
+            None if self.heard => WAIT_MAX,
+            None => WAIT_FIRST,
+        }
+    }
+}
+
 impl RoundTrip {
     /// Smoothed as TCP does (RFC 6298).
     fn with(old: Option<RoundTrip>, measured: Duration) -> RoundTrip {
@@ -738,13 +878,6 @@ impl RoundTrip {
             },
         }
     }
-}
-
-fn wait(round_trip: Option<RoundTrip>) -> Duration {
-    let expected = round_trip.map_or(WAIT_MAX, |trip| {
-        trip.mean + trip.spread * 4 + Duration::from_millis(50)
-    });
-    expected.clamp(WAIT_MIN, WAIT_MAX)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! whoever knows a file's hash can check an outline from anybody, and with it each group alone. A machine that serves
 //! some layers asks for the byte ranges of their tensors and keeps a file with holes, in which every offset is right.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -16,6 +17,8 @@ use std::time::Duration;
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
 };
+
+use tokio::task::JoinSet;
 
 use crate::address::take;
 use crate::endpoint::{Connection, LinkError, Stream};
@@ -35,6 +38,9 @@ const REQUEST_BYTES: usize = 1 + 32 + 8 + 8;
 /// How long a run of groups may take: 1 MiB at 35 kB/s.
 const RUN_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Requests under way with one source: at a round trip of 300 ms, 14 MiB a second.
+const ASKED_AT_ONCE: usize = 4;
+
 /// A file's length and the hashes of its groups, checked against the file's hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
@@ -47,7 +53,14 @@ pub struct Outline {
 #[derive(Debug)]
 pub struct Offer {
     outline: Outline,
-    file: Mutex<File>,
+    body: Body,
+}
+
+/// Where an offered file's bytes are.
+#[derive(Debug)]
+enum Body {
+    File(Mutex<File>),
+    Memory(Cow<'static, [u8]>),
 }
 
 /// What a fetch did.
@@ -57,6 +70,15 @@ pub struct Fetched {
     pub received_bytes: u64,
     /// Bytes that were on the disk already.
     pub reused_bytes: u64,
+}
+
+/// How far a fetch is, in bytes of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// On the disk, and right.
+    pub done_bytes: u64,
+    /// Asked for.
+    pub total_bytes: u64,
 }
 
 /// What goes wrong with a transfer. Whatever had arrived and was right stays, for the next try.
@@ -90,25 +112,44 @@ pub enum TransferError {
     /// Larger than any model.
     #[error("a file of more than {FILE_BYTES_MAX} bytes is not moved")]
     TooLong,
+    /// Nobody to ask.
+    #[error("nobody is known who has that file")]
+    NoSource,
+    /// The disk is full.
+    #[error("the disk is full; what arrived is kept")]
+    DiskFull,
     /// The disk.
     #[error("the file cannot be read or written")]
-    Disk(#[from] io::Error),
+    Disk(#[source] io::Error),
+}
+
+impl From<io::Error> for TransferError {
+    fn from(cause: io::Error) -> TransferError {
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => TransferError::DiskFull,
+            _ => TransferError::Disk(cause),
+        }
+    }
 }
 
 impl Outline {
     /// Reads a file through.
     pub fn of(file: &mut File) -> Result<Outline, TransferError> {
         let bytes = file.metadata()?.len();
+        file.seek(SeekFrom::Start(0))?;
+        Outline::read(file, bytes)
+    }
+
+    fn read(file: &mut impl Read, bytes: u64) -> Result<Outline, TransferError> {
         if bytes > FILE_BYTES_MAX {
             return Err(TransferError::TooLong);
         }
-        file.seek(SeekFrom::Start(0))?;
         let mut groups = Vec::new();
         let mut whole = blake3::Hasher::new();
         let mut group = Vec::with_capacity(GROUP_BYTES as usize);
         for at in 0..groups_of(bytes) {
             group.clear();
-            Read::by_ref(file).take(GROUP_BYTES).read_to_end(&mut group)?;
+            file.by_ref().take(GROUP_BYTES).read_to_end(&mut group)?;
             whole.update(&group);
             groups.push(value_of(at, &group));
         }
@@ -124,6 +165,12 @@ impl Outline {
     /// The file's length.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes that travel for `ranges` of the file: whole groups.
+    pub fn bytes_touched(&self, ranges: &[Range<u64>]) -> Result<u64, TransferError> {
+        let groups = self.touched(ranges)?.into_iter().map(|at| self.group(at));
+        Ok(groups.map(|group| group.end - group.start).sum())
     }
 
     /// The groups that `ranges` touch.
@@ -157,14 +204,15 @@ impl Outline {
             }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// As it travels, and is kept: [`Outline::decode`] reads it.
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = self.bytes.to_le_bytes().to_vec();
         out.extend(self.groups.iter().flatten());
         out
     }
 
     /// `None` unless the groups' hashes make up `hash`: whoever sent them, they are then the file's.
-    fn decode(hash: [u8; 32], bytes: &[u8]) -> Option<Outline> {
+    pub fn decode(hash: [u8; 32], bytes: &[u8]) -> Option<Outline> {
         let mut rest = bytes;
         let length = u64::from_le_bytes(take(&mut rest)?);
         if length > FILE_BYTES_MAX || rest.len() as u64 != 32 * groups_of(length) {
@@ -218,10 +266,21 @@ impl Offer {
     /// Offers a file; reads it through once.
     pub fn of(mut file: File) -> Result<Offer, TransferError> {
         let outline = Outline::of(&mut file)?;
-        Ok(Offer {
-            outline,
-            file: Mutex::new(file),
-        })
+        Ok(Offer::outlined(outline, file))
+    }
+
+    /// Offers a file whose outline is known. One that was changed since is noticed by whoever fetches it.
+    pub fn outlined(outline: Outline, file: File) -> Offer {
+        let body = Body::File(Mutex::new(file));
+        Offer { outline, body }
+    }
+
+    /// Offers bytes that are in memory: a part of the program, or a list made on the way.
+    pub fn of_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Offer, TransferError> {
+        let bytes = bytes.into();
+        let outline = Outline::read(&mut &*bytes, bytes.len() as u64)?;
+        let body = Body::Memory(bytes);
+        Ok(Offer { outline, body })
     }
 
     /// What is offered.
@@ -230,8 +289,10 @@ impl Offer {
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        read_range(&mut file, range)
+        match &self.body {
+            Body::File(file) => read_range(&mut file.lock().unwrap_or_else(PoisonError::into_inner), range),
+            Body::Memory(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+        }
     }
 }
 
@@ -247,41 +308,66 @@ const ASK_GROUPS: u8 = 2;
 const HERE: u8 = 0;
 const NOT_HERE: u8 = 1;
 
-/// Answers a peer's requests until it leaves; `find` says which files it may have.
+/// Answers a peer's requests until it leaves, some at once; `find` says which files it may have.
 pub async fn serve(
     connection: &Connection,
-    find: impl Fn([u8; 32]) -> Option<Arc<Offer>>,
+    find: impl Fn([u8; 32]) -> Option<Arc<Offer>> + Send + Sync + 'static,
 ) -> Result<(), LinkError> {
+    let find = Arc::new(find);
+    let mut answers = JoinSet::new();
     loop {
         let mut stream = connection.accept().await?;
-        // A request that fails costs the peer that request; the next one is heard all the same.
-        let _ = tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, &find)).await;
+        if answers.len() >= ASKED_AT_ONCE {
+            answers.join_next().await;
+        }
+        let find = Arc::clone(&find);
+        answers.spawn(async move {
+            // A request that fails costs the peer that request; the next one is heard all the same.
+            let _ = tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, &*find)).await;
+        });
+    }
+}
+
+/// What a peer asks for, where it may have it.
+enum Request {
+    Outline { offer: Arc<Offer> },
+    Groups { offer: Arc<Offer>, range: Range<u64> },
+    NotHere,
+}
+
+impl Request {
+    /// `None` for bytes that are no request.
+    fn read(mut bytes: &[u8], find: &impl Fn([u8; 32]) -> Option<Arc<Offer>>) -> Option<Request> {
+        let rest = &mut bytes;
+        let ([kind], hash) = (take(rest)?, take(rest)?);
+        let (first, count) = (u64::from_le_bytes(take(rest)?), u64::from_le_bytes(take(rest)?));
+        if !rest.is_empty() {
+            return None;
+        }
+        match (kind, find(hash)) {
+            (ASK_OUTLINE, Some(offer)) => Some(Request::Outline { offer }),
+            (ASK_GROUPS, Some(offer)) => {
+                let bytes = offer.outline.bytes;
+                let last = first.checked_add(count.min(RUN_GROUPS))?.min(groups_of(bytes));
+                let end = (last * GROUP_BYTES).min(bytes);
+                let range = first.checked_mul(GROUP_BYTES)?.min(end)..end;
+                Some(Request::Groups { offer, range })
+            }
+            (ASK_OUTLINE | ASK_GROUPS, None) => Some(Request::NotHere),
+            _ => None,
+        }
     }
 }
 
 async fn answer(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offer>>) -> Option<()> {
-    let request = stream.read_all(REQUEST_BYTES).await.ok()?;
-    let mut rest = request.as_slice();
-    let [kind] = take(&mut rest)?;
-    let offer = find(take(&mut rest)?);
-    let (first, count) = (
-        u64::from_le_bytes(take(&mut rest)?),
-        u64::from_le_bytes(take(&mut rest)?),
-    );
-    let bytes = match (kind, offer) {
-        (ASK_OUTLINE, Some(offer)) => Some(offer.outline.encode()),
-        (ASK_GROUPS, Some(offer)) => {
-            let last = first
-                .checked_add(count.min(RUN_GROUPS))?
-                .min(groups_of(offer.outline.bytes));
-            let range = first.checked_mul(GROUP_BYTES)?..(last * GROUP_BYTES).min(offer.outline.bytes);
-            let read = tokio::task::spawn_blocking(move || match range.is_empty() {
-                true => Ok(Vec::new()),
-                false => offer.read(range),
-            });
-            read.await.ok()?.ok()
+    let asked = stream.read_all(REQUEST_BYTES).await.ok()?;
+    let bytes = match Request::read(&asked, find)? {
+        Request::Outline { offer } => Some(offer.outline.encode()),
+        Request::Groups { offer, range } => {
+            let read = tokio::task::spawn_blocking(move || offer.read(range));
+            Some(read.await.ok()?.ok()?)
         }
-        _ => None,
+        Request::NotHere => None,
     };
     match bytes {
         Some(bytes) => {
@@ -301,14 +387,16 @@ pub async fn outline(connection: &Connection, hash: [u8; 32]) -> Result<Outline,
     Outline::decode(hash, &bytes).ok_or(TransferError::Wrong)
 }
 
-/// Brings `ranges` of the file into `path`, a file with holes. What stands there already and is right does not travel
-/// again. Takes no more than `allowed_bytes` of the disk.
+/// Brings `ranges` of the file into `path`, a file with holes, from all `sources` at once. What stands there already and
+/// is right does not travel again. Takes no more than `allowed_bytes` of the disk. A source that leaves, or sends what is
+/// not the file's, is asked no more; the fetch fails with what the last one did.
 pub async fn fetch(
-    connection: &Connection,
+    sources: &[Connection],
     outline: &Outline,
     ranges: &[Range<u64>],
     path: &Path,
     allowed_bytes: u64,
+    progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Fetched, TransferError> {
     let wanted = outline.touched(ranges)?;
     let size = |at: &u64| outline.group(*at).end - outline.group(*at).start;
@@ -319,6 +407,110 @@ pub async fn fetch(
             allowed_bytes,
         });
     }
+    let outline = Arc::new(outline.clone());
+    let target = path.to_owned();
+    let surveyed = Arc::clone(&outline);
+    let (file, missing) = blocking(move || survey(&target, &surveyed, wanted)).await?;
+    let missing_bytes: u64 = missing.iter().map(size).sum();
+    let mut fetch = Fetch {
+        outline,
+        file: Arc::new(file),
+        missing,
+        idle: (0..sources.len())
+            .cycle()
+            .take(sources.len() * ASKED_AT_ONCE)
+            .collect(),
+        asked: JoinSet::new(),
+        trouble: TransferError::NoSource,
+        fetched: Fetched {
+            received_bytes: 0,
+            reused_bytes: needed_bytes - missing_bytes,
+        },
+    };
+    fetch.run(sources, needed_bytes, progress).await?;
+    let file = fetch.file;
+    blocking(move || Ok(file.sync_all()?)).await?;
+    Ok(fetch.fetched)
+}
+
+/// One fetch under way.
+struct Fetch {
+    outline: Arc<Outline>,
+    file: Arc<File>,
+    missing: BTreeSet<u64>,
+    /// Sources that can be asked for more, each as often as it can.
+    idle: Vec<usize>,
+    asked: JoinSet<Answered>,
+    /// What the last source that was given up did.
+    trouble: TransferError,
+    fetched: Fetched,
+}
+
+/// What a source made of a request.
+struct Answered {
+    source: usize,
+    run: Range<u64>,
+    bytes: Result<Vec<u8>, TransferError>,
+}
+
+impl Fetch {
+    async fn run(
+        &mut self,
+        sources: &[Connection],
+        total_bytes: u64,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), TransferError> {
+        loop {
+            progress(Progress {
+                done_bytes: self.fetched.reused_bytes + self.fetched.received_bytes,
+                total_bytes,
+            });
+            self.ask(sources);
+            let Some(answered) = self.asked.join_next().await else {
+                return match self.missing.is_empty() {
+                    true => Ok(()),
+                    false => Err(std::mem::replace(&mut self.trouble, TransferError::NoSource)),
+                };
+            };
+            // A request that panicked is a broken invariant of ours.
+            let Answered { source, run, bytes } = answered.expect("a request ends");
+            match bytes {
+                Ok(bytes) => {
+                    self.idle.insert(0, source);
+                    self.fetched.received_bytes += bytes.len() as u64;
+                    let (file, at) = (Arc::clone(&self.file), run.start * GROUP_BYTES);
+                    blocking(move || write_at(&file, at, &bytes)).await?;
+                }
+                Err(trouble) => {
+                    self.idle.retain(|idle| *idle != source);
+                    self.missing.extend(run);
+                    self.trouble = trouble;
+                }
+            }
+        }
+    }
+
+    /// Gives every idle source something to do.
+    fn ask(&mut self, sources: &[Connection]) {
+        while !self.missing.is_empty()
+            && let Some(source) = self.idle.pop()
+        {
+            let run = next_run(&mut self.missing).expect("something is missing");
+            let (connection, outline) = (sources[source].clone(), Arc::clone(&self.outline));
+            self.asked.spawn(async move {
+                let bytes = groups(&connection, &outline, run.clone()).await;
+                Answered { source, run, bytes }
+            });
+        }
+    }
+}
+
+/// Opens the file, and says which of the wanted groups are not there.
+fn survey(
+    path: &Path,
+    outline: &Outline,
+    mut wanted: BTreeSet<u64>,
+) -> Result<(File, BTreeSet<u64>), TransferError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -326,41 +518,53 @@ pub async fn fetch(
         .truncate(false)
         .open(path)?;
     file.set_len(outline.bytes)?;
-    let mut fetched = Fetched::default();
-    let mut missing = BTreeSet::new();
-    for at in wanted {
-        let there = read_range(&mut file, outline.group(at))?;
-        match outline.fits(at, &there) {
-            true => fetched.reused_bytes += there.len() as u64,
-            false => drop(missing.insert(at)),
+    let mut broken = Ok(());
+    wanted.retain(|at| match read_range(&mut file, outline.group(*at)) {
+        Ok(there) => !outline.fits(*at, &there),
+        Err(cause) => {
+            broken = Err(cause);
+            true
         }
-    }
-    while let Some(run) = next_run(&mut missing) {
-        let expected: u64 = run.clone().map(|at| size(&at)).sum();
-        let bytes = ask(
-            connection,
-            ASK_GROUPS,
-            outline.hash,
-            run.clone(),
-            1 + expected as usize,
-        )
-        .await?;
-        let mut rest = bytes.as_slice();
-        for at in run {
-            let (group, after) = rest
-                .split_at_checked(size(&at) as usize)
-                .ok_or(TransferError::Wrong)?;
-            if !outline.fits(at, group) {
-                return Err(TransferError::Wrong);
-            }
-            file.seek(SeekFrom::Start(outline.group(at).start))?;
-            file.write_all(group)?;
-            fetched.received_bytes += group.len() as u64;
-            rest = after;
+    });
+    broken?;
+    Ok((file, wanted))
+}
+
+fn write_at(mut file: &File, at: u64, bytes: &[u8]) -> Result<(), TransferError> {
+    file.seek(SeekFrom::Start(at))?;
+    Ok(file.write_all(bytes)?)
+}
+
+/// Does on a thread that may wait what a thread of the network may not.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|cause| Err(TransferError::Disk(io::Error::other(cause))))
+}
+
+/// Asks for a run of groups, and holds each against the outline.
+async fn groups(
+    connection: &Connection,
+    outline: &Outline,
+    run: Range<u64>,
+) -> Result<Vec<u8>, TransferError> {
+    let range = outline.group(run.start).start..outline.group(run.end - 1).end;
+    let expected = (range.end - range.start) as usize;
+    let bytes = ask(connection, ASK_GROUPS, outline.hash, run.clone(), 1 + expected).await?;
+    let mut rest = bytes.as_slice();
+    for at in run {
+        let size = (outline.group(at).end - outline.group(at).start) as usize;
+        let (group, after) = rest.split_at_checked(size).ok_or(TransferError::Wrong)?;
+        if !outline.fits(at, group) {
+            return Err(TransferError::Wrong);
         }
+        rest = after;
     }
-    file.sync_all()?;
-    Ok(fetched)
+    match rest.is_empty() {
+        true => Ok(bytes),
+        false => Err(TransferError::Wrong),
+    }
 }
 
 /// Takes the first neighbouring groups out of `missing`, as many as one request asks for.
@@ -458,6 +662,35 @@ mod tests {
             assert!(accepted.is_none() || at < 8, "byte {at}");
         }
         assert_eq!(Outline::decode(outline.hash, &bytes[..bytes.len() - 1]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_outline_of_their_hash_or_refused(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            length in 0_u64..(4 * GROUP_BYTES),
+            honest in proptest::prelude::any::<bool>(),
+        ) {
+            let mut said = bytes;
+            if honest && said.len() >= 8 {
+                said[..8].copy_from_slice(&length.to_le_bytes());
+            }
+            for hash in [[0; 32], *blake3::hash(&said).as_bytes()] {
+                if let Some(outline) = Outline::decode(hash, &said) {
+                    proptest::prop_assert_eq!(outline.encode(), said.clone());
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_request_or_none(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
+            let offer = Arc::new(Offer::of_bytes(vec![7; 3 * GROUP_BYTES as usize + 5]).unwrap());
+            let found = |_| Some(Arc::clone(&offer));
+            if let Some(Request::Groups { range, .. }) = Request::read(&bytes, &found) {
+                proptest::prop_assert!(range.start <= range.end && range.end <= offer.outline.bytes);
+                proptest::prop_assert!(range.end - range.start <= RUN_GROUPS * GROUP_BYTES);
+            }
+        }
     }
 
     #[test]

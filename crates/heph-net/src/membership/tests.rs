@@ -22,6 +22,10 @@ struct Net {
     events: Vec<(Duration, NodeId, Event)>,
     /// The planted mistake: nodes that are suspected do not refute.
     mute: bool,
+    /// Nothing passes between these and the others.
+    cut: BTreeSet<NodeId>,
+    /// Nothing passes between two of these, as between machines behind strict routers.
+    strict: BTreeSet<NodeId>,
 }
 
 fn id(at: u32) -> NodeId {
@@ -45,6 +49,8 @@ impl Net {
             lives: 0,
             events: Vec::new(),
             mute: false,
+            cut: BTreeSet::new(),
+            strict: BTreeSet::new(),
         }
     }
 
@@ -85,6 +91,10 @@ impl Net {
         while let Some(Outgoing { to, bytes, .. }) = members.transmit() {
             assert!(bytes.len() <= message::BYTES_MAX);
             self.sent += 1;
+            let parted = self.strict.contains(&to) && self.strict.contains(&node);
+            if parted || self.cut.contains(&to) != self.cut.contains(&node) {
+                continue;
+            }
             if self.lots.fraction() >= self.loss {
                 // Up to a tenth more, so that messages overtake each other.
                 let delay = self.one_way.mul_f64(1.0 + self.lots.fraction() / 10.0);
@@ -194,6 +204,8 @@ fn a_dead_node_is_noticed_within_three_seconds_by_everybody() {
 fn false_alarms(seed: u64, count: u32, plant: bool) -> usize {
     let mut net = Net::settled(seed, count, 0.01, ms(150));
     net.mute = plant;
+    // Who cannot ask a suspect itself depends on what the others say.
+    net.strict = (0..count / 4).map(id).collect();
     // Silence that ends before the suspicion does: what a refutation is for. Loss alone hardly ever gets so far.
     for minute in 0..30 {
         net.run_to(ms(20_000 + minute * 60_000));
@@ -313,4 +325,204 @@ fn hostile_messages_leave_every_list_bounded() {
     assert!(node.members.len() <= MEMBERS_MAX && node.gone.len() <= MEMBERS_MAX);
     assert!(node.errands.len() <= ERRANDS_MAX && node.outgoing.len() <= OUTGOING_MAX);
     assert!(node.events.len() <= EVENTS_MAX && node.news.len() <= NEWS_MAX);
+}
+
+/// A desk that admits all, and devices that admit the desk alone.
+fn star(seed: u64, devices: u32, one_way: Duration) -> Net {
+    let mut net = Net::new(seed, 0.01, one_way);
+    let nowhere = |at: u32| (id(at), NodeAddress::default());
+    for at in 0..=devices {
+        net.start(id(at));
+        let circle: Vec<_> = match at {
+            0 => (1..=devices).map(nowhere).collect(),
+            _ => vec![nowhere(0)],
+        };
+        net.nodes.get_mut(&id(at)).unwrap().admit(circle);
+        net.flush(id(at));
+    }
+    net.run_to(ms(20_000));
+    net.events.clear();
+    net
+}
+
+#[test]
+fn devices_that_know_only_the_desk_are_watched_by_it_and_hear_of_nobody_else() {
+    let mut taken = Vec::new();
+    for seed in 0..30 {
+        let mut net = star(seed, 32, ms(20));
+        for (node, members) in &net.nodes {
+            let known: Vec<NodeId> = members.members().map(|(other, _)| other).collect();
+            match *node == id(0) {
+                true => assert_eq!(known.len(), 32, "the desk knows all"),
+                false => assert_eq!(known, [id(0)], "a device knows the desk"),
+            }
+        }
+        let died = net.now;
+        net.kill(id(1 + seed as u32));
+        net.run_to(died + ms(12_000));
+        let lost = net.lost(id(1 + seed as u32));
+        assert_eq!(
+            lost.len(),
+            1,
+            "the desk notices, nobody else hears of it (seed {seed})"
+        );
+        assert_eq!(net.events.len(), 1, "nobody else was lost (seed {seed})");
+        taken.push(lost[0] - died);
+    }
+    taken.sort_unstable();
+    assert!(*taken.last().unwrap() <= ms(3_000), "{taken:?}");
+}
+
+#[test]
+fn nothing_is_heard_from_or_about_somebody_outside_the_circle() {
+    for admitted in [false, true] {
+        let mut node = Members::new(id(0), NodeAddress::default(), 1, 7, Duration::ZERO);
+        let circle = [1].into_iter().chain(admitted.then_some(2));
+        node.admit(circle.map(|at| (id(at), NodeAddress::default())));
+        let alive = |at: u32| Rumour {
+            node: id(at),
+            incarnation: 1,
+            state: State::Alive(NodeAddress::default()),
+        };
+        for from in [1, 2] {
+            let rumours = vec![alive(from), alive(2), alive(3)];
+            node.receive(
+                ms(5),
+                id(from),
+                &Message {
+                    kind: Kind::Ping { number: 4 },
+                    rumours,
+                }
+                .encode(),
+            );
+        }
+        while let Some(Outgoing { to, bytes, .. }) = node.transmit() {
+            let about = Message::decode(&bytes)
+                .unwrap()
+                .rumours
+                .into_iter()
+                .map(|rumour| rumour.node);
+            let named = about.chain([to]).any(|named| named == id(2));
+            assert!(admitted || !named, "the stranger is answered or spoken of");
+            assert!(to != id(3));
+        }
+        assert_eq!(node.members().count(), 1 + usize::from(admitted));
+        node.admit([(id(1), NodeAddress::default())]);
+        assert_eq!(
+            node.members().count(),
+            1,
+            "who is struck out of the book is gone at once"
+        );
+    }
+}
+
+#[test]
+fn time_that_this_machine_slept_is_not_held_against_others() {
+    let mut net = Net::settled(8, 6, 0.0, ms(20));
+    let asleep = net.nodes.remove(&id(2)).unwrap();
+    net.run_to(net.now + ms(60_000));
+    net.events.clear();
+    net.nodes.insert(id(2), asleep);
+    net.nodes.get_mut(&id(2)).unwrap().wake(net.now);
+    net.flush(id(2));
+    net.run_to(net.now + ms(5_000));
+    let taken_for_dead = net
+        .events
+        .iter()
+        .filter(|(_, by, event)| *by == id(2) && matches!(event, Event::Lost(_)));
+    assert_eq!(taken_for_dead.count(), 0);
+    assert!(net.everybody_knows_everybody());
+}
+
+#[test]
+fn two_halves_of_a_network_find_each_other_again() {
+    let mut net = Net::settled(9, 10, 0.0, ms(20));
+    let everybody: Vec<_> = net
+        .nodes
+        .keys()
+        .map(|node| (*node, NodeAddress::default()))
+        .collect();
+    for node in net.nodes.values_mut() {
+        node.admit(everybody.clone());
+    }
+    let half: Vec<NodeId> = net.nodes.keys().copied().take(5).collect();
+    net.cut = half.iter().copied().collect();
+    net.run_to(net.now + ms(90_000));
+    assert!(
+        net.nodes.values().all(|node| node.members().count() == 4),
+        "each half knows itself"
+    );
+    net.cut.clear();
+    net.run_to(net.now + ms(10_000));
+    assert!(net.everybody_knows_everybody());
+}
+
+#[test]
+fn a_new_address_is_told_and_an_admitted_machine_that_is_seen_is_asked_at_once() {
+    let mut net = Net::settled(10, 4, 0.0, ms(20));
+    let address = NodeAddress::at("10.0.0.9:1".parse().unwrap());
+    net.nodes.get_mut(&id(1)).unwrap().moved(address.clone());
+    net.flush(id(1));
+    net.run_to(net.now + ms(500));
+    let shown = |node: &Members| node.members().any(|(other, at)| other == id(1) && *at == address);
+    assert!(net.nodes.iter().all(|(me, node)| *me == id(1) || shown(node)));
+    let mut alone = Members::new(id(7), NodeAddress::default(), 1, 7, Duration::ZERO);
+    alone.admit([(id(8), NodeAddress::default())]);
+    while alone.transmit().is_some() {}
+    alone.seek(id(9), address.clone());
+    assert_eq!(alone.transmit(), None, "a stranger is not asked");
+    alone.seek(id(8), address.clone());
+    assert_eq!(
+        alone.transmit().map(|out| (out.to, out.address)),
+        Some((id(8), address))
+    );
+}
+
+#[test]
+fn a_rumour_at_the_highest_number_is_refuted_in_words_that_can_be_read() {
+    let mut node = Members::new(id(0), NodeAddress::default(), 1, 7, Duration::ZERO);
+    for _ in 0..3 {
+        let rumours = vec![Rumour {
+            node: id(0),
+            incarnation: u64::MAX - 1,
+            state: State::Dead,
+        }];
+        node.receive(
+            ms(1),
+            id(1),
+            &Message {
+                kind: Kind::Ask,
+                rumours,
+            }
+            .encode(),
+        );
+    }
+    let said: Vec<Message> = std::iter::from_fn(|| node.transmit())
+        .map(|out| Message::decode(&out.bytes).unwrap())
+        .collect();
+    assert!(!said.is_empty());
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_arrives_in_whatever_order_lists_stay_bounded_and_time_goes_on(
+        steps in proptest::collection::vec((0_u64..2_000, 0_u32..6, proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)), 0..60)
+    ) {
+        let mut node = Members::new(id(0), NodeAddress::default(), 1, 7, Duration::ZERO);
+        let mut now = Duration::ZERO;
+        for (wait, from, mut bytes) in steps {
+            now += ms(wait);
+            // Half of them begin as messages do.
+            if let Some(first) = bytes.first_mut().filter(|_| wait % 2 == 0) {
+                *first %= 6;
+            }
+            node.receive(now, id(from), &bytes);
+            node.wake(now);
+            while let Some(out) = node.transmit() {
+                proptest::prop_assert!(Message::decode(&out.bytes).is_some());
+            }
+            while node.event().is_some() {}
+            proptest::prop_assert!(node.deadline().is_some_and(|due| due > now));
+        }
+    }
 }

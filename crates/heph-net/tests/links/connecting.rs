@@ -182,3 +182,35 @@ async fn a_closed_endpoint_accepts_nobody() {
     node.close(PATIENCE).await;
     assert!(node.accept().await.is_none());
 }
+
+/// A machine on a runtime of its own, so that it can end as a killed process does.
+async fn mortal() -> (Endpoint, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let node = runtime.spawn(endpoint()).await.unwrap();
+    (node, runtime)
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_is_cut_off_after_ten_seconds() {
+    let desk = endpoint().await;
+    let (node, life) = mortal().await;
+    let address = node.address();
+    let accepting = node.clone();
+    let accepted = life.spawn(async move { accepting.accept().await.unwrap().finish(PATIENCE).await });
+    let to_node = desk
+        .connect(node.node(), &address, Protocol::Session, PATIENCE)
+        .await
+        .unwrap();
+    let to_desk = accepted.await.unwrap().unwrap();
+    let began = Instant::now();
+    life.shutdown_background();
+    let ended = to_node.closed().await;
+    assert_eq!(ended, LinkError::Silent { node: node.node() });
+    let took = began.elapsed();
+    assert!((6.0..12.0).contains(&took.as_secs_f64()), "{took:?}");
+    drop(to_desk);
+}

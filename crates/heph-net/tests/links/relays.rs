@@ -96,3 +96,30 @@ async fn another_certificate_at_the_address_is_not_the_relay() {
             .await
     );
 }
+
+#[tokio::test]
+async fn a_relay_speaks_nothing_below_tls_1_3() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let home = tempfile::tempdir().unwrap();
+    let relay = relay(home.path(), Admission::Everyone).await;
+    let url = relay.address().to_string();
+    let socket = url.trim_start_matches("https://").split('#').next().unwrap();
+    let mut stream = tokio::net::TcpStream::connect(socket).await.unwrap();
+    // A client of TLS 1.2: its version, 32 bytes of noise, no session, one cipher suite (ECDHE-RSA-AES128-GCM), no
+    // compression, no extensions.
+    let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2f], &[1, 0]].concat();
+    let hello = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+    let record = [&[22, 3, 1, 0, hello.len() as u8][..], &hello].concat();
+    stream.write_all(&record).await.unwrap();
+    let mut answer = [0; 7];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    // An alert (21) that is fatal (2): no such protocol version (70), or what such a client must have said (40, 109).
+    assert!(
+        answer[0] == 21 && answer[5] == 2 && [70, 40, 109].contains(&answer[6]),
+        "{answer:?}"
+    );
+}
