@@ -16,7 +16,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,6 +27,8 @@ use heph_net::identity::{Identity, IdentityError};
 use heph_net::pairing::Invitations;
 use heph_net::trust::{Peer, TrustBook, TrustError};
 use heph_types::NodeId;
+
+use crate::settings::{self, Keys};
 
 pub use pairing::JoinError;
 
@@ -116,7 +118,7 @@ impl Network {
     /// # Errors
     /// When the identity or the book cannot be read, or there is no socket or thread.
     pub fn start(options: NetworkOptions) -> Result<Network, NetworkError> {
-        let identity = Identity::load_or_create(&options.home)?;
+        let identity = identity(&options.home)?;
         TrustBook::open(&options.home)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -315,6 +317,15 @@ impl Drop for Inner {
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Network({})", self.node().short())
+    }
+}
+
+/// The identity of `home`, kept where the person wants it: see [`settings`](crate::settings).
+fn identity(home: &Path) -> Result<Identity, IdentityError> {
+    match settings::keys() {
+        Some(Keys::System) => Identity::keep_in_store(home),
+        Some(Keys::File) => Identity::keep_in_file(home),
+        None => Identity::load_or_create(home),
     }
 }
 

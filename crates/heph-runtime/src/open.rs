@@ -167,7 +167,7 @@ fn read_words(vocabulary: &Vocabulary<'_>, name: &str) -> Result<Words, OpenErro
     })
 }
 
-fn map(path: &Path) -> Result<Arc<dyn FileBytes>, OpenError> {
+pub(crate) fn map(path: &Path) -> Result<Arc<dyn FileBytes>, OpenError> {
     let file = File::open(path).map_err(OpenError::io(path))?;
     let mapped = MappedFile::new(&file).map_err(OpenError::io(path))?;
     Ok(Arc::new(Mapped(mapped)))

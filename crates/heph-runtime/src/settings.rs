@@ -8,6 +8,7 @@
 //! | `HEPH_HUB`      | where `models pull` asks, `https://…` or `http://…`    | `https://huggingface.co`        |
 //! | `HF_TOKEN`      | access token sent to that place, and to no other       | none                            |
 //! | `HEPH_ALLOW`    | what machines of a role may see, `cloud=text,edge=activations` | own machines text, others nothing |
+//! | `HEPH_KEYS`     | `system` moves this machine's identity to the system's key store, `file` back to its file | where it is |
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -95,6 +96,9 @@ pub enum SettingsError {
     /// `HEPH_THREADS` is not a count of threads.
     #[error("HEPH_THREADS is {0:?}, not a number from 1 to {THREADS_MAX}")]
     Threads(String),
+    /// `HEPH_KEYS` names no place for the identity.
+    #[error("HEPH_KEYS is {0:?}, neither system nor file")]
+    Keys(String),
     /// `HEPH_HUB` is not a web address.
     #[error("HEPH_HUB is {0:?}, not an address that starts with https:// or http://")]
     Hub(String),
@@ -108,6 +112,7 @@ impl SettingsError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NoHome => "set HEPH_HOME to a folder that HEPH may write to",
+            Self::Keys(_) => "unset HEPH_KEYS to leave this machine's identity where it is",
             Self::Threads(_) => "unset HEPH_THREADS to use one thread per core",
             Self::Hub(_) => "unset HEPH_HUB to use the public hub",
             Self::Allow(_) => "write it as cloud=text,miner=activations, or unset it",
@@ -130,6 +135,9 @@ impl Settings {
             Some(folder) => PathBuf::from(folder),
             None => app_data(&variable).ok_or(SettingsError::NoHome)?,
         };
+        if let Some(word) = text("HEPH_KEYS").filter(|word| keys_named(word).is_none()) {
+            return Err(SettingsError::Keys(word));
+        }
         Ok(Self {
             models: variable("HEPH_MODELS").map_or_else(|| home.join("models"), PathBuf::from),
             threads: text("HEPH_THREADS").map_or_else(|| Ok(hardware::cores()), threads)?,
@@ -138,6 +146,28 @@ impl Settings {
             allow: text("HEPH_ALLOW").map_or_else(|| Ok(Vec::new()), |list| allow(&list))?,
             home,
         })
+    }
+}
+
+/// Where a person wants this machine's identity to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// In the key store of the operating system.
+    System,
+    /// In a private file.
+    File,
+}
+
+/// What `HEPH_KEYS` says; `None` leaves the identity where it is. Asked by the network alone, when it starts.
+pub fn keys() -> Option<Keys> {
+    keys_named(&std::env::var("HEPH_KEYS").ok()?)
+}
+
+fn keys_named(word: &str) -> Option<Keys> {
+    match word {
+        "system" => Some(Keys::System),
+        "file" => Some(Keys::File),
+        _ => None,
     }
 }
 

@@ -1,0 +1,204 @@
+//! Machines on this machine's loopback: they meet, fall silent, come back.
+
+use std::time::Instant;
+
+use heph_net::endpoint::EndpointOptions;
+use heph_types::{Caps, Exactness, NodeState, Price, Speed};
+
+use super::*;
+use crate::network::NetworkOptions;
+
+/// What a healthy loopback never needs, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Machine {
+    members: Members,
+    home: tempfile::TempDir,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.members.network.close(Duration::from_secs(3));
+    }
+}
+
+impl Machine {
+    fn start(name: &str, home: tempfile::TempDir) -> Machine {
+        let network = Network::start(NetworkOptions {
+            home: home.path().to_owned(),
+            name: name.to_owned(),
+            endpoint: EndpointOptions::loopback(),
+        });
+        let members = Members::start(&network.unwrap()).unwrap();
+        Machine { members, home }
+    }
+
+    fn new(name: &str) -> Machine {
+        Machine::start(name, tempfile::tempdir().unwrap())
+    }
+
+    fn node(&self) -> NodeId {
+        self.members.network.node()
+    }
+
+    fn knows(&self, other: &Machine, role: Role) {
+        let peer = Peer {
+            node: other.node(),
+            role,
+            name: format!("machine {}", other.node().short()),
+            since: 1,
+            address: other.members.network.address(),
+        };
+        self.members.network.remember(peer).unwrap();
+    }
+
+    /// What is known of `other`, once `is` holds of it.
+    fn sees(&self, other: NodeId, is: impl Fn(&Member) -> bool) -> Member {
+        let began = Instant::now();
+        let mut changes = self.members.changes();
+        loop {
+            let all = self.members.snapshot().unwrap();
+            let member = all.into_iter().find(|member| member.peer.node == other);
+            if let Some(member) = member.clone().filter(&is) {
+                return member;
+            }
+            assert!(began.elapsed() < PATIENCE, "{member:?}");
+            changes.wait(Duration::from_millis(200));
+        }
+    }
+}
+
+fn both_know(a: &Machine, b: &Machine, role: Role) {
+    a.knows(b, role);
+    b.knows(a, Role::Own);
+}
+
+fn profile(machine: &Machine, name: &str) -> NodeProfile {
+    NodeProfile {
+        node: machine.node(),
+        name: name.to_owned(),
+        role: Role::Edge,
+        speed: Speed {
+            bytes_per_second: 1e9,
+            flops_per_second: 1e11,
+            overhead: Duration::from_micros(20),
+            measured: Vec::new(),
+        },
+        memory: 1 << 30,
+        holds: Vec::new(),
+        exactness: Exactness::Exact,
+        caps: Caps::default(),
+        state: NodeState::Open,
+        queue: Duration::ZERO,
+        price: Price::default(),
+    }
+}
+
+#[test]
+fn paired_machines_see_each_other_with_what_they_say_and_a_silent_one_is_gone_within_three_seconds() {
+    let (desk, tower) = (Machine::new("desk"), Machine::new("tower"));
+    both_know(&desk, &tower, Role::Own);
+    tower.members.say(&profile(&tower, "the boss")).unwrap();
+    let seen = desk.sees(tower.node(), |m| {
+        m.presence == Presence::Here && m.profile.is_some() && m.round_trip.is_some()
+    });
+    let said = seen.profile.unwrap();
+    assert_eq!(
+        (said.memory, said.role, said.name),
+        (1 << 30, Role::Own, seen.peer.name.clone())
+    );
+    assert!(seen.round_trip.unwrap() < Duration::from_secs(1) && seen.way.is_some());
+    tower.sees(desk.node(), |m| m.presence == Presence::Here);
+
+    let died = Instant::now();
+    tower.members.network.vanish();
+    desk.sees(tower.node(), |m| m.presence == Presence::Away);
+    assert!(
+        died.elapsed() < Duration::from_secs(8),
+        "{:?} on a machine that may be busy",
+        died.elapsed()
+    );
+}
+
+#[test]
+fn a_goodbye_is_heard_at_once_and_a_machine_that_comes_back_is_seen_again() {
+    let (desk, mut tower) = (Machine::new("desk"), Machine::new("tower"));
+    both_know(&desk, &tower, Role::Own);
+    let node = tower.node();
+    desk.sees(node, |m| m.presence == Presence::Here);
+    tower.members.leave(Duration::from_secs(2));
+    desk.sees(node, |m| m.presence == Presence::Away);
+    tower.members.network.close(Duration::from_secs(3));
+    let home = std::mem::replace(&mut tower.home, tempfile::tempdir().unwrap());
+    // It knows the desk's address from its book; the desk hears of its new one.
+    let again = Machine::start("tower", home);
+    assert_eq!(again.node(), node);
+    let seen = desk.sees(node, |m| m.presence == Presence::Here);
+    assert_eq!(seen.address, again.members.network.address());
+}
+
+#[test]
+fn a_strangers_machine_hears_of_this_one_alone_and_who_is_struck_out_is_gone() {
+    let (desk, tower, miner) = (Machine::new("desk"), Machine::new("tower"), Machine::new("miner"));
+    both_know(&desk, &tower, Role::Own);
+    both_know(&desk, &miner, Role::Miner);
+    // The miner would like to know the tower, and has its key.
+    miner.knows(&tower, Role::Own);
+    let nowhere = Peer {
+        address: NodeAddress::default(),
+        ..miner.members.network.peer(tower.node()).unwrap().unwrap()
+    };
+    miner.members.network.remember(nowhere).unwrap();
+    desk.sees(tower.node(), |m| m.presence == Presence::Here);
+    desk.sees(miner.node(), |m| m.presence == Presence::Here);
+    miner.sees(desk.node(), |m| m.presence == Presence::Here);
+    // Ten comparisons of lists long.
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        let all = miner.members.snapshot().unwrap();
+        let of_tower = all.iter().find(|m| m.peer.node == tower.node()).unwrap();
+        assert_eq!(of_tower.presence, Presence::Away);
+        assert_eq!(
+            of_tower.address,
+            NodeAddress::default(),
+            "the desk told where its other devices are"
+        );
+        miner.members.changes().wait(Duration::from_millis(100));
+    }
+    assert!(desk.members.network.forget(miner.node()).unwrap());
+    miner.sees(desk.node(), |m| m.presence == Presence::Away);
+}
+
+#[test]
+fn nonsense_of_a_peer_is_no_profile() {
+    let peer = Peer {
+        node: NodeId([7; 32]),
+        role: Role::Miner,
+        name: "m".to_owned(),
+        since: 0,
+        address: NodeAddress::default(),
+    };
+    let home = Machine::new("any");
+    let sound = serde_json::to_value(profile(&home, "x")).unwrap();
+    let read = |value: &serde_json::Value| profile_of(&peer, value.to_string().as_bytes());
+    assert_eq!(read(&sound).unwrap().node, peer.node);
+    for (field, wrong) in [
+        ("/speed/bytes_per_second", serde_json::json!(0.0)),
+        ("/speed/flops_per_second", serde_json::json!(-1.0)),
+        (
+            "/speed/measured",
+            serde_json::json!([{"rows": 4, "factor": 1.0}, {"rows": 2, "factor": 1.0}]),
+        ),
+        ("/speed/measured", serde_json::json!([{"rows": 4, "factor": 0.0}])),
+        ("/caps/cpu", serde_json::json!(2.0)),
+        ("/price/answer_token", serde_json::json!(-1.0)),
+        ("/memory", serde_json::json!("much")),
+        ("/holds", serde_json::json!(null)),
+    ] {
+        let mut said = sound.clone();
+        *said.pointer_mut(field).unwrap() = wrong;
+        assert_eq!(read(&said), None, "{field}");
+    }
+    assert_eq!(profile_of(&peer, b"\xff{"), None);
+    assert_eq!(profile_of(&peer, &[b'['; 16 << 10]), None);
+}

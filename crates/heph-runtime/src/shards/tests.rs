@@ -1,0 +1,239 @@
+//! Parts of the bundled draft model, brought over this machine's loopback.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use heph_engine::model::{LoadError, LoadOptions, Model};
+use heph_engine::source::Source;
+use heph_kernels::pool::Pool;
+use heph_net::endpoint::EndpointOptions;
+use heph_net::transfer::GROUP_BYTES;
+use heph_net::trust::Peer;
+use heph_types::Role;
+
+use super::*;
+use crate::bundled::STORY;
+use crate::network::NetworkOptions;
+use crate::open;
+
+struct Machine {
+    network: Network,
+    shelf: Arc<Shelf>,
+    home: tempfile::TempDir,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.network.close(Duration::from_secs(3));
+    }
+}
+
+fn machine(name: &str) -> Machine {
+    let home = tempfile::tempdir().unwrap();
+    let network = Network::start(NetworkOptions {
+        home: home.path().to_owned(),
+        name: name.to_owned(),
+        endpoint: EndpointOptions::loopback(),
+    });
+    let (network, shelf) = (network.unwrap(), Arc::new(Shelf::new(home.path())));
+    shelf.serve(&network);
+    Machine { network, shelf, home }
+}
+
+fn know_each_other(a: &Machine, b: &Machine) {
+    for (one, other) in [(a, b), (b, a)] {
+        let peer = Peer {
+            node: other.network.node(),
+            role: Role::Own,
+            name: "other".to_owned(),
+            since: 1,
+            address: other.network.address(),
+        };
+        one.network.remember(peer).unwrap();
+    }
+}
+
+impl Machine {
+    fn bring(
+        &self,
+        from: &[&Machine],
+        model: ModelHash,
+        layers: LayerRange,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Shard, ShardError> {
+        let peers: Vec<NodeId> = from.iter().map(|machine| machine.network.node()).collect();
+        let bringing = self
+            .shelf
+            .bring(&self.network, &peers, model, layers, u64::MAX, progress);
+        self.network.block_on(bringing)
+    }
+}
+
+fn range(start: usize, end: usize) -> LayerRange {
+    LayerRange::new(start, end, usize::from(u16::MAX)).unwrap()
+}
+
+fn bundled() -> Found {
+    Found::Bundled(STORY)
+}
+
+fn whole() -> Arc<Source> {
+    Arc::new(open::open(&bundled()).unwrap())
+}
+
+/// Bytes of the tensors of a part.
+fn tensors(layers: LayerRange) -> u64 {
+    let places = heph_engine::model::places(&whole(), layers).unwrap();
+    places.into_iter().map(|(_, range)| range.end - range.start).sum()
+}
+
+fn load(source: Arc<Source>, layers: Option<LayerRange>) -> Result<Model, LoadError> {
+    let options = LoadOptions {
+        context: Some(64),
+        layers,
+        ..LoadOptions::default()
+    };
+    Model::load(source, &options, &Pool::serial(), &mut |_| {})
+}
+
+#[test]
+fn only_what_a_node_serves_travels_and_the_rest_is_a_hole() {
+    let (desk, node) = (machine("desk"), machine("node"));
+    know_each_other(&desk, &node);
+    let model = desk.shelf.put(&bundled()).unwrap();
+    assert_eq!(model.0, *blake3::hash(STORY.bytes).as_bytes());
+    let layers = whole().config().layers;
+    let middle = range(1, layers - 1);
+    let mut steps = Vec::new();
+    let part = node
+        .bring(&[&desk], model, middle, &mut |step| steps.push(step))
+        .unwrap();
+    assert_eq!((part.layers, part.model), (middle, model));
+
+    let travelled = steps.last().unwrap();
+    assert_eq!(travelled.done_bytes, travelled.total_bytes);
+    let header = heph_engine::gguf::Gguf::header_bytes(STORY.bytes).unwrap() as u64;
+    // Twice the header at most, and a group too much at each end of what lies together.
+    let enough = tensors(middle) + 2 * header.max(GROUP_BYTES) + 8 * GROUP_BYTES;
+    assert!(travelled.done_bytes >= tensors(middle) && travelled.done_bytes <= enough);
+    let file = fs::read(&part.files[0]).unwrap();
+    assert_eq!(file.len(), STORY.bytes.len());
+    let there = file
+        .chunks(GROUP_BYTES as usize)
+        .filter(|group| group.iter().any(|byte| *byte != 0))
+        .count() as u64;
+    assert!(
+        there * GROUP_BYTES <= enough + GROUP_BYTES,
+        "{there} groups on the disk"
+    );
+
+    // The part loads from a file with holes; the whole, and what is missing, do not run.
+    let source = Arc::new(open::open(&part.found()).unwrap());
+    let loaded = load(Arc::clone(&source), Some(middle)).unwrap();
+    assert!(loaded.holds(middle) && loaded.holds(range(2, 2)));
+    assert!(!loaded.holds(range(0, 1)) && !loaded.holds(range(0, 0)) && !loaded.holds(range(layers, layers)));
+    let beyond = load(source, Some(range(0, layers + 1)));
+    assert!(matches!(beyond, Err(LoadError::Layers { .. })));
+    assert_eq!(node.shelf.shard(model, range(2, 3)).unwrap(), Some(part.clone()));
+    assert_eq!(node.shelf.shard(model, range(0, 2)).unwrap(), None);
+
+    // More of it later joins what is there, and only the rest travels.
+    let more = node.bring(&[&desk], model, range(0, 1), &mut |_| {}).unwrap();
+    assert_eq!(more.layers, range(0, layers - 1));
+    assert_eq!(node.shelf.shards().unwrap(), [more]);
+    node.shelf.remove(model).unwrap();
+    assert!(node.shelf.shards().unwrap().is_empty());
+}
+
+#[test]
+fn a_fetch_that_was_killed_goes_on_where_it_was() {
+    let (desk, node) = (machine("desk"), machine("node"));
+    know_each_other(&desk, &node);
+    let model = desk.shelf.put(&bundled()).unwrap();
+    let all = range(0, whole().config().layers);
+    // The fetching machine dies with half of it.
+    let done = AtomicU64::new(0);
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        node.bring(&[&desk], model, all, &mut |step| {
+            done.store(step.done_bytes, Ordering::Relaxed);
+            assert!(step.done_bytes < step.total_bytes / 2, "killed here");
+        })
+    }));
+    assert!(killed.is_err());
+    assert_eq!(node.shelf.shard(model, all).unwrap(), None, "half a part is none");
+    let mut first = None;
+    let part = node.bring(&[&desk], model, all, &mut |step| {
+        first.get_or_insert(step.done_bytes);
+    });
+    assert!(
+        first.unwrap() >= done.into_inner(),
+        "what had arrived travels again"
+    );
+    assert_eq!(fs::read(&part.unwrap().files[0]).unwrap(), STORY.bytes);
+}
+
+#[test]
+fn a_model_in_several_files_is_known_by_the_list_of_them() {
+    let (desk, node) = (machine("desk"), machine("node"));
+    know_each_other(&desk, &node);
+    // Two files that are no parts of a model, to see that both travel under their own names.
+    let folder = desk.home.path().join("many");
+    fs::create_dir_all(&folder).unwrap();
+    let paths = [
+        folder.join("m-00001-of-00002.gguf"),
+        folder.join("m-00002-of-00002.gguf"),
+    ];
+    for path in &paths {
+        fs::write(path, STORY.bytes).unwrap();
+    }
+    let found = Found::Path(ModelFiles::Gguf(paths.to_vec()));
+    let model = desk.shelf.put(&found).unwrap();
+    assert_eq!(
+        desk.shelf.put(&found).unwrap(),
+        model,
+        "from outlines that were kept"
+    );
+    let broken = node.bring(&[&desk], model, range(0, 1), &mut |_| {});
+    assert!(matches!(broken, Err(ShardError::Source(_))), "{broken:?}");
+    let there = node.shelf.folder(model);
+    assert!(there.join("00001.gguf").exists() && there.join("00002.gguf").exists());
+}
+
+#[test]
+fn what_cannot_be_brought_is_said_plainly() {
+    let (desk, node, stranger) = (machine("desk"), machine("node"), machine("stranger"));
+    know_each_other(&desk, &node);
+    let model = desk.shelf.put(&bundled()).unwrap();
+    let layers = whole().config().layers;
+    let unknown = node.bring(&[&desk], ModelHash([9; 32]), range(0, 1), &mut |_| {});
+    assert!(
+        matches!(unknown, Err(ShardError::Transfer(TransferError::NotThere))),
+        "{unknown:?}"
+    );
+    let beyond = node.bring(&[&desk], model, range(0, layers + 1), &mut |_| {});
+    assert!(matches!(beyond, Err(ShardError::Layers { .. })), "{beyond:?}");
+    let nobody = node.bring(&[], model, range(0, 1), &mut |_| {});
+    assert!(matches!(nobody, Err(ShardError::NoSource)));
+    let peers = [desk.network.node()];
+    let little = node.network.block_on(async {
+        let layers = range(0, layers);
+        node.shelf
+            .bring(&node.network, &peers, model, layers, 300_000, &mut |_| {})
+            .await
+    });
+    assert!(
+        matches!(little, Err(ShardError::Transfer(TransferError::NoRoom { .. }))),
+        "{little:?}"
+    );
+    // The desk does not know this one.
+    stranger
+        .network
+        .heard_of(desk.network.node(), desk.network.address());
+    let refused = stranger.bring(&[&desk], model, range(0, 1), &mut |_| {});
+    assert!(refused.is_err());
+    desk.shelf.withdraw(model);
+    let gone = node.bring(&[&desk], model, range(0, 1), &mut |_| {});
+    assert!(
+        matches!(gone, Err(ShardError::Transfer(TransferError::NotThere))),
+        "{gone:?}"
+    );
+}
