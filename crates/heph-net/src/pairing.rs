@@ -395,4 +395,30 @@ mod tests {
             let _ = Greeting::parse(&hostile);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_greeting_or_none(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400),
+            name in ".{0,80}",
+            whole in proptest::prelude::any::<bool>(),
+        ) {
+            let own = Introduction {
+                name,
+                address: NodeAddress::at("10.0.0.7:7842".parse().unwrap()),
+            };
+            let mut said = Greeting::write(&blake3::hash(&bytes), &own);
+            if !whole {
+                said.extend(&bytes);
+            }
+            for said in [said, bytes] {
+                if let Some(read) = Greeting::parse(&said) {
+                    let again = Greeting::write(&read.proof, &read.introduction);
+                    let again = Greeting::parse(&again).expect("what was read can be said");
+                    proptest::prop_assert_eq!(again.introduction.name, read.introduction.name);
+                    proptest::prop_assert_eq!(again.introduction.address, read.introduction.address);
+                }
+            }
+        }
+    }
 }

@@ -225,4 +225,33 @@ mod tests {
             "{picture}"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_ticket_or_a_named_error(text in ".{0,300}") {
+            for text in [text.clone(), format!("{PREFIX}{text}")] {
+                proptest::prop_assert!(text.parse::<Ticket>().is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_behind_a_right_check_are_a_ticket_or_a_named_error(
+            mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..300),
+            address in proptest::prelude::any::<bool>(),
+        ) {
+            bytes[0] = VERSION;
+            // Random bytes hardly ever make an address.
+            if address {
+                bytes.resize(1 + 32 + 8 + SECRET_BYTES, 3);
+                bytes.extend([1, 4, 10, 0, 0, 7, 1, 2, 0]);
+            }
+            bytes.extend(check_of(&bytes));
+            let text = format!("{PREFIX}{}", ALPHABET.encode(&bytes).to_lowercase());
+            let read = text.parse::<Ticket>();
+            proptest::prop_assert!(read.is_ok() || !address);
+            if let Ok(ticket) = read {
+                proptest::prop_assert_eq!(ticket.to_string().parse(), Ok(ticket));
+            }
+        }
+    }
 }

@@ -386,4 +386,24 @@ mod tests {
             Err(TrustError::OpenToOthers { .. })
         ));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_book_or_a_reason(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            at in 0_usize..400,
+        ) {
+            proptest::prop_assert!(parse(&bytes).is_err());
+            let page = Page {
+                version: VERSION,
+                peers: vec![Line::of(&peer(1, "desk")), Line::of(&peer(2, "tower"))],
+            };
+            let mut text = serde_json::to_vec(&page).unwrap();
+            let at = at % text.len();
+            drop(text.splice(at..at, bytes));
+            if let Ok(peers) = parse(&text) {
+                proptest::prop_assert!(peers.len() <= 2);
+            }
+        }
+    }
 }
