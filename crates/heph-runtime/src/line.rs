@@ -469,14 +469,33 @@ impl Line {
 
     /// Takes back what is under way; returns how many tokens every stage holds or will hold.
     pub fn settle(&mut self) -> usize {
-        if self.stream.take().is_some() && self.is_whole() {
-            // The seat may have chosen more than it was heard to. Another session is surer than sorting that out.
-            self.unseat(0);
+        if let Some(stream) = self.stream.take()
+            && self.is_whole()
+        {
+            self.leave_stream(stream.sent);
         }
         let held = self.held();
         self.truncate(held);
         self.chosen.clear();
         held
+    }
+
+    /// Takes back a stream. The seat may have chosen more than it was heard to; the last token that it was given or told
+    /// need not be in its cache.
+    fn leave_stream(&mut self, sent: bool) {
+        let to = self.tokens.len().saturating_sub(1);
+        self.tokens.truncate(to);
+        let post = &mut self.posts[0];
+        let idle = post.flight.is_empty() && post.waiting.is_empty();
+        let leaves = |post: &mut Post| {
+            let seat = post.seat.as_mut();
+            sent && idle && seat.is_some_and(|seat| seat.leave(Position(to as u32)))
+        };
+        if leaves(post) {
+            post.reach = to;
+        } else {
+            self.unseat(0);
+        }
     }
 
     /// Looks at every seat once, the last first: what comes out of the line matters most. Returns whether anything moved.

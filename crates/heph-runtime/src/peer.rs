@@ -89,6 +89,10 @@ impl Host for Peer {
     fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
         seat::open(&self.link, session, spec, self.codecs, bell)
     }
+
+    fn is_far(&self) -> bool {
+        true
+    }
 }
 
 /// The version of the arithmetic law as Hello carries it.

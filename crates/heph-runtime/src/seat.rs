@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use heph_types::{NodeId, Order, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
 
 use crate::node::StageError;
 
@@ -29,6 +29,12 @@ pub trait Seat: Send {
         false
     }
 
+    /// Leaves an order to go on alone: the stage holds the positions before `to` afterwards, and no token of the stream
+    /// is told any more. `false`: it cannot, and has to be opened anew.
+    fn leave(&mut self, _to: Position) -> bool {
+        false
+    }
+
     /// What went over the network for this seat so far.
     fn traffic(&self) -> Traffic {
         Traffic::default()
@@ -43,6 +49,11 @@ pub trait Host: Send + Sync {
     /// Opens a session for a stage. `bell` is rung whenever the seat may have something to say. A host answers within a
     /// time of its own, seconds at most.
     fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError>;
+
+    /// Whether opening waits for somebody far away, so that several are better opened at once.
+    fn is_far(&self) -> bool {
+        false
+    }
 }
 
 /// Bytes on the network.

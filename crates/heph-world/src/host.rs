@@ -100,6 +100,7 @@ impl Talk {
                 DeskEvent::Greeted(_)
                 | DeskEvent::Profile { .. }
                 | DeskEvent::Busy { .. }
+                | DeskEvent::Forgot(_)
                 | DeskEvent::RoundTrip(_)
                 | DeskEvent::Closed(_) => continue,
             }

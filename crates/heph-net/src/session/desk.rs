@@ -70,6 +70,8 @@ pub enum DeskEvent {
     /// The next reply of a session: one for each forward order in their order, one for each token of a stream. An order
     /// that a later one made void is answered without rows or tokens.
     Reply(Line, Reply),
+    /// A rollback was sent, or there was nothing to forget: no reply to an earlier stream follows.
+    Forgot(Line),
     /// The node lives and needs about so long.
     Busy {
         /// Which session.
@@ -284,6 +286,10 @@ impl DeskEnd {
         if seated.asked.is_empty() && matches!(seated.stage, Stage::Open { .. }) {
             seated.due = None;
         }
+        let forgot = std::mem::take(&mut seated.forgot);
+        self.talk
+            .events
+            .extend((0..forgot).map(|_| DeskEvent::Forgot(line)));
         Ok(())
     }
 

@@ -59,7 +59,13 @@ impl Line {
     /// Opens a seat for a stage at its node, or at another where that one was lost, and lets it replay what went in.
     pub(super) fn open(&mut self, at: usize, lost: Option<SeatError>) -> Result<(), LineError> {
         let (noticed, from, layers) = (self.clock.now(), self.posts[at].node, self.posts[at].layers);
-        let mut cause = lost;
+        let mut cause = match lost {
+            None => self.open_together(at),
+            lost => lost,
+        };
+        if self.posts[at].seat.is_some() {
+            return Ok(());
+        }
         loop {
             let Some(host) = self.substitute(at) else {
                 let nobody = || SeatError::Lost {
@@ -96,6 +102,55 @@ impl Line {
                 }
             }
         }
+    }
+
+    /// Opens every seat that is far and still missing, all at the same time: a line over three peers waits for one of them.
+    /// Returns why the one for `at` could not be opened. What fails is tried elsewhere when its turn comes.
+    fn open_together(&mut self, at: usize) -> Option<SeatError> {
+        let missing = |post: usize| {
+            let here = self.posts[post].node;
+            let host = self.hosts.iter().find(|host| host.node() == here)?;
+            let wanted = self.posts[post].seat.is_none() && host.is_far() && !self.is_lost(here);
+            wanted.then(|| (post, Arc::clone(host), self.spec(post)))
+        };
+        let missing: Vec<_> = (0..self.posts.len()).filter_map(missing).collect();
+        if missing.len() < 2 || missing.iter().all(|(post, ..)| *post != at) {
+            return None;
+        }
+        let (bell, first) = (&self.bell, self.sessions.wrapping_add(1));
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let open = |(number, (post, host, spec)): (usize, (usize, Arc<dyn Host>, StageSpec))| {
+                let session = SessionId(first.wrapping_add(number as u64));
+                (post, scope.spawn(move || host.open(session, &spec, bell)))
+            };
+            let opening: Vec<_> = missing.into_iter().enumerate().map(open).collect();
+            let wait = |(post, thread): (usize, std::thread::ScopedJoinHandle<'_, _>)| {
+                (
+                    post,
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                )
+            };
+            opening.into_iter().map(wait).collect()
+        });
+        self.sessions = self.sessions.wrapping_add(opened.len() as u64);
+        let mut cause = None;
+        for (post, seat) in opened {
+            match seat {
+                Ok(seat) => {
+                    self.posts[post].seat = Some(seat);
+                    self.replay(post);
+                }
+                Err(error) => {
+                    self.lost.push((self.posts[post].node, self.clock.now()));
+                    if post == at {
+                        cause = Some(error);
+                    }
+                }
+            }
+        }
+        cause
     }
 
     /// Who should hold a stage: its own node unless lost, else the one that holds the fewest layers of this line.

@@ -168,7 +168,7 @@ impl Stage {
     }
 
     /// Leaves a stream that goes on alone, and every order behind it.
-    pub fn leave(&mut self) {
+    pub fn leave_stream(&mut self) {
         self.orders.clear();
     }
 
@@ -407,6 +407,12 @@ impl Seat for Stage {
 
     fn choose_by(&mut self, options: &SamplingOptions) -> bool {
         self.choose_anew(options)
+    }
+
+    fn leave(&mut self, to: Position) -> bool {
+        self.leave_stream();
+        self.roll_back(to);
+        true
     }
 }
 

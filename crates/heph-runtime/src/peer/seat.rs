@@ -7,7 +7,7 @@ use std::time::Duration;
 use heph_net::drive::{Commands, Conversation, DriveError};
 use heph_net::session::{Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError};
 use heph_net::wire::{Farewell, FaultCode, Line};
-use heph_types::{NodeId, NodeProfile, Order, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -36,6 +36,8 @@ struct PeerSeat {
     owed: usize,
     /// Whether the last order was to go on alone.
     streams: bool,
+    /// Rollbacks handed in.
+    rollbacks: u64,
 }
 
 /// Whether a stage knows the ids of what went into it.
@@ -69,6 +71,10 @@ struct Heard {
 #[derive(Default)]
 struct Said {
     replies: VecDeque<Reply>,
+    /// Rollbacks that the session's end has dealt with, and how many it has to have dealt with before a reply is for
+    /// somebody again: before, it is of a stream that was left.
+    forgot: u64,
+    heard_from: u64,
     end: Option<End>,
 }
 
@@ -129,6 +135,7 @@ pub(super) fn open(
         ids: Ids::of(spec),
         owed: 0,
         streams: false,
+        rollbacks: 0,
     }))
 }
 
@@ -185,6 +192,7 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             DeskEvent::Greeted(_)
             | DeskEvent::Profile { .. }
             | DeskEvent::Busy { .. }
+            | DeskEvent::Forgot(_)
             | DeskEvent::Reply(..)
             | DeskEvent::Closed(_) => {}
         }
@@ -197,8 +205,15 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
     while let Some(event) = conversation.event().await {
         let end = match event {
             DeskEvent::Reply(_, reply) => {
-                held(&heard.said).replies.push_back(reply);
-                bell.ring();
+                let mut said = held(&heard.said);
+                if said.forgot >= said.heard_from {
+                    said.replies.push_back(reply);
+                    bell.ring();
+                }
+                continue;
+            }
+            DeskEvent::Forgot(_) => {
+                held(&heard.said).forgot += 1;
                 continue;
             }
             DeskEvent::RoundTrip(round_trip) => {
@@ -262,11 +277,13 @@ impl Seat for PeerSeat {
         }
         let answered = matches!(order, Order::Forward(_));
         let streams = matches!(order, Order::Generate { .. });
+        let rolls_back = matches!(order, Order::Rollback(_));
         self.commands
             .try_send(DeskCommand::Order(LINE, order))
             .map_err(|_| full())?;
         self.owed += usize::from(answered);
         self.streams = streams;
+        self.rollbacks += u64::from(rolls_back);
         Ok(())
     }
 
@@ -293,6 +310,22 @@ impl Seat for PeerSeat {
         }
         let choose = DeskCommand::Choose(LINE, options.clone());
         self.commands.try_send(choose).is_ok()
+    }
+
+    fn leave(&mut self, to: Position) -> bool {
+        let mut said = held(&self.heard.said);
+        if self.owed > 0 || said.end.is_some() {
+            return false;
+        }
+        let back = DeskCommand::Order(LINE, Order::Rollback(to));
+        if self.commands.try_send(back).is_err() {
+            return false;
+        }
+        self.rollbacks += 1;
+        said.replies.clear();
+        said.heard_from = self.rollbacks;
+        self.streams = false;
+        true
     }
 
     fn traffic(&self) -> Traffic {

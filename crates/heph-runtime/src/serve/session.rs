@@ -167,7 +167,7 @@ impl Desk {
                 return Ok(None);
             }
             if let Ok(next) = jobs.try_recv() {
-                stage.leave();
+                stage.leave_stream();
                 self.say(NodeCommand::Done(self.line))?;
                 return Ok(Some(next));
             }

@@ -120,3 +120,34 @@ fn what_the_receipt_counts_is_what_the_socket_sends_and_little_more() {
             .is_some_and(|time| time < Duration::from_secs(1))
     );
 }
+
+#[test]
+fn a_stream_that_is_left_costs_no_session() {
+    let world = World::new(1);
+    let peers: Vec<Arc<dyn Host>> = vec![Arc::new(world.peer(0))];
+    let mut far = desk(world.line_over(peers, &[(0, 0, 2)]), Pace::Stream);
+    let here: Vec<Arc<dyn Host>> = vec![Arc::new(node_of(NodeId([1; 32])))];
+    let mut near = desk(world.line_over(here, &[(0, 0, 2)]), Pace::Steps);
+    let mut said = PROMPT.to_owned();
+    for (turn, stop) in [" ", "e", " the", "a", " "].into_iter().enumerate() {
+        let mut options = options(turn % 2 == 0);
+        options.stops = vec![stop.to_owned()];
+        let [a, b] = [&mut far, &mut near].map(|desk| ask(desk, &said, &options).expect("an answer"));
+        assert_eq!((a.tokens, a.text.as_str()), (b.tokens, b.text.as_str()));
+        said = format!("{said}{} Then", a.text);
+    }
+    assert_eq!(world.nodes[0].1.served().opened, 1, "left five times, opened once");
+}
+
+#[test]
+fn seats_far_away_are_opened_together() {
+    let world = World::new(2);
+    let began = std::time::Instant::now();
+    world.nodes[1].0.network.vanish();
+    // The second node is gone; that is noticed while the first is opened, and its stage goes to the desk's machine.
+    let mut desk = desk(world.line(&[(0, 0, 1), (1, 1, 2)]), Pace::Steps);
+    let answer = ask(&mut desk, PROMPT, &options(true)).expect("an answer");
+    assert_eq!(answer.tokens, at_home(&options(true)).tokens);
+    assert_eq!(answer.moves.len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}

@@ -25,6 +25,8 @@ pub(super) struct Seated {
     pub(super) waiting: VecDeque<Waiting>,
     /// The oldest that waited, as a frame that did not fit the window yet.
     pub(super) ready: Option<Frame>,
+    /// Rollbacks that were sent, or needed not be, and not told yet.
+    pub(super) forgot: usize,
     /// Until when the node has to do what it is waited for.
     pub(super) due: Option<Duration>,
 }
@@ -71,6 +73,7 @@ impl Seated {
             asked_bytes: 0,
             waiting: VecDeque::new(),
             ready: None,
+            forgot: 0,
             due: Some(due),
         }
     }
@@ -117,6 +120,7 @@ impl Seated {
                     if to.index() >= held && !self.streams() {
                         // There is nothing to forget.
                         self.waiting.pop_front();
+                        self.forgot += 1;
                         continue;
                     }
                     let to = Position(to.0.min(held as u32));
@@ -172,7 +176,10 @@ impl Seated {
                 self.asked_bytes += asked.bytes;
                 self.asked.push_back(Pending::Forward(asked));
             }
-            Frame::Rollback { epoch, to, .. } => self.go_on(epoch, to, to.index()),
+            Frame::Rollback { epoch, to, .. } => {
+                self.go_on(epoch, to, to.index());
+                self.forgot += 1;
+            }
             Frame::Generate(frame) => {
                 self.go_on(frame.epoch, frame.at, frame.at.index());
                 self.asked.push_back(Pending::Alone {
