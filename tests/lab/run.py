@@ -2,7 +2,8 @@
 """The network lab: real `heph node` processes in namespaces of their own, with real distance between them.
 
     run.py --can-run      says what is missing, and ends with 1 where something is
-    run.py kills [N]      strikes real nodes in mid-answer, N times and 100 by default, and compares the texts
+    run.py kills [N] [FIRST]   strikes real nodes in mid-answer, N times and 100 by default, and compares the texts;
+                          FIRST is the number of the first answer, from which everything drawn follows
     run.py straits        holds the distances themselves: round trips, rates, loss and cuts, measured by UDP
     run.py all            everything at full length
     run.py                the short version, for ./check: at most 90 s
@@ -56,9 +57,9 @@ def straits(rtts, mbits):
     claim("nothing is left over", left.space not in left_over and right.space not in left_over)
 
 
-def kills(wanted, seconds_max):
+def kills(wanted, seconds_max, first=0):
     """Real processes are struck while they work, until so many were; no text changes."""
-    hits, wrong, gaps, answers, by_kind = 0, [], [], 0, {}
+    hits, wrong, gaps, answers, by_kind = 0, [], {1: [], 2: []}, first, {}
     began = time.monotonic()
     with Lab() as lab:
         desk, nodes = small_network(lab, [5, 20])
@@ -69,18 +70,19 @@ def kills(wanted, seconds_max):
             # A node that held nothing when it was struck, or was struck after the answer, does not count.
             lost = {move["from"] for move in moves}
             hits += len(lost)
-            gaps += [move["gap_s"] for move in moves if move["gap_s"] is not None]
+            gaps[len(strikes)] += [move["gap_s"] for move in moves if move["gap_s"] is not None]
             for kind in strikes if lost else []:
                 by_kind[kind] = by_kind.get(kind, 0) + 1
             if problem:
                 wrong.append(f"answer {answers - 1}, {', '.join(strikes)}: {problem}")
-    print(f"{answers} answers, {hits} nodes lost at work: {by_kind}")
-    if gaps:
-        gaps.sort()
-        print(f"from the loss noticed to the next token: median {gaps[len(gaps) // 2]:.2f} s, longest {gaps[-1]:.2f} s")
+    print(f"{answers - first} answers, {hits} nodes lost at work: {by_kind}")
+    for count, seconds in gaps.items():
+        if seconds:
+            middle, longest = statistics.median(seconds), max(seconds)
+            print(f"{count} struck: from the loss noticed to the next token {middle:.2f} s in the middle, {longest:.2f} s at most")
     for line in wrong[:5]:
         print(f"  {line}")
-    claim("losing real nodes changes no text", not wrong, f"{len(wrong)} of {answers} answers")
+    claim("losing real nodes changes no text", not wrong, f"{len(wrong)} of {answers - first} answers")
     claim("nodes were lost at work", hits >= wanted, f"{hits} of {wanted}")
 
 
@@ -98,7 +100,7 @@ def main():
     if what in ("straits", "all"):
         straits([0, 5, 20, 80, 150, 300], [1, 10, 100])
     if what in ("kills", "all"):
-        kills(int(sys.argv[2]) if len(sys.argv) > 2 else 100, 1800)
+        kills(*[int(word) for word in (sys.argv[2:] + ["100"])[:1]], 1800, *map(int, sys.argv[3:4]))
     if what == "short":
         straits([0, 80], [10])
         kills(3, 70)

@@ -10,6 +10,7 @@ pub mod fleet;
 mod host;
 mod link;
 mod member;
+pub mod recovery;
 pub mod scene;
 pub mod storm;
 mod story;

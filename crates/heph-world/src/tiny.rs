@@ -17,7 +17,7 @@ use heph_types::ModelHash;
 use crate::dice::Dice;
 
 /// Positions of a conversation in a world.
-pub const CONTEXT: usize = 192;
+pub const CONTEXT: usize = 384;
 
 /// Layers of the drawn model.
 pub const LAYERS: usize = 8;

@@ -7,15 +7,20 @@
 )]
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heph_world::fleet::{self, Rule, Sieve};
+use heph_world::recovery::{Slowed, slowed};
 use heph_world::storm::{Plant, storm};
 
 /// How to call it.
 const USAGE: &str =
     "world storm [KILLS] [SEED]      answers whose nodes die, stall, lie and come back; 5000 from seed 0
+world slow [SEEDS]              a node becomes five times slower in mid-answer, and the planner moves on; 40
 world fleet [NODES] [REQUESTS]  plans and queues over very many machines; 10000 and 1000";
+
+/// How long the pace may take to come back.
+const BACK_AFTER: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +34,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let code = match what {
         "storm" => run_storm(number(0, 5000), number(1, 0)),
+        "slow" => run_slow(number(0, 40)),
         "fleet" => run_fleet(number(0, 10_000), number(1, 1000)),
         _ => {
             eprintln!("{USAGE}");
@@ -52,6 +58,35 @@ fn run_storm(kills: usize, seed: usize) -> ExitCode {
     println!("virtual time    {:.0} s", tally.time.as_secs_f64());
     tally.stories.iter().for_each(|story| println!("\n{story}"));
     match tally.differing {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn run_slow(seeds: usize) -> ExitCode {
+    let told: Vec<(u64, Slowed)> = (0..seeds as u64)
+        .filter_map(|seed| Some((seed, slowed(seed)?)))
+        .collect();
+    let back = |slowed: &Slowed| slowed.back.unwrap_or(Duration::MAX);
+    let mut times: Vec<Duration> = told.iter().map(|(_, slowed)| back(slowed)).collect();
+    times.sort_unstable();
+    let differing = told.iter().filter(|(_, slowed)| !slowed.same).count();
+    let late: Vec<u64> = told
+        .iter()
+        .filter(|(_, slowed)| back(slowed) > BACK_AFTER)
+        .map(|(seed, _)| *seed)
+        .collect();
+    if times.is_empty() {
+        println!("no plan of these seeds needs another node");
+        return ExitCode::FAILURE;
+    }
+    println!("{} answers, {differing} differing", told.len());
+    println!(
+        "back at nine tenths of the new best after {:?} in the middle",
+        times[times.len() / 2]
+    );
+    println!("later than {} s or never: seeds {late:?}", BACK_AFTER.as_secs());
+    match differing + late.len() {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Measures HEPH over networks with real distance and writes NETWORK.md.
+
+Two hosts of one core each (network namespaces pinned by taskset), a strait with a real round trip between them. Every
+raw line is kept in raw/network.jsonl; the report is made from those lines and from nothing else.
+
+    network.py split MODEL.gguf    decoding, prefill, serial prefill and bytes of a model over two hosts
+    network.py modes               the bundled pair by every mode of heph run, at several round trips
+    network.py overhead            what the runtime adds to a token and stage, without distance
+    network.py report              writes NETWORK.md
+
+Leave the machine alone meanwhile. Needs root, Linux, and cargo build --release --workspace.
+"""
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests" / "lab"))
+from netlab import TARGET, Lab, why_not  # noqa: E402
+from nodes import Desk, Node  # noqa: E402
+
+RAW = HERE / "raw" / "network.jsonl"
+SPAN = TARGET / "span"
+
+# Milliseconds there and back.
+DECODE_RTTS = [0, 10, 50, 100]
+MODE_RTTS = [0, 50, 100, 150, 300]
+
+# llama.cpp's RPC split of the same shape over two one-core hosts, tokens a second by round trip, and one host alone:
+# measured on another day and machine (2 virtual CPUs of a Zen 5) with the delay of a proxy.
+RPC = {0: 31.9, 10: 23.4, 50: 11.5, 100: 7.4}
+RPC_ONE = 37.0
+RPC_PREFILL, RPC_PREFILL_ONE = 125, 105
+
+
+def keep(kind, **numbers):
+    line = {"kind": kind, "at": datetime.datetime.now().isoformat(timespec="seconds"), "cpu": cpu()} | numbers
+    with RAW.open("a") as out:
+        out.write(json.dumps(line) + "\n")
+    print(json.dumps(line), flush=True)
+
+
+def cpu():
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+class Span:
+    """Both ends of `span` in a lab, for as many measurements as one load allows."""
+
+    def __init__(self, lab, model):
+        self.lab, self.model = lab, model
+        self.desk, self.node = Desk(lab.host("desk")), Desk(lab.host("node"))
+        self.way = lab.strait(self.desk.host, self.node.host)
+        self.served = self.node.host.start(
+            [SPAN, "serve", model, self.node.home, f"{self.way.right}:7842"],
+            cpus="1", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+        self.ticket = self.served.stdout.readline().strip()
+        if not self.ticket:
+            raise RuntimeError("span serve did not start")
+
+    def measure(self, rtt, *jobs, timeout=280):
+        self.way.shape(rtt=rtt)
+        home = self.desk.home / f"rtt-{rtt}"
+        out = self.desk.host.run([SPAN, "measure", self.model, home, self.ticket, *jobs], cpus="0", timeout=timeout)
+        if out.returncode:
+            raise RuntimeError(out.stderr)
+        return [json.loads(line) for line in out.stdout.splitlines()]
+
+
+def ticketed(model, rtt, *jobs):
+    """A ticket works once, so each measurement has a lab of its own."""
+    with Lab() as lab:
+        return Span(lab, model).measure(rtt, *jobs)
+
+
+def split(model, parts):
+    name = pathlib.Path(model).stem
+    if "decode" in parts:
+        for rtt in DECODE_RTTS:
+            for line in ticketed(model, rtt, "decode:32"):
+                keep("split", model=name, rtt_ms=rtt, **line)
+    if "prefill" in parts:
+        for rtt in (0, 100):
+            for line in ticketed(model, rtt, "prefill:512", "prefill:512", "prefill:512"):
+                keep("split", model=name, rtt_ms=rtt, **line)
+    if "serial" in parts:
+        for line in ticketed(model, 80, "serial:2048"):
+            keep("split", model=name, rtt_ms=80, **line)
+    if "bytes" in parts:
+        for line in ticketed(model, 0, "bytes:16"):
+            keep("split", model=name, rtt_ms=0, **line)
+
+
+def overhead():
+    for line in ticketed("draft", 0, "overhead:400"):
+        keep("overhead", rtt_ms=0, **line)
+
+
+MODES = ["local", "remote", "layered", "speculative", "layered-speculative", "auto"]
+
+
+def modes(rtts):
+    """The program itself: planner, drafting and all. Its receipt tells the pace."""
+    prompt = "Tell me a story about a little fox."
+    for rtt in rtts:
+        with Lab() as lab:
+            desk = Desk(lab.host("desk"), cpus="0")
+            host = lab.host("node")
+            way = lab.strait(desk.host, host, rtt=rtt)
+            node = Node(host, way, cpus="1")
+            desk.join(node)
+            for mode in MODES:
+                told = desk.ask(mode, prompt, 7, 60, 0.8, timeout=120)
+                receipt = told.get("receipt") or {}
+                guesses = receipt.get("guesses") or {}
+                traffic = receipt.get("traffic", [])
+                keep("modes", rtt_ms=rtt, mode=mode, took=receipt.get("mode", mode), tok_s=told["decode_tok_s"],
+                     tokens=told["answer_tokens"], guesses=guesses, text=told["text"],
+                     expected=receipt.get("expected_tokens_per_s"),
+                     up=sum(line["up"] for line in traffic), down=sum(line["down"] for line in traffic))
+
+
+def lines(kind, **like):
+    if not RAW.exists():
+        return []
+    every = [json.loads(line) for line in RAW.read_text().splitlines()]
+    return [line for line in every if line["kind"] == kind and all(line.get(k) == v for k, v in like.items())]
+
+
+def middle(values):
+    return statistics.median(values) if values else float("nan")
+
+
+def report():
+    out = ["# Over networks", "", "Written by `benches/network.py report` from `raw/network.jsonl`; every figure is a median of the lines of its",
+           "kind there. Two hosts are two network namespaces of one core each on one machine, with the round trip of a strait",
+           "between them (`docs/world.md`).", ""]
+    measured = lines("split") + lines("modes") + lines("overhead")
+    if measured:
+        out += [f"Processors: {', '.join(sorted({line['cpu'] for line in measured}))}. Last line: {max(line['at'] for line in measured)}.", ""]
+    out += split_report() + overhead_report() + modes_report()
+    (HERE / "NETWORK.md").write_text("\n".join(out).rstrip() + "\n")
+    print(HERE / "NETWORK.md")
+
+
+def split_report():
+    decode = lines("split", job="decode")
+    if not decode:
+        return []
+    out = [f"## A model over two hosts: {decode[0]['model']}", "",
+           "Half of the layers on each, rows as f32 without loss, greedy. The bound is one round trip and the compute of one",
+           "host alone a token. llama.cpp's RPC split of the same shape: measured elsewhere, on another day (one host alone",
+           f"{RPC_ONE} tok/s, prefill {RPC_PREFILL_ONE} alone and {RPC_PREFILL} over two).", "",
+           "| round trip | one host | two hosts | bound | of the bound | llama.cpp RPC, of its own bound |",
+           "|---|---|---|---|---|---|"]
+    for rtt in DECODE_RTTS:
+        those = lines("split", job="decode", rtt_ms=rtt)
+        if not those:
+            continue
+        one = middle([line["tokens"] / line["one_s"] for line in those])
+        two = middle([line["tokens"] / line["two_s"] for line in those])
+        bound = middle([1 / (rtt / 1e3 + line["one_s"] / line["tokens"]) for line in those])
+        share = middle([line["tokens"] / line["two_s"] * (rtt / 1e3 + line["one_s"] / line["tokens"]) for line in those])
+        out.append(f"| {rtt} ms | {one:.1f} tok/s | {two:.1f} tok/s | {bound:.1f} | {share:.3f} | {RPC[rtt]} tok/s, {RPC[rtt] * (rtt / 1e3 + 1 / RPC_ONE):.3f} |")
+    out.append("")
+    prefill = lines("split", job="prefill")
+    if prefill:
+        out += ["| prefill of 512 | one host | two hosts | gain |", "|---|---|---|---|"]
+        for rtt in sorted({line["rtt_ms"] for line in prefill}):
+            those = [line for line in prefill if line["rtt_ms"] == rtt]
+            one, two = (middle([line["tokens"] / line[key] for line in those]) for key in ("one_s", "two_s"))
+            gain = middle([line["one_s"] / line["two_s"] for line in those])
+            out.append(f"| {rtt} ms | {one:.0f} tok/s | {two:.0f} tok/s | {gain:.2f} |")
+        out += ["", "A fresh connection carries 4 MB of f32 rows there, so over a long way it is its start that is seen.", ""]
+    for line in lines("split", job="serial")[-1:]:
+        out += [f"A prompt of {line['tokens']} tokens at {line['rtt_ms']} ms: {line['serial_s']:.1f} s when each piece waits for the last, "
+                f"{line['pipelined_s']:.1f} s pipelined, {line['serial_s'] / line['pipelined_s']:.2f} times faster.", ""]
+    for line in lines("split", job="bytes")[-1:]:
+        width = line["width"]
+        out += [f"A token's row across a boundary as bf16: {line['up']:.0f} bytes to the node, {line['down']:.0f} back; "
+                f"the promise is 2 × {width:.0f} + 64 = {2 * width + 64:.0f}.", ""]
+    return out
+
+
+def overhead_report():
+    those = lines("overhead")
+    if not those:
+        return []
+    return ["## What the runtime adds", "",
+            "The same two stages with one at the other host, without distance, less both in one process (the model of the draft):",
+            f"{middle([line['each_us'] for line in those]):.0f} µs a token, the sockets, the encryption and the straits' two hops included.", ""]
+
+
+def modes_report():
+    those = lines("modes")
+    if not those:
+        return []
+    out = ["## The bundled pair by mode", "",
+           "`heph run` with the pair, T = 0.8, 60 tokens, tokens a second after the first; guesses: right of judged, and looks of the",
+           "large model a token. A remote answer is streamed by the node, so it pays the way once; the pair is so small that the",
+           "desk alone is fast.", "", "| round trip | " + " | ".join(MODES) + " | one text |", "|---" * (len(MODES) + 2) + "|"]
+    for rtt in sorted({line["rtt_ms"] for line in those}):
+        cells = []
+        for mode in MODES:
+            own = [line for line in those if line["rtt_ms"] == rtt and line["mode"] == mode]
+            cell = f"{middle([line['tok_s'] for line in own]):.1f}"
+            judged = sum(line["guesses"].get("judged", 0) for line in own)
+            if judged:
+                pieces = sum(line["guesses"]["pieces"] for line in own)
+                cell += f" ({sum(line['guesses']['right'] for line in own) / judged:.2f}; {pieces / sum(line['tokens'] for line in own):.2f})"
+            cells.append(cell)
+        texts = {line["text"] for line in those if line["rtt_ms"] == rtt}
+        out.append(f"| {rtt} ms | " + " | ".join(cells) + f" | {'yes' if len(texts) == 1 else 'no'} |")
+    return out + [""]
+
+
+def main():
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what != "report" and why_not():
+        sys.exit(why_not())
+    RAW.parent.mkdir(exist_ok=True)
+    if what == "split" and len(sys.argv) > 2:
+        split(sys.argv[2], sys.argv[3:] or ["decode", "prefill", "serial", "bytes"])
+    elif what == "modes":
+        modes([int(word) for word in sys.argv[2:]] or MODE_RTTS)
+    elif what == "overhead":
+        overhead()
+    elif what == "report":
+        report()
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

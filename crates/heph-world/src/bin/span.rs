@@ -1,0 +1,339 @@
+//! Measures a model laid out over two processes: this one and a serving one, by a ticket, over whatever is between them.
+//!
+//! `benches/network.py` starts both ends in the network lab and writes what they say into a report. Prompts are drawn
+//! token ids, so that random weights will do.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that tells what it measured"
+)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use heph_engine::model::{LoadOptions, Model};
+use heph_kernels::isa::Isa;
+use heph_kernels::pool::Pool;
+use heph_net::endpoint::EndpointOptions;
+use heph_net::session::Codecs;
+use heph_runtime::bundled;
+use heph_runtime::cancel::Cancel;
+use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
+use heph_runtime::network::{Network, NetworkOptions};
+use heph_runtime::node::{Lent, Node, NodeCaps};
+use heph_runtime::peer::Peer;
+use heph_runtime::seat::Host;
+use heph_runtime::serve::{ServeRules, serve};
+use heph_runtime::store::{Found, ModelFiles};
+use heph_types::{ModelHash, NodeId, SamplingOptions, TokenId, WireCodec};
+
+/// How to call it.
+const USAGE: &str =
+    "span serve MODEL HOME ADDRESS             lends the model at this socket until standard input ends
+span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead, each with :TOKENS
+
+MODEL is a GGUF file, story or draft. Prints the ticket, or one JSON object for each job.";
+
+/// The name of the model between the two; what it is they know from their command lines.
+const HASH: ModelHash = ModelHash([5; 32]);
+
+/// Positions of a conversation: 2,048 of a prompt and some of an answer.
+const CONTEXT: usize = 2304;
+
+/// Tokens of a prompt before decoding is timed.
+const PROMPT: usize = 32;
+
+/// How long meeting and leaving may take.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["serve", model, home, address] => lend(model, home, address),
+        ["measure", model, home, ticket, ref jobs @ ..] => measure(model, home, ticket, jobs),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Done<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+fn lent(name: &str) -> Done<Lent> {
+    let found = match name {
+        "story" => Found::Bundled(bundled::STORY),
+        "draft" => Found::Bundled(bundled::STORY_DRAFT),
+        path => Found::Path(ModelFiles::Gguf(vec![PathBuf::from(path)])),
+    };
+    let source = heph_runtime::open::open(&found)?;
+    let trained = source.config().context;
+    let options = LoadOptions {
+        context: Some(CONTEXT.min(trained)),
+        sessions: 2,
+        ..LoadOptions::default()
+    };
+    let pool = Pool::new(1);
+    let model = Model::load(Arc::new(source), &options, &pool, &mut |_| {})?;
+    Ok(Lent::new(Arc::new(model), Arc::new(pool), Isa::best()))
+}
+
+fn network(home: &str, address: &str) -> Done<Network> {
+    let endpoint = EndpointOptions {
+        bind: address.parse()?,
+        ..EndpointOptions::loopback()
+    };
+    Ok(Network::start(NetworkOptions {
+        home: PathBuf::from(home),
+        name: "span".to_owned(),
+        endpoint,
+    })?)
+}
+
+fn lend(model: &str, home: &str, address: &str) -> Done {
+    let lent = lent(model)?;
+    let network = network(home, address)?;
+    let node = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
+    let serving = serve(&network, Arc::new(node), ServeRules::default());
+    println!("{}", network.invite(Duration::from_secs(3600))?);
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    serving.stop();
+    network.close(DEADLINE);
+    Ok(())
+}
+
+/// Both ends of what is measured.
+struct Ends {
+    here: Arc<Node>,
+    there: Peer,
+    model: LineModel,
+}
+
+fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
+    let lent = lent(model)?;
+    let network = network(home, "0.0.0.0:0")?;
+    let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
+    let line_model = LineModel::of(HASH, &lent.model);
+    let here = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
+    let ends = Ends {
+        here: Arc::new(here),
+        there: Peer::new(&network, known.node),
+        model: line_model,
+    };
+    let measured = jobs.iter().try_for_each(|job| {
+        let (name, tokens) = job.split_once(':').ok_or(USAGE)?;
+        run(&ends, name, tokens.parse()?)
+    });
+    network.close(DEADLINE);
+    measured
+}
+
+fn run(ends: &Ends, job: &str, tokens: usize) -> Done {
+    let (one, two) = (ends.whole(), ends.halves());
+    match job {
+        "decode" => {
+            // In turns, so that a slower moment meets both.
+            for _ in 0..3 {
+                let (alone, split) = (
+                    decode(&mut ends.line(&one, EXACT)?, tokens)?,
+                    decode(&mut ends.line(&two, EXACT)?, tokens)?,
+                );
+                told(
+                    job,
+                    tokens,
+                    &[("one_s", alone), ("two_s", split), ("rtt_s", ends.round_trip())],
+                );
+            }
+        }
+        "prefill" | "serial" => {
+            let pace = if job == "serial" {
+                Pieces::OneByOne
+            } else {
+                Pieces::AllAtOnce
+            };
+            let reference = match job {
+                "serial" => prefill(&mut ends.line(&two, EXACT)?, tokens, Pieces::AllAtOnce)?,
+                _ => prefill(&mut ends.line(&one, EXACT)?, tokens, Pieces::AllAtOnce)?,
+            };
+            let two = prefill(&mut ends.line(&two, EXACT)?, tokens, pace)?;
+            let name = if job == "serial" { "pipelined_s" } else { "one_s" };
+            let own = if job == "serial" { "serial_s" } else { "two_s" };
+            told(
+                job,
+                tokens,
+                &[(name, reference), (own, two), ("rtt_s", ends.round_trip())],
+            );
+        }
+        "bytes" => {
+            let mut line = ends.line(&ends.between(), HALF)?;
+            prefill(&mut line, PROMPT, Pieces::AllAtOnce)?;
+            let before = line.traffic();
+            go_on(&mut line, tokens)?;
+            let after = line.traffic();
+            let each = |bytes: u64| bytes as f64 / tokens as f64;
+            told(
+                job,
+                tokens,
+                &[
+                    ("up", each(after.up - before.up)),
+                    ("down", each(after.down - before.down)),
+                    ("width", ends.model.width as f64),
+                ],
+            );
+        }
+        "overhead" => {
+            for _ in 0..3 {
+                let alone = decode(&mut ends.line(&ends.halves_here(), EXACT)?, tokens)?;
+                let split = decode(&mut ends.line(&two, EXACT)?, tokens)?;
+                let each = (split - alone) / tokens as f64;
+                told(
+                    job,
+                    tokens,
+                    &[
+                        ("here_s", alone),
+                        ("two_s", split),
+                        ("each_us", each * 1e6),
+                        ("rtt_s", ends.round_trip()),
+                    ],
+                );
+            }
+        }
+        _ => return Err(USAGE.into()),
+    }
+    Ok(())
+}
+
+/// Rows without loss.
+const EXACT: Codecs = Codecs {
+    up: WireCodec::F32,
+    down: WireCodec::F32,
+};
+
+/// Rows of half the bytes.
+const HALF: Codecs = Codecs {
+    up: WireCodec::Bf16,
+    down: WireCodec::Bf16,
+};
+
+impl Ends {
+    fn line(&self, stages: &[(NodeId, usize, usize)], codecs: Codecs) -> Done<Line> {
+        let hosts: Vec<Arc<dyn Host>> = vec![
+            Arc::clone(&self.here) as Arc<dyn Host>,
+            Arc::new(self.there.with_codecs(codecs)),
+        ];
+        let placed = |&(node, start, end): &(NodeId, usize, usize)| Placement {
+            node,
+            layers: self.model.range(start, end),
+        };
+        let stages: Vec<Placement> = stages.iter().map(placed).collect();
+        let limits = LineLimits {
+            // Nobody is lost here, and one core may take long over a piece.
+            patience: Duration::from_secs(60),
+            patience_least: Duration::from_secs(60),
+            ..LineLimits::default()
+        };
+        let mut line = Line::new(self.model, hosts, &stages, limits)?;
+        line.begin(&SamplingOptions::greedy());
+        Ok(line)
+    }
+
+    fn whole(&self) -> Vec<(NodeId, usize, usize)> {
+        vec![(self.here.id(), 0, self.model.layers)]
+    }
+
+    /// The head counts as much as some layers; two more go to the first half.
+    fn halves(&self) -> Vec<(NodeId, usize, usize)> {
+        let (layers, half) = (self.model.layers, self.half());
+        vec![(self.here.id(), 0, half), (self.there.node(), half, layers)]
+    }
+
+    fn halves_here(&self) -> Vec<(NodeId, usize, usize)> {
+        let (layers, half) = (self.model.layers, self.half());
+        vec![(self.here.id(), 0, half), (self.here.id(), half, layers)]
+    }
+
+    /// Rows in and rows out.
+    fn between(&self) -> Vec<(NodeId, usize, usize)> {
+        let layers = self.model.layers;
+        let (here, there) = (self.here.id(), self.there.node());
+        vec![(here, 0, 1), (there, 1, layers - 1), (here, layers - 1, layers)]
+    }
+
+    fn half(&self) -> usize {
+        self.model.layers.div_ceil(2)
+    }
+
+    fn round_trip(&self) -> f64 {
+        self.there
+            .round_trip()
+            .map_or(f64::NAN, |time| time.as_secs_f64())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pieces {
+    /// Each follows the last without waiting.
+    AllAtOnce,
+    /// Each waits until the last has come through.
+    OneByOne,
+}
+
+/// Seconds until the token after a prompt of so many.
+fn prefill(line: &mut Line, tokens: usize, pieces: Pieces) -> Done<f64> {
+    let vocab = line.model().vocab;
+    let prompt: Vec<TokenId> = (0..tokens)
+        .map(|at| TokenId(((at * 7919 + 13) % vocab) as u32))
+        .collect();
+    // The seats are opened before the clock starts.
+    line.feed(0, &prompt[..1], 1);
+    line.collect(&Cancel::new())?;
+    let began = Instant::now();
+    let step = match pieces {
+        Pieces::AllAtOnce => tokens - 1,
+        Pieces::OneByOne => LineLimits::default().chunk,
+    };
+    for from in (1..tokens).step_by(step.max(1)) {
+        let to = tokens.min(from + step);
+        line.feed(from, &prompt[from..to], 1);
+        line.collect(&Cancel::new())?;
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Seconds for so many tokens, one after another, after a prompt.
+fn decode(line: &mut Line, tokens: usize) -> Done<f64> {
+    prefill(line, PROMPT, Pieces::AllAtOnce)?;
+    go_on(line, 4)?;
+    let began = Instant::now();
+    go_on(line, tokens)?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn go_on(line: &mut Line, tokens: usize) -> Done {
+    for _ in 0..tokens {
+        // Which token goes in is no matter.
+        let at = line.tokens().len();
+        line.feed(at, &[TokenId(100)], 1);
+        line.collect(&Cancel::new())?;
+    }
+    Ok(())
+}
+
+fn told(job: &str, tokens: usize, numbers: &[(&str, f64)]) {
+    let numbers: Vec<String> = numbers
+        .iter()
+        .map(|(name, value)| format!("\"{name}\": {value:.6}"))
+        .collect();
+    println!(
+        "{{\"job\": \"{job}\", \"tokens\": {tokens}, {}}}",
+        numbers.join(", ")
+    );
+}
