@@ -136,7 +136,11 @@ fn a_stream_that_is_left_costs_no_session() {
         assert_eq!((a.tokens, a.text.as_str()), (b.tokens, b.text.as_str()));
         said = format!("{said}{} Then", a.text);
     }
-    assert_eq!(world.nodes[0].1.served().opened, 1, "left five times, opened once");
+    assert_eq!(
+        world.nodes[0].1.served().opened,
+        1,
+        "left five times, opened once"
+    );
 }
 
 #[test]
