@@ -186,7 +186,7 @@ impl Workbench {
             }
             self.streams = true;
         } else if self.jobs.len() > 1 {
-            self.stage.leave();
+            self.stage.leave_stream();
         }
         let Some(reply) = self.stage.work()? else {
             self.streams = false;
