@@ -227,7 +227,10 @@ impl From<ForwardError> for Failure {
             ForwardError::Stopped => return Self::Stopped,
             ForwardError::Token { .. } | ForwardError::OnlyReads | ForwardError::OnlyWrites => Exit::Input,
             ForwardError::Cache(_) => Exit::Room,
-            ForwardError::EmptyPart | ForwardError::Shape { .. } | ForwardError::Layers { .. } => Exit::No,
+            ForwardError::EmptyPart
+            | ForwardError::Shape { .. }
+            | ForwardError::Layers { .. }
+            | ForwardError::NotHeld { .. } => Exit::No,
         };
         Self::new(exit, error.to_string())
     }
