@@ -14,7 +14,7 @@ use crate::program::Program;
 use crate::source::Source;
 use heph_kernels::format::dequantize_row;
 use heph_kernels::kv::KvFormat;
-use heph_kernels::pack::{PackError, Packed};
+use heph_kernels::pack::{PackError, Packed, Room};
 use heph_kernels::pool::Pool;
 use heph_types::LayerRange;
 use std::sync::Arc;
@@ -304,10 +304,11 @@ fn load_weights(
         .zip(&uses)
         .filter(|(_, by)| **by != Use::Table);
     let total = packed.map(|(spec, _)| spec.bytes()).sum();
+    let mut room = Room::of(packed_bytes(graph, &uses));
     let mut done = 0;
     let mut weights = Vec::with_capacity(graph.tensors.len());
     for (spec, by) in graph.tensors.iter().zip(uses) {
-        weights.push(load_one(spec, by, source, pool)?);
+        weights.push(load_one(spec, by, source, &mut room, pool)?);
         if by != Use::Table {
             done += spec.bytes();
             progress(Progress { done, total });
@@ -316,7 +317,24 @@ fn load_weights(
     Ok(weights)
 }
 
-fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<Weight, LoadError> {
+/// The memory that packing takes, as far as there are such matrices.
+fn packed_bytes(graph: &Graph, uses: &[Use]) -> usize {
+    let tensors = graph.tensors.iter().zip(uses);
+    tensors
+        .filter(|(_, by)| matches!(by, Use::Matrix | Use::Experts))
+        .filter_map(|(spec, _)| {
+            Packed::bytes_of(spec.format, spec.rows, spec.cols)?.checked_mul(spec.experts)
+        })
+        .fold(0, usize::saturating_add)
+}
+
+fn load_one(
+    spec: &TensorSpec,
+    by: Use,
+    source: &Source,
+    room: &mut Room,
+    pool: &Pool,
+) -> Result<Weight, LoadError> {
     if by == Use::Table {
         return Ok(Weight::Table);
     }
@@ -327,10 +345,12 @@ fn load_one(spec: &TensorSpec, by: Use, source: &Source, pool: &Pool) -> Result<
         .read(&spec.name, pool)
         .filter(|raw| raw.len() as u64 == spec.bytes())
         .ok_or_else(unreadable)?;
-    let pack = |raw: &[u8]| {
-        Packed::pack(spec.format, spec.rows, spec.cols, raw, pool).map_err(|cause| LoadError::Pack {
-            name: spec.name.clone(),
-            cause,
+    let mut pack = |raw: &[u8]| {
+        Packed::pack_into(room, spec.format, spec.rows, spec.cols, raw, pool).map_err(|cause| {
+            LoadError::Pack {
+                name: spec.name.clone(),
+                cause,
+            }
         })
     };
     let weight = match by {

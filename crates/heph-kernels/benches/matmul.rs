@@ -26,7 +26,9 @@ const SHAPES: [(usize, usize); 3] = [(2048, 2048), (5632, 2048), (2048, 5632)];
 const FAR: usize = 512 << 20;
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let (chosen, wanted): (Vec<String>, Vec<String>) =
+        words.into_iter().partition(|w| w.parse::<Isa>().is_ok());
     let pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from));
     let bandwidth = bandwidth(&pool);
     println!("{} threads, memory read {bandwidth:.1} GB/s", pool.threads());
@@ -35,8 +37,10 @@ fn main() {
         println!("peak of vpmaddubsw + vpaddw: {:.0} GMAC/s", peak(&pool));
     }
     for format in Format::ALL {
+        let isas = Isa::all_available().into_iter().skip(1);
+        let isas = isas.filter(|isa| chosen.is_empty() || chosen.iter().any(|c| c == isa.name()));
         if wanted.is_empty() || wanted.iter().any(|w| w == format.name()) {
-            for isa in Isa::all_available().into_iter().skip(1) {
+            for isa in isas {
                 report(format, isa, bandwidth, &pool);
             }
         }

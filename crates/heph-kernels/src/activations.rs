@@ -25,14 +25,16 @@ pub(crate) type Pair = [i16; 2];
 pub(crate) struct Group32 {
     /// Codes, -127 to 127.
     pub(crate) codes: [i8; GROUP],
-    /// Per block, the sum over columns 0 and 1 of every four, and the sum over columns 2 and 3.
-    pub(crate) halves: [Pair; 8],
-    /// Per block, minus the sum of its codes: what an offset of one in the weights adds.
-    pub(crate) negated: [i32; 8],
     /// Per block, the step between codes.
     pub(crate) d: [f32; 8],
+    /// Per block, minus 128 times the sum of its codes: what an offset of 128 in the weights adds.
+    pub(crate) less_128: [i32; 8],
     /// Per block, `d` times the sum of the codes.
     pub(crate) ds: [f32; 8],
+    /// Per block, minus the sum of its codes: what an offset of one in the weights adds.
+    pub(crate) negated: [i32; 8],
+    /// Per block, the sum over columns 0 and 1 of every four, and the sum over columns 2 and 3.
+    pub(crate) halves: [Pair; 8],
 }
 
 /// 256 columns of one token as one block.
@@ -41,33 +43,43 @@ pub(crate) struct Group32 {
 pub(crate) struct Group256 {
     /// Codes, -127 to 127.
     pub(crate) codes: [i8; GROUP],
-    /// Per 16 columns, the sum over columns 0 and 1 of every four, and the sum over columns 2 and 3.
-    pub(crate) halves: [Pair; 16],
-    /// Per 16 columns, minus the sum.
-    pub(crate) negated: [i32; 16],
-    /// Sums over 16 columns, two by two.
-    pub(crate) sums16: [Pair; 8],
+    /// Per 32 columns, minus 8 times the sum: what an offset of 8 in the weights adds.
+    pub(crate) less_8: [i32; 8],
     /// Sums over 32 columns, two by two.
     pub(crate) sums32: [Pair; 4],
     /// The step between codes.
     pub(crate) d: f32,
+    /// So that what one format reads is in few cache lines.
+    rest_of_line: [u32; 3],
+    /// Per 8 columns, minus 32 times the sum.
+    pub(crate) less_32: [i32; 32],
+    /// Per 16 columns, minus the sum.
+    pub(crate) negated: [i32; 16],
+    /// Per 16 columns, the sum over columns 0 and 1 of every four, and the sum over columns 2 and 3.
+    pub(crate) halves: [Pair; 16],
+    /// Sums over 16 columns, two by two.
+    pub(crate) sums16: [Pair; 8],
 }
 
 const EMPTY_32: Group32 = Group32 {
     codes: [0; GROUP],
-    halves: [[0; 2]; 8],
-    negated: [0; 8],
     d: [0.0; 8],
+    less_128: [0; 8],
     ds: [0.0; 8],
+    negated: [0; 8],
+    halves: [[0; 2]; 8],
 };
 
 const EMPTY_256: Group256 = Group256 {
     codes: [0; GROUP],
-    halves: [[0; 2]; 16],
-    negated: [0; 16],
-    sums16: [[0; 2]; 8],
+    less_8: [0; 8],
     sums32: [[0; 2]; 4],
     d: 0.0,
+    rest_of_line: [0; 3],
+    less_32: [0; 32],
+    negated: [0; 16],
+    halves: [[0; 2]; 16],
+    sums16: [[0; 2]; 8],
 };
 
 /// The activations of some tokens, ready for matrix products. Made once and filled again for every layer.
@@ -263,6 +275,7 @@ fn quantise_32(x: &[f32], out: &mut Group32) {
         let halves = add(halves(&codes[..16]), halves(&codes[16..]));
         out.halves[block] = halves;
         out.negated[block] = -i32::from(halves[0] + halves[1]);
+        out.less_128[block] = 128 * out.negated[block];
         out.ds[block] = out.d[block] * f32::from(halves[0] + halves[1]);
     }
 }
@@ -271,10 +284,14 @@ fn quantise_32(x: &[f32], out: &mut Group32) {
 fn quantise_256(x: &[f32], out: &mut Group256) {
     out.d = encode(x, &mut out.codes);
     for (part, codes) in out.codes.chunks_exact(16).enumerate() {
-        let halves = halves(codes);
+        let (low, high) = (halves(&codes[..8]), halves(&codes[8..]));
+        out.less_32[2 * part] = -32 * i32::from(low[0] + low[1]);
+        out.less_32[2 * part + 1] = -32 * i32::from(high[0] + high[1]);
+        let halves = add(low, high);
         out.halves[part] = halves;
         out.negated[part] = -i32::from(halves[0] + halves[1]);
     }
+    out.less_8 = std::array::from_fn(|i| 8 * (out.negated[2 * i] + out.negated[2 * i + 1]));
     let sum = |part: usize| out.halves[part][0] + out.halves[part][1];
     out.sums16 = std::array::from_fn(|i| [sum(2 * i), sum(2 * i + 1)]);
     let sum = |i: usize| out.sums16[i][0] + out.sums16[i][1];
@@ -318,7 +335,7 @@ fn largest(x: &[f32]) -> u32 {
     lanes.into_iter().fold(0, u32::max)
 }
 
-/// Sums of 16 codes: columns 0 and 1 of every four, columns 2 and 3.
+/// Sums of 8 or 16 codes: columns 0 and 1 of every four, columns 2 and 3.
 #[inline(always)]
 fn halves(codes: &[i8]) -> Pair {
     let mut lanes = [0i16; 4];

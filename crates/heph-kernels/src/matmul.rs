@@ -23,16 +23,20 @@ use crate::simd::{self, Kernel};
 use integers::{Blocks, Integers, Superblocks};
 use std::ops::Range;
 
-/// Tokens for which a tile is unpacked once: their activations of a few thousand columns fit the second-level
-/// cache, and unpacking is a few parts in a hundred.
+/// The most tokens for which a tile is unpacked once: unpacking is then a few parts in a hundred.
 const CHUNK: usize = 128;
+
+/// Bytes of activations that a chunk of tokens may take, so that they stay in the second-level cache while all tiles
+/// of a task are multiplied by them: a third of the 2 MiB of a server's core, half of what others have.
+const CHUNK_BYTES: usize = 640 * 1024;
 
 /// Bytes of weights that one task of a matrix-vector product reads: some microseconds, so that threads finish
 /// together, and far more than the cost of taking a task.
 const TASK_BYTES: usize = 64 * 1024;
 
-/// Tiles of one task when there are many tokens: the activations of a chunk are reused from the cache.
-const TASK_TILES: usize = 4;
+/// Tiles of one task when there are many tokens: for each of them the activations of a chunk come from the
+/// second-level cache and only for the first from further away. More would leave threads waiting at the end of a job.
+const TASK_TILES: usize = 16;
 
 /// What happens to the values already in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

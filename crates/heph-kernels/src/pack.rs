@@ -10,11 +10,14 @@ mod codes;
 mod layout;
 mod memory;
 
-pub(crate) use layout::{Layout, Plane, TILE};
+pub(crate) use layout::{Layout, TILE};
 
 use crate::format::{Format, dequantize_row};
+use crate::isa::{Isa, per_isa};
 use crate::pool::Pool;
+use codes::Words;
 use memory::Memory;
+pub use memory::Room;
 use std::ops::Range;
 
 /// Why a matrix could not be packed.
@@ -75,6 +78,21 @@ impl Packed {
         raw: &[u8],
         pool: &Pool,
     ) -> Result<Packed, PackError> {
+        Packed::pack_into(&mut Room::default(), format, rows, cols, raw, pool)
+    }
+
+    /// As [`Packed::pack`], with memory of `room`.
+    ///
+    /// # Errors
+    /// As [`Packed::pack`].
+    pub fn pack_into(
+        room: &mut Room,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        raw: &[u8],
+        pool: &Pool,
+    ) -> Result<Packed, PackError> {
         let row_bytes = format.row_bytes(cols).ok_or(PackError::Ragged { format, cols })?;
         if row_bytes.checked_mul(rows) != Some(raw.len()) {
             let bytes = raw.len();
@@ -87,12 +105,9 @@ impl Packed {
         }
         let layout = Layout::of(format);
         let too_large = PackError::TooLarge { format, rows, cols };
-        let stride = row_bytes
-            .checked_mul(TILE)
-            .and_then(|n| n.checked_next_multiple_of(64));
-        let stride = stride.ok_or(too_large.clone())?;
+        let stride = stride(row_bytes).ok_or(too_large.clone())?;
         let bytes = stride.checked_mul(rows.div_ceil(TILE)).ok_or(too_large.clone())?;
-        let memory = Memory::zeroed(bytes).ok_or(too_large)?;
+        let memory = room.take(bytes).ok_or(too_large)?;
         let mut packed = Packed {
             format,
             rows,
@@ -105,6 +120,11 @@ impl Packed {
             packed.fill(raw, row_bytes, pool);
         }
         Ok(packed)
+    }
+
+    /// The bytes of memory that a matrix of this shape will take; `None` where there is no such matrix.
+    pub fn bytes_of(format: Format, rows: usize, cols: usize) -> Option<usize> {
+        stride(format.row_bytes(cols)?)?.checked_mul(rows.div_ceil(TILE))
     }
 
     /// The number of rows: values this matrix makes of one token.
@@ -173,7 +193,7 @@ impl Packed {
     fn fill(&mut self, raw: &[u8], row_bytes: usize, pool: &Pool) {
         let (rows, tiles) = (self.rows, self.tiles());
         let (format, layout) = (self.format, self.layout);
-        let bytes = self.stride;
+        let (bytes, isa) = (self.stride, Isa::best());
         let base = Base(self.memory.as_mut_slice().as_mut_ptr());
         pool.run(tiles, &|tile| {
             // SAFETY: tiles are disjoint parts of the memory, and each has one task.
@@ -183,7 +203,7 @@ impl Packed {
             match format.block_bytes() {
                 2 => pack_floats::<2>(raw, row_bytes, out),
                 4 => pack_floats::<4>(raw, row_bytes, out),
-                _ => pack_blocks(&layout, raw, row_bytes, out),
+                _ => pack_blocks(isa, &layout, raw, row_bytes, out),
             }
         });
     }
@@ -193,6 +213,11 @@ impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Packed({} x {} {})", self.rows, self.cols, self.format)
     }
+}
+
+/// The bytes of a tile of rows of `row_bytes`: whole cache lines.
+fn stride(row_bytes: usize) -> Option<usize> {
+    row_bytes.checked_mul(TILE)?.checked_next_multiple_of(LINE)
 }
 
 /// Where the tiles of a matrix begin.
@@ -218,91 +243,55 @@ fn pack_floats<const SIZE: usize>(raw: &[u8], row_bytes: usize, tile: &mut [u8])
     }
 }
 
-/// Writes the rows of a tile of a quantised format, record by record.
-fn pack_blocks(layout: &Layout, raw: &[u8], row_bytes: usize, tile: &mut [u8]) {
-    let group_bytes = layout.format.block_bytes() * layout.blocks_per_group();
-    let mut record = tile;
-    for start in (0..row_bytes).step_by(group_bytes) {
-        let blocks = layout.blocks_of(group_bytes.min(row_bytes - start));
-        for (lane, row) in raw.chunks_exact(row_bytes).enumerate() {
-            let group = &row[start..row_bytes.min(start + group_bytes)];
-            pack_group(layout, blocks, group, lane, record);
+per_isa! {
+    /// Writes the rows of a tile of a quantised format, record by record.
+    fn pack_blocks(layout: &Layout, raw: &[u8], row_bytes: usize, tile: &mut [u8]) {
+        let group_bytes = layout.format.block_bytes() * layout.blocks_per_group();
+        let mut record = tile;
+        for start in (0..row_bytes).step_by(group_bytes) {
+            let blocks = layout.blocks_of(group_bytes.min(row_bytes - start));
+            let (this, rest) = record.split_at_mut(layout.record_bytes(blocks));
+            for (lane, row) in raw.chunks_exact(row_bytes).enumerate() {
+                let group = &row[start..row_bytes.min(start + group_bytes)];
+                pack_group(layout, blocks, group, lane, this);
+            }
+            record = rest;
         }
-        record = &mut record[layout.record_bytes(blocks)..];
     }
 }
 
 /// Writes the `blocks` blocks of 32 columns in `raw` into lane `lane` of a record.
+#[inline(always)]
 fn pack_group(layout: &Layout, blocks: usize, raw: &[u8], lane: usize, record: &mut [u8]) {
-    let mut quads = [0u32; 64];
-    codes::read(layout.format, raw, &mut quads);
-    let quads = &quads[..8 * blocks];
-    layout.low.pack(quads, lane, record);
-    let record = &mut record[layout.low.bytes(blocks)..];
-    layout.high.pack(quads, lane, record);
-    let record = &mut record[layout.high.bytes(blocks)..];
-    layout.for_params(blocks, |from, to, size| {
-        record[to + size * lane..][..size].copy_from_slice(&raw[from..from + size]);
+    let mut words: Words = [0; 64];
+    let count = codes::read(layout, raw, &mut words);
+    let (planes, params) = record.split_at_mut(LINE * count);
+    let (lines, _) = planes.as_chunks_mut::<LINE>();
+    for (line, word) in lines.iter_mut().zip(&words) {
+        line[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    layout.for_params(blocks, |from, to, size| match size {
+        1 => params[to + lane] = raw[from],
+        _ => params[to + 2 * lane..][..2].copy_from_slice(&raw[from..from + 2]),
     });
 }
 
 /// The reverse of [`pack_group`].
 fn unpack_group(layout: &Layout, blocks: usize, record: &[u8], lane: usize, raw: &mut [u8]) {
-    let mut quads = [0u32; 64];
-    let words = &mut quads[..8 * blocks];
-    layout.low.unpack(record, lane, words);
-    let record = &record[layout.low.bytes(blocks)..];
-    layout.high.unpack(record, lane, words);
-    let record = &record[layout.high.bytes(blocks)..];
-    codes::write(layout.format, &quads, raw);
+    let mut words: Words = [0; 64];
+    let planes = layout.low.bytes(blocks) + layout.high.bytes(blocks);
+    let (planes, params) = record.split_at(planes);
+    for (line, word) in planes.chunks_exact(LINE).zip(&mut words) {
+        *word = u32::from_le_bytes(line[4 * lane..][..4].try_into().expect("four bytes"));
+    }
+    codes::write(layout, &words, raw);
     layout.for_params(blocks, |from, to, size| {
-        raw[from..from + size].copy_from_slice(&record[to + size * lane..][..size]);
+        raw[from..from + size].copy_from_slice(&params[to + size * lane..][..size]);
     });
 }
 
-impl Plane {
-    /// Writes this plane's bits of one row.
-    fn pack(self, quads: &[u32], lane: usize, plane: &mut [u8]) {
-        match self.bits {
-            0 => {}
-            1 => self.pack_words::<1, 8>(quads, lane, plane),
-            2 => self.pack_words::<2, 4>(quads, lane, plane),
-            4 => self.pack_words::<4, 2>(quads, lane, plane),
-            _ => self.pack_words::<8, 1>(quads, lane, plane),
-        }
-    }
-
-    /// As [`Plane::pack`], where `BITS` and the quads of a line are constants, so that this is fast code.
-    fn pack_words<const BITS: u32, const QUADS: usize>(self, quads: &[u32], lane: usize, plane: &mut [u8]) {
-        let mask = self.mask();
-        let (quads, _) = quads.as_chunks::<QUADS>();
-        let (lines, _) = plane.as_chunks_mut::<64>();
-        for (quads, line) in quads.iter().zip(lines) {
-            let mut word = 0;
-            for (j, quad) in quads.iter().enumerate() {
-                word |= (quad >> self.shift & mask) << (BITS * j as u32);
-            }
-            line[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
-        }
-    }
-
-    /// Adds this plane's bits of one row.
-    fn unpack(self, plane: &[u8], lane: usize, quads: &mut [u32]) {
-        if self.bits == 0 {
-            return;
-        }
-        let mask = self.mask();
-        for (quads, line) in quads
-            .chunks_exact_mut(self.quads_per_line())
-            .zip(plane.chunks_exact(64))
-        {
-            let word = u32::from_le_bytes(line[4 * lane..][..4].try_into().expect("four bytes"));
-            for (j, quad) in quads.iter_mut().enumerate() {
-                *quad |= (word >> (self.bits * j as u32) & mask) << self.shift;
-            }
-        }
-    }
-}
+/// Bytes of a line: one word for each row of a tile.
+const LINE: usize = 4 * TILE;
 
 #[cfg(test)]
 mod tests {
@@ -334,6 +323,10 @@ mod tests {
     #[test]
     fn a_packed_matrix_is_no_larger_than_the_file() {
         for format in Format::ALL {
+            assert_eq!(
+                Packed::bytes_of(format, 64, 2048),
+                Some(64 * format.row_bytes(2048).expect("whole"))
+            );
             let raw = bytes(format.row_bytes(2048).expect("whole") * 64);
             let packed = Packed::pack(format, 64, 2048, &raw, &Pool::serial()).expect("fits");
             assert_eq!(packed.bytes(), raw.len(), "{format}");

@@ -63,6 +63,8 @@ pub(crate) trait Simd: Copy {
     const TOKENS: usize;
     /// Whether [`Simd::Partial`] holds 32 bits, so that no sum of a sub-block can overflow it.
     const WIDE: bool;
+    /// Whether [`Simd::end_scaled`] wants sums of 16 bits, although [`Simd::Partial`] holds 32.
+    const SHORT: bool = false;
     /// Whether unpacking codes in registers costs nothing beside multiplying them, however many the tokens.
     const UNPACKS_ALONG: bool = false;
     /// Whether [`Simd::step`] takes codes up to 255, so that signed codes come with 128 added and
@@ -114,6 +116,17 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// Both can be read.
     unsafe fn begin(self, offset: i16, halves: *const Pair, negated: *const i32) -> Self::Partial;
+    /// The sum before the first quad, where it stands ready; only for [`Simd::SHORT`].
+    ///
+    /// # Safety
+    /// It can be read.
+    unsafe fn begin_at(self, _at: *const i32) -> Self::Partial {
+        unreachable!("only short sums stand ready")
+    }
+    /// `v` times a power of two; only for [`Simd::SHORT`].
+    fn times(self, _v: Self::Ints, _power: i16) -> Self::Ints {
+        unreachable!("only short sums have a centre")
+    }
     /// A sub-block's sum before its first quad when nothing is to be subtracted.
     fn begin_zero(self) -> Self::Partial;
     /// One quad more: unsigned codes times signed activations.

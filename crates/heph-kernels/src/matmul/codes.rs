@@ -16,7 +16,7 @@ pub(super) struct Planes {
 
 /// Records between the one being read and the one being asked for: a few KiB, so that a line comes in time and
 /// is still there when it is used.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 
 impl Planes {
     /// The planes of a record of `blocks` blocks of 32 columns.
@@ -52,6 +52,8 @@ pub(super) trait Codes {
     const OFFSET: i16;
     /// Whether the sum of a sub-block of 32 may need more than 16 bits.
     const LARGE: bool;
+    /// The largest code before the offset is taken away.
+    const LARGEST: i16;
     /// Whether codes are signed; [`Codes::quad`] then returns them signed or, with [`Simd::BIASED`], 128 larger.
     const SIGNED: bool = false;
 
@@ -122,6 +124,7 @@ pub(super) struct Bits4<const OFFSET: i16>;
 impl<const OFFSET: i16> Codes for Bits4<OFFSET> {
     const OFFSET: i16 = OFFSET;
     const LARGE: bool = false;
+    const LARGEST: i16 = 15;
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
@@ -136,6 +139,7 @@ pub(super) struct Bits5<const OFFSET: i16>;
 impl<const OFFSET: i16> Codes for Bits5<OFFSET> {
     const OFFSET: i16 = OFFSET;
     const LARGE: bool = OFFSET != 16;
+    const LARGEST: i16 = 31;
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
@@ -153,6 +157,7 @@ pub(super) struct Bits6;
 impl Codes for Bits6 {
     const OFFSET: i16 = 32;
     const LARGE: bool = true;
+    const LARGEST: i16 = 63;
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
@@ -170,6 +175,7 @@ pub(super) struct Bits2;
 impl Codes for Bits2 {
     const OFFSET: i16 = 0;
     const LARGE: bool = false;
+    const LARGEST: i16 = 3;
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
@@ -184,6 +190,7 @@ pub(super) struct Bits3;
 impl Codes for Bits3 {
     const OFFSET: i16 = 4;
     const LARGE: bool = false;
+    const LARGEST: i16 = 7;
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
@@ -201,6 +208,7 @@ pub(super) struct Bits8;
 impl Codes for Bits8 {
     const OFFSET: i16 = 128;
     const LARGE: bool = true;
+    const LARGEST: i16 = 255;
     const SIGNED: bool = true;
 
     #[inline(always)]
@@ -223,6 +231,7 @@ impl Uneven {
 impl Codes for Uneven {
     const OFFSET: i16 = 128;
     const LARGE: bool = true;
+    const LARGEST: i16 = 255;
     const SIGNED: bool = true;
 
     #[inline(always)]
@@ -243,6 +252,7 @@ impl Micro {
 impl Codes for Micro {
     const OFFSET: i16 = 12;
     const LARGE: bool = false;
+    const LARGEST: i16 = 24;
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(s: S, planes: Planes, block: usize, quad: usize, vector: usize) -> S::Bytes {
@@ -257,6 +267,7 @@ pub(super) struct Unpacked<C>(std::marker::PhantomData<C>);
 impl<C: Codes> Codes for Unpacked<C> {
     const OFFSET: i16 = C::OFFSET;
     const LARGE: bool = C::LARGE;
+    const LARGEST: i16 = C::LARGEST;
     const SIGNED: bool = C::SIGNED;
 
     #[inline(always)]

@@ -11,7 +11,7 @@
 
 use super::codes::{Codes, Panel, Planes, Unpacked};
 use super::params::{BlockParams, BlockWeights, SuperParams, SuperWeights};
-use super::{CHUNK, Work};
+use super::{CHUNK, CHUNK_BYTES, Work};
 use crate::activations::{Activations, GROUP, Group32, Group256};
 use crate::format::Format;
 use crate::pack::{Layout, TILE};
@@ -97,11 +97,11 @@ impl<'a, F> From<Integers<'a, F>> for Work<'a> {
 
 /// Calls `$body` with the constant `$q` from 0 to 7, so that shifts by it are constants and arrays stay in registers.
 macro_rules! unrolled {
-    ($q:ident in $first:literal $body:block) => {
-        unrolled!(@ $q $first $body 0 1 2 3)
+    ($q:ident $body:block) => {
+        unrolled!(@ $q $body 0 1 2 3 4 5 6 7)
     };
-    (@ $q:ident $first:literal $body:block $($n:literal)*) => {
-        $({ let $q: usize = $first + $n; $body })*
+    (@ $q:ident $body:block $($n:literal)*) => {
+        $({ const $q: usize = $n; $body })*
     };
 }
 
@@ -113,7 +113,7 @@ macro_rules! by_tokens {
         let mut $first = 0;
         while count > $first {
             let left = count - $first;
-            $first += by_tokens!(@ left.min(<$s>::TOKENS), $t, $call, [8 if <$s>::TOKENS > 4] [4 if <$s>::TOKENS > 3] [3 if true] [2 if true] [1 if true]);
+            $first += by_tokens!(@ at_once(left, <$s>::TOKENS), $t, $call, [12 if <$s>::TOKENS > 8] [8 if <$s>::TOKENS > 4] [4 if <$s>::TOKENS > 3] [3 if true] [2 if true] [1 if true]);
         }
     }};
     (@ $left:expr, $t:ident, $call:expr, $([$n:literal if $has:expr])*) => {
@@ -129,6 +129,21 @@ macro_rules! by_tokens {
     };
 }
 
+/// Tokens of a chunk whose activations take `bytes` each: whole sets of those that registers hold, at least two.
+fn tokens_of_chunk(bytes: usize) -> usize {
+    (CHUNK_BYTES / bytes.max(1)).clamp(24, CHUNK) / 12 * 12
+}
+
+/// How many of `left` tokens to take together where registers hold `most`: a few less than could be, rather than a
+/// last few that are too few to keep the multipliers busy.
+fn at_once(left: usize, most: usize) -> usize {
+    if most > 8 && left > most && left < most + 8 {
+        8
+    } else {
+        left.min(most)
+    }
+}
+
 impl<F: Family> Kernel for Integers<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -140,8 +155,9 @@ impl<F: Family> Kernel for Integers<'_, F> {
         let mut sums = Sums([[0.0; TILE]; CHUNK]);
         let mut params = F::EMPTY;
         let mut panel = Panel::EMPTY;
-        for chunk in (0..tokens).step_by(CHUNK) {
-            let count = CHUNK.min(tokens - chunk);
+        let most = tokens_of_chunk(cols.div_ceil(GROUP) * size_of::<F::Group>());
+        for chunk in (0..tokens).step_by(most) {
+            let count = most.min(tokens - chunk);
             for tile in work.tiles.clone() {
                 let bytes = work.weights.tile(tile);
                 let sums = &mut sums.0[..count];
@@ -269,36 +285,28 @@ unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T
     sums: *mut f32,
 ) {
     let lane = first * S::LANES;
-    let mut acc = [[s.zero(); T]; R];
+    // SAFETY: within the scales and the groups, as the caller promises.
+    let mut acc = unsafe { super_centre::<S, W, R, T>(s, params, lane, x) };
+    let mut part = [[s.begin_zero(); T]; R];
     for block in 0..8 {
         if first == 0 {
             planes.fetch(s, block);
         }
-        let halved = W::PARTS == 16 || C::LARGE && !S::WIDE;
-        let mut part = [[s.begin_zero(); T]; R];
-        if C::OFFSET != 0 {
-            // SAFETY: within the planes, the scales and the groups, as the caller promises.
-            unsafe { begin::<S, C, R, T>(s, x, 2 * block, &mut part) };
-        }
-        // SAFETY: as above.
-        unrolled!(q in 0 { unsafe { step::<S, C, _, R, T>(s, planes, block, q, first, x, &mut part) } });
-        if halved {
-            let scale = params.scales[block * W::PARTS / 8].as_ptr().wrapping_add(lane);
-            // SAFETY: as above.
-            unsafe { end(s, scale, &part, &mut acc) };
-            part = [[s.begin_zero(); T]; R];
-            if C::OFFSET != 0 {
-                // SAFETY: as above.
-                unsafe { begin::<S, C, R, T>(s, x, 2 * block + 1, &mut part) };
+        unrolled!(Q {
+            let each = const { quads_each::<S, W, C>() };
+            if Q.is_multiple_of(each) {
+                // SAFETY: within the groups, as the caller promises.
+                let begun = unsafe { super_begin::<S, W, C, T>(s, x, 8 * block + Q) };
+                part = [begun; R];
             }
-        }
-        // SAFETY: as above.
-        unrolled!(q in 4 { unsafe { step::<S, C, _, R, T>(s, planes, block, q, first, x, &mut part) } });
-        let scale = params.scales[(2 * block + 1) * W::PARTS / 16]
-            .as_ptr()
-            .wrapping_add(lane);
-        // SAFETY: as above.
-        unsafe { end(s, scale, &part, &mut acc) };
+            // SAFETY: within the planes and the groups, as the caller promises.
+            unsafe { step::<S, C, _, R, T>(s, planes, block, Q, first, x, &mut part) };
+            if (Q + 1).is_multiple_of(each) {
+                let scale = params.scales[(8 * block + Q) * W::PARTS / 64].as_ptr();
+                // SAFETY: a word a row.
+                unsafe { end(s, scale.wrapping_add(lane), &part, &mut acc) };
+            }
+        });
     }
     for r in 0..R {
         // SAFETY: as above.
@@ -315,6 +323,63 @@ unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T
         // SAFETY: as above.
         unsafe { super_minima::<S, W, R, T>(s, params, lane, x, sums) };
     }
+}
+
+/// Quads of a superblock that go into one sum before its scale is multiplied in: those of a sub-block, or fewer where
+/// their sum might not fit.
+const fn quads_each<S: Simd, W: SuperWeights, C: Codes>() -> usize {
+    let quads = 64 / W::PARTS;
+    if !S::SHORT {
+        return if S::WIDE || !C::LARGE { quads } else { 4 };
+    }
+    let offset = C::OFFSET + centre::<S, W>();
+    let below = if C::LARGEST - offset > offset {
+        C::LARGEST - offset
+    } else {
+        offset
+    };
+    let fits = 4 * quads as i32 * 127 * below as i32 <= i16::MAX as i32;
+    if fits { quads } else { quads / 2 }
+}
+
+/// What is taken from every code to halve its sums, where sums must be short; added again by [`super_centre`].
+const fn centre<S: Simd, W: SuperWeights>() -> i16 {
+    if S::SHORT { W::CENTRE } else { 0 }
+}
+
+/// What [`centre`] took from the sum of the record: the centre times scales times sums of activations.
+///
+/// # Safety
+/// As [`Family::multiply`].
+#[inline(always)]
+unsafe fn super_centre<S: Simd, W: SuperWeights, const R: usize, const T: usize>(
+    s: S,
+    params: &SuperParams,
+    lane: usize,
+    x: *const Group256,
+) -> [[S::Ints; T]; R] {
+    let mut acc = [[s.zero(); T]; R];
+    if centre::<S, W>() == 0 {
+        return acc;
+    }
+    for pair in 0..4 {
+        for t in 0..T {
+            // SAFETY: `T` groups; one word a row.
+            unsafe {
+                let sum = s.spread((&raw const (*x.add(t)).sums32[pair]).cast());
+                for r in 0..R {
+                    let scales = s.load_ints(params.pairs[pair].as_ptr().add(lane + r * S::LANES));
+                    acc[r][t] = s.pair(acc[r][t], scales, sum);
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        for t in 0..T {
+            acc[r][t] = s.times(acc[r][t], centre::<S, W>());
+        }
+    }
+    acc
 }
 
 /// Takes the minima of 16 columns or 32 from the sums.
@@ -461,65 +526,73 @@ unsafe fn block_products<S: Simd, C: Codes, const R: usize, const T: usize>(
     let mut acc = [[s.zero(); T]; R];
     if C::SIGNED && !S::BIASED {
         // SAFETY: passed on.
-        unrolled!(q in 0 { unsafe { step_signed::<S, C, R, T>(s, planes, block, q, first, x, &mut acc) } });
-        // SAFETY: passed on.
-        unrolled!(q in 4 { unsafe { step_signed::<S, C, R, T>(s, planes, block, q, first, x, &mut acc) } });
+        unrolled!(Q { unsafe { step_signed::<S, C, R, T>(s, planes, block, Q, first, x, &mut acc) } });
         return acc;
     }
     let mut part = [[s.begin_zero(); T]; R];
     if C::OFFSET != 0 {
         for t in 0..T {
             // SAFETY: `T` groups of 8 blocks.
-            unsafe {
+            let begun = unsafe {
                 let group = x.add(t);
-                let (halves, negated) = (
-                    &raw const (*group).halves[block],
-                    &raw const (*group).negated[block],
-                );
-                let begun = s.begin(C::OFFSET, halves, negated);
-                for r in 0..R {
-                    part[r][t] = begun;
+                if S::SHORT && C::OFFSET == 128 {
+                    s.begin_at(&raw const (*group).less_128[block])
+                } else {
+                    s.begin(
+                        C::OFFSET,
+                        &raw const (*group).halves[block],
+                        &raw const (*group).negated[block],
+                    )
                 }
+            };
+            for r in 0..R {
+                part[r][t] = begun;
             }
         }
     }
-    // SAFETY: passed on.
-    unrolled!(q in 0 { unsafe { step::<S, C, _, R, T>(s, planes, block, q, first, x, &mut part) } });
-    if C::LARGE && !S::WIDE {
-        end_unscaled(s, &part, &mut acc);
-        part = [[s.begin_zero(); T]; R];
-    }
-    // SAFETY: passed on.
-    unrolled!(q in 4 { unsafe { step::<S, C, _, R, T>(s, planes, block, q, first, x, &mut part) } });
+    unrolled!(Q {
+        if Q == 4 && C::LARGE && !S::WIDE {
+            end_unscaled(s, &part, &mut acc);
+            part = [[s.begin_zero(); T]; R];
+        }
+        // SAFETY: passed on.
+        unsafe { step::<S, C, _, R, T>(s, planes, block, Q, first, x, &mut part) };
+    });
     end_unscaled(s, &part, &mut acc);
     acc
 }
 
-/// Sets the sums of `T` tokens before their first quad.
+/// The sums of `T` tokens before quad `quad` of a superblock.
 ///
 /// # Safety
-/// `x` has `T` tokens of 16 parts.
+/// `x` has `T` tokens.
 #[inline(always)]
-unsafe fn begin<S: Simd, C: Codes, const R: usize, const T: usize>(
+unsafe fn super_begin<S: Simd, W: SuperWeights, C: Codes, const T: usize>(
     s: S,
     x: *const Group256,
-    part: usize,
-    sums: &mut [[S::Partial; T]; R],
-) {
-    for t in 0..T {
-        // SAFETY: as the caller promises.
-        let begun = unsafe {
-            let group = x.add(t);
-            s.begin(
-                C::OFFSET,
-                &raw const (*group).halves[part],
-                &raw const (*group).negated[part],
-            )
-        };
-        for r in 0..R {
-            sums[r][t] = begun;
-        }
+    quad: usize,
+) -> [S::Partial; T] {
+    let offset = const { C::OFFSET + centre::<S, W>() };
+    let mut begun = [s.begin_zero(); T];
+    if offset == 0 {
+        return begun;
     }
+    for t in 0..T {
+        // SAFETY: as the caller promises; a group has sums for each of its 64 quads.
+        begun[t] = unsafe {
+            let group = x.add(t);
+            match (S::SHORT, offset) {
+                (true, 8) => s.begin_at(&raw const (*group).less_8[quad / 8]),
+                (true, 32) => s.begin_at(&raw const (*group).less_32[quad / 2]),
+                _ => s.begin(
+                    offset,
+                    &raw const (*group).halves[quad / 4],
+                    &raw const (*group).negated[quad / 4],
+                ),
+            }
+        };
+    }
+    begun
 }
 
 /// Adds one quad of columns to the sums.

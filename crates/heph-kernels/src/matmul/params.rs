@@ -13,6 +13,8 @@ pub(super) type Words = [u32; TILE];
 pub(super) struct SuperParams {
     /// Per sub-block, its scale.
     pub(super) scales: [Words; 16],
+    /// Per two sub-blocks, their scales, where a centre is taken from the codes.
+    pub(super) pairs: [Words; 4],
     /// Per two sub-blocks, their minima.
     pub(super) minima: [Words; 8],
     /// The step between scales.
@@ -24,6 +26,7 @@ pub(super) struct SuperParams {
 impl SuperParams {
     pub(super) const EMPTY: SuperParams = SuperParams {
         scales: [[0; TILE]; 16],
+        pairs: [[0; TILE]; 4],
         minima: [[0; TILE]; 8],
         d: [0.0; TILE],
         m: [0.0; TILE],
@@ -73,6 +76,12 @@ impl SuperParams {
                 for part in 0..W::PARTS {
                     let to = self.scales[part].as_mut_ptr().add(lane);
                     s.scales(scales.at(TILE * part + lane).cast(), to);
+                }
+                if S::SHORT && W::CENTRE != 0 {
+                    for pair in 0..4 {
+                        let one = scales.at(2 * TILE * pair + lane);
+                        s.minima(one, one.add(TILE), self.pairs[pair].as_mut_ptr().add(lane));
+                    }
                 }
                 if W::MINIMA {
                     for pair in 0..W::PARTS / 2 {
@@ -182,6 +191,8 @@ pub(super) trait SuperWeights {
     const MINIMA: bool;
     /// Sub-blocks: 8 or 16.
     const PARTS: usize;
+    /// The middle of the codes where they have no offset and half their magnitude is a gain; scales are then below 64.
+    const CENTRE: i16 = 0;
     type Codes: Codes;
 
     /// Scales, signed bytes, from the file's bytes: four sub-blocks a line, here and there.
@@ -280,6 +291,7 @@ impl SuperWeights for Q4K {
     const FORMAT: Format = Format::Q4K;
     const MINIMA: bool = true;
     const PARTS: usize = 8;
+    const CENTRE: i16 = 8;
     type Codes = Bits4<0>;
 
     #[inline(always)]
@@ -300,6 +312,7 @@ impl SuperWeights for Q5K {
     const FORMAT: Format = Format::Q5K;
     const MINIMA: bool = true;
     const PARTS: usize = 8;
+    const CENTRE: i16 = 16;
     type Codes = Bits5<0>;
 
     #[inline(always)]

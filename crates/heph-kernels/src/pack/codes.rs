@@ -1,149 +1,202 @@
-//! Codes of one row of a group: from the bytes of a file to quads, and back.
+//! Codes of one row of a group: from the bytes of a file to the words of a record, and back.
 //!
 //! A quad is four codes in one word, the first in the lowest byte; codes stand as in the file, without any offset
-//! taken away. [`GROUP`] columns are 64 quads.
+//! taken away. A row has one word in every line of a plane: bits of as many quads as a line holds, the first quad in
+//! the lowest bits of each byte. A field of a file and its words are the same bits in another order, so a word is
+//! made in a few operations and no code is ever alone.
 
-use crate::format::{BLOCK, Format, SUPERBLOCK};
+use super::layout::Layout;
+use crate::format::Format;
 
-/// Quads of a group.
-type Quads = [u32; 64];
+/// The words of one row in a record: those of the low plane, then those of the high plane.
+pub(super) type Words = [u32; 64];
 
-/// Reads the codes of all blocks in `raw`, at most 256 columns.
-pub(super) fn read(format: Format, raw: &[u8], quads: &mut Quads) {
-    let mut codes = [0u8; SUPERBLOCK];
-    if format.is_superblock() {
-        read_superblock(format, raw, &mut codes);
-    } else {
-        for (raw, codes) in raw
-            .chunks_exact(format.block_bytes())
-            .zip(codes.chunks_exact_mut(BLOCK))
-        {
-            read_block(format, raw, codes);
+/// Reads the codes of all blocks in `raw`, at most 256 columns, and returns how many words they make.
+#[inline(always)]
+pub(super) fn read(layout: &Layout, raw: &[u8], words: &mut Words) -> usize {
+    let places = Places::of(layout, raw.len());
+    for (block, raw) in raw.chunks_exact(layout.format.block_bytes()).enumerate() {
+        for field in fields(layout.format) {
+            let (raw, words) = (&raw[field.at..], &mut words[places.words(field.plane, block)]);
+            match field.form {
+                Form::Bytes => turn::<32, 8>(raw, words),
+                Form::Nibbles16 => turn::<16, 4>(raw, words),
+                Form::Nibbles32 => turn::<32, 4>(raw, words),
+                Form::Nibbles64 => turn::<64, 4>(raw, words),
+                Form::Pairs32 => turn::<32, 2>(raw, words),
+                Form::Bits32 => turn::<32, 1>(raw, words),
+                Form::Fifth => words[0] = spread(word(raw)),
+            }
         }
     }
-    for (quad, codes) in quads.iter_mut().zip(codes.chunks_exact(4)) {
-        *quad = u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]]);
-    }
+    places.count()
 }
 
-/// Writes codes where [`read`] found them; `raw` is zero there.
-pub(super) fn write(format: Format, quads: &Quads, raw: &mut [u8]) {
-    let mut codes = [0u8; SUPERBLOCK];
-    for (codes, quad) in codes.chunks_exact_mut(4).zip(quads) {
-        codes.copy_from_slice(&quad.to_le_bytes());
-    }
-    if format.is_superblock() {
-        write_superblock(format, &codes, raw);
-    } else {
-        for (raw, codes) in raw
-            .chunks_exact_mut(format.block_bytes())
-            .zip(codes.chunks_exact(BLOCK))
-        {
-            write_block(format, codes, raw);
-        }
-    }
-}
-
-/// Where the codes of a block of 32 are: first byte of the fifth bits if any, first byte of the rest.
-fn places(format: Format) -> (Option<usize>, usize) {
-    match format {
-        Format::Q4_0 | Format::Iq4Nl | Format::Q8_0 => (None, 2),
-        Format::Q4_1 => (None, 4),
-        Format::Mxfp4 => (None, 1),
-        Format::Q5_0 => (Some(2), 6),
-        Format::Q5_1 => (Some(4), 8),
-        _ => unreachable!("{format} has no blocks of 32"),
-    }
-}
-
-fn read_block(format: Format, raw: &[u8], codes: &mut [u8]) {
-    let (fifth, rest) = places(format);
-    if format == Format::Q8_0 {
-        codes.copy_from_slice(&raw[rest..]);
-        return;
-    }
-    read_field::<16, 4>(&raw[rest..], codes, 0);
-    if let Some(at) = fifth {
-        let bits = u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
-        for (j, code) in codes.iter_mut().enumerate() {
-            *code |= ((bits >> j & 1) << 4) as u8;
+/// Writes codes where [`read`] found them; the words are as many as it returned.
+pub(super) fn write(layout: &Layout, words: &Words, raw: &mut [u8]) {
+    let places = Places::of(layout, raw.len());
+    for (block, raw) in raw.chunks_exact_mut(layout.format.block_bytes()).enumerate() {
+        for field in fields(layout.format) {
+            let (raw, words) = (&mut raw[field.at..], &words[places.words(field.plane, block)]);
+            match field.form {
+                Form::Bytes => turn_back::<32, 8>(words, raw),
+                Form::Nibbles16 => turn_back::<16, 4>(words, raw),
+                Form::Nibbles32 => turn_back::<32, 4>(words, raw),
+                Form::Nibbles64 => turn_back::<64, 4>(words, raw),
+                Form::Pairs32 => turn_back::<32, 2>(words, raw),
+                Form::Bits32 => turn_back::<32, 1>(words, raw),
+                Form::Fifth => raw[..4].copy_from_slice(&gather(words[0]).to_le_bytes()),
+            }
         }
     }
 }
 
-fn write_block(format: Format, codes: &[u8], raw: &mut [u8]) {
-    let (fifth, rest) = places(format);
-    if format == Format::Q8_0 {
-        raw[rest..].copy_from_slice(codes);
-        return;
-    }
-    write_field(codes, &mut raw[rest..], 16, 4, 0);
-    if let Some(at) = fifth {
-        let bits = codes
-            .iter()
-            .enumerate()
-            .map(|(j, &code)| u32::from(code >> 4) << j)
-            .sum::<u32>();
-        raw[at..at + 4].copy_from_slice(&bits.to_le_bytes());
-    }
+/// Some bits of every code of a block of the file.
+struct Field {
+    /// Its first byte.
+    at: usize,
+    plane: Half,
+    form: Form,
 }
 
-/// A field of a superblock: first byte, bytes in a run, bits of each code, where in the code they begin. A run of
-/// bytes holds first the codes of its lowest bits, one a byte, then those of the next bits, and so on.
-type Field = (usize, usize, u32, u32);
+/// Which plane a field goes into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Low,
+    High,
+}
+
+/// How a field lies in the file: in runs of bytes that hold first the codes of their lowest bits, one a byte, then
+/// those of the next bits, and so on.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Whole bytes.
+    Bytes,
+    /// 4 bits a code, in runs of 16 bytes.
+    Nibbles16,
+    /// 4 bits a code, in runs of 32 bytes.
+    Nibbles32,
+    /// 4 bits a code, in runs of 64 bytes.
+    Nibbles64,
+    /// 2 bits a code, in runs of 32 bytes.
+    Pairs32,
+    /// 1 bit a code, in runs of 32 bytes.
+    Bits32,
+    /// 1 bit a code, 32 codes one after another in four bytes.
+    Fifth,
+}
+
+const fn low(at: usize, form: Form) -> Field {
+    let plane = Half::Low;
+    Field { at, plane, form }
+}
+
+const fn high(at: usize, form: Form) -> Field {
+    let plane = Half::High;
+    Field { at, plane, form }
+}
 
 fn fields(format: Format) -> &'static [Field] {
     match format {
-        Format::Q2K => &[(16, 32, 2, 0)],
-        Format::Q3K => &[(32, 32, 2, 0), (0, 32, 1, 2)],
-        Format::Q4K => &[(16, 32, 4, 0)],
-        Format::Q5K => &[(48, 32, 4, 0), (16, 32, 1, 4)],
-        Format::Q6K => &[(0, 64, 4, 0), (128, 32, 2, 4)],
-        _ => unreachable!("{format} has no superblocks"),
+        Format::F32 | Format::F16 | Format::BF16 => &[],
+        Format::Q8_0 => const { &[low(2, Form::Bytes)] },
+        Format::Q4_0 | Format::Iq4Nl => const { &[low(2, Form::Nibbles16)] },
+        Format::Q4_1 => const { &[low(4, Form::Nibbles16)] },
+        Format::Mxfp4 => const { &[low(1, Form::Nibbles16)] },
+        Format::Q5_0 => const { &[low(6, Form::Nibbles16), high(2, Form::Fifth)] },
+        Format::Q5_1 => const { &[low(8, Form::Nibbles16), high(4, Form::Fifth)] },
+        Format::Q2K => const { &[low(16, Form::Pairs32)] },
+        Format::Q3K => const { &[low(32, Form::Pairs32), high(0, Form::Bits32)] },
+        Format::Q4K => const { &[low(16, Form::Nibbles32)] },
+        Format::Q5K => const { &[low(48, Form::Nibbles32), high(16, Form::Bits32)] },
+        Format::Q6K => const { &[low(0, Form::Nibbles64), high(128, Form::Pairs32)] },
     }
 }
 
-fn read_superblock(format: Format, raw: &[u8], codes: &mut [u8; SUPERBLOCK]) {
-    for &(at, run, bits, shift) in fields(format) {
-        let raw = &raw[at..];
-        match (run, bits) {
-            (32, 1) => read_field::<32, 1>(raw, codes, shift),
-            (32, 2) => read_field::<32, 2>(raw, codes, shift),
-            (32, 4) => read_field::<32, 4>(raw, codes, shift),
-            _ => read_field::<64, 4>(raw, codes, shift),
+/// Where the words of each block are: a block of 32 columns has a word for each bit of its codes in a plane.
+struct Places {
+    low: usize,
+    high: usize,
+    blocks: usize,
+}
+
+impl Places {
+    /// Of the blocks in `raw` bytes of a row.
+    #[inline(always)]
+    fn of(layout: &Layout, raw: usize) -> Places {
+        let each = layout.format.block_len() / 32;
+        Places {
+            low: each * layout.low.bits as usize,
+            high: each * layout.high.bits as usize,
+            blocks: raw / layout.format.block_bytes(),
         }
     }
-}
 
-fn write_superblock(format: Format, codes: &[u8; SUPERBLOCK], raw: &mut [u8]) {
-    for &(at, run, bits, shift) in fields(format) {
-        write_field(codes, &mut raw[at..], run, bits, shift);
+    /// The words of one block.
+    #[inline(always)]
+    fn words(&self, plane: Half, block: usize) -> std::ops::Range<usize> {
+        let (start, count) = match plane {
+            Half::Low => (self.low * block, self.low),
+            Half::High => (self.low * self.blocks + self.high * block, self.high),
+        };
+        start..start + count
+    }
+
+    fn count(&self) -> usize {
+        (self.low + self.high) * self.blocks
     }
 }
 
-/// Adds a field of `BITS` bits a code in runs of `RUN` bytes: constants, so that this is fast code.
-fn read_field<const RUN: usize, const BITS: u32>(raw: &[u8], codes: &mut [u8], shift: u32) {
-    let per_byte = (8 / BITS) as usize;
-    let mask = ((1u32 << BITS) - 1) as u8;
+/// The words of a field of `BITS` bits a code in runs of `RUN` bytes: constants, so that this is fast code.
+#[inline(always)]
+fn turn<const RUN: usize, const BITS: u32>(raw: &[u8], words: &mut [u32]) {
+    let (quads, mask) = ((8 / BITS) as usize, mask(BITS));
+    let parts = RUN / 4 / quads;
     let (runs, _) = raw.as_chunks::<RUN>();
-    for (raw, codes) in runs.iter().zip(codes.chunks_exact_mut(RUN * per_byte)) {
-        let (parts, _) = codes.as_chunks_mut::<RUN>();
-        for (j, codes) in parts.iter_mut().enumerate() {
-            for (code, byte) in codes.iter_mut().zip(raw) {
-                *code |= (byte >> (BITS * j as u32) & mask) << shift;
+    for (run, words) in runs.iter().zip(words.chunks_exact_mut(RUN / 4)) {
+        for part in 0..quads {
+            for n in 0..parts {
+                words[parts * part + n] = (0..quads).fold(0, |sum, i| {
+                    let codes = word(&run[4 * (quads * n + i)..]) >> (BITS * part as u32) & mask;
+                    sum | codes << (BITS * i as u32)
+                });
             }
         }
     }
 }
 
-fn write_field(codes: &[u8], raw: &mut [u8], run: usize, bits: u32, shift: u32) {
-    let per_byte = (8 / bits) as usize;
-    let mask = ((1u32 << bits) - 1) as u8;
-    for (raw, codes) in raw.chunks_exact_mut(run).zip(codes.chunks_exact(run * per_byte)) {
-        for (j, codes) in codes.chunks_exact(run).enumerate() {
-            for (code, byte) in codes.iter().zip(raw.iter_mut()) {
-                *byte |= (code >> shift & mask) << (bits * j as u32);
-            }
+/// The reverse of [`turn`].
+fn turn_back<const RUN: usize, const BITS: u32>(words: &[u32], raw: &mut [u8]) {
+    let (quads, mask) = ((8 / BITS) as usize, mask(BITS));
+    let parts = RUN / 4 / quads;
+    let (runs, _) = raw.as_chunks_mut::<RUN>();
+    for (run, words) in runs.iter_mut().zip(words.chunks_exact(RUN / 4)) {
+        for (i, bytes) in run.chunks_exact_mut(4).enumerate() {
+            let all = (0..quads).fold(0, |sum, part| {
+                let codes = words[parts * part + i / quads] >> (BITS * (i % quads) as u32) & mask;
+                sum | codes << (BITS * part as u32)
+            });
+            bytes.copy_from_slice(&all.to_le_bytes());
         }
     }
+}
+
+/// The lowest `bits` of every byte.
+const fn mask(bits: u32) -> u32 {
+    0x0101_0101 * ((1 << bits) - 1)
+}
+
+#[inline(always)]
+fn word(raw: &[u8]) -> u32 {
+    u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]])
+}
+
+/// Bit `4 * i + b` moved to bit `8 * b + i`: one bit for each of 32 codes, as eight quads have it.
+fn spread(bits: u32) -> u32 {
+    (0..32).fold(0, |sum, n| sum | (bits >> n & 1) << (8 * (n % 4) + n / 4))
+}
+
+/// The reverse of [`spread`].
+fn gather(word: u32) -> u32 {
+    (0..32).fold(0, |sum, n| sum | (word >> (8 * (n % 4) + n / 4) & 1) << n)
 }

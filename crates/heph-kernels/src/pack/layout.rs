@@ -15,28 +15,17 @@ pub(crate) const TILE: usize = 16;
 /// Blocks of 32 columns in a record.
 const BLOCKS: usize = 8;
 
-/// Some bits of every code.
+/// Some bits of every code: the low plane begins with the lowest, the high plane has those above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plane {
     /// How many bits of each code are here: 0, 1, 2, 4 or 8.
     pub(super) bits: u32,
-    /// Where in the code they begin.
-    pub(super) shift: u32,
 }
 
 impl Plane {
     /// Bytes of this plane for `blocks` blocks of 32 columns.
     pub(crate) const fn bytes(self, blocks: usize) -> usize {
         64 * self.bits as usize * blocks
-    }
-
-    pub(super) const fn quads_per_line(self) -> usize {
-        8 / self.bits as usize
-    }
-
-    /// This plane's bits of the four codes of a quad, moved down.
-    pub(super) const fn mask(self) -> u32 {
-        0x0101_0101 * ((1 << self.bits) - 1)
     }
 }
 
@@ -75,11 +64,7 @@ impl Layout {
             Format::Mxfp4 => ((0, 0), (0, 1), None),
             _ => ((0, 0), (0, 2), None),
         };
-        let low = Plane { bits: low, shift: 0 };
-        let high = Plane {
-            bits: high,
-            shift: low.bits,
-        };
+        let (low, high) = (Plane { bits: low }, Plane { bits: high });
         Layout {
             format,
             low,
@@ -122,6 +107,7 @@ impl Layout {
 
     /// Calls `f` with the place in the file's group, the place behind the planes of a record, and the size, of
     /// every scale.
+    #[inline(always)]
     pub(super) fn for_params(&self, blocks: usize, mut f: impl FnMut(usize, usize, usize)) {
         let (from, count) = self.scales;
         for byte in 0..count {
