@@ -30,13 +30,17 @@ const CHUNK: usize = 128;
 /// of a task are multiplied by them: a third of the 2 MiB of a server's core, half of what others have.
 const CHUNK_BYTES: usize = 640 * 1024;
 
-/// Bytes of weights that one task of a matrix-vector product reads: some microseconds, so that threads finish
-/// together, and far more than the cost of taking a task.
+/// The fewest bytes of weights that one task reads: some microseconds, so that threads finish together, and far more
+/// than the cost of taking a task.
 const TASK_BYTES: usize = 64 * 1024;
 
-/// Tiles of one task when there are many tokens: for each of them the activations of a chunk come from the
-/// second-level cache and only for the first from further away. More would leave threads waiting at the end of a job.
-const TASK_TILES: usize = 16;
+/// Tasks that each thread would get if all were as large as the next one. What is asked for ahead at the end of a task
+/// is often read by another thread, so tasks begin large; they end small, so that nobody waits long for the slowest.
+const TASKS_LEFT: usize = 2;
+
+/// The most tiles of one task when there are many tokens. For each of them the activations of a chunk come from the
+/// second-level cache and only for the first from further away.
+const TASK_TILES: usize = 32;
 
 /// What happens to the values already in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +67,31 @@ pub struct Job<'a> {
 /// If a job's shape does not fit `x`, if `x` was not set for its format, or if this machine has no `isa`.
 pub fn matmul(jobs: &mut [Job], x: &Activations, isa: Isa, pool: &Pool) {
     let targets: Vec<Target> = jobs.iter_mut().map(|job| Target::of(job, x)).collect();
-    let tasks: Vec<(usize, Range<usize>)> = targets
-        .iter()
-        .enumerate()
-        .flat_map(|(i, t)| t.tasks(i, x, pool))
-        .collect();
+    let tasks = tasks(&targets, x.tokens(), pool.threads());
     pool.run(tasks.len(), &|task| {
         let (target, tiles) = &tasks[task];
         targets[*target].run(tiles.clone(), x, isa);
     });
+}
+
+/// The tiles of all targets in parts worth a task, each with its target.
+fn tasks(targets: &[Target], tokens: usize, threads: usize) -> Vec<(usize, Range<usize>)> {
+    let most = if tokens > TILE { TASK_TILES } else { usize::MAX };
+    let mut left: usize = targets.iter().map(|t| t.weights.bytes()).sum();
+    let mut tasks = Vec::new();
+    for (target, Target { weights, .. }) in targets.iter().enumerate() {
+        let tiles = weights.tiles();
+        let tile_bytes = (weights.bytes() / tiles.max(1)).max(1);
+        let mut start = 0;
+        while start < tiles {
+            let bytes = (left / (TASKS_LEFT * threads)).max(TASK_BYTES);
+            let end = tiles.min(start + (bytes / tile_bytes).clamp(1, most));
+            left -= (end - start) * tile_bytes;
+            tasks.push((target, start..end));
+            start = end;
+        }
+    }
+    tasks
 }
 
 /// A job whose output tasks may share.
@@ -101,21 +121,6 @@ impl<'a> Target<'a> {
             mode: job.mode,
         };
         Target { weights, out }
-    }
-
-    /// The tiles of this target in parts of a size worth a task.
-    fn tasks(
-        &self,
-        target: usize,
-        x: &Activations,
-        pool: &Pool,
-    ) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
-        let tiles = self.weights.tiles();
-        let tile_bytes = self.weights.bytes() / tiles.max(1);
-        let by_bytes = (TASK_BYTES / tile_bytes.max(1)).max(1);
-        let per_thread = tiles.div_ceil(2 * pool.threads()).max(1);
-        let size = if x.tokens() > TILE { TASK_TILES } else { by_bytes }.min(per_thread);
-        (0..tiles.div_ceil(size)).map(move |i| (target, i * size..tiles.min((i + 1) * size)))
     }
 
     fn run(&self, tiles: Range<usize>, x: &Activations, isa: Isa) {

@@ -65,8 +65,9 @@ pub(crate) trait Simd: Copy {
     const WIDE: bool;
     /// Whether [`Simd::end_scaled`] wants sums of 16 bits, although [`Simd::Partial`] holds 32.
     const SHORT: bool = false;
-    /// Whether unpacking codes in registers costs nothing beside multiplying them, however many the tokens.
-    const UNPACKS_ALONG: bool = false;
+    /// Up to this many tokens, codes are unpacked in registers for each set of [`Simd::TOKENS`]; beyond it, once into a
+    /// panel in the first-level cache.
+    const ALONG: usize = 4;
     /// Whether [`Simd::step`] takes codes up to 255, so that signed codes come with 128 added and
     /// [`Simd::signed`] is never called. Otherwise codes are at most 63.
     const BIASED: bool;

@@ -18,10 +18,6 @@ use crate::pack::{Layout, TILE};
 use crate::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
-/// Up to this many tokens, codes are unpacked in registers; beyond it, once into a panel, unless unpacking costs
-/// nothing ([`Simd::UNPACKS_ALONG`]).
-const FUSED_TOKENS: usize = 4;
-
 /// Float sums of the rows of a tile for each token of a chunk.
 #[repr(C, align(64))]
 struct Sums([[f32; TILE]; CHUNK]);
@@ -170,7 +166,7 @@ impl<F: Family> Kernel for Integers<'_, F> {
                     unsafe { F::read(s, record, blocks, &mut params) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
                     let params = &params;
-                    if S::UNPACKS_ALONG || count <= FUSED_TOKENS {
+                    if count <= S::ALONG {
                         let record = Record {
                             planes,
                             blocks,
@@ -308,20 +304,23 @@ unsafe fn super_rows<S: Simd, W: SuperWeights, C: Codes, const R: usize, const T
             }
         });
     }
-    for r in 0..R {
-        // SAFETY: as above.
-        unsafe {
-            let d = s.load_floats(params.d.as_ptr().add(lane + r * S::LANES));
+    // SAFETY: within the scales, the groups and the sums, as the caller promises.
+    unsafe {
+        let minima = super_minima::<S, W, R, T>(s, params, lane, x);
+        for r in 0..R {
+            let lane = lane + r * S::LANES;
+            let d = s.load_floats(params.d.as_ptr().add(lane));
+            let m = s.load_floats(params.m.as_ptr().add(lane));
             for t in 0..T {
-                let at = sums.add(TILE * t + lane + r * S::LANES);
-                let step = s.mul(d, s.splat((*x.add(t)).d));
-                s.store_floats(s.add(s.load_floats(at), s.mul(step, s.floats(acc[r][t]))), at);
+                let (at, step) = (sums.add(TILE * t + lane), s.splat((*x.add(t)).d));
+                let mut sum = s.load_floats(at);
+                sum = s.add(sum, s.mul(s.mul(d, step), s.floats(acc[r][t])));
+                if W::MINIMA {
+                    sum = s.sub(sum, s.mul(s.mul(m, step), s.floats(minima[r][t])));
+                }
+                s.store_floats(sum, at);
             }
         }
-    }
-    if W::MINIMA {
-        // SAFETY: as above.
-        unsafe { super_minima::<S, W, R, T>(s, params, lane, x, sums) };
     }
 }
 
@@ -382,7 +381,7 @@ unsafe fn super_centre<S: Simd, W: SuperWeights, const R: usize, const T: usize>
     acc
 }
 
-/// Takes the minima of 16 columns or 32 from the sums.
+/// The minima of 16 columns or 32 times the sums of activations; nothing where the format has none.
 ///
 /// # Safety
 /// As [`Family::multiply`].
@@ -392,9 +391,11 @@ unsafe fn super_minima<S: Simd, W: SuperWeights, const R: usize, const T: usize>
     params: &SuperParams,
     lane: usize,
     x: *const Group256,
-    sums: *mut f32,
-) {
+) -> [[S::Ints; T]; R] {
     let mut acc = [[s.zero(); T]; R];
+    if !W::MINIMA {
+        return acc;
+    }
     for pair in 0..W::PARTS / 2 {
         for t in 0..T {
             // SAFETY: `T` groups; one word a row.
@@ -413,17 +414,7 @@ unsafe fn super_minima<S: Simd, W: SuperWeights, const R: usize, const T: usize>
             }
         }
     }
-    for r in 0..R {
-        // SAFETY: 16 floats for each of `T` tokens.
-        unsafe {
-            let m = s.load_floats(params.m.as_ptr().add(lane + r * S::LANES));
-            for t in 0..T {
-                let at = sums.add(TILE * t + lane + r * S::LANES);
-                let step = s.mul(m, s.splat((*x.add(t)).d));
-                s.store_floats(s.sub(s.load_floats(at), s.mul(step, s.floats(acc[r][t]))), at);
-            }
-        }
-    }
+    acc
 }
 
 impl<W: BlockWeights> Family for Blocks<W> {

@@ -368,3 +368,44 @@ fn no_tokens_and_no_rows_are_nothing() {
     };
     assert!(case.product(Isa::best(), &pool).is_empty());
 }
+
+#[test]
+fn tasks_cover_every_tile_once_and_end_small() {
+    let (format, cols) = (Format::Q8_0, 2048);
+    let row = format.row_bytes(cols).expect("whole blocks");
+    for (rows, tokens, threads) in [(1, 1, 1), (17, 1, 2), (3000, 1, 2), (3000, 40, 2), (700, 1, 64)] {
+        let pack = |rows: usize| Packed::pack(format, rows, cols, &vec![0; rows * row], &Pool::serial());
+        let weights = [rows, 16 * 5, 0].map(|rows| pack(rows).expect("fits"));
+        let mut x = Activations::new();
+        x.set(
+            &vec![0.0; tokens * cols],
+            cols,
+            [format].into_iter(),
+            Isa::Scalar,
+            &Pool::serial(),
+        );
+        let mut outs = weights.each_ref().map(|w| vec![0.0; tokens * w.rows()]);
+        let mut jobs: Vec<Job> = weights
+            .iter()
+            .zip(&mut outs)
+            .map(|(weights, out)| Job {
+                weights,
+                out,
+                mode: Store::Write,
+            })
+            .collect();
+        let targets: Vec<Target> = jobs.iter_mut().map(|job| Target::of(job, &x)).collect();
+        let tasks = tasks(&targets, tokens, threads);
+        for (target, weights) in weights.iter().enumerate() {
+            let mine = tasks.iter().filter(|(t, _)| *t == target);
+            let tiles: Vec<usize> = mine.flat_map(|(_, tiles)| tiles.clone()).collect();
+            assert_eq!(tiles, (0..weights.tiles()).collect::<Vec<_>>(), "{rows} rows");
+        }
+        let tile = 16 * row;
+        let last = tasks.last().expect("some task").1.len();
+        assert!(last * tile <= TASK_BYTES.max(tile), "{last} tiles at the end");
+        if tokens > TILE {
+            assert!(tasks.iter().all(|(_, tiles)| tiles.len() <= TASK_TILES));
+        }
+    }
+}

@@ -41,7 +41,7 @@ impl Simd for Avx512 {
     const WIDE: bool = true;
     const BIASED: bool = true;
     const SHORT: bool = true;
-    const UNPACKS_ALONG: bool = true;
+    const ALONG: usize = 24;
 
     type Bytes = __m512i;
     type Ints = __m512i;
