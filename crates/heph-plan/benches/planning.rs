@@ -1,5 +1,5 @@
-//! How long a plan takes: `cargo bench -p heph-plan`. Prints the median and the worst of some clusters of each size, with
-//! everything that a decision holds: the plan, its reason and its alternatives.
+//! How long a decision takes, with everything that it holds: the plan, its reason and its alternatives.
+//! `cargo bench -p heph-plan` prints the median, the 99th of a hundred and the worst over clusters of each size.
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 #![allow(
     clippy::disallowed_methods,
@@ -14,8 +14,11 @@ use heph_plan::{Cluster, Request, plan};
 use heph_types::Role;
 use std::time::Instant;
 
-/// Nodes that hold `share` of the model each, at uneven speeds and distances.
-fn scene(seed: u64, nodes: usize, layers: usize, share: f64) -> (Request, Cluster) {
+/// Clusters of each size.
+const CLUSTERS: u64 = 100;
+
+/// Nodes that hold `share` of the model each, at uneven speeds and distances; one model, nothing else to choose.
+fn plain(seed: u64, nodes: usize, layers: usize, share: f64) -> (Request, Cluster) {
     let mut dice = scenes::Dice(seed);
     let of = scenes::model(layers, 40.0);
     let whole = layers as f64 * 42e6;
@@ -33,29 +36,49 @@ fn scene(seed: u64, nodes: usize, layers: usize, share: f64) -> (Request, Cluste
 }
 
 fn main() {
-    println!("nodes  layers  share of the model a node holds  median ms  worst ms");
-    for (nodes, layers, share) in [
+    let sizes = [
         (2, 22, 2.0),
         (6, 16, 0.4),
         (6, 32, 0.4),
         (16, 64, 0.2),
         (64, 128, 2.0),
         (64, 128, 0.1),
-    ] {
-        let mut times: Vec<f64> = (0..15)
-            .map(|seed| {
-                let (request, cluster) = scene(seed, nodes, layers, share);
-                let begun = Instant::now();
-                let planned = plan(&request, &cluster);
-                let took = begun.elapsed().as_secs_f64() * 1e3;
-                assert!(planned.is_ok());
-                took
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        println!(
-            "{nodes:>5}  {layers:>6}  {share:>31}  {:>9.2}  {:>8.2}",
-            times[7], times[14]
-        );
+    ];
+    type Scene = fn(u64, usize, usize, f64) -> (Request, Cluster);
+    let kinds: [(&str, Scene); 2] = [("plain", plain), ("mixed", scenes::crowd)];
+    println!(
+        "kind   nodes  layers  share of the model a node holds  median ms   p99 ms  worst ms  without a plan"
+    );
+    // Words after `--` choose a kind, or a number of nodes.
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let wanted = |word: &str| words.is_empty() || words.iter().any(|w| w == word);
+    for (kind, scene) in kinds {
+        for (nodes, layers, share) in sizes {
+            if !wanted(kind) && !wanted(&nodes.to_string()) {
+                continue;
+            }
+            let mut refused = 0;
+            let mut times: Vec<f64> = (0..CLUSTERS)
+                .map(|seed| {
+                    let (request, cluster) = scene(seed, nodes, layers, share);
+                    let begun = Instant::now();
+                    let planned = plan(&request, &cluster);
+                    let took = begun.elapsed().as_secs_f64() * 1e3;
+                    refused += usize::from(planned.is_err());
+                    took
+                })
+                .collect();
+            times.sort_by(f64::total_cmp);
+            let at = |share: f64| times[(share * (times.len() - 1) as f64) as usize];
+            println!(
+                "{kind:5}  {nodes:>5}  {layers:>6}  {share:>31}  {:>9.2}  {:>7.2}  {:>8.2}  {refused:>14}",
+                at(0.5),
+                at(0.99),
+                at(1.0)
+            );
+        }
     }
 }

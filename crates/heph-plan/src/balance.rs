@@ -4,10 +4,16 @@
 //! choices, Mitzenmacher 2001, with more than two where looking is cheap), and goes where its first token is expected
 //! first: the queue there, what is still to be computed there, and how fast that node was lately
 //! are one sum, so that a popular beginning draws requests only as long as its queue is worth it. Each node serves its
-//! users by start-time fair queueing (Goyal et al. 1996). Queues are bounded, and a refusal says when to come again.
+//! users by start-time fair queueing (Goyal et al. 1996), short requests of one user before long ones, and a node that has
+//! nothing to do takes over what waits elsewhere. Queues are bounded, and a refusal says when to come again.
+
+mod prefix;
+mod queue;
+
+pub use prefix::PrefixCache;
 
 use core::time::Duration;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use queue::{Queue, Waiting};
 
 /// Nodes that are looked at because a request's number draws them.
 const DRAWN: usize = 8;
@@ -17,12 +23,15 @@ const FORGET: f64 = 0.01;
 const SPREAD: f64 = 3.0;
 /// What one request that begins changes of how waits compare with what was promised.
 const PROMISE: f64 = 0.05;
+/// Lengths of requests, and of waits, whose promises are learned apart.
+const CLASSES: usize = 12;
 /// Nodes that are looked at because they hold most of a request's beginning.
 const AFFINE: usize = 2;
+/// Share of what was expected of a request that it still takes, at least, however long it has run: lengths of answers are
+/// guesses, and one that is overdue does not end at once.
+const OVERDUE: f64 = 0.35;
 /// What one measurement changes of a node's speed.
 const LEARN: f64 = 0.1;
-/// Users that are remembered at each node between their requests.
-const USERS_MAX: usize = 4096;
 
 /// Somebody who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,9 +99,7 @@ pub struct Busy {
 pub struct Balancer {
     nodes: Vec<Node>,
     next_ticket: u64,
-    /// Seconds that requests waited lately, and that they were expected to: later requests of modest users pass.
-    waited: f64,
-    expected: f64,
+    promises: Promises,
 }
 
 #[derive(Debug, Clone)]
@@ -102,35 +109,10 @@ struct Node {
     factor: f64,
     /// Seconds of work given to it lately.
     given: f64,
-    waiting: BTreeMap<(Tag, Ticket), Waiting>,
-    waiting_seconds: f64,
+    queue: Queue,
     /// What runs: its expected end, and what was expected of it.
     running: Option<(Ticket, Duration, f64)>,
-    virtual_time: f64,
-    finished: HashMap<UserId, f64>,
     cache: PrefixCache,
-}
-
-/// A start tag in an order of its own: never negative, so that its bits order as it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Tag(u64);
-
-impl Tag {
-    fn of(tag: f64) -> Tag {
-        Tag(tag.max(0.0).to_bits())
-    }
-
-    fn value(self) -> f64 {
-        f64::from_bits(self.0)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Waiting {
-    seconds: f64,
-    since: Duration,
-    expected: f64,
-    prefix: Vec<u64>,
 }
 
 impl Balancer {
@@ -140,24 +122,20 @@ impl Balancer {
             start: *start,
             factor: 1.0,
             given: 0.0,
-            waiting: BTreeMap::new(),
-            waiting_seconds: 0.0,
+            queue: Queue::default(),
             running: None,
-            virtual_time: 0.0,
-            finished: HashMap::new(),
             cache: PrefixCache::new(start.blocks_max),
         };
         Balancer {
             nodes: seats.iter().map(node).collect(),
             next_ticket: 0,
-            waited: 1.0,
-            expected: 1.0,
+            promises: Promises::default(),
         }
     }
 
     /// Puts a request into a queue.
     pub fn place(&mut self, ask: &Ask, now: Duration) -> Result<Placed, Busy> {
-        let room = |node: &Node| node.waiting.len() < node.start.queue_max;
+        let room = |node: &Node| node.queue.len() < node.start.queue_max;
         let candidates = self
             .candidates(ask)
             .into_iter()
@@ -180,10 +158,11 @@ impl Balancer {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let wait = self.wait(at, ask, now);
-        let seconds =
-            wait * self.waited / self.expected + self.nodes[at].factor * self.nodes[at].prompt_seconds(ask);
+        let node = &self.nodes[at];
+        let seconds = self.promises.wait(node.seconds(ask), wait) + node.factor * node.prompt_seconds(ask);
         self.nodes.iter_mut().for_each(|n| n.given *= 1.0 - FORGET);
-        self.nodes[at].enqueue(ticket, ask, now, wait);
+        let waiting = waiting(ticket, ask, now, wait);
+        self.nodes[at].enqueue(waiting);
         Ok(Placed {
             ticket,
             seat: Seat(at),
@@ -191,24 +170,43 @@ impl Balancer {
         })
     }
 
-    /// The request that an idle node serves next: the one whose user has had least of the node.
+    /// The request that an idle node serves next: of the user who has had least of the node. Where none waits there, one
+    /// that waits elsewhere and begins here sooner, even though what is cached there has to be computed.
     pub fn begin(&mut self, seat: Seat, now: Duration) -> Option<Ticket> {
-        let node = self.nodes.get_mut(seat.0)?;
+        let node = self.nodes.get(seat.0)?;
         if node.running.is_some() {
             return None;
         }
-        let ((tag, ticket), waiting) = node.waiting.pop_first()?;
-        node.virtual_time = node.virtual_time.max(tag.value());
-        node.waiting_seconds = (node.waiting_seconds - waiting.seconds).max(0.0);
+        let waiting = match node.queue.len() {
+            0 => self.taken_over(seat.0, now)?,
+            _ => self.nodes[seat.0].queue.pop()?,
+        };
+        let waited = now.saturating_sub(waiting.since).as_secs_f64();
+        self.promises.learn(waiting.seconds, waiting.expected, waited);
+        let node = &mut self.nodes[seat.0];
         node.cache.hold(&waiting.prefix);
-        if waiting.expected > 0.0 {
-            let waited = now.saturating_sub(waiting.since).as_secs_f64();
-            self.waited += PROMISE * (waited - self.waited);
-            self.expected += PROMISE * (waiting.expected - self.expected);
-        }
         let ends = now + Duration::from_secs_f64((waiting.seconds * node.factor).clamp(0.0, 1e9));
-        node.running = Some((ticket, ends, waiting.seconds));
-        Some(ticket)
+        node.running = Some((waiting.ticket, ends, waiting.seconds));
+        Some(waiting.ticket)
+    }
+
+    /// Takes the next request of the node with most work waiting, where it would begin later there than here.
+    fn taken_over(&mut self, here: usize, now: Duration) -> Option<Waiting> {
+        let load = |at: usize| self.nodes[at].queue.seconds() * self.nodes[at].factor;
+        let there = (0..self.nodes.len()).filter(|at| *at != here && self.nodes[*at].queue.len() > 0);
+        let there = there.max_by(|a, b| load(*a).total_cmp(&load(*b)))?;
+        let next = self.nodes[there].queue.peek()?;
+        let prompt = |at: usize| self.nodes[at].factor * self.nodes[at].prompt_seconds(&next.as_ask());
+        if prompt(here) >= self.nodes[there].busy(now) + prompt(there) {
+            return None;
+        }
+        let mut waiting = self.nodes[there].queue.pop()?;
+        let node = &mut self.nodes[here];
+        let ask = waiting.as_ask();
+        waiting.seconds = node.seconds(&ask);
+        node.given += waiting.seconds;
+        node.queue.push(waiting);
+        node.queue.pop()
     }
 
     /// A node is idle again: what it served took so long.
@@ -224,7 +222,7 @@ impl Balancer {
 
     /// Requests that wait at a node.
     pub fn waiting(&self, seat: Seat) -> usize {
-        self.nodes.get(seat.0).map_or(0, |n| n.waiting.len())
+        self.nodes.get(seat.0).map_or(0, |n| n.queue.len())
     }
 
     /// Some nodes drawn by the request's number, and those that hold most of its beginning.
@@ -245,7 +243,7 @@ impl Balancer {
             .collect();
         affine.sort_unstable_by(|a, b| {
             b.0.cmp(&a.0).then_with(|| {
-                let load = |at: usize| self.nodes[at].waiting_seconds * self.nodes[at].factor;
+                let load = |at: usize| self.nodes[at].queue.seconds() * self.nodes[at].factor;
                 load(a.1).total_cmp(&load(b.1))
             })
         });
@@ -258,24 +256,16 @@ impl Balancer {
     /// Expected seconds of waiting at a node: what runs, and what is served before.
     fn wait(&self, at: usize, ask: &Ask, now: Duration) -> f64 {
         let node = &self.nodes[at];
-        let tag = node.tag(ask.user);
-        // The new ticket is the highest, so every request of the same tag is before it.
-        let before = node.waiting.range(..(Tag::of(tag), Ticket(self.next_ticket)));
-        let before: f64 = before.map(|(_, w)| w.seconds).sum();
-        let running = node
-            .running
-            .map_or(0.0, |(_, ends, _)| ends.saturating_sub(now).as_secs_f64());
-        running + node.factor * before
+        let before = node.queue.before(ask.user, ask.weight, now, node.seconds(ask));
+        node.busy(now) + node.factor * before
     }
 
     fn busy(&self, now: Duration) -> Busy {
-        let soonest = self.nodes.iter().map(|node| {
-            let running = node
-                .running
-                .map_or(Duration::ZERO, |(_, ends, _)| ends.saturating_sub(now));
-            running.as_secs_f64()
-        });
-        let soonest = soonest.fold(f64::INFINITY, f64::min);
+        let soonest = self
+            .nodes
+            .iter()
+            .map(|node| node.busy(now))
+            .fold(f64::INFINITY, f64::min);
         let again = if soonest.is_finite() { soonest } else { 60.0 };
         Busy {
             again: Duration::from_secs_f64(again),
@@ -290,33 +280,86 @@ impl Node {
         rest as f64 * self.start.prefill
     }
 
-    fn tag(&self, user: UserId) -> f64 {
-        self.finished
-            .get(&user)
-            .copied()
-            .unwrap_or(0.0)
-            .max(self.virtual_time)
+    /// Seconds of the whole request at its speed as first known.
+    fn seconds(&self, ask: &Ask) -> f64 {
+        self.prompt_seconds(ask) + f64::from(ask.answer_tokens) * self.start.decode
     }
 
-    fn enqueue(&mut self, ticket: Ticket, ask: &Ask, since: Duration, expected: f64) {
-        let seconds = self.prompt_seconds(ask) + f64::from(ask.answer_tokens) * self.start.decode;
-        let tag = self.tag(ask.user);
-        if self.finished.len() >= USERS_MAX {
-            // Whoever is not ahead of the node's time is as good as new.
-            let now = self.virtual_time;
-            self.finished.retain(|_, finished| *finished > now);
+    /// Expected seconds until what runs has ended.
+    fn busy(&self, now: Duration) -> f64 {
+        let running = self
+            .running
+            .map(|(_, ends, expected)| (ends.saturating_sub(now), expected));
+        running.map_or(0.0, |(left, expected)| {
+            left.as_secs_f64().max(OVERDUE * expected * self.factor)
+        })
+    }
+
+    fn enqueue(&mut self, mut waiting: Waiting) {
+        waiting.seconds = self.seconds(&waiting.as_ask());
+        self.given += waiting.seconds;
+        self.queue.push(waiting);
+    }
+}
+
+impl Waiting {
+    /// The request as it was asked.
+    fn as_ask(&self) -> Ask<'_> {
+        Ask {
+            user: self.user,
+            weight: self.weight,
+            prompt_tokens: self.prompt_tokens,
+            answer_tokens: self.answer_tokens,
+            prefix: &self.prefix,
+            block_tokens: self.block_tokens,
         }
-        self.finished
-            .insert(ask.user, tag + seconds / ask.weight.max(1e-6));
-        self.waiting_seconds += seconds;
-        self.given += seconds;
-        let waiting = Waiting {
-            seconds,
-            since,
-            expected,
-            prefix: ask.prefix.to_vec(),
-        };
-        self.waiting.insert((Tag::of(tag), ticket), waiting);
+    }
+}
+
+/// How long requests wait over what was expected, lately, by how long they are and how long they were to wait: those that
+/// come later pass long ones, and not short ones.
+#[derive(Debug, Clone)]
+struct Promises([[f64; CLASSES]; CLASSES]);
+
+impl Default for Promises {
+    fn default() -> Promises {
+        Promises([[0.0; CLASSES]; CLASSES])
+    }
+}
+
+impl Promises {
+    /// An honest time to wait for a request of so many seconds.
+    fn wait(&self, seconds: f64, expected: f64) -> f64 {
+        expected * self.0[class(seconds)][class(expected)].exp()
+    }
+
+    fn learn(&mut self, seconds: f64, expected: f64, waited: f64) {
+        if expected > 0.0 && waited > 0.0 {
+            let known = &mut self.0[class(seconds)][class(expected)];
+            // By no more than a step: what counts is the middle, not one request that waited very long.
+            *known += PROMISE * ((waited / expected).ln() - *known).clamp(-1.0, 1.0);
+        }
+    }
+}
+
+/// Each twice the one before; the first below an eighth of a second.
+fn class(seconds: f64) -> usize {
+    let doublings = (seconds.max(1e-9) * 8.0).log2().ceil();
+    doublings.clamp(0.0, CLASSES as f64 - 1.0) as usize
+}
+
+fn waiting(ticket: Ticket, ask: &Ask, since: Duration, expected: f64) -> Waiting {
+    Waiting {
+        ticket,
+        user: ask.user,
+        weight: ask.weight,
+        since,
+        seconds: 0.0,
+        expected,
+        prompt_tokens: ask.prompt_tokens,
+        answer_tokens: ask.answer_tokens,
+        block_tokens: ask.block_tokens,
+        prefix: ask.prefix.to_vec(),
     }
 }
 
@@ -326,55 +369,6 @@ fn mixed(of: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-/// Which blocks of prompts a node holds: the least recently used go first.
-#[derive(Debug, Clone)]
-pub struct PrefixCache {
-    blocks_max: usize,
-    used: HashMap<u64, u64>,
-    order: VecDeque<(u64, u64)>,
-    clock: u64,
-}
-
-impl PrefixCache {
-    /// An empty cache of so many blocks.
-    pub fn new(blocks_max: usize) -> PrefixCache {
-        PrefixCache {
-            blocks_max,
-            used: HashMap::new(),
-            order: VecDeque::new(),
-            clock: 0,
-        }
-    }
-
-    /// How many blocks from the beginning are held.
-    pub fn overlap(&self, prefix: &[u64]) -> usize {
-        prefix
-            .iter()
-            .take_while(|block| self.used.contains_key(block))
-            .count()
-    }
-
-    /// Takes a prompt's blocks in; the first of them stay longest.
-    pub fn hold(&mut self, prefix: &[u64]) {
-        for block in prefix.iter().rev() {
-            self.clock += 1;
-            self.used.insert(*block, self.clock);
-            self.order.push_back((self.clock, *block));
-        }
-        while self.used.len() > self.blocks_max || self.order.len() > 4 * self.blocks_max + prefix.len() {
-            let Some((when, block)) = self.order.pop_front() else {
-                return;
-            };
-            if self.used.get(&block) == Some(&when) {
-                match self.used.len() > self.blocks_max {
-                    true => drop(self.used.remove(&block)),
-                    false => self.order.push_back((when, block)),
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -446,16 +440,5 @@ mod tests {
             .collect();
         assert!(next.contains(&home), "{next:?}");
         assert!(next.iter().any(|seat| *seat != home), "{next:?}");
-    }
-
-    #[test]
-    fn a_cache_holds_no_more_than_it_may() {
-        let mut cache = PrefixCache::new(8);
-        for round in 0..1000u64 {
-            let blocks: Vec<u64> = (0..5).map(|at| round % 7 * 10 + at).collect();
-            cache.hold(&blocks);
-            assert!(cache.used.len() <= 8 && cache.order.len() <= 4 * 8 + 5);
-            assert_eq!(cache.overlap(&blocks), 5);
-        }
     }
 }

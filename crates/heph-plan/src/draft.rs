@@ -4,7 +4,8 @@
 //! before have saved. So a bad draft cannot make an answer noticeably slower than none, and a good one is found within a
 //! few rounds. Nothing is drawn: trying follows from the budget.
 
-use crate::space::{DRAFT_MAX, expected_tokens};
+use crate::score::expected_tokens;
+use crate::space::DRAFT_MAX;
 
 /// Share of the plain time of an answer that trying drafts may cost.
 const BUDGET: f64 = 0.015;

@@ -1,14 +1,21 @@
 //! Runs the search over every choice of model, cache format and spans, and writes shapes out as plans.
 
+use crate::ground::{DESK, Ground};
 use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
-use crate::search::{Effort, Search, mode};
-use crate::space::{DESK, Score, Segment, Shape, Space};
+use crate::score::Score;
+use crate::search::{Effort, SMALL, Search, mode};
+use crate::space::{Segment, Shape, Space};
 use core::time::Duration;
 use heph_types::{LayerRange, Leaves};
 
-/// Choices of model and cache format that are searched with full effort.
+/// Choices of model, cache format and spans that are searched with full effort in a large cluster: those that at a glance
+/// cost little more than the cheapest.
 const FULL_MAX: usize = 2;
+/// How many times as much is little more.
+const CLOSE: f64 = 1.1;
+/// As [`FULL_MAX`], in a small cluster.
+const SPACES_SMALL: usize = 16;
 
 /// The best plan of each mode.
 #[derive(Debug, Clone, Default)]
@@ -24,67 +31,72 @@ impl Explored {
         allowed.min_by(|a, b| a.expected.objective.total_cmp(&b.expected.objective))
     }
 
-    fn take(&mut self, plan: Plan) {
-        let best = &mut self.best[plan.mode.index()];
-        if best
-            .as_ref()
-            .is_none_or(|b| plan.expected.objective < b.expected.objective)
-        {
-            *best = Some(plan);
+    /// Keeps what a search found that is better than what was known.
+    fn take(&mut self, search: &Search) {
+        for (mode, found) in Mode::ALL.into_iter().zip(&search.best) {
+            let Some((shape, score)) = found else {
+                continue;
+            };
+            let best = &mut self.best[mode.index()];
+            let known = best.as_ref().map_or(f64::INFINITY, |b| b.expected.objective);
+            if score.objective < known {
+                *best = Some(written(search.space, shape, score));
+            }
         }
     }
 }
 
 /// Searches everything that is permitted. `seed` is a plan from another time to begin from as well.
 pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>) -> Explored {
-    let spaces = spaces(permitted);
+    let ground = Ground::new(permitted);
+    let (spaces, only) = (spaces(&ground), permitted.request.mode);
     let mut explored = Explored::default();
-    let mut promising: Vec<(f64, usize)> = Vec::new();
-    for (at, space) in spaces.iter().enumerate() {
-        let glance = match spaces.len() > FULL_MAX || effort == Effort::Glance {
-            true => best_of(space, Effort::Glance, seed, &mut explored),
-            false => f64::NEG_INFINITY,
-        };
-        promising.push((glance, at));
+    let seeds = |space, effort| {
+        let seed = seed.and_then(|plan| shape_of(space, plan));
+        Search::seeds(space, effort, seed.as_ref())
+    };
+    let small = ground.sites.len() <= SMALL;
+    let mut close: Vec<&Space> = spaces.iter().collect();
+    if effort == Effort::Glance || spaces.len() > 1 && !small {
+        let mut glances: Vec<Search> = spaces.iter().map(|space| seeds(space, Effort::Glance)).collect();
+        glances.sort_by(|a, b| a.cheapest(only).total_cmp(&b.cheapest(only)));
+        if let (Effort::Glance, Some(best)) = (effort, glances.first_mut()) {
+            best.improve(only);
+        }
+        glances.iter().for_each(|glance| explored.take(glance));
+        let least = glances.first().map_or(0.0, |g| g.cheapest(only));
+        let close_to = |g: &&Search| g.cheapest(only) <= CLOSE * least;
+        close = glances.iter().take_while(close_to).map(|g| g.space).collect();
+        close.truncate(FULL_MAX);
     }
     if effort == Effort::Full {
-        promising.sort_by(|a, b| a.0.total_cmp(&b.0));
-        for (_, at) in promising.iter().take(FULL_MAX) {
-            best_of(&spaces[*at], Effort::Full, seed, &mut explored);
+        for space in close.into_iter().take(SPACES_SMALL) {
+            let mut search = seeds(space, Effort::Full);
+            search.improve(only);
+            explored.take(&search);
         }
     }
     explored
 }
 
-/// Searches one space; gives the cheapest objective in it.
-fn best_of(space: &Space, effort: Effort, seed: Option<&Plan>, explored: &mut Explored) -> f64 {
-    let seed = seed.and_then(|plan| shape_of(space, plan));
-    let search = Search::run(space, effort, space.permitted.request.mode, seed.as_ref());
-    let mut cheapest = f64::INFINITY;
-    for (shape, score) in search.best.iter().flatten() {
-        cheapest = cheapest.min(score.objective);
-        explored.take(written(space, shape, score));
-    }
-    cheapest
-}
-
 /// What a plan costs on another cluster than it was made for, or `None` where it cannot run there.
 pub(crate) fn repriced(permitted: &Permitted, plan: &Plan) -> Option<Plan> {
-    spaces(permitted).iter().find_map(|space| {
+    let ground = Ground::new(permitted);
+    spaces(&ground).iter().find_map(|space| {
         let shape = shape_of(space, plan)?;
-        let score = space.score(&shape)?;
+        let score = space.score(&shape).filter(|score| space.affordable(score))?;
         Some(written(space, &shape, &score))
     })
 }
 
-fn spaces<'a>(permitted: &'a Permitted<'a>) -> Vec<Space<'a>> {
-    let request = permitted.request;
+fn spaces<'a>(ground: &'a Ground<'a>) -> Vec<Space<'a>> {
+    let request = ground.permitted.request;
     let mut spaces = Vec::new();
     for model in 0..request.models.len() {
         for kv in 0..request.kv.len() {
-            spaces.push(Space::new(permitted, (model, kv), false));
+            spaces.push(Space::new(ground, (model, kv), false));
             if request.document.is_some() {
-                spaces.push(Space::new(permitted, (model, kv), true));
+                spaces.push(Space::new(ground, (model, kv), true));
             }
         }
     }
@@ -93,7 +105,7 @@ fn spaces<'a>(permitted: &'a Permitted<'a>) -> Vec<Space<'a>> {
 
 /// A plan's stages as a shape of this space, where model, format and nodes are all there.
 fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
-    let request = space.permitted.request;
+    let request = space.ground.permitted.request;
     let same = space.model.model == plan.model
         && request.kv[space.choice.1].format == plan.kv
         && space.preprocess == (plan.mode == Mode::Preprocess);
@@ -101,7 +113,11 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
     let segments = plan.stages.iter().map(|stage| {
         let site = match stage.place {
             Place::Desk => DESK,
-            Place::Peer => space.sites.iter().position(|s| s.profile.node == stage.node)?,
+            Place::Peer => space
+                .ground
+                .sites
+                .iter()
+                .position(|s| s.profile.node == stage.node)?,
         };
         let (start, end) = (stage.layers.start(), stage.layers.end());
         (end <= space.layers()).then_some(Segment { site, start, end })
@@ -127,7 +143,7 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
 }
 
 fn written(space: &Space, shape: &Shape, score: &Score) -> Plan {
-    let request = space.permitted.request;
+    let request = space.ground.permitted.request;
     let stages = (0..shape.segments.len())
         .map(|at| stage(space, shape, at))
         .collect();
@@ -165,7 +181,7 @@ fn written(space: &Space, shape: &Shape, score: &Score) -> Plan {
 
 fn stage(space: &Space, shape: &Shape, at: usize) -> Stage {
     let segment = shape.segments[at];
-    let site = &space.sites[segment.site];
+    let site = &space.ground.sites[segment.site];
     let (wire_in, wire_out) = space.wires(shape, at);
     let tokens = at == 0 || at + 1 == shape.segments.len();
     Stage {

@@ -4,13 +4,15 @@
 //! reads a clock or draws a number: same input, same plan. Knows no text, only sizes; the cost model and the rules in
 //! their order are in `docs/planner.md`.
 
-mod asked;
 pub mod balance;
 pub mod bandwidth;
 mod cluster;
+mod cover;
 pub mod decompose;
 pub mod draft;
 mod explore;
+mod field;
+mod ground;
 pub mod ladder;
 mod moves;
 mod permit;
@@ -19,11 +21,16 @@ mod reason;
 mod record;
 pub mod replan;
 mod request;
+mod score;
 mod search;
 mod shortlist;
 mod space;
 #[cfg(test)]
-mod testing;
+extern crate self as heph_plan;
+#[cfg(test)]
+#[path = "../tests/planner/scenes.rs"]
+#[expect(dead_code, reason = "the tests beside the crate use the rest")]
+mod scenes;
 
 pub use cluster::{Between, CHOICES_MAX, Cluster, InputError, LAYERS_MAX, NODES_MAX, Peer};
 pub use plan::{
@@ -45,8 +52,7 @@ pub use shortlist::shortlist;
 pub fn plan(request: &Request, cluster: &Cluster) -> Result<Decision, Refusal> {
     cluster::check(request, cluster)?;
     let permitted = permit::permit(request, cluster);
-    let mut explored = explore::explore(&permitted, search::Effort::Full, None);
-    asked::complete(&permitted, &mut explored);
+    let explored = explore::explore(&permitted, search::Effort::Full, None);
     let Some(plan) = explored.chosen(request.mode).cloned() else {
         return Err(Refusal::impossible(request, cluster));
     };

@@ -1,182 +1,203 @@
-//! Small changes to a shape: a boundary moves, a node leaves, enters, is replaced or changes place.
+//! Small changes to a shape's stages: a border moves, a node leaves, enters, is replaced or changes place.
 
-use crate::request::DirectForwarding;
-use crate::search::joined;
-use crate::space::{DESK, Segment, Shape, Space};
+use crate::ground::DESK;
+use crate::space::Segment;
 
-/// By how many layers a boundary is moved.
+/// By how many layers a border is moved.
 const SHIFTS: [usize; 5] = [1, 2, 4, 8, 16];
 
-/// Every shape one small change away whose stages are in order. Whether it keeps the rules is the score's affair.
-pub(crate) fn neighbours(space: &Space, shape: &Shape) -> Vec<Shape> {
-    let mut found = Vec::new();
-    shift(shape, &mut found);
-    drop_one(shape, &mut found);
-    replace(space, shape, &mut found);
-    split(space, shape, &mut found);
-    swap(shape, &mut found);
-    exchange(shape, &mut found);
-    let well_formed = |s: &Vec<Segment>| well_formed(s, space.layers());
-    let segments: Vec<_> = found.into_iter().map(joined).filter(well_formed).collect();
-    let ways: &[bool] = match space.permitted.request.direct {
-        DirectForwarding::Never => &[false],
-        DirectForwarding::Allowed => &[false, true],
-    };
-    let with = |direct: bool| {
-        let shapes = segments.iter().cloned();
-        shapes.map(move |segments| Shape {
-            segments,
-            direct,
-            ..shape.clone()
-        })
-    };
-    ways.iter().flat_map(|direct| with(*direct)).collect()
+/// Stages that a slide may span.
+const SLIDE_MAX: usize = 6;
+
+/// Stages to change, and who could enter.
+pub(crate) struct From<'s> {
+    pub(crate) segments: &'s [Segment],
+    /// Nodes that have no layers yet.
+    pub(crate) unused: &'s [usize],
 }
 
-fn shift(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
-    for at in 1..shape.segments.len() {
-        for by in SHIFTS {
-            let (left, right) = (shape.segments[at - 1], shape.segments[at]);
-            let moved = [left.end.checked_sub(by), Some(left.end + by)];
-            for border in moved.into_iter().flatten() {
-                if border >= left.start && border <= right.end {
-                    let mut segments = shape.segments.clone();
-                    segments[at - 1].end = border;
-                    segments[at].start = border;
-                    found.push(segments);
+/// Tries changes until one is taken; whether one was. A try may be out of order: see [`well_formed`].
+pub(crate) type Family = fn(&From, &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool;
+
+/// All kinds of changes, small ones first.
+pub(crate) const FAMILIES: [Family; 6] = [shift, exchange, drop_one, swap, replace, split];
+
+/// Some layers go from one stage to another, those between sliding along.
+fn shift(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let mut segments = Vec::new();
+    let count = from.segments.len();
+    for length in 1..count.min(SLIDE_MAX) {
+        for (left, by) in (0..count - length).flat_map(|left| SHIFTS.map(|by| (left, by))) {
+            for grows in [true, false] {
+                segments.clear();
+                segments.extend_from_slice(from.segments);
+                if slide(&mut segments, left, left + length, by, grows) && take(&mut segments) {
+                    return true;
                 }
             }
         }
     }
+    false
+}
+
+/// Moves the borders between two stages by some layers; the left stage grows or the right one does.
+fn slide(segments: &mut Vec<Segment>, left: usize, right: usize, by: usize, grows: bool) -> bool {
+    let giver = segments[if grows { right } else { left }];
+    if giver.end - giver.start < by {
+        return false;
+    }
+    for border in left..right {
+        let end = segments[border].end;
+        let end = if grows { end + by } else { end - by };
+        segments[border].end = end;
+        segments[border + 1].start = end;
+    }
+    let (at, last) = (if grows { right } else { left }, segments.len() - 1);
+    // Who has given everything is gone, but the desk at the end keeps the head.
+    if segments[at].start == segments[at].end && at < last {
+        segments.remove(at);
+    }
+    true
+}
+
+/// Two neighbours change places and take the lengths of their ranges with them.
+fn exchange(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let mut segments = Vec::new();
+    (1..from.segments.len()).any(|at| {
+        let (left, right) = (from.segments[at - 1], from.segments[at]);
+        let border = left.start + (right.end - right.start);
+        segments.clear();
+        segments.extend_from_slice(from.segments);
+        segments[at - 1] = Segment::new(right.site, left.start, border);
+        segments[at] = Segment::new(left.site, border, right.end);
+        take(&mut segments)
+    })
 }
 
 /// A stage goes; a neighbour takes its layers.
-fn drop_one(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
-    for at in 0..shape.segments.len() {
-        let gone = shape.segments[at];
-        let mut rest = shape.segments.clone();
-        rest.remove(at);
-        if let Some(left) = at.checked_sub(1) {
-            let mut segments = rest.clone();
-            segments[left].end = gone.end;
-            found.push(segments);
-        }
-        if at < rest.len() {
-            rest[at].start = gone.start;
-            found.push(rest);
-        }
-    }
-}
-
-fn unused(space: &Space, shape: &Shape) -> Vec<usize> {
-    let used = |site: &usize| !shape.segments.iter().any(|g| g.site == *site);
-    (0..space.sites.len()).filter(used).collect()
-}
-
-fn replace(space: &Space, shape: &Shape, found: &mut Vec<Vec<Segment>>) {
-    for site in unused(space, shape) {
-        for at in 0..shape.segments.len() {
-            let mut segments = shape.segments.clone();
-            segments[at].site = site;
-            found.push(segments);
-        }
-    }
-}
-
-/// A new node, or the desk, takes one layer or half of a stage, before or after it.
-fn split(space: &Space, shape: &Shape, found: &mut Vec<Vec<Segment>>) {
-    let layers = space.layers();
-    let mut sites = unused(space, shape);
-    sites.push(DESK);
-    sites.dedup();
-    for site in sites {
-        for (at, segment) in shape.segments.iter().enumerate() {
-            let length = segment.end - segment.start;
-            if length == 0 {
-                continue;
+fn drop_one(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let mut segments = Vec::new();
+    for at in 0..from.segments.len() {
+        let gone = from.segments[at];
+        for to_left in [true, false] {
+            segments.clear();
+            segments.extend_from_slice(from.segments);
+            segments.remove(at);
+            match (to_left, at.checked_sub(1)) {
+                (true, Some(left)) => segments[left].end = gone.end,
+                (false, _) if at < segments.len() => segments[at].start = gone.start,
+                _ => continue,
             }
-            for part in [1, length / 2, length.saturating_sub(1)] {
-                for border in [segment.start + part, segment.end - part] {
-                    for site_first in [true, false] {
-                        let mut segments = shape.segments.clone();
-                        let (mut left, mut right) = (*segment, *segment);
-                        left.end = border;
-                        right.start = border;
-                        if site_first {
-                            left.site = site
-                        } else {
-                            right.site = site
-                        }
-                        segments.splice(at..=at, [left, right]);
-                        found.push(segments);
+            if take(&mut segments) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Two nodes change places, their ranges staying where they are.
+fn swap(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let mut segments = Vec::new();
+    let count = from.segments.len();
+    let mut pairs = (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b)));
+    pairs.any(|(a, b)| {
+        segments.clear();
+        segments.extend_from_slice(from.segments);
+        segments[a].site = from.segments[b].site;
+        segments[b].site = from.segments[a].site;
+        take(&mut segments)
+    })
+}
+
+fn replace(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let mut segments = Vec::new();
+    let with = from.unused.iter().chain([&DESK]);
+    let mut pairs = with.flat_map(|site| (0..from.segments.len()).map(move |at| (*site, at)));
+    pairs.any(|(site, at)| {
+        segments.clear();
+        segments.extend_from_slice(from.segments);
+        segments[at].site = site;
+        take(&mut segments)
+    })
+}
+
+/// A new node, or the desk, takes one layer, half of a stage or all but one layer, before or after it.
+fn split(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let mut segments = Vec::new();
+    for site in from.unused.iter().copied().chain([DESK]) {
+        for (at, segment) in from.segments.iter().enumerate() {
+            let length = segment.end - segment.start;
+            let mut parts = [1, length / 2, length - length / 2, length.saturating_sub(1)];
+            parts.sort_unstable();
+            for (number, part) in parts.iter().enumerate() {
+                if *part == 0 || *part >= length || parts[..number].contains(part) {
+                    continue;
+                }
+                for new_first in [true, false] {
+                    // The desk stands only at the ends.
+                    let end = if new_first {
+                        at == 0
+                    } else {
+                        at + 1 == from.segments.len()
+                    };
+                    if site == DESK && !end {
+                        continue;
+                    }
+                    let border = segment.start + part;
+                    let (mut left, mut right) = (*segment, *segment);
+                    (left.end, right.start) = (border, border);
+                    match new_first {
+                        true => left.site = site,
+                        false => right.site = site,
+                    }
+                    segments.clear();
+                    segments.extend_from_slice(&from.segments[..at]);
+                    segments.extend([left, right]);
+                    segments.extend_from_slice(&from.segments[at + 1..]);
+                    if take(&mut segments) {
+                        return true;
                     }
                 }
             }
         }
-        // The desk may keep nothing but the head.
-        let last = shape.segments.last().filter(|g| site == DESK && g.site != DESK);
-        found.extend(last.map(|_| {
-            let head = Segment {
-                site,
-                start: layers,
-                end: layers,
-            };
-            shape.segments.iter().copied().chain([head]).collect()
-        }));
     }
+    head_here(from, take)
 }
 
-/// Two nodes change places, their ranges staying where they are.
-fn swap(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
-    for a in 0..shape.segments.len() {
-        for b in a + 1..shape.segments.len() {
-            let mut segments = shape.segments.clone();
-            let site = segments[a].site;
-            segments[a].site = segments[b].site;
-            segments[b].site = site;
-            found.push(segments);
-        }
+/// The desk keeps nothing but the head.
+fn head_here(from: &From, take: &mut dyn FnMut(&mut Vec<Segment>) -> bool) -> bool {
+    let Some(last) = from.segments.last().filter(|g| g.site != DESK) else {
+        return false;
+    };
+    let mut segments = from.segments.to_vec();
+    segments.push(Segment::new(DESK, last.end, last.end));
+    if take(&mut segments) {
+        return true;
     }
+    // Or the head instead of its first layers.
+    let first = from.segments[0];
+    if first.site != DESK || from.segments.len() < 2 {
+        return false;
+    }
+    segments.clear();
+    segments.extend_from_slice(&from.segments[1..]);
+    segments[0].start = 0;
+    segments.push(Segment::new(DESK, last.end, last.end));
+    take(&mut segments)
 }
 
-/// Two neighbours change places and take the lengths of their ranges with them.
-fn exchange(shape: &Shape, found: &mut Vec<Vec<Segment>>) {
-    for at in 1..shape.segments.len() {
-        let (left, right) = (shape.segments[at - 1], shape.segments[at]);
-        let border = left.start + (right.end - right.start);
-        let mut segments = shape.segments.clone();
-        segments[at - 1] = Segment {
-            end: border,
-            start: left.start,
-            ..right
-        };
-        segments[at] = Segment {
-            start: border,
-            end: right.end,
-            ..left
-        };
-        found.push(segments);
-    }
-}
-
-/// All layers in order, no node twice but the desk at both ends, no empty stage but a head at the desk.
-fn well_formed(segments: &[Segment], layers: usize) -> bool {
-    let covers =
-        segments.first().is_some_and(|g| g.start == 0) && segments.last().is_some_and(|g| g.end == layers);
-    let last = segments.len().saturating_sub(1);
+/// All layers in order, no empty stage but a head at the desk, and the desk nowhere but at the ends. That no node comes
+/// twice the changes see to.
+pub(crate) fn well_formed(segments: &[Segment], layers: usize) -> bool {
+    let (Some(first), Some(tail)) = (segments.first(), segments.last()) else {
+        return false;
+    };
+    let last = segments.len() - 1;
     let full = |(at, g): (usize, &Segment)| {
-        g.start < g.end || g.start == g.end && at == last && at > 0 && g.site == DESK
+        let at_an_end = at == 0 || at == last;
+        let head = at == last && at > 0 && g.site == DESK;
+        (g.start < g.end || g.start == g.end && head) && (g.site != DESK || at_an_end)
     };
-    let place = |at: usize| at == 0 || at == last;
-    let once = |(at, g): (usize, &Segment)| {
-        let others = segments
-            .iter()
-            .enumerate()
-            .filter(|(other, o)| *other != at && o.site == g.site);
-        match g.site {
-            DESK => place(at),
-            _ => others.count() == 0,
-        }
-    };
-    covers && segments.iter().enumerate().all(full) && segments.iter().enumerate().all(once)
+    first.start == 0 && tail.end == layers && segments.iter().enumerate().all(full)
 }

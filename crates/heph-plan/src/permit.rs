@@ -49,8 +49,8 @@ pub(crate) fn permit<'a>(request: &'a Request, cluster: &'a Cluster) -> Permitte
 mod tests {
     use super::*;
     use crate::explore::explore;
+    use crate::scenes::{leaks, private_scene};
     use crate::search::Effort;
-    use crate::testing::{leaks, private_scene};
 
     /// The bug that this test plants: nobody looks at the policy.
     fn permit_everything<'a>(request: &'a Request, cluster: &'a Cluster) -> Permitted<'a> {

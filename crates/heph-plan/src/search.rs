@@ -1,22 +1,49 @@
-//! Finds the shape that costs least: seeds by dynamic programming over layers and nodes, then small changes until none
+//! Finds the shape that costs least: seeds by exact covers in some orders of the nodes, then small changes until none
 //! helps.
 //!
-//! For a fixed order of nodes the additive part of the cost is solved exactly by one pass over the nodes with a sliding
-//! minimum over the layers. What is not additive (the busiest stage of a pipelined prompt) is swept as a bound. What an
-//! order misses, the small changes find.
+//! What is not additive (the busiest stage of a pipelined prompt) is swept as a bound. What an order misses, the small
+//! changes find. How much is tried is bounded by the number of layers and by what [`field`] lets through, not by the
+//! size of the cluster.
 
-use crate::plan::Mode;
-use crate::space::{DESK, DRAFT_MAX, Phase, Score, Segment, Shape, Space};
-use std::collections::VecDeque;
+use crate::cover::{Bench, DeskEnds, Rates, Wishes, join};
+use crate::field;
+use crate::ground::DESK;
+use crate::moves::{FAMILIES, From, well_formed};
+use crate::plan::{Forwarding, Mode};
+use crate::request::DirectForwarding;
+use crate::score::Score;
+use crate::space::{DRAFT_MAX, Phase, Segment, Shape, Space};
+use std::collections::HashMap;
 
 /// Small changes that one descent may make.
 const STEPS_MAX: usize = 64;
 /// Bounds on the busiest stage that are tried, each four fifths of the busiest stage before.
 const BOUNDS: usize = 8;
+/// As [`BOUNDS`], for each order of a small cluster.
+const BOUNDS_EACH: usize = 4;
 /// Lengths of a draft that are tried.
 const LENGTHS: [u16; 10] = [1, 2, 3, 4, 5, 6, 8, 10, 12, DRAFT_MAX];
-/// Clusters up to this size are searched from several orders of their nodes.
-const SMALL: usize = 6;
+/// Clusters of fewer other nodes are searched in every order.
+pub(crate) const SMALL: usize = 6;
+/// Covers that are swept with bounds, of the cheapest.
+const SWEPT: usize = 4;
+/// As [`SWEPT`], for a small cluster.
+const SWEPT_SMALL: usize = 12;
+/// Nodes without layers that a descent tries in a large cluster.
+const ENTRANTS: usize = 6;
+/// Other seeds than the best of each mode from which changes are made, in a large cluster and in a small one.
+const STARTS: usize = 1;
+/// As [`STARTS`], for a small cluster.
+const STARTS_SMALL: usize = 10;
+/// Drafts with which covers are made in a small cluster.
+const DRAFTS_SMALL: usize = 2;
+/// Share of its turn that a stage is thought to wait for the busiest one: as in a pipeline of a few even stages.
+const PACE: f64 = 0.3;
+/// A mode is searched further when its seeds cost less than this many times the cheapest.
+const PROMISING: f64 = 1.5;
+
+/// What all of the most credits are worth where they bind, over the seconds of the answer here.
+const DEAR: [f64; 3] = [0.3, 3.0, 1000.0];
 
 /// How much is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,62 +56,115 @@ pub(crate) enum Effort {
 
 /// The best shape of each mode so far.
 pub(crate) struct Search<'s, 'a> {
-    space: &'s Space<'a>,
+    pub(crate) space: &'s Space<'a>,
     effort: Effort,
+    nodes: Vec<usize>,
+    /// Stages that were tuned, and what they cost then.
+    tuned: HashMap<Vec<Segment>, f64>,
+    starts: Vec<(f64, Shape)>,
+    bench: Bench,
     pub(crate) best: [Option<(Shape, Score)>; Mode::ALL.len()],
 }
 
+/// A cover to be swept with bounds.
+struct Promising {
+    cost: f64,
+    order: usize,
+    wishes: Wishes,
+    ends: DeskEnds,
+}
+
 impl<'s, 'a> Search<'s, 'a> {
-    /// Searches a space. With `only`, every other mode is left as it falls out.
-    pub(crate) fn run(
-        space: &'s Space<'a>,
-        effort: Effort,
-        only: Option<Mode>,
-        seed: Option<&Shape>,
-    ) -> Search<'s, 'a> {
+    /// Good shapes of a space to begin from. With a seed, that is one of them.
+    pub(crate) fn seeds(space: &'s Space<'a>, effort: Effort, seed: Option<&Shape>) -> Search<'s, 'a> {
         let mut search = Search {
             space,
             effort,
+            nodes: field::nodes(space, effort),
+            tuned: HashMap::new(),
+            starts: Vec::new(),
+            bench: Bench::default(),
             best: Default::default(),
         };
         seed.map(|shape| search.tune(shape));
         search.whole();
         search.layered();
-        search.every_order();
-        let modes = Mode::ALL.into_iter().filter(|m| only.is_none_or(|o| o == *m));
-        match effort {
-            Effort::Full => modes.for_each(|mode| search.descend(mode)),
-            Effort::Glance => {
-                let best = modes.filter_map(|m| Some((m, search.best[m.index()].as_ref()?.1.objective)));
-                let best = best.min_by(|a, b| a.1.total_cmp(&b.1));
-                best.into_iter().for_each(|(mode, _)| search.descend(mode));
-            }
+        if effort == Effort::Full && search.nodes.len() < SMALL {
+            search.every_order();
         }
         search
     }
 
-    /// Scores a shape, and keeps it where it is the best of its mode.
+    /// Makes what was found better by small changes. With `only`, every other mode is left as it falls out.
+    pub(crate) fn improve(&mut self, only: Option<Mode>) {
+        for mode in self.promising(only) {
+            self.descend(mode);
+        }
+        if self.effort == Effort::Full {
+            self.descend_from_others();
+        }
+    }
+
+    /// What the best shape costs, of one mode if `only` names it.
+    pub(crate) fn cheapest(&self, only: Option<Mode>) -> f64 {
+        let modes = Mode::ALL.into_iter().filter(|m| only.is_none_or(|o| o == *m));
+        let costs = modes.filter_map(|m| Some(self.best[m.index()].as_ref()?.1.objective));
+        costs.fold(f64::INFINITY, f64::min)
+    }
+
+    /// Modes whose best seed is not far from the cheapest.
+    fn promising(&self, only: Option<Mode>) -> Vec<Mode> {
+        let cost = |m: Mode| self.best[m.index()].as_ref().map(|b| (b.1.objective, m));
+        let modes = Mode::ALL.into_iter().filter(|m| only.is_none_or(|o| o == *m));
+        let mut modes: Vec<(f64, Mode)> = modes.filter_map(cost).collect();
+        modes.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let least = modes.first().map_or(0.0, |m| m.0);
+        let count = match self.effort {
+            Effort::Full if self.nodes.len() < SMALL => modes.len(),
+            Effort::Full => modes.iter().take_while(|m| m.0 <= PROMISING * least).count(),
+            Effort::Glance => 1,
+        };
+        modes.into_iter().take(count).map(|m| m.1).collect()
+    }
+
+    /// Scores a shape, and keeps it where it is affordable and the best of its mode. Gives what it costs, weighed.
     fn consider(&mut self, shape: &Shape) -> Option<f64> {
         let score = self.space.score(shape)?;
         let mode = mode(self.space, shape)?;
         let best = &mut self.best[mode.index()];
-        if best.as_ref().is_none_or(|(_, b)| score.objective < b.objective) {
-            *best = Some((shape.clone(), score));
+        let kept = best.as_ref().is_some_and(|(_, b)| score.objective >= b.objective);
+        if !kept && self.space.affordable(&score) {
+            match best {
+                Some((kept, b)) => {
+                    kept.clone_from(shape);
+                    *b = score;
+                }
+                None => *best = Some((shape.clone(), score)),
+            }
         }
-        Some(score.objective)
+        Some(self.space.weighed(&score))
     }
 
-    /// The whole model in one place.
+    /// The whole model in one place, and the best of these places tuned.
     fn whole(&mut self) {
         let layers = self.space.layers();
-        for site in 0..self.space.sites.len() {
-            let segment = Segment {
-                site,
-                start: 0,
-                end: layers,
-            };
-            self.tune(&self.plain(vec![segment]));
+        let mut found: Vec<(f64, Shape)> = Vec::new();
+        for site in 0..self.space.ground.sites.len() {
+            let shape = self.plain(vec![Segment::new(site, 0, layers)]);
+            let cost = self.consider(&shape).unwrap_or(f64::INFINITY);
+            if site == DESK || cost.is_finite() {
+                found.push((cost, shape));
+            }
         }
+        // The desk's own draft may take the room that the whole model would need, or the other way round.
+        let rest = found.split_off(1.min(found.len()));
+        found.into_iter().for_each(|(_, desk)| drop(self.tune(&desk)));
+        let mut rest = rest;
+        rest.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let count = if self.effort == Effort::Full { SMALL } else { 2 };
+        rest.iter()
+            .take(count)
+            .for_each(|(_, shape)| drop(self.tune(shape)));
     }
 
     fn plain(&self, segments: Vec<Segment>) -> Shape {
@@ -97,22 +177,103 @@ impl<'s, 'a> Search<'s, 'a> {
         }
     }
 
-    /// Seeds for several stages.
+    /// Seeds for several stages: covers in some orders, and the cheapest of them with bounds on the busiest stage.
     fn layered(&mut self) {
-        if self.space.sites.len() < 2 {
+        if self.nodes.is_empty() {
             return;
         }
-        let chunks = self.seed_chunks();
-        let drafts = self.seed_drafts();
-        for order in self.orders() {
-            for chunk in &chunks {
-                for draft in &drafts {
-                    for ends in self.desk_ends() {
-                        self.sweep(&order, *chunk, *draft, ends);
-                    }
+        let space = self.space;
+        let orders = match self.effort {
+            Effort::Full => field::orders(space, &self.nodes),
+            Effort::Glance => vec![self.nodes.clone()],
+        };
+        let middle = space.chunks.len() / 2;
+        let mut found = Vec::new();
+        for wishes in self.wishes() {
+            let rates = Rates::new(space, middle, wishes);
+            for (number, order) in orders.iter().enumerate() {
+                for ends in self.desk_ends() {
+                    let cost = self.covered(&rates, order, (middle, wishes), ends, f64::INFINITY);
+                    found.extend(cost.map(|(cost, _)| Promising {
+                        cost,
+                        order: number,
+                        wishes,
+                        ends,
+                    }));
                 }
             }
         }
+        found.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        let mut seen: Vec<(Wishes, DeskEnds)> = Vec::new();
+        found.retain(|f| {
+            let new = !seen.contains(&(f.wishes, f.ends));
+            seen.extend(new.then_some((f.wishes, f.ends)));
+            new
+        });
+        found.truncate(match self.effort {
+            Effort::Full if self.nodes.len() < SMALL => SWEPT_SMALL,
+            Effort::Full => SWEPT,
+            Effort::Glance => 1,
+        });
+        for chunk in self.seed_chunks() {
+            for cover in &found {
+                let rates = Rates::new(space, chunk, cover.wishes);
+                let order = &orders[cover.order];
+                let bounds = if self.effort == Effort::Full { BOUNDS } else { 2 };
+                self.sweep(&rates, order, (chunk, cover.wishes), cover.ends, bounds);
+            }
+        }
+    }
+
+    /// Tightens the bound on the busiest stage, and considers what each bound leads to.
+    fn sweep(
+        &mut self,
+        rates: &Rates,
+        order: &[usize],
+        (chunk, wishes): (usize, Wishes),
+        ends: DeskEnds,
+        bounds: usize,
+    ) {
+        let mut bound = f64::INFINITY;
+        let bounds = if self.space.chunks[chunk].1 == 1 {
+            1
+        } else {
+            bounds
+        };
+        for _ in 0..bounds {
+            let Some((_, busiest)) = self.covered(rates, order, (chunk, wishes), ends, bound) else {
+                return;
+            };
+            bound = busiest * 0.8;
+        }
+    }
+
+    /// Tunes a cover, once; gives what it costs so and the seconds of its busiest stage.
+    fn covered(
+        &mut self,
+        rates: &Rates,
+        order: &[usize],
+        (chunk, wishes): (usize, Wishes),
+        ends: DeskEnds,
+        bound: f64,
+    ) -> Option<(f64, f64)> {
+        let segments = rates.cover(order, ends, bound, &mut self.bench)?;
+        let busiest = rates.busiest(&segments);
+        if let Some(cost) = self.tuned.get(&segments) {
+            return Some((*cost, busiest));
+        }
+        let place = segments.clone();
+        let shape = Shape {
+            chunk,
+            draft: wishes.draft,
+            direct: wishes.forwarding == Forwarding::Direct,
+            ..self.plain(segments)
+        };
+        let tuned = self.tune(&shape);
+        let cost = tuned.as_ref().map_or(f64::INFINITY, |t| t.1);
+        self.tuned.insert(place, cost);
+        self.starts.extend(tuned.map(|(shape, cost)| (cost, shape)));
+        Some((cost, busiest))
     }
 
     fn seed_chunks(&self) -> Vec<usize> {
@@ -126,52 +287,78 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     fn seed_drafts(&self) -> Vec<Option<(usize, u16)>> {
-        let drafts = &self.space.permitted.request.drafts;
+        let drafts = &self.space.ground.permitted.request.drafts;
         let usable = drafts.iter().enumerate().filter(|(_, d)| d.length_max > 0);
-        let best = usable.max_by(|a, b| a.1.acceptance.total_cmp(&b.1.acceptance));
-        let seed = best.map(|(at, d)| Some((at, d.length_max.min(4))));
-        std::iter::once(None).chain(seed).collect()
+        let mut usable: Vec<_> = usable.collect();
+        usable.sort_by(|a, b| b.1.acceptance.total_cmp(&a.1.acceptance));
+        let count = match self.effort {
+            Effort::Full if self.nodes.len() < SMALL => DRAFTS_SMALL,
+            Effort::Full => 1,
+            // What a draft is good for, tuning finds.
+            Effort::Glance => 0,
+        };
+        let seeds = usable.into_iter().take(count);
+        let seeds = seeds.map(|(at, d)| Some((at, d.length_max.min(4))));
+        std::iter::once(None).chain(seeds).collect()
     }
 
-    /// Orders of the nodes to try: those that are best for one token first, and for a small cluster other orders too.
-    fn orders(&self) -> Vec<Vec<usize>> {
-        let space = self.space;
-        let sites = 1..space.sites.len();
-        let all = space.layers();
-        let by = |key: &dyn Fn(usize) -> f64| {
-            let mut order: Vec<usize> = sites.clone().collect();
-            order.sort_by(|a, b| key(*a).total_cmp(&key(*b)));
-            order
+    /// What covers are made for: with and without a draft, through the desk and directly, at several prices.
+    fn wishes(&self) -> Vec<Wishes> {
+        let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
+        let ways: &[Forwarding] = match direct && self.nodes.len() > 1 {
+            true => &[Forwarding::ThroughDesk, Forwarding::Direct],
+            false => &[Forwarding::ThroughDesk],
         };
-        let speed = by(&|s| space.sites[s].decode[0][all]);
-        let whole = by(&|s| {
-            let site = &space.sites[s];
-            site.round_trip + site.decode[0][all] * (site.bytes[all] / site.memory.max(1.0)).min(1.0)
-        });
-        if self.effort == Effort::Glance {
-            return vec![whole];
+        let (drafts, credits) = (self.seed_drafts(), self.seed_credits());
+        let mut wishes = Vec::new();
+        for (draft, forwarding) in drafts.iter().flat_map(|d| ways.iter().map(|w| (*d, *w))) {
+            wishes.extend(credits.iter().map(|credit| Wishes {
+                draft,
+                credit: *credit,
+                forwarding,
+                pace: 0.0,
+            }));
         }
-        let reversed: Vec<usize> = speed.iter().rev().copied().collect();
-        let mut orders = vec![whole, speed, reversed];
-        orders.dedup();
-        orders
+        let paces: &[f64] = match self.effort {
+            Effort::Glance => &[PACE],
+            Effort::Full if self.nodes.len() < SMALL => &[0.0, PACE, 1.0],
+            Effort::Full => &[PACE],
+        };
+        let wishes = wishes.into_iter();
+        wishes
+            .flat_map(|w| paces.iter().map(move |pace| Wishes { pace: *pace, ..w }))
+            .collect()
+    }
+
+    /// Seconds that a credit is worth: as the person says, and where there is a most, more and more, so that some of what
+    /// is found costs less than that.
+    fn seed_credits(&self) -> Vec<f64> {
+        let space = self.space;
+        let objective = &space.ground.permitted.request.objective;
+        let asks = |site: &usize| space.ground.sites[*site].profile.price != heph_types::Price::default();
+        let most = objective
+            .credits_max
+            .filter(|_| self.nodes.iter().chain([&DESK]).any(asks));
+        let here = space.sums(DESK, Phase::Decode(1)).layers[space.layers()] * (space.answer + 1.0);
+        let dear = most.into_iter().flat_map(|most| match self.effort {
+            Effort::Full => DEAR.map(|times| times * here / most.max(1e-9)).to_vec(),
+            Effort::Glance => vec![here / most.max(1e-9)],
+        });
+        std::iter::once(objective.seconds_per_credit)
+            .chain(dear)
+            .collect()
     }
 
     /// Every order of a small cluster's nodes, each tried once: what links between nodes, layers that lie ready and
     /// uneven layers ask for shows only in the order.
     fn every_order(&mut self) {
-        let sites: Vec<usize> = (1..self.space.sites.len()).collect();
-        if self.effort == Effort::Glance || sites.len() >= SMALL {
-            return;
-        }
         let chunk = self.space.chunks.len() / 2;
-        for order in permutations(&sites) {
-            for draft in self.seed_drafts() {
+        let orders = permutations(&self.nodes);
+        for wishes in self.wishes().into_iter().filter(|w| w.pace == PACE) {
+            let rates = Rates::new(self.space, chunk, wishes);
+            for order in &orders {
                 for ends in self.desk_ends().into_iter().take(4) {
-                    if let Some(segments) = self.cover(&order, chunk, draft, ends, f64::INFINITY) {
-                        let draft_only = self.plain(segments);
-                        self.tune(&Shape { draft, ..draft_only });
-                    }
+                    self.sweep(&rates, order, (chunk, wishes), ends, BOUNDS_EACH);
                 }
             }
         }
@@ -179,7 +366,7 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// What the desk keeps at the end: nothing, only the head, or layers; and whether it may begin.
     fn desk_ends(&self) -> Vec<DeskEnds> {
-        let (first, last) = self.space.permitted.local;
+        let (first, last) = self.space.ground.permitted.local;
         let layers = self.space.layers();
         let (first, last) = (usize::from(first).min(layers), usize::from(last).min(layers));
         let one = 1.min(layers);
@@ -190,170 +377,36 @@ impl<'s, 'a> Search<'s, 'a> {
             DeskEnds::new(first, Some(last)),
         ];
         if self.effort == Effort::Full && layers <= 2 * SMALL * 4 {
-            ends.extend(
-                (1..layers)
-                    .step_by(layers.div_ceil(8))
-                    .map(|l| DeskEnds::new(first, Some(l.max(last)))),
-            );
+            let inside = (1..layers).step_by(layers.div_ceil(4 * SMALL));
+            ends.extend(inside.map(|l| DeskEnds::new(first, Some(l.max(last)))));
         }
         ends.retain(|e| last == 0 || e.suffix.is_some());
         ends.dedup();
+        if self.effort == Effort::Glance {
+            // Both ends here, and neither: what lies between, small changes find.
+            ends.retain(|e| e.suffix != Some(0));
+        }
         ends
     }
 
-    /// Tightens the bound on the busiest stage, and considers what each bound leads to.
-    fn sweep(&mut self, order: &[usize], chunk: usize, draft: Option<(usize, u16)>, ends: DeskEnds) {
-        let mut bound = f64::INFINITY;
-        let bounds = match (self.space.chunks[chunk].1, self.effort) {
-            (1, _) => 1,
-            (_, Effort::Full) => BOUNDS,
-            (_, Effort::Glance) => 3,
-        };
-        for _ in 0..bounds {
-            let Some(segments) = self.cover(order, chunk, draft, ends, bound) else {
-                return;
-            };
-            let busiest = segments.iter().map(|g| {
-                let sums = &self.space.sites[g.site].prefill[chunk];
-                sums[g.end] - sums[g.start]
-            });
-            bound = busiest.fold(0.0, f64::max) * 0.8;
-            let shape = Shape {
-                chunk,
-                draft,
-                ..self.plain(segments)
-            };
-            self.tune(&shape);
-        }
-    }
-
-    /// The cheapest cover of all layers by some of the nodes in this order, no stage longer than the bound.
-    fn cover(
-        &self,
-        order: &[usize],
-        chunk: usize,
-        draft: Option<(usize, u16)>,
-        ends: DeskEnds,
-        bound: f64,
-    ) -> Option<Vec<Segment>> {
-        let layers = self.space.layers();
-        let target = layers - ends.suffix.unwrap_or(0);
-        let rates = Rates::new(self.space, chunk, draft);
-        let mut best = self.desk_prefixes(&rates, ends, bound)?;
-        best.truncate(target + 1);
-        let mut choices: Vec<Vec<usize>> = Vec::with_capacity(order.len());
-        for site in order {
-            choices.push(self.extend(&rates, *site, &mut best, ends, bound));
-        }
-        best[target].is_finite().then_some(())?;
-        let mut segments = Vec::new();
-        let mut at = target;
-        for (site, choice) in order.iter().zip(&choices).rev() {
-            let start = choice[at];
-            if start != SKIPPED {
-                segments.push(Segment {
-                    site: *site,
-                    start,
-                    end: at,
-                });
-                at = start;
-            }
-        }
-        if at > 0 {
-            segments.push(Segment {
-                site: DESK,
-                start: 0,
-                end: at,
-            });
-        }
-        segments.reverse();
-        if ends.suffix.is_some() {
-            segments.push(Segment {
-                site: DESK,
-                start: target,
-                end: layers,
-            });
-        }
-        Some(joined(segments))
-    }
-
-    /// Cost of having run the first layers at the desk, for each number of them.
-    fn desk_prefixes(&self, rates: &Rates, ends: DeskEnds, bound: f64) -> Option<Vec<f64>> {
-        let space = self.space;
-        let layers = space.layers();
-        let desk = &space.sites[DESK];
-        let suffix = ends.suffix.unwrap_or(0);
-        let sums = rates.sums(space, DESK);
-        let prefill = &desk.prefill[rates.chunk];
-        let spent = |sums: &[f64], a: usize| sums[a] + sums[layers] - sums[layers - suffix];
-        let costs = (0..=layers - suffix).map(|a| {
-            let bytes = spent(&desk.bytes, a) + space.ends_bytes(a > 0, ends.suffix.is_some());
-            let fits = bytes + rates.draft_memory <= desk.memory && spent(prefill, a) <= bound;
-            let held = spent(&desk.missing, a) == 0.0;
-            match a >= ends.prefix_min && fits && held {
-                true => spent(&sums, a),
-                false => f64::INFINITY,
-            }
-        });
-        let costs: Vec<f64> = costs.collect();
-        costs.iter().any(|c| c.is_finite()).then_some(costs)
-    }
-
-    /// Lets one more node take layers, anywhere after what `best` already covers. Gives, for each end, where it began.
-    fn extend(&self, rates: &Rates, site: usize, best: &mut [f64], ends: DeskEnds, bound: f64) -> Vec<usize> {
-        let space = self.space;
-        let (layers, target) = (space.layers(), best.len() - 1);
-        let node = &space.sites[site];
-        let sums = rates.sums(space, site);
-        let prefill = &node.prefill[rates.chunk];
-        let sees_text = node.leaves == heph_types::Leaves::Text;
-        let mut choice = vec![SKIPPED; target + 1];
-        let mut new = best.to_vec();
-        let mut window: VecDeque<usize> = VecDeque::new();
-        for end in 1..=target {
-            if end == layers && !sees_text {
-                break;
-            }
-            let last = end == layers && ends.suffix.is_none();
-            let fits = |start: usize| {
-                node.bytes[end] - node.bytes[start] + space.ends_bytes(start == 0, last) <= node.memory
-                    && prefill[end] - prefill[start] <= bound
-                    && node.missing[end] == node.missing[start]
-            };
-            let start = end - 1;
-            if start > 0 && best[start].is_finite() {
-                let value = |s: usize| best[s] - sums[s];
-                while window.back().is_some_and(|b| value(*b) >= value(start)) {
-                    window.pop_back();
-                }
-                window.push_back(start);
-            }
-            while window.front().is_some_and(|s| !fits(*s)) {
-                window.pop_front();
-            }
-            let from_start = (sees_text && best[0].is_finite() && fits(0)).then_some(0);
-            for start in window.front().copied().into_iter().chain(from_start) {
-                let cost = best[start] + sums[end] - sums[start] + rates.fixed(space, site, start == 0, last);
-                if cost < new[end] {
-                    new[end] = cost;
-                    choice[end] = start;
-                }
-            }
-        }
-        best.copy_from_slice(&new);
-        choice
-    }
-
-    /// Tries, one after another, what does not move layers: draft, chunk, codecs, forwarding.
+    /// Sets, one after another, what does not move layers: draft, chunk, codecs, forwarding.
     fn tune(&mut self, shape: &Shape) -> Option<(Shape, f64)> {
         let mut best = shape.clone();
+        let mut trial = shape.clone();
         let mut cost = self.consider(&best).unwrap_or(f64::INFINITY);
+        let settings: [fn(&Self, &Shape) -> Vec<Setting>; 4] =
+            [Self::codecs, Self::ways, Self::drafts, Self::chunks];
         for _ in 0..2 {
             let before = cost;
-            for other in self.settings(&best) {
-                let other_cost = self.consider(&other).unwrap_or(f64::INFINITY);
-                if other_cost < cost {
-                    (best, cost) = (other, other_cost);
+            for set in settings {
+                for setting in set(self, &best) {
+                    trial.clone_from(&best);
+                    setting.put(&mut trial);
+                    let other = self.consider(&trial).unwrap_or(f64::INFINITY);
+                    if other < cost {
+                        cost = other;
+                        std::mem::swap(&mut best, &mut trial);
+                    }
                 }
             }
             if cost == before {
@@ -363,66 +416,137 @@ impl<'s, 'a> Search<'s, 'a> {
         cost.is_finite().then_some((best, cost))
     }
 
-    /// The same stages with one other setting each.
-    fn settings(&self, shape: &Shape) -> Vec<Shape> {
-        let request = self.space.permitted.request;
-        let mut others = Vec::new();
-        for (source, draft) in request.drafts.iter().enumerate() {
+    fn codecs(&self, shape: &Shape) -> Vec<Setting> {
+        let codecs = &self.space.ground.permitted.codecs;
+        let rounded = codecs.iter().any(|c| !c.codec.is_exact()) && shape.segments.len() > 1;
+        rounded
+            .then_some(Setting::Lossy(!shape.lossy))
+            .into_iter()
+            .collect()
+    }
+
+    fn ways(&self, shape: &Shape) -> Vec<Setting> {
+        let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
+        let between = shape
+            .segments
+            .windows(2)
+            .any(|p| p[0].site != DESK && p[1].site != DESK);
+        let other = (direct && between).then_some(Setting::Direct(!shape.direct));
+        other.into_iter().collect()
+    }
+
+    fn drafts(&self, shape: &Shape) -> Vec<Setting> {
+        let mut settings = vec![Setting::Draft(None)];
+        let drafts = &self.space.ground.permitted.request.drafts;
+        for (source, draft) in drafts.iter().enumerate() {
             let lengths = LENGTHS.into_iter().filter(|l| *l <= draft.length_max);
-            others.extend(lengths.map(|length| Shape {
-                draft: Some((source, length)),
-                ..shape.clone()
-            }));
+            settings.extend(lengths.map(|length| Setting::Draft(Some((source, length)))));
         }
-        others.push(Shape {
-            draft: None,
-            ..shape.clone()
-        });
-        others.extend((0..self.space.chunks.len()).map(|chunk| Shape {
-            chunk,
-            ..shape.clone()
-        }));
-        if self.space.permitted.codecs.iter().any(|c| !c.codec.is_exact()) {
-            others.push(Shape {
-                lossy: !shape.lossy,
-                ..shape.clone()
-            });
-        }
-        if request.direct == crate::request::DirectForwarding::Allowed {
-            others.push(Shape {
-                direct: !shape.direct,
-                ..shape.clone()
-            });
-        }
-        others.retain(|other| other != shape);
-        others
+        settings.retain(|s| *s != Setting::Draft(shape.draft));
+        settings
+    }
+
+    fn chunks(&self, shape: &Shape) -> Vec<Setting> {
+        let all = (0..self.space.chunks.len()).filter(|chunk| *chunk != shape.chunk);
+        all.map(Setting::Chunk).collect()
     }
 
     /// Makes small changes to the best shape of a mode until none helps.
     fn descend(&mut self, wanted: Mode) {
-        for _ in 0..STEPS_MAX {
+        let steps = match self.effort {
+            Effort::Full => STEPS_MAX,
+            Effort::Glance => 2,
+        };
+        for _ in 0..steps {
             let Some((shape, score)) = self.best[wanted.index()].clone() else {
                 return;
             };
-            let mut found: Option<(Shape, f64)> = None;
-            for other in crate::moves::neighbours(self.space, &shape) {
-                if mode(self.space, &other) != Some(wanted) {
-                    self.consider(&other);
-                    continue;
-                }
-                let cost = self.consider(&other).unwrap_or(f64::INFINITY);
-                if cost < found.as_ref().map_or(score.objective, |f| f.1) {
-                    found = Some((other, cost));
-                }
-            }
-            let next = found.map_or(shape, |f| f.0);
-            self.tune(&next);
-            let now = self.best[wanted.index()]
-                .as_ref()
-                .map_or(f64::INFINITY, |b| b.1.objective);
+            let (changed, cost) = self.changed(wanted, shape, score.objective);
+            self.tune(&changed);
+            let now = self.best[wanted.index()].as_ref().map_or(cost, |b| b.1.objective);
             if now >= score.objective {
                 return;
             }
+        }
+    }
+
+    /// Makes small changes to other good seeds, too: the best one may lead nowhere.
+    fn descend_from_others(&mut self) {
+        let mut starts = std::mem::take(&mut self.starts);
+        starts.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let count = if self.nodes.len() < SMALL {
+            STARTS_SMALL
+        } else {
+            STARTS
+        };
+        for (cost, shape) in starts.into_iter().skip(1).take(count) {
+            let Some(mode) = mode(self.space, &shape) else {
+                continue;
+            };
+            let (changed, _) = self.changed(mode, shape, cost);
+            self.tune(&changed);
+        }
+    }
+
+    /// The shape with every change made that helps, each kind of change as long as it does.
+    fn changed(&mut self, wanted: Mode, mut shape: Shape, mut cost: f64) -> (Shape, f64) {
+        let layers = self.space.layers();
+        let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
+        let ways: &[bool] = if direct { &[false, true] } else { &[false] };
+        for family in FAMILIES {
+            for _ in 0..STEPS_MAX {
+                let mut trial = shape.clone();
+                let unused = self.unused(&shape);
+                let from = From {
+                    segments: &shape.segments,
+                    unused: &unused,
+                };
+                let taken = family(&from, &mut |segments| {
+                    join(segments);
+                    if !well_formed(segments, layers) {
+                        return false;
+                    }
+                    trial.segments.clone_from(segments);
+                    ways.iter().any(|direct| {
+                        trial.direct = *direct;
+                        let now = self.consider(&trial).filter(|now| *now < cost);
+                        let better = now.filter(|_| mode(self.space, &trial) == Some(wanted));
+                        cost = better.unwrap_or(cost);
+                        better.is_some()
+                    })
+                });
+                if !taken {
+                    break;
+                }
+                shape = trial;
+            }
+        }
+        (shape, cost)
+    }
+
+    fn unused(&self, shape: &Shape) -> Vec<usize> {
+        let used = |site: usize| shape.segments.iter().any(|g| g.site == site);
+        let unused = self.nodes.iter().copied().filter(|site| !used(*site));
+        unused.take(ENTRANTS).collect()
+    }
+}
+
+/// One thing that is set apart from the stages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Setting {
+    Lossy(bool),
+    Direct(bool),
+    Draft(Option<(usize, u16)>),
+    Chunk(usize),
+}
+
+impl Setting {
+    fn put(self, shape: &mut Shape) {
+        match self {
+            Setting::Lossy(lossy) => shape.lossy = lossy,
+            Setting::Direct(direct) => shape.direct = direct,
+            Setting::Draft(draft) => shape.draft = draft,
+            Setting::Chunk(chunk) => shape.chunk = chunk,
         }
     }
 }
@@ -435,95 +559,10 @@ fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
     for at in 0..of.len() {
         let mut rest = of.to_vec();
         let first = rest.remove(at);
-        all.extend(
-            permutations(&rest)
-                .into_iter()
-                .map(|tail| [&[first], tail.as_slice()].concat()),
-        );
+        let tails = permutations(&rest).into_iter();
+        all.extend(tails.map(|tail| [&[first], tail.as_slice()].concat()));
     }
     all
-}
-
-/// How many layers the desk takes at least at the beginning, and how many it keeps at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DeskEnds {
-    prefix_min: usize,
-    suffix: Option<usize>,
-}
-
-impl DeskEnds {
-    fn new(prefix_min: usize, suffix: Option<usize>) -> DeskEnds {
-        DeskEnds { prefix_min, suffix }
-    }
-}
-
-/// No layers of this node end here.
-const SKIPPED: usize = usize::MAX;
-
-/// How seconds of the prompt and of the answer weigh in the additive cost.
-struct Rates {
-    chunk: usize,
-    rows: u32,
-    first: f64,
-    tokens: f64,
-    draft_memory: f64,
-    credit: f64,
-    prompt_price: f64,
-    answer_price: f64,
-}
-
-impl Rates {
-    fn new(space: &Space, chunk: usize, draft: Option<(usize, u16)>) -> Rates {
-        let request = space.permitted.request;
-        let objective = &request.objective;
-        let of = draft.map(|(at, length)| (&request.drafts[at], length));
-        let gain = of.map_or(1.0, |(d, length)| {
-            crate::space::expected_tokens(d.acceptance, length)
-        });
-        let rows = of.map_or(1, |(_, length)| u32::from(length) + 1);
-        Rates {
-            chunk,
-            rows,
-            first: objective.first_token_weight,
-            tokens: space.answer / gain,
-            draft_memory: of.map_or(0.0, |(d, _)| d.memory as f64),
-            credit: objective.seconds_per_credit,
-            prompt_price: f64::from(space.prompt),
-            answer_price: space.answer * f64::from(rows) / gain,
-        }
-    }
-
-    /// Running cost before each layer at a site.
-    fn sums(&self, space: &Space, site: usize) -> Vec<f64> {
-        let of = &space.sites[site];
-        let price = of.profile.price;
-        let credits = price.prompt_token * self.prompt_price + price.answer_token * self.answer_price;
-        let credits = credits * self.credit;
-        let (prefill, decode) = (&of.prefill[self.chunk], of.sums(Phase::Decode(self.rows)));
-        let sum = |at: usize| {
-            self.first * (prefill[at] + of.load[at]) + self.tokens * decode[at] + credits * space.work[at]
-        };
-        (0..=space.layers()).map(sum).collect()
-    }
-
-    /// Cost of using a remote site at all: the way there and back, its overhead and queue, and the head where it is last.
-    fn fixed(&self, space: &Space, site: usize, first: bool, last: bool) -> f64 {
-        let of = &space.sites[site];
-        let codec = space.codec(of.up, of.down, false);
-        let numbers = f64::from(space.model.width) * codec.bytes_per_number;
-        let way = |rows: f64| {
-            let up = if first { 4.0 } else { numbers };
-            let down = if last { 4.0 } else { numbers };
-            of.round_trip + of.overhead + rows * (up / of.up + down / of.down)
-        };
-        let head = if last {
-            of.head[self.rows as usize - 1]
-        } else {
-            0.0
-        };
-        let prompt = way(f64::from(space.chunks[self.chunk].0)) + of.profile.queue.as_secs_f64();
-        self.first * prompt + self.tokens * (way(f64::from(self.rows)) + head)
-    }
 }
 
 /// The mode that a shape is, or `None` where a space for chosen spans would send nothing anyway.
@@ -539,16 +578,4 @@ pub(crate) fn mode(space: &Space, shape: &Shape) -> Option<Mode> {
         (false, false) if here => Mode::Local,
         (false, false) => Mode::Remote,
     })
-}
-
-/// Joins neighbours of one site into one segment.
-pub(crate) fn joined(segments: Vec<Segment>) -> Vec<Segment> {
-    let mut joined: Vec<Segment> = Vec::with_capacity(segments.len());
-    for segment in segments {
-        match joined.last_mut() {
-            Some(last) if last.site == segment.site => last.end = segment.end,
-            _ => joined.push(segment),
-        }
-    }
-    joined
 }

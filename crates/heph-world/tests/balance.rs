@@ -32,6 +32,19 @@ enum Rule {
     RoundRobin,
     LeastBusy,
     Affinity,
+    /// What no balancer can do: knows how long every answer will be, lets the shortest go first whoever waits, and moves
+    /// what waits without cost.
+    Oracle,
+}
+
+impl Rule {
+    const ALL: [Rule; 5] = [
+        Rule::Ours,
+        Rule::RoundRobin,
+        Rule::LeastBusy,
+        Rule::Affinity,
+        Rule::Oracle,
+    ];
 }
 
 /// What came of a replay.
@@ -166,6 +179,13 @@ impl World<'_> {
                 self.promised[number] = placed.first_token.as_secs_f64();
                 placed.seat.0
             }
+            Rule::Oracle => {
+                let work = |at: usize| self.queues[at].iter().map(|n| self.whole(at, *n)).sum::<f64>();
+                let ends =
+                    |at: usize| self.running[at].map_or(0.0, |(n, _, began)| began + self.whole(at, n));
+                let done = |at: usize| ends(at).max(line.at) + work(at) + self.whole(at, number);
+                (0..NODES).min_by(|a, b| done(*a).total_cmp(&done(*b))).unwrap()
+            }
             Rule::RoundRobin => number % NODES,
             Rule::LeastBusy => (0..NODES).min_by_key(|at| self.outstanding(*at)).unwrap(),
             Rule::Affinity => {
@@ -186,6 +206,26 @@ impl World<'_> {
         self.begin(at, line.at);
     }
 
+    /// Seconds of a whole request.
+    fn whole(&self, at: usize, number: usize) -> f64 {
+        let line = &self.trace[number];
+        let held = self.caches[at].overlap(&line.prefix);
+        let (prefill, decode) = took(&self.seats[at], line, held, number);
+        prefill + decode
+    }
+
+    /// The shortest request that waits at a node, or else at the one with most waiting.
+    fn shortest(&mut self, at: usize) -> Option<usize> {
+        let from = match self.queues[at].is_empty() {
+            true => (0..NODES).max_by_key(|other| self.queues[*other].len())?,
+            false => at,
+        };
+        let waiting = self.queues[from].iter().enumerate();
+        let keyed = waiting.map(|(place, n)| (self.whole(at, *n), place));
+        let place = keyed.min_by(|a, b| a.0.total_cmp(&b.0))?.1;
+        self.queues[from].remove(place)
+    }
+
     fn outstanding(&self, at: usize) -> usize {
         self.queues[at].len() + usize::from(self.running[at].is_some())
     }
@@ -199,6 +239,7 @@ impl World<'_> {
                 let ticket = self.balancer.begin(Seat(at), Duration::from_secs_f64(now));
                 ticket.map(|t| (self.tickets[&t], t))
             }
+            Rule::Oracle => self.shortest(at).map(|n| (n, Ticket(n as u64))),
             _ => self.queues[at].pop_front().map(|n| (n, Ticket(n as u64))),
         };
         let Some((number, ticket)) = next else {
@@ -362,45 +403,46 @@ fn traces() -> Vec<(&'static str, Vec<Line>)> {
     traces
 }
 
+/// What ours may take of the 95th percentile under least busy, by trace. Where beginnings are known, 0.7. The code trace
+/// has none and comes in bursts: even the oracle, which knows all lengths, reaches only the share that is printed, so
+/// there the demand is to come within a tenth of it.
+fn most_of_least_busy(known: bool, oracle: f64) -> f64 {
+    if known { 0.7 } else { 1.1 * oracle }
+}
+
 #[test]
 fn requests_wait_less_than_under_simpler_rules_and_no_node_is_overloaded() {
+    println!("95th percentile to the first token, seconds");
+    println!(
+        "trace                          ours  round robin  least busy  affinity  oracle  max/mean load  median error of the promise"
+    );
     for (name, trace) in traces() {
         let trace = at_load(trace, 0.8);
-        let told = [Rule::Ours, Rule::RoundRobin, Rule::LeastBusy, Rule::Affinity].map(|r| replay(&trace, r));
-        let [ours, robin, least, affine] = &told;
+        let told = Rule::ALL.map(|r| replay(&trace, r));
+        let [ours, robin, least, affine, oracle] = &told;
         println!(
-            "{name}: p95 to the first token {:.2} s; round robin {:.2}, least busy {:.2}, affinity {:.2}; max/mean load \
-             {:.2}; median error of the promise {:.0} %",
+            "{name:28} {:>6.2} {:>12.2} {:>11.2} {:>9.2} {:>7.2} {:>14.2} {:>26.0} %",
             ours.p95(),
             robin.p95(),
             least.p95(),
             affine.p95(),
+            oracle.p95(),
             ours.imbalance(),
             ours.eta_error() * 100.0
         );
         assert_eq!(ours.first_tokens.len(), trace.len(), "every request is served");
-        assert!(
-            ours.p95() <= 0.8 * affine.p95(),
-            "{name}: {:.2} of pure affinity",
-            ours.p95() / affine.p95()
-        );
-        assert!(
-            ours.imbalance() <= 1.25,
-            "{name}: max/mean load {:.2}",
-            ours.imbalance()
-        );
-        assert!(
-            ours.eta_error() <= 0.22,
-            "{name}: the promise is off by {:.2}",
-            ours.eta_error()
-        );
-        // Where nothing is known of beginnings there is nothing to gain from them: least busy must not be better.
+        let of = |other: &Told| ours.p95() / other.p95();
+        assert!(of(robin) <= 0.8, "{name}: {:.2} of round robin", of(robin));
+        assert!(of(affine) <= 0.8, "{name}: {:.2} of pure affinity", of(affine));
+        let (imbalance, error) = (ours.imbalance(), ours.eta_error());
+        assert!(imbalance <= 1.25, "{name}: max/mean load {imbalance:.2}");
+        assert!(error <= 0.2, "{name}: the promise is off by {error:.2}");
         let known = trace.iter().any(|l| !l.prefix.is_empty());
-        let most = if known { 0.7 } else { 1.0 };
+        let most = most_of_least_busy(known, oracle.p95() / least.p95());
         assert!(
-            ours.p95() <= most * least.p95(),
-            "{name}: {:.2} of least busy",
-            ours.p95() / least.p95()
+            of(least) <= most,
+            "{name}: {:.2} of least busy, {most:.2} is the most",
+            of(least)
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Plain situations and what must come of them.
 
-use crate::scenes::{cluster, drawn, link, model, node, request};
+use crate::scenes::{cluster, drawn, leaks, link, model, node, request};
 use heph_plan::replan::{Event, MoveBy, Progress, after, replan};
 use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record, Refusal, ReplayError, Request, plan};
 use heph_types::{Leaves, NodeState, Policy, Role};
@@ -239,15 +239,11 @@ proptest! {
     fn every_plan_keeps_its_policy_and_is_made_again(seed in any::<u64>()) {
         let (request, cluster) = drawn(seed, 8, 24);
         if let Ok(record) = Record::new(request.clone(), cluster.clone()) {
-            let plan = &record.decision.plan;
-            for stage in plan.remote_stages() {
-                let sees = request.policy.seen_by(stage.node, stage.role);
-                let layers = plan.stages.last().unwrap().layers.end();
-                let end = stage.layers.start() == 0 || stage.layers.end() == layers;
-                let needed = if end { Leaves::Text } else { Leaves::Activations };
-                prop_assert!(sees >= needed);
-                prop_assert!(sees >= stage.sees);
-            }
+            prop_assert!(!leaks(&record.decision.plan, &request));
+            let others = record.decision.alternatives.iter().filter_map(|a| a.plan.as_deref());
+            prop_assert!(others.into_iter().all(|plan| !leaks(plan, &request)));
+            let most = request.objective.credits_max.unwrap_or(f64::INFINITY);
+            prop_assert!(record.decision.plan.expected.credits <= most);
             prop_assert!(record.replay().is_ok());
         }
     }

@@ -1,12 +1,16 @@
 //! Everything that could be done, counted from the words of `docs/planner.md` and not from the planner's code.
 
+#![allow(clippy::print_stdout, reason = "an evaluation prints what it reached")]
+
 use crate::scenes::drawn;
-use heph_plan::{Cluster, CodecProfile, DirectForwarding, Forwarding, Place, Plan, Request, plan};
+use heph_plan::{Cluster, CodecProfile, DirectForwarding, Forwarding, Mode, Place, Plan, Request, plan};
 use heph_types::{Exactness, KvFormat, LayerProfile, Leaves, LinkProfile, NodeProfile, NodeState, WireCodec};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// One way to do it: places as indices, 0 the desk.
 #[derive(Debug, Clone)]
-struct Way {
+pub(crate) struct Way {
     model: usize,
     kv: usize,
     stages: Vec<(usize, usize, usize)>,
@@ -14,14 +18,45 @@ struct Way {
     draft: Option<(usize, u16)>,
     direct: bool,
     lossy: bool,
+    /// Whether spans of the documents are chosen first.
+    spans: bool,
 }
 
-struct Oracle<'a> {
+/// Model, cache format, place, rows, and the bits of the context.
+type Key = (usize, usize, usize, u32, u64);
+
+pub(crate) struct Oracle<'a> {
     request: &'a Request,
     cluster: &'a Cluster,
+    /// Running seconds of layers, by model, cache format, place, rows and what they look back on.
+    sums: RefCell<HashMap<Key, Vec<f64>>>,
 }
 
-impl Oracle<'_> {
+impl Way {
+    /// Stages through the desk with nothing else chosen.
+    pub(crate) fn plain(stages: Vec<(usize, usize, usize)>, chunk: u32) -> Way {
+        Way {
+            model: 0,
+            kv: 0,
+            stages,
+            chunk,
+            draft: None,
+            direct: false,
+            lossy: false,
+            spans: false,
+        }
+    }
+}
+
+impl<'a> Oracle<'a> {
+    pub(crate) fn new(request: &'a Request, cluster: &'a Cluster) -> Oracle<'a> {
+        Oracle {
+            request,
+            cluster,
+            sums: RefCell::default(),
+        }
+    }
+
     fn node(&self, at: usize) -> &NodeProfile {
         match at {
             0 => &self.cluster.desk,
@@ -60,6 +95,43 @@ impl Oracle<'_> {
         best.map_or(CodecProfile::nominal(WireCodec::F32), |(_, c)| c)
     }
 
+    /// Tokens of the prompt that are computed.
+    fn prompt(&self, way: &Way) -> u32 {
+        let asked = self.request.prompt_tokens;
+        match self.request.document.filter(|_| way.spans) {
+            Some(document) => document.kept_tokens.min(asked),
+            None => asked,
+        }
+    }
+
+    /// Share of the prompt that is still to be computed: a cache of its beginning helps where the whole model runs in
+    /// one place, and only for the prompt as it was.
+    fn cold(&self, way: &Way) -> f64 {
+        let prompt = self.prompt(way);
+        let ([(at, ..)], false) = (way.stages.as_slice(), way.spans) else {
+            return 1.0;
+        };
+        let node = self.node(*at).node;
+        let warm = self.request.warm.iter().filter(|w| w.node == node);
+        let held = warm.map(|w| w.tokens).max().unwrap_or(0);
+        1.0 - f64::from(held.min(prompt.saturating_sub(1))) / f64::from(prompt.max(1))
+    }
+
+    /// Seconds of some layers one after another.
+    fn span(&self, way: &Way, (at, start, end): (usize, usize, usize), rows: u32, context: f64) -> f64 {
+        let key = (way.model, way.kv, at, rows, context.to_bits());
+        let mut sums = self.sums.borrow_mut();
+        let sums = sums.entry(key).or_insert_with(|| {
+            let kv = self.request.kv[way.kv].format;
+            let mut running = vec![0.0];
+            for layer in &self.request.models[way.model].profile.layers {
+                running.push(running[running.len() - 1] + self.layer(at, layer, rows, context, kv));
+            }
+            running
+        });
+        sums[end] - sums[start]
+    }
+
     fn layer(&self, at: usize, layer: &LayerProfile, rows: u32, context: f64, kv: KvFormat) -> f64 {
         let node = self.node(at);
         node.speed.layer_seconds(layer, rows, context, kv) / node.caps.cpu.unwrap_or(1.0)
@@ -86,6 +158,17 @@ impl Oracle<'_> {
                 && node.state == NodeState::Open
                 && (node.exactness == Exactness::Exact || !policy.exact_only)
         })
+    }
+
+    /// Whether a stage's layers alone fit where it is.
+    fn has_room(&self, way: &Way, (at, start, end): (usize, usize, usize)) -> bool {
+        let kv = self.request.kv[way.kv].format;
+        let layers = &self.request.models[way.model].profile.layers[start..end];
+        let context = f64::from(self.request.context);
+        let bytes = layers
+            .iter()
+            .map(|l| l.weight_bytes as f64 + l.kv_bytes(kv) * context);
+        bytes.sum::<f64>() <= self.node(at).memory as f64
     }
 
     fn memory(&self, way: &Way) -> bool {
@@ -127,10 +210,7 @@ impl Oracle<'_> {
         let alone = count == 1 && way.stages[0].0 != 0 && way.draft.is_none() && decode;
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
             let mut own = self.node(at).speed.overhead.as_secs_f64();
-            own += choice.layers[start..end]
-                .iter()
-                .map(|l| self.layer(at, l, rows, context, kv))
-                .sum::<f64>();
+            own += self.span(way, (at, start, end), rows, context);
             if decode && index + 1 == count {
                 own += self.layer(at, &choice.head, rows, 0.0, kv);
             }
@@ -196,20 +276,20 @@ impl Oracle<'_> {
     }
 
     /// Weighed seconds of a way, if it may be gone.
-    fn cost(&self, way: &Way) -> Option<f64> {
-        if !self.allowed(way) || !self.memory(way) {
+    pub(crate) fn cost(&self, way: &Way) -> Option<f64> {
+        if !self.allowed(way) || !self.memory(way) || way.spans && way.stages.iter().all(|s| s.0 == 0) {
             return None;
         }
         let request = self.request;
         let choice = &request.models[way.model];
-        let prompt = request.prompt_tokens.max(1);
+        let tokens = f64::from(self.prompt(way));
+        let prompt = self.prompt(way).max(1);
         let answer = f64::from(request.answer_tokens.saturating_sub(1));
         let chunks = prompt.div_ceil(way.chunk);
         let rows = prompt.div_ceil(chunks);
         let drafted = way.draft.map_or(0, |d| u32::from(d.1));
-        let seen = f64::from(request.prompt_tokens) + answer / 2.0;
-        let decode = self.pass(way, drafted + 1, seen, true)?;
-        let prefill = self.pass(way, rows, f64::from(request.prompt_tokens) / 2.0, false)?;
+        let decode = self.pass(way, drafted + 1, tokens + answer / 2.0, true)?;
+        let prefill = self.pass(way, rows, tokens / 2.0, false)?;
         let kv = request.kv[way.kv].format;
         let last = way.stages.last().unwrap().0;
 
@@ -243,13 +323,12 @@ impl Oracle<'_> {
             }
             let price = self.node(at).price;
             let answered = answer / gain * f64::from(drafted + 1);
-            credits += flops / all
-                * (price.prompt_token * f64::from(request.prompt_tokens) + price.answer_token * answered);
+            credits += flops / all * (price.prompt_token * tokens + price.answer_token * answered);
         }
         if request.objective.credits_max.is_some_and(|most| credits > most) {
             return None;
         }
-        let mut first = queue + load + prefill.0 + f64::from(chunks - 1) * prefill.1;
+        let mut first = queue + load + self.cold(way) * (prefill.0 + f64::from(chunks - 1) * prefill.1);
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
         let mut round = decode.0;
         if let Some((at, length)) = way.draft {
@@ -263,8 +342,11 @@ impl Oracle<'_> {
             .iter()
             .all(|s| self.node(s.0).exactness == Exactness::Exact)
             && !decode.3;
+        let document = request.document.filter(|_| way.spans);
+        first += document.map_or(0.0, |d| d.seconds);
         let loss = choice.loss
             + request.kv[way.kv].loss
+            + document.map_or(0.0, |d| d.loss)
             + if exact {
                 0.0
             } else {
@@ -276,36 +358,31 @@ impl Oracle<'_> {
 
     /// The least cost of all ways, known to be at most `best`.
     fn least(&self, mut best: f64) -> f64 {
-        let request = self.request;
-        for model in 0..request.models.len() {
-            for kv in 0..request.kv.len() {
-                for direct in [false, true] {
-                    for lossy in [false, true] {
-                        let skip = direct && request.direct == DirectForwarding::Never
-                            || lossy && request.codecs.iter().all(|c| c.codec.is_exact());
-                        if skip {
-                            continue;
-                        }
-                        for draft in drafts(request) {
-                            for chunk in chunks(request.prompt_tokens) {
-                                let stages = Vec::new();
-                                let mut way = Way {
-                                    model,
-                                    kv,
-                                    stages,
-                                    chunk,
-                                    draft,
-                                    direct,
-                                    lossy,
-                                };
-                                self.extend(&mut way, &mut best);
-                            }
-                        }
-                    }
-                }
-            }
+        for mut way in self.settings() {
+            self.extend(&mut way, &mut best);
         }
         best
+    }
+
+    /// Everything that can be set but the stages.
+    fn settings(&self) -> Vec<Way> {
+        let request = self.request;
+        let whether = |possible: bool| if possible { vec![false, true] } else { vec![false] };
+        let direct = whether(request.direct == DirectForwarding::Allowed);
+        let lossy = whether(request.codecs.iter().any(|c| !c.codec.is_exact()));
+        let spans = whether(request.document.is_some());
+        let mut ways = vec![Way::plain(Vec::new(), 0)];
+        ways = each(ways, |_| 0..request.models.len(), |way, model| way.model = model);
+        ways = each(ways, |_| 0..request.kv.len(), |way, kv| way.kv = kv);
+        ways = each(ways, |_| direct.clone(), |way, direct| way.direct = direct);
+        ways = each(ways, |_| lossy.clone(), |way, lossy| way.lossy = lossy);
+        ways = each(ways, |_| spans.clone(), |way, spans| way.spans = spans);
+        ways = each(ways, |_| drafts(request), |way, draft| way.draft = draft);
+        each(
+            ways,
+            |way| chunks(self.prompt(way)),
+            |way, chunk| way.chunk = chunk,
+        )
     }
 
     fn extend(&self, way: &mut Way, best: &mut f64) {
@@ -320,7 +397,7 @@ impl Oracle<'_> {
             }
             return;
         }
-        if self.at_least(way) >= *best {
+        if way.stages.last().is_some_and(|stage| !self.has_room(way, *stage)) || self.at_least(way) >= *best {
             return;
         }
         let used = |at: usize| way.stages.iter().any(|s| s.0 == at);
@@ -356,34 +433,47 @@ impl Oracle<'_> {
     fn at_least(&self, way: &Way) -> f64 {
         let request = self.request;
         let choice = &request.models[way.model].profile;
-        let kv = request.kv[way.kv].format;
-        let prompt = request.prompt_tokens.max(1);
+        let tokens = f64::from(self.prompt(way));
+        let prompt = self.prompt(way).max(1);
         let chunks = prompt.div_ceil(way.chunk);
         let rows = prompt.div_ceil(chunks);
         let drafted = way.draft.map_or(0, |d| u32::from(d.1));
         let accept = way.draft.map_or(0.0, |d| request.drafts[d.0].acceptance);
         let gain: f64 = (0..=drafted as i32).map(|n| accept.powi(n)).sum();
         let answer = f64::from(request.answer_tokens.saturating_sub(1));
-        let seen = f64::from(request.prompt_tokens) + answer / 2.0;
+        let seen = tokens + answer / 2.0;
         let (mut first, mut token, mut busiest) = (0.0, 0.0, 0.0f64);
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
-            let of = &choice.layers[start..end];
-            let half = f64::from(request.prompt_tokens) / 2.0;
-            let prefill: f64 = of.iter().map(|l| self.layer(at, l, rows, half, kv)).sum();
+            let half = tokens / 2.0;
+            let prefill = self.span(way, (at, start, end), rows, half);
             first += prefill;
             busiest = busiest.max(prefill);
-            token += of
-                .iter()
-                .map(|l| self.layer(at, l, drafted + 1, seen, kv))
-                .sum::<f64>();
+            token += self.span(way, (at, start, end), drafted + 1, seen);
             if at > 0 && !way.direct && (index > 0 || end < choice.layers.len()) {
                 token += self.link(at).0;
                 first += self.link(at).0;
             }
         }
-        first += f64::from(chunks - 1) * busiest;
+        first = self.cold(way) * (first + f64::from(chunks - 1) * busiest);
         request.objective.first_token_weight * first + answer * token / gain
     }
+}
+
+/// Every way with every choice.
+fn each<T, I: IntoIterator<Item = T>>(
+    ways: Vec<Way>,
+    choices: impl Fn(&Way) -> I,
+    set: impl Fn(&mut Way, T),
+) -> Vec<Way> {
+    let with = |way: &Way, choice| {
+        let mut way = way.clone();
+        set(&mut way, choice);
+        way
+    };
+    let all = ways
+        .iter()
+        .flat_map(|way| choices(way).into_iter().map(move |c| (way, c)));
+    all.map(|(way, choice)| with(way, choice)).collect()
 }
 
 fn drafts(request: &Request) -> Vec<Option<(usize, u16)>> {
@@ -430,16 +520,14 @@ fn way_of(request: &Request, cluster: &Cluster, plan: &Plan) -> Way {
             .flat_map(|s| [s.wire_in, s.wire_out])
             .flatten()
             .any(inexact),
+        spans: plan.mode == Mode::Preprocess,
     }
 }
 
 /// The planner's cost over the least cost, or `None` where nothing can be done and the planner says so.
 fn ratio(seed: u64, peers: u32, layers: u32) -> Option<f64> {
     let (request, cluster) = drawn(seed, peers, layers);
-    let oracle = Oracle {
-        request: &request,
-        cluster: &cluster,
-    };
+    let oracle = Oracle::new(&request, &cluster);
     let Ok(decision) = plan(&request, &cluster) else {
         assert_eq!(
             oracle.least(1e12),
@@ -448,31 +536,61 @@ fn ratio(seed: u64, peers: u32, layers: u32) -> Option<f64> {
         );
         return None;
     };
-    let way = way_of(&request, &cluster, &decision.plan);
-    let counted = oracle
-        .cost(&way)
-        .unwrap_or_else(|| panic!("seed {seed}: breaks a rule: {way:?}"));
-    let said = decision.plan.expected.objective;
-    assert!(
-        (counted / said - 1.0).abs() < 1e-6,
-        "seed {seed}: said {said}, counted {counted}: {way:?}"
-    );
+    let said = counted_as_said(seed, &oracle, &decision.plan);
     Some(said / oracle.least(said))
 }
 
 #[test]
-fn within_two_percent_of_exhaustive_search_on_a_thousand_clusters() {
-    let ratios: Vec<f64> = (0..1000).filter_map(|seed| ratio(seed, 5, 16)).collect();
-    let good = ratios.iter().filter(|r| **r <= 1.02).count();
-    let worst = ratios.iter().copied().fold(1.0, f64::max);
+fn what_a_plan_says_it_costs_is_what_is_counted() {
+    let counted = (0..400).filter(|seed| {
+        let (request, cluster) = drawn(*seed, 5, 16);
+        let oracle = Oracle::new(&request, &cluster);
+        let said = plan(&request, &cluster).ok();
+        said.is_some_and(|decision| counted_as_said(*seed, &oracle, &decision.plan) > 0.0)
+    });
+    assert!(counted.count() >= 200);
+}
+
+/// The plan's cost, after it was counted again.
+fn counted_as_said(seed: u64, oracle: &Oracle, plan: &Plan) -> f64 {
+    let way = way_of(oracle.request, oracle.cluster, plan);
+    let counted = oracle.cost(&way);
+    let counted = counted.unwrap_or_else(|| panic!("seed {seed}: breaks a rule: {way:?}"));
+    let said = plan.expected.objective;
     assert!(
-        ratios.len() >= 700,
-        "too few of the clusters can do anything: {}",
-        ratios.len()
+        (counted / said - 1.0).abs() < 1e-6,
+        "seed {seed}: said {said}, counted {counted}: {way:?}"
     );
+    said
+}
+
+/// Seeds that nobody looked at while the planner was made; chosen once, and not chosen again.
+const HELD_OUT: u64 = 7_310_000;
+
+/// The first thousand clusters from a seed on in which anything can be done: how many are within 2 %, the worst, and how
+/// many were drawn.
+fn thousand(from: u64) -> (usize, f64, u64) {
+    let (mut good, mut worst, mut planned, mut seed) = (0, 1.0f64, 0, from);
+    while planned < 1000 {
+        if let Some(ratio) = ratio(seed, 5, 16) {
+            planned += 1;
+            good += usize::from(ratio <= 1.02);
+            if ratio > worst || ratio > 1.02 {
+                println!("seed {seed}: {ratio:.4}");
+            }
+            worst = worst.max(ratio);
+        }
+        seed += 1;
+    }
+    (good, worst, seed - from)
+}
+
+#[test]
+fn within_two_percent_of_exhaustive_search_on_a_thousand_clusters_never_seen_before() {
+    let (good, worst, drawn) = thousand(HELD_OUT);
+    println!("{good} of 1000 within 2 % of the best, worst {worst:.4}; {drawn} drawn");
     assert!(
-        good as f64 >= 0.99 * ratios.len() as f64 && worst <= 1.05,
-        "{good} of {} within 2 %, worst {worst:.3}",
-        ratios.len()
+        good >= 990 && worst <= 1.05,
+        "{good} of 1000 within 2 %, worst {worst:.3}"
     );
 }

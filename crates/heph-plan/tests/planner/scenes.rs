@@ -1,9 +1,10 @@
-//! Clusters and requests to plan with: some drawn by seed, some plain.
+//! Clusters and requests to plan with, some drawn by seed, some plain; and the check that a plan keeps its policy, written
+//! from the policy's words, apart from the rule that the planner follows. The crate's own tests and the bench use them too.
 
 use core::time::Duration;
 use heph_plan::{
-    Between, Cluster, CodecProfile, DirectForwarding, DraftProfile, DraftSource, KvChoice, ModelChoice,
-    Objective, Peer, Request,
+    Between, Cluster, CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice,
+    ModelChoice, Objective, Peer, Place, Plan, Request, WarmPrefix,
 };
 use heph_types::{
     Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, ModelProfile,
@@ -261,6 +262,21 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
     if dice.chance(0.2) {
         request.objective.seconds_per_credit = dice.scale(0.01, 1.0);
     }
+    if dice.chance(0.15) {
+        request.objective.credits_max = Some(dice.scale(0.01, 10.0));
+    }
+    if dice.chance(0.25) {
+        request.document = Some(DocumentProfile {
+            kept_tokens: 1 + (f64::from(request.prompt_tokens) * dice.scale(0.05, 0.6)) as u32,
+            seconds: dice.scale(0.001, 0.5),
+            loss: dice.pick(&[0.02, 0.1, 0.3]),
+        });
+    }
+    if dice.chance(0.15) {
+        let tokens = dice.whole(0, request.prompt_tokens);
+        let node = node_id(dice.whole(0, 2) as usize);
+        request.warm.push(WarmPrefix { node, tokens });
+    }
     if dice.chance(0.3) {
         request.direct = DirectForwarding::Allowed;
     }
@@ -328,4 +344,118 @@ fn drawn_node(dice: &mut Dice, which: usize, role: Role, whole: u64, request: &R
         };
     }
     node
+}
+
+/// Whether somebody sees more than the policy lets them.
+pub(crate) fn leaks(plan: &Plan, request: &Request) -> bool {
+    let policy = &request.policy;
+    let layers = plan.stages.last().map_or(0, |s| s.layers.end());
+    let stranger = plan.stages.iter().any(|stage| {
+        let at_an_end = stage.layers.start() == 0 || stage.layers.end() == layers;
+        let needs = if at_an_end {
+            Leaves::Text
+        } else {
+            Leaves::Activations
+        };
+        let sees = policy.seen_by(stage.node, stage.role);
+        stage.place == Place::Peer && (sees < needs || sees < stage.sees)
+    });
+    let here = |layer: usize| {
+        let at = plan.stages.iter().find(|s| s.layers.iter().contains(&layer));
+        at.is_some_and(|s| s.place == Place::Desk)
+    };
+    let first = usize::from(policy.layers_local_first).min(layers);
+    let last = usize::from(policy.layers_local_last).min(layers);
+    stranger || !(0..first).all(here) || !(layers - last..layers).all(here)
+}
+
+/// A slow desk, a fast stranger who may see nothing and a fast friend who may see activations.
+pub(crate) fn private_scene() -> (Request, Cluster) {
+    let of = model(16, 50.0);
+    let desk = node(0, Role::Own, 4.0, 2_000_000_000, &of);
+    let stranger = node(1, Role::Miner, 400.0, 2_000_000_000, &of);
+    let friend = node(2, Role::Own, 200.0, 2_000_000_000, &of);
+    let others = [stranger, friend].map(|n| (n, link(1.0, 800.0)));
+    let request = Request {
+        policy: Policy {
+            layers_local_first: 2,
+            ..Policy::open(Leaves::Activations, &[Role::Own])
+        },
+        ..request(of)
+    };
+    (request, cluster(desk, others.to_vec()))
+}
+
+/// A crowd of unlike nodes, each with room for about `share` of the model, and everything to choose at once: two
+/// quantisations, two cache formats, three codecs, two drafts, documents, prices, a policy, nodes that hold parts or are
+/// not exact, links among most of them.
+pub(crate) fn crowd(seed: u64, nodes: usize, layers: usize, share: f64) -> (Request, Cluster) {
+    let mut dice = Dice(seed.wrapping_mul(0x5851_f42d_4c95_7f2d) ^ 0xc0de);
+    let mut profile = model(layers, 40.0);
+    // Every fourth layer takes more bits, as in a mixed quantisation.
+    let more = profile.layers.iter_mut().step_by(4);
+    more.for_each(|l| *l = layer(52.0));
+    let mut request = drawn_request(&mut dice, profile);
+    let mut small = request.models[0].profile.clone();
+    small.model = hash(2);
+    for layer in small.layers.iter_mut().chain([&mut small.head]) {
+        layer.weight_bytes /= 2;
+        layer.weight_bytes_one_row /= 2;
+    }
+    request.models.truncate(1);
+    let loss = 0.3;
+    request.models.push(ModelChoice { profile: small, loss });
+    request.kv.truncate(1);
+    let format = KvFormat::Q8_0;
+    request.kv.push(KvChoice { format, loss: 0.02 });
+    request.codecs.truncate(2);
+    request.codecs.push(CodecProfile::nominal(WireCodec::Bf16));
+    request.drafts = [(0.75, 0.002, 12), (0.4, 1e-5, 16)]
+        .map(|(acceptance, seconds_per_token, length_max)| DraftProfile {
+            source: DraftSource::Model,
+            acceptance,
+            seconds_per_token,
+            seconds_for_prompt: 0.02,
+            memory: 20_000_000,
+            length_max,
+        })
+        .to_vec();
+    request.document = Some(DocumentProfile {
+        kept_tokens: 1 + request.prompt_tokens / 6,
+        seconds: 0.1,
+        loss: 0.1,
+    });
+    request.direct = DirectForwarding::Allowed;
+    request.objective.credits_max = None;
+    request.policy = Policy {
+        layers_local_first: 1,
+        ..Policy::open(Leaves::Text, &Role::ALL)
+    };
+    request.policy.may_see[Role::ALL.len() - 1].1 = Leaves::Activations;
+    let whole = layers as f64 * 46e6;
+    let mut made: Vec<NodeProfile> = Vec::new();
+    for which in 0..nodes {
+        let role = if which == 0 {
+            Role::Own
+        } else {
+            dice.pick(&Role::ALL)
+        };
+        let mut node = drawn_node(&mut dice, which, role, whole as u64, &request);
+        node.memory = (whole * share * dice.scale(0.5, 2.0)) as u64;
+        made.push(node);
+    }
+    let desk = made.remove(0);
+    let others = made.into_iter();
+    let others = others.map(|n| (n, link(dice.scale(1.0, 100.0), dice.scale(20.0, 1000.0))));
+    let mut cluster = cluster(desk, others.collect());
+    for a in 1..nodes {
+        for b in a + 1..nodes {
+            let link = link(dice.scale(1.0, 100.0), dice.scale(20.0, 1000.0));
+            let (from, to) = (node_id(a), node_id(b));
+            if dice.chance(0.8) {
+                cluster.between.push(Between { from, to, link });
+            }
+        }
+    }
+    (request, cluster)
 }
