@@ -5,45 +5,32 @@
 //! changes find. How much is tried is bounded by the number of layers and by what [`field`] lets through, not by the
 //! size of the cluster.
 
-use crate::cover::{Bench, DeskEnds, Rates, Wishes, join};
+mod seeds;
+mod settings;
+
+use crate::cover::{Bench, join};
 use crate::field;
 use crate::ground::DESK;
 use crate::moves::{FAMILIES, From, well_formed};
-use crate::plan::{Forwarding, Mode};
+use crate::plan::Mode;
 use crate::request::DirectForwarding;
 use crate::score::Score;
-use crate::space::{DRAFT_MAX, Phase, Segment, Shape, Space};
+use crate::space::{Segment, Shape, Space};
 use std::collections::HashMap;
 
 /// Small changes that one descent may make.
 const STEPS_MAX: usize = 64;
-/// Bounds on the busiest stage that are tried, each four fifths of the busiest stage before.
-const BOUNDS: usize = 8;
-/// As [`BOUNDS`], for each order of a small cluster.
-const BOUNDS_EACH: usize = 4;
-/// Lengths of a draft that are tried.
-const LENGTHS: [u16; 10] = [1, 2, 3, 4, 5, 6, 8, 10, 12, DRAFT_MAX];
 /// Clusters of fewer other nodes are searched in every order.
 pub(crate) const SMALL: usize = 6;
-/// Covers that are swept with bounds, of the cheapest.
-const SWEPT: usize = 4;
-/// As [`SWEPT`], for a small cluster.
-const SWEPT_SMALL: usize = 12;
 /// Nodes without layers that a descent tries in a large cluster.
 const ENTRANTS: usize = 6;
-/// Other seeds than the best of each mode from which changes are made, in a large cluster and in a small one.
-const STARTS: usize = 1;
+/// Seeds from which changes are made besides the best of each mode, which may be among them; some may cost too much and
+/// lead to what does not.
+const STARTS: usize = 2;
 /// As [`STARTS`], for a small cluster.
 const STARTS_SMALL: usize = 10;
-/// Drafts with which covers are made in a small cluster.
-const DRAFTS_SMALL: usize = 2;
-/// Share of its turn that a stage is thought to wait for the busiest one: as in a pipeline of a few even stages.
-const PACE: f64 = 0.3;
 /// A mode is searched further when its seeds cost less than this many times the cheapest.
 const PROMISING: f64 = 1.5;
-
-/// What all of the most credits are worth where they bind, over the seconds of the answer here.
-const DEAR: [f64; 3] = [0.3, 3.0, 1000.0];
 
 /// How much is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,14 +51,6 @@ pub(crate) struct Search<'s, 'a> {
     starts: Vec<(f64, Shape)>,
     bench: Bench,
     pub(crate) best: [Option<(Shape, Score)>; Mode::ALL.len()],
-}
-
-/// A cover to be swept with bounds.
-struct Promising {
-    cost: f64,
-    order: usize,
-    wishes: Wishes,
-    ends: DeskEnds,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
@@ -145,312 +124,6 @@ impl<'s, 'a> Search<'s, 'a> {
         Some(self.space.weighed(&score))
     }
 
-    /// The whole model in one place, and the best of these places tuned.
-    fn whole(&mut self) {
-        let layers = self.space.layers();
-        let mut found: Vec<(f64, Shape)> = Vec::new();
-        for site in 0..self.space.ground.sites.len() {
-            let shape = self.plain(vec![Segment::new(site, 0, layers)]);
-            let cost = self.consider(&shape).unwrap_or(f64::INFINITY);
-            if site == DESK || cost.is_finite() {
-                found.push((cost, shape));
-            }
-        }
-        // The desk's own draft may take the room that the whole model would need, or the other way round.
-        let rest = found.split_off(1.min(found.len()));
-        found.into_iter().for_each(|(_, desk)| drop(self.tune(&desk)));
-        let mut rest = rest;
-        rest.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let count = if self.effort == Effort::Full { SMALL } else { 2 };
-        rest.iter()
-            .take(count)
-            .for_each(|(_, shape)| drop(self.tune(shape)));
-    }
-
-    fn plain(&self, segments: Vec<Segment>) -> Shape {
-        Shape {
-            segments,
-            direct: false,
-            lossy: false,
-            chunk: self.space.chunks.len() - 1,
-            draft: None,
-        }
-    }
-
-    /// Seeds for several stages: covers in some orders, and the cheapest of them with bounds on the busiest stage.
-    fn layered(&mut self) {
-        if self.nodes.is_empty() {
-            return;
-        }
-        let space = self.space;
-        let orders = match self.effort {
-            Effort::Full => field::orders(space, &self.nodes),
-            Effort::Glance => vec![self.nodes.clone()],
-        };
-        let middle = space.chunks.len() / 2;
-        let mut found = Vec::new();
-        for wishes in self.wishes() {
-            let rates = Rates::new(space, middle, wishes);
-            for (number, order) in orders.iter().enumerate() {
-                for ends in self.desk_ends() {
-                    let cost = self.covered(&rates, order, (middle, wishes), ends, f64::INFINITY);
-                    found.extend(cost.map(|(cost, _)| Promising {
-                        cost,
-                        order: number,
-                        wishes,
-                        ends,
-                    }));
-                }
-            }
-        }
-        found.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-        let mut seen: Vec<(Wishes, DeskEnds)> = Vec::new();
-        found.retain(|f| {
-            let new = !seen.contains(&(f.wishes, f.ends));
-            seen.extend(new.then_some((f.wishes, f.ends)));
-            new
-        });
-        found.truncate(match self.effort {
-            Effort::Full if self.nodes.len() < SMALL => SWEPT_SMALL,
-            Effort::Full => SWEPT,
-            Effort::Glance => 1,
-        });
-        for chunk in self.seed_chunks() {
-            for cover in &found {
-                let rates = Rates::new(space, chunk, cover.wishes);
-                let order = &orders[cover.order];
-                let bounds = if self.effort == Effort::Full { BOUNDS } else { 2 };
-                self.sweep(&rates, order, (chunk, cover.wishes), cover.ends, bounds);
-            }
-        }
-    }
-
-    /// Tightens the bound on the busiest stage, and considers what each bound leads to.
-    fn sweep(
-        &mut self,
-        rates: &Rates,
-        order: &[usize],
-        (chunk, wishes): (usize, Wishes),
-        ends: DeskEnds,
-        bounds: usize,
-    ) {
-        let mut bound = f64::INFINITY;
-        let bounds = if self.space.chunks[chunk].1 == 1 {
-            1
-        } else {
-            bounds
-        };
-        for _ in 0..bounds {
-            let Some((_, busiest)) = self.covered(rates, order, (chunk, wishes), ends, bound) else {
-                return;
-            };
-            bound = busiest * 0.8;
-        }
-    }
-
-    /// Tunes a cover, once; gives what it costs so and the seconds of its busiest stage.
-    fn covered(
-        &mut self,
-        rates: &Rates,
-        order: &[usize],
-        (chunk, wishes): (usize, Wishes),
-        ends: DeskEnds,
-        bound: f64,
-    ) -> Option<(f64, f64)> {
-        let segments = rates.cover(order, ends, bound, &mut self.bench)?;
-        let busiest = rates.busiest(&segments);
-        if let Some(cost) = self.tuned.get(&segments) {
-            return Some((*cost, busiest));
-        }
-        let place = segments.clone();
-        let shape = Shape {
-            chunk,
-            draft: wishes.draft,
-            direct: wishes.forwarding == Forwarding::Direct,
-            ..self.plain(segments)
-        };
-        let tuned = self.tune(&shape);
-        let cost = tuned.as_ref().map_or(f64::INFINITY, |t| t.1);
-        self.tuned.insert(place, cost);
-        self.starts.extend(tuned.map(|(shape, cost)| (cost, shape)));
-        Some((cost, busiest))
-    }
-
-    fn seed_chunks(&self) -> Vec<usize> {
-        let last = self.space.chunks.len() - 1;
-        let mut chunks = match self.effort {
-            Effort::Full => vec![last.min(1), last.min(3), last],
-            Effort::Glance => vec![last.min(3)],
-        };
-        chunks.dedup();
-        chunks
-    }
-
-    fn seed_drafts(&self) -> Vec<Option<(usize, u16)>> {
-        let drafts = &self.space.ground.permitted.request.drafts;
-        let usable = drafts.iter().enumerate().filter(|(_, d)| d.length_max > 0);
-        let mut usable: Vec<_> = usable.collect();
-        usable.sort_by(|a, b| b.1.acceptance.total_cmp(&a.1.acceptance));
-        let count = match self.effort {
-            Effort::Full if self.nodes.len() < SMALL => DRAFTS_SMALL,
-            Effort::Full => 1,
-            // What a draft is good for, tuning finds.
-            Effort::Glance => 0,
-        };
-        let seeds = usable.into_iter().take(count);
-        let seeds = seeds.map(|(at, d)| Some((at, d.length_max.min(4))));
-        std::iter::once(None).chain(seeds).collect()
-    }
-
-    /// What covers are made for: with and without a draft, through the desk and directly, at several prices.
-    fn wishes(&self) -> Vec<Wishes> {
-        let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
-        let ways: &[Forwarding] = match direct && self.nodes.len() > 1 {
-            true => &[Forwarding::ThroughDesk, Forwarding::Direct],
-            false => &[Forwarding::ThroughDesk],
-        };
-        let (drafts, credits) = (self.seed_drafts(), self.seed_credits());
-        let mut wishes = Vec::new();
-        for (draft, forwarding) in drafts.iter().flat_map(|d| ways.iter().map(|w| (*d, *w))) {
-            wishes.extend(credits.iter().map(|credit| Wishes {
-                draft,
-                credit: *credit,
-                forwarding,
-                pace: 0.0,
-            }));
-        }
-        let paces: &[f64] = match self.effort {
-            Effort::Glance => &[PACE],
-            Effort::Full if self.nodes.len() < SMALL => &[0.0, PACE, 1.0],
-            Effort::Full => &[PACE],
-        };
-        let wishes = wishes.into_iter();
-        wishes
-            .flat_map(|w| paces.iter().map(move |pace| Wishes { pace: *pace, ..w }))
-            .collect()
-    }
-
-    /// Seconds that a credit is worth: as the person says, and where there is a most, more and more, so that some of what
-    /// is found costs less than that.
-    fn seed_credits(&self) -> Vec<f64> {
-        let space = self.space;
-        let objective = &space.ground.permitted.request.objective;
-        let asks = |site: &usize| space.ground.sites[*site].profile.price != heph_types::Price::default();
-        let most = objective
-            .credits_max
-            .filter(|_| self.nodes.iter().chain([&DESK]).any(asks));
-        let here = space.sums(DESK, Phase::Decode(1)).layers[space.layers()] * (space.answer + 1.0);
-        let dear = most.into_iter().flat_map(|most| match self.effort {
-            Effort::Full => DEAR.map(|times| times * here / most.max(1e-9)).to_vec(),
-            Effort::Glance => vec![here / most.max(1e-9)],
-        });
-        std::iter::once(objective.seconds_per_credit)
-            .chain(dear)
-            .collect()
-    }
-
-    /// Every order of a small cluster's nodes, each tried once: what links between nodes, layers that lie ready and
-    /// uneven layers ask for shows only in the order.
-    fn every_order(&mut self) {
-        let chunk = self.space.chunks.len() / 2;
-        let orders = permutations(&self.nodes);
-        for wishes in self.wishes().into_iter().filter(|w| w.pace == PACE) {
-            let rates = Rates::new(self.space, chunk, wishes);
-            for order in &orders {
-                for ends in self.desk_ends().into_iter().take(4) {
-                    self.sweep(&rates, order, (chunk, wishes), ends, BOUNDS_EACH);
-                }
-            }
-        }
-    }
-
-    /// What the desk keeps at the end: nothing, only the head, or layers; and whether it may begin.
-    fn desk_ends(&self) -> Vec<DeskEnds> {
-        let (first, last) = self.space.ground.permitted.local;
-        let layers = self.space.layers();
-        let (first, last) = (usize::from(first).min(layers), usize::from(last).min(layers));
-        let one = 1.min(layers);
-        let mut ends = vec![
-            DeskEnds::new(first.max(one), Some(last.max(one))),
-            DeskEnds::new(first.max(one), Some(last)),
-            DeskEnds::new(first, None),
-            DeskEnds::new(first, Some(last)),
-        ];
-        if self.effort == Effort::Full && layers <= 2 * SMALL * 4 {
-            let inside = (1..layers).step_by(layers.div_ceil(4 * SMALL));
-            ends.extend(inside.map(|l| DeskEnds::new(first, Some(l.max(last)))));
-        }
-        ends.retain(|e| last == 0 || e.suffix.is_some());
-        ends.dedup();
-        if self.effort == Effort::Glance {
-            // Both ends here, and neither: what lies between, small changes find.
-            ends.retain(|e| e.suffix != Some(0));
-        }
-        ends
-    }
-
-    /// Sets, one after another, what does not move layers: draft, chunk, codecs, forwarding.
-    fn tune(&mut self, shape: &Shape) -> Option<(Shape, f64)> {
-        let mut best = shape.clone();
-        let mut trial = shape.clone();
-        let mut cost = self.consider(&best).unwrap_or(f64::INFINITY);
-        let settings: [fn(&Self, &Shape) -> Vec<Setting>; 4] =
-            [Self::codecs, Self::ways, Self::drafts, Self::chunks];
-        for _ in 0..2 {
-            let before = cost;
-            for set in settings {
-                for setting in set(self, &best) {
-                    trial.clone_from(&best);
-                    setting.put(&mut trial);
-                    let other = self.consider(&trial).unwrap_or(f64::INFINITY);
-                    if other < cost {
-                        cost = other;
-                        std::mem::swap(&mut best, &mut trial);
-                    }
-                }
-            }
-            if cost == before {
-                break;
-            }
-        }
-        cost.is_finite().then_some((best, cost))
-    }
-
-    fn codecs(&self, shape: &Shape) -> Vec<Setting> {
-        let codecs = &self.space.ground.permitted.codecs;
-        let rounded = codecs.iter().any(|c| !c.codec.is_exact()) && shape.segments.len() > 1;
-        rounded
-            .then_some(Setting::Lossy(!shape.lossy))
-            .into_iter()
-            .collect()
-    }
-
-    fn ways(&self, shape: &Shape) -> Vec<Setting> {
-        let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
-        let between = shape
-            .segments
-            .windows(2)
-            .any(|p| p[0].site != DESK && p[1].site != DESK);
-        let other = (direct && between).then_some(Setting::Direct(!shape.direct));
-        other.into_iter().collect()
-    }
-
-    fn drafts(&self, shape: &Shape) -> Vec<Setting> {
-        let mut settings = vec![Setting::Draft(None)];
-        let drafts = &self.space.ground.permitted.request.drafts;
-        for (source, draft) in drafts.iter().enumerate() {
-            let lengths = LENGTHS.into_iter().filter(|l| *l <= draft.length_max);
-            settings.extend(lengths.map(|length| Setting::Draft(Some((source, length)))));
-        }
-        settings.retain(|s| *s != Setting::Draft(shape.draft));
-        settings
-    }
-
-    fn chunks(&self, shape: &Shape) -> Vec<Setting> {
-        let all = (0..self.space.chunks.len()).filter(|chunk| *chunk != shape.chunk);
-        all.map(Setting::Chunk).collect()
-    }
-
     /// Makes small changes to the best shape of a mode until none helps.
     fn descend(&mut self, wanted: Mode) {
         let steps = match self.effort {
@@ -479,7 +152,7 @@ impl<'s, 'a> Search<'s, 'a> {
         } else {
             STARTS
         };
-        for (cost, shape) in starts.into_iter().skip(1).take(count) {
+        for (cost, shape) in starts.into_iter().take(count) {
             let Some(mode) = mode(self.space, &shape) else {
                 continue;
             };
@@ -529,40 +202,6 @@ impl<'s, 'a> Search<'s, 'a> {
         let unused = self.nodes.iter().copied().filter(|site| !used(*site));
         unused.take(ENTRANTS).collect()
     }
-}
-
-/// One thing that is set apart from the stages.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Setting {
-    Lossy(bool),
-    Direct(bool),
-    Draft(Option<(usize, u16)>),
-    Chunk(usize),
-}
-
-impl Setting {
-    fn put(self, shape: &mut Shape) {
-        match self {
-            Setting::Lossy(lossy) => shape.lossy = lossy,
-            Setting::Direct(direct) => shape.direct = direct,
-            Setting::Draft(draft) => shape.draft = draft,
-            Setting::Chunk(chunk) => shape.chunk = chunk,
-        }
-    }
-}
-
-fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
-    if of.is_empty() {
-        return vec![Vec::new()];
-    }
-    let mut all = Vec::new();
-    for at in 0..of.len() {
-        let mut rest = of.to_vec();
-        let first = rest.remove(at);
-        let tails = permutations(&rest).into_iter();
-        all.extend(tails.map(|tail| [&[first], tail.as_slice()].concat()));
-    }
-    all
 }
 
 /// The mode that a shape is, or `None` where a space for chosen spans would send nothing anyway.
