@@ -137,10 +137,6 @@ fn every_mode_over_real_nodes_says_the_same_words() {
         assert_eq!(answer["text"], plain["text"], "{mode}");
         let receipt = &answer["receipt"];
         assert_eq!(receipt["exactness"], "exact", "{mode}");
-        assert!(
-            receipt["moves"].as_array().unwrap().is_empty(),
-            "{mode}: {receipt}"
-        );
         if mode != "auto" {
             assert_eq!(receipt["mode"], mode);
         }

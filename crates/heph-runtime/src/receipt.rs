@@ -134,45 +134,80 @@ impl Receipt {
     }
 }
 
-/// Follows each stage of the plan through its moves. After a move the machine holds the replayed positions too, so a
-/// later line begins where the earlier one ended.
+/// Follows each layer of the plan through its moves, and puts neighbours with one fate together. After a move the machine
+/// holds the replayed positions too, so a later line begins where the earlier one ended.
 fn places(plan: &Plan, pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<PlaceLine> {
-    let layers = plan.stages.last().map_or(0, |stage| stage.layers.end());
-    let mut lines = Vec::new();
-    for stage in &plan.stages {
-        let mut node = stage.node;
-        let mut from = 0;
-        for moved in answer.moves.iter().filter(|moved| moved.layers == stage.layers) {
-            let to = moved.at.index().clamp(from, tokens);
-            lines.push(place(pool, stage.layers, layers, node, from..to));
-            (node, from) = (moved.to, to);
+    let count = plan.stages.last().map_or(0, |stage| stage.layers.end());
+    let head_apart = plan.stages.last().is_some_and(|stage| stage.layers.is_empty());
+    let mut spans: Vec<Span> = (0..count)
+        .flat_map(|layer| spans(plan, answer, tokens, layer))
+        .collect();
+    spans.sort_by_key(|span| (span.from, span.start));
+    let mut joined: Vec<Span> = Vec::new();
+    for span in spans {
+        match joined.last_mut() {
+            Some(last)
+                if (last.from, last.to, last.node, last.end)
+                    == (span.from, span.to, span.node, span.start) =>
+            {
+                last.end = span.end;
+            }
+            _ => joined.push(span),
         }
-        lines.push(place(pool, stage.layers, layers, node, from..tokens));
     }
-    lines.retain(|line| line.from < line.to);
-    lines
+    let line = |span: Span| {
+        let here = span.node == pool.desk().node;
+        let at_an_end = span.start == 0 || span.end == count && !head_apart;
+        Some(PlaceLine {
+            from: span.from,
+            to: span.to,
+            layers: LayerRange::new(span.start, span.end, count).ok()?,
+            node: span.node,
+            name: pool.name(span.node),
+            role: pool
+                .profile(span.node)
+                .map(|profile| profile.role)
+                .filter(|_| !here),
+            saw: match (here, at_an_end) {
+                (true, _) => Leaves::Nothing,
+                (false, true) => Leaves::Text,
+                (false, false) => Leaves::Activations,
+            },
+        })
+    };
+    joined.into_iter().filter_map(line).collect()
 }
 
-fn place(
-    pool: &NodePool,
-    range: LayerRange,
-    layers: usize,
+/// Layers at a machine for some of the tokens.
+struct Span {
+    from: usize,
+    to: usize,
+    start: usize,
+    end: usize,
     node: NodeId,
-    tokens: std::ops::Range<usize>,
-) -> PlaceLine {
-    let here = node == pool.desk().node;
-    let saw = match (here, range.start() == 0 || range.end() == layers) {
-        (true, _) => Leaves::Nothing,
-        (false, true) => Leaves::Text,
-        (false, false) => Leaves::Activations,
+}
+
+/// Who computed one layer, for which tokens.
+fn spans(plan: &Plan, answer: &Answer, tokens: usize, layer: usize) -> Vec<Span> {
+    let holds = |range: &LayerRange| range.iter().contains(&layer);
+    let Some(stage) = plan.stages.iter().find(|stage| holds(&stage.layers)) else {
+        return Vec::new();
     };
-    PlaceLine {
-        from: tokens.start,
-        to: tokens.end,
-        layers: range,
+    let (mut node, mut from) = (stage.node, 0);
+    let span = |from, to, node| Span {
+        from,
+        to,
+        start: layer,
+        end: layer + 1,
         node,
-        name: pool.name(node),
-        role: pool.profile(node).map(|profile| profile.role).filter(|_| !here),
-        saw,
+    };
+    let mut spans = Vec::new();
+    for moved in answer.moves.iter().filter(|moved| holds(&moved.layers)) {
+        let to = moved.at.index().clamp(from, tokens);
+        spans.push(span(from, to, node));
+        (node, from) = (moved.to, to);
     }
+    spans.push(span(from, tokens, node));
+    spans.retain(|span| span.from < span.to);
+    spans
 }

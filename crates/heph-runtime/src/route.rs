@@ -5,26 +5,25 @@
 
 use std::sync::Arc;
 
+use heph_plan::draft::SourceStart;
 use heph_plan::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice, Mode, ModelChoice,
-    Objective, Place, Plan, Request,
+    Objective, Place, Plan, Record, Request,
 };
 use heph_types::{KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeState, Policy, Speed, WireCodec};
 
 use crate::cancel::Cancel;
-use crate::desk::{Desk, Guess, Pace};
+use crate::desk::{Desk, GuessSource, Pace, Plain, Speculation};
 use crate::draft::{Drafter, EchoDrafter};
 use crate::gate::{Gate, Meter};
-use crate::line::{Line, LineError, LineLimits, LineModel, Placement};
+use crate::line::{Line, LineError, LineLimits, LineModel};
 use crate::pool::NodePool;
+use crate::replan::Replanner;
 use crate::seat::Host;
 use crate::words::Words;
 
 /// Tokens in a round that a draft may have: longer runs are rarely right to the end.
 const DRAFT_LENGTH_MAX: u16 = 12;
-
-/// Rounds under way at once where they travel: the next is drafted while the last is on its way.
-const ROUNDS_AHEAD: usize = 2;
 
 /// What an answer from excerpts may miss: 2 of 100 questions, the most that `heph-world`'s test of retrieval lets pass.
 const EXCERPTS_LOSS: f64 = 0.02;
@@ -153,12 +152,10 @@ pub enum RouteError {
 
 /// What it takes to seat a plan.
 pub struct Route<'a> {
-    /// The plan.
-    pub plan: &'a Plan,
+    /// The plan, and what it was made from. Its policy is asked again at every door.
+    pub record: &'a Record,
     /// The machines.
     pub pool: &'a NodePool,
-    /// What may leave: asked again at every door.
-    pub policy: &'a Policy,
     /// The model.
     pub model: LineModel,
     /// How the model reads and writes.
@@ -179,18 +176,29 @@ impl Route<'_> {
     pub fn desk(self) -> Result<(Desk, Meter), RouteError> {
         let meter = Meter::default();
         let hosts = self.hosts(&meter)?;
-        let stages: Vec<Placement> = self.plan.stages.iter().map(placement).collect();
+        let Record {
+            request,
+            cluster,
+            decision,
+            ..
+        } = self.record;
+        let plan = &decision.plan;
         let limits = LineLimits {
-            chunk: self.plan.chunk_rows.max(1) as usize,
+            chunk: plan.chunk_rows.max(1) as usize,
             ..self.limits
         };
-        let line = Line::new(self.model, hosts, &stages, limits)?;
-        let pace = pace(self.plan, self.drafter)?;
+        let mut line = Line::new(self.model, hosts, &Replanner::placements(plan), limits)?;
+        if !cluster.nodes.is_empty() {
+            let replanner = Replanner::new(request.clone(), cluster.clone(), plan.clone());
+            line = line.with_steering(Box::new(replanner));
+        }
+        let pace = pace(plan, &request.drafts, self.drafter)?;
         Ok((Desk::over(line, pace, self.words, self.cancel), meter))
     }
 
     /// The hosts of the plan in its order, then this machine, then whoever else may help where one is lost.
     fn hosts(&self, meter: &Meter) -> Result<Vec<Arc<dyn Host>>, RouteError> {
+        let policy = &self.record.request.policy;
         let mut hosts: Vec<Arc<dyn Host>> = Vec::new();
         let mut admit = |host: Gate| {
             if !hosts.iter().any(|known| known.node() == host.node()) {
@@ -199,9 +207,9 @@ impl Route<'_> {
         };
         let there = |machine: &crate::pool::Machine| {
             let host = Arc::clone(&machine.host);
-            Gate::there(host, machine.profile.role, self.policy, self.model.layers, meter)
+            Gate::there(host, machine.profile.role, policy, self.model.layers, meter)
         };
-        for stage in &self.plan.stages {
+        for stage in &self.record.decision.plan.stages {
             match stage.place {
                 Place::Desk => admit(Gate::here(Arc::clone(self.pool.here()), meter)),
                 Place::Peer => {
@@ -213,7 +221,7 @@ impl Route<'_> {
         }
         admit(Gate::here(Arc::clone(self.pool.here()), meter));
         let helps = |machine: &&crate::pool::Machine| {
-            let sees = self.policy.seen_by(machine.profile.node, machine.profile.role);
+            let sees = policy.seen_by(machine.profile.node, machine.profile.role);
             sees >= Leaves::Activations && machine.profile.state == NodeState::Open
         };
         self.pool
@@ -225,31 +233,35 @@ impl Route<'_> {
     }
 }
 
-fn placement(stage: &heph_plan::Stage) -> Placement {
-    Placement {
-        node: stage.node,
-        layers: stage.layers,
+/// How the plan's tokens are asked for. A plan that drafts says with what it is worth beginning; by whom and how far, and
+/// whether at all, is decided anew for each round from what the rounds before gave.
+fn pace(
+    plan: &Plan,
+    drafts: &[DraftProfile],
+    mut by_model: Option<Box<dyn Drafter>>,
+) -> Result<Pace, RouteError> {
+    let alone = plan.stages.len() == 1 && plan.remote_stages().next().is_some();
+    let Some(planned) = plan.draft else {
+        return Ok(if alone { Pace::Stream } else { Pace::Steps });
+    };
+    if planned.source != DraftSource::NGram && by_model.is_none() {
+        return Err(RouteError::NoDrafter);
     }
-}
-
-/// How the plan's tokens are asked for.
-fn pace(plan: &Plan, drafter: Option<Box<dyn Drafter>>) -> Result<Pace, RouteError> {
-    let elsewhere = plan.remote_stages().next().is_some();
-    let Some(draft) = plan.draft else {
-        return Ok(match plan.stages.len() {
-            1 if elsewhere => Pace::Stream,
-            _ => Pace::Steps,
-        });
+    let source = |draft: &DraftProfile| {
+        let drafter: Box<dyn Drafter> = match draft.source {
+            DraftSource::NGram => Box::new(EchoDrafter::default()),
+            DraftSource::Model | DraftSource::Tree => by_model.take()?,
+        };
+        let start = SourceStart {
+            acceptance: draft.acceptance,
+            seconds_per_token: draft.seconds_per_token,
+            length_max: draft.length_max,
+        };
+        Some(GuessSource { drafter, start })
     };
-    let drafter: Box<dyn Drafter> = match draft.source {
-        DraftSource::NGram => Box::new(EchoDrafter::default()),
-        DraftSource::Model | DraftSource::Tree => drafter.ok_or(RouteError::NoDrafter)?,
-    };
-    Ok(Pace::Guess(Guess {
-        drafter,
-        length: usize::from(draft.length),
-        ahead: if elsewhere { ROUNDS_AHEAD } else { 1 },
-    }))
+    let sources = drafts.iter().filter_map(source).collect();
+    let plain = if alone { Plain::Stream } else { Plain::Steps };
+    Ok(Pace::Adapt(Box::new(Speculation::new(sources, plain, None))))
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ fn row(
     let size = task.prompt.tokens(asking.words())?.len();
     let record = asking.plan(Some(mode), Sizes::of(size), task.options.max_tokens)?;
     let plan = &record.decision.plan;
-    let (mut desk, meter) = asking.desk(plan)?;
+    let (mut desk, meter) = asking.desk(&record)?;
     let mut victim = victims.and_then(|nodes| largest(plan, nodes));
     let what = match &victim {
         None => mode.name().to_owned(),

@@ -1,0 +1,86 @@
+//! The arguments that say where an answer may be computed.
+
+use heph_net::trust::TrustBook;
+use heph_plan::Mode;
+use heph_runtime::settings::{self, Allowance, Settings};
+use heph_types::Policy;
+
+use crate::failure::Failure;
+
+/// Where an answer may be computed. None of this changes a bit of it.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Where it runs")]
+pub(crate) struct PlaceArguments {
+    /// auto, local, remote, layered, speculative, layered-speculative or preprocess
+    #[arg(long, default_value = "auto", value_parser = mode)]
+    pub(crate) mode: Asked,
+    /// What machines of a role may see: ROLE=nothing, ROLE=activations or ROLE=text. Roles are own, cloud, miner, edge
+    #[arg(long, value_name = "ROLE=WHAT")]
+    pub(crate) allow: Vec<Allowance>,
+    /// The first so many layers stay on this machine
+    #[arg(long, default_value_t = 0, value_name = "LAYERS")]
+    pub(crate) keep_first: u16,
+    /// The last so many layers stay on this machine
+    #[arg(long, default_value_t = 0, value_name = "LAYERS")]
+    pub(crate) keep_last: u16,
+    /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
+}
+
+/// A mode, or whichever is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Auto,
+    Mode(Mode),
+}
+
+impl Asked {
+    pub(crate) fn by_name(self) -> Option<Mode> {
+        match self {
+            Self::Auto => None,
+            Self::Mode(mode) => Some(mode),
+        }
+    }
+}
+
+fn mode(text: &str) -> Result<Asked, String> {
+    match text {
+        "auto" => Ok(Asked::Auto),
+        _ => text
+            .parse()
+            .map(Asked::Mode)
+            .map_err(|e: heph_plan::UnknownMode| e.to_string()),
+    }
+}
+
+impl PlaceArguments {
+    /// As where nothing was said.
+    pub(super) fn usual() -> Self {
+        Self {
+            mode: Asked::Auto,
+            allow: Vec::new(),
+            keep_first: 0,
+            keep_last: 0,
+            draft: None,
+        }
+    }
+
+    /// Whether there is nothing to plan: everything is to run here, or nobody else is known.
+    pub(super) fn is_plain(&self, settings: &Settings) -> Result<bool, Failure> {
+        Ok(match self.mode {
+            Asked::Mode(Mode::Local) => true,
+            Asked::Mode(_) => false,
+            Asked::Auto => TrustBook::open(&settings.home)?.peers().is_empty(),
+        })
+    }
+
+    /// What may leave: the hard constraint.
+    pub(super) fn policy(&self, settings: &Settings) -> Policy {
+        Policy {
+            layers_local_first: self.keep_first,
+            layers_local_last: self.keep_last,
+            ..settings::policy(settings.allow.iter().chain(&self.allow).copied())
+        }
+    }
+}
