@@ -189,7 +189,7 @@ fn a_model_comes_and_goes() {
         .collect();
     assert_eq!(names, ["heph-story", "heph-story-draft", "heph-embed", "mine"]);
     assert_eq!(
-        list[0]["content"], list[2]["content"],
+        list[0]["content"], list[3]["content"],
         "the same file is the same model"
     );
     insta::assert_snapshot!(

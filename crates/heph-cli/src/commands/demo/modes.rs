@@ -132,10 +132,14 @@ pub(super) fn write(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
             explain::places(receipt)
         )?;
         for moved in &receipt.moves {
-            let gap = moved.gap_s.map_or(String::new(), |gap| {
-                format!(", {} after the loss was noticed", explain::seconds(gap))
-            });
-            let words = format!("{}'s layers went on at {}{gap}", moved.from, moved.to);
+            let words = match row.what.contains(&format!("{} killed", moved.from)) {
+                true => "was lost",
+                false => "had become slower",
+            };
+            let gap = moved
+                .gap_s
+                .map_or(String::new(), |gap| format!(" within {}", explain::seconds(gap)));
+            let words = format!("{} {words}; {} went on{gap}", moved.from, moved.to);
             writeln!(out, "  {:<26} {}", "", style.dim(&words))?;
         }
     }
