@@ -228,38 +228,45 @@ def report():
     if not quiet:
         sys.exit("nothing was measured undisturbed yet: run.py pairs")
     latest = newest(quiet)
-    text = [HEAD.format(machine="; ".join(sorted({p["machine"] for p in latest})),
-                        first=min(p["at"] for p in latest)[:16], last=max(p["at"] for p in latest)[:16],
-                        commits=", ".join(sorted({p["commit"] for p in latest})), disturbed=DISTURBED)]
+    machines = sorted({p["machine"] for p in latest}, reverse=True,
+                      key=lambda m: max(p["at"] for p in latest if p["machine"] == m))
+    text = [HEAD.format(disturbed=DISTURBED)]
+    for name in machines:
+        text += on_machine(name, [p for p in latest if p["machine"] == name])
+    with open(os.path.join(HERE, "RESULTS.md"), "w") as file:
+        file.write("\n".join(text) + "\n")
+
+
+def on_machine(name, pairs):
+    text = ["", f"# {name}", "", MEASURED.format(
+        first=min(p["at"] for p in pairs)[:16], last=max(p["at"] for p in pairs)[:16],
+        commits=", ".join(sorted({p["commit"] for p in pairs})))]
     for job, title, unit in [("prefill", "Prefill of 512 tokens", "tok/s"),
                              ("decode", "Decode from an empty cache", "tok/s"),
                              ("deep", "Decode after 2,048 tokens", "tok/s")]:
-        text += speed_table(latest, job, title, unit)
-    text += verify_table(latest) + cost_table(latest) + bandwidth_table(latest)
-    with open(os.path.join(HERE, "RESULTS.md"), "w") as file:
-        file.write("\n".join(text) + "\n")
+        text += speed_table(pairs, job, title, unit)
+    return text + verify_table(pairs) + cost_table(pairs) + bandwidth_table(pairs)
 
 
 HEAD = """# HEPH beside llama.cpp
 
 Written by `benches/run.py report` from the raw lines in `benches/raw/`; no figure is typed by hand.
-Machine: {machine}.
-Measured {first} to {last} UTC, HEPH at {commits}; llama.cpp through the crate llama-cpp-sys-2 0.1.161, built for
-this CPU, for each job in the best of its set-ups (weights repacked or not, attention fused or not).
-HEPH has one mode: exact, every thread count and instruction set gives the same bits.
+llama.cpp runs through the crate llama-cpp-sys-2 0.1.161, built for the CPU, for each job in the best of its set-ups
+(weights repacked or not, attention fused or not). HEPH has one mode: exact, every thread count and instruction set gives the same bits.
 
 Models have the shapes of real ones and random weights. Both programs take turns, each measurement in a fresh
 process; pairs during which other programs used more than {disturbed:.0%} of a core are kept in `raw/` but left out
 here. *Ratio* is HEPH over llama.cpp, the median over the pairs; *worst* is the worst single pair.
 A row stands here only if it was measured, and *pairs* says how often; fewer than five is a first look."""
 
+MEASURED = "Measured {first} to {last} UTC, HEPH at {commits}."
+
 
 def newest(pairs):
-    """The pairs of the last commit measured for each (model, threads, job)."""
-    last = {}
-    for p in pairs:
-        last[p["model"], p["threads"], p["job"]] = p["commit"]
-    return [p for p in pairs if p["commit"] == last[p["model"], p["threads"], p["job"]]]
+    """The pairs of the last commit measured for each (machine, model, threads, job)."""
+    key = lambda p: (p["machine"], p["model"], p["threads"], p["job"])
+    last = {key(p): p["commit"] for p in pairs}
+    return [p for p in pairs if p["commit"] == last[key(p)]]
 
 
 def cases(pairs, job):
