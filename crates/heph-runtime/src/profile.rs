@@ -66,7 +66,7 @@ const PASSES: usize = 3;
 /// Once timing has taken this long, wider passes are left out: what is known is enough for a first plan.
 const BUDGET: Duration = Duration::from_secs(2);
 
-/// Times short passes through all layers of `worker`'s model. Takes about [`BUDGET`] on a large model, and much less
+/// Times short passes through all layers of `worker`'s model. Takes about two seconds on a large model, and much less
 /// on a small one. `None` where the clock saw nothing.
 ///
 /// # Errors

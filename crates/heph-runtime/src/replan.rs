@@ -18,6 +18,9 @@ use crate::seat::Host;
 /// A stage that takes this many times what it took, or less than its inverse, is news for the planner.
 const NEWS_TIMES: f64 = 2.0;
 
+/// And a difference below this is none, however many times it is: what a busy scheduler does to a stage of a small model.
+const NEWS_SECONDS: f64 = 0.005;
+
 /// Changes taken in at one look: more wait for the next token.
 const CHANGES_MAX: usize = 64;
 
@@ -104,7 +107,8 @@ impl Replanner {
             let Some(seconds) = *seconds else { continue };
             let before = *self.told.entry(key(stage)).or_insert(seconds);
             let times = seconds / before.max(f64::MIN_POSITIVE);
-            if (NEWS_TIMES.recip()..NEWS_TIMES).contains(&times) {
+            let small = (seconds - before).abs() < NEWS_SECONDS;
+            if small || (NEWS_TIMES.recip()..NEWS_TIMES).contains(&times) {
                 continue;
             }
             news = true;
