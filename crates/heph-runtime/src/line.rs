@@ -41,6 +41,9 @@ const REPLAY_TOKENS: usize = 256;
 /// Moves that are told of one answer; a line that moves more often is told of no further.
 const MOVES_MAX: usize = 1024;
 
+/// Seats of a stage that may expire one after the other at the same node before it is taken for lost.
+const EXPIRED_MAX: usize = 3;
+
 /// How long a node that was lost is not asked again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
@@ -648,6 +651,7 @@ impl Line {
         let took = now.saturating_duration_since(std::mem::replace(&mut post.since, now));
         let Some(piece) = post.flight.pop_front() else {
             post.tempo.saw(1, took);
+            post.expired = 0;
             return Ok(self.take_streamed(at, &reply));
         };
         if let Err(why) = fits(&reply, &piece, last, &self.model, &self.tokens) {
@@ -660,6 +664,7 @@ impl Line {
         if piece.kind == Kind::Replay || piece.live == 0 {
             return Ok(Ok(()));
         }
+        post.expired = 0;
         match reply {
             Reply::Choices { first, tokens } if piece.wanted > 0 => {
                 if let Some(token) = tokens.last() {

@@ -27,6 +27,8 @@ pub(super) struct Post {
     pub(super) since: Instant,
     /// How fast the seat is.
     pub(super) tempo: Tempo,
+    /// How many of its seats expired since the last news from one.
+    pub(super) expired: usize,
 }
 
 impl Post {
@@ -42,6 +44,7 @@ impl Post {
             reach: 0,
             since,
             tempo: Tempo::default(),
+            expired: 0,
         }
     }
 

@@ -4,7 +4,7 @@ use heph_types::{NodeId, Position, SessionId, StageSpec};
 use std::sync::Arc;
 
 use super::post::{Kind, Piece};
-use super::{Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
+use super::{EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
 use crate::seat::{Host, SeatError};
 
 impl Line {
@@ -15,8 +15,9 @@ impl Line {
             return Err(LineError::Cancelled);
         }
         let node = self.posts[at].node;
-        if matches!(error, SeatError::Expired { .. }) {
+        if matches!(error, SeatError::Expired { .. }) && self.posts[at].expired < EXPIRED_MAX {
             // The node is well, and as good as any other to begin anew with.
+            self.posts[at].expired += 1;
             self.unseat(at);
             return self.open(at, None);
         }

@@ -247,11 +247,11 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
 }
 
 impl PeerSeat {
-    /// What an end means here: a node that gives up a session which nobody used is well.
+    /// What an end means here: a node that gives up a session which nobody used is well. It may have said so while an
+    /// order was on its way to it, so what is owed does not count; whoever always says so is found out by the line.
     fn ended(&self, end: &End) -> SeatError {
-        let unused = self.owed == 0 && !self.streams;
         match end {
-            End::Session(FaultCode::Idle, _) | End::Stream(SessionError::Left(Farewell::Idle)) if unused => {
+            End::Session(FaultCode::Idle, _) | End::Stream(SessionError::Left(Farewell::Idle)) => {
                 SeatError::Expired { node: self.node }
             }
             end => end.error(self.node),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use heph_net::drive::drive;
 use heph_net::endpoint::Protocol;
 use heph_net::session::{NodeCommand, NodeEnd, NodeEvent, NodeLimits};
+use heph_net::wire::FaultCode;
 use heph_runtime::network::Admits;
 use heph_types::{Hidden, Position, Reply, TokenId};
 
@@ -48,8 +49,8 @@ fn a_node_killed_in_mid_answer_changes_no_token() {
         if stages.len() > 1 {
             assert_eq!(answer.moves.len(), 1, "{:?}", answer.moves);
             let gap = answer.moves[0].gap.expect("it went on");
-            assert!(gap < Duration::from_secs(3), "{gap:?}");
-            assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+            assert!(gap < Duration::from_secs(5), "{gap:?}");
+            assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         }
     }
 }
@@ -77,6 +78,8 @@ enum Lie {
     Impossible,
     /// Nothing any more, though it lives.
     Nothing,
+    /// That nobody had used the session.
+    Unused,
 }
 
 /// A machine that lends the model, and lies after so many replies. Its session ends are the real ones; what they carry
@@ -114,6 +117,11 @@ fn liar(lie: Lie, honest: usize) -> Machine {
                                     if lies && lie == Lie::Nothing {
                                         continue;
                                     }
+                                    if lies && lie == Lie::Unused {
+                                        let (code, sentence) = (FaultCode::Idle, String::new());
+                                        talk.command(NodeCommand::Fail { line, code, sentence }).await;
+                                        continue;
+                                    }
                                     let reply = if lies { bent(reply, lie) } else { reply };
                                     talk.command(NodeCommand::Reply(line, reply)).await;
                                 }
@@ -141,14 +149,14 @@ fn bent(reply: Reply, lie: Lie) -> Reply {
                     width: hidden.width / 2,
                     ..hidden
                 },
-                Lie::Elsewhere | Lie::Nothing => hidden,
+                Lie::Elsewhere | Lie::Nothing | Lie::Unused => hidden,
             },
         },
         Reply::Choices { first, mut tokens } => {
             match lie {
                 Lie::More => tokens.push(TokenId(0)),
                 Lie::Impossible => tokens = vec![TokenId(u32::MAX); tokens.len().max(1)],
-                Lie::Elsewhere | Lie::Nothing => {}
+                Lie::Elsewhere | Lie::Nothing | Lie::Unused => {}
             }
             Reply::Choices {
                 first: Position(first.0 + elsewhere),
@@ -161,7 +169,13 @@ fn bent(reply: Reply, lie: Lie) -> Reply {
 #[test]
 fn a_node_that_answers_wrongly_or_not_at_all_is_replaced() {
     let expected = at_home(&options(true));
-    for lie in [Lie::More, Lie::Elsewhere, Lie::Impossible, Lie::Nothing] {
+    for lie in [
+        Lie::More,
+        Lie::Elsewhere,
+        Lie::Impossible,
+        Lie::Nothing,
+        Lie::Unused,
+    ] {
         for at in [0, 1] {
             let mut world = World::new(1);
             let liar = liar(lie, 9);
