@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, models, node, peers,
-    plan, quantize, relay, render, run, tokenize,
+    plan, quantize, relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Chat(chat::Arguments),
     /// Answer one question
     Run(run::Arguments),
+    /// Answer other programs over HTTP and show a page
+    Serve(serve::Arguments),
     /// Say where an answer would be computed, what that takes, and why not elsewhere
     Plan(plan::Arguments),
     /// Lend this machine to your other machines

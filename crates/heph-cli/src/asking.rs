@@ -265,6 +265,11 @@ impl Asking {
         &self.pool
     }
 
+    /// What machines call the model.
+    pub(crate) fn hash(&self) -> ModelHash {
+        self.hash
+    }
+
     /// Peers that did not answer: name and why.
     pub(crate) fn away(&self) -> &[(String, String)] {
         &self.away

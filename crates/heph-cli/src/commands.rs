@@ -24,6 +24,7 @@ pub(crate) mod quantize;
 pub(crate) mod relay;
 pub(crate) mod render;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod tokenize;
 
 /// Runs the command that was typed.
@@ -32,6 +33,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Demo(arguments) => demo::run(&arguments, settings),
         Command::Chat(arguments) => chat::run(&arguments, settings),
         Command::Run(arguments) => run::run(&arguments, settings),
+        Command::Serve(arguments) => serve::run(&arguments, settings),
         Command::Plan(arguments) => plan::run(&arguments, settings),
         Command::Node(arguments) => node::run(&arguments, settings),
         Command::Join(arguments) => join::run(&arguments, settings),

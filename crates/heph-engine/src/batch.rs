@@ -171,6 +171,8 @@ pub struct Batch {
     limits: BatchLimits,
     running: Vec<Sequence>,
     waiting: VecDeque<Sequence>,
+    /// Set aside until somebody reads what they made: bounded by who submits, since each was running once.
+    held: Vec<Sequence>,
     prefixes: PrefixStore,
     next: u64,
 }
@@ -184,6 +186,7 @@ impl Batch {
             limits,
             running: Vec::new(),
             waiting: VecDeque::new(),
+            held: Vec::new(),
             prefixes,
             next: 0,
         }
@@ -194,9 +197,14 @@ impl Batch {
         &self.worker
     }
 
-    /// Whether no sequence runs or waits.
+    /// Whether no sequence runs or waits; those that are held do neither.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Sequences that run, and those that wait for a place.
+    pub fn load(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
     }
 
     /// Takes a request in.
@@ -236,6 +244,21 @@ impl Batch {
     pub fn cancel(&mut self, id: SequenceId) {
         self.running.retain(|s| s.id != id);
         self.waiting.retain(|s| s.id != id);
+        self.held.retain(|s| s.id != id);
+    }
+
+    /// Sets a running sequence aside, so that its place is free for others; ids of no running sequence are ignored.
+    pub fn hold(&mut self, id: SequenceId) {
+        if let Some(index) = self.running.iter().position(|s| s.id == id) {
+            self.held.push(self.running.remove(index));
+        }
+    }
+
+    /// Lets a held sequence go on, before all that wait. Its tokens are those it would have had without the pause.
+    pub fn release(&mut self, id: SequenceId) {
+        if let Some(index) = self.held.iter().position(|s| s.id == id) {
+            self.waiting.push_front(self.held.remove(index));
+        }
     }
 
     /// Runs one pass and returns what came of it; empty when idle.
@@ -262,7 +285,10 @@ impl Batch {
             // The last token must go through the model again: its logits are not kept.
             let useful = &sequence.tokens[..sequence.tokens.len() - 1];
             let running = self.running.iter().map(|s| (s.tokens.as_slice(), &s.cache));
-            if let Some(cache) = self.prefixes.longest(useful, running) {
+            // One that was held has its own already.
+            if sequence.cache.len() == 0
+                && let Some(cache) = self.prefixes.longest(useful, running)
+            {
                 sequence.cache = cache;
             }
             self.running.push(sequence);
@@ -302,16 +328,22 @@ impl Batch {
         plan
     }
 
-    /// Makes room in a sequence's cache. Kept prefixes give way first, then the caches of younger sequences,
-    /// which are computed again later: exactness makes that invisible.
+    /// Makes room in a sequence's cache. Kept prefixes give way first, then the caches of held and of younger
+    /// sequences, which are computed again later: exactness makes that invisible.
     fn prepare(&mut self, id: SequenceId, tokens: usize, plan: &[Planned]) -> Result<(), CacheError> {
         loop {
             let index = self.index(id);
             match self.running[index].cache.prepare(tokens) {
-                Err(CacheError::Full { .. }) if self.prefixes.drop_oldest() || self.preempt(id, plan) => {}
+                Err(CacheError::Full { .. }) if self.prefixes.drop_oldest() || self.empty_held() || self.preempt(id, plan) => {}
                 result => return result,
             }
         }
+    }
+
+    /// Empties the cache of one held sequence; false when none has any.
+    fn empty_held(&mut self) -> bool {
+        let full = self.held.iter_mut().find(|s| s.cache.bytes() > 0);
+        full.map(|held| held.cache.rollback(Position(0))).is_some()
     }
 
     /// Empties the cache of the youngest sequence that is younger than `id` and not in this step's plan.
@@ -410,7 +442,7 @@ impl Batch {
 /// Adds one token to a sequence; false when the sequence has ended.
 fn advance(sequence: &mut Sequence, logits: &[f32], context: usize, events: &mut Vec<Event>) -> bool {
     let id = sequence.id;
-    match choose(sequence, logits) {
+    match choose(sequence, logits, context) {
         Err(error) => {
             events.push(Event::Failed { id, error });
             false
@@ -440,19 +472,22 @@ fn advance(sequence: &mut Sequence, logits: &[f32], context: usize, events: &mut
     }
 }
 
-fn choose(sequence: &mut Sequence, logits: &[f32]) -> Result<TokenId, BatchError> {
+fn choose(sequence: &mut Sequence, logits: &[f32], context: usize) -> Result<TokenId, BatchError> {
+    let made = sequence.tokens.len() - sequence.prompt;
+    let left = context.saturating_sub(sequence.tokens.len()).max(1);
+    let room = sequence.max_tokens.saturating_sub(made).min(left);
     let position = Position(sequence.tokens.len() as u32);
     let allowed = match &mut sequence.constraint {
-        Some(constraint) => Some(constraint.allowed()?),
+        Some(constraint) => Some(constraint.allowed_within(room)?),
         None => None,
     };
     let token = sequence
         .sampler
         .sample(logits, position, &sequence.tokens, allowed.as_deref())?;
-    if let Some(constraint) = &mut sequence.constraint {
-        constraint.accept(token)?;
+    match &mut sequence.constraint {
+        Some(constraint) => Ok(constraint.accept_within(token, room)?),
+        None => Ok(token),
     }
-    Ok(token)
 }
 
 /// Why the sequence is complete after its newest token, if it is.

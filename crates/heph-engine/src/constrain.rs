@@ -3,6 +3,9 @@
 //! The shapes are compiled by the `llguidance` library into a mask of the tokens that may follow. One
 //! [`Shaper`] is built per vocabulary and shared; each answer gets a [`Constraint`] of its own.
 
+mod closing;
+
+use closing::Closing;
 use heph_types::TokenId;
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
@@ -49,6 +52,7 @@ pub struct TokenText<'a> {
 pub struct Shaper {
     factory: ParserFactory,
     vocab: usize,
+    environment: TokEnv,
 }
 
 impl Shaper {
@@ -69,7 +73,11 @@ impl Shaper {
         let mut factory = ParserFactory::new_simple(&environment)
             .map_err(|e| ConstraintError::Vocabulary(e.to_string()))?;
         factory.quiet();
-        Ok(Self { factory, vocab })
+        Ok(Self {
+            factory,
+            vocab,
+            environment,
+        })
     }
 
     /// A constraint for one answer.
@@ -86,6 +94,8 @@ impl Shaper {
             None => Ok(Constraint {
                 matcher,
                 vocab: self.vocab,
+                closing: None,
+                environment: self.environment.clone(),
             }),
         }
     }
@@ -95,6 +105,8 @@ impl Shaper {
 pub struct Constraint {
     matcher: Matcher,
     vocab: usize,
+    closing: Option<Closing>,
+    environment: TokEnv,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -106,6 +118,35 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
+    /// The constraint of an answer that is to be complete within its tokens: while there is just room for it, the
+    /// answer is brought to the shortest end that is known. What is made depends on the answer and the room alone.
+    pub fn completed(mut self) -> Self {
+        self.closing = Some(Closing::default());
+        self
+    }
+
+    /// As [`allowed`](Self::allowed), where `room` more tokens may come, this one included.
+    pub fn allowed_within(&mut self, room: usize) -> Result<Vec<bool>, ConstraintError> {
+        let Some(closing) = &mut self.closing else {
+            return self.allowed();
+        };
+        if let Some(only) = closing.next(&self.matcher, &self.environment, room) {
+            return Ok((0..self.vocab).map(|id| id == only.index()).collect());
+        }
+        self.allowed()
+    }
+
+    /// As [`accept`](Self::accept) for a token that was drawn while `room` tokens might come. Returns the token that was
+    /// accepted: another one where the drawn one would have left no room for an end.
+    pub fn accept_within(&mut self, token: TokenId, room: usize) -> Result<TokenId, ConstraintError> {
+        let token = match &mut self.closing {
+            Some(closing) => closing.instead(&self.matcher, &self.environment, token, room),
+            None => token,
+        };
+        self.accept(token)?;
+        Ok(token)
+    }
+
     /// Which tokens may come next, one flag per token; only the end token once the shape is complete.
     pub fn allowed(&mut self) -> Result<Vec<bool>, ConstraintError> {
         let mask = self.matcher.compute_mask_or_eos().map_err(left)?;
@@ -222,6 +263,51 @@ mod tests {
         let grammar = Shape::Lark("start: \"yes\" | \"no\"".into());
         let (text, _) = write(&grammar, |w| i32::from(w[0]), 12);
         assert_eq!(text, "yes");
+    }
+
+    /// Writes an answer within `room` tokens by a model that never wants to end.
+    fn ramble(schema: serde_json::Value, room: usize) -> String {
+        let (shaper, words) = shaper();
+        let mut constraint = shaper.constraint(&Shape::JsonSchema(schema)).unwrap().completed();
+        let mut text = Vec::new();
+        for left in (1..=room).rev() {
+            if constraint.is_complete() {
+                break;
+            }
+            let allowed = constraint.allowed_within(left).unwrap();
+            let open = (0..words.len()).filter(|&i| allowed[i]);
+            let wish = |i: &usize| match words[*i].as_slice() {
+                b"a" => 3,
+                b"," | b"[" => 2,
+                b"\"" | b"}" | b"]" => 0,
+                _ => 1,
+            };
+            let drawn = TokenId(open.max_by_key(wish).unwrap() as u32);
+            let token = constraint.accept_within(drawn, left).unwrap();
+            if token.index() + 1 < words.len() {
+                text.extend_from_slice(&words[token.index()]);
+            }
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    #[test]
+    fn an_answer_that_must_be_complete_ends_within_its_tokens() {
+        let schema = serde_json::json!({
+            "type": "object", "properties": {
+                "name": { "type": "string" },
+                "tags": { "type": "array", "items": { "type": "string" } },
+                "more": { "type": "object", "properties": { "name": { "type": "string" } }, "required": ["name"] },
+            },
+            "required": ["name", "tags", "more"], "additionalProperties": false,
+            "x-guidance": { "whitespace_flexible": false },
+        });
+        for room in [55, 60, 75, 100, 200] {
+            let text = ramble(schema.clone(), room);
+            let value: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            assert!(value.is_ok(), "{room}: {text}");
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(&ramble(schema, 8)).is_err());
     }
 
     #[test]

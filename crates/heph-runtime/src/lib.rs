@@ -33,6 +33,7 @@ pub mod replan;
 pub mod route;
 pub mod seat;
 pub mod serve;
+pub mod service;
 pub mod settings;
 pub mod shards;
 pub mod store;

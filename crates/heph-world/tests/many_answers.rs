@@ -86,6 +86,43 @@ fn alone(model: &Arc<Model>, number: u32, max_tokens: usize) -> Vec<TokenId> {
 }
 
 #[test]
+fn a_held_answer_goes_on_as_if_nothing_had_been() {
+    let model = model(256, 4);
+    let limits = BatchLimits {
+        running: 2,
+        ..BatchLimits::default()
+    };
+    let mut batch = batch(&model, limits);
+    let ids: Vec<_> = (0..4).map(|n| batch.submit(request(n, 20)).unwrap()).collect();
+    let mut tokens: BTreeMap<SequenceId, Vec<TokenId>> = BTreeMap::new();
+    let mut steps = 0;
+    let mut held = None;
+    while !batch.is_idle() || held.is_some() {
+        for event in batch.step() {
+            match event {
+                Event::Token { id, token, .. } => tokens.entry(id).or_default().push(token),
+                Event::Finished { .. } => {}
+                Event::Failed { id, error } => panic!("{id:?} failed: {error}"),
+            }
+        }
+        steps += 1;
+        // Every third step another answer stands aside for seven steps.
+        if steps % 7 == 0
+            && let Some(id) = held.take()
+        {
+            batch.release(id);
+        } else if steps % 3 == 0 && held.is_none() {
+            held = Some(ids[steps % 4]);
+            batch.hold(ids[steps % 4]);
+        }
+        assert!(steps < 10_000, "the batch never comes to rest");
+    }
+    for (number, id) in ids.iter().enumerate() {
+        assert_eq!(tokens[id], alone(&model, number as u32, 20), "sequence {number}");
+    }
+}
+
+#[test]
 fn neighbours_prefixes_and_small_steps_change_no_token() {
     let model = model(256, 16);
     let expected: Vec<_> = (0..12).map(|n| alone(&model, n, 20)).collect();

@@ -56,7 +56,7 @@ fn mode(text: &str) -> Result<Asked, String> {
 
 impl PlaceArguments {
     /// As where nothing was said.
-    pub(super) fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         Self {
             mode: Asked::Auto,
             allow: Vec::new(),

@@ -1,0 +1,278 @@
+//! An answer under way, in the gateway's own words: text, calls and ends, choice by choice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::select_all;
+use heph_runtime::service::{Ending, Heard, Outcome, Reply, Said};
+use serde_json::Value;
+
+use crate::engines::Writer;
+use crate::error::Refusal;
+use crate::house::Door;
+use crate::tools::{CallReader, Read, Style};
+
+/// What a choice is read with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChoiceStart {
+    /// How calls are written, where there may be any.
+    pub(crate) style: Option<Style>,
+}
+
+/// Why a choice ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Finish {
+    Stop,
+    StopText(String),
+    Length,
+    Calls,
+}
+
+/// A piece of an answer.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Text, and the reported tokens that came with it.
+    Text {
+        choice: usize,
+        text: String,
+        said: Vec<Said>,
+    },
+    /// A call begins: its number within the choice, and its tool.
+    Call {
+        choice: usize,
+        call: usize,
+        id: String,
+        name: String,
+    },
+    /// More of its arguments.
+    Arguments {
+        choice: usize,
+        call: usize,
+        text: String,
+    },
+    /// The choice is complete.
+    End { choice: usize, finish: Finish },
+}
+
+/// Tokens that an answer took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) prompt: usize,
+    pub(crate) answer: usize,
+}
+
+struct Choice {
+    number: usize,
+    reply: Reply,
+    calls: Option<CallReader>,
+}
+
+/// An answer under way. Dropped before its end, it frees what computes it.
+pub(crate) struct Answer {
+    door: Door,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) id: String,
+    pub(crate) created_s: u64,
+    open: Vec<Choice>,
+    choices: usize,
+    prompt_tokens: usize,
+    outcomes: Vec<Outcome>,
+    began: Instant,
+    receipt: Option<Value>,
+}
+
+impl Answer {
+    pub(crate) fn new(
+        door: Door,
+        writer: Arc<Writer>,
+        prompt_tokens: usize,
+        replies: Vec<(Reply, ChoiceStart)>,
+    ) -> Self {
+        let id = door.serial();
+        door.counters.asked();
+        let open: Vec<Choice> = replies
+            .into_iter()
+            .enumerate()
+            .map(|(number, (reply, start))| Choice {
+                number,
+                reply,
+                calls: start.style.map(CallReader::new),
+            })
+            .collect();
+        tracing::info!(request = %id, model = %writer.name, choices = open.len(), "asked");
+        Self {
+            created_s: crate::house::now_ms() / 1000,
+            choices: open.len(),
+            prompt_tokens,
+            door,
+            writer,
+            id,
+            open,
+            outcomes: Vec::new(),
+            began: Instant::now(),
+            receipt: None,
+        }
+    }
+
+    /// The id that the receipt will have.
+    pub(crate) fn receipt_id(&self) -> String {
+        format!("r-{}", self.id)
+    }
+
+    /// How many choices there are.
+    pub(crate) fn choices(&self) -> usize {
+        self.choices
+    }
+
+    /// Tokens of the first choice's prompt.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Tokens so far; the prompt of several choices counts once.
+    pub(crate) fn usage(&self, prompts: usize) -> Usage {
+        let each = (self.choices / prompts.max(1)).max(1);
+        let prompt: usize = self.outcomes.iter().map(|o| o.prompt_tokens).sum();
+        Usage {
+            prompt: prompt / each,
+            answer: self.outcomes.iter().map(|o| o.answer_tokens).sum(),
+        }
+    }
+
+    /// What comes next; `None` after the end of the last choice.
+    pub(crate) async fn next(&mut self) -> Option<Result<Vec<Part>, Refusal>> {
+        let (at, heard) = match self.open.as_mut_slice() {
+            [] => return None,
+            [only] => (0, only.reply.next().await),
+            many => {
+                let waits = many.iter_mut().map(|choice| Box::pin(choice.reply.next()));
+                let (heard, at, _) = select_all(waits).await;
+                (at, heard)
+            }
+        };
+        match heard {
+            Heard::More { text, said } => {
+                let choice = &mut self.open[at];
+                Some(Ok(parts(choice, &self.id, text, said)))
+            }
+            Heard::End(Ok(outcome)) => {
+                let mut choice = self.open.remove(at);
+                let mut last = match &mut choice.calls {
+                    Some(reader) => {
+                        let read = reader.finish();
+                        reads(choice.number, &self.id, reader.calls(), read, Vec::new())
+                    }
+                    None => Vec::new(),
+                };
+                let called = choice.calls.as_ref().is_some_and(|reader| reader.calls() > 0);
+                let finish = match &outcome.ending {
+                    Ending::Stop if called => Finish::Calls,
+                    Ending::Stop => Finish::Stop,
+                    Ending::StopText(text) => Finish::StopText(text.clone()),
+                    Ending::Length | Ending::Context | Ending::Deadline => Finish::Length,
+                };
+                self.outcomes.push(outcome);
+                if self.open.is_empty() {
+                    self.settle();
+                }
+                last.push(Part::End {
+                    choice: choice.number,
+                    finish,
+                });
+                Some(Ok(last))
+            }
+            Heard::End(Err(error)) => {
+                // The other choices of a broken answer are of no use to anybody.
+                self.open.clear();
+                self.door.counters.failed();
+                tracing::warn!(request = %self.id, %error, "failed");
+                Some(Err(error.into()))
+            }
+        }
+    }
+
+    /// Whether every choice has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// The field `heph` of a complete answer.
+    pub(crate) fn receipt(&self) -> Option<&Value> {
+        self.receipt.as_ref()
+    }
+
+    fn settle(&mut self) {
+        let receipt = crate::receipts::local(
+            &self.receipt_id(),
+            &self.writer,
+            &self.outcomes,
+            self.began.elapsed(),
+        );
+        tracing::info!(request = %self.id, tokens = self.outcomes.iter().map(|o| o.answer_tokens).sum::<usize>(), "answered");
+        self.door.counters.answered(&self.outcomes);
+        self.door.receipts.keep(&self.receipt_id(), receipt.clone());
+        self.receipt = Some(serde_json::json!({ "receipt_id": self.receipt_id(), "receipt": receipt }));
+    }
+}
+
+/// Whoever lets go of an answer under way is counted.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.open.is_empty() {
+            self.door.counters.cancelled();
+            tracing::info!(request = %self.id, "cancelled");
+        }
+    }
+}
+
+fn parts(choice: &mut Choice, id: &str, text: String, said: Vec<Said>) -> Vec<Part> {
+    let number = choice.number;
+    match &mut choice.calls {
+        None => vec![Part::Text {
+            choice: number,
+            text,
+            said,
+        }],
+        Some(reader) => {
+            let before = reader.calls();
+            let read = reader.push(&text);
+            reads(number, id, before, read, said)
+        }
+    }
+}
+
+fn reads(choice: usize, id: &str, mut calls: usize, read: Vec<Read>, said: Vec<Said>) -> Vec<Part> {
+    let mut parts = Vec::with_capacity(read.len() + 1);
+    let mut said = Some(said).filter(|said| !said.is_empty());
+    for read in read {
+        parts.push(match read {
+            Read::Text(text) => Part::Text {
+                choice,
+                text,
+                said: said.take().unwrap_or_default(),
+            },
+            Read::Call(name) => {
+                calls += 1;
+                Part::Call {
+                    choice,
+                    call: calls - 1,
+                    id: format!("call_{id}_{choice}_{}", calls - 1),
+                    name,
+                }
+            }
+            Read::Arguments(text) => Part::Arguments {
+                choice,
+                call: calls.saturating_sub(1),
+                text,
+            },
+        });
+    }
+    if let Some(said) = said {
+        parts.push(Part::Text {
+            choice,
+            text: String::new(),
+            said,
+        });
+    }
+    parts
+}

@@ -1,0 +1,376 @@
+//! Anthropic's shapes: `POST /v1/messages` and `/v1/messages/count_tokens`.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::answer::{Answer, Finish, Part};
+use crate::ask::{Ask, Source, Turn, Wishes, writer};
+use crate::error::{Dialect, Refusal};
+use crate::house::Door;
+use crate::openai::chat::count;
+use crate::openai::read;
+use crate::sampling::Sampling;
+use crate::shape::{self, Frames, Keep, Shape};
+use crate::tools::{Choice, MadeCall, MadeFunction, Tool, Toolbox};
+
+/// A request. Fields that are not listed are ignored.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+pub(crate) struct MessagesRequest {
+    #[serde(default)]
+    model: Option<String>,
+    /// The conversation: `{"role", "content"}`, content being a text or blocks.
+    #[schema(value_type = Vec<Object>)]
+    messages: Vec<Value>,
+    /// A text or text blocks.
+    #[schema(value_type = Object)]
+    system: Option<Value>,
+    /// Tokens to make at most.
+    max_tokens: Option<i64>,
+    stop_sequences: Option<Vec<String>>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    tools: Option<Vec<Value>>,
+    #[schema(value_type = Object)]
+    tool_choice: Option<Value>,
+    stream: Option<bool>,
+    heph: Option<Wishes>,
+}
+
+/// The text of a text or of text blocks.
+fn plain(content: &Value) -> Result<String, Refusal> {
+    match content {
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(blocks) => blocks
+            .iter()
+            .map(|block| match (block["type"].as_str(), block["text"].as_str()) {
+                (Some("text"), Some(text)) => Ok(text),
+                (kind, _) => {
+                    let kind = kind.unwrap_or("none");
+                    Err(Refusal::bad(format!(
+                        "content of the type {kind} is not understood; text is"
+                    )))
+                }
+            })
+            .collect(),
+        Value::Null => Ok(String::new()),
+        _ => Err(Refusal::bad("content is a text or a list of blocks")),
+    }
+}
+
+fn turns(request: &MessagesRequest) -> Result<Vec<Turn>, Refusal> {
+    let mut turns = Vec::new();
+    if let Some(system) = &request.system {
+        turns.push(Turn::new("system", plain(system)?));
+    }
+    for message in &request.messages {
+        let role = message["role"].as_str().unwrap_or_default();
+        if !["user", "assistant"].contains(&role) {
+            return Err(Refusal::bad(format!(
+                "{role:?} is no role; user and assistant are"
+            )));
+        }
+        match &message["content"] {
+            Value::Array(blocks) => turns.extend(blocks_of(role, blocks)?),
+            content @ Value::String(_) => turns.push(Turn::new(role, plain(content)?)),
+            _ => return Err(Refusal::bad("a message's content is a text or a list of blocks")),
+        }
+    }
+    Ok(turns)
+}
+
+/// A message of blocks: results of tools stand as turns of their own.
+fn blocks_of(role: &str, blocks: &[Value]) -> Result<Vec<Turn>, Refusal> {
+    let mut turns = Vec::new();
+    let mut own = Turn::new(role, "");
+    for block in blocks {
+        let text = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
+        match block["type"].as_str() {
+            Some("text") => own.content.push_str(&text("text")),
+            Some("tool_use") => {
+                let function = MadeFunction {
+                    name: text("name"),
+                    arguments: block["input"].clone(),
+                };
+                own.calls.push(MadeCall {
+                    id: text("id"),
+                    function,
+                });
+            }
+            Some("tool_result") => {
+                let mut turn = Turn::new("tool", plain(&block["content"])?);
+                turn.call_id = Some(text("tool_use_id"));
+                turns.push(turn);
+            }
+            Some("thinking" | "redacted_thinking") => {}
+            kind => {
+                let kind = kind.unwrap_or("none");
+                return Err(Refusal::bad(format!(
+                    "a block of the type {kind} is not understood"
+                )));
+            }
+        }
+    }
+    if turns.is_empty() || !own.content.is_empty() || !own.calls.is_empty() {
+        turns.push(own);
+    }
+    Ok(turns)
+}
+
+fn toolbox(request: &MessagesRequest) -> Result<Toolbox, Refusal> {
+    let tools = request.tools.iter().flatten().map(|tool| {
+        Tool::new(
+            tool["name"].as_str().unwrap_or_default(),
+            tool["description"].as_str(),
+            tool.get("input_schema"),
+        )
+    });
+    let wish = request.tool_choice.as_ref();
+    let choice = match wish.and_then(|wish| wish["type"].as_str()) {
+        None if wish.is_some_and(|wish| !wish.is_null()) => {
+            return Err(Refusal::bad("tool_choice has no type"));
+        }
+        None => None,
+        Some("auto") => Some(Choice::Auto),
+        Some("any") => Some(Choice::Required),
+        Some("none") => Some(Choice::None),
+        Some("tool") => {
+            let name = wish.and_then(|wish| wish["name"].as_str()).unwrap_or_default();
+            Some(Choice::Named(name.to_owned()))
+        }
+        Some(other) => return Err(Refusal::bad(format!("{other:?} is no tool_choice"))),
+    };
+    let alone = wish
+        .and_then(|wish| wish["disable_parallel_tool_use"].as_bool())
+        .unwrap_or(false);
+    Toolbox::new(tools.collect::<Result<_, _>>()?, choice, !alone)
+}
+
+fn ask(request: &MessagesRequest, headers: &HeaderMap) -> Result<Ask, Refusal> {
+    let mut ask = Ask::new(
+        request.model.clone().unwrap_or_default(),
+        Source::Chat(turns(request)?),
+    );
+    ask.toolbox = toolbox(request)?;
+    ask.max_tokens = count("max_tokens", request.max_tokens, 1)?;
+    ask.stops = request.stop_sequences.clone().unwrap_or_default();
+    ask.sampling = Sampling {
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: request.top_k,
+        ..Sampling::default()
+    };
+    ask.wishes = request.heph.clone().unwrap_or_default().with_headers(headers)?;
+    Ok(ask)
+}
+
+/// Answers a conversation.
+#[utoipa::path(post, path = "/v1/messages", request_body = MessagesRequest, tag = "Anthropic",
+    responses((status = 200, description = "The message, or a stream of its events")))]
+pub(crate) async fn messages(
+    State(door): State<Door>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let request: MessagesRequest = read(&body)?;
+    if request.max_tokens.is_none() {
+        return Err(Refusal::bad("max_tokens: Field required"));
+    }
+    let mut answer = ask(&request, &headers)?.submit(&door).await?;
+    let mut events = Events {
+        blocks: Vec::new(),
+        open: false,
+        finish: None,
+    };
+    if request.stream.unwrap_or(false) {
+        return Ok(shape::stream(&door, answer, events, Keep::No));
+    }
+    let (mut parts, mut unsent) = (Vec::new(), Frames::default());
+    shape::whole(&mut answer, |part| parts.push(part)).await?;
+    for part in parts {
+        events.part(&answer, part, &mut unsent);
+        unsent.0.clear();
+    }
+    let usage = answer.usage(1);
+    let mut message = message(&answer);
+    message["content"] = events.blocks.iter().map(Block::json).collect();
+    (message["stop_reason"], message["stop_sequence"]) = events.stop();
+    message["usage"] = json!({ "input_tokens": usage.prompt, "output_tokens": usage.answer });
+    message["heph"] = json!(answer.receipt());
+    Ok(shape::complete(&answer, &message))
+}
+
+/// Counts the tokens of a conversation.
+#[utoipa::path(post, path = "/v1/messages/count_tokens", request_body = MessagesRequest, tag = "Anthropic",
+    responses((status = 200, description = "How many there are")))]
+pub(crate) async fn count_tokens(
+    State(door): State<Door>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, Refusal> {
+    let request: MessagesRequest = read(&body)?;
+    let ask = ask(&request, &headers)?;
+    let model = writer(&door, &ask.model).await?;
+    let counted = tokio::task::spawn_blocking(move || ask.prompts(&model))
+        .await
+        .map_err(Refusal::ours)??;
+    Ok(Json(
+        json!({ "input_tokens": counted.iter().map(Vec::len).sum::<usize>() }),
+    ))
+}
+
+fn message(answer: &Answer) -> Value {
+    json!({
+        "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.writer.name,
+        "content": [], "stop_reason": null, "stop_sequence": null,
+        "usage": { "input_tokens": answer.prompt_tokens(), "output_tokens": 0 },
+    })
+}
+
+#[derive(Debug)]
+enum Block {
+    Text(String),
+    Call {
+        id: String,
+        name: String,
+        arguments: String,
+    },
+}
+
+impl Block {
+    fn json(&self) -> Value {
+        match self {
+            Self::Text(text) => json!({ "type": "text", "text": text }),
+            Self::Call { id, name, arguments } => {
+                let input: Value = serde_json::from_str(arguments).unwrap_or_else(|_| json!({}));
+                json!({ "type": "tool_use", "id": id, "name": name, "input": input })
+            }
+        }
+    }
+}
+
+/// The answer as events.
+struct Events {
+    blocks: Vec<Block>,
+    open: bool,
+    finish: Option<Finish>,
+}
+
+impl Events {
+    fn stop(&self) -> (Value, Value) {
+        match &self.finish {
+            Some(Finish::StopText(text)) => (json!("stop_sequence"), json!(text)),
+            Some(Finish::Length) => (json!("max_tokens"), Value::Null),
+            Some(Finish::Calls) => (json!("tool_use"), Value::Null),
+            Some(Finish::Stop) => (json!("end_turn"), Value::Null),
+            None => (Value::Null, Value::Null),
+        }
+    }
+
+    fn start(&mut self, block: Block, out: &mut Frames) {
+        self.close(out);
+        let mut shown = block.json();
+        if let Block::Call { .. } = block {
+            shown["input"] = json!({});
+        }
+        self.blocks.push(block);
+        self.open = true;
+        let index = self.blocks.len() - 1;
+        out.event(
+            "content_block_start",
+            &json!({ "type": "content_block_start", "index": index, "content_block": shown }),
+        );
+    }
+
+    fn close(&mut self, out: &mut Frames) {
+        if std::mem::take(&mut self.open) {
+            let index = self.blocks.len() - 1;
+            out.event(
+                "content_block_stop",
+                &json!({ "type": "content_block_stop", "index": index }),
+            );
+        }
+    }
+
+    fn delta(&self, delta: &Value, out: &mut Frames) {
+        let index = self.blocks.len().saturating_sub(1);
+        out.event(
+            "content_block_delta",
+            &json!({ "type": "content_block_delta", "index": index, "delta": delta }),
+        );
+    }
+}
+
+impl Shape for Events {
+    const DIALECT: Dialect = Dialect::Anthropic;
+
+    fn begin(&mut self, answer: &Answer, out: &mut Frames) {
+        out.event(
+            "message_start",
+            &json!({ "type": "message_start", "message": message(answer) }),
+        );
+        out.event("ping", &json!({ "type": "ping" }));
+    }
+
+    fn part(&mut self, _: &Answer, part: Part, out: &mut Frames) {
+        match part {
+            Part::Text { text, .. } if text.is_empty() => {}
+            Part::Text { text, .. } => {
+                if !(self.open && matches!(self.blocks.last(), Some(Block::Text(_)))) {
+                    self.start(Block::Text(String::new()), out);
+                }
+                if let Some(Block::Text(whole)) = self.blocks.last_mut() {
+                    whole.push_str(&text);
+                }
+                self.delta(&json!({ "type": "text_delta", "text": text }), out);
+            }
+            Part::Call { id, name, .. } => {
+                let id = format!("toolu_{}", id.trim_start_matches("call_"));
+                self.start(
+                    Block::Call {
+                        id,
+                        name,
+                        arguments: String::new(),
+                    },
+                    out,
+                );
+            }
+            Part::Arguments { text, .. } => {
+                if let Some(Block::Call { arguments, .. }) = self.blocks.last_mut() {
+                    arguments.push_str(&text);
+                }
+                self.delta(&json!({ "type": "input_json_delta", "partial_json": text }), out);
+            }
+            Part::End { finish, .. } => {
+                if self.blocks.is_empty() {
+                    self.start(Block::Text(String::new()), out);
+                }
+                self.close(out);
+                self.finish = Some(finish);
+            }
+        }
+    }
+
+    fn end(&mut self, answer: &Answer, out: &mut Frames) {
+        let (reason, sequence) = self.stop();
+        let usage = answer.usage(1);
+        out.event(
+            "message_delta",
+            &json!({
+                "type": "message_delta", "delta": { "stop_reason": reason, "stop_sequence": sequence },
+                "usage": { "input_tokens": usage.prompt, "output_tokens": usage.answer }, "heph": answer.receipt(),
+            }),
+        );
+        out.event("message_stop", &json!({ "type": "message_stop" }));
+    }
+
+    fn broken(&mut self, refusal: &Refusal, out: &mut Frames) {
+        out.event("error", &refusal.body(Dialect::Anthropic));
+    }
+}

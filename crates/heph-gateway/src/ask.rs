@@ -1,0 +1,463 @@
+//! One request in the gateway's own words, whatever API it came by; and how it becomes jobs for the engine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use heph_engine::constrain::Shape;
+use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
+use heph_plan::Mode;
+use heph_runtime::service::Job;
+use heph_runtime::words::Words;
+use heph_types::TokenId;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::answer::{Answer, ChoiceStart};
+use crate::engines::{self, Engine, Writer};
+use crate::error::Refusal;
+use crate::house::Door;
+use crate::sampling::{Sampling, seed_of};
+use crate::tools::{MadeCall, Toolbox, compact};
+
+/// Choices of one request.
+const CHOICES_MAX: usize = 128;
+
+/// Messages of one conversation.
+const MESSAGES_MAX: usize = 20_000;
+
+/// Stop texts of one request, and the bytes of each.
+const STOPS_MAX: (usize, usize) = (16, 1024);
+
+/// What this machine takes for an answer of its own.
+const PRICE_HERE: u64 = 0;
+
+/// Likeliest tokens that are told beside each token.
+pub(crate) const TOP_LOGPROBS_MAX: usize = 20;
+
+/// One contribution to a conversation.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    pub(crate) role: String,
+    pub(crate) content: String,
+    pub(crate) calls: Vec<MadeCall>,
+    /// Which call this is the result of.
+    pub(crate) call_id: Option<String>,
+    pub(crate) name: Option<String>,
+}
+
+impl Turn {
+    pub(crate) fn new(role: &str, content: impl Into<String>) -> Self {
+        Self {
+            role: role.to_owned(),
+            content: content.into(),
+            calls: Vec::new(),
+            call_id: None,
+            name: None,
+        }
+    }
+}
+
+/// What is to be gone on from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A conversation, written as the model's template says.
+    Chat(Vec<Turn>),
+    /// Texts or tokens as they are, each with choices of its own.
+    Texts(Vec<Text>),
+}
+
+/// A text to go on with.
+#[derive(Debug, Clone)]
+pub(crate) enum Text {
+    /// Words.
+    Words(String),
+    /// Tokens.
+    Tokens(Vec<u32>),
+    /// What stands between two texts.
+    Between(String, String),
+}
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Form {
+    Text,
+    Object,
+    Schema(Value),
+}
+
+/// HEPH's own wishes; see `docs/gateway.md`.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::ToSchema)]
+pub(crate) struct Wishes {
+    /// `auto`, `local`, `remote`, `layered`, `speculative`, `layered-speculative`.
+    pub(crate) mode: Option<String>,
+    /// `nothing`, `own` or `policy`: what may leave at most.
+    pub(crate) privacy: Option<String>,
+    /// Credits that the answer may cost at most.
+    pub(crate) max_price: Option<u64>,
+    /// The answer ends after so many milliseconds with what there is.
+    pub(crate) deadline_ms: Option<u64>,
+    /// Whether the reply is kept for a lost connection.
+    pub(crate) resume: Option<bool>,
+}
+
+impl Wishes {
+    /// What the field says, or else the headers.
+    pub(crate) fn with_headers(mut self, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+        let number = |name: &'static str| match text(name) {
+            None => Ok(None),
+            Some(word) => word.parse().map(Some).map_err(|_| {
+                Refusal::param(name, format!("the header {name} is {word:?}, not a whole number"))
+            }),
+        };
+        self.mode = self.mode.or_else(|| text("heph-mode").map(str::to_owned));
+        self.privacy = self.privacy.or_else(|| text("heph-privacy").map(str::to_owned));
+        self.max_price = self.max_price.or(number("heph-max-price")?);
+        self.deadline_ms = self.deadline_ms.or(number("heph-deadline-ms")?);
+        self.resume = self
+            .resume
+            .or_else(|| text("heph-resume").map(|word| word == "1" || word == "true"));
+        Ok(self)
+    }
+
+    /// The mode by name; nothing for `auto`.
+    pub(crate) fn mode(&self) -> Result<Option<Mode>, Refusal> {
+        match self.mode.as_deref() {
+            None | Some("auto") => Ok(None),
+            Some(word) => word
+                .parse()
+                .map(Some)
+                .map_err(|e: heph_plan::UnknownMode| Refusal::param("mode", e.to_string())),
+        }
+    }
+
+    /// Whether an answer at `price` credits is within what it may cost.
+    pub(crate) fn affords(&self, price: u64) -> Result<(), Refusal> {
+        match self.max_price {
+            Some(most) if price > most => Err(Refusal::param(
+                "max_price",
+                format!("the answer costs {price} credits and may cost {most}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing may leave this machine.
+    pub(crate) fn stays_home(&self) -> Result<bool, Refusal> {
+        match self.privacy.as_deref() {
+            Some("nothing") => Ok(true),
+            None | Some("own" | "policy") => Ok(false),
+            Some(word) => Err(Refusal::param(
+                "privacy",
+                format!("{word:?} is no privacy label; known are nothing, own and policy"),
+            )),
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) model: String,
+    pub(crate) source: Source,
+    pub(crate) choices: usize,
+    pub(crate) sampling: Sampling,
+    pub(crate) max_tokens: Option<u64>,
+    pub(crate) stops: Vec<String>,
+    pub(crate) form: Form,
+    pub(crate) toolbox: Toolbox,
+    pub(crate) logprobs: Option<usize>,
+    pub(crate) wishes: Wishes,
+}
+
+impl Ask {
+    pub(crate) fn new(model: String, source: Source) -> Self {
+        Self {
+            model,
+            source,
+            choices: 1,
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stops: Vec::new(),
+            form: Form::Text,
+            toolbox: Toolbox::empty(),
+            logprobs: None,
+            wishes: Wishes::default(),
+        }
+    }
+
+    /// Hands the request to the engine. Everything that can be wrong with it is said here, before anything is written.
+    pub(crate) async fn submit(self, door: &Door) -> Result<Answer, Refusal> {
+        let writer = writer(door, &self.model).await?;
+        self.check()?;
+        let mode = self.wishes.mode()?;
+        self.wishes.stays_home()?;
+        self.wishes.affords(PRICE_HERE)?;
+        if let Some(mode) = mode.filter(|&mode| mode != Mode::Local) {
+            let sentence = format!("mode {mode} is not answered by this door yet; local is");
+            return Err(Refusal::param("mode", sentence).code("mode_unavailable"));
+        }
+        let deadline = self
+            .wishes
+            .deadline_ms
+            .map(|ms| Instant::now() + Duration::from_millis(ms.min(86_400_000)));
+        let work = Arc::clone(&writer);
+        // Templates, vocabularies and grammars are work for a thread that others do not wait for.
+        let prepared = tokio::task::spawn_blocking(move || self.jobs(&work, deadline)).await;
+        let (jobs, starts) = prepared.map_err(Refusal::ours)??;
+        let prompt_tokens = jobs.first().map_or(0, |job| job.prompt.len());
+        let replies = writer
+            .service
+            .submit(jobs)
+            .inspect_err(|_| door.counters.refused())?;
+        Ok(Answer::new(
+            Arc::clone(door),
+            writer,
+            prompt_tokens,
+            replies.into_iter().zip(starts).collect(),
+        ))
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        if self.choices == 0 || self.choices > CHOICES_MAX {
+            return Err(Refusal::param("n", format!("n must be from 1 to {CHOICES_MAX}")));
+        }
+        let (count, bytes) = STOPS_MAX;
+        if self.stops.len() > count || self.stops.iter().any(|stop| stop.len() > bytes) {
+            return Err(Refusal::param(
+                "stop",
+                format!("there may be {count} stop texts of {bytes} bytes each"),
+            ));
+        }
+        if self.logprobs.is_some_and(|n| n > TOP_LOGPROBS_MAX) {
+            return Err(Refusal::param(
+                "top_logprobs",
+                format!("top_logprobs may be {TOP_LOGPROBS_MAX} at most"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn jobs(
+        &self,
+        writer: &Writer,
+        deadline: Option<Instant>,
+    ) -> Result<(Vec<Job>, Vec<ChoiceStart>), Refusal> {
+        let words = writer.service.words();
+        let prompts = self.prompts(writer)?;
+        let sampling = self.sampling.options(words.tokenizer.vocab_size())?;
+        let shape = match &self.form {
+            Form::Text => self.toolbox.shape(&writer.call_form),
+            _ if self.toolbox.must_call() => self.toolbox.shape(&writer.call_form),
+            Form::Object => Some(Shape::JsonSchema(compact(&json!({ "type": "object" })))),
+            Form::Schema(schema) => Some(Shape::JsonSchema(compact(schema))),
+        };
+        // Free text in which calls may stand has no end to be brought to.
+        let complete = self.form != Form::Text || self.toolbox.must_call();
+        let context = writer.service.context();
+        let most = self
+            .max_tokens
+            .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let (mut jobs, mut starts) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            if prompt.is_empty() {
+                return Err(Refusal::bad("the prompt is empty"));
+            }
+            if prompt.len() >= context {
+                let sentence = format!(
+                    "This model's maximum context length is {context} tokens. However, the prompt has {} tokens.",
+                    prompt.len()
+                );
+                return Err(Refusal::bad(sentence).code("context_length_exceeded"));
+            }
+            for _ in 0..self.choices {
+                let constraint = match &shape {
+                    None => None,
+                    Some(shape) => {
+                        let shaper = writer.shaper.as_ref();
+                        let shaper = shaper
+                            .ok_or_else(|| Refusal::bad("this model's answers cannot be given a shape"))?;
+                        let made = shaper
+                            .constraint(shape)
+                            .map_err(|e| Refusal::bad(e.to_string()).code("invalid_schema"))?;
+                        Some(if complete { made.completed() } else { made })
+                    }
+                };
+                let mut sampling = sampling.clone();
+                sampling.seed = seed_of(sampling.seed, jobs.len());
+                starts.push(ChoiceStart {
+                    style: self.toolbox.may_call().then_some(writer.call_form.style),
+                });
+                jobs.push(Job {
+                    prompt: prompt.clone(),
+                    sampling,
+                    max_tokens: most.min(context - prompt.len()).max(1),
+                    stops: self.stops.clone(),
+                    constraint,
+                    logprobs: self.logprobs,
+                    deadline,
+                });
+            }
+        }
+        Ok((jobs, starts))
+    }
+
+    /// The tokens to go on from.
+    pub(crate) fn prompts(&self, writer: &Writer) -> Result<Vec<Vec<TokenId>>, Refusal> {
+        let words = writer.service.words();
+        match &self.source {
+            Source::Chat(turns) => Ok(vec![self.chat(turns, writer)?]),
+            Source::Texts(texts) => texts.iter().map(|text| tokens_of(text, words, writer)).collect(),
+        }
+    }
+
+    fn chat(&self, turns: &[Turn], writer: &Writer) -> Result<Vec<TokenId>, Refusal> {
+        if turns.is_empty() || turns.len() > MESSAGES_MAX {
+            return Err(Refusal::param(
+                "messages",
+                format!("there must be 1 to {MESSAGES_MAX} messages"),
+            ));
+        }
+        let words = writer.service.words();
+        let native = writer.call_form.native;
+        let messages = if native {
+            turns.iter().map(native_turn).collect()
+        } else {
+            self.told_turns(turns)
+        };
+        let tools = if native { self.toolbox.for_template() } else { None };
+        let text = engines::render(words, &Value::Array(messages), tools.as_ref())
+            .ok_or_else(|| {
+                Refusal::bad("the model has no chat template; /v1/completions goes on with a text as it is")
+            })?
+            .map_err(|e| Refusal::param("messages", e.to_string()))?;
+        // Most templates write the beginning-of-text token themselves; it must stand there once.
+        let bos = words.spelling(words.tokenizer.bos());
+        let has_bos = !bos.is_empty() && text.starts_with(bos);
+        let add = if has_bos || !words.tokenizer.adds_bos() {
+            AddSpecial::No
+        } else {
+            AddSpecial::Yes
+        };
+        Ok(words.tokenizer.encode(&text, add, ParseSpecial::Yes))
+    }
+
+    /// The turns for a template that knows no tools: what it cannot say stands in the text.
+    fn told_turns(&self, turns: &[Turn]) -> Vec<Value> {
+        let mut told: Vec<(String, String)> = Vec::new();
+        let mut tools = self.toolbox.told();
+        for turn in turns {
+            let (role, content) = match turn.role.as_str() {
+                "tool" | "function" => (
+                    "user",
+                    format!("<tool_response>\n{}\n</tool_response>", turn.content),
+                ),
+                "developer" => ("system", turn.content.clone()),
+                role => (role, turn.content.clone()),
+            };
+            let calls = turn.calls.iter().map(MadeCall::told);
+            let parts: Vec<String> = Some(content)
+                .filter(|c| !c.is_empty() || turn.calls.is_empty())
+                .into_iter()
+                .chain(calls)
+                .collect();
+            let content = parts.join("\n");
+            // The tools stand in the first message, which is the system's.
+            match tools.take() {
+                Some(tools) if role == "system" => {
+                    told.push(("system".to_owned(), format!("{content}\n\n{tools}")))
+                }
+                Some(tools) => told.extend([("system".to_owned(), tools), (role.to_owned(), content)]),
+                None => told.push((role.to_owned(), content)),
+            }
+        }
+        told.into_iter()
+            .map(|(role, content)| json!({ "role": role, "content": content }))
+            .collect()
+    }
+}
+
+fn native_turn(turn: &Turn) -> Value {
+    let role = match turn.role.as_str() {
+        "developer" => "system",
+        "function" => "tool",
+        role => role,
+    };
+    let mut message = Map::new();
+    message.insert("role".to_owned(), json!(role));
+    message.insert("content".to_owned(), json!(turn.content));
+    if !turn.calls.is_empty() {
+        let calls = turn.calls.iter().map(MadeCall::for_template).collect();
+        message.insert("tool_calls".to_owned(), Value::Array(calls));
+    }
+    for (key, value) in [("tool_call_id", &turn.call_id), ("name", &turn.name)] {
+        if let Some(value) = value {
+            message.insert(key.to_owned(), json!(value));
+        }
+    }
+    Value::Object(message)
+}
+
+fn tokens_of(text: &Text, words: &Words, writer: &Writer) -> Result<Vec<TokenId>, Refusal> {
+    let encode = |text: &str, add| words.tokenizer.encode(text, add, ParseSpecial::No);
+    match text {
+        Text::Words(text) => Ok(encode(text, AddSpecial::Yes)),
+        Text::Tokens(ids) => {
+            let vocab = words.tokenizer.vocab_size();
+            match ids.iter().find(|&&id| id as usize >= vocab) {
+                Some(id) => Err(Refusal::param(
+                    "prompt",
+                    format!("token {id} is not one of the model's {vocab}"),
+                )),
+                None => Ok(ids.iter().map(|&id| TokenId(id)).collect()),
+            }
+        }
+        Text::Between(prefix, suffix) => Ok(match writer.middle {
+            Some(mark) => {
+                let (before, after) = (encode(prefix, AddSpecial::No), encode(suffix, AddSpecial::No));
+                let bos = words.tokenizer.bos().filter(|_| words.tokenizer.adds_bos());
+                let order = [
+                    &[mark.prefix][..],
+                    &before,
+                    &[mark.suffix],
+                    &after,
+                    &[mark.middle],
+                ]
+                .concat();
+                bos.into_iter().chain(order).collect()
+            }
+            // Without tokens for it: what follows is shown first, so that the model has read it.
+            None => encode(&format!("{}\n\n{prefix}", suffix.trim()), AddSpecial::Yes),
+        }),
+    }
+}
+
+/// The model of that name that writes.
+pub(crate) async fn writer(door: &Door, name: &str) -> Result<Arc<Writer>, Refusal> {
+    let name = name.strip_suffix(":latest").unwrap_or(name);
+    match door.engines.engine(name).await.map_err(not_there)? {
+        Engine::Writes(writer) => Ok(writer),
+        Engine::Reads(reader) => Err(Refusal::param(
+            "model",
+            format!("{} turns texts into vectors and answers nobody", reader.name),
+        )),
+    }
+}
+
+/// A model that is not there is the caller's mistake, one that cannot be loaded is ours.
+pub(crate) fn not_there(error: engines::EngineError) -> Refusal {
+    use heph_runtime::store::StoreError;
+    match &error {
+        engines::EngineError::Store(StoreError::Unknown { name, .. }) => {
+            let mut refusal =
+                Refusal::missing(format!("the model {name:?} is not here")).code("model_not_found");
+            refusal.message.push_str("; GET /v1/models names those that are");
+            refusal
+        }
+        engines::EngineError::Load(heph_engine::model::LoadError::DoesNotFit { .. }) => {
+            Refusal::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        }
+        _ => Refusal::ours(error),
+    }
+}

@@ -1,0 +1,153 @@
+//! The socket: who may bind where, and what one connection may take.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::engines::EngineError;
+use crate::house::{Door, House, HouseError, Options};
+use crate::routes;
+
+/// Connections at one time; those that come later wait to be accepted.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// How long a caller may take to say what it wants, up to the body.
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes that a connection may have ready to be sent, besides what the system holds.
+const SEND_BUFFER: usize = 16 << 10;
+
+/// Why there is no door.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Everybody could come in.
+    #[error("without a token only this machine may ask: {0} is reached by others too")]
+    OpenToOthers(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The model does not answer.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Something that all requests share is not there.
+    #[error("{0}")]
+    House(String),
+    /// The system gives no threads or sockets.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl From<HouseError> for ServeError {
+    fn from(error: HouseError) -> Self {
+        match error {
+            HouseError::Engine(error) => Self::Engine(error),
+            HouseError::Random => Self::House(error.to_string()),
+        }
+    }
+}
+
+/// A door that listens.
+pub struct Server {
+    door: Door,
+    runtime: tokio::runtime::Runtime,
+    listener: TcpListener,
+}
+
+impl Server {
+    /// Loads the model and listens on `address`. Without a token only on loopback.
+    ///
+    /// # Errors
+    /// When the address is open to others and there is no token, or cannot be had, or the model does not load.
+    pub fn open(address: SocketAddr, options: Options) -> Result<Self, ServeError> {
+        if options.guard.token.is_none() && !address.ip().is_loopback() {
+            return Err(ServeError::OpenToOthers(address));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("heph-door")
+            .enable_all()
+            .build()?;
+        // Before the model is loaded: an address that is taken is told at once.
+        let listener = runtime
+            .block_on(TcpListener::bind(address))
+            .map_err(|cause| ServeError::Bind { address, cause })?;
+        Ok(Self {
+            door: House::open(options)?,
+            runtime,
+            listener,
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers until `until` comes back.
+    pub fn run(self, until: impl Future<Output = ()>) {
+        let Self {
+            door,
+            runtime,
+            listener,
+        } = self;
+        runtime.block_on(async move {
+            tokio::select! {
+                () = accept(listener, door) => {}
+                () = until => {}
+            }
+        });
+        // Answers under way end with their connections; a download stops between two blocks.
+        runtime.shutdown_timeout(Duration::from_secs(2));
+    }
+}
+
+async fn accept(listener: TcpListener, door: Door) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let router = routes::router(door);
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Out of file handles, mostly: they come back when connections end.
+            Err(error) => {
+                tracing::warn!(%error, "no connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Tokens are small and wait for nobody.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADERS_WITHIN)
+                .max_buf_size(SEND_BUFFER)
+                .serve_connection(TokioIo::new(stream), service);
+            // A caller that hangs up is none of our errors.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+}
+
+/// Waits, for those who have no clock of this kind.
+pub async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}

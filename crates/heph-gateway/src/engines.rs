@@ -1,0 +1,362 @@
+//! The models that answer: the one served, the encoder beside it, and others of the store when they are asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use heph_engine::batch::BatchLimits;
+use heph_engine::chat::{ChatError, ChatInput};
+use heph_engine::constrain::{ConstraintError, Shaper, TokenText};
+use heph_engine::model::{LoadError, LoadOptions, Model};
+use heph_engine::worker::{CHUNK_DEFAULT, ForwardError, Worker};
+use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
+use heph_kernels::pool::Pool;
+use heph_runtime::bundled;
+use heph_runtime::desk;
+use heph_runtime::hardware::Hardware;
+use heph_runtime::open::{self, OpenError};
+use heph_runtime::service::Service;
+use heph_runtime::store::{Found, ModelName, Store, StoreError};
+use heph_runtime::words::{Words, WordsError};
+use heph_types::TokenId;
+use serde_json::{Map, Value};
+
+use crate::tools::CallForm;
+
+/// Models besides the served one that stay in memory; the one that was asked for longest ago gives way.
+const OTHERS_MAX: usize = 2;
+
+/// Longest context taken without being asked: long enough for a chat, and short enough for the caches of many.
+const CONTEXT_UNASKED: usize = 8192;
+
+/// Contexts that the caches have room for, the first number that fits.
+const SESSIONS: [usize; 6] = [32, 16, 8, 4, 2, 1];
+
+/// Of the memory that is free, what a model may take.
+const MEMORY_SHARE_PERCENT: u64 = 90;
+
+/// How models are run.
+#[derive(Debug, Clone)]
+pub struct EngineChoice {
+    /// Threads to compute with.
+    pub threads: usize,
+    /// The instruction set.
+    pub isa: Isa,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
+    /// Positions of a context; `None` takes what the model was made for, up to 8192.
+    pub context: Option<usize>,
+    /// Answers that run together.
+    pub parallel: usize,
+    /// Answers that wait for a place; one more is refused.
+    pub waiting: usize,
+}
+
+/// Why a model does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is none of that name, or it is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its files cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Its text side cannot be used.
+    #[error(transparent)]
+    Words(#[from] WordsError),
+    /// Its vocabulary has no shape.
+    #[error(transparent)]
+    Source(#[from] heph_engine::source::SourceError),
+    /// Answers cannot be constrained.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+    /// It only reads, or only writes.
+    #[error("{0}")]
+    Kind(String),
+    /// The system gives no thread.
+    #[error("the system gives no thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A model that writes.
+pub(crate) struct Writer {
+    pub(crate) name: String,
+    pub(crate) service: Service,
+    pub(crate) shaper: Option<Shaper>,
+    pub(crate) call_form: CallForm,
+    pub(crate) layers: usize,
+    pub(crate) threads: usize,
+    pub(crate) isa: Isa,
+    pub(crate) kv: KvFormat,
+    pub(crate) middle: Option<Middle>,
+}
+
+/// The tokens of a model that can fill in the middle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Middle {
+    pub(crate) prefix: TokenId,
+    pub(crate) suffix: TokenId,
+    pub(crate) middle: TokenId,
+}
+
+/// A model that reads: texts become vectors.
+pub(crate) struct Reader {
+    pub(crate) name: String,
+    pub(crate) words: Arc<Words>,
+    worker: Mutex<Worker>,
+    pub(crate) context: usize,
+}
+
+impl Reader {
+    /// One vector of length 1 for each text.
+    pub(crate) fn encode(&self, texts: &[&[TokenId]]) -> Result<Vec<Vec<f32>>, ForwardError> {
+        self.worker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .encode(texts)
+    }
+}
+
+/// A model in memory.
+#[derive(Clone)]
+pub(crate) enum Engine {
+    Writes(Arc<Writer>),
+    Reads(Arc<Reader>),
+}
+
+/// All of them.
+pub(crate) struct Engines {
+    pub(crate) served: Arc<Writer>,
+    store: Store,
+    choice: EngineChoice,
+    pool: Arc<Pool>,
+    /// Newest use last.
+    others: Mutex<Vec<(String, Engine)>>,
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl Engines {
+    /// Loads the model that is served.
+    pub(crate) fn open(model: &str, store: Store, choice: EngineChoice) -> Result<Self, EngineError> {
+        let pool = Arc::new(Pool::new(choice.threads));
+        let found = store.find(model)?;
+        let served = match load(model, &found, &choice, &pool)? {
+            Engine::Writes(writer) => writer,
+            Engine::Reads(_) => {
+                let sentence = format!("{model} turns texts into vectors and answers nobody");
+                return Err(EngineError::Kind(sentence));
+            }
+        };
+        Ok(Self {
+            served,
+            store,
+            choice,
+            pool,
+            others: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The folder of models.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is in memory besides the served model, by name.
+    pub(crate) fn others(&self) -> HashMap<String, Engine> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// Lets go of a model, so that it can be removed.
+    pub(crate) fn forget(&self, name: &str) {
+        self.lock().retain(|(known, _)| known != name);
+    }
+
+    /// The model called `name`, loaded now where it is not in memory. Only names of the program and of the store: a
+    /// request opens no file by its path.
+    pub(crate) async fn engine(self: &Arc<Self>, name: &str) -> Result<Engine, EngineError> {
+        if name.is_empty() || name == self.served.name {
+            return Ok(Engine::Writes(Arc::clone(&self.served)));
+        }
+        let name = ModelName::new(name).map_err(|_| StoreError::Unknown {
+            name: name.chars().take(heph_runtime::store::NAME_LEN_MAX).collect(),
+            nearest: None,
+        })?;
+        let name = name.as_str().to_owned();
+        if let Some(engine) = self.known(&name) {
+            return Ok(engine);
+        }
+        // One at a time: two loads would both take the memory that is free.
+        let _turn = self.loading.lock().await;
+        if let Some(engine) = self.known(&name) {
+            return Ok(engine);
+        }
+        let this = Arc::clone(self);
+        let load = move || {
+            let found = this.by_name(&name)?;
+            let engine = load(&name, &found, &this.choice, &this.pool)?;
+            let mut others = this.lock();
+            while others.len() >= OTHERS_MAX {
+                others.remove(0);
+            }
+            others.push((name, engine.clone()));
+            Ok(engine)
+        };
+        tokio::task::spawn_blocking(load)
+            .await
+            .unwrap_or_else(|_| Err(EngineError::Kind("the model could not be loaded".to_owned())))
+    }
+
+    /// The model of that name in the program or the store; the name is checked, so it is no path.
+    pub(crate) fn by_name(&self, name: &str) -> Result<Found, StoreError> {
+        match self.store.find(name)? {
+            Found::Path(_) => Err(StoreError::Unknown {
+                name: name.to_owned(),
+                nearest: None,
+            }),
+            found => Ok(found),
+        }
+    }
+
+    fn known(&self, name: &str) -> Option<Engine> {
+        let mut others = self.lock();
+        let at = others.iter().position(|(known, _)| known == name)?;
+        let used = others.remove(at);
+        let engine = used.1.clone();
+        others.push(used);
+        Some(engine)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(String, Engine)>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The encoder for embeddings: `name`, or the bundled one where `name` is a model that only writes.
+    pub(crate) async fn reader(self: &Arc<Self>, name: &str) -> Result<Arc<Reader>, EngineError> {
+        if let Engine::Reads(reader) = self.engine(name).await? {
+            return Ok(reader);
+        }
+        match self.engine(bundled::EMBED.name).await? {
+            Engine::Reads(reader) => Ok(reader),
+            Engine::Writes(_) => Err(EngineError::Kind("the bundled encoder writes".to_owned())),
+        }
+    }
+}
+
+fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> Result<Engine, EngineError> {
+    let source = Arc::new(open::open(found)?);
+    let words = Arc::new(Words::of(&source.vocabulary()?)?);
+    let memory = Hardware::look().memory_available_bytes / 100 * MEMORY_SHARE_PERCENT;
+    let reads = source.config().encoder.is_some();
+    let context = choice
+        .context
+        .unwrap_or(CONTEXT_UNASKED)
+        .min(source.config().context);
+    let sessions: &[usize] = if reads { &[1] } else { &SESSIONS };
+    let mut result = None;
+    for &sessions in sessions {
+        let options = LoadOptions {
+            context: Some(context),
+            kv: choice.kv,
+            memory: Some(memory).filter(|&m| m > 0),
+            sessions,
+            chunk: CHUNK_DEFAULT,
+            layers: None,
+        };
+        let loaded = Model::load(Arc::clone(&source), &options, pool, &mut |_| {});
+        let too_large = matches!(loaded, Err(LoadError::DoesNotFit { .. }));
+        result = Some(loaded);
+        if !too_large {
+            break;
+        }
+    }
+    let Some(model) = result else {
+        return Err(EngineError::Kind("the model could not be loaded".to_owned()));
+    };
+    let model = Arc::new(model?);
+    let worker = Worker::new(Arc::clone(&model), Arc::clone(pool), choice.isa);
+    if reads {
+        return Ok(Engine::Reads(Arc::new(Reader {
+            name: name.to_owned(),
+            words,
+            context: model.context(),
+            worker: Mutex::new(worker),
+        })));
+    }
+    let limits = BatchLimits {
+        running: choice.parallel,
+        waiting: choice.waiting,
+        ..BatchLimits::default()
+    };
+    Ok(Engine::Writes(Arc::new(Writer {
+        name: name.to_owned(),
+        shaper: shaper(&words)?,
+        call_form: CallForm::of(&words),
+        layers: model.graph().layers.len(),
+        threads: pool.threads(),
+        isa: choice.isa,
+        kv: choice.kv,
+        middle: middle(&words),
+        service: Service::start(worker, words, limits)?,
+    })))
+}
+
+/// What answers of a shape are made with; nothing for a vocabulary without an end.
+pub(crate) fn shaper(words: &Words) -> Result<Option<Shaper>, EngineError> {
+    let tokenizer = &words.tokenizer;
+    let Some(&end) = tokenizer.eog_ids().first() else {
+        return Ok(None);
+    };
+    let tokens = (0..tokenizer.vocab_size() as u32)
+        .map(TokenId)
+        .map(|token| TokenText {
+            bytes: match tokenizer.is_control(token) {
+                true => tokenizer.token_text(token).unwrap_or_default().as_bytes(),
+                false => tokenizer.token_bytes(token),
+            },
+            is_control: tokenizer.is_control(token),
+        });
+    Ok(Some(Shaper::new(tokens, end)?))
+}
+
+/// The spellings that models are trained on, by family.
+const MIDDLE: [[&str; 3]; 4] = [
+    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+    ["<PRE>", "<SUF>", "<MID>"],
+    ["▁<PRE>", "▁<SUF>", "▁<MID>"],
+];
+
+fn middle(words: &Words) -> Option<Middle> {
+    MIDDLE.iter().find_map(|[prefix, suffix, middle]| {
+        Some(Middle {
+            prefix: words.tokenizer.token_of_text(prefix)?,
+            suffix: words.tokenizer.token_of_text(suffix)?,
+            middle: words.tokenizer.token_of_text(middle)?,
+        })
+    })
+}
+
+/// The text of a conversation, ready for an answer.
+///
+/// # Errors
+/// When the template refuses it. `None` for a model without a template.
+pub(crate) fn render(
+    words: &Words,
+    messages: &Value,
+    tools: Option<&Value>,
+) -> Option<Result<String, ChatError>> {
+    let template = words.template.as_ref()?;
+    Some(template.render(&ChatInput {
+        messages,
+        tools,
+        add_generation_prompt: true,
+        bos_token: words.spelling(words.tokenizer.bos()),
+        eos_token: words.spelling(words.tokenizer.eos()),
+        kwargs: &Map::new(),
+        now: desk::now(),
+    }))
+}

@@ -1,0 +1,180 @@
+//! What a caller is told when a request is not answered, in the shape of the API that was asked.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use heph_engine::batch::BatchError;
+use heph_runtime::service::ServiceError;
+use serde_json::{Value, json};
+
+/// How long a caller that found the queue full is asked to wait: a short answer of a small model.
+const RETRY_AFTER_S: u32 = 1;
+
+/// Whose error shape it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    OpenAi,
+    Ollama,
+    Anthropic,
+}
+
+impl Dialect {
+    /// The shape that callers of `path` expect.
+    pub(crate) fn of(path: &str) -> Self {
+        if path.starts_with("/api/") {
+            Self::Ollama
+        } else if path.starts_with("/v1/messages") {
+            Self::Anthropic
+        } else {
+            Self::OpenAi
+        }
+    }
+}
+
+/// Why a request is not answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    code: Option<&'static str>,
+    param: Option<&'static str>,
+    retry_after_s: Option<u32>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            code: None,
+            param: None,
+            retry_after_s: None,
+        }
+    }
+
+    /// The request says something that has no meaning.
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// The value of `param` has no meaning.
+    pub(crate) fn param(param: &'static str, message: impl Into<String>) -> Self {
+        let mut refusal = Self::bad(message);
+        refusal.param = Some(param);
+        refusal
+    }
+
+    /// There is no such thing.
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// Something of ours failed.
+    pub(crate) fn ours(error: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+
+    pub(crate) fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// The body in the shape of `dialect`.
+    pub(crate) fn body(&self, dialect: Dialect) -> Value {
+        let kind = self.kind();
+        match dialect {
+            Dialect::OpenAi => json!({ "error": {
+                "message": self.message, "type": kind, "param": self.param, "code": self.code,
+            } }),
+            Dialect::Ollama => json!({ "error": self.message }),
+            Dialect::Anthropic => {
+                json!({ "type": "error", "error": { "type": self.anthropic_kind(), "message": self.message } })
+            }
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 | 405 => "not_found_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            503 => "overloaded_error",
+            _ => "server_error",
+        }
+    }
+
+    fn anthropic_kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            413 => "request_too_large",
+            500..=502 | 504..=599 => "api_error",
+            _ => self.kind(),
+        }
+    }
+}
+
+impl From<ServiceError> for Refusal {
+    fn from(error: ServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServiceError::Busy(_) | ServiceError::Batch(BatchError::Busy { .. }) => {
+                let mut refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("busy");
+                refusal.retry_after_s = Some(RETRY_AFTER_S);
+                refusal
+            }
+            ServiceError::Batch(BatchError::TooLong { .. }) => {
+                Self::bad(message).code("context_length_exceeded")
+            }
+            ServiceError::Batch(
+                BatchError::EmptyPrompt | BatchError::Sampling(_) | BatchError::Constraint(_),
+            ) => Self::bad(message),
+            ServiceError::Batch(BatchError::Forward(_)) | ServiceError::Unread => Self::ours(message),
+            ServiceError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, message),
+        }
+    }
+}
+
+/// The refusal travels with the response until its shape is known.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Gives every refusal, and what the router itself refuses, the shape that callers of the path expect.
+pub(crate) async fn shaped(request: Request, next: Next) -> Response {
+    let dialect = Dialect::of(request.uri().path());
+    let what = format!("{} {}", request.method(), request.uri().path());
+    let mut response = next.run(request).await;
+    let refusal = match response.extensions_mut().remove::<Refusal>() {
+        Some(refusal) => refusal,
+        None if response.status() == StatusCode::METHOD_NOT_ALLOWED => Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("{what} is not answered here"),
+        ),
+        None if response.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 8 MiB")
+        }
+        // What the router's own readers of paths and queries refuse.
+        None if response.status().is_client_error() => {
+            Refusal::new(response.status(), format!("{what} cannot be read"))
+        }
+        None => return response,
+    };
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = refusal.retry_after_s {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    *response.body_mut() = Body::from(refusal.body(dialect).to_string());
+    response
+}

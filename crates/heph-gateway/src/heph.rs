@@ -1,0 +1,74 @@
+//! HEPH's own paths, under `/heph/v1`: what the page asks.
+
+pub(crate) mod chats;
+pub(crate) mod models;
+pub(crate) mod places;
+pub(crate) mod streams;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use heph_runtime::hardware::{self, Hardware};
+use serde_json::{Value, json};
+
+use crate::error::Refusal;
+use crate::house::Door;
+
+/// Says that the model can answer.
+#[utoipa::path(get, path = "/health", tag = "HEPH", responses((status = 200, description = "It can")))]
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// Counts, as Prometheus reads them.
+#[utoipa::path(get, path = "/metrics", tag = "HEPH", responses((status = 200, description = "The counts")))]
+pub(crate) async fn metrics(State(door): State<Door>) -> impl IntoResponse {
+    let text = door.counters.text(door.engines.served.service.load());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+/// What this process is and does.
+#[utoipa::path(get, path = "/heph/v1/status", tag = "HEPH", responses((status = 200, description = "The status")))]
+pub(crate) async fn status(State(door): State<Door>) -> Json<Value> {
+    let served = &door.engines.served;
+    let hardware = Hardware::look();
+    let load = served.service.load();
+    let (answered, failed, refused) = door.counters.summary();
+    Json(json!({
+        "name": "HEPH",
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": served.name,
+        "context": served.service.context(),
+        "threads": served.threads,
+        "isa": served.isa.name(),
+        "kv": served.kv.to_string(),
+        "cpu": hardware.cpu,
+        "memory": {
+            "total_bytes": hardware.memory_bytes,
+            "available_bytes": hardware.memory_available_bytes,
+            "peak_bytes": hardware::peak_memory_bytes(),
+        },
+        "uptime_s": door.began.elapsed().as_secs_f64(),
+        "auth": if door.guard.token.is_some() { "token" } else { "none" },
+        "modes": ["auto", "local"],
+        "requests": {
+            "running": load.open.saturating_sub(load.waiting), "waiting": load.waiting,
+            "answered": answered, "failed": failed, "refused": refused, "tokens": load.tokens,
+        },
+    }))
+}
+
+/// A receipt, while it is kept.
+#[utoipa::path(get, path = "/heph/v1/receipts/{id}", tag = "HEPH",
+    params(("id" = String, Path, description = "As the header `heph-receipt` named it")),
+    responses((status = 200, description = "The receipt"), (status = 404, description = "It is not kept")))]
+pub(crate) async fn receipt(
+    State(door): State<Door>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    door.receipts
+        .find(&id)
+        .map(Json)
+        .ok_or_else(|| Refusal::missing("no receipt of that id is kept"))
+}

@@ -1,0 +1,93 @@
+//! What all requests share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use data_encoding::HEXLOWER;
+use heph_runtime::settings::Settings;
+use heph_runtime::store::Store;
+
+use crate::engines::{EngineChoice, EngineError, Engines};
+use crate::guard::Guard;
+use crate::history::History;
+use crate::kept::KeptStreams;
+use crate::machines::Machines;
+use crate::metrics::Counters;
+use crate::receipts::Receipts;
+
+/// What a door is opened with.
+pub struct Options {
+    /// The model that is served.
+    pub model: String,
+    /// How models are run.
+    pub choice: EngineChoice,
+    /// The settings of the process.
+    pub settings: Settings,
+    /// Who may come in.
+    pub guard: Guard,
+    /// Who knows the other machines, where somebody does.
+    pub machines: Option<Arc<dyn Machines>>,
+}
+
+/// Why a door does not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HouseError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the system gives no randomness")]
+    Random,
+}
+
+/// Shared by all requests.
+pub(crate) type Door = Arc<House>;
+
+/// What all requests share.
+pub(crate) struct House {
+    pub(crate) engines: Arc<Engines>,
+    pub(crate) settings: Settings,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) machines: Option<Arc<dyn Machines>>,
+    pub(crate) receipts: Receipts,
+    pub(crate) kept: KeptStreams,
+    pub(crate) history: History,
+    pub(crate) counters: Counters,
+    pub(crate) began: Instant,
+    next: AtomicU64,
+    /// Tells the requests of this process from those of others.
+    run: String,
+}
+
+impl House {
+    pub(crate) fn open(options: Options) -> Result<Door, HouseError> {
+        let mut run = [0; 6];
+        getrandom::fill(&mut run).map_err(|_| HouseError::Random)?;
+        let store = Store::new(&options.settings.models);
+        let history: PathBuf = options.settings.home.join("chats.sqlite");
+        Ok(Arc::new(Self {
+            engines: Arc::new(Engines::open(&options.model, store, options.choice)?),
+            history: History::new(history),
+            settings: options.settings,
+            guard: Arc::new(options.guard),
+            machines: options.machines,
+            receipts: Receipts::default(),
+            kept: KeptStreams::default(),
+            counters: Counters::default(),
+            began: Instant::now(),
+            next: AtomicU64::new(0),
+            run: HEXLOWER.encode(&run),
+        }))
+    }
+
+    /// A name for one request, never used twice.
+    pub(crate) fn serial(&self) -> String {
+        format!("{}{:06x}", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,240 @@
+//! Replies that outlive a lost connection: kept whole, read again from any event on.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// Replies that are kept; the oldest goes first.
+const REPLIES_MAX: usize = 64;
+
+/// Bytes of one of them; an answer that is longer waits for its reader.
+const BYTES_MAX: usize = 1 << 20;
+
+/// How long an answer goes on while nobody reads it.
+const DESERTED_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a reply is kept.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// The kept replies.
+#[derive(Debug, Default)]
+pub(crate) struct KeptStreams(Mutex<VecDeque<Arc<KeptStream>>>);
+
+impl KeptStreams {
+    /// A reply to be kept under `id`.
+    pub(crate) fn open(&self, id: &str) -> Arc<KeptStream> {
+        let stream = Arc::new(KeptStream {
+            id: id.to_owned(),
+            began: Instant::now(),
+            state: Mutex::default(),
+            bell: Notify::new(),
+        });
+        let mut kept = self.lock();
+        kept.retain(|stream| stream.began.elapsed() < KEPT_FOR);
+        while kept.len() >= REPLIES_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Arc::clone(&stream));
+        stream
+    }
+
+    /// The reply of that id, if it is still kept.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<KeptStream>> {
+        let kept = self.lock();
+        let stream = kept.iter().find(|stream| stream.id == id)?;
+        (stream.began.elapsed() < KEPT_FOR).then(|| Arc::clone(stream))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<KeptStream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frames: Vec<String>,
+    bytes: usize,
+    over: bool,
+    readers: usize,
+    /// Frames that some reader has taken.
+    read: usize,
+    deserted_since: Option<Instant>,
+}
+
+/// One kept reply.
+#[derive(Debug)]
+pub(crate) struct KeptStream {
+    id: String,
+    began: Instant,
+    state: Mutex<State>,
+    bell: Notify,
+}
+
+impl KeptStream {
+    /// Adds frames; each gets the id by which a reader goes on after it.
+    pub(crate) fn put(&self, frames: Vec<String>) {
+        let mut state = self.lock();
+        for frame in frames {
+            let number = state.frames.len() + 1;
+            let frame = format!("id: {}:{number}\n{frame}", self.id);
+            state.bytes += frame.len();
+            state.frames.push(frame);
+        }
+        drop(state);
+        self.bell.notify_waiters();
+    }
+
+    /// The reply is complete.
+    pub(crate) fn end(&self) {
+        self.lock().over = true;
+        self.bell.notify_waiters();
+    }
+
+    /// Comes back when nobody has read for too long.
+    pub(crate) async fn deserted(&self) {
+        loop {
+            let left = {
+                let state = self.lock();
+                match state.deserted_since {
+                    Some(since) => DESERTED_AFTER.saturating_sub(since.elapsed()),
+                    None => DESERTED_AFTER,
+                }
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Comes back when there is room for more: below the limit, or when all of it has been read.
+    pub(crate) async fn room(&self) {
+        loop {
+            let bell = self.bell.notified();
+            {
+                let state = self.lock();
+                let deserted = state
+                    .deserted_since
+                    .is_some_and(|since| since.elapsed() >= DESERTED_AFTER);
+                if state.bytes < BYTES_MAX || state.read == state.frames.len() || deserted {
+                    return;
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(1), bell).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who reads a kept reply.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    stream: Arc<KeptStream>,
+    at: usize,
+}
+
+impl Reader {
+    /// Reads on after event number `after`.
+    pub(crate) fn new(stream: Arc<KeptStream>, after: usize) -> Self {
+        let mut state = stream.lock();
+        state.readers += 1;
+        state.deserted_since = None;
+        let at = after.min(state.frames.len());
+        drop(state);
+        Self { stream, at }
+    }
+
+    /// The next event; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Option<String> {
+        loop {
+            let bell = self.stream.bell.notified();
+            {
+                let mut state = self.stream.lock();
+                if let Some(frame) = state.frames.get(self.at).cloned() {
+                    self.at += 1;
+                    state.read = state.read.max(self.at);
+                    drop(state);
+                    self.stream.bell.notify_waiters();
+                    return Some(frame);
+                }
+                if state.over {
+                    return None;
+                }
+            }
+            // A bell that rang between the look and the wait is heard a second later.
+            let _ = tokio::time::timeout(Duration::from_secs(1), bell).await;
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.stream.lock();
+        state.readers -= 1;
+        if state.readers == 0 {
+            state.deserted_since = Some(Instant::now());
+        }
+    }
+}
+
+/// The stream and the event of a `Last-Event-ID`.
+pub(crate) fn parse(id: &str) -> Option<(&str, usize)> {
+    let (stream, number) = id.trim().rsplit_once(':')?;
+    Some((stream, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    async fn all(stream: &Arc<KeptStream>, after: usize) -> Vec<String> {
+        let mut reader = Reader::new(Arc::clone(stream), after);
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next().await {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    #[test]
+    fn a_reader_goes_on_at_the_same_byte() {
+        let kept = KeptStreams::default();
+        let stream = kept.open("s");
+        stream.put((0..5).map(|n| format!("data: {n}\n\n")).collect());
+        stream.end();
+        runtime().block_on(async {
+            let whole = all(&stream, 0).await.concat();
+            for after in 0..=5 {
+                let head: String = all(&stream, 0).await[..after].concat();
+                assert_eq!(head + &all(&stream, after).await.concat(), whole);
+            }
+            assert!(all(&stream, 9).await.is_empty());
+        });
+        assert!(whole_id("s:3") == Some(("s", 3)) && whole_id("s").is_none());
+    }
+
+    fn whole_id(id: &str) -> Option<(&str, usize)> {
+        parse(id)
+    }
+
+    #[test]
+    fn old_replies_give_way() {
+        let kept = KeptStreams::default();
+        for n in 0..=REPLIES_MAX {
+            kept.open(&n.to_string());
+        }
+        assert!(kept.find("0").is_none() && kept.find("1").is_some());
+    }
+}

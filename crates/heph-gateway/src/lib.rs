@@ -1,0 +1,36 @@
+//! The door: OpenAI, Ollama and Anthropic shapes over HTTP, HEPH's own wishes and receipts, and what the page asks.
+//!
+//! Called by the program `heph serve`. Only this crate knows JSON bodies: it turns a request into jobs for
+//! [`heph_runtime::service`], and what comes back into the shape that was asked for. It decides nothing about models, and
+//! opens no socket but the one that it is given to listen on; `docs/gateway.md` is the contract.
+
+mod answer;
+mod anthropic;
+mod ask;
+mod connection;
+mod document;
+mod engines;
+mod error;
+mod guard;
+mod heph;
+mod history;
+mod house;
+mod kept;
+mod machines;
+mod metrics;
+mod ollama;
+mod openai;
+mod page;
+mod receipts;
+mod routes;
+mod sampling;
+mod shape;
+mod token;
+mod tools;
+
+pub use connection::{ServeError, Server, pause};
+pub use engines::{EngineChoice, EngineError};
+pub use guard::Guard;
+pub use house::Options;
+pub use machines::{Machines, NodeLine, Wish};
+pub use token::{TokenError, token};

@@ -1,0 +1,350 @@
+//! `POST /v1/completions`: texts that are gone on with.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use heph_runtime::service::Said;
+use heph_runtime::words::Words;
+use heph_types::TokenId;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::chat::{count, usage_of};
+use super::{
+    FINGERPRINT, OneOrMany, SamplingFields, StreamOptions, finish_reason, finite, form, read, spelled,
+};
+use crate::answer::{Answer, Part};
+use crate::ask::{Ask, Source, Text, Wishes, writer};
+use crate::error::{Dialect, Refusal};
+use crate::heph::streams;
+use crate::house::Door;
+use crate::shape::{self, Frames, Keep, Shape};
+
+/// Prompts of one request.
+const PROMPTS_MAX: usize = 128;
+
+/// Tokens that are made where nobody says how many: what this API always did.
+const TOKENS_USUAL: u64 = 16;
+
+/// A request to go on with texts. Fields that are not listed are ignored.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+pub(crate) struct CompletionRequest {
+    #[serde(default)]
+    model: Option<String>,
+    /// A text, texts, tokens, or lists of tokens.
+    prompt: Prompt,
+    #[serde(flatten)]
+    sampling: SamplingFields,
+    n: Option<i64>,
+    best_of: Option<i64>,
+    max_tokens: Option<i64>,
+    stop: Option<OneOrMany>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    /// So many of the likeliest tokens beside each.
+    logprobs: Option<i64>,
+    /// Whether the prompt stands before the answer.
+    echo: Option<bool>,
+    /// What comes after the answer.
+    suffix: Option<String>,
+    #[schema(value_type = Object)]
+    response_format: Option<Value>,
+    heph: Option<Wishes>,
+}
+
+/// What is gone on with.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Prompt {
+    /// A text.
+    Text(String),
+    /// Tokens.
+    Tokens(Vec<u32>),
+    /// Texts.
+    Texts(Vec<String>),
+    /// Lists of tokens.
+    TokenLists(Vec<Vec<u32>>),
+}
+
+impl Prompt {
+    fn texts(self) -> Vec<Text> {
+        match self {
+            Self::Text(text) => vec![Text::Words(text)],
+            Self::Tokens(tokens) => vec![Text::Tokens(tokens)],
+            Self::Texts(texts) => texts.into_iter().map(Text::Words).collect(),
+            Self::TokenLists(lists) => lists.into_iter().map(Text::Tokens).collect(),
+        }
+    }
+}
+
+/// A suffix for a model without tokens for it: the answer ends where it begins to say what follows anyway.
+fn stop_at(suffix: &str) -> Option<String> {
+    let start: String = suffix.trim().chars().take(12).collect();
+    (start.chars().count() >= 4).then_some(start)
+}
+
+/// Goes on with texts.
+#[utoipa::path(post, path = "/v1/completions", request_body = CompletionRequest, tag = "OpenAI",
+    responses((status = 200, description = "The text that follows, or a stream of its pieces"),
+              (status = 400, description = "The request has no meaning")))]
+pub(crate) async fn completions(
+    State(door): State<Door>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    if let Some(resumed) = streams::resume(&door, &headers)? {
+        return Ok(resumed);
+    }
+    let request: CompletionRequest = read(&body)?;
+    let mut texts = request.prompt.texts();
+    if texts.is_empty() || texts.len() > PROMPTS_MAX {
+        return Err(Refusal::param(
+            "prompt",
+            format!("there must be 1 to {PROMPTS_MAX} prompts"),
+        ));
+    }
+    let model = writer(&door, request.model.as_deref().unwrap_or_default()).await?;
+    let words = std::sync::Arc::clone(model.service.words());
+    let echoes: Vec<String> = match request.echo.unwrap_or(false) {
+        true => texts.iter().map(|text| echo(text, &words)).collect(),
+        false => vec![String::new(); texts.len()],
+    };
+    let mut stops = OneOrMany::list(request.stop);
+    if let Some(suffix) = request.suffix.filter(|suffix| !suffix.is_empty()) {
+        texts = texts
+            .into_iter()
+            .map(|text| match text {
+                Text::Words(prefix) => Ok(Text::Between(prefix, suffix.clone())),
+                Text::Tokens(_) | Text::Between(..) => {
+                    Err(Refusal::param("suffix", "a suffix needs a prompt of words"))
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        if model.middle.is_none() {
+            stops.extend(stop_at(&suffix));
+        }
+    }
+    let prompts = texts.len();
+    let mut ask = Ask::new(request.model.unwrap_or_default(), Source::Texts(texts));
+    let choices = count("n", request.n, 1)?.unwrap_or(1);
+    if request
+        .best_of
+        .is_some_and(|best| u64::try_from(best).unwrap_or(0) < choices)
+    {
+        return Err(Refusal::param("best_of", "best_of must be at least n"));
+    }
+    ask.choices = usize::try_from(choices).unwrap_or(usize::MAX);
+    let most = count("max_tokens", request.max_tokens.filter(|&n| n != -1), 0)?;
+    let nothing = most == Some(0);
+    ask.max_tokens = Some(match request.max_tokens {
+        Some(-1) => u64::MAX,
+        _ => most.unwrap_or(TOKENS_USUAL).max(1),
+    });
+    ask.stops = stops;
+    ask.form = form(request.response_format.as_ref())?;
+    ask.logprobs = count("logprobs", request.logprobs, 0)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let reports = ask.logprobs.is_some();
+    ask.sampling = request.sampling.into();
+    ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
+    let keep = if ask.wishes.resume.unwrap_or(false) {
+        Keep::Yes
+    } else {
+        Keep::No
+    };
+    let each = ask.choices;
+    let mut answer = ask.submit(&door).await?;
+    let echoes: Vec<String> = echoes.into_iter().flat_map(|echo| vec![echo; each]).collect();
+    if request.stream.unwrap_or(false) {
+        let usage = request
+            .stream_options
+            .and_then(|o| o.include_usage)
+            .unwrap_or(false);
+        let offsets = echoes.iter().map(|echo| echo.chars().count()).collect();
+        let shape = Chunks {
+            usage,
+            reports,
+            prompts,
+            left: answer.choices(),
+            echoes,
+            offsets,
+            nothing,
+        };
+        return Ok(shape::stream(&door, answer, shape, keep));
+    }
+    let mut gathered: Vec<(String, Legacy, &'static str)> = echoes
+        .into_iter()
+        .map(|echo| (echo.clone(), Legacy::after(echo.chars().count()), "stop"))
+        .collect();
+    shape::whole(&mut answer, |part| match part {
+        Part::Text { choice, text, said } if !nothing => {
+            gathered[choice].0.push_str(&text);
+            gathered[choice].1.add(&words, &said);
+        }
+        Part::End { choice, finish } => {
+            gathered[choice].2 = if nothing { "length" } else { finish_reason(&finish) }
+        }
+        Part::Text { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
+    })
+    .await?;
+    let list = gathered
+        .into_iter()
+        .enumerate()
+        .map(|(at, (text, legacy, finish))| {
+            let logprobs = if reports { legacy.json() } else { Value::Null };
+            json!({ "index": at, "text": text, "logprobs": logprobs, "finish_reason": finish })
+        });
+    let body = json!({
+        "id": format!("cmpl-{}", answer.id),
+        "object": "text_completion",
+        "created": answer.created_s,
+        "model": answer.writer.name,
+        "system_fingerprint": FINGERPRINT,
+        "choices": list.collect::<Vec<_>>(),
+        "usage": usage_of(&answer, prompts),
+        "heph": answer.receipt(),
+    });
+    Ok(shape::complete(&answer, &body))
+}
+
+fn echo(text: &Text, words: &Words) -> String {
+    match text {
+        Text::Words(text) => text.clone(),
+        Text::Tokens(ids) => words
+            .tokenizer
+            .decode(&ids.iter().map(|&id| TokenId(id)).collect::<Vec<_>>()),
+        Text::Between(prefix, _) => prefix.clone(),
+    }
+}
+
+/// Probabilities as this API tells them: lists side by side.
+#[derive(Debug, Default)]
+struct Legacy {
+    tokens: Vec<String>,
+    values: Vec<f64>,
+    top: Vec<Value>,
+    offsets: Vec<usize>,
+    at: usize,
+}
+
+impl Legacy {
+    fn after(at: usize) -> Self {
+        Self {
+            at,
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, words: &Words, said: &[Said]) {
+        let word = |token| String::from_utf8_lossy(&spelled(words, token)).into_owned();
+        for report in said.iter().filter_map(|said| said.report.as_ref()) {
+            let token = word(report.chosen.token);
+            let top: Map<String, Value> = report
+                .top
+                .iter()
+                .map(|t| (word(t.token), json!(finite(t.value))))
+                .collect();
+            self.offsets.push(self.at);
+            self.at += token.chars().count();
+            self.tokens.push(token);
+            self.values.push(finite(report.chosen.value));
+            self.top.push(Value::Object(top));
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "tokens": self.tokens, "token_logprobs": self.values, "top_logprobs": self.top, "text_offset": self.offsets,
+        })
+    }
+}
+
+struct Chunks {
+    usage: bool,
+    reports: bool,
+    prompts: usize,
+    left: usize,
+    echoes: Vec<String>,
+    offsets: Vec<usize>,
+    nothing: bool,
+}
+
+impl Chunks {
+    fn chunk(&self, answer: &Answer, choices: Value) -> Value {
+        let mut chunk = json!({
+            "id": format!("cmpl-{}", answer.id),
+            "object": "text_completion",
+            "created": answer.created_s,
+            "model": answer.writer.name,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        });
+        if self.usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    fn text(&self, answer: &Answer, choice: usize, text: &str, logprobs: Value) -> Value {
+        let one = json!({ "index": choice, "text": text, "logprobs": logprobs, "finish_reason": null });
+        self.chunk(answer, json!([one]))
+    }
+}
+
+impl Shape for Chunks {
+    const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn begin(&mut self, answer: &Answer, out: &mut Frames) {
+        for (choice, echo) in self
+            .echoes
+            .iter()
+            .enumerate()
+            .filter(|(_, echo)| !echo.is_empty())
+        {
+            out.data(&self.text(answer, choice, echo, Value::Null));
+        }
+    }
+
+    fn part(&mut self, answer: &Answer, part: Part, out: &mut Frames) {
+        match part {
+            Part::Text { choice, text, said } if !self.nothing && !(text.is_empty() && said.is_empty()) => {
+                let logprobs = if self.reports {
+                    let mut legacy = Legacy::after(self.offsets[choice]);
+                    legacy.add(answer.writer.service.words(), &said);
+                    self.offsets[choice] = legacy.at;
+                    legacy.json()
+                } else {
+                    Value::Null
+                };
+                out.data(&self.text(answer, choice, &text, logprobs));
+            }
+            Part::End { choice, finish } => {
+                self.left -= 1;
+                let finish = if self.nothing {
+                    "length"
+                } else {
+                    finish_reason(&finish)
+                };
+                let last =
+                    json!([{ "index": choice, "text": "", "logprobs": null, "finish_reason": finish }]);
+                let mut chunk = self.chunk(answer, last);
+                if self.left == 0
+                    && let Some(receipt) = answer.receipt()
+                {
+                    chunk["heph"] = receipt.clone();
+                }
+                out.data(&chunk);
+            }
+            Part::Text { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
+        }
+    }
+
+    fn end(&mut self, answer: &Answer, out: &mut Frames) {
+        if self.usage {
+            let mut chunk = self.chunk(answer, json!([]));
+            chunk["usage"] = usage_of(answer, self.prompts);
+            out.data(&chunk);
+        }
+        out.word("[DONE]");
+    }
+}

@@ -1,0 +1,108 @@
+//! What became of each answer, kept for a while.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use heph_runtime::service::{Ending, Outcome};
+use serde_json::{Value, json};
+
+use crate::engines::Writer;
+
+/// Receipts that are kept; the oldest goes first.
+const KEPT: usize = 1024;
+
+/// The last receipts of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Receipts(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    by_id: HashMap<String, Value>,
+    order: VecDeque<String>,
+}
+
+impl Receipts {
+    pub(crate) fn keep(&self, id: &str, receipt: Value) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while kept.order.len() >= KEPT {
+            if let Some(oldest) = kept.order.pop_front() {
+                kept.by_id.remove(&oldest);
+            }
+        }
+        kept.order.push_back(id.to_owned());
+        kept.by_id.insert(id.to_owned(), receipt);
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Option<Value> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_id
+            .get(id)
+            .cloned()
+    }
+}
+
+/// The receipt of an answer that this machine alone computed, in the form of `heph run --json`.
+pub(crate) fn local(id: &str, writer: &Writer, outcomes: &[Outcome], total: Duration) -> Value {
+    let prompt = outcomes.first().map_or(0, |o| o.prompt_tokens);
+    let answer: usize = outcomes.iter().map(|o| o.answer_tokens).sum();
+    let first = outcomes.iter().map(|o| o.first_token).min().unwrap_or_default();
+    let after = (total.saturating_sub(first)).as_secs_f64();
+    let speed = if after > 0.0 {
+        answer.saturating_sub(1) as f64 / after
+    } else {
+        0.0
+    };
+    let longest = outcomes
+        .iter()
+        .map(|o| o.prompt_tokens + o.answer_tokens)
+        .max()
+        .unwrap_or(0);
+    json!({
+        "id": id,
+        "created_ms": crate::house::now_ms(),
+        "mode": "local",
+        "model": writer.name,
+        "exactness": "exact",
+        "places": [{
+            "from": 0, "to": longest, "layers": { "start": 0, "end": writer.layers }, "node": null, "name": "here",
+            "role": null, "saw": "nothing",
+        }],
+        "traffic": [],
+        "moves": [],
+        "degraded": [],
+        "finish": outcomes.last().map_or("cancelled", |o| finish(&o.ending)),
+        "prompt_tokens": prompt,
+        "answer_tokens": answer,
+        "price": 0,
+        "first_token_s": first.as_secs_f64(),
+        "tokens_per_s": speed,
+        "total_s": total.as_secs_f64(),
+    })
+}
+
+fn finish(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Stop | Ending::StopText(_) => "stop",
+        Ending::Length => "length",
+        Ending::Context => "context",
+        Ending::Deadline => "deadline",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_receipt_goes_first() {
+        let receipts = Receipts::default();
+        for n in 0..=KEPT {
+            receipts.keep(&n.to_string(), json!(n));
+        }
+        assert_eq!(receipts.find("0"), None);
+        assert_eq!(receipts.find("1"), Some(json!(1)));
+    }
+}

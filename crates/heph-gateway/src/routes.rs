@@ -1,0 +1,146 @@
+//! Which path is answered by whom.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
+use heph_types::TokenId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::ask::writer;
+use crate::error::{Refusal, shaped};
+use crate::guard::guarded;
+use crate::heph::{self, chats, models, places, streams};
+use crate::house::Door;
+use crate::openai::{self, read};
+use crate::{anthropic, document, ollama, page};
+
+/// Bytes of a body.
+const BODY_MAX: usize = 8 << 20;
+
+/// Bytes of a body that holds many chats.
+const IMPORT_MAX: usize = 256 << 20;
+
+/// The whole door.
+pub(crate) fn router(door: Door) -> Router {
+    let guard = Arc::clone(&door.guard);
+    let foreign = Router::new()
+        .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/{id}", get(openai::models::one))
+        .route("/v1/chat/completions", post(openai::chat::completions))
+        .route("/v1/completions", post(openai::completions::completions))
+        .route("/v1/embeddings", post(openai::embeddings::embeddings))
+        .route("/v1/responses", post(openai::responses::create))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
+        .route("/api/embeddings", post(ollama::embeddings))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::ps))
+        .route("/api/show", post(ollama::show))
+        .route("/api/pull", post(ollama::pull))
+        .route("/api/version", get(ollama::version))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize));
+    let own = Router::new()
+        .route("/health", get(heph::health))
+        .route("/metrics", get(heph::metrics))
+        .route("/openapi.json", get(document::document))
+        .route("/heph/v1/status", get(heph::status))
+        .route("/heph/v1/receipts/{id}", get(heph::receipt))
+        .route("/heph/v1/streams/{id}", get(streams::stream))
+        .route("/heph/v1/plan", post(places::plan))
+        .route("/heph/v1/nodes", get(places::nodes))
+        .route("/heph/v1/models", get(models::list))
+        .route("/heph/v1/models/pull", post(models::pull))
+        .route("/heph/v1/models/{name}", get(models::one).delete(models::remove))
+        .route("/heph/v1/chats", get(chats::list))
+        .route(
+            "/heph/v1/chats/{id}",
+            get(chats::one).put(chats::put).delete(chats::remove),
+        )
+        .route("/heph/v1/chats/{id}/export", get(chats::export))
+        .route("/heph/v1/export", get(chats::export_all))
+        .route(
+            "/heph/v1/import",
+            post(chats::import).layer(DefaultBodyLimit::max(IMPORT_MAX)),
+        );
+    foreign
+        .merge(own)
+        .fallback(page_or_nothing)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn_with_state(guard, guarded))
+        .layer(from_fn(shaped))
+        .with_state(door)
+}
+
+/// The page for those who only look; nothing for the rest.
+async fn page_or_nothing(method: axum::http::Method, uri: axum::http::Uri) -> axum::response::Response {
+    use axum::response::IntoResponse;
+    match method {
+        axum::http::Method::GET | axum::http::Method::HEAD => page::page(uri).await,
+        _ => Refusal::missing(format!("there is nothing at {}", uri.path())).into_response(),
+    }
+}
+
+/// A text, as llama-server takes it.
+#[derive(Debug, Deserialize)]
+struct Tokenize {
+    #[serde(default)]
+    model: String,
+    content: String,
+    #[serde(default)]
+    add_special: bool,
+    #[serde(default)]
+    parse_special: bool,
+}
+
+async fn tokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let Tokenize {
+        model,
+        content,
+        add_special,
+        parse_special,
+    } = read(&body)?;
+    let writer = writer(&door, &model).await?;
+    let work = move || {
+        let add = if add_special {
+            AddSpecial::Yes
+        } else {
+            AddSpecial::No
+        };
+        let parse = if parse_special {
+            ParseSpecial::Yes
+        } else {
+            ParseSpecial::No
+        };
+        let tokens = writer.service.words().tokenizer.encode(&content, add, parse);
+        tokens.into_iter().map(|token| token.0).collect::<Vec<_>>()
+    };
+    let tokens = tokio::task::spawn_blocking(work).await.map_err(Refusal::ours)?;
+    Ok(Json(json!({ "tokens": tokens })))
+}
+
+/// Tokens, as llama-server takes them.
+#[derive(Debug, Deserialize)]
+struct Detokenize {
+    #[serde(default)]
+    model: String,
+    tokens: Vec<u32>,
+}
+
+async fn detokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let Detokenize { model, tokens } = read(&body)?;
+    let writer = writer(&door, &model).await?;
+    let tokens: Vec<TokenId> = tokens.into_iter().map(TokenId).collect();
+    Ok(Json(
+        json!({ "content": writer.service.words().tokenizer.decode(&tokens) }),
+    ))
+}

@@ -1,0 +1,220 @@
+//! A door on loopback with the bundled model, and a caller that writes its requests by hand.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use heph_gateway::{EngineChoice, Guard, Options, ServeError, Server};
+use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
+use heph_runtime::settings::{PUBLIC_HUB, Settings};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A machine under load needs this long for what takes a second elsewhere.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A door that answers until it is let go of.
+pub(crate) struct Door {
+    address: SocketAddr,
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _home: TempDir,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn options(home: &TempDir, token: Option<&str>, parallel: usize, waiting: usize) -> Options {
+    Options {
+        model: "heph-story".to_owned(),
+        choice: EngineChoice {
+            threads: 1,
+            isa: Isa::best(),
+            kv: KvFormat::F16,
+            context: None,
+            parallel,
+            waiting,
+        },
+        settings: Settings {
+            home: home.path().to_owned(),
+            models: home.path().join("models"),
+            threads: 1,
+            hub: PUBLIC_HUB.to_owned(),
+            hub_token: None,
+            allow: Vec::new(),
+        },
+        guard: Guard {
+            token: token.map(str::to_owned),
+            ..Guard::default()
+        },
+        machines: None,
+    }
+}
+
+fn open(token: Option<&str>, parallel: usize, waiting: usize) -> Door {
+    let home = TempDir::new().unwrap();
+    let options = options(&home, token, parallel, waiting);
+    let server = Server::open("127.0.0.1:0".parse().unwrap(), options).unwrap();
+    let address = server.address().unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        server.run(async move {
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                heph_gateway::pause(Duration::from_millis(10)).await;
+            }
+        });
+    });
+    Door {
+        address,
+        stop: Some(stop),
+        thread: Some(thread),
+        _home: home,
+    }
+}
+
+/// A door for everybody on this machine.
+pub(crate) fn door() -> Door {
+    open(None, 32, 512)
+}
+
+/// A door with room for two answers.
+pub(crate) fn narrow() -> Door {
+    open(None, 1, 1)
+}
+
+/// A door for those who have the token.
+pub(crate) fn guarded(token: &str) -> Door {
+    open(Some(token), 4, 4)
+}
+
+/// Whether a door without a token is refused there.
+pub(crate) fn refuses_to_open(address: &str) -> bool {
+    let home = TempDir::new().unwrap();
+    let opened = Server::open(address.parse().unwrap(), options(&home, None, 1, 1));
+    matches!(opened, Err(ServeError::OpenToOthers(_)))
+}
+
+/// The text of an answer.
+pub(crate) fn chat(door: &Door, body: &Value) -> String {
+    let said = door.json("/v1/chat/completions", body);
+    let text = said["choices"][0]["message"]["content"].as_str();
+    text.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+impl Door {
+    /// A connection of one's own.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// The whole answer, its head included. In HTTP/1.0, whose bodies end with the connection.
+    pub(crate) fn raw(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> String {
+        let mut stream = self.connect();
+        let mut head = format!("{method} {path} HTTP/1.0\r\ncontent-length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            head.push_str("host: 127.0.0.1\r\n");
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn split(raw: &str) -> (u16, String) {
+        let (head, body) = raw
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer: {raw:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    pub(crate) fn post_text(&self, path: &str, body: &str) -> (u16, String) {
+        Self::split(&self.raw("POST", path, body, &[("content-type", "application/json")]))
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, String) {
+        self.post_text(path, &body.to_string())
+    }
+
+    pub(crate) fn json(&self, path: &str, body: &Value) -> Value {
+        let (status, text) = self.post(path, body);
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        Self::split(&self.raw("GET", path, "", headers))
+    }
+
+    /// The data of a stream's events, without the last word.
+    pub(crate) fn events(&self, path: &str, body: &Value) -> Vec<Value> {
+        let (status, text) = self.post(path, body);
+        assert_eq!(status, 200, "{path}: {text}");
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        let data = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("data: "))
+            .filter(|d| *d != "[DONE]");
+        data.map(|d| serde_json::from_str(d).unwrap()).collect()
+    }
+
+    /// Waits until nothing is computed any more.
+    pub(crate) fn comes_to_rest(&self) {
+        let began = Instant::now();
+        loop {
+            let status: Value = serde_json::from_str(&self.get_with("/heph/v1/status", &[]).1).unwrap();
+            if status["requests"]["running"] == json!(0) && status["requests"]["waiting"] == json!(0) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{status}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Changes one place of a body into something else.
+pub(crate) fn spoil(body: &mut Value, random: &mut impl FnMut(usize) -> usize) {
+    let wrong = [
+        json!(null),
+        json!(-1),
+        json!(1e300),
+        json!(""),
+        json!([]),
+        json!({}),
+        json!(true),
+        json!("\u{0}\u{ffff}"),
+        json!([[[[]]]]),
+        json!(9_007_199_254_740_993_i64),
+        json!({ "type": "object" }),
+        json!(["x", 1]),
+    ];
+    match body {
+        Value::Object(map) if !map.is_empty() && random(6) > 0 => {
+            let at = random(map.len());
+            if random(8) == 0 {
+                let key = map.keys().nth(at).cloned().unwrap();
+                map.remove(&key);
+            } else if let Some(value) = map.values_mut().nth(at) {
+                spoil(value, random);
+            }
+        }
+        Value::Array(list) if !list.is_empty() && random(4) > 0 => {
+            let at = random(list.len());
+            spoil(&mut list[at], random);
+        }
+        other => *other = wrong[random(wrong.len())].clone(),
+    }
+}

@@ -1,0 +1,403 @@
+//! A real door on loopback, knocked at over HTTP.
+
+mod knocking;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use knocking::{chat, door, guarded};
+use serde_json::{Value, json};
+
+#[test]
+fn an_answer_is_the_same_whole_in_pieces_and_in_company() {
+    let door = door();
+    let ask = |n: usize| {
+        let who = ["a dog", "a cat", "a bird", "a fish"][n % 4];
+        json!({
+            "messages": [{ "role": "user", "content": format!("Tell me a story about {who}.") }],
+            "max_tokens": 24, "temperature": 0.9, "seed": n,
+        })
+    };
+    let alone: Vec<String> = (0..8).map(|n| chat(&door, &ask(n))).collect();
+    let texts: Vec<String> = std::thread::scope(|scope| {
+        let door = &door;
+        // 72 at once: more than run together, so that some wait.
+        let threads: Vec<_> = (0..72)
+            .map(|n| {
+                scope.spawn(move || {
+                    let mut body = ask(n % 8);
+                    body["stream"] = json!(true);
+                    door.events("/v1/chat/completions", &body)
+                })
+            })
+            .collect();
+        let spoken = |events: Vec<Value>| {
+            let pieces = events
+                .iter()
+                .filter_map(|e| e["choices"][0]["delta"]["content"].as_str());
+            pieces.collect::<String>()
+        };
+        threads.into_iter().map(|t| spoken(t.join().unwrap())).collect()
+    });
+    for (n, text) in texts.iter().enumerate() {
+        assert_eq!(*text, alone[n % 8], "stream {n}");
+    }
+}
+
+#[test]
+fn a_lost_connection_goes_on_at_the_same_byte() {
+    let door = door();
+    let body = json!({
+        "messages": [{ "role": "user", "content": "Tell me a story about a fox." }], "max_tokens": 40, "seed": 1,
+        "stream": true, "heph": { "resume": true },
+    });
+    let whole = door.post("/v1/chat/completions", &body).1;
+    let ids: Vec<&str> = whole.lines().filter_map(|l| l.strip_prefix("id: ")).collect();
+    let (stream, _) = ids[0].split_once(':').unwrap();
+    for at in [0, 3, ids.len() - 2] {
+        let rest = door
+            .get_with(
+                &format!("/heph/v1/streams/{stream}"),
+                &[("last-event-id", ids[at])],
+            )
+            .1;
+        let cut = whole.find(&format!("id: {}\n", ids[at + 1])).unwrap();
+        assert_eq!(rest, whole[cut..], "after event {at}");
+    }
+    let (status, _) = door.get_with("/heph/v1/streams/none", &[("last-event-id", "none:1")]);
+    assert_eq!(status, 404);
+}
+
+#[test]
+fn whoever_hangs_up_frees_the_engine() {
+    let door = door();
+    let body = json!({ "prompt": "Once", "max_tokens": 900, "temperature": 1, "stream": true }).to_string();
+    for _ in 0..8 {
+        let mut stream = door.connect();
+        write!(
+            stream,
+            "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut some = [0; 64];
+        stream.read_exact(&mut some).unwrap();
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    door.comes_to_rest();
+}
+
+#[test]
+fn a_reader_who_takes_nothing_holds_back_only_itself() {
+    let door = door();
+    let body = json!({
+        "messages": [{ "role": "user", "content": "Tell me a story." }], "max_tokens": 700, "stream": true,
+        "logprobs": true, "top_logprobs": 20, "logit_bias": { "0": -100 }, "temperature": 1, "seed": 3,
+    })
+    .to_string();
+    let mut idle = door.connect();
+    write!(
+        idle,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let ask = json!({ "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 8 });
+    assert!(!chat(&door, &ask).is_empty());
+    let mut some = [0; 1024];
+    idle.read_exact(&mut some).unwrap();
+    assert!(some.starts_with(b"HTTP/1.1 200"));
+}
+
+#[test]
+fn each_refusal_has_the_shape_that_its_callers_read() {
+    let door = door();
+    let user = json!([{ "role": "user", "content": "Hello" }]);
+    let long = "word and ".repeat(1500);
+    let cases = [
+        ("/v1/chat/completions", "{".to_owned(), 400),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": "hi" }).to_string(),
+            400,
+        ),
+        ("/v1/chat/completions", json!({ "messages": [] }).to_string(), 400),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": user, "model": "no-such" }).to_string(),
+            404,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": user, "model": "../../etc/passwd" }).to_string(),
+            404,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": user, "temperature": -1 }).to_string(),
+            400,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": user, "n": 0 }).to_string(),
+            400,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "wizard", "content": "x" }] }).to_string(),
+            400,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": long }], "stream": true }).to_string(),
+            400,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": user, "heph": { "mode": "sideways" } }).to_string(),
+            400,
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": user, "heph": { "privacy": "maybe" } }).to_string(),
+            400,
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": [[1, 99_999_999]] }).to_string(),
+            400,
+        ),
+        ("/v1/embeddings", json!({ "input": [] }).to_string(), 400),
+        ("/v1/responses", json!({ "input": 7 }).to_string(), 400),
+        ("/v1/messages", json!({ "messages": user }).to_string(), 400),
+        ("/v1/no/such/route", "{}".to_owned(), 404),
+        (
+            "/api/chat",
+            json!({ "model": "no-such", "messages": user }).to_string(),
+            404,
+        ),
+        (
+            "/heph/v1/models/pull",
+            json!({ "repository": "no" }).to_string(),
+            400,
+        ),
+    ];
+    for (path, body, expected) in cases {
+        let (status, text) = door.post_text(path, &body);
+        let said: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path}: {text}"));
+        assert_eq!(status, expected, "{path} {body:.80}: {text}");
+        let sentence = match path {
+            "/api/chat" => &said["error"],
+            "/v1/messages" => {
+                assert_eq!(said["type"], "error");
+                &said["error"]["message"]
+            }
+            _ => &said["error"]["message"],
+        };
+        assert!(sentence.as_str().is_some_and(|s| s.len() > 8), "{text}");
+    }
+}
+
+#[test]
+fn the_door_is_shut_to_those_without_the_token() {
+    let door = guarded("sesame-sesame-sesame-sesame-sesame");
+    let bearer = ("authorization", "Bearer sesame-sesame-sesame-sesame-sesame");
+    for path in [
+        "/v1/models",
+        "/heph/v1/status",
+        "/metrics",
+        "/heph/v1/chats",
+        "/api/tags",
+    ] {
+        assert_eq!(door.get_with(path, &[]).0, 401, "{path}");
+        assert_eq!(door.get_with(path, &[("x-api-key", "sesame")]).0, 401, "{path}");
+        assert_eq!(door.get_with(path, &[bearer]).0, 200, "{path}");
+        let foreign = [bearer, ("origin", "https://evil.example")];
+        assert_eq!(door.get_with(path, &foreign).0, 403, "{path}");
+        assert_eq!(
+            door.get_with(path, &[bearer, ("host", "evil.example")]).0,
+            403,
+            "{path}"
+        );
+    }
+    assert_eq!(door.get_with("/health", &[]).0, 200);
+    let page = door.get_with("/", &[]);
+    assert!(page.0 == 200 && page.1.contains("<html"), "{page:?}");
+}
+
+#[test]
+fn no_door_stands_open_to_others() {
+    assert!(knocking::refuses_to_open("0.0.0.0:0"));
+    assert!(knocking::refuses_to_open("[::]:0"));
+}
+
+#[test]
+fn calls_and_shapes_are_enforced_in_every_dialect() {
+    let door = door();
+    let parameters = json!({
+        "type": "object", "properties": { "city": { "type": "string" }, "days": { "type": "integer" } },
+        "required": ["city", "days"], "additionalProperties": false,
+    });
+    let user = json!([{ "role": "user", "content": "What is the weather?" }]);
+    let function =
+        json!({ "name": "weather", "description": "Tells the weather.", "parameters": parameters });
+    let tools = json!([{ "type": "function", "function": function }]);
+    for seed in 0..3 {
+        let body = json!({
+            "messages": user, "tools": tools, "tool_choice": "required", "max_tokens": 60, "temperature": 1.5,
+            "seed": seed,
+        });
+        let said = door.json("/v1/chat/completions", &body);
+        let call = &said["choices"][0]["message"]["tool_calls"][0]["function"];
+        assert_eq!(said["choices"][0]["finish_reason"], "tool_calls", "{said}");
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        assert!(
+            arguments["city"].is_string() && arguments["days"].is_i64(),
+            "{arguments}"
+        );
+    }
+    let body = json!({
+        "messages": user, "tools": [{ "name": "weather", "input_schema": parameters }], "tool_choice": { "type": "any" },
+        "max_tokens": 60,
+    });
+    let said = door.json("/v1/messages", &body);
+    assert_eq!(said["stop_reason"], "tool_use", "{said}");
+    assert!(said["content"][0]["input"]["city"].is_string(), "{said}");
+    let body =
+        json!({ "messages": user, "format": parameters, "stream": false, "options": { "num_predict": 60 } });
+    let said = door.json("/api/chat", &body);
+    let made: Value = serde_json::from_str(said["message"]["content"].as_str().unwrap()).unwrap();
+    assert!(made["days"].is_i64(), "{said}");
+    let body = json!({
+        "input": "Weather?", "tools": [{ "type": "function", "name": "weather", "parameters": parameters }],
+        "tool_choice": "required", "max_output_tokens": 60,
+    });
+    let said = door.json("/v1/responses", &body);
+    assert_eq!(said["output"][0]["type"], "function_call", "{said}");
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_again() {
+    let door = knocking::narrow();
+    let body = json!({ "prompt": "Once", "max_tokens": 900, "temperature": 1, "n": 3 });
+    let (status, text) = door.post("/v1/completions", &body);
+    assert_eq!(status, 503, "{text}");
+    let raw = door.raw("POST", "/v1/completions", &body.to_string(), &[]);
+    assert!(raw.to_lowercase().contains("retry-after: 1"), "{raw}");
+    assert_eq!(
+        door.post("/v1/completions", &json!({ "prompt": "Once", "max_tokens": 2 }))
+            .0,
+        200
+    );
+}
+
+#[test]
+fn a_receipt_tells_what_became_of_an_answer() {
+    let door = door();
+    let ask = json!({ "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 8 });
+    let said = door.json("/v1/chat/completions", &ask);
+    let receipt = &said["heph"]["receipt"];
+    assert_eq!(receipt["mode"], "local");
+    assert_eq!(receipt["exactness"], "exact");
+    assert_eq!(receipt["traffic"], json!([]));
+    assert_eq!(receipt["answer_tokens"], said["usage"]["completion_tokens"]);
+    let id = said["heph"]["receipt_id"].as_str().unwrap();
+    let kept: Value =
+        serde_json::from_str(&door.get_with(&format!("/heph/v1/receipts/{id}"), &[]).1).unwrap();
+    assert_eq!(kept, *receipt);
+}
+
+#[test]
+fn bodies_that_were_changed_at_random_break_nothing() {
+    let door = door();
+    let good = [
+        (
+            "/v1/chat/completions",
+            json!({
+                "model": "heph-story", "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 1, "n": 1,
+                "stop": ["x"], "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } }],
+                "tool_choice": "none", "response_format": { "type": "text" }, "logit_bias": { "5": 1 }, "seed": 1,
+            }),
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": ["a", "b"], "max_tokens": 1, "logprobs": 1, "suffix": null }),
+        ),
+        (
+            "/v1/responses",
+            json!({
+                "input": [{ "role": "user", "content": [{ "type": "input_text", "text": "Hi" }] }], "max_output_tokens": 1,
+            }),
+        ),
+        (
+            "/v1/embeddings",
+            json!({ "input": ["a", "b"], "encoding_format": "base64", "dimensions": 4 }),
+        ),
+        (
+            "/v1/messages",
+            json!({
+                "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hi" }] }], "max_tokens": 1,
+            }),
+        ),
+        (
+            "/api/chat",
+            json!({ "messages": [{ "role": "user", "content": "Hi" }], "stream": false,
+            "options": { "num_predict": 1, "stop": "x" } }),
+        ),
+        ("/api/show", json!({ "model": "heph-story" })),
+        ("/heph/v1/chats/a", json!({ "title": "t", "body": {} })),
+    ];
+    let began = Instant::now();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below.max(1) as u64) as usize
+    };
+    for round in 0..40 {
+        for (path, body) in &good {
+            let mut body = body.clone();
+            knocking::spoil(&mut body, &mut random);
+            let mut text = body.to_string();
+            if round % 5 == 0 {
+                let mut cut = random(text.len());
+                while !text.is_char_boundary(cut) {
+                    cut -= 1;
+                }
+                text.truncate(cut);
+            }
+            let (status, said) = door.post_text(path, &text);
+            assert!(status < 500, "{path} {text}: {status} {said}");
+        }
+        // A machine under load has done enough.
+        if began.elapsed() > Duration::from_secs(20) {
+            break;
+        }
+    }
+    assert_eq!(door.get_with("/health", &[]).0, 200);
+}
+
+#[test]
+fn chats_are_kept_and_the_document_names_every_path() {
+    let door = door();
+    let body =
+        json!({ "title": "Dogs", "body": { "messages": [{ "role": "user", "content": "a brave hound" }] } });
+    let raw = door.raw("PUT", "/heph/v1/chats/c-1", &body.to_string(), &[]);
+    assert!(raw.starts_with("HTTP/1.0 200"), "{raw}");
+    let found: Value = serde_json::from_str(&door.get_with("/heph/v1/chats?query=houn", &[]).1).unwrap();
+    assert_eq!(found["chats"][0]["snippet"], "a brave [hound]");
+    let text = door.get_with("/heph/v1/chats/c-1/export?format=markdown", &[]).1;
+    assert!(text.contains("a brave hound"), "{text}");
+    let gone = door.raw("DELETE", "/heph/v1/chats/c-1", "", &[]);
+    assert!(gone.starts_with("HTTP/1.0 204"), "{gone}");
+    assert_eq!(door.get_with("/heph/v1/chats/c-1", &[]).0, 404);
+    let document: Value = serde_json::from_str(&door.get_with("/openapi.json", &[]).1).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(
+        paths.contains_key("/v1/chat/completions") && paths.len() > 25,
+        "{}",
+        paths.len()
+    );
+}

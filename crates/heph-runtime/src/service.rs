@@ -1,0 +1,435 @@
+//! One model for many askers: a thread of its own runs the [`Batch`], and each answer is read at its reader's pace.
+//!
+//! Called by the door. Whoever drops a [`Reply`] ends its answer within one step of the batch, and a reader that is too
+//! slow has its sequence set aside until it has caught up: neither changes a token of anybody. Knows no HTTP and no JSON.
+
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+pub use outbox::{Heard, Reply, Said};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId};
+use heph_engine::constrain::Constraint;
+use heph_engine::sample::SamplingOptions;
+use heph_engine::text::TextStream;
+use heph_engine::worker::Worker;
+use heph_types::TokenId;
+
+use crate::words::Words;
+use outbox::{Outbox, Taken};
+
+/// A held answer whose reader takes nothing for so long is given up.
+const HELD_MAX: Duration = Duration::from_secs(120);
+
+/// How long the thread sleeps at most while only held answers are left.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What is to be answered.
+#[derive(Debug)]
+pub struct Job {
+    /// The prompt; at least one token.
+    pub prompt: Vec<TokenId>,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
+    /// Tokens to make at most.
+    pub max_tokens: usize,
+    /// Texts that end the answer and are not part of it.
+    pub stops: Vec<String>,
+    /// What the answer must look like.
+    pub constraint: Option<Constraint>,
+    /// How many of the likeliest tokens are told with each token; `None` tells no probability.
+    pub logprobs: Option<usize>,
+    /// When the answer ends with what there is.
+    pub deadline: Option<Instant>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The model ended it, or its shape is complete.
+    Stop,
+    /// This stop text came.
+    StopText(String),
+    /// It has as many tokens as asked for.
+    Length,
+    /// The context is full.
+    Context,
+    /// The time was up.
+    Deadline,
+}
+
+/// An answer, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it ended.
+    pub ending: Ending,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the answer.
+    pub answer_tokens: usize,
+    /// From the submission to the first token.
+    pub first_token: Duration,
+    /// From the submission to the end.
+    pub total: Duration,
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// As many answers as can be are under way or waiting.
+    #[error("{0} requests are under way or waiting already")]
+    Busy(usize),
+    /// The batch refused or failed.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Nobody took the answer for too long.
+    #[error("nobody read the answer for {} s", HELD_MAX.as_secs())]
+    Unread,
+    /// The thread is gone.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// How much is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Answers under way, waiting or held.
+    pub open: usize,
+    /// Of these, waiting for a place.
+    pub waiting: usize,
+    /// Tokens made since the start.
+    pub tokens: usize,
+}
+
+/// The shared engine. Cloning shares it; the thread ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Service(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    orders: mpsc::Sender<Order>,
+    counts: Arc<Counts>,
+    limit: usize,
+    words: Arc<Words>,
+    context: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    open: AtomicUsize,
+    waiting: AtomicUsize,
+    tokens: AtomicUsize,
+}
+
+/// What the thread is told. At most three for each open answer, so the channel needs no bound of its own.
+#[derive(Debug)]
+enum Order {
+    Submit(Box<Job>, Arc<Outbox>, Instant),
+    /// Somebody took from this answer's outbox, or let go of it.
+    Look(u64),
+}
+
+impl Service {
+    /// Starts the thread for the model that `worker` runs.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(worker: Worker, words: Arc<Words>, limits: BatchLimits) -> std::io::Result<Self> {
+        let (orders, inbox) = mpsc::channel();
+        let counts = Arc::new(Counts::default());
+        // All of them wait for a moment when they come at once.
+        let queue = BatchLimits {
+            waiting: limits.running + limits.waiting,
+            ..limits
+        };
+        let context = worker.model().context();
+        let shared = Shared {
+            orders,
+            counts: Arc::clone(&counts),
+            limit: limits.running + limits.waiting,
+            words: Arc::clone(&words),
+            context,
+        };
+        let desk = Desk {
+            batch: Batch::new(worker, queue),
+            words,
+            inbox,
+            counts,
+            answers: HashMap::new(),
+            ids: HashMap::new(),
+            held: 0,
+        };
+        thread::Builder::new()
+            .name("heph-service".to_owned())
+            .spawn(move || desk.run())?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// How the model reads and writes.
+    pub fn words(&self) -> &Arc<Words> {
+        &self.0.words
+    }
+
+    /// Positions of the context.
+    pub fn context(&self) -> usize {
+        self.0.context
+    }
+
+    /// How much is going on.
+    pub fn load(&self) -> Load {
+        let counts = &self.0.counts;
+        Load {
+            open: counts.open.load(Ordering::Relaxed),
+            waiting: counts.waiting.load(Ordering::Relaxed),
+            tokens: counts.tokens.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes several jobs in, all of them or none: the answers of one request.
+    ///
+    /// # Errors
+    /// [`ServiceError::Busy`] where they would be more than running and waiting answers may be together.
+    pub fn submit(&self, jobs: Vec<Job>) -> Result<Vec<Reply>, ServiceError> {
+        let shared = &self.0;
+        let open = shared.counts.open.fetch_add(jobs.len(), Ordering::AcqRel);
+        if open + jobs.len() > shared.limit {
+            shared.counts.open.fetch_sub(jobs.len(), Ordering::AcqRel);
+            return Err(ServiceError::Busy(open));
+        }
+        let now = Instant::now();
+        jobs.into_iter()
+            .map(|job| {
+                let outbox = Outbox::new(shared.orders.clone(), Arc::clone(&shared.counts));
+                let order = Order::Submit(Box::new(job), Arc::clone(&outbox), now);
+                shared.orders.send(order).map_err(|_| ServiceError::Stopped)?;
+                Ok(Reply::new(outbox))
+            })
+            .collect()
+    }
+}
+
+/// One answer, as the thread knows it.
+struct Answer {
+    outbox: Arc<Outbox>,
+    stream: TextStream,
+    stops: Vec<String>,
+    logprobs: bool,
+    prompt_tokens: usize,
+    answer_tokens: usize,
+    submitted: Instant,
+    first: Option<Instant>,
+    deadline: Option<Instant>,
+    held: Option<Instant>,
+}
+
+/// The thread's own things.
+struct Desk {
+    batch: Batch,
+    words: Arc<Words>,
+    inbox: mpsc::Receiver<Order>,
+    counts: Arc<Counts>,
+    answers: HashMap<SequenceId, Answer>,
+    ids: HashMap<u64, SequenceId>,
+    held: usize,
+}
+
+impl Desk {
+    fn run(mut self) {
+        while self.take_orders() {
+            for event in self.batch.step() {
+                self.tell(event);
+            }
+            self.end_late_ones();
+            self.counts.waiting.store(self.batch.load().1, Ordering::Relaxed);
+        }
+    }
+
+    /// Hears what there is to hear; waits where nothing can be computed. False when nobody can ask any more.
+    fn take_orders(&mut self) -> bool {
+        loop {
+            let order = match (self.batch.is_idle(), self.held) {
+                (false, _) => match self.inbox.try_recv() {
+                    Err(mpsc::TryRecvError::Empty) => return true,
+                    order => order.ok(),
+                },
+                (true, 0) => self.inbox.recv().ok(),
+                (true, _) => match self.inbox.recv_timeout(LOOK_AGAIN) {
+                    Err(mpsc::RecvTimeoutError::Timeout) => return true,
+                    order => order.ok(),
+                },
+            };
+            match order {
+                Some(Order::Submit(job, outbox, submitted)) => self.submit(*job, outbox, submitted),
+                Some(Order::Look(serial)) => self.look(serial),
+                None => return false,
+            }
+        }
+    }
+
+    fn submit(&mut self, job: Job, outbox: Arc<Outbox>, submitted: Instant) {
+        if outbox.is_abandoned() {
+            return;
+        }
+        let prompt_tokens = job.prompt.len();
+        let request = Request {
+            prompt: job.prompt,
+            sampling: job.sampling,
+            max_tokens: job.max_tokens,
+            stop_tokens: self.words.tokenizer.eog_ids().to_vec(),
+            constraint: job.constraint,
+            logprobs: job.logprobs,
+        };
+        match self.batch.submit(request) {
+            Err(error) => outbox.end(Err(error.into())),
+            Ok(id) => {
+                self.ids.insert(outbox.serial(), id);
+                let answer = Answer {
+                    stream: TextStream::new(job.stops.clone()),
+                    stops: job.stops.into_iter().filter(|stop| !stop.is_empty()).collect(),
+                    logprobs: job.logprobs.is_some(),
+                    prompt_tokens,
+                    answer_tokens: 0,
+                    submitted,
+                    first: None,
+                    deadline: job.deadline,
+                    held: None,
+                    outbox,
+                };
+                self.answers.insert(id, answer);
+            }
+        }
+    }
+
+    /// A reader took something or went away.
+    fn look(&mut self, serial: u64) {
+        let Some(&id) = self.ids.get(&serial) else { return };
+        let Some(answer) = self.answers.get_mut(&id) else {
+            return;
+        };
+        if answer.outbox.is_abandoned() {
+            self.forget(id);
+        } else if answer.held.take().is_some() {
+            self.held -= 1;
+            self.batch.release(id);
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::Token { id, token, report } => {
+                self.counts.tokens.fetch_add(1, Ordering::Relaxed);
+                let Some(answer) = self.answers.get_mut(&id) else {
+                    return;
+                };
+                answer.first.get_or_insert_with(Instant::now);
+                answer.answer_tokens += 1;
+                let text = answer.stream.push(self.words.tokenizer.token_bytes(token));
+                let said = answer.logprobs.then_some(Said { token, report });
+                let stopped = answer.stream.stopped_by();
+                match (answer.outbox.put(text, said), stopped) {
+                    (Taken::Abandoned, _) => {
+                        self.forget(id);
+                    }
+                    (_, Some(which)) => {
+                        let stop = answer.stops.get(which).cloned().unwrap_or_default();
+                        self.end(id, Ending::StopText(stop));
+                    }
+                    (Taken::Full, None) => {
+                        answer.held = Some(Instant::now());
+                        self.held += 1;
+                        self.batch.hold(id);
+                    }
+                    (Taken::Well, None) => {}
+                }
+            }
+            Event::Finished { id, why } => self.end(
+                id,
+                match why {
+                    Finish::Stop => Ending::Stop,
+                    Finish::Length => Ending::Length,
+                    Finish::Context => Ending::Context,
+                },
+            ),
+            Event::Failed { id, error } => {
+                if let Some(answer) = self.forget(id) {
+                    answer.outbox.end(Err(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Ends answers whose time is up, and those that nobody reads.
+    fn end_late_ones(&mut self) {
+        let now = Instant::now();
+        let timed = |answer: &Answer| answer.deadline.is_some_and(|deadline| now >= deadline);
+        let unread = |answer: &Answer| answer.held.is_some_and(|held| now - held > HELD_MAX);
+        let late: Vec<_> = self
+            .answers
+            .iter()
+            .filter(|(_, answer)| timed(answer) || unread(answer))
+            .map(|(id, answer)| (*id, unread(answer)))
+            .collect();
+        for (id, unread) in late {
+            if !unread {
+                self.end(id, Ending::Deadline);
+            } else if let Some(answer) = self.forget(id) {
+                answer.outbox.end(Err(ServiceError::Unread));
+            }
+        }
+    }
+
+    /// Hands out the rest of an answer and lets go of it.
+    fn end(&mut self, id: SequenceId, ending: Ending) {
+        let Some(mut answer) = self.forget(id) else { return };
+        let rest = answer.stream.finish();
+        answer.outbox.put(rest, None);
+        let now = Instant::now();
+        // What was held back until the end may have completed a stop text.
+        let ending = match answer
+            .stream
+            .stopped_by()
+            .and_then(|which| answer.stops.get(which))
+        {
+            Some(stop) => Ending::StopText(stop.clone()),
+            None => ending,
+        };
+        answer.outbox.end(Ok(Outcome {
+            ending,
+            prompt_tokens: answer.prompt_tokens,
+            answer_tokens: answer.answer_tokens,
+            first_token: answer.first.unwrap_or(now) - answer.submitted,
+            total: now - answer.submitted,
+        }));
+    }
+
+    fn forget(&mut self, id: SequenceId) -> Option<Answer> {
+        self.batch.cancel(id);
+        let answer = self.answers.remove(&id)?;
+        self.ids.remove(&answer.outbox.serial());
+        if answer.held.is_some() {
+            self.held -= 1;
+        }
+        Some(answer)
+    }
+}
+
+/// Whatever ends the thread, nobody waits for it in vain.
+impl Drop for Desk {
+    fn drop(&mut self) {
+        for (_, answer) in self.answers.drain() {
+            answer.outbox.end(Err(ServiceError::Stopped));
+        }
+        while let Ok(order) = self.inbox.try_recv() {
+            if let Order::Submit(_, outbox, _) = order {
+                outbox.end(Err(ServiceError::Stopped));
+            }
+        }
+    }
+}

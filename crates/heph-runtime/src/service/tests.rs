@@ -1,0 +1,196 @@
+//! The shared engine under many askers, the draft model as its model.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use heph_engine::batch::BatchLimits;
+use heph_engine::model::{LoadOptions, Model};
+use heph_engine::sample::SamplingOptions;
+use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
+use heph_engine::worker::Worker;
+use heph_kernels::isa::Isa;
+use heph_kernels::pool::Pool;
+
+use super::*;
+use crate::bundled;
+use crate::open;
+use crate::store::Found;
+
+fn service(limits: BatchLimits) -> Service {
+    let source = open::open(&Found::Bundled(bundled::STORY_DRAFT)).unwrap();
+    let words = Arc::new(Words::of(&source.vocabulary().unwrap()).unwrap());
+    let options = LoadOptions {
+        sessions: 8,
+        ..LoadOptions::default()
+    };
+    let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).unwrap();
+    let worker = Worker::new(Arc::new(model), Arc::new(Pool::new(2)), Isa::best());
+    Service::start(worker, words, limits).unwrap()
+}
+
+fn job(service: &Service, prompt: &str, max_tokens: usize, seed: u64) -> Job {
+    Job {
+        prompt: service
+            .words()
+            .tokenizer
+            .encode(prompt, AddSpecial::Yes, ParseSpecial::No),
+        sampling: SamplingOptions {
+            seed,
+            ..SamplingOptions::default()
+        },
+        max_tokens,
+        stops: Vec::new(),
+        constraint: None,
+        logprobs: None,
+        deadline: None,
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+async fn read(mut reply: Reply) -> (String, Result<Outcome, ServiceError>) {
+    let mut whole = String::new();
+    loop {
+        match reply.next().await {
+            Heard::More { text, .. } => whole.push_str(&text),
+            Heard::End(outcome) => return (whole, outcome),
+        }
+    }
+}
+
+#[test]
+fn each_of_many_answers_is_the_answer_alone() {
+    let service = service(BatchLimits::default());
+    runtime().block_on(async {
+        let prompts = ["Once upon a time", "One day, a dog", "The fox"];
+        let ask = |n: usize| job(&service, prompts[n % 3], 24, n as u64);
+        let mut alone = Vec::new();
+        for n in 0..24 {
+            let reply = service.submit(vec![ask(n)]).unwrap().remove(0);
+            alone.push(read(reply).await.0);
+        }
+        let replies = service.submit((0..24).map(ask).collect()).unwrap();
+        for (reply, expected) in replies.into_iter().zip(alone) {
+            let (text, outcome) = read(reply).await;
+            assert_eq!(text, expected);
+            assert!(outcome.unwrap().answer_tokens <= 24);
+        }
+    });
+}
+
+#[test]
+fn one_too_many_is_refused_and_a_place_comes_free() {
+    let limits = BatchLimits {
+        running: 1,
+        waiting: 1,
+        ..BatchLimits::default()
+    };
+    let service = service(limits);
+    runtime().block_on(async {
+        let ask = || vec![job(&service, "Once upon a time", 400, 1)];
+        let first = service.submit(ask()).unwrap().remove(0);
+        let second = service.submit(ask()).unwrap().remove(0);
+        assert!(matches!(service.submit(ask()), Err(ServiceError::Busy(2))));
+        drop(first);
+        let third = service.submit(ask()).unwrap().remove(0);
+        drop(second);
+        assert!(read(third).await.1.is_ok());
+        assert_eq!(service.load().open, 0);
+    });
+}
+
+#[test]
+fn whoever_goes_away_ends_the_work() {
+    let service = service(BatchLimits::default());
+    runtime().block_on(async {
+        let mut reply = service
+            .submit(vec![job(&service, "Once", 900, 1)])
+            .unwrap()
+            .remove(0);
+        assert!(matches!(reply.next().await, Heard::More { .. }));
+        drop(reply);
+        // Another answer is asked for after the one that was dropped, and the engine is then at rest.
+        assert!(
+            read(
+                service
+                    .submit(vec![job(&service, "Once", 2, 1)])
+                    .unwrap()
+                    .remove(0)
+            )
+            .await
+            .1
+            .is_ok()
+        );
+        let after = service.load().tokens;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(service.load().tokens, after);
+    });
+}
+
+#[test]
+fn stop_texts_deadlines_and_bad_jobs_end_as_they_should() {
+    let service = service(BatchLimits::default());
+    runtime().block_on(async {
+        let one = |job: Job| service.submit(vec![job]).unwrap().remove(0);
+        let (whole, _) = read(one(job(&service, "Once upon a time", 40, 3))).await;
+        let stop: String = whole.chars().skip(8).take(4).collect();
+        let (text, outcome) = read(one(Job {
+            stops: vec![stop.clone()],
+            ..job(&service, "Once upon a time", 40, 3)
+        }))
+        .await;
+        assert_eq!(text, whole[..whole.find(&stop).unwrap()]);
+        assert_eq!(outcome.unwrap().ending, Ending::StopText(stop));
+        let late = Job {
+            deadline: Some(Instant::now()),
+            ..job(&service, "Once upon a time", 900, 3)
+        };
+        assert_eq!(read(one(late)).await.1.unwrap().ending, Ending::Deadline);
+        let empty = Job {
+            prompt: Vec::new(),
+            ..job(&service, "", 1, 1)
+        };
+        assert!(read(one(empty)).await.1.is_err());
+    });
+}
+
+#[test]
+fn a_slow_reader_is_held_and_misses_nothing() {
+    let service = service(BatchLimits::default());
+    runtime().block_on(async {
+        let reported = || Job {
+            logprobs: Some(20),
+            ..job(&service, "Once upon a time", 200, 5)
+        };
+        let (quick, outcome) = read(service.submit(vec![reported()]).unwrap().remove(0)).await;
+        assert!(outcome.unwrap().answer_tokens > 40);
+        let before = service.load().tokens;
+        let mut slow = service.submit(vec![reported()]).unwrap().remove(0);
+        // Others are answered meanwhile.
+        let other = service
+            .submit(vec![job(&service, "The fox", 300, 6)])
+            .unwrap()
+            .remove(0);
+        let others = read(other).await.1.unwrap().answer_tokens;
+        // 24 KiB of tokens with 20 others each are 19 at most.
+        let made = service.load().tokens - before - others;
+        assert!((1..=20).contains(&made), "{made} tokens lie ready");
+        let mut text = String::new();
+        let outcome = loop {
+            match slow.next().await {
+                Heard::More { text: more, .. } => {
+                    text.push_str(&more);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Heard::End(outcome) => break outcome,
+            }
+        };
+        assert_eq!(text, quick);
+        assert!(outcome.is_ok());
+    });
+}
