@@ -13,10 +13,22 @@ use crate::house::Door;
 use crate::tools::{CallReader, Read, Style};
 
 /// What a choice is read with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ChoiceStart {
     /// How calls are written, where there may be any.
     pub(crate) style: Option<Style>,
+    /// The tool whose call begins in the prompt.
+    pub(crate) begun: Option<String>,
+}
+
+impl ChoiceStart {
+    fn reader(self) -> Option<CallReader> {
+        let style = self.style?;
+        Some(match self.begun {
+            Some(name) => CallReader::begun(style, name),
+            None => CallReader::new(style),
+        })
+    }
 }
 
 /// Why a choice ended.
@@ -96,7 +108,7 @@ impl Answer {
             .map(|(number, (reply, start))| Choice {
                 number,
                 reply,
-                calls: start.style.map(CallReader::new),
+                calls: start.reader(),
             })
             .collect();
         tracing::info!(request = %id, model = %writer.name, choices = open.len(), "asked");
@@ -159,8 +171,9 @@ impl Answer {
                 let mut choice = self.open.remove(at);
                 let mut last = match &mut choice.calls {
                     Some(reader) => {
+                        let before = reader.calls();
                         let read = reader.finish();
-                        reads(choice.number, &self.id, reader.calls(), read, Vec::new())
+                        reads(choice.number, &self.id, before, read, Vec::new())
                     }
                     None => Vec::new(),
                 };

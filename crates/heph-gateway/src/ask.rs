@@ -245,7 +245,14 @@ impl Ask {
         deadline: Option<Instant>,
     ) -> Result<(Vec<Job>, Vec<ChoiceStart>), Refusal> {
         let words = writer.service.words();
-        let prompts = self.prompts(writer)?;
+        let mut prompts = self.prompts(writer)?;
+        let begun = self.toolbox.begun(&writer.call_form);
+        if let Some((_, beginning)) = &begun {
+            let tokens = words
+                .tokenizer
+                .encode(beginning, AddSpecial::No, ParseSpecial::Yes);
+            prompts.iter_mut().for_each(|prompt| prompt.extend(&tokens));
+        }
         let sampling = self.sampling.options(words.tokenizer.vocab_size())?;
         let shape = match &self.form {
             Form::Text => self.toolbox.shape(&writer.call_form),
@@ -288,6 +295,7 @@ impl Ask {
                 sampling.seed = seed_of(sampling.seed, jobs.len());
                 starts.push(ChoiceStart {
                     style: self.toolbox.may_call().then_some(writer.call_form.style),
+                    begun: begun.as_ref().map(|(tool, _)| tool.name.clone()),
                 });
                 jobs.push(Job {
                     prompt: prompt.clone(),

@@ -176,10 +176,29 @@ impl Toolbox {
         })
     }
 
+    /// The only tool that can be called, with the beginning of its call, where the answer is one call and nothing else. The
+    /// prompt then ends with that beginning, and the answer is the arguments.
+    pub(crate) fn begun(&self, form: &CallForm) -> Option<(&Tool, String)> {
+        let once = matches!(self.choice, Choice::Named(_)) || !self.parallel || !form.native;
+        let mut callable = self.callable();
+        let tool = callable.next().filter(|_| self.must_call() && once)?;
+        if callable.next().is_some() {
+            return None;
+        }
+        let Style { open, key, .. } = form.style;
+        Some((
+            tool,
+            format!("{open}{{\"name\": {}, \"{key}\": ", json!(tool.name)),
+        ))
+    }
+
     /// What the answer must look like; nothing where it may be any text.
     pub(crate) fn shape(&self, form: &CallForm) -> Option<Shape> {
         if !self.may_call() || (!self.must_call() && !form.native) {
             return None;
+        }
+        if let Some((tool, _)) = self.begun(form) {
+            return Some(Shape::JsonSchema(compact(&tool.parameters)));
         }
         let Style { open, key, close } = form.style;
         let mut rules = String::new();
@@ -442,8 +461,9 @@ mod tests {
         let hermes = format!("<tool_call>\n{}\n</tool_call>", call("arguments"));
         assert_eq!(takes(HERMES, Choice::Required, &hermes), (true, true));
         assert_eq!(takes(HERMES, Choice::Required, "Hello"), (false, false));
-        let named = Choice::Named("get".to_owned());
-        assert_eq!(takes(HERMES, named, &hermes), (false, false));
+        let named = || Choice::Named("get".to_owned());
+        assert_eq!(takes(HERMES, named(), &hermes), (false, false));
+        assert_eq!(takes(HERMES, named(), "{\"city\": \"Oslo\"}"), (true, true));
         assert_eq!(
             takes(HERMES, Choice::Required, &format!("{hermes}\n{hermes}")),
             (true, true)

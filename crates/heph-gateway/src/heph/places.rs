@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use heph_plan::{Decision, Place, Record};
+use heph_plan::{Decision, Mode, Place, Record};
 use heph_runtime::hardware::Hardware;
 use heph_types::Leaves;
 use serde::Deserialize;
@@ -59,7 +59,8 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
         privacy: request.privacy,
         ..Wishes::default()
     };
-    let mode = wishes.mode()?;
+    // As the door answers: what `auto` would be with the other machines is for those to see who name a mode.
+    let mode = wishes.mode()?.or(Some(Mode::Local));
     let most = count("max_tokens", request.max_tokens, 1)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let leaves = wishes.stays_home()?.then_some(Leaves::Nothing);
     let machines = door.machines.clone();
@@ -96,7 +97,7 @@ fn told(record: &Record) -> Value {
     let stages = plan.stages.iter().map(|stage| {
         json!({
             "name": stage.name, "node": stage.node, "here": stage.place == Place::Desk, "role": stage.role,
-            "layers": stage.layers, "sees": stage.sees, "memory_bytes": stage.memory,
+            "layers": { "start": stage.layers.start(), "end": stage.layers.end() }, "sees": stage.sees, "memory_bytes": stage.memory,
         })
     });
     let refused = alternatives

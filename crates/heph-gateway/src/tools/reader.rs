@@ -40,6 +40,8 @@ pub(crate) struct CallReader {
     held: String,
     said: bool,
     calls: usize,
+    /// A call whose beginning stands in the prompt.
+    begun: Option<String>,
 }
 
 impl CallReader {
@@ -50,6 +52,21 @@ impl CallReader {
             held: String::new(),
             said: false,
             calls: 0,
+            begun: None,
+        }
+    }
+
+    /// Reads an answer that is the arguments of a call of `name`.
+    pub(crate) fn begun(style: Style, name: String) -> Self {
+        let state = State::Arguments {
+            depth: 0,
+            string: false,
+            escaped: false,
+        };
+        Self {
+            state,
+            begun: Some(name),
+            ..Self::new(style)
         }
     }
 
@@ -61,24 +78,30 @@ impl CallReader {
     /// Takes more of the answer.
     pub(crate) fn push(&mut self, text: &str) -> Vec<Read> {
         self.held.push_str(text);
-        let mut read = Vec::new();
+        let mut read = self.beginning();
         while self.step(&mut read) {}
         read
     }
 
+    fn beginning(&mut self) -> Vec<Read> {
+        let name = self.begun.take();
+        self.calls += usize::from(name.is_some());
+        name.map(Read::Call).into_iter().collect()
+    }
+
     /// The answer has ended: what was held back in case it became a call.
     pub(crate) fn finish(&mut self) -> Vec<Read> {
+        let mut read = self.beginning();
         let rest = std::mem::take(&mut self.held);
         let keep = match self.state {
-            State::Seek | State::Head => {
-                self.calls == 0 || !rest.trim().is_empty() && self.state == State::Seek
-            }
+            State::Seek => self.calls == 0 || !rest.trim().is_empty(),
+            State::Head => self.calls == 0,
             State::Arguments { .. } | State::Tail => false,
         };
-        match keep && !rest.is_empty() {
-            true => vec![Read::Text(rest)],
-            false => Vec::new(),
+        if keep && !rest.is_empty() {
+            read.push(Read::Text(rest));
         }
+        read
     }
 
     /// One move; false when more text is needed.
@@ -325,6 +348,21 @@ mod tests {
             "",
             &[("get", "{}")],
         );
+    }
+
+    #[test]
+    fn a_call_that_began_in_the_prompt_is_its_arguments() {
+        let mut reader = CallReader::begun(HERMES, "get".to_owned());
+        let mut read = reader.push("{\"a\": ");
+        read.extend(reader.push("1}"));
+        read.extend(reader.finish());
+        let expected = [
+            Read::Call("get".to_owned()),
+            Read::Arguments("{\"a\": ".to_owned()),
+            Read::Arguments("1}".to_owned()),
+        ];
+        assert_eq!(read, expected);
+        assert_eq!(reader.calls(), 1);
     }
 
     #[test]
