@@ -6,7 +6,7 @@ mod here;
 mod place;
 
 pub(crate) use here::speed;
-pub(crate) use place::{Asked, PlaceArguments};
+pub(crate) use place::{Asked, PlaceArguments, Rows};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use heph_net::ticket::Ticket;
 use heph_net::trust::TrustBook;
 use heph_plan::{DraftProfile, Mode, Record};
 use heph_runtime::cancel::Cancel;
+use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
+use heph_runtime::codecs;
 use heph_runtime::desk::{Answer, Desk, Precision, Relief};
 use heph_runtime::draft::{Drafter, ModelDrafter};
 use heph_runtime::gate::Meter;
@@ -185,6 +187,8 @@ pub(crate) struct Asking {
     profile: ModelProfile,
     words: Arc<Words>,
     draft: Option<Draft>,
+    /// What is certified of rounded rows, where they may be used.
+    rounding: Option<Rounding>,
     pool: NodePool,
     policy: Policy,
     cancel: Cancel,
@@ -236,6 +240,14 @@ impl Asking {
         let model = Arc::new(Lazy::new(opened));
         let cancel = terminal::cancel_on_ctrl_c()?;
         let draft = draft(place, &words, settings)?;
+        let kept = |home| {
+            KeptRoundings::open(home)
+                .find(hash, model.opened.options.kv)
+                .cloned()
+        };
+        let rounding = (place.rows == Rows::Certified)
+            .then(|| kept(&settings.home))
+            .flatten();
         let speed = speed(hash, &model.opened, settings, || model.engine())?;
         let node = network.as_ref().map_or(ALONE, |network| network.node());
         let pool = NodePool::alone(
@@ -253,6 +265,7 @@ impl Asking {
             profile,
             words,
             draft,
+            rounding,
             pool: pool.among(&met),
             away: met.into_iter().filter_map(away).collect(),
             cancel,
@@ -300,7 +313,11 @@ impl Asking {
             policy: self.policy.clone(),
             mode,
         };
-        Ok(Record::new(question.request(), self.pool.cluster())?)
+        let mut request = question.request();
+        self.rounding
+            .iter()
+            .for_each(|rounding| codecs::offer(&mut request, rounding));
+        Ok(Record::new(request, self.pool.cluster())?)
     }
 
     /// The desk that carries a plan out, and the meter of what leaves.
@@ -335,6 +352,7 @@ impl Asking {
             model,
             words: Arc::clone(&self.words),
             drafter,
+            rounding: self.rounding.as_ref(),
             limits: LineLimits::default(),
             cancel: self.cancel.clone(),
         };

@@ -261,6 +261,8 @@ impl From<CertifyError> for Failure {
         match error {
             CertifyError::Stopped => Self::Stopped,
             CertifyError::Forward(error) => error.into(),
+            CertifyError::Sampling(error) => Self::new(Exit::No, error.to_string()),
+            CertifyError::Rows(error) => Self::new(Exit::No, error.to_string()),
         }
     }
 }
@@ -286,7 +288,7 @@ impl From<RouteError> for Failure {
         match error {
             RouteError::Line(error) => DeskError::from(error).into(),
             RouteError::Unknown(_) => Self::new(Exit::Network, error.to_string()),
-            RouteError::NoDrafter => Self::new(Exit::No, error.to_string()),
+            RouteError::Uncertified(_) | RouteError::NoDrafter => Self::new(Exit::No, error.to_string()),
         }
     }
 }

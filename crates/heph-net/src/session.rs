@@ -56,6 +56,21 @@ pub const BYTES_WINDOW: u32 = 16 << 20;
 /// Orders that wait at the desk's end for room in the node's window.
 pub const WAITING_MAX: usize = 64;
 
+/// Messages of fewer bytes say nothing about how fast a way is: three packets.
+pub const MEASURED_LEAST: u64 = 4 << 10;
+
+/// The shortest time that bytes are said to have kept a way busy: below lies only how soon somebody woke.
+pub const BUSY_LEAST: Duration = Duration::from_micros(100);
+
+/// A direction, as the desk sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heading {
+    /// From the desk to the node.
+    Up,
+    /// From the node to the desk.
+    Down,
+}
+
 /// The number formats of the rows that go into a stage and come out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codecs {

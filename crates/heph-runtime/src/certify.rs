@@ -4,12 +4,16 @@
 //! it in threads, instruction set, chunk, company in a batch or a split between two workers, and must give the
 //! same bits.
 
+pub mod rounding;
+
 use std::sync::Arc;
 
 use heph_engine::model::Model;
+use heph_engine::sample::SamplingError;
 use heph_engine::worker::{ForwardError, Hidden, Keep, Part, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
+use heph_net::codec::CodecError;
 use heph_types::{LayerRange, Position, TokenId};
 use serde::Serialize;
 
@@ -79,6 +83,12 @@ pub enum CertifyError {
     /// A pass failed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// No token could be chosen.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// Rows that cannot be written.
+    #[error(transparent)]
+    Rows(#[from] CodecError),
     /// Somebody asked to stop.
     #[error("stopped")]
     Stopped,

@@ -10,6 +10,7 @@ pub mod bundled;
 pub mod cancel;
 pub mod certify;
 pub mod clock;
+pub mod codecs;
 pub mod decompose;
 pub mod desk;
 pub mod draft;

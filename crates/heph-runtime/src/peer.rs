@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use heph_net::endpoint::{Traffic as Packets, Way};
 use heph_net::session::{Codecs, SessionError};
-use heph_types::{NodeId, NodeProfile, SessionId, StageSpec, WireCodec};
+use heph_types::{NodeId, NodeProfile, SessionId, StageSpec};
 
+use crate::codecs::Allowed;
 use crate::network::Network;
 use crate::seat::{Bell, Host, Seat, SeatError};
 use link::Link;
@@ -26,7 +27,16 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Peer {
     link: Arc<Link>,
-    codecs: Codecs,
+    formats: Formats,
+}
+
+/// How rows travel.
+#[derive(Clone)]
+enum Formats {
+    /// As the way carries best, among these.
+    Any(Arc<Allowed>),
+    /// As somebody said.
+    These(Codecs),
 }
 
 /// What a peer says of itself.
@@ -41,23 +51,24 @@ pub struct Probe {
 }
 
 impl Peer {
-    /// The peer `node`, wherever the network knows it to be. Nothing is sent yet. Rows travel packed, without loss.
+    /// The peer `node`, wherever the network knows it to be. Nothing is sent yet. Rows travel without loss.
     pub fn new(network: &Network, node: NodeId) -> Peer {
-        let exact = Codecs {
-            up: WireCodec::Packed,
-            down: WireCodec::Packed,
-        };
         Peer {
             link: Arc::new(Link::new(network.clone(), node)),
-            codecs: exact,
+            formats: Formats::Any(Arc::new(Allowed::exact())),
         }
     }
 
-    /// The same peer, with rows in other formats: those of the boundary before its stage and of the one behind.
+    /// The same peer, with rows in these formats whatever the way carries: for measurements. Those of the boundary before
+    /// its stage and of the one behind.
     pub fn with_codecs(&self, codecs: Codecs) -> Peer {
+        self.with_formats(Formats::These(codecs))
+    }
+
+    fn with_formats(&self, formats: Formats) -> Peer {
         Peer {
             link: Arc::clone(&self.link),
-            codecs,
+            formats,
         }
     }
 
@@ -74,6 +85,11 @@ impl Peer {
         self.link.round_trip()
     }
 
+    /// Bytes a second to it and from it, as its rows took; `None` while nothing long enough has passed.
+    pub fn goodput(&self) -> Option<(f64, f64)> {
+        self.link.goodput()
+    }
+
     /// What passed over its connection, headers and repeats included: what a packet capture sees. Connections that
     /// broke are counted, too.
     pub fn packets(&self) -> Packets {
@@ -87,7 +103,12 @@ impl Host for Peer {
     }
 
     fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
-        seat::open(&self.link, session, spec, self.codecs, bell)
+        seat::open(&self.link, session, spec, &self.formats, bell)
+    }
+
+    fn carrying(&self, allowed: &Allowed) -> Option<Arc<dyn Host>> {
+        let formats = Formats::Any(Arc::new(allowed.clone()));
+        Some(Arc::new(self.with_formats(formats)))
     }
 
     fn is_far(&self) -> bool {

@@ -12,14 +12,19 @@ use heph_plan::replan::{Event, MoveBy, Progress, after, replan};
 use heph_plan::{Cluster, Peer, Place, Plan, Request};
 use heph_types::{LayerRange, NodeId};
 
+use crate::codecs::boundaries;
 use crate::line::{Layout, Placement, Standing, Steering};
 use crate::seat::Host;
 
-/// A stage that takes this many times what it took, or less than its inverse, is news for the planner.
-const NEWS_TIMES: f64 = 2.0;
+/// A stage whose time changed by this share of a whole token's is news for the planner: it moves nothing for less than a
+/// tenth of what remains.
+const NEWS_SHARE: f64 = 0.1;
 
-/// And a difference below this is none, however many times it is: what a busy scheduler does to a stage of a small model.
+/// And a difference below this is none, however large a share it is: what a busy scheduler does to a stage of a small model.
 const NEWS_SECONDS: f64 = 0.005;
+
+/// A stage that seems faster than expected is believed to be so many times faster at most, at one look.
+const FASTER_MAX: f64 = 10.0;
 
 /// Changes taken in at one look: more wait for the next token.
 const CHANGES_MAX: usize = 64;
@@ -48,6 +53,8 @@ pub struct Replanner {
     /// Seconds that each stage took for a token when the planner heard of it last.
     told: BTreeMap<(NodeId, usize, usize), f64>,
     moved: Option<Instant>,
+    /// Boundaries between machines that a line may have.
+    boundaries_max: usize,
 }
 
 impl Replanner {
@@ -61,7 +68,14 @@ impl Replanner {
             came: Vec::new(),
             told: BTreeMap::new(),
             moved: None,
+            boundaries_max: usize::MAX,
         }
+    }
+
+    /// Follows no plan with more boundaries between machines: rounded rows were certified for so many.
+    pub fn with_boundaries_max(mut self, boundaries: usize) -> Self {
+        self.boundaries_max = boundaries;
+        self
     }
 
     /// Also listens to what others report.
@@ -103,33 +117,52 @@ impl Replanner {
         let key = |stage: &Placement| (stage.node, stage.layers.start(), stage.layers.end());
         let held: Vec<_> = now.stages.iter().map(key).collect();
         self.told.retain(|stage, _| held.contains(stage));
+        let token: f64 = now.seconds.iter().flatten().sum();
         for (stage, seconds) in now.stages.iter().zip(&now.seconds) {
             let Some(seconds) = *seconds else { continue };
             let before = *self.told.entry(key(stage)).or_insert(seconds);
-            let times = seconds / before.max(f64::MIN_POSITIVE);
-            let small = (seconds - before).abs() < NEWS_SECONDS;
-            if small || (NEWS_TIMES.recip()..NEWS_TIMES).contains(&times) {
+            let more = seconds - before;
+            if more.abs() < NEWS_SECONDS.max(NEWS_SHARE * token) {
                 continue;
             }
             news = true;
             self.told.insert(key(stage), seconds);
-            let way = if now.stages.len() > 1 {
-                self.way_to(stage.node)
-            } else {
-                0.0
+            // The way is in both times, so the difference is the node's own; how much that is, its speed says.
+            let own = self.own_seconds(stage, now);
+            let times = match own > 0.0 {
+                true => ((own + more) / own).max(FASTER_MAX.recip()),
+                false => seconds / before.max(f64::MIN_POSITIVE),
             };
-            let own = |seconds: f64| (seconds - way).max(seconds * 0.01);
-            let times = own(seconds) / own(before);
             let node = stage.node;
             self.cluster = after(&self.cluster, &Event::Slowed { node, times });
         }
         news
     }
 
-    /// Seconds there and back.
-    fn way_to(&self, node: NodeId) -> f64 {
-        let peer = self.cluster.nodes.iter().find(|peer| peer.profile.node == node);
-        peer.map_or(0.0, |peer| peer.link.round_trip_seconds())
+    /// Seconds that a stage is expected to compute for a token, its way left out.
+    fn own_seconds(&self, stage: &Placement, now: &Standing) -> f64 {
+        let peer = self
+            .cluster
+            .nodes
+            .iter()
+            .find(|peer| peer.profile.node == stage.node);
+        let speed = peer.map_or(&self.cluster.desk.speed, |peer| &peer.profile.speed);
+        let Some(choice) = self
+            .request
+            .models
+            .iter()
+            .find(|m| m.profile.model == self.plan.model)
+        else {
+            return 0.0;
+        };
+        let kv = self.plan.kv;
+        let layers = stage
+            .layers
+            .iter()
+            .filter_map(|layer| choice.profile.layers.get(layer));
+        let head = (stage.layers.end() == choice.profile.layers.len()).then_some(&choice.profile.head);
+        let seconds = |layer| speed.layer_seconds(layer, 1, now.positions as f64, kv);
+        layers.chain(head).map(seconds).sum()
     }
 
     /// The planner's word on where things stand; `None` where everything stays.
@@ -143,6 +176,9 @@ impl Replanner {
         };
         let next = replan(&self.request, &self.cluster, &self.plan, progress).ok()?;
         let stages = Self::placements(&next.plan);
+        if boundaries(&next.plan) > self.boundaries_max {
+            return None;
+        }
         self.plan = next.plan;
         if stages == now.stages {
             return None;
@@ -204,5 +240,194 @@ impl Steering for Replanner {
         let reported = self.take_changes();
         let measured = self.take_paces(now);
         (reported || measured).then(|| self.decide(now)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use heph_plan::{CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective};
+    use heph_types::{
+        Caps, Exactness, Held, KvFormat, LayerProfile, Leaves, LinkProfile, ModelHash, ModelProfile,
+        NodeProfile, NodeState, Policy, Price, Role, Speed, WireCodec,
+    };
+
+    use super::*;
+
+    const MODEL: ModelHash = ModelHash([7; 32]);
+    const LAYERS: usize = 8;
+
+    fn layer() -> LayerProfile {
+        LayerProfile {
+            weight_bytes: 10_000_000,
+            weight_bytes_one_row: 10_000_000,
+            flops_per_token: 2e7,
+            flops_per_position: 0.0,
+            kv_bytes_f16: 512.0,
+        }
+    }
+
+    /// A machine with room for five layers, each of which it takes through a token in `layer_ms`.
+    fn machine(which: u8, layer_ms: f64) -> NodeProfile {
+        NodeProfile {
+            node: NodeId([which; 32]),
+            name: format!("n{which}"),
+            role: Role::Own,
+            speed: Speed {
+                bytes_per_second: 1e7 / (layer_ms / 1e3),
+                flops_per_second: 1e12,
+                overhead: Duration::ZERO,
+                measured: Vec::new(),
+            },
+            memory: 55_000_000,
+            holds: vec![Held {
+                model: MODEL,
+                layers: LayerRange::new(0, LAYERS, LAYERS).unwrap(),
+            }],
+            exactness: Exactness::Exact,
+            caps: Caps::default(),
+            state: NodeState::Open,
+            queue: Duration::ZERO,
+            price: Price::default(),
+        }
+    }
+
+    fn replanner(rtt_ms: u64) -> Replanner {
+        let format = KvFormat::F16;
+        let profile = ModelProfile {
+            model: MODEL,
+            name: "m".to_owned(),
+            layers: vec![layer(); LAYERS],
+            width: 64,
+            head: LayerProfile {
+                weight_bytes: 1000,
+                weight_bytes_one_row: 1000,
+                flops_per_token: 1000.0,
+                ..layer()
+            },
+            embed_bytes: 0,
+            context_max: 512,
+        };
+        let request = Request {
+            models: vec![ModelChoice { profile, loss: 0.0 }],
+            prompt_tokens: 30,
+            answer_tokens: 300,
+            context: 512,
+            kv: vec![KvChoice { format, loss: 0.0 }],
+            codecs: vec![CodecProfile::nominal(WireCodec::F32)],
+            drafts: Vec::new(),
+            document: None,
+            warm: Vec::new(),
+            policy: Policy::open(Leaves::Text, &Role::ALL),
+            objective: Objective::default(),
+            mode: None,
+            direct: DirectForwarding::Never,
+        };
+        let link = LinkProfile {
+            rtt: Duration::from_millis(rtt_ms),
+            up: 1e9,
+            down: 1e9,
+            loss: 0.0,
+        };
+        let peer = |which, layer_ms| Peer {
+            profile: machine(which, layer_ms),
+            link,
+        };
+        let cluster = Cluster {
+            desk: machine(0, 5.0),
+            nodes: vec![peer(1, 5.0), peer(2, 6.0)],
+            between: Vec::new(),
+        };
+        let plan = heph_plan::plan(&request, &cluster).expect("a plan").plan;
+        Replanner::new(request, cluster, plan)
+    }
+
+    /// How the line of `replanner` stands where each stage takes so many milliseconds.
+    fn standing(replanner: &Replanner, millis: &[f64]) -> Standing {
+        let stages = Replanner::placements(&replanner.plan);
+        assert_eq!(stages.len(), millis.len(), "{stages:?}");
+        Standing {
+            stages,
+            seconds: millis.iter().map(|ms| Some(ms / 1e3)).collect(),
+            positions: 100,
+            tokens_left: 200,
+            time: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn small_differences_are_no_news_and_a_tenth_of_a_token_is() {
+        // Stages of a small model, in milliseconds: four more are twice as long, and what a scheduler does.
+        // Stages of 60 ms: six more are a twentieth of a token.
+        let quiet = [([4.0, 4.0], [4.0, 8.9]), ([60.0, 60.0], [60.0, 66.0])];
+        let news = [
+            ([4.0, 4.0], [4.0, 9.1]),
+            ([60.0, 60.0], [60.0, 74.0]),
+            ([60.0, 60.0], [60.0, 40.0]),
+        ];
+        for (cases, heard) in [(&quiet[..], false), (&news[..], true)] {
+            for (before, after) in cases {
+                let mut replanner = replanner(4);
+                assert!(
+                    !replanner.take_paces(&standing(&replanner, before)),
+                    "nothing was known"
+                );
+                let told = replanner.take_paces(&standing(&replanner, after));
+                assert_eq!(told, heard, "{before:?} to {after:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_mostly_way_slows_down_by_what_its_own_work_takes() {
+        let mut replanner = replanner(40);
+        let node = replanner
+            .plan
+            .remote_stages()
+            .next()
+            .expect("another machine")
+            .node;
+        let speed = |replanner: &Replanner| {
+            let peer = replanner
+                .cluster
+                .nodes
+                .iter()
+                .find(|peer| peer.profile.node == node);
+            peer.expect("it is there").profile.speed.bytes_per_second
+        };
+        let stages = Replanner::placements(&replanner.plan);
+        let (at, stage) = stages
+            .iter()
+            .enumerate()
+            .find(|(_, stage)| stage.node == node)
+            .expect("it");
+        let own = stage.layers.len() as f64 * 1e7 / speed(&replanner) * 1e3;
+        let before: Vec<f64> = stages
+            .iter()
+            .map(|stage| 40.0 + 5.0 * stage.layers.len() as f64)
+            .collect();
+        let mut slow = before.clone();
+        slow[at] += 4.0 * own;
+        let old = speed(&replanner);
+        replanner.take_paces(&standing(&replanner, &before));
+        assert!(replanner.take_paces(&standing(&replanner, &slow)));
+        let times = old / speed(&replanner);
+        assert!((times - 5.0).abs() < 0.1, "{times}");
+    }
+
+    #[test]
+    fn no_line_with_more_boundaries_than_were_certified_is_followed() {
+        for (most, follows) in [(usize::MAX, true), (0, false)] {
+            let mut replanner = replanner(4).with_boundaries_max(most);
+            let standing = standing(&replanner, &[30.0, 30.0]);
+            let node = replanner
+                .plan
+                .remote_stages()
+                .next()
+                .expect("another machine")
+                .node;
+            assert_eq!(replanner.lost(node, &standing).is_some(), follows);
+        }
     }
 }

@@ -10,9 +10,13 @@ use heph_plan::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice, Mode, ModelChoice,
     Objective, Place, Plan, Record, Request,
 };
-use heph_types::{KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeState, Policy, Speed, WireCodec};
+use heph_types::{
+    Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeState, Policy, Speed, WireCodec,
+};
 
 use crate::cancel::Cancel;
+use crate::certify::rounding::Rounding;
+use crate::codecs::{self, Allowed, Uncertified};
 use crate::desk::{Desk, GuessSource, Pace, Plain, Speculation};
 use crate::draft::{Drafter, EchoDrafter};
 use crate::gate::{Gate, Meter};
@@ -61,7 +65,8 @@ pub struct Question {
 }
 
 impl Question {
-    /// What the planner is asked. Only exact codecs: the answer's bits are those of this machine alone.
+    /// What the planner is asked. Only exact codecs: the answer's bits are those of this machine alone. Others are for
+    /// [`codecs::offer`] to add.
     pub fn request(self) -> Request {
         let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         let room = self.context.saturating_sub(self.prompt_tokens);
@@ -145,6 +150,9 @@ pub enum RouteError {
     /// The plan drafts by a model, and none was given.
     #[error("the plan drafts by a model, and there is none here")]
     NoDrafter,
+    /// The plan's rows would be rounded by a codec that nobody certified.
+    #[error(transparent)]
+    Uncertified(#[from] Uncertified),
     /// The stages do not make the model.
     #[error(transparent)]
     Line(#[from] LineError),
@@ -162,6 +170,8 @@ pub struct Route<'a> {
     pub words: Arc<Words>,
     /// The small model that drafts, where there is one.
     pub drafter: Option<Box<dyn Drafter>>,
+    /// What `heph certify` found of rounded rows: the plan may use no other rounding codecs.
+    pub rounding: Option<&'a Rounding>,
     /// What a line waits for.
     pub limits: LineLimits,
     /// Whoever raises it ends the answer.
@@ -175,7 +185,8 @@ impl Route<'_> {
     /// When the plan and the pool do not fit each other.
     pub fn desk(self) -> Result<(Desk, Meter), RouteError> {
         let meter = Meter::default();
-        let hosts = self.hosts(&meter)?;
+        let allowed = self.allowed()?;
+        let hosts = self.hosts(&meter, &allowed)?;
         let Record {
             request,
             cluster,
@@ -189,15 +200,30 @@ impl Route<'_> {
         };
         let mut line = Line::new(self.model, hosts, &Replanner::placements(plan), limits)?;
         if !cluster.nodes.is_empty() {
-            let replanner = Replanner::new(request.clone(), cluster.clone(), plan.clone());
+            let replanner = Replanner::new(request.clone(), cluster.clone(), plan.clone())
+                .with_boundaries_max(allowed.boundaries_max());
             line = line.with_steering(Box::new(replanner));
         }
         let pace = pace(plan, &request.drafts, self.drafter)?;
         Ok((Desk::over(line, pace, self.words, self.cancel), meter))
     }
 
+    /// The formats that rows may travel in: exact ones, and where the plan's answer is of another class those that are
+    /// certified.
+    fn allowed(&self) -> Result<Allowed, Uncertified> {
+        let Record {
+            request, decision, ..
+        } = self.record;
+        let plan = &decision.plan;
+        if plan.exactness == Exactness::Exact {
+            return Ok(Allowed::exact());
+        }
+        let wanted: Vec<WireCodec> = request.codecs.iter().map(|cost| cost.codec).collect();
+        Allowed::certified(&wanted, self.rounding, &self.model, codecs::boundaries(plan))
+    }
+
     /// The hosts of the plan in its order, then this machine, then whoever else may help where one is lost.
-    fn hosts(&self, meter: &Meter) -> Result<Vec<Arc<dyn Host>>, RouteError> {
+    fn hosts(&self, meter: &Meter, allowed: &Allowed) -> Result<Vec<Arc<dyn Host>>, RouteError> {
         let policy = &self.record.request.policy;
         let mut hosts: Vec<Arc<dyn Host>> = Vec::new();
         let mut admit = |host: Gate| {
@@ -206,7 +232,8 @@ impl Route<'_> {
             }
         };
         let there = |machine: &crate::pool::Machine| {
-            let host = Arc::clone(&machine.host);
+            let host = &machine.host;
+            let host = host.carrying(allowed).unwrap_or_else(|| Arc::clone(host));
             Gate::there(host, machine.profile.role, policy, self.model.layers, meter)
         };
         for stage in &self.record.decision.plan.stages {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use heph_types::{NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
 
+use crate::codecs::Allowed;
 use crate::node::StageError;
 
 /// Orders that a seat holds at most, carried out or not: prompt chunks on a long line, with room for drafts.
@@ -49,6 +50,11 @@ pub trait Host: Send + Sync {
     /// Opens a session for a stage. `bell` is rung whenever the seat may have something to say. A host answers within a
     /// time of its own, seconds at most.
     fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError>;
+
+    /// The same host with its rows travelling in any of these formats; `None` where none travel.
+    fn carrying(&self, _allowed: &Allowed) -> Option<Arc<dyn Host>> {
+        None
+    }
 
     /// Whether opening waits for somebody far away, so that several are better opened at once.
     fn is_far(&self) -> bool {

@@ -102,6 +102,7 @@ impl Talk {
                 | DeskEvent::Busy { .. }
                 | DeskEvent::Forgot(_)
                 | DeskEvent::RoundTrip(_)
+                | DeskEvent::Crossed { .. }
                 | DeskEvent::Closed(_) => continue,
             }
             self.bell.ring();

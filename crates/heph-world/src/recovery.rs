@@ -36,6 +36,8 @@ const TIMES: f64 = 5.0;
 pub struct Slowed {
     /// From then until the pace was nine tenths of the best that can be had now; `None` where it never was.
     pub back: Option<Duration>,
+    /// The best pace afterwards, as a share of that.
+    pub reached: f64,
     /// Layouts that changed.
     pub moves: usize,
     /// Whether the answer is the calm one.
@@ -66,8 +68,12 @@ pub fn slowed(seed: u64) -> Option<Slowed> {
     let best = run(model, &known, seed, None)?;
     let best = pace(&best.times, best.times.len() - 1);
     let first = told.times.partition_point(|time| *time <= at);
-    let back = (first + WINDOW..told.times.len()).find(|at| pace(&told.times, *at) >= 0.9 * best);
+    let mut later = first + WINDOW..told.times.len();
+    let reached = later.clone().map(|at| pace(&told.times, at) / best);
+    let reached = reached.fold(0.0, f64::max);
+    let back = later.find(|at| pace(&told.times, *at) >= 0.9 * best);
     Some(Slowed {
+        reached,
         back: back.map(|index| told.times[index].saturating_sub(at)),
         moves: told.answer.moves.len(),
         same: told.answer.tokens == calm.answer.tokens && told.answer.text == calm.answer.text,

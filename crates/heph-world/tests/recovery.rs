@@ -35,10 +35,10 @@ fn a_loss_costs_noticing_it_and_its_replay() {
     assert!(seen >= 40, "{seen}");
 }
 
-/// A stage that takes less than twice as long, its way included, is no news for the replanning: see docs/open.md. Where
-/// computing is most of a stage's time, the pace is back within ten seconds.
+/// The pace is back within ten seconds, but for a line whose new best is better by less than moving is worth: see
+/// docs/open.md.
 #[test]
-fn a_node_that_becomes_slow_changes_no_token_and_is_mostly_left_in_time() {
+fn a_node_that_becomes_slow_changes_no_token_and_is_left_in_time() {
     let told: Vec<_> = (0..12).filter_map(slowed).collect();
     for slowed in &told {
         assert!(slowed.same, "{}", slowed.story);
@@ -46,7 +46,7 @@ fn a_node_that_becomes_slow_changes_no_token_and_is_mostly_left_in_time() {
     let in_time = |slowed: &&Slowed| slowed.back.is_some_and(|back| back <= Duration::from_secs(10));
     let back = told.iter().filter(in_time).count();
     assert!(
-        told.len() >= 6 && back * 2 >= told.len(),
+        told.len() >= 6 && back * 8 >= told.len() * 7,
         "{back} of {}",
         told.len()
     );

@@ -7,7 +7,7 @@ use heph_types::Policy;
 
 use crate::failure::Failure;
 
-/// Where an answer may be computed. None of this changes a bit of it.
+/// Where an answer may be computed. None of this changes a bit of it, but for rows that may be rounded.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Where it runs")]
 pub(crate) struct PlaceArguments {
@@ -23,9 +23,21 @@ pub(crate) struct PlaceArguments {
     /// The last so many layers stay on this machine
     #[arg(long, default_value_t = 0, value_name = "LAYERS")]
     pub(crate) keep_last: u16,
+    /// How rows travel between machines: exact, or certified: rounded, too, by what heph certify found to change no token
+    #[arg(long, default_value = "exact", value_name = "HOW", value_parser = rows)]
+    pub(crate) rows: Rows,
     /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
     #[arg(long, value_name = "MODEL")]
     pub(crate) draft: Option<String>,
+}
+
+/// How hidden states may be written on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// With every bit.
+    Exact,
+    /// Rounded, too, where the model is certified for it; the answer is then of the class `close`.
+    Certified,
 }
 
 /// A mode, or whichever is best.
@@ -41,6 +53,14 @@ impl Asked {
             Self::Auto => None,
             Self::Mode(mode) => Some(mode),
         }
+    }
+}
+
+fn rows(text: &str) -> Result<Rows, String> {
+    match text {
+        "exact" => Ok(Rows::Exact),
+        "certified" => Ok(Rows::Certified),
+        _ => Err("rows travel exact or certified".to_owned()),
     }
 }
 
@@ -62,6 +82,7 @@ impl PlaceArguments {
             allow: Vec::new(),
             keep_first: 0,
             keep_last: 0,
+            rows: Rows::Exact,
             draft: None,
         }
     }

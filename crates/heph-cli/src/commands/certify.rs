@@ -1,10 +1,13 @@
-//! `heph certify`: does this model give the same bits on this machine, whatever way it is run?
+//! `heph certify`: does this model give the same bits on this machine, whatever way it is run? And does it keep its words
+//! where rows are rounded on their way to another machine?
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use heph_engine::source::Source;
 use heph_kernels::kv::KvFormat;
+use heph_runtime::certify::rounding::{self, KeptRoundings, Rounding};
 use heph_runtime::certify::{self, Certificate, Depth};
 use heph_runtime::settings::Settings;
 use heph_types::TokenId;
@@ -18,7 +21,8 @@ use crate::terminal::{self, Style};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Prints one BLAKE3 hash of the logits per KV format. The hash is the same on every machine. \
-                        Exit code 1 if any way gave other bits."
+                        Exit code 1 if any way gave other bits. Then answers some prompts with rows rounded on the \
+                        way between machines and keeps what was found: --rows certified of run and chat uses it."
 )]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
@@ -48,18 +52,24 @@ struct Report {
     arithmetic: u32,
     tokens: usize,
     certificates: Vec<Certificate>,
+    rounding: Vec<Rounding>,
     pass: bool,
 }
 
 /// Scans each KV format, prints a line for each.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
-    let mut certificates = Vec::new();
+    let (mut certificates, mut rounding) = (Vec::new(), Vec::new());
+    let mut kept = KeptRoundings::open(&settings.home);
     for &kv in &arguments.kv {
-        let certificate = scan(arguments, kv, settings)?;
+        let (certificate, rounded) = scan(arguments, kv, settings)?;
         if !arguments.json {
-            write_line(&mut io::stdout().lock(), &certificate)?;
+            let mut out = io::stdout().lock();
+            write_line(&mut out, &certificate)?;
+            write_rounding(&mut out, &rounded)?;
         }
+        kept.keep(rounded.clone())?;
         certificates.push(certificate);
+        rounding.push(rounded);
     }
     let pass = certificates.iter().all(Certificate::holds);
     if arguments.json {
@@ -69,6 +79,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             arithmetic: heph_kernels::ARITHMETIC_VERSION,
             tokens,
             certificates,
+            rounding,
             pass,
         };
         let mut out = io::stdout().lock();
@@ -85,10 +96,16 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     }
 }
 
-fn scan(arguments: &Arguments, kv: KvFormat, settings: &Settings) -> Result<Certificate, Failure> {
+fn scan(
+    arguments: &Arguments,
+    kv: KvFormat,
+    settings: &Settings,
+) -> Result<(Certificate, Rounding), Failure> {
     let tokens = arguments.tokens.get();
     let engine_arguments = EngineArguments::with_kv(kv);
-    let engine = engine_arguments.load(&arguments.model, Some(tokens), BATCH_MAX, settings)?;
+    let positions = Some(tokens.max(rounding::POSITIONS));
+    let opened = engine_arguments.open(&arguments.model, positions, BATCH_MAX, settings)?;
+    let (hash, engine) = (opened.hash()?, opened.load()?);
     let threads = arguments
         .threads
         .map_or(settings.threads.max(3), NonZeroUsize::get);
@@ -103,7 +120,14 @@ fn scan(arguments: &Arguments, kv: KvFormat, settings: &Settings) -> Result<Cert
     let prompt = prompt(&engine.source, tokens);
     let certificate = certify::scan(&engine.model, &prompt, &ways, &cancel, &mut || bar.inc(1));
     bar.finish_and_clear();
-    Ok(certificate?)
+    let certificate = certificate?;
+    let layers = engine.model.graph().layers.len();
+    let bar = terminal::steps_bar("rounded rows", rounding::steps(layers) as u64);
+    let tokenizer = &engine.words()?.tokenizer;
+    let pool = Arc::clone(&engine.pool);
+    let rounded = rounding::rounding(hash, &engine.model, tokenizer, &pool, &cancel, &mut || bar.inc(1));
+    bar.finish_and_clear();
+    Ok((certificate, rounded?))
 }
 
 /// Most sequences that a scan runs together.
@@ -138,4 +162,17 @@ fn write_line(out: &mut impl Write, certificate: &Certificate) -> io::Result<()>
     mismatches
         .iter()
         .try_for_each(|way| writeln!(out, "  differs: {way}"))
+}
+
+fn write_rounding(out: &mut impl Write, rounding: &Rounding) -> io::Result<()> {
+    for verdict in &rounding.codecs {
+        let said = match (verdict.codec.is_exact(), rounding.keeps(verdict.codec)) {
+            (true, _) => "exact".to_owned(),
+            (false, true) => format!("keeps all of {} tokens", verdict.tokens),
+            (false, false) => format!("changes {} of {} tokens", verdict.changed, verdict.tokens),
+        };
+        let (codec, bytes) = (verdict.codec.name(), verdict.bytes_per_number);
+        writeln!(out, "  rows {codec:<6} {bytes:.2} bytes a number, {said}")?;
+    }
+    Ok(())
 }

@@ -10,13 +10,13 @@ use heph_types::{Order, Reply, SamplingOptions, SessionId, StageSpec};
 
 use super::talk::Talk;
 use super::{
-    ANSWER_DEADLINE, BUSY_MAX, Codecs, LINES_MAX, LOST_AFTER, OPEN_DEADLINE, PING_EVERY, SessionError,
-    WAITING_MAX,
+    ANSWER_DEADLINE, BUSY_MAX, Codecs, Heading, LINES_MAX, LOST_AFTER, MEASURED_LEAST, OPEN_DEADLINE,
+    PING_EVERY, SessionError, WAITING_MAX,
 };
 use crate::codec::WIDTH_MAX;
 use crate::drive::Machine;
 use crate::wire::{Capabilities, Farewell, FaultCode, Frame, Hello, Line, Refusal, RowsFrame};
-use pulse::{PINGS_MAX, Pulse};
+use pulse::{Answered, PINGS_MAX, Pulse};
 use seated::{Seated, Stage, Waiting, weight};
 
 /// What a desk asks of its end.
@@ -35,6 +35,8 @@ pub enum DeskCommand {
     Order(Line, Order),
     /// Lets a session choose tokens by other options, from the next order on.
     Choose(Line, SamplingOptions),
+    /// Lets a session's rows travel in other formats, from the next order that is sent on.
+    Carry(Line, Codecs),
     /// Wants no more of a session.
     Close(Line),
     /// Wants no more of any.
@@ -92,6 +94,15 @@ pub enum DeskEvent {
     Closed(Line),
     /// How long a sign of life took there and back.
     RoundTrip(Duration),
+    /// So many bytes kept the way busy for so long.
+    Crossed {
+        /// In which direction.
+        heading: Heading,
+        /// Bytes of a message, or of its greater part.
+        bytes: u64,
+        /// How long; waiting for the other end is left out.
+        busy: Duration,
+    },
     /// Everything is over, for this reason. Nothing follows.
     Over(SessionError),
 }
@@ -103,6 +114,8 @@ pub struct DeskEnd {
     lines: BTreeMap<Line, Seated>,
     next: u32,
     pulse: Pulse,
+    /// When a session was asked for last.
+    asked_to_open: Duration,
 }
 
 impl DeskEnd {
@@ -113,6 +126,7 @@ impl DeskEnd {
             lines: BTreeMap::new(),
             next: 0,
             pulse: Pulse::new(now),
+            asked_to_open: now,
         }
     }
 
@@ -133,6 +147,7 @@ impl DeskEnd {
             session,
             spec: spec.clone(),
         })?;
+        self.asked_to_open = now;
         let seated = Seated::opening(spec, codecs, now + OPEN_DEADLINE);
         self.lines.insert(line, seated);
         Ok(())
@@ -142,8 +157,15 @@ impl DeskEnd {
         match frame {
             Frame::Hello(hello) => self.talk.events.push_back(DeskEvent::Greeted(hello)),
             Frame::Pong(stamp) => {
-                let round_trip = self.pulse.answered(now, stamp)?;
-                self.talk.events.push_back(DeskEvent::RoundTrip(round_trip));
+                let told = match self.pulse.answered(now, stamp)? {
+                    Answered::RoundTrip(round_trip) => Some(DeskEvent::RoundTrip(round_trip)),
+                    Answered::Crossed(bytes, busy) => {
+                        let heading = Heading::Up;
+                        Some(DeskEvent::Crossed { heading, bytes, busy })
+                    }
+                    Answered::Life => None,
+                };
+                self.talk.events.extend(told);
             }
             Frame::Profile { version, record } => {
                 self.talk.events.push_back(DeskEvent::Profile { version, record });
@@ -227,6 +249,8 @@ impl DeskEnd {
         }
         seated.stage = Stage::Open { width, orders, bytes };
         seated.due = None;
+        // No less than the way takes, and where a stage is opened at once not much more.
+        self.pulse.saw(now, now.saturating_sub(self.asked_to_open));
         self.talk.events.push_back(DeskEvent::Opened { line, width });
         self.send(now, line)
     }
@@ -266,6 +290,7 @@ impl DeskEnd {
 
     /// Sends what waits, as far as the window has room.
     fn send(&mut self, now: Duration, line: Line) -> Result<(), SessionError> {
+        let said = self.talk.said;
         let Some(seated) = self.lines.get_mut(&line) else {
             return Ok(());
         };
@@ -290,6 +315,12 @@ impl DeskEnd {
         self.talk
             .events
             .extend((0..forgot).map(|_| DeskEvent::Forgot(line)));
+        let sent = self.talk.said - said;
+        if sent >= MEASURED_LEAST
+            && let Some(stamp) = self.pulse.measure(now, sent)
+        {
+            self.talk.say(&Frame::Ping(stamp))?;
+        }
         Ok(())
     }
 
@@ -302,8 +333,7 @@ impl DeskEnd {
         }
         self.pulse.since.get_or_insert(now);
         if now >= self.pulse.next && self.pulse.asked.len() < PINGS_MAX {
-            let stamp = now.as_micros() as u64;
-            self.pulse.asked.push_back(stamp);
+            let stamp = self.pulse.ask(now, 0);
             self.pulse.next = now + PING_EVERY;
             self.talk.say(&Frame::Ping(stamp))?;
         }
@@ -373,6 +403,12 @@ impl DeskEnd {
             } => self.open(now, session, spec, codecs),
             DeskCommand::Order(line, order) => self.wait(now, line, Waiting::Order(order)),
             DeskCommand::Choose(line, options) => self.wait(now, line, Waiting::Choose(options)),
+            DeskCommand::Carry(line, codecs) => {
+                if let Some(seated) = self.lines.get_mut(&line) {
+                    seated.codecs = codecs;
+                }
+                Ok(())
+            }
             DeskCommand::Close(line) => {
                 // A session that ended meanwhile has nothing left to close.
                 if let Some(seated) = self.lines.get_mut(&line)
@@ -427,6 +463,12 @@ impl Machine for DeskEnd {
             match self.talk.next() {
                 Ok(None) => break Ok(()),
                 Ok(Some(frame)) => {
+                    let arrived = self.talk.arrived().map(|(bytes, busy)| DeskEvent::Crossed {
+                        heading: Heading::Down,
+                        bytes,
+                        busy,
+                    });
+                    self.talk.events.extend(arrived);
                     if let Err(error) = self.take(now, frame) {
                         break Err(error);
                     }

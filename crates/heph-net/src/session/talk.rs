@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{GOODBYE_DEADLINE, GREETING_DEADLINE, SessionError};
+use super::{BUSY_LEAST, GOODBYE_DEADLINE, GREETING_DEADLINE, MEASURED_LEAST, SessionError};
 use crate::wire::{Frame, Hello, Inbox, SENTENCE_MAX, VERSIONS};
 
 /// One end of a stream, whatever it is an end of. `E` is what it tells its caller.
@@ -13,6 +13,12 @@ pub(super) struct Talk<E> {
     theirs: Option<Hello>,
     inbox: Inbox,
     out: Vec<u8>,
+    /// Bytes said so far.
+    pub(super) said: u64,
+    /// When the first bytes of an unfinished message came, and how many they were.
+    begun: Option<(Duration, usize)>,
+    /// How many bytes of a message came within what time, last.
+    arrived: Option<(u64, Duration)>,
     /// The last ping that is not answered yet: a flood of them is one question.
     pong: Option<u64>,
     pub(super) events: VecDeque<E>,
@@ -37,6 +43,9 @@ impl<E> Talk<E> {
             theirs: None,
             inbox: Inbox::default(),
             out: Vec::new(),
+            said: 0,
+            begun: None,
+            arrived: None,
             pong: None,
             events: VecDeque::new(),
             greeting_until: now + GREETING_DEADLINE,
@@ -58,9 +67,14 @@ impl<E> Talk<E> {
     /// The next message that is not about the talk itself.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, SessionError> {
         while self.over.is_none() {
+            let waiting = self.inbox.waiting();
             let Some(frame) = self.inbox.pop()? else {
+                if waiting > 0 {
+                    self.begun.get_or_insert((self.heard, waiting));
+                }
                 return Ok(None);
             };
+            self.clock_in(waiting - self.inbox.waiting());
             match (self.theirs, frame) {
                 (None, Frame::Hello(hello)) => {
                     self.meet(hello)?;
@@ -92,6 +106,21 @@ impl<E> Talk<E> {
         Ok(None)
     }
 
+    /// A message of so many bytes is whole.
+    fn clock_in(&mut self, bytes: usize) {
+        let (since, had) = self.begun.take().unwrap_or((self.heard, 0));
+        let rest = bytes.saturating_sub(had) as u64;
+        if rest >= MEASURED_LEAST {
+            let took = self.heard.saturating_sub(since).max(BUSY_LEAST);
+            self.arrived = Some((rest, took));
+        }
+    }
+
+    /// How many bytes of a message came within what time, if one came that says anything since this was asked last.
+    pub(super) fn arrived(&mut self) -> Option<(u64, Duration)> {
+        self.arrived.take()
+    }
+
     /// Whether the two can work together.
     fn meet(&mut self, hello: Hello) -> Result<(), SessionError> {
         self.theirs = Some(hello);
@@ -110,6 +139,7 @@ impl<E> Talk<E> {
     pub(super) fn say(&mut self, frame: &Frame) -> Result<(), SessionError> {
         let bytes = frame.encode()?;
         if self.over.is_none() {
+            self.said += bytes.len() as u64;
             self.out.extend_from_slice(&bytes);
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Two ends in virtual time, over a wire that cuts bytes anywhere; a toy stage whose answers depend on everything before.
 
+mod goodput;
 mod hostile;
 mod orders;
 mod toy;
@@ -84,6 +85,8 @@ struct World {
     bytes: (usize, usize),
     /// Whether the node hears and does anything.
     node_lives: bool,
+    /// Bytes a second each way; `None`: as many as there are.
+    rate: Option<f64>,
 }
 
 impl World {
@@ -105,6 +108,7 @@ impl World {
             noted: Vec::new(),
             bytes: (0, 0),
             node_lives: true,
+            rate: None,
         }
     }
 
@@ -197,8 +201,9 @@ impl World {
         }
         self.bytes.0 += bytes.0.len();
         self.bytes.1 += bytes.1.len();
-        send(&mut self.up, &mut self.dice, self.now + self.delay, &bytes.0);
-        send(&mut self.down, &mut self.dice, self.now + self.delay, &bytes.1);
+        let (at, rate) = (self.now + self.delay, self.rate);
+        send(&mut self.up, &mut self.dice, at, rate, &bytes.0);
+        send(&mut self.down, &mut self.dice, at, rate, &bytes.1);
     }
 
     fn serve(&mut self, event: NodeEvent) {
@@ -244,10 +249,16 @@ impl World {
     }
 }
 
-/// Cuts bytes into pieces of any size, on their way until `at`.
-fn send(wire: &mut Wire, dice: &mut Dice, at: Duration, mut bytes: &[u8]) {
+/// Cuts bytes into pieces of any size, on their way until `at`, or later where the way lets only so many through.
+fn send(wire: &mut Wire, dice: &mut Dice, mut at: Duration, rate: Option<f64>, mut bytes: &[u8]) {
+    if rate.is_some() {
+        at = wire.back().map_or(at, |(last, _)| at.max(*last));
+    }
     while !bytes.is_empty() {
         let piece = (1 + dice.below(40)).min(bytes.len());
+        at += rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64(piece as f64 / rate)
+        });
         wire.push_back((at, bytes[..piece].to_vec()));
         bytes = &bytes[piece..];
     }

@@ -31,6 +31,8 @@ struct Seen {
     /// Of connections that are over.
     packets: Packets,
     round_trip: Option<Duration>,
+    /// Bytes a second up and down.
+    goodput: Option<(f64, f64)>,
 }
 
 /// Whether a connection was there already: then it may be one that the peer has forgotten.
@@ -111,6 +113,14 @@ impl Link {
 
     pub(super) fn note_round_trip(&self, round_trip: Duration) {
         held(&self.seen).round_trip = Some(round_trip);
+    }
+
+    pub(super) fn goodput(&self) -> Option<(f64, f64)> {
+        held(&self.seen).goodput
+    }
+
+    pub(super) fn note_goodput(&self, goodput: (f64, f64)) {
+        held(&self.seen).goodput = Some(goodput);
     }
 
     /// The connection in use, for what it knows of the way.

@@ -12,7 +12,8 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::link::{Found, Link};
-use super::{Probe, ended, held};
+use super::{Formats, Probe, ended, held};
+use crate::codecs::{Carriage, GOODPUT_USUAL};
 use crate::seat::{Bell, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
 
 /// The one session of a seat's stream.
@@ -30,6 +31,8 @@ struct PeerSeat {
     commands: Commands<DeskEnd>,
     heard: Arc<Heard>,
     listener: AbortHandle,
+    /// The formats that the session's end uses.
+    codecs: Codecs,
     chooses: bool,
     ids: Ids,
     /// Orders handed in whose reply was not collected.
@@ -66,6 +69,8 @@ impl Ids {
 #[derive(Default)]
 struct Heard {
     said: Mutex<Said>,
+    /// The formats that the way carries best; `None` where they are fixed.
+    carriage: Mutex<Option<Carriage>>,
 }
 
 #[derive(Default)]
@@ -107,30 +112,45 @@ pub(super) fn open(
     link: &Arc<Link>,
     session: SessionId,
     spec: &StageSpec,
-    codecs: Codecs,
+    formats: &Formats,
     bell: &Bell,
 ) -> Result<Box<dyn Seat>, SeatError> {
+    let (codecs, carriage) = match formats {
+        Formats::These(codecs) => (*codecs, None),
+        Formats::Any(allowed) => {
+            let goodput = link.goodput().unwrap_or((GOODPUT_USUAL, GOODPUT_USUAL));
+            let mut carriage = Carriage::new(allowed, goodput);
+            (carriage.codecs(), Some(carriage))
+        }
+    };
+    let heard = Arc::new(Heard {
+        said: Mutex::default(),
+        carriage: Mutex::new(carriage),
+    });
     let ask = DeskCommand::Open {
         session,
         spec: spec.clone(),
         codecs,
     };
-    let (way, bell) = (Arc::clone(link), bell.clone());
+    let (way, bell, hears) = (Arc::clone(link), bell.clone(), Arc::clone(&heard));
     let opened = async move {
-        match try_open(&way, ask.clone(), &bell).await {
+        match try_open(&way, ask.clone(), &hears, &bell).await {
             Err((SeatError::Lost { .. } | SeatError::Late { .. }, Found::Kept)) => {
                 way.leave().await;
-                try_open(&way, ask, &bell).await.map_err(|(error, _)| error)
+                try_open(&way, ask, &hears, &bell)
+                    .await
+                    .map_err(|(error, _)| error)
             }
             opened => opened.map_err(|(error, _)| error),
         }
     };
-    let (commands, heard, listener) = wait(link, opened)??;
+    let (commands, listener) = wait(link, opened)??;
     Ok(Box::new(PeerSeat {
         node: link.node(),
         commands,
         heard,
         listener,
+        codecs,
         chooses: spec.choose.is_some(),
         ids: Ids::of(spec),
         owed: 0,
@@ -154,9 +174,14 @@ fn wait<T: Send + 'static>(
         .map_err(|_| link.lost("the network is closed here".to_owned()))
 }
 
-type Opened = (Commands<DeskEnd>, Arc<Heard>, AbortHandle);
+type Opened = (Commands<DeskEnd>, AbortHandle);
 
-async fn try_open(link: &Arc<Link>, ask: DeskCommand, bell: &Bell) -> Result<Opened, (SeatError, Found)> {
+async fn try_open(
+    link: &Arc<Link>,
+    ask: DeskCommand,
+    heard: &Arc<Heard>,
+    bell: &Bell,
+) -> Result<Opened, (SeatError, Found)> {
     let (mut conversation, found) = link.converse().await.map_err(|error| (error, Found::Fresh))?;
     let commands = conversation.commands();
     commands.send(ask).await;
@@ -169,10 +194,9 @@ async fn try_open(link: &Arc<Link>, ask: DeskCommand, bell: &Bell) -> Result<Ope
         // A stream that ended by itself tells more than that it did.
         return Err((error, found));
     }
-    let heard = Arc::new(Heard::default());
-    let listening = listen(Arc::clone(link), conversation, Arc::clone(&heard), bell.clone());
+    let listening = listen(Arc::clone(link), conversation, Arc::clone(heard), bell.clone());
     let listener = tokio::spawn(listening).abort_handle();
-    Ok((commands, heard, listener))
+    Ok((commands, listener))
 }
 
 async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Result<(), SeatError> {
@@ -192,6 +216,7 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             DeskEvent::Greeted(_)
             | DeskEvent::Profile { .. }
             | DeskEvent::Busy { .. }
+            | DeskEvent::Crossed { .. }
             | DeskEvent::Forgot(_)
             | DeskEvent::Reply(..)
             | DeskEvent::Closed(_) => {}
@@ -218,6 +243,13 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
             }
             DeskEvent::RoundTrip(round_trip) => {
                 link.note_round_trip(round_trip);
+                continue;
+            }
+            DeskEvent::Crossed { heading, bytes, busy } => {
+                if let Some(carriage) = held(&heard.carriage).as_mut() {
+                    carriage.crossed(heading, bytes, busy);
+                    link.note_goodput(carriage.goodput());
+                }
                 continue;
             }
             DeskEvent::Ended { code, sentence, .. } => End::Session(code, sentence),
@@ -247,6 +279,19 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
 }
 
 impl PeerSeat {
+    /// Lets the next rows travel as the way carries best now. The error: there is no room to say so.
+    fn follow_the_way(&mut self) -> Result<(), ()> {
+        let Some(codecs) = held(&self.heard.carriage).as_mut().map(Carriage::codecs) else {
+            return Ok(());
+        };
+        if codecs != self.codecs {
+            let carry = DeskCommand::Carry(LINE, codecs);
+            self.commands.try_send(carry).map_err(|_| ())?;
+            self.codecs = codecs;
+        }
+        Ok(())
+    }
+
     /// What an end means here: a node that gives up a session which nobody used is well. It may have said so while an
     /// order was on its way to it, so what is owed does not count; whoever always says so is found out by the line.
     fn ended(&self, end: &End) -> SeatError {
@@ -268,14 +313,18 @@ impl Seat for PeerSeat {
         if let Some(end) = &held(&self.heard.said).end {
             return Err(self.ended(end));
         }
+        let node = self.node;
         let full = || SeatError::Refused {
-            node: self.node,
+            node,
             why: Refusal::Said(format!("{ORDERS_MAX} orders wait already")),
         };
         if self.owed >= ORDERS_MAX {
             return Err(full());
         }
         let answered = matches!(order, Order::Forward(_));
+        if answered {
+            self.follow_the_way().map_err(|()| full())?;
+        }
         let streams = matches!(order, Order::Generate { .. });
         let rolls_back = matches!(order, Order::Rollback(_));
         self.commands

@@ -30,6 +30,9 @@ use crate::store::Found;
 const HASH: ModelHash = ModelHash([7; 32]);
 const DESK: NodeId = NodeId([0; 32]);
 
+static QUESTION: std::sync::LazyLock<[Message; 1]> =
+    std::sync::LazyLock::new(|| [Message::new("user", "Tell me a story about a little fox.")]);
+
 fn load(bundled: Bundled) -> (Arc<Model>, Arc<Words>) {
     let found = Found::Bundled(bundled);
     let options = LoadOptions {
@@ -150,8 +153,13 @@ impl World {
     }
 
     fn answer(&self, mode: Mode, policy: &Policy) -> (Answer, Receipt) {
-        let question = [Message::new("user", "Tell me a story about a little fox.")];
-        let prompt = Prompt::Chat(&question);
+        let record = self.record(mode, policy);
+        self.carry_out(&record, None).expect("a line")
+    }
+
+    /// What the planner says.
+    fn record(&self, mode: Mode, policy: &Policy) -> Record {
+        let prompt = Prompt::Chat(&QUESTION);
         let profile = profile::of_model(HASH, "story", self.model.graph(), 256);
         let speed = &self.pool.desk().speed;
         let drafted = profile::of_model(HASH, "draft", self.draft.graph(), 256);
@@ -166,18 +174,27 @@ impl World {
             policy: policy.clone(),
             mode: Some(mode),
         };
-        let record = Record::new(asked.request(), self.pool.cluster()).expect("there is a plan");
+        Record::new(asked.request(), self.pool.cluster()).expect("there is a plan")
+    }
+
+    /// The answer as planned.
+    fn carry_out(
+        &self,
+        record: &Record,
+        rounding: Option<&Rounding>,
+    ) -> Result<(Answer, Receipt), RouteError> {
         let plan = &record.decision.plan;
         let route = Route {
-            record: &record,
+            record,
             pool: &self.pool,
             model: LineModel::of(HASH, &self.model),
             words: Arc::clone(&self.words),
             drafter: plan.draft.map(|_| self.drafter()),
+            rounding,
             limits: LineLimits::default(),
             cancel: Cancel::new(),
         };
-        let (mut desk, meter) = route.desk().unwrap();
+        let (mut desk, meter) = route.desk()?;
         let options = AnswerOptions {
             sampling: SamplingOptions {
                 seed: 5,
@@ -186,9 +203,10 @@ impl World {
             max_tokens: Some(60),
             stops: Vec::new(),
         };
-        let answer = desk.answer(prompt, &options, &mut |_| {}).expect("an answer");
+        let asked = Prompt::Chat(&QUESTION);
+        let answer = desk.answer(asked, &options, &mut |_| {}).expect("an answer");
         let receipt = Receipt::new(plan, &self.pool, &answer, &meter.read());
-        (answer, receipt)
+        Ok((answer, receipt))
     }
 
     fn drafter(&self) -> Box<dyn Drafter> {
@@ -258,6 +276,41 @@ fn every_mode_says_the_same_words_and_its_receipt_who_computed_them() {
             assert_eq!(count, tokens, "{mode}: layer {layer} in {:?}", receipt.places);
         }
     }
+}
+
+#[test]
+fn rows_are_rounded_only_where_the_model_is_certified_and_the_receipt_says_so() {
+    let world = World::new(&[Role::Own, Role::Own], usize::MAX);
+    let mut record = world.record(Mode::Layered, &policy([]));
+    record
+        .request
+        .codecs
+        .push(heph_plan::CodecProfile::nominal(WireCodec::Bf16));
+    record.decision.plan.exactness = Exactness::Close;
+    let refused = world.carry_out(&record, None).err();
+    let missing = matches!(
+        refused,
+        Some(RouteError::Uncertified(Uncertified::Missing(WireCodec::Bf16)))
+    );
+    assert!(missing, "{refused:?}");
+    let sound = Rounding {
+        model: HASH,
+        arithmetic: heph_kernels::ARITHMETIC_VERSION,
+        kv: KvFormat::F16,
+        boundaries: 3,
+        codecs: vec![crate::certify::rounding::Verdict {
+            codec: WireCodec::Bf16,
+            bytes_per_number: 1.5,
+            tokens: 48,
+            changed: 0,
+        }],
+    };
+    let (_, receipt) = world.carry_out(&record, Some(&sound)).expect("it is certified");
+    assert_eq!(receipt.exactness, Exactness::Close);
+    // An exact plan needs none, whatever could be had.
+    record.decision.plan.exactness = Exactness::Exact;
+    let (_, receipt) = world.carry_out(&record, None).expect("nothing is rounded");
+    assert_eq!(receipt.exactness, Exactness::Exact);
 }
 
 #[test]

@@ -71,10 +71,9 @@ fn run_slow(seeds: usize) -> ExitCode {
     let mut times: Vec<Duration> = told.iter().map(|(_, slowed)| back(slowed)).collect();
     times.sort_unstable();
     let differing = told.iter().filter(|(_, slowed)| !slowed.same).count();
-    let late: Vec<u64> = told
+    let late: Vec<&(u64, Slowed)> = told
         .iter()
         .filter(|(_, slowed)| back(slowed) > BACK_AFTER)
-        .map(|(seed, _)| *seed)
         .collect();
     if times.is_empty() {
         println!("no plan of these seeds needs another node");
@@ -85,7 +84,14 @@ fn run_slow(seeds: usize) -> ExitCode {
         "back at nine tenths of the new best after {:?} in the middle",
         times[times.len() / 2]
     );
-    println!("later than {} s or never: seeds {late:?}", BACK_AFTER.as_secs());
+    println!("later than {} s or never: {}", BACK_AFTER.as_secs(), late.len());
+    for (seed, slowed) in &late {
+        let (reached, moves) = (slowed.reached, slowed.moves);
+        println!(
+            "seed {seed}: {reached:.2} of the new best, {moves} moves\n{}",
+            slowed.story
+        );
+    }
     match differing + late.len() {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

@@ -14,7 +14,7 @@ use crate::wire::{ChoicesFrame, Epoch, Frame, GenerateFrame, Line, RowsFrame};
 pub(super) struct Seated {
     pub(super) stage: Stage,
     spec: StageSpec,
-    codecs: Codecs,
+    pub(super) codecs: Codecs,
     epoch: Epoch,
     /// Positions that the stage will hold once everything sent is done.
     end: usize,
