@@ -74,6 +74,8 @@ impl Pulse {
             return None;
         }
         self.measure_next = now + MEASURE_EVERY;
+        // Of two pings that arrive together only the last is answered.
+        self.next = self.next.max(now + MEASURE_EVERY);
         Some(self.ask(now, behind))
     }
 
