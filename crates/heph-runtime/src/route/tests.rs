@@ -159,7 +159,7 @@ impl World {
 
     /// What the planner says.
     fn record(&self, mode: Mode, policy: &Policy) -> Record {
-        let prompt = Prompt::Chat(&QUESTION);
+        let prompt = Prompt::Chat(&*QUESTION);
         let profile = profile::of_model(HASH, "story", self.model.graph(), 256);
         let speed = &self.pool.desk().speed;
         let drafted = profile::of_model(HASH, "draft", self.draft.graph(), 256);
@@ -203,7 +203,7 @@ impl World {
             max_tokens: Some(60),
             stops: Vec::new(),
         };
-        let asked = Prompt::Chat(&QUESTION);
+        let asked = Prompt::Chat(&*QUESTION);
         let answer = desk.answer(asked, &options, &mut |_| {}).expect("an answer");
         let receipt = Receipt::new(plan, &self.pool, &answer, &meter.read());
         Ok((answer, receipt))
