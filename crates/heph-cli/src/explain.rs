@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use heph_plan::replan::MoveBy;
 use heph_plan::{Decision, Mode, Place, Plan, Stage};
 use heph_runtime::receipt::{PlaceLine, Receipt};
 use heph_types::{LayerRange, Leaves};
@@ -149,8 +150,12 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         let gap = moved
             .gap_s
             .map_or(String::new(), |gap| format!(", {} without a token", seconds(gap)));
+        let by = match moved.by {
+            MoveBy::Replay => "",
+            MoveBy::Transfer => "with its cache ",
+        };
         let words = format!(
-            "{} went from {} to {} at token {}{gap}: {}",
+            "{} went from {} to {} {by}at token {}{gap}: {}",
             layers(moved.layers, all),
             moved.from,
             moved.to,

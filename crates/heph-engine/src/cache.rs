@@ -94,6 +94,16 @@ pub enum CacheError {
         /// Position of the first token of the work.
         asked: Position,
     },
+    /// Bytes of another cache that are not so many positions of this one.
+    #[error("{got} bytes are not {tokens} positions of {each} bytes")]
+    Bytes {
+        /// Bytes given.
+        got: usize,
+        /// Positions that they should be.
+        tokens: usize,
+        /// Bytes of a position of all layers.
+        each: usize,
+    },
     /// The session does not hold this layer.
     #[error("the session holds layers {start}..{end}, not layer {layer}")]
     WrongLayer {
@@ -178,6 +188,77 @@ impl KvCache {
             cache.len = cache.len.min(len.index());
             cache.pages.truncate(cache.len.div_ceil(PAGE));
         }
+    }
+
+    /// Bytes of one position of all layers, as [`KvCache::export`] writes them.
+    pub fn position_bytes(&self) -> usize {
+        self.shapes.iter().map(KvShape::position_bytes).sum()
+    }
+
+    /// The keys and values of `tokens` positions from `first` on: layer after layer, position after position, in the
+    /// cache's own number format.
+    pub fn export(&self, first: Position, tokens: usize) -> Result<Vec<u8>, CacheError> {
+        let (from, end) = (first.index(), first.index() + tokens);
+        if end > self.len() {
+            return Err(CacheError::WrongPosition {
+                layer: self.layers.start(),
+                held: Position(self.len() as u32),
+                asked: Position(end as u32),
+            });
+        }
+        let mut out = Vec::with_capacity(tokens * self.position_bytes());
+        let mut page = Vec::new();
+        for (cache, shape) in self.caches.iter().zip(&self.shapes) {
+            let each = shape.position_bytes();
+            for (number, held) in cache.pages.iter().enumerate() {
+                let start = number * PAGE;
+                let (lower, upper) = (from.clamp(start, start + PAGE), end.clamp(start, start + PAGE));
+                if lower < upper {
+                    page.clear();
+                    held.page.export(upper - start, &mut page);
+                    out.extend_from_slice(&page[(lower - start) * each..]);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Takes in what another cache of these layers and this format exported for `tokens` positions from `first` on, which
+    /// is where this one ends. Afterwards it holds what that one held, bit for bit; after an error, what it held before.
+    pub fn import(&mut self, first: Position, tokens: usize, bytes: &[u8]) -> Result<(), CacheError> {
+        let (got, each) = (bytes.len(), self.position_bytes());
+        let wrong = CacheError::Bytes { got, tokens, each };
+        if tokens.checked_mul(each) != Some(got) {
+            return Err(wrong);
+        }
+        let taken = self.import_layers(first, tokens, bytes);
+        if taken.is_err() {
+            self.rollback(first);
+        }
+        taken
+    }
+
+    fn import_layers(&mut self, first: Position, tokens: usize, mut bytes: &[u8]) -> Result<(), CacheError> {
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.reserve(layer, first, tokens)?;
+            let each = self.shapes[index].position_bytes();
+            let cache = &mut self.caches[index];
+            let (mut at, end) = (first.index(), first.index() + tokens);
+            while at < end {
+                let count = (PAGE - at % PAGE).min(end - at);
+                let (own, rest) = bytes.split_at(count * each);
+                let page = Arc::get_mut(&mut cache.pages[at / PAGE]).expect("reserved pages are not shared");
+                let imported = page.page.import(at % PAGE, own);
+                assert_eq!(
+                    imported,
+                    Ok(count),
+                    "whole positions of this shape that fit the page"
+                );
+                (bytes, at) = (rest, at + count);
+            }
+            cache.len = end;
+        }
+        Ok(())
     }
 
     /// A cache of the first `len` positions that shares their pages with this one.
@@ -412,5 +493,48 @@ mod tests {
         assert_eq!(c.len(), 0);
         c.rollback(Position(0));
         c.prepare(1).unwrap();
+    }
+
+    #[test]
+    fn what_was_exported_is_held_again_bit_for_bit() {
+        for format in KvFormat::ALL {
+            let shape = KvShape { format, ..SHAPE };
+            let layers = LayerRange::new(3, 5, 8).unwrap();
+            let budget = KvBudget::new(1 << 20);
+            let empty = || KvCache::new(layers, vec![shape; 2], 300, Arc::clone(&budget));
+            let mut from = empty();
+            for layer in layers.iter() {
+                from.reserve(layer, Position(0), 150).unwrap();
+                let rows: Vec<f32> = (0..150 * 32)
+                    .map(|n| ((n * 7 + layer) % 101) as f32 * 0.37 - 9.0)
+                    .collect();
+                let values: Vec<f32> = rows.iter().map(|x| x * -1.5).collect();
+                from.write(layer, Position(0), &rows, &values);
+            }
+            let mut to = empty();
+            for (first, count) in [(0usize, 64usize), (64, 7), (71, 79)] {
+                let bytes = from.export(Position(first as u32), count).unwrap();
+                assert_eq!(bytes.len(), count * from.position_bytes());
+                to.import(Position(first as u32), count, &bytes).unwrap();
+            }
+            assert_eq!(to.len(), 150);
+            let all = from.export(Position(0), 150).unwrap();
+            assert_eq!(to.export(Position(0), 150).unwrap(), all, "{format:?}");
+            // What does not fit is refused and changes nothing.
+            assert!(from.export(Position(100), 51).is_err());
+            assert!(matches!(
+                to.import(Position(150), 3, &all[1..]),
+                Err(CacheError::Bytes { .. })
+            ));
+            let gap = to.import(Position(151), 150, &all);
+            assert!(matches!(gap, Err(CacheError::WrongPosition { .. })), "{gap:?}");
+            let long = to.import(Position(150), 150, &all);
+            assert!(long.is_ok(), "{long:?}");
+            assert!(matches!(
+                to.import(Position(300), 150, &all),
+                Err(CacheError::Context { .. })
+            ));
+            assert_eq!(to.len(), 300);
+        }
     }
 }

@@ -10,7 +10,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use heph_types::{SamplingOptionError, SessionId, StageSpec};
+use heph_types::{CachePart, SamplingOptionError, SessionId, StageSpec};
 
 use crate::codec::{self, CodecError};
 use bytes::{Reader, Writer};
@@ -19,7 +19,10 @@ pub use inbox::Inbox;
 pub use stage::{ChoicesFrame, Epoch, Fill, ForwardFrame, GenerateFrame, Line, RowsFrame, TakeUntil};
 
 /// The versions of the protocol that this code speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (1, 2);
+
+/// The first version in which caches travel.
+pub const CACHES_SINCE: u16 = 2;
 
 /// What a stream of frames begins with, so that a stranger is known by its first four bytes.
 const MAGIC: [u8; 4] = *b"HEPH";
@@ -44,6 +47,9 @@ pub const MEMBERSHIP_MAX: usize = 16 * 1024;
 
 /// Bytes of a frame's body: the largest rows in single precision, the ids beside them, and what stands before.
 pub const FRAME_MAX: usize = 4 * codec::VALUES_MAX + 5 * TOKENS_MAX + 64;
+
+/// Bytes of one part of a cache.
+pub const CACHE_PART_MAX: usize = 16 << 20;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,6 +135,36 @@ pub enum Frame {
         line: Line,
         /// The options.
         options: heph_types::SamplingOptions,
+    },
+    /// Asks for what the stage's caches hold of these positions. Version 2.
+    TakeCache {
+        /// The session.
+        line: Line,
+        /// The first position.
+        first: heph_types::Position,
+        /// The first position that is not asked for.
+        to: heph_types::Position,
+    },
+    /// Gives the stage's caches what another's held. Version 2.
+    PutCache {
+        /// The session.
+        line: Line,
+        /// What was held.
+        part: CachePart,
+    },
+    /// Answers a [`Frame::TakeCache`] with as many of the positions as fit. Version 2.
+    Cache {
+        /// The session.
+        line: Line,
+        /// What is held.
+        part: CachePart,
+    },
+    /// Answers a [`Frame::PutCache`]: the caches hold all positions before this one now. Version 2.
+    CacheHeld {
+        /// The session.
+        line: Line,
+        /// The first position that is not held.
+        held: heph_types::Position,
     },
     /// Answers a [`Frame::Forward`] with hidden states.
     Rows(RowsFrame),
@@ -352,6 +388,10 @@ impl Frame {
             Frame::Rollback { .. } => "Rollback",
             Frame::Generate(_) => "Generate",
             Frame::Choose { .. } => "Choose",
+            Frame::TakeCache { .. } => "TakeCache",
+            Frame::PutCache { .. } => "PutCache",
+            Frame::Cache { .. } => "Cache",
+            Frame::CacheHeld { .. } => "CacheHeld",
             Frame::Rows(_) => "Rows",
             Frame::Choices(_) => "Choices",
             Frame::Done { .. } => "Done",
@@ -466,6 +506,31 @@ impl Frame {
                 line.write(to);
                 stage::write_options(options, to)?;
             }
+            Frame::TakeCache {
+                line,
+                first,
+                to: position,
+            } => {
+                to.u8(0x24);
+                line.write(to);
+                to.short(first.0);
+                to.short(position.0);
+            }
+            Frame::PutCache { line, part } => {
+                to.u8(0x25);
+                line.write(to);
+                stage::write_part(part, to)?;
+            }
+            Frame::Cache { line, part } => {
+                to.u8(0x2B);
+                line.write(to);
+                stage::write_part(part, to)?;
+            }
+            Frame::CacheHeld { line, held } => {
+                to.u8(0x2C);
+                line.write(to);
+                to.short(held.0);
+            }
             Frame::Rows(rows) => {
                 to.u8(0x28);
                 rows.write(to)?;
@@ -547,6 +612,23 @@ impl Frame {
             0x23 => Frame::Choose {
                 line: Line::read(from)?,
                 options: stage::read_options(from)?,
+            },
+            0x24 => Frame::TakeCache {
+                line: Line::read(from)?,
+                first: heph_types::Position(from.short()?),
+                to: heph_types::Position(from.short()?),
+            },
+            0x25 => Frame::PutCache {
+                line: Line::read(from)?,
+                part: stage::read_part(from)?,
+            },
+            0x2B => Frame::Cache {
+                line: Line::read(from)?,
+                part: stage::read_part(from)?,
+            },
+            0x2C => Frame::CacheHeld {
+                line: Line::read(from)?,
+                held: heph_types::Position(from.short()?),
             },
             0x28 => Frame::Rows(RowsFrame::read(from)?),
             0x29 => Frame::Choices(ChoicesFrame::read(from)?),

@@ -250,9 +250,20 @@ fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, progress:
             _ => moves.push((layer, layer + 1, before, now)),
         }
     }
+    let whole =
+        |range: LayerRange| [old, new].map(|p| p.stages.iter().any(|s| s.layers == range)) == [true; 2];
     let priced = moves.into_iter().filter_map(|(start, end, from, to)| {
         let range = LayerRange::new(start, end, layers).ok()?;
-        Some(priced(request, cluster, range, from, to, progress))
+        // A stage that changes its layers as well has to compute what goes in at its new border.
+        let only = progress.only.or((!whole(range)).then_some(MoveBy::Replay));
+        Some(priced(
+            request,
+            cluster,
+            range,
+            from,
+            to,
+            Progress { only, ..progress },
+        ))
     });
     priced.collect()
 }

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use heph_types::{Leaves, NodeId, Order, Policy, Reply, Role, SamplingOptions, SessionId, StageSpec};
+use heph_types::{
+    CachePart, Leaves, NodeId, Order, Policy, Position, Reply, Role, SamplingOptions, SessionId, StageSpec,
+};
 
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Traffic};
 
@@ -142,6 +144,14 @@ impl Seat for Counted {
 
     fn choose_by(&mut self, options: &SamplingOptions) -> bool {
         self.seat.choose_by(options)
+    }
+
+    fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
+        self.seat.take_cache(first, to)
+    }
+
+    fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
+        self.seat.put_cache(part)
     }
 
     fn traffic(&self) -> Traffic {

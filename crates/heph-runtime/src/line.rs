@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use heph_engine::model::Model;
 use heph_engine::sample::SamplingOptions;
+use heph_plan::replan::MoveBy;
 use heph_types::{
     Forward, KvFormat, LayerRange, ModelHash, NodeId, Order, Position, Reply, StageInput, TokenId,
 };
@@ -158,6 +159,8 @@ pub struct Move {
     pub to: NodeId,
     /// Why, in a sentence.
     pub why: String,
+    /// How what the caches hold came to the new node.
+    pub by: MoveBy,
     /// Tokens that were fed when it happened.
     pub at: Position,
     /// From the loss being noticed to the next chosen token.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use heph_plan::replan::MoveBy;
 use heph_plan::{Mode, Plan};
 use heph_types::{Exactness, LayerRange, Leaves, NodeId, Role};
 use serde::Serialize;
@@ -89,6 +90,8 @@ pub struct MoveLine {
     pub to: String,
     /// Why.
     pub why: String,
+    /// How what its caches hold came there.
+    pub by: MoveBy,
     /// The position it happened at.
     pub at: usize,
     /// Seconds until tokens came again.
@@ -104,6 +107,7 @@ impl Receipt {
             from: pool.name(m.from),
             to: pool.name(m.to),
             why: m.why.clone(),
+            by: m.by,
             at: m.at.index(),
             gap_s: m.gap.map(|gap| gap.as_secs_f64()),
         });

@@ -1,7 +1,7 @@
 //! Follows the planner in the middle of an answer: a node was lost, slows down, comes, or its link was measured anew.
 //!
 //! What is decided is `heph_plan::replan`'s affair. Here its inputs are gathered: changes that others report, and how much
-//! slower than before each stage of the line is. Caches do not travel over the wire, so whatever moves is replayed.
+//! slower than before each stage of the line is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -172,10 +172,12 @@ impl Replanner {
             positions: u32::try_from(now.positions).unwrap_or(u32::MAX).max(1),
             tokens_left: u32::try_from(now.tokens_left).unwrap_or(u32::MAX),
             since_move: self.moved.map(|when| now.time.saturating_duration_since(when)),
-            only: Some(MoveBy::Replay),
+            only: None,
         };
         let next = replan(&self.request, &self.cluster, &self.plan, progress).ok()?;
         let stages = Self::placements(&next.plan);
+        let sent = next.moves.iter().filter(|moved| moved.by == MoveBy::Transfer);
+        let transfers = sent.map(|moved| moved.layers).collect();
         if boundaries(&next.plan) > self.boundaries_max {
             return None;
         }
@@ -187,6 +189,7 @@ impl Replanner {
         Some(Layout {
             stages,
             why: next.sentence,
+            transfers,
             hosts: std::mem::take(&mut self.came),
         })
     }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use heph_types::{NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{CachePart, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
 
 use crate::codecs::Allowed;
 use crate::node::StageError;
@@ -34,6 +34,18 @@ pub trait Seat: Send {
     /// is told any more. `false`: it cannot, and has to be opened anew.
     fn leave(&mut self, _to: Position) -> bool {
         false
+    }
+
+    /// What the stage's caches hold of the positions from `first` on, as many of those before `to` as travel at once.
+    /// Waits for it, seconds at most. `None`: the seat cannot tell, or something is under way.
+    fn take_cache(&mut self, _first: Position, _to: Position) -> Result<Option<CachePart>, SeatError> {
+        Ok(None)
+    }
+
+    /// Gives the stage's caches, behind what they hold, what those of a stage with the same layers held. Waits as
+    /// [`Seat::take_cache`]. `false`: they do not take it.
+    fn put_cache(&mut self, _part: &CachePart) -> Result<bool, SeatError> {
+        Ok(false)
     }
 
     /// What went over the network for this seat so far.

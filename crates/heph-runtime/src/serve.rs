@@ -191,6 +191,16 @@ impl Lender {
                             session.choose(options).await;
                         }
                     }
+                    Some(NodeEvent::TakeCache { line, first, to }) => {
+                        if let Some(session) = sessions.get(&line) {
+                            session.take_cache(first, to).await;
+                        }
+                    }
+                    Some(NodeEvent::PutCache(line, part)) => {
+                        if let Some(session) = sessions.get(&line) {
+                            session.put_cache(part).await;
+                        }
+                    }
                     Some(NodeEvent::Close(line)) => drop(sessions.remove(&line)),
                     Some(NodeEvent::Over(_)) => sessions.clear(),
                 },

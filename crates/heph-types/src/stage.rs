@@ -101,3 +101,17 @@ pub enum Reply {
         tokens: Vec<TokenId>,
     },
 }
+
+/// What a stage's caches hold of consecutive positions, bit for bit: how a stage goes to another node without its history
+/// being computed again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachePart {
+    /// The first position.
+    pub first: Position,
+    /// How many.
+    pub tokens: u32,
+    /// BLAKE3 of the layers, the places and the bytes.
+    pub check: [u8; 32],
+    /// Layer after layer, position after position: keys and values in the cache's own number format.
+    pub bytes: Vec<u8>,
+}

@@ -103,6 +103,9 @@ impl Talk {
                 | DeskEvent::Forgot(_)
                 | DeskEvent::RoundTrip(_)
                 | DeskEvent::Crossed { .. }
+                | DeskEvent::Cache(..)
+                | DeskEvent::CacheHeld(..)
+                | DeskEvent::CacheStays(_)
                 | DeskEvent::Closed(_) => continue,
             }
             self.bell.ring();

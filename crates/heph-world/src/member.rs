@@ -204,7 +204,8 @@ impl Member {
                     served.bench = None;
                     None
                 }
-                NodeEvent::Greeted(_) => None,
+                // The world's desks ask for no caches.
+                NodeEvent::TakeCache { .. } | NodeEvent::PutCache(..) | NodeEvent::Greeted(_) => None,
             };
             if let Some(command) = answer {
                 self.command(talk, now, command);

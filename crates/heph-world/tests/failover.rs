@@ -20,7 +20,8 @@ use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::seat::{Bell, Host, Refusal, Seat, SeatError};
 use heph_runtime::words::Words;
 use heph_types::{
-    Hidden, ModelHash, NodeId, Order, Position, Reply, SessionId, StageInput, StageSpec, TokenId,
+    CachePart, Hidden, LayerRange, ModelHash, NodeId, Order, Position, Reply, SessionId, StageInput,
+    StageSpec, TokenId,
 };
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -221,6 +222,22 @@ impl Seat for MortalSeat {
         }
         let order = self.shifted(order);
         self.inner.submit(order)
+    }
+
+    fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
+        match (self.lives(), self.shift) {
+            (true, 0) => self.inner.take_cache(first, to),
+            (true, _) => Ok(None),
+            (false, _) => Err(self.end()),
+        }
+    }
+
+    fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
+        match (self.lives(), self.skip) {
+            (true, false) => self.inner.put_cache(part),
+            (true, true) => Ok(false),
+            (false, _) => Err(self.end()),
+        }
     }
 
     fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
@@ -432,6 +449,17 @@ fn nodes(case: Case, plant: Plant, dead: &Arc<AtomicUsize>) -> Vec<Arc<dyn Host>
 struct Wanderer(Dice);
 
 impl Wanderer {
+    /// Half of the times all caches are to be sent.
+    fn transfers(&mut self, topology: &[(u8, usize, usize)]) -> Vec<LayerRange> {
+        let ranges = topology
+            .iter()
+            .map(|&(_, start, end)| line_model().range(start, end));
+        match self.0.below(2) {
+            0 => Vec::new(),
+            _ => ranges.collect(),
+        }
+    }
+
     fn layout(&mut self) -> Option<Layout> {
         let topology = TOPOLOGIES[self.0.below(5) as usize];
         let turn = self.0.below(u64::from(REMOTE) + 1) as u8;
@@ -442,6 +470,7 @@ impl Wanderer {
         Some(Layout {
             stages: topology.iter().map(place).collect(),
             why: "wandering".to_owned(),
+            transfers: self.transfers(topology),
             hosts: Vec::new(),
         })
     }

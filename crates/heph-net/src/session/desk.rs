@@ -6,7 +6,7 @@ mod seated;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use heph_types::{Order, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{CachePart, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
 
 use super::talk::Talk;
 use super::{
@@ -15,9 +15,9 @@ use super::{
 };
 use crate::codec::WIDTH_MAX;
 use crate::drive::Machine;
-use crate::wire::{Capabilities, Farewell, FaultCode, Frame, Hello, Line, Refusal, RowsFrame};
+use crate::wire::{CACHES_SINCE, Capabilities, Farewell, FaultCode, Frame, Hello, Line, Refusal, RowsFrame};
 use pulse::{Answered, PINGS_MAX, Pulse};
-use seated::{Seated, Stage, Waiting, weight};
+use seated::{Moving, Seated, Stage, Waiting, weight};
 
 /// What a desk asks of its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,17 @@ pub enum DeskCommand {
     Order(Line, Order),
     /// Lets a session choose tokens by other options, from the next order on.
     Choose(Line, SamplingOptions),
+    /// Asks for what a session's caches hold of these positions. Nothing may be under way.
+    TakeCache {
+        /// Which.
+        line: Line,
+        /// The first position.
+        first: Position,
+        /// The first that is not asked for.
+        to: Position,
+    },
+    /// Gives a session's caches what another's held. Nothing may be under way.
+    PutCache(Line, CachePart),
     /// Lets a session's rows travel in other formats, from the next order that is sent on.
     Carry(Line, Codecs),
     /// Wants no more of a session.
@@ -90,6 +101,12 @@ pub enum DeskEvent {
         /// In its words.
         sentence: String,
     },
+    /// What a session's caches hold of the positions asked for, or of the first of them.
+    Cache(Line, CachePart),
+    /// A session's caches hold everything before this position now.
+    CacheHeld(Line, Position),
+    /// A session's caches cannot be asked or given: something is under way, or the node speaks an older version.
+    CacheStays(Line),
     /// A session was closed as asked.
     Closed(Line),
     /// How long a sign of life took there and back.
@@ -207,6 +224,19 @@ impl DeskEnd {
             Frame::Done { line, epoch } => {
                 self.answered(now, line, "Done", |seated| seated.done(epoch))?;
             }
+            Frame::Cache { line, part } => {
+                let seated = self.expect(line, "Cache", |seated| seated.awaits_part(&part))?;
+                (seated.moving, seated.due) = (None, None);
+                self.talk.events.push_back(DeskEvent::Cache(line, part));
+                self.send(now, line)?;
+            }
+            Frame::CacheHeld { line, held } => {
+                let put = Some(Moving::Put { end: held.index() });
+                let seated = self.expect(line, "CacheHeld", |seated| seated.moving == put)?;
+                (seated.moving, seated.due, seated.end) = (None, None, held.index());
+                self.talk.events.push_back(DeskEvent::CacheHeld(line, held));
+                self.send(now, line)?;
+            }
             other => {
                 return Err(SessionError::Unexpected {
                     frame: other.name(),
@@ -308,7 +338,7 @@ impl DeskEnd {
             self.talk.say(&frame)?;
             seated.sent(frame);
         }
-        if seated.asked.is_empty() && matches!(seated.stage, Stage::Open { .. }) {
+        if seated.asked.is_empty() && seated.moving.is_none() && matches!(seated.stage, Stage::Open { .. }) {
             seated.due = None;
         }
         let forgot = std::mem::take(&mut seated.forgot);
@@ -403,6 +433,14 @@ impl DeskEnd {
             } => self.open(now, session, spec, codecs),
             DeskCommand::Order(line, order) => self.wait(now, line, Waiting::Order(order)),
             DeskCommand::Choose(line, options) => self.wait(now, line, Waiting::Choose(options)),
+            DeskCommand::TakeCache { line, first, to } => {
+                let moving = Moving::Take { first, to };
+                self.move_cache(now, line, moving, Frame::TakeCache { line, first, to })
+            }
+            DeskCommand::PutCache(line, part) => {
+                let end = part.first.index().saturating_add(part.tokens as usize);
+                self.move_cache(now, line, Moving::Put { end }, Frame::PutCache { line, part })
+            }
             DeskCommand::Carry(line, codecs) => {
                 if let Some(seated) = self.lines.get_mut(&line) {
                     seated.codecs = codecs;
@@ -429,6 +467,27 @@ impl DeskEnd {
                 Ok(())
             }
         }
+    }
+
+    /// Lets a cache travel, where nothing else is under way.
+    fn move_cache(
+        &mut self,
+        now: Duration,
+        line: Line,
+        moving: Moving,
+        frame: Frame,
+    ) -> Result<(), SessionError> {
+        let speaks = self.talk.their_last().is_some_and(|last| last >= CACHES_SINCE);
+        let Some(seated) = self.lines.get_mut(&line) else {
+            // A session that ended meanwhile has said so.
+            return Ok(());
+        };
+        if !speaks || !seated.is_idle() {
+            self.talk.events.push_back(DeskEvent::CacheStays(line));
+            return Ok(());
+        }
+        (seated.moving, seated.due) = (Some(moving), Some(now + ANSWER_DEADLINE));
+        self.talk.say(&frame)
     }
 
     fn wait(&mut self, now: Duration, line: Line, what: Waiting) -> Result<(), SessionError> {

@@ -6,7 +6,7 @@ mod lent;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use heph_types::{Order, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{CachePart, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
 
 use super::orders::{self, Asked};
 use super::talk::Talk;
@@ -67,6 +67,10 @@ pub enum NodeCommand {
     },
     /// What became of a session's oldest order; for a stream, its next token.
     Reply(Line, Reply),
+    /// What a session's caches hold, as asked.
+    Cache(Line, CachePart),
+    /// A session's caches took in what they were given, and hold everything before this position.
+    CacheHeld(Line, Position),
     /// A session's stream has ended, or was left for the order behind it.
     Done(Line),
     /// A session cannot go on.
@@ -108,6 +112,18 @@ pub enum NodeEvent {
     Order(Line, Order),
     /// Tokens are chosen by these options from the next order on.
     Choose(Line, SamplingOptions),
+    /// The desk wants what the session's caches hold of these positions, or of the first of them:
+    /// [`NodeCommand::Cache`] answers.
+    TakeCache {
+        /// Which session.
+        line: Line,
+        /// The first position.
+        first: Position,
+        /// The first that is not wanted.
+        to: Position,
+    },
+    /// The session's caches are to take this in: [`NodeCommand::CacheHeld`] answers.
+    PutCache(Line, CachePart),
     /// Nobody wants this session any more: what it is at may stop.
     Close(Line),
     /// Everything is over, for this reason. Nothing follows.
@@ -160,6 +176,17 @@ impl NodeEnd {
                 let line = generate.line;
                 self.ordered(now, line, "Generate", |lent| lent.generate(generate))?;
             }
+            Frame::TakeCache { line, first, to } => {
+                let take = |lent: &mut Lent| lent.take_cache(first, to);
+                let event = NodeEvent::TakeCache { line, first, to };
+                self.asked_to_move(now, line, "TakeCache", take, event)?;
+            }
+            Frame::PutCache { line, part } => {
+                let (first, tokens) = (part.first, part.tokens);
+                let put = |lent: &mut Lent| lent.put_cache(first, tokens);
+                let event = NodeEvent::PutCache(line, part);
+                self.asked_to_move(now, line, "PutCache", put, event)?;
+            }
             Frame::Choose { line, options } => {
                 self.ordered(now, line, "Choose", |lent| lent.choose(options))?;
             }
@@ -209,6 +236,37 @@ impl NodeEnd {
         Ok(())
     }
 
+    /// Lets a cache travel from or to a session that is open and has nothing else to do.
+    fn asked_to_move(
+        &mut self,
+        now: Duration,
+        line: Line,
+        frame: &'static str,
+        take: impl FnOnce(&mut Lent) -> Result<(), &'static str>,
+        event: NodeEvent,
+    ) -> Result<(), SessionError> {
+        let Some(lent) = self.known(line, frame)? else {
+            return Ok(());
+        };
+        take(lent).map_err(|why| SessionError::Unexpected { frame, why })?;
+        lent.used = now;
+        self.talk.events.push_back(event);
+        Ok(())
+    }
+
+    /// A cache has travelled.
+    fn moved(&mut self, now: Duration, line: Line, frame: &Frame) -> Result<(), SessionError> {
+        // A session that ended meanwhile has nobody left to tell.
+        let Some(lent) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        if !lent.moved(frame) {
+            return Err(SessionError::Misuse("a cache that nobody asked for"));
+        }
+        lent.used = now;
+        self.talk.say(frame)
+    }
+
     /// Takes an order of an open session in, within its window.
     fn ordered(
         &mut self,
@@ -225,6 +283,12 @@ impl NodeEnd {
             return Err(SessionError::Unexpected {
                 frame,
                 why: "its session is not open yet",
+            });
+        }
+        if lent.moving.is_some() {
+            return Err(SessionError::Unexpected {
+                frame,
+                why: "a cache is on its way",
             });
         }
         take(lent)?;
@@ -357,6 +421,8 @@ impl NodeEnd {
                 None => Ok(()),
             },
             NodeCommand::Reply(line, reply) => self.reply(now, line, &reply),
+            NodeCommand::Cache(line, part) => self.moved(now, line, &Frame::Cache { line, part }),
+            NodeCommand::CacheHeld(line, held) => self.moved(now, line, &Frame::CacheHeld { line, held }),
             NodeCommand::Done(line) => self.done(line),
             NodeCommand::Fail { line, code, sentence } => match self.lines.remove(&line) {
                 Some(_) => self.talk.say(&Frame::Fault {

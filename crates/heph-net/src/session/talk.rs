@@ -169,6 +169,11 @@ impl<E> Talk<E> {
         })
     }
 
+    /// The last version that the other end speaks, once it said Hello.
+    pub(super) fn their_last(&self) -> Option<u16> {
+        self.theirs.map(|hello| hello.versions.1)
+    }
+
     /// Whether all is said.
     pub(super) fn is_over(&self) -> bool {
         self.over.is_some()

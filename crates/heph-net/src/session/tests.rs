@@ -1,5 +1,6 @@
 //! Two ends in virtual time, over a wire that cuts bytes anywhere; a toy stage whose answers depend on everything before.
 
+mod caches;
 mod goodput;
 mod hostile;
 mod orders;

@@ -2,11 +2,12 @@
 //! `docs/wire.md`.
 
 use heph_types::{
-    DryOptions, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, StageSpec, TokenId, WireCodec,
+    CachePart, DryOptions, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, StageSpec, TokenId,
+    WireCodec,
 };
 
 use super::bytes::{Reader, Writer};
-use super::{BIAS_MAX, ENDS_MAX, TOKENS_MAX, WireError};
+use super::{BIAS_MAX, CACHE_PART_MAX, ENDS_MAX, TOKENS_MAX, WireError};
 use crate::codec::{self, CodecError, PackedRows};
 
 /// A session's short name on one stream: sessions are counted from 0 as they are opened, and no number comes back.
@@ -478,5 +479,21 @@ fn read_dry(from: &mut Reader<'_>) -> Result<DryOptions, WireError> {
         allowed_length: from.short()? as usize,
         window: from.short()? as usize,
         breakers: from.tokens("tokens that break a run", ENDS_MAX)?,
+    })
+}
+
+pub(super) fn write_part(part: &CachePart, to: &mut Writer) -> Result<(), WireError> {
+    to.short(part.first.0);
+    to.short(part.tokens);
+    to.raw(&part.check);
+    to.blob("bytes of a cache", &part.bytes, CACHE_PART_MAX)
+}
+
+pub(super) fn read_part(from: &mut Reader<'_>) -> Result<CachePart, WireError> {
+    Ok(CachePart {
+        first: Position(from.short()?),
+        tokens: from.short()?,
+        check: from.array()?,
+        bytes: from.blob("bytes of a cache", CACHE_PART_MAX)?.to_vec(),
     })
 }

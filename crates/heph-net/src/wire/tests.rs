@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use heph_types::{
-    DryOptions, Hidden, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, SessionId, StageSpec,
-    TokenId, WireCodec,
+    CachePart, DryOptions, Hidden, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, SessionId,
+    StageSpec, TokenId, WireCodec,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -69,7 +69,7 @@ fn samples() -> Vec<(String, Frame)> {
     add(
         "hello",
         Frame::Hello(Hello {
-            versions: VERSIONS,
+            versions: (1, 1),
             law: 1,
             capabilities: Capabilities::SERVES,
         }),
@@ -224,21 +224,48 @@ fn samples() -> Vec<(String, Frame)> {
     all
 }
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/wire/v1")
+/// The messages that came with version 2: files of `fixtures/wire/v2`.
+fn samples_of_version_2() -> Vec<(String, Frame)> {
+    let line = Line(3);
+    let part = CachePart {
+        first: Position(64),
+        tokens: 2,
+        check: [9; 32],
+        bytes: vec![1, 2, 3, 4, 5, 6, 250, 251],
+    };
+    let given = part.clone();
+    let (first, to) = (Position(64), Position(1000));
+    let named = [
+        ("take-cache", Frame::TakeCache { line, first, to }),
+        ("put-cache", Frame::PutCache { line, part: given }),
+        ("cache", Frame::Cache { line, part }),
+        (
+            "cache-held",
+            Frame::CacheHeld {
+                line,
+                held: Position(66),
+            },
+        ),
+    ];
+    named.map(|(name, frame)| (name.to_owned(), frame)).into()
+}
+
+fn fixtures(version: u16) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/wire/v{version}"))
 }
 
 #[test]
-fn stored_bytes_of_version_1_are_read_and_written_again() {
-    let samples = samples();
-    for (name, frame) in &samples {
-        let path = fixtures().join(format!("{name}.bin"));
-        let stored = std::fs::read(&path).unwrap_or_else(|_| panic!("{name}.bin is not stored"));
-        assert_eq!(&Frame::decode(body(&stored)).unwrap(), frame, "{name}");
-        assert_eq!(frame.encode().unwrap(), stored, "{name}");
+fn stored_bytes_of_each_version_are_read_and_written_again() {
+    for (version, samples) in [(1, samples()), (2, samples_of_version_2())] {
+        for (name, frame) in &samples {
+            let path = fixtures(version).join(format!("{name}.bin"));
+            let stored = std::fs::read(&path).unwrap_or_else(|_| panic!("{name}.bin is not stored"));
+            assert_eq!(&Frame::decode(body(&stored)).unwrap(), frame, "{name}");
+            assert_eq!(frame.encode().unwrap(), stored, "{name}");
+        }
+        let stored = std::fs::read_dir(fixtures(version)).unwrap().count();
+        assert_eq!(stored, samples.len(), "each stored file is a sample");
     }
-    let stored = std::fs::read_dir(fixtures()).unwrap().count();
-    assert_eq!(stored, samples.len(), "each stored file is a sample");
 }
 
 /// Writes the stored bytes of messages that have none yet: `cargo test -p heph-net store_new_samples -- --ignored`.
@@ -246,11 +273,13 @@ fn stored_bytes_of_version_1_are_read_and_written_again() {
 #[test]
 #[ignore = "writes files"]
 fn store_new_samples() {
-    std::fs::create_dir_all(fixtures()).unwrap();
-    for (name, frame) in samples() {
-        let path = fixtures().join(format!("{name}.bin"));
-        if !path.exists() {
-            std::fs::write(path, frame.encode().unwrap()).unwrap();
+    for (version, samples) in [(1, samples()), (2, samples_of_version_2())] {
+        std::fs::create_dir_all(fixtures(version)).unwrap();
+        for (name, frame) in samples {
+            let path = fixtures(version).join(format!("{name}.bin"));
+            if !path.exists() {
+                std::fs::write(path, frame.encode().unwrap()).unwrap();
+            }
         }
     }
 }
@@ -424,6 +453,28 @@ fn frame() -> impl Strategy<Value = Frame> {
             })
         ),
         (line(), epoch()).prop_map(|(line, epoch)| Frame::Done { line, epoch }),
+        (line(), position(), position()).prop_map(|(line, first, to)| Frame::TakeCache { line, first, to }),
+        (line(), position()).prop_map(|(line, held)| Frame::CacheHeld { line, held }),
+        (
+            line(),
+            position(),
+            any::<u32>(),
+            any::<[u8; 32]>(),
+            vec(any::<u8>(), 0..200),
+            any::<bool>()
+        )
+            .prop_map(|(line, first, tokens, check, bytes, put)| {
+                let part = CachePart {
+                    first,
+                    tokens,
+                    check,
+                    bytes,
+                };
+                match put {
+                    true => Frame::PutCache { line, part },
+                    false => Frame::Cache { line, part },
+                }
+            }),
         (MEMBERSHIP, vec(any::<u8>(), 0..99)).prop_map(|(kind, body)| Frame::Membership { kind, body }),
     ]
 }
@@ -482,6 +533,7 @@ fn reserved(frame: &Frame) -> usize {
         },
         Frame::Generate(generate) => tokens(&generate.ends),
         Frame::Rows(rows) => rows.rows.bytes.capacity(),
+        Frame::PutCache { part, .. } | Frame::Cache { part, .. } => part.bytes.capacity(),
         Frame::Choices(choices) => tokens(&choices.tokens),
         Frame::Membership { body, .. } => body.capacity(),
         _ => 0,
@@ -507,8 +559,9 @@ fn damage(body: &mut Vec<u8>, other: &[u8], random: &mut impl FnMut() -> usize) 
 #[test]
 fn a_million_damaged_frames_are_refused_or_mean_one_thing() {
     const FRAMES: usize = 1_000_000;
-    let bodies: Vec<Vec<u8>> = samples()
+    let bodies: Vec<Vec<u8>> = [samples(), samples_of_version_2()]
         .iter()
+        .flatten()
         .map(|(_, frame)| body(&frame.encode().unwrap()).to_vec())
         .collect();
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
@@ -604,6 +657,15 @@ fn a_message_beyond_its_limits_is_not_written() {
             body: Vec::new(),
         },
         forward(Fill::Tokens(vec![TokenId(0); TOKENS_MAX + 1]), 1, TakeUntil::End),
+        Frame::Cache {
+            line: Line(0),
+            part: CachePart {
+                first: Position(0),
+                tokens: 1,
+                check: [0; 32],
+                bytes: vec![0; CACHE_PART_MAX + 1],
+            },
+        },
     ];
     for frame in frames {
         assert!(frame.encode().is_err(), "{}", frame.name());

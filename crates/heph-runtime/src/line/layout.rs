@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use heph_types::{NodeId, Position};
+use heph_plan::replan::MoveBy;
+use heph_types::{LayerRange, NodeId, Position};
 
 use super::history::History;
 use super::post::{Kind, Piece, Post};
 use super::{Line, LineError, LineModel, Move, Placement};
-use crate::seat::{Host, SeatError};
+use crate::seat::{Host, Seat, SeatError};
 
 /// Decides where the layers of a line go when something happened to its nodes.
 pub trait Steering: Send {
@@ -46,6 +47,9 @@ pub struct Layout {
     pub stages: Vec<Placement>,
     /// Why, in a sentence.
     pub why: String,
+    /// Stages whose caches are to be sent to their new node; the others' are computed again. A stage that changes its
+    /// layers as well, or whose old node is gone or at work, is computed again in any case.
+    pub transfers: Vec<LayerRange>,
     /// Hosts that the line does not know yet.
     pub hosts: Vec<Arc<dyn Host>>,
 }
@@ -99,7 +103,7 @@ impl Line {
         if layout.stages == self.stages() || layout.stages.iter().any(|stage| self.is_lost(stage.node)) {
             return Ok(false);
         }
-        self.lay_out(&layout.stages, &layout.why)?;
+        self.lay_out_with(&layout.stages, &layout.transfers, &layout.why)?;
         Ok(true)
     }
 
@@ -118,6 +122,15 @@ impl Line {
     /// # Errors
     /// When the stages are not the model's layers in order, name no host, or find no seat.
     pub fn lay_out(&mut self, stages: &[Placement], why: &str) -> Result<(), LineError> {
+        self.lay_out_with(stages, &[], why)
+    }
+
+    fn lay_out_with(
+        &mut self,
+        stages: &[Placement],
+        transfers: &[LayerRange],
+        why: &str,
+    ) -> Result<(), LineError> {
         check(&self.model, &self.hosts, stages)?;
         let (now, held) = (self.clock.now(), self.held());
         self.note_moves(stages, why, now);
@@ -136,6 +149,7 @@ impl Line {
             }
             self.posts.push(post);
         }
+        let givers = self.givers(transfers, &mut old);
         for seat in old.iter().filter_map(|post| post.seat.as_ref()) {
             self.traffic += seat.traffic();
         }
@@ -147,6 +161,76 @@ impl Line {
             if held > 0 && vacant(self, at) {
                 self.open(at, None)?;
             }
+        }
+        for (at, mut giver) in givers {
+            self.transfer(at, giver.as_mut(), held)?;
+            self.traffic += giver.traffic();
+        }
+        Ok(())
+    }
+
+    /// The seats that give their caches to a stage of the new layout, with its number: those that are idle and whose stage
+    /// goes to another node as it is.
+    fn givers(&self, transfers: &[LayerRange], old: &mut [Post]) -> Vec<(usize, Box<dyn Seat>)> {
+        let (count, was) = (self.posts.len(), old.len());
+        let mut givers = Vec::new();
+        for (at, post) in self.posts.iter().enumerate() {
+            // The ids of what it was told do not go with a cache, and a stage that looks back at them needs them.
+            let ids = at + 1 == count && self.sampling.looks_back();
+            if ids || post.seat.is_some() || !transfers.contains(&post.layers) {
+                continue;
+            }
+            let same = |(number, giver): &(usize, &mut Post)| {
+                let last = (number + 1 == was) == (at + 1 == count);
+                let idle = giver.flight.is_empty() && giver.waiting.is_empty();
+                last && giver.layers == post.layers && idle && giver.seat.is_some()
+            };
+            let giver = old.iter_mut().enumerate().find(same);
+            givers.extend(
+                giver
+                    .and_then(|(_, giver)| giver.seat.take())
+                    .map(|seat| (at, seat)),
+            );
+        }
+        givers
+    }
+
+    /// Gives a stage that was just opened what its old seat holds of the first `held` positions. What does not come is
+    /// computed again.
+    fn transfer(&mut self, at: usize, giver: &mut dyn Seat, held: usize) -> Result<(), LineError> {
+        // Losing a node meanwhile may have changed the layout, and a stage that has yet to be told what goes in, or to tell
+        // the next one what comes out, computes everything in any case.
+        if self.posts.len() <= at || self.solid(at).min(self.known_after(at)) < held {
+            return Ok(());
+        }
+        let mut to = 0;
+        while to < held {
+            let (first, end) = (Position(to as u32), Position(held as u32));
+            // A node that does not give its cache was to be left anyway.
+            let Ok(Some(part)) = giver.take_cache(first, end) else {
+                break;
+            };
+            let Some(seat) = self.posts[at].seat.as_mut() else {
+                break;
+            };
+            match seat.put_cache(&part) {
+                Ok(true) => to += part.tokens as usize,
+                Ok(false) => break,
+                Err(error) => return self.replace(at, error),
+            }
+        }
+        let post = &mut self.posts[at];
+        post.reach = post.reach.max(to);
+        post.waiting
+            .retain(|piece| piece.kind == Kind::New || piece.end() > to);
+        for piece in post.waiting.iter_mut().filter(|piece| piece.kind != Kind::New) {
+            let had = to.saturating_sub(piece.first);
+            *piece = Piece::new(piece.first + had, piece.tokens - had, 0, piece.kind);
+        }
+        if to == held {
+            let layers = post.layers;
+            let moved = self.moves.iter_mut().rev().find(|moved| moved.layers == layers);
+            moved.into_iter().for_each(|moved| moved.by = MoveBy::Transfer);
         }
         Ok(())
     }
@@ -202,6 +286,7 @@ impl Line {
                 from,
                 to,
                 why: why.to_owned(),
+                by: MoveBy::Replay,
                 at: Position(self.tokens.len() as u32),
                 gap: None,
                 noticed,

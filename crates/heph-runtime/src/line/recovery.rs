@@ -1,5 +1,6 @@
 //! What a line does when a seat is lost: somebody else gets the stage, catches up, and goes on.
 
+use heph_plan::replan::MoveBy;
 use heph_types::{NodeId, Position, SessionId, StageSpec};
 use std::sync::Arc;
 
@@ -90,6 +91,7 @@ impl Line {
                             from,
                             to: node,
                             why: cause.map_or_else(elsewhere, |cause| cause.to_string()),
+                            by: MoveBy::Replay,
                             at: Position(self.tokens.len() as u32),
                             gap: None,
                             noticed,
@@ -205,7 +207,7 @@ impl Line {
     }
 
     /// Tokens that a stage has been through for good: everything before its oldest unanswered piece.
-    fn solid(&self, at: usize) -> usize {
+    pub(super) fn solid(&self, at: usize) -> usize {
         let fed = if at == 0 {
             self.tokens.len() - self.streamed()
         } else {

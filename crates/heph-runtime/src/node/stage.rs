@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use heph_engine::cache::KvCache;
+use heph_engine::cache::{CacheError, KvCache};
 use heph_engine::sample::{Sampler, SamplingError, SamplingOptions};
 use heph_engine::worker::{ForwardError, Keep, Part, Worker};
 use heph_types::{
-    Forward, Hidden, KvFormat, LayerRange, NodeId, Order, Position, Reply, StageInput, StageSpec, TokenId,
+    CachePart, Forward, Hidden, KvFormat, LayerRange, NodeId, Order, Position, Reply, StageInput, StageSpec,
+    TokenId,
 };
 
 use super::SessionPlace;
@@ -14,6 +15,9 @@ use crate::seat::{ORDERS_MAX, Refusal, Seat, SeatError};
 
 /// Rows whose logits are held together: 16 rows of a vocabulary of 128 thousand are 8 MB.
 const HEAD_ROWS: usize = 16;
+
+/// Bytes of a cache that travel together: at 100 Mbit/s a third of a second.
+const PART_BYTES: usize = 4 << 20;
 
 /// Why a stage cannot be opened or an order not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +89,9 @@ pub enum StageError {
     /// A pass failed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// A cache that cannot be told or taken in.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -96,12 +103,15 @@ pub struct Stage {
     worker: Worker,
     layers: LayerRange,
     context: usize,
+    format: KvFormat,
     cache: KvCache,
     sampler: Option<Sampler>,
     /// Positions held; the cache of a stage without layers cannot tell.
     held: usize,
     /// The ids of the positions held, as far as they were said.
     tokens: Vec<TokenId>,
+    /// The first position that came with a cache and without its id: from there on no ids are kept.
+    untold: Option<usize>,
     orders: VecDeque<Order>,
     _place: Option<SessionPlace>,
 }
@@ -140,10 +150,12 @@ impl Stage {
             node,
             layers,
             context: asked,
+            format,
             cache,
             sampler: spec.choose.clone().map(Sampler::new).transpose()?,
             held: 0,
             tokens: Vec::new(),
+            untold: None,
             orders: VecDeque::new(),
             worker,
             _place: place,
@@ -185,6 +197,79 @@ impl Stage {
         }
     }
 
+    /// What its caches hold of the positions from `first` on, as many of those before `to` as travel together.
+    ///
+    /// # Errors
+    /// When they are not held.
+    pub fn cache_part(&self, first: Position, to: Position) -> Result<CachePart, StageError> {
+        let wanted = to.index().saturating_sub(first.index());
+        if wanted == 0 || to.index() > self.held {
+            let held = self.held;
+            return Err(StageError::Gap { first: to, held });
+        }
+        let together = PART_BYTES / self.cache.position_bytes().max(1);
+        let tokens = wanted.min(together.max(1));
+        let bytes = match self.layers.is_empty() {
+            true => Vec::new(),
+            false => self.cache.export(first, tokens)?,
+        };
+        let tokens = tokens as u32;
+        let check = self.check_of(first, tokens, &bytes);
+        Ok(CachePart {
+            first,
+            tokens,
+            check,
+            bytes,
+        })
+    }
+
+    /// Takes in, behind what is held, what the caches of a stage with the same layers held.
+    ///
+    /// # Errors
+    /// When it does not follow what is held, is damaged, or does not fit. What was held is held afterwards.
+    pub fn take_in(&mut self, part: &CachePart) -> Result<(), StageError> {
+        let CachePart { first, tokens, .. } = *part;
+        let end = first.index().saturating_add(tokens as usize);
+        if first.index() != self.held {
+            let held = self.held;
+            return Err(StageError::Gap { first, held });
+        }
+        if end > self.context {
+            return Err(StageError::Context {
+                asked: end,
+                context: self.context,
+            });
+        }
+        if part.check != self.check_of(first, tokens, &part.bytes) {
+            return Err(StageError::Order("the cache is damaged, or one of other layers"));
+        }
+        match self.layers.is_empty() {
+            true if part.bytes.is_empty() => {}
+            true => return Err(StageError::Order("a cache for a stage without layers")),
+            false => self.cache.import(first, tokens as usize, &part.bytes)?,
+        }
+        self.untold.get_or_insert(self.held);
+        self.held = end;
+        Ok(())
+    }
+
+    /// BLAKE3 of a part of this stage's caches and its place.
+    fn check_of(&self, first: Position, tokens: u32, bytes: &[u8]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 part of a cache");
+        let numbers = [
+            self.layers.start() as u32,
+            self.layers.end() as u32,
+            first.0,
+            tokens,
+        ];
+        numbers.iter().for_each(|number| {
+            hasher.update(&number.to_le_bytes());
+        });
+        hasher.update(self.format.name().as_bytes());
+        hasher.update(bytes);
+        *hasher.finalize().as_bytes()
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.orders.is_empty()
@@ -224,6 +309,7 @@ impl Stage {
     fn roll_back(&mut self, to: Position) {
         self.cache.rollback(to);
         self.held = self.held.min(to.index());
+        self.untold = self.untold.filter(|first| *first < self.held);
         self.tokens.truncate(self.held);
     }
 
@@ -328,16 +414,22 @@ impl Stage {
             )),
             StageInput::Tokens(tokens) => {
                 let tokens = &tokens[from..to];
-                self.tokens.extend_from_slice(tokens);
+                self.note(tokens);
                 Ok(self.worker.embed(tokens)?)
             }
             StageInput::Rows { hidden, tokens } => {
-                self.tokens
-                    .extend_from_slice(tokens.get(from..to).unwrap_or_default());
+                self.note(tokens.get(from..to).unwrap_or_default());
                 let (width, rows) = (hidden.width, &hidden.rows);
                 let rows = rows[from * width..to * width].to_vec();
                 Ok(Hidden { width, rows })
             }
+        }
+    }
+
+    /// Remembers the ids of what goes in, where all before them are known.
+    fn note(&mut self, tokens: &[TokenId]) {
+        if self.untold.is_none() {
+            self.tokens.extend_from_slice(tokens);
         }
     }
 
@@ -414,6 +506,22 @@ impl Seat for Stage {
         self.roll_back(to);
         true
     }
+
+    fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
+        if !self.is_idle() {
+            return Ok(None);
+        }
+        let part = self.cache_part(first, to);
+        part.map(Some).map_err(|error| self.refusal(error))
+    }
+
+    fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
+        if !self.is_idle() {
+            return Ok(false);
+        }
+        let taken = self.take_in(part);
+        taken.map(|()| true).map_err(|error| self.refusal(error))
+    }
 }
 
 impl Stage {
@@ -425,5 +533,119 @@ impl Stage {
                 why: Refusal::Stage(error),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use heph_engine::model::{LoadOptions, Model};
+    use heph_kernels::isa::Isa;
+    use heph_kernels::pool::Pool;
+    use heph_types::ModelHash;
+
+    use super::*;
+    use crate::bundled;
+    use crate::store::Found;
+
+    fn stages(start: usize, end: usize, choose: bool) -> [Stage; 2] {
+        let source = Arc::new(crate::open::open(&Found::Bundled(bundled::STORY_DRAFT)).unwrap());
+        let options = LoadOptions {
+            context: Some(200),
+            sessions: 4,
+            ..LoadOptions::default()
+        };
+        let model = Arc::new(Model::load(source, &options, &Pool::serial(), &mut |_| {}).unwrap());
+        let spec = StageSpec {
+            model: ModelHash([0; 32]),
+            layers: LayerRange::new(start, end, 2).unwrap(),
+            context: 200,
+            kv_format: model.kv_format(),
+            choose: choose.then(SamplingOptions::greedy),
+        };
+        [1, 2].map(|id| {
+            let worker = Worker::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
+            Stage::new(NodeId([id; 32]), worker, &spec, None).unwrap()
+        })
+    }
+
+    fn forward(first: u32, tokens: std::ops::Range<u32>) -> Order {
+        Order::Forward(Forward {
+            first: Position(first),
+            answers: tokens.len() as u32,
+            input: StageInput::Tokens(tokens.map(TokenId).collect()),
+        })
+    }
+
+    fn reply(stage: &mut Stage, order: Order) -> Reply {
+        stage.take(order).unwrap();
+        stage.work().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_stage_with_anothers_cache_goes_on_with_the_same_bits() {
+        let [mut old, mut new] = stages(0, 1, false);
+        reply(&mut old, forward(0, 5..105));
+        for (first, to) in [(0u32, 70u32), (70, 71), (71, 100)] {
+            let part = old.cache_part(Position(first), Position(to)).unwrap();
+            assert_eq!((part.first.0, part.tokens), (first, to - first));
+            new.take_in(&part).unwrap();
+        }
+        let more = || forward(100, 30..40);
+        assert_eq!(reply(&mut new, more()), reply(&mut old, more()));
+        let back = || forward(40, 60..90);
+        assert_eq!(reply(&mut new, back()), reply(&mut old, back()));
+    }
+
+    #[test]
+    fn a_cache_that_is_damaged_or_belongs_elsewhere_is_refused() {
+        let [mut old, mut new] = stages(0, 1, false);
+        reply(&mut old, forward(0, 5..25));
+        let part = old.cache_part(Position(0), Position(20)).unwrap();
+        let with = |change: &dyn Fn(&mut CachePart)| {
+            let mut changed = part.clone();
+            change(&mut changed);
+            changed
+        };
+        let damaged = [
+            with(&|part| part.bytes[33] ^= 1),
+            with(&|part| part.check[0] ^= 1),
+            with(&|part| part.tokens = 19),
+            with(&|part| part.tokens = u32::MAX),
+            with(&|part| part.first = Position(1)),
+            with(&|part| drop(part.bytes.pop())),
+        ];
+        for part in &damaged {
+            assert!(new.take_in(part).is_err());
+        }
+        let [_, mut other] = stages(1, 2, true);
+        assert!(other.take_in(&part).is_err(), "a cache of other layers");
+        assert!(
+            old.cache_part(Position(0), Position(21)).is_err(),
+            "it is not held"
+        );
+        new.take_in(&part).unwrap();
+        assert!(new.take_in(&part).is_err(), "it is held already");
+    }
+
+    #[test]
+    fn ids_that_did_not_come_with_a_cache_are_not_made_up() {
+        let [mut old, mut new] = stages(0, 2, true);
+        reply(&mut old, forward(0, 5..25));
+        new.take_in(&old.cache_part(Position(0), Position(20)).unwrap())
+            .unwrap();
+        reply(&mut new, forward(20, 1..6));
+        let looks_back = SamplingOptions {
+            repeat_penalty: 1.2,
+            ..SamplingOptions::greedy()
+        };
+        assert!(!new.choose_anew(&looks_back));
+        // Rolled back into what came with the cache, it still does not know what stands before.
+        new.take(Order::Rollback(Position(3))).unwrap();
+        reply(&mut new, forward(3, 1..3));
+        assert!(!new.choose_anew(&looks_back));
+        reply(&mut new, forward(0, 1..3));
+        assert!(new.choose_anew(&looks_back), "all of it was said");
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heph_net::drive::{Commands, Conversation, DriveError};
 use heph_net::session::{Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError};
 use heph_net::wire::{Farewell, FaultCode, Line};
-use heph_types::{NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{
+    CachePart, NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
+};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -21,6 +23,9 @@ const LINE: Line = Line(0);
 
 /// How long a stream may take to say whether a session is open: what its own end waits, and a little.
 const ANSWER_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_secs(1));
+
+/// How long a part of a cache may take to travel: 4 MB at 3 Mbit/s.
+const CACHE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The version of the profile record that is known here: a [`NodeProfile`] as JSON.
 pub(crate) const PROFILE_VERSION: u16 = 1;
@@ -71,6 +76,16 @@ struct Heard {
     said: Mutex<Said>,
     /// The formats that the way carries best; `None` where they are fixed.
     carriage: Mutex<Option<Carriage>>,
+    /// What became of a cache on its way, and who is told.
+    cache: Mutex<Option<CacheNews>>,
+    moved: Bell,
+}
+
+/// What became of a cache on its way.
+enum CacheNews {
+    Came(CachePart),
+    Held(Position),
+    Stays,
 }
 
 #[derive(Default)]
@@ -126,6 +141,8 @@ pub(super) fn open(
     let heard = Arc::new(Heard {
         said: Mutex::default(),
         carriage: Mutex::new(carriage),
+        cache: Mutex::default(),
+        moved: Bell::new(),
     });
     let ask = DeskCommand::Open {
         session,
@@ -217,6 +234,9 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             | DeskEvent::Profile { .. }
             | DeskEvent::Busy { .. }
             | DeskEvent::Crossed { .. }
+            | DeskEvent::Cache(..)
+            | DeskEvent::CacheHeld(..)
+            | DeskEvent::CacheStays(_)
             | DeskEvent::Forgot(_)
             | DeskEvent::Reply(..)
             | DeskEvent::Closed(_) => {}
@@ -252,6 +272,18 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
                 }
                 continue;
             }
+            DeskEvent::Cache(_, part) => {
+                heard.tell_cache(CacheNews::Came(part));
+                continue;
+            }
+            DeskEvent::CacheHeld(_, position) => {
+                heard.tell_cache(CacheNews::Held(position));
+                continue;
+            }
+            DeskEvent::CacheStays(_) => {
+                heard.tell_cache(CacheNews::Stays);
+                continue;
+            }
             DeskEvent::Ended { code, sentence, .. } => End::Session(code, sentence),
             DeskEvent::Over(error) => End::Stream(error),
             DeskEvent::Greeted(_)
@@ -264,6 +296,7 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
         let silent = matches!(end, End::Stream(SessionError::Silent(_)));
         held(&heard.said).end.get_or_insert(end);
         bell.ring();
+        heard.moved.ring();
         if silent {
             // Whoever is silent on one stream is silent on all.
             link.leave().await;
@@ -276,9 +309,45 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
     };
     held(&heard.said).end.get_or_insert(End::Broke(why));
     bell.ring();
+    heard.moved.ring();
+}
+
+impl Heard {
+    fn tell_cache(&self, news: CacheNews) {
+        *held(&self.cache) = Some(news);
+        self.moved.ring();
+    }
 }
 
 impl PeerSeat {
+    /// Asks something about a cache and waits for what becomes of it.
+    fn move_cache(&mut self, ask: DeskCommand) -> Result<CacheNews, SeatError> {
+        if self.owed > 0 || self.streams {
+            return Ok(CacheNews::Stays);
+        }
+        *held(&self.heard.cache) = None;
+        if self.commands.try_send(ask).is_err() {
+            return Ok(CacheNews::Stays);
+        }
+        let deadline = Instant::now() + CACHE_DEADLINE;
+        loop {
+            let seen = self.heard.moved.rings();
+            if let Some(news) = held(&self.heard.cache).take() {
+                return Ok(news);
+            }
+            if let Some(end) = &held(&self.heard.said).end {
+                return Err(self.ended(end));
+            }
+            if Instant::now() >= deadline {
+                return Err(SeatError::Late {
+                    node: self.node,
+                    waited: CACHE_DEADLINE,
+                });
+            }
+            self.heard.moved.wait(seen, deadline);
+        }
+    }
+
     /// Lets the next rows travel as the way carries best now. The error: there is no room to say so.
     fn follow_the_way(&mut self) -> Result<(), ()> {
         let Some(codecs) = held(&self.heard.carriage).as_mut().map(Carriage::codecs) else {
@@ -375,6 +444,26 @@ impl Seat for PeerSeat {
         said.heard_from = self.rollbacks;
         self.streams = false;
         true
+    }
+
+    fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
+        let line = LINE;
+        Ok(
+            match self.move_cache(DeskCommand::TakeCache { line, first, to })? {
+                CacheNews::Came(part) => Some(part),
+                CacheNews::Held(_) | CacheNews::Stays => None,
+            },
+        )
+    }
+
+    fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
+        let news = self.move_cache(DeskCommand::PutCache(LINE, part.clone()))?;
+        let taken = matches!(news, CacheNews::Held(_));
+        if taken {
+            // The ids of what came this way were not told.
+            self.ids = Ids::Unknown;
+        }
+        Ok(taken)
     }
 
     fn traffic(&self) -> Traffic {

@@ -8,7 +8,7 @@ use heph_engine::worker::ForwardError;
 use heph_net::drive::Commands;
 use heph_net::session::{NodeCommand, NodeEnd};
 use heph_net::wire::{FaultCode, Line, Refusal, SENTENCE_MAX};
-use heph_types::{Order, SamplingOptions, StageSpec};
+use heph_types::{CachePart, Order, Position, SamplingOptions, StageSpec};
 use tokio::sync::mpsc;
 
 use super::Place;
@@ -26,6 +26,8 @@ pub(super) struct Session {
 enum Job {
     Order(Order),
     Choose(SamplingOptions),
+    TakeCache(Position, Position),
+    PutCache(CachePart),
 }
 
 impl Session {
@@ -62,6 +64,14 @@ impl Session {
 
     pub(super) async fn choose(&self, options: SamplingOptions) {
         let _ = self.jobs.send(Job::Choose(options)).await;
+    }
+
+    pub(super) async fn take_cache(&self, first: Position, to: Position) {
+        let _ = self.jobs.send(Job::TakeCache(first, to)).await;
+    }
+
+    pub(super) async fn put_cache(&self, part: CachePart) {
+        let _ = self.jobs.send(Job::PutCache(part)).await;
     }
 }
 
@@ -152,6 +162,17 @@ impl Desk {
                     "these options cannot be chosen by here",
                 )));
             }
+            Job::TakeCache(first, to) => {
+                let part = stage.cache_part(first, to)?;
+                self.say(NodeCommand::Cache(self.line, part))?;
+                return Ok(None);
+            }
+            Job::PutCache(part) => {
+                stage.take_in(&part)?;
+                let held = Position(part.first.0.saturating_add(part.tokens));
+                self.say(NodeCommand::CacheHeld(self.line, held))?;
+                return Ok(None);
+            }
             Job::Order(order) => order,
         };
         let streams = matches!(order, Order::Generate { .. });
@@ -200,13 +221,14 @@ fn refusal(error: &StageError) -> Refusal {
         | StageError::Order(_)
         | StageError::Full
         | StageError::Forward(_)
+        | StageError::Cache(_)
         | StageError::Sampling(_) => Refusal::NoMemory,
     }
 }
 
 fn fault(error: &StageError) -> FaultCode {
     match error {
-        StageError::Forward(ForwardError::Cache(_)) => FaultCode::Memory,
+        StageError::Forward(ForwardError::Cache(_)) | StageError::Cache(_) => FaultCode::Memory,
         StageError::Gap { .. } | StageError::Order(_) | StageError::Full | StageError::Context { .. } => {
             FaultCode::Protocol
         }

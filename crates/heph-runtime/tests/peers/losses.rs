@@ -7,6 +7,8 @@ use heph_net::drive::drive;
 use heph_net::endpoint::Protocol;
 use heph_net::session::{NodeCommand, NodeEnd, NodeEvent, NodeLimits};
 use heph_net::wire::FaultCode;
+use heph_plan::replan::MoveBy;
+use heph_runtime::line::{Layout, Standing, Steering};
 use heph_runtime::network::Admits;
 use heph_types::{Hidden, Position, Reply, TokenId};
 
@@ -238,4 +240,54 @@ fn a_node_that_was_started_again_is_found_again() {
         .expect("it is gone");
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
     assert!(error.to_string().contains("did not answer within"), "{error}");
+}
+
+/// Sends the caches of every stage to the next node over, once, after some tokens.
+struct Mover {
+    looks: usize,
+    stages: Vec<Placement>,
+}
+
+impl Steering for Mover {
+    fn lost(&mut self, _: NodeId, _: &Standing) -> Option<Layout> {
+        None
+    }
+
+    fn look(&mut self, _: &Standing) -> Option<Layout> {
+        self.looks += 1;
+        (self.looks == 8).then(|| Layout {
+            stages: self.stages.clone(),
+            why: "a better node came".to_owned(),
+            transfers: self.stages.iter().map(|stage| stage.layers).collect(),
+            hosts: Vec::new(),
+        })
+    }
+}
+
+#[test]
+fn a_stage_goes_to_another_node_with_its_cache_and_no_token_changes() {
+    for sampled in [false, true] {
+        let expected = at_home(&options(sampled));
+        let world = World::new(3);
+        let hosts = world.hosts();
+        let place = |at: usize, start, end| Placement {
+            node: hosts[at].node(),
+            layers: model().range(start, end),
+        };
+        // The first stage goes from node 0 to node 2; under the sampled options the last one looks back at ids.
+        let mover = Mover {
+            looks: 0,
+            stages: vec![place(2, 0, 1), place(1, 1, 2)],
+        };
+        let line = world.line(&[(0, 0, 1), (1, 1, 2)]).with_steering(Box::new(mover));
+        let mut desk = desk(line, Pace::Steps);
+        let answer = ask(&mut desk, PROMPT, &options(sampled)).expect("an answer");
+        assert_eq!(answer.tokens, expected.tokens);
+        let moves: Vec<_> = answer.moves.iter().map(|moved| (moved.to, moved.by)).collect();
+        assert_eq!(moves, [(hosts[2].node(), MoveBy::Transfer)]);
+        // Node 2 computed what came after, and nothing of what was before.
+        let computed = world.nodes[2].1.served().tokens;
+        let (all, after) = (answer.prompt.len() + answer.tokens.len(), answer.tokens.len());
+        assert!(computed < after as u64, "{computed} of {all}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use heph_types::{Hidden, Order, Position, Reply, SamplingOptions, StageSpec, TokenId};
+use heph_types::{CachePart, Hidden, Order, Position, Reply, SamplingOptions, StageSpec, TokenId};
 
 use crate::session::orders::{self, Asked};
 use crate::session::{Codecs, SessionError};
@@ -17,7 +17,7 @@ pub(super) struct Seated {
     pub(super) codecs: Codecs,
     epoch: Epoch,
     /// Positions that the stage will hold once everything sent is done.
-    end: usize,
+    pub(super) end: usize,
     /// Sent and not answered, oldest first.
     pub(super) asked: VecDeque<Pending>,
     asked_bytes: usize,
@@ -27,8 +27,19 @@ pub(super) struct Seated {
     pub(super) ready: Option<Frame>,
     /// Rollbacks that were sent, or needed not be, and not told yet.
     pub(super) forgot: usize,
+    /// A cache on its way from the node or to it: nothing else is meanwhile.
+    pub(super) moving: Option<Moving>,
     /// Until when the node has to do what it is waited for.
     pub(super) due: Option<Duration>,
+}
+
+/// A cache on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moving {
+    /// The node was asked for these positions.
+    Take { first: Position, to: Position },
+    /// The node was given positions, and holds so many afterwards.
+    Put { end: usize },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +85,7 @@ impl Seated {
             waiting: VecDeque::new(),
             ready: None,
             forgot: 0,
+            moving: None,
             due: Some(due),
         }
     }
@@ -156,9 +168,24 @@ impl Seated {
         }
     }
 
+    /// Whether the session is open and nothing is under way or waits.
+    pub(super) fn is_idle(&self) -> bool {
+        let nothing = self.asked.is_empty() && self.waiting.is_empty() && self.ready.is_none();
+        nothing && self.moving.is_none() && matches!(self.stage, Stage::Open { .. })
+    }
+
+    /// Whether this part of a cache was asked for.
+    pub(super) fn awaits_part(&self, part: &CachePart) -> bool {
+        let end = part.first.index().saturating_add(part.tokens as usize);
+        let fits =
+            |first: Position, to: Position| part.first == first && part.tokens > 0 && end <= to.index();
+        matches!(self.moving, Some(Moving::Take { first, to }) if fits(first, to))
+    }
+
     /// Whether so many bytes more fit the node's window. One order may always be under way.
     pub(super) fn has_room(&self, more: usize) -> bool {
         match self.stage {
+            Stage::Open { .. } if self.moving.is_some() => false,
             Stage::Open { orders, bytes, .. } => {
                 self.asked.is_empty()
                     || self.asked.len() < orders && self.asked_bytes.saturating_add(more) <= bytes

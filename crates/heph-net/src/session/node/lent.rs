@@ -7,7 +7,7 @@ use heph_types::{Order, Position, SamplingOptions, StageSpec, TokenId};
 
 use crate::session::SessionError;
 use crate::session::orders::{self, Asked};
-use crate::wire::{Epoch, ForwardFrame, GenerateFrame, TakeUntil};
+use crate::wire::{Epoch, ForwardFrame, Frame, GenerateFrame, TakeUntil};
 
 /// Orders of one session that its stage has at a time: one under way, and one so that it need not wait for the next.
 const HANDED_MAX: usize = 2;
@@ -28,7 +28,18 @@ pub(super) struct Lent {
     pub(super) bytes: usize,
     /// Something was handed out behind the stream under way.
     pub(super) nudged: bool,
+    /// A cache on its way: nothing else is meanwhile.
+    pub(super) moving: Option<Moving>,
     pub(super) used: Duration,
+}
+
+/// A cache on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moving {
+    /// The desk asked for these positions.
+    Take { first: Position, to: Position },
+    /// The desk gave positions; the stage holds so many afterwards.
+    Put { end: usize },
 }
 
 #[derive(Debug)]
@@ -68,6 +79,7 @@ impl Lent {
             handed: VecDeque::new(),
             bytes: 0,
             nudged: false,
+            moving: None,
             used: now,
         }
     }
@@ -75,7 +87,56 @@ impl Lent {
     /// Orders that the desk waits for.
     pub(super) fn unanswered(&self) -> usize {
         let answered = |queued: &&Queued| matches!(queued, Queued::Forward(..) | Queued::Alone(..));
-        self.handed.len() + self.queue.iter().filter(answered).count()
+        let moving = usize::from(self.moving.is_some());
+        self.handed.len() + self.queue.iter().filter(answered).count() + moving
+    }
+
+    /// Whether a cache may travel; else why not.
+    fn may_move(&self) -> Result<(), &'static str> {
+        match (self.width, self.unanswered(), self.queue.is_empty()) {
+            (None, ..) => Err("its session is not open yet"),
+            (Some(_), 0, true) => Ok(()),
+            _ => Err("something else is under way"),
+        }
+    }
+
+    pub(super) fn take_cache(&mut self, first: Position, to: Position) -> Result<(), &'static str> {
+        self.may_move()?;
+        if first >= to || to.index() > self.end {
+            return Err("these positions are not held");
+        }
+        self.moving = Some(Moving::Take { first, to });
+        Ok(())
+    }
+
+    pub(super) fn put_cache(&mut self, first: Position, tokens: u32) -> Result<(), &'static str> {
+        self.may_move()?;
+        let end = first.index().saturating_add(tokens as usize);
+        if first.index() != self.end || tokens == 0 {
+            return Err("it does not follow what is held");
+        }
+        if end > self.spec.context as usize {
+            return Err("it reaches beyond the context");
+        }
+        self.moving = Some(Moving::Put { end });
+        Ok(())
+    }
+
+    /// Whether this answers what was asked about a cache.
+    pub(super) fn moved(&mut self, frame: &Frame) -> bool {
+        let fits = match (frame, self.moving) {
+            (Frame::Cache { part, .. }, Some(Moving::Take { first, to })) => {
+                let end = part.first.index().saturating_add(part.tokens as usize);
+                part.first == first && part.tokens > 0 && end <= to.index()
+            }
+            (Frame::CacheHeld { held, .. }, Some(Moving::Put { end })) => {
+                self.end = end;
+                held.index() == end
+            }
+            _ => false,
+        };
+        self.moving = None;
+        fits
     }
 
     /// When the session has been unused for too long; never while it is worked for.
