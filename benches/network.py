@@ -6,6 +6,7 @@ raw line is kept in raw/network.jsonl; the report is made from those lines and f
 
     network.py split MODEL.gguf    decoding, prefill, serial prefill and bytes of a model over two hosts
     network.py modes               the bundled pair by every mode of heph run, at several round trips
+    network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
     network.py overhead            what the runtime adds to a token and stage, without distance
     network.py report              writes NETWORK.md
 
@@ -31,6 +32,7 @@ SPAN = TARGET / "span"
 # Milliseconds there and back.
 DECODE_RTTS = [0, 10, 50, 100]
 MODE_RTTS = [0, 50, 100, 150, 300]
+GUESS_RTTS = [0, 20, 150, 300]
 
 # llama.cpp's RPC split of the same shape over two one-core hosts, tokens a second by round trip, and one host alone:
 # measured on another day and machine (2 virtual CPUs of a Zen 5) with the delay of a proxy.
@@ -105,6 +107,12 @@ def overhead():
         keep("overhead", rtt_ms=0, **line)
 
 
+def guesses(rtts):
+    for rtt in rtts:
+        for line in ticketed("story", rtt, "guess:40"):
+            keep("guesses", rtt_ms=rtt, **line)
+
+
 MODES = ["local", "remote", "layered", "speculative", "layered-speculative", "auto"]
 
 
@@ -144,10 +152,10 @@ def report():
     out = ["# Over networks", "", "Written by `benches/network.py report` from `raw/network.jsonl`; every figure is a median of the lines of its",
            "kind there. Two hosts are two network namespaces of one core each on one machine, with the round trip of a strait",
            "between them (`docs/world.md`).", ""]
-    measured = lines("split") + lines("modes") + lines("overhead")
+    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead")
     if measured:
         out += [f"Processors: {', '.join(sorted({line['cpu'] for line in measured}))}. Last line: {max(line['at'] for line in measured)}.", ""]
-    out += split_report() + overhead_report() + modes_report()
+    out += split_report() + overhead_report() + guesses_report() + modes_report()
     (HERE / "NETWORK.md").write_text("\n".join(out).rstrip() + "\n")
     print(HERE / "NETWORK.md")
 
@@ -200,6 +208,27 @@ def overhead_report():
             f"{middle([line['each_us'] for line in those]):.0f} µs a token, the sockets, the encryption and the straits' two hops included.", ""]
 
 
+def guesses_report():
+    if not lines("guesses"):
+        return []
+    out = ["## Guessed here, confirmed there", "",
+           "The bundled target runs on the other host alone, T = 0.8, 40 tokens, three seeds. Step by step, each token crosses twice;",
+           "streamed, the host goes on by itself, and the way is paid once; guessed for, the small model here drafts, ids alone cross,",
+           "and one pass there confirms many. Bytes of guessing are of the whole answer, its prompt and opening included.", "",
+           "| round trip | step by step | guessed for | gain | streamed | passes a token | right of judged | up a drafted token | down a round |",
+           "|---|---|---|---|---|---|---|---|---|"]
+    for rtt in sorted({line["rtt_ms"] for line in lines("guesses")}):
+        those = lines("guesses", rtt_ms=rtt)
+        of = lambda name: middle([line[name] for line in those])  # noqa: E731
+        gain = middle([line["guess_tok_s"] / line["steps_tok_s"] for line in those])
+        right = sum(line["right"] for line in those) / max(1, sum(line["judged"] for line in those))
+        out.append(f"| {rtt} ms | {of('steps_tok_s'):.1f} tok/s | {of('guess_tok_s'):.1f} tok/s | {gain:.2f} | {of('stream_tok_s'):.0f} tok/s | "
+                   f"{of('pieces_per_token'):.2f} | {right:.2f} | {of('up_per_drafted'):.1f} B | {of('down_per_round'):.1f} B |")
+    return out + ["", "A node that goes on by itself is not slowed by the way, and this target takes well under a millisecond a token: no guess",
+                  "that crosses the way can be as fast there, and none is made. Guesses pay where every token would cross, and where",
+                  "the target is slower than the way.", ""]
+
+
 def modes_report():
     those = lines("modes")
     if not those:
@@ -232,6 +261,8 @@ def main():
         split(sys.argv[2], sys.argv[3:] or ["decode", "prefill", "serial", "bytes"])
     elif what == "modes":
         modes([int(word) for word in sys.argv[2:]] or MODE_RTTS)
+    elif what == "guesses":
+        guesses([int(word) for word in sys.argv[2:]] or GUESS_RTTS)
     elif what == "overhead":
         overhead()
     elif what == "report":

@@ -9,6 +9,7 @@ pub(crate) use here::speed;
 pub(crate) use place::{Asked, PlaceArguments, Rows};
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use heph_kernels::isa::Isa;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::trust::TrustBook;
-use heph_plan::{DraftProfile, Mode, Record};
+use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record};
+use heph_runtime::acceptance::{Acceptances, Task};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
 use heph_runtime::codecs;
@@ -29,7 +31,7 @@ use heph_runtime::pool::{Contact, NodePool, contacts};
 use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::receipt::Receipt;
-use heph_runtime::route::{self, Question, Route};
+use heph_runtime::route::{self, Guessing, Question, Route};
 use heph_runtime::seat::Traffic;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
@@ -46,7 +48,7 @@ use here::{Lazy, desk_profile, here};
 const ANSWER_TOKENS_USUAL: usize = 200;
 
 /// Share of drafted tokens that the bundled pair gets right when it draws with temperature: below the greedy 0.88 that
-/// `models/README.md` measures.
+/// `models/README.md` measures. Counts until a pair's own answers tell better.
 const PAIR_ACCEPTANCE: f64 = 0.75;
 
 /// How long a peer may take to say what it is; whoever is slower does not take part.
@@ -78,13 +80,17 @@ pub(crate) struct Planned {
     counted: BTreeMap<NodeId, Traffic>,
     /// Peers that did not answer: name and why.
     pub(crate) away: Vec<(String, String)>,
+    /// How well such answers were guessed for.
+    acceptances: Acceptances,
     /// What carries the connections; they end with it.
     _network: Option<Joined>,
 }
 
 impl Planned {
-    /// The receipt of the answer that the desk just gave.
-    pub(crate) fn receipt(&mut self, answer: &Answer) -> Receipt {
+    /// Settles the answer that the desk just gave: remembers how well it was guessed for, and tells what became of the plan.
+    pub(crate) fn settle(&mut self, answer: &Answer) -> Receipt {
+        // What cannot be kept is learned again.
+        let _ = self.acceptances.learn(&answer.guessed);
         let now = self.meter.read();
         let spent = now.iter().map(|(node, bytes)| {
             let before = self.counted.get(node).copied().unwrap_or_default();
@@ -118,6 +124,13 @@ impl Sizes {
         match self.excerpts {
             Some(excerpts) if self.whole + answer > context => excerpts,
             _ => self.whole,
+        }
+    }
+
+    fn task(self) -> Task {
+        match self.excerpts {
+            Some(_) => Task::Documents,
+            None => Task::Talk,
         }
     }
 
@@ -161,8 +174,8 @@ pub(crate) fn ready(
     let sizes = size(asking.words())?;
     let record = asking.plan(place.mode.by_name(), sizes, answer_tokens_max)?;
     let mode = Some(record.decision.plan.mode);
-    let (desk, meter) = asking.desk(&record)?;
-    let opened = &asking.model.opened;
+    let (desk, meter) = asking.desk(&record, Guessing::WhereItHelps)?;
+    let (opened, acceptances) = (&asking.model.opened, asking.acceptances(sizes));
     Ok(Ready {
         desk,
         excerpts: sizes.takes_excerpts(mode, asking.model.opened.context()),
@@ -174,6 +187,7 @@ pub(crate) fn ready(
             pool: asking.pool,
             meter,
             counted: BTreeMap::new(),
+            acceptances,
             away: asking.away,
             _network: asking.network,
         }),
@@ -192,6 +206,8 @@ pub(crate) struct Asking {
     pool: NodePool,
     policy: Policy,
     cancel: Cancel,
+    /// Where HEPH keeps what it learned.
+    home: PathBuf,
     /// Peers that did not answer: name and why.
     away: Vec<(String, String)>,
     network: Option<Joined>,
@@ -269,6 +285,7 @@ impl Asking {
             pool: pool.among(&met),
             away: met.into_iter().filter_map(away).collect(),
             cancel,
+            home: settings.home.clone(),
             network,
         })
     }
@@ -300,6 +317,17 @@ impl Asking {
         sizes: Sizes,
         answer_tokens_max: Option<usize>,
     ) -> Result<Record, Failure> {
+        self.plan_over(self.pool.cluster(), mode, sizes, answer_tokens_max)
+    }
+
+    /// As [`Asking::plan`], over machines as `cluster` says they are: a demonstration takes the same ones for several.
+    pub(crate) fn plan_over(
+        &self,
+        cluster: Cluster,
+        mode: Option<Mode>,
+        sizes: Sizes,
+        answer_tokens_max: Option<usize>,
+    ) -> Result<Record, Failure> {
         let answer_tokens = answer_tokens_max.unwrap_or(usize::MAX).min(ANSWER_TOKENS_USUAL);
         let prompt_tokens = sizes.prompt(self.model.opened.context(), answer_tokens);
         let question = Question {
@@ -308,7 +336,7 @@ impl Asking {
             answer_tokens,
             context: self.model.opened.context(),
             kv: self.model.opened.options.kv,
-            drafts: self.drafts(prompt_tokens),
+            drafts: self.drafts(prompt_tokens, &self.acceptances(sizes)),
             document: sizes.excerpts.map(route::document_profile),
             policy: self.policy.clone(),
             mode,
@@ -317,11 +345,11 @@ impl Asking {
         self.rounding
             .iter()
             .for_each(|rounding| codecs::offer(&mut request, rounding));
-        Ok(Record::new(request, self.pool.cluster())?)
+        Ok(Record::new(request, cluster)?)
     }
 
     /// The desk that carries a plan out, and the meter of what leaves.
-    pub(crate) fn desk(&self, record: &Record) -> Result<(Desk, Meter), Failure> {
+    pub(crate) fn desk(&self, record: &Record, guessing: Guessing) -> Result<(Desk, Meter), Failure> {
         let plan = &record.decision.plan;
         let source = &self.model.opened.source;
         let model = LineModel {
@@ -353,17 +381,31 @@ impl Asking {
             words: Arc::clone(&self.words),
             drafter,
             rounding: self.rounding.as_ref(),
+            guessing,
             limits: LineLimits::default(),
             cancel: self.cancel.clone(),
         };
         Ok(route.desk()?)
     }
 
-    fn drafts(&self, prompt_tokens: usize) -> Vec<DraftProfile> {
-        let model = self.draft.iter().map(|draft| {
-            route::model_draft_profile(&draft.profile, &draft.speed, prompt_tokens, PAIR_ACCEPTANCE)
-        });
-        model.chain([route::echo_profile()]).collect()
+    fn drafts(&self, prompt_tokens: usize, known: &Acceptances) -> Vec<DraftProfile> {
+        let acceptance = known.of(DraftSource::Model, PAIR_ACCEPTANCE);
+        let model = self
+            .draft
+            .iter()
+            .map(|draft| route::model_draft_profile(&draft.profile, &draft.speed, prompt_tokens, acceptance));
+        let echo = route::echo_profile();
+        let echo = DraftProfile {
+            acceptance: known.of(DraftSource::NGram, echo.acceptance),
+            ..echo
+        };
+        model.chain([echo]).collect()
+    }
+
+    /// How well answers of this kind were guessed for.
+    fn acceptances(&self, sizes: Sizes) -> Acceptances {
+        let draft = self.draft.as_ref().map(|draft| draft.hash);
+        Acceptances::open(&self.home, self.hash, draft, sizes.task())
     }
 
     fn drafter(&self, draft: &Draft) -> Box<dyn Drafter> {

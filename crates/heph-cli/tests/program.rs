@@ -389,13 +389,27 @@ fn the_demo_says_the_same_in_every_mode_and_leaves_nothing_behind() {
     assert_eq!(output.status.code(), Some(0), "{text}{error}");
     assert!(text.contains("> Tell me a story about a little fox."), "{text}");
     assert!(text.contains(" same") && !text.contains("differs"), "{text}");
-    for mode in ["local", "remote", "layered", "speculative", "layered-speculative"] {
+    for (mode, by) in [
+        ("local", "the whole model here"),
+        ("remote", "the whole model node-"),
+        ("layered", "layers 2..4 node-"),
+        ("speculative", "the whole model node-"),
+        ("layered-speculative", "layers 2..4 node-"),
+        ("preprocess", "the whole model node-"),
+    ] {
         let row = text
             .lines()
             .find(|line| line.trim_start().starts_with(&format!("{mode} ")))
             .expect(mode);
-        assert!(row.contains("exact") && row.contains(" yes "), "{row}");
+        assert!(
+            row.contains("exact") && row.contains(" yes ") && row.contains(by),
+            "{row}"
+        );
     }
+    assert!(
+        text.contains(" B up a drafted token") && text.contains("excerpts were sent"),
+        "{text}"
+    );
     let killed = text
         .lines()
         .find(|line| line.contains(" killed "))

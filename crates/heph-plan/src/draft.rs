@@ -15,6 +15,9 @@ const KEEP: f64 = 0.97;
 const PRIOR_TOKENS: f64 = 4.0;
 /// Standard deviations by which an untried draft is thought better than its mean.
 const HOPE: f64 = 1.0;
+/// A round that takes more than this many times what it was thought to take was disturbed by something that has nothing to
+/// do with drafts: the rest of it teaches nothing. What lasts is learned in a few rounds all the same.
+const HICCUP: f64 = 3.0;
 /// Sources that one control looks after.
 pub const SOURCES_MAX: usize = 8;
 
@@ -64,6 +67,22 @@ pub struct Outcome {
     pub drafting: f64,
 }
 
+/// How often a source was right and wrong in the answers so far.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Tally {
+    /// Drafted tokens that were accepted.
+    pub right: f64,
+    /// Rounds that ended with a token that was not.
+    pub wrong: f64,
+}
+
+impl Tally {
+    /// The probability that one more token is accepted, where `usual` is thought as long as nothing better is known.
+    pub fn acceptance(&self, usual: f64) -> f64 {
+        (self.right + usual * PRIOR_TOKENS) / (self.right + self.wrong + PRIOR_TOKENS)
+    }
+}
+
 /// The control of one answer.
 #[derive(Debug, Clone)]
 pub struct Drafting {
@@ -72,6 +91,8 @@ pub struct Drafting {
     fixed: f64,
     per_row: f64,
     budget_base: f64,
+    /// Plain steps that `plain` was learned from.
+    steps: f64,
     elapsed: f64,
     saved: f64,
 }
@@ -84,6 +105,8 @@ struct Source {
     length_max: u16,
     /// Seconds that its rounds saved; negative where they lost.
     saved: f64,
+    /// Of this answer.
+    tally: Tally,
 }
 
 impl Source {
@@ -109,6 +132,7 @@ impl Drafting {
                 seconds: s.seconds_per_token.max(0.0),
                 length_max: s.length_max.min(DRAFT_MAX),
                 saved: 0.0,
+                tally: Tally::default(),
             }
         };
         Drafting {
@@ -117,6 +141,7 @@ impl Drafting {
             fixed: start.fixed.max(0.0),
             per_row: start.per_row.max(0.0),
             budget_base: BUDGET * f64::from(start.tokens) * start.plain,
+            steps: 1.0,
             elapsed: 0.0,
             saved: 0.0,
         }
@@ -149,25 +174,39 @@ impl Drafting {
 
     /// Learns from a round.
     pub fn observe(&mut self, outcome: Outcome) {
-        let (round, seconds) = (outcome.round, outcome.seconds.max(0.0));
+        let round = outcome.round;
         let accepted = outcome.accepted.min(round.length);
-        self.elapsed += seconds;
+        self.elapsed += outcome.seconds.max(0.0);
+        let thought = match self.sources.get(round.source) {
+            Some(source) if round.length > 0 => self.round_seconds(source, round.length),
+            _ => self.plain,
+        };
+        let seconds = outcome.seconds.clamp(0.0, HICCUP * thought.max(self.plain));
+        let drafting = outcome.drafting.clamp(0.0, seconds);
         if round.length == 0 {
-            self.plain += (1.0 - KEEP) * (seconds - self.plain);
+            self.steps += 1.0;
+            self.plain += self.steps.recip().max(1.0 - KEEP) * (seconds - self.plain);
             return;
         }
-        let saved = self.plain * f64::from(accepted + 1) - seconds;
-        self.saved += saved;
-        let rest = seconds - outcome.drafting - self.per_row * f64::from(round.length + 1);
+        let rest = seconds - drafting - self.per_row * f64::from(round.length + 1);
         self.fixed += 0.2 * (rest.max(0.0) - self.fixed);
         let Some(source) = self.sources.get_mut(round.source) else {
             return;
         };
-        source.saved += saved;
-        let each = outcome.drafting / f64::from(round.length);
+        let each = drafting / f64::from(round.length);
         source.seconds += 0.2 * (each.max(0.0) - source.seconds);
         source.hits = KEEP * source.hits + f64::from(accepted);
-        source.misses = KEEP * source.misses + if accepted < round.length { 1.0 } else { 0.0 };
+        let wrong = if accepted < round.length { 1.0 } else { 0.0 };
+        source.misses = KEEP * source.misses + wrong;
+        source.tally.right += f64::from(accepted);
+        source.tally.wrong += wrong;
+        // Counted with what such rounds take by now: what disturbs one round is as likely to disturb a plain step.
+        let took = self.fixed
+            + self.per_row * f64::from(round.length + 1)
+            + source.seconds * f64::from(round.length);
+        let saved = self.plain * f64::from(accepted + 1) - took;
+        source.saved += saved;
+        self.saved += saved;
     }
 
     /// What a round is thought to cost by now: the start of the next answer, which is expected to have `tokens` tokens.
@@ -183,6 +222,11 @@ impl Drafting {
     /// The acceptance that a source is thought to have.
     pub fn acceptance(&self, source: usize) -> Option<f64> {
         self.sources.get(source).map(Source::acceptance)
+    }
+
+    /// How often a source was right and wrong in this answer.
+    pub fn tally(&self, source: usize) -> Option<Tally> {
+        self.sources.get(source).map(|source| source.tally)
     }
 
     fn round_seconds(&self, source: &Source, length: u16) -> f64 {
@@ -348,6 +392,47 @@ mod tests {
                 best / ours
             );
         }
+    }
+
+    #[test]
+    fn one_disturbed_round_does_not_end_guessing() {
+        let source = SourceStart {
+            acceptance: 0.8,
+            seconds_per_token: 0.0001,
+            length_max: 12,
+        };
+        let start = RoundStart {
+            plain: 0.001,
+            fixed: 0.0008,
+            per_row: 0.0002,
+            tokens: 200,
+        };
+        let mut control = Drafting::new(&[source], start);
+        let mut guess = |seconds: f64| {
+            let round = control.next();
+            control.observe(Outcome {
+                round,
+                accepted: round.length,
+                seconds,
+                drafting: 0.0001 * f64::from(round.length),
+            });
+            round.length
+        };
+        (0..4).for_each(|_| assert!(guess(0.0014) > 0));
+        // The system did something else for half a second.
+        guess(0.5);
+        (0..4).for_each(|_| assert!(guess(0.0014) > 0));
+        assert!(guess(0.0014) > 1, "it guesses on");
+    }
+
+    #[test]
+    fn a_tally_moves_what_is_thought_and_an_empty_one_leaves_it() {
+        assert_eq!(Tally::default().acceptance(0.75), 0.75);
+        let tally = Tally {
+            right: 900.0,
+            wrong: 100.0,
+        };
+        assert!((tally.acceptance(0.2) - 0.9).abs() < 0.005);
     }
 
     #[test]

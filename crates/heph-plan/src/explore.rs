@@ -3,7 +3,7 @@
 use crate::ground::{DESK, Ground};
 use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
-use crate::score::Score;
+use crate::score::{Rounds, Score};
 use crate::search::{Effort, SMALL, Search, mode};
 use crate::space::{Segment, Shape, Space};
 use core::time::Duration;
@@ -87,6 +87,14 @@ pub(crate) fn repriced(permitted: &Permitted, plan: &Plan) -> Option<Plan> {
         let score = space.score(&shape).filter(|score| space.affordable(score))?;
         Some(written(space, &shape, &score))
     })
+}
+
+/// What rounds of a plan that guesses cost, or `None` where it does not guess or cannot run there.
+pub(crate) fn rounds(permitted: &Permitted, plan: &Plan) -> Option<Rounds> {
+    let ground = Ground::new(permitted);
+    spaces(&ground)
+        .iter()
+        .find_map(|space| space.rounds(&shape_of(space, plan)?))
 }
 
 fn spaces<'a>(ground: &'a Ground<'a>) -> Vec<Space<'a>> {

@@ -43,6 +43,7 @@ pub use request::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, KvChoice, ModelChoice, Objective, Request,
     WarmPrefix,
 };
+pub use score::Rounds;
 pub use shortlist::shortlist;
 
 /// Chooses mode, stages, places, codecs, draft, cache format and precision for a request.
@@ -61,6 +62,12 @@ pub fn plan(request: &Request, cluster: &Cluster) -> Result<Decision, Refusal> {
         alternatives: reason::alternatives(request, permitted.peers.len(), explored, &plan),
         plan,
     })
+}
+
+/// What rounds of a plan cost in which guesses are verified, by the profiles that it was made from. `None` where the plan
+/// does not guess.
+pub fn rounds(request: &Request, cluster: &Cluster, plan: &Plan) -> Option<Rounds> {
+    explore::rounds(&permit::permit(request, cluster), plan)
 }
 
 /// Why there is no plan.

@@ -76,6 +76,25 @@ impl Space<'_> {
         })
     }
 
+    /// What rounds of this shape cost whose guesses have so many tokens at most, and what a token costs without guesses.
+    /// `None` where the stages cannot be.
+    pub(crate) fn rounds(&self, shape: &Shape) -> Option<Rounds> {
+        let (_, length) = shape.draft?;
+        let plain = Shape {
+            draft: None,
+            ..shape.clone()
+        };
+        let rows = |rows: u16| Some(self.passes(shape, u32::from(rows))?.answer);
+        let (one, most) = (rows(1)?, rows(length + 1)?);
+        let per_row = (most.seconds - one.seconds).max(0.0) / f64::from(length.max(1));
+        Some(Rounds {
+            plain: self.passes(&plain, 1)?.answer.seconds,
+            fixed: (one.seconds - per_row).max(0.0),
+            per_row,
+            way: one.way,
+        })
+    }
+
     /// Whether the answer costs no more than the most credits.
     pub(crate) fn affordable(&self, score: &Score) -> bool {
         let most = self.ground.permitted.request.objective.credits_max;
@@ -284,6 +303,19 @@ pub(crate) fn expected_tokens(acceptance: f64, length: u16) -> f64 {
     sum
 }
 
+/// Seconds of rounds in which guesses are verified.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounds {
+    /// A token without any guess, as the stages of the plan give it: a node with the whole model goes on alone.
+    pub plain: f64,
+    /// What a round costs whatever its length: the way there and back, and reading the weights.
+    pub fixed: f64,
+    /// What each verified row costs.
+    pub per_row: f64,
+    /// What of `fixed` is the way there and back.
+    pub way: f64,
+}
+
 /// One message, and the seconds of writing and reading it.
 struct Message {
     bytes: f64,
@@ -327,6 +359,8 @@ struct Pass {
     desk: f64,
     /// The busiest machine or wire: what a long row of chunks waits for.
     bottleneck: f64,
+    /// Of the seconds, spent by messages that are on their way, however short.
+    way: f64,
     up: f64,
     down: f64,
 }
@@ -336,6 +370,7 @@ impl Pass {
     fn cross(&mut self, round_trip: f64, rate: f64, message: Message) {
         let busy = message.bytes / rate + message.work;
         self.seconds += round_trip / 2.0 + busy;
+        self.way += round_trip / 2.0;
         self.bottleneck = self.bottleneck.max(busy);
     }
 }

@@ -10,7 +10,7 @@ mod speculation;
 mod teller;
 
 pub use relief::{Precision, Relief};
-pub use speculation::{Expectation, GuessSource, Plain, Speculation};
+pub use speculation::{Expectation, GuessSource, Guessed, Plain, Speculation};
 pub use teller::{Guess, Guesses, Pace};
 
 use std::sync::Arc;
@@ -153,6 +153,8 @@ pub struct Answer {
     pub moves: Vec<Move>,
     /// What guessing ahead brought.
     pub guesses: Guesses,
+    /// How often each of those who guess was right.
+    pub guessed: Vec<Guessed>,
     /// Bytes on the network for it.
     pub traffic: Traffic,
     /// What was given up for want of memory, a sentence each.
@@ -375,6 +377,7 @@ impl Desk {
             decode: last - first,
             moves,
             guesses,
+            guessed: pace.guessed(),
             degraded: relief.iter().flat_map(|relief| relief.told.clone()).collect(),
             traffic: Traffic {
                 up: spent.up - traffic.up,

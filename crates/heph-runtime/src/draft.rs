@@ -15,6 +15,14 @@ pub trait Drafter: Send {
     /// Starts an answer whose tokens are chosen by `sampling`.
     fn begin(&mut self, sampling: &SamplingOptions);
 
+    /// Takes in what stands before the first guess, in time that is not the guess's.
+    ///
+    /// # Errors
+    /// When its model fails.
+    fn read(&mut self, _history: &[TokenId]) -> Result<(), LineError> {
+        Ok(())
+    }
+
     /// Up to `count` tokens after `history`; none where it has no idea.
     ///
     /// # Errors
@@ -34,6 +42,14 @@ impl ModelDrafter {
     pub fn new(line: Line, cancel: Cancel) -> Self {
         Self { line, cancel }
     }
+
+    /// Tokens of `history` that the small model has taken in; the last one's are never among them, since what follows it
+    /// is asked for.
+    fn held(&self, history: &[TokenId]) -> usize {
+        let fed = self.line.tokens();
+        let same = fed.iter().zip(history).take_while(|(a, b)| a == b).count();
+        same.min(history.len().saturating_sub(1))
+    }
 }
 
 impl Drafter for ModelDrafter {
@@ -41,12 +57,19 @@ impl Drafter for ModelDrafter {
         self.line.begin(sampling);
     }
 
+    fn read(&mut self, history: &[TokenId]) -> Result<(), LineError> {
+        let (held, to) = (self.held(history), history.len().saturating_sub(1));
+        if held < to && to <= self.line.model().context {
+            self.line.feed(held, &history[held..to], 0);
+            self.line.catch_up(&self.cancel)?;
+        }
+        Ok(())
+    }
+
     fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
         let room = self.line.model().context.saturating_sub(history.len());
         let mut tokens = history.to_vec();
-        let fed = self.line.tokens();
-        let same = fed.iter().zip(history).take_while(|(a, b)| a == b).count();
-        let mut held = same.min(history.len().saturating_sub(1));
+        let mut held = self.held(history);
         for _ in 0..count.min(room) {
             self.line.feed(held, &tokens[held..], 1);
             held = tokens.len();
@@ -105,6 +128,11 @@ impl<A: Drafter, B: Drafter> Drafter for Either<A, B> {
     fn begin(&mut self, sampling: &SamplingOptions) {
         self.0.begin(sampling);
         self.1.begin(sampling);
+    }
+
+    fn read(&mut self, history: &[TokenId]) -> Result<(), LineError> {
+        self.0.read(history)?;
+        self.1.read(history)
     }
 
     fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {

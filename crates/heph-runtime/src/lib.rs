@@ -4,6 +4,7 @@
 //! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
 //! asks for a download by name, and [`network`], when a person joins machines.
 
+pub mod acceptance;
 pub mod attendance;
 pub mod bench;
 pub mod bundled;
@@ -16,6 +17,7 @@ pub mod desk;
 pub mod draft;
 pub mod gate;
 pub mod hardware;
+pub mod kept;
 pub mod line;
 pub mod members;
 pub mod network;

@@ -9,7 +9,7 @@ use heph_types::{KvFormat, LayerProfile, ModelHash, ModelProfile, Position, Spee
 
 mod kept;
 
-pub use kept::{KeptSpeeds, SpeedKey};
+pub use kept::{KeptSpeeds, SpeedKey, kept_speeds};
 
 /// A model's layers, head and table as the planner counts them.
 pub fn of_model(model: ModelHash, name: &str, graph: &Graph, context_max: usize) -> ModelProfile {

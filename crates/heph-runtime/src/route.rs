@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use heph_plan::draft::SourceStart;
+use heph_plan::draft::{RoundStart, SourceStart};
 use heph_plan::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice, Mode, ModelChoice,
-    Objective, Place, Plan, Record, Request,
+    Objective, Place, Record, Request,
 };
 use heph_types::{
     Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeState, Policy, Speed, WireCodec,
@@ -17,7 +17,7 @@ use heph_types::{
 use crate::cancel::Cancel;
 use crate::certify::rounding::Rounding;
 use crate::codecs::{self, Allowed, Uncertified};
-use crate::desk::{Desk, GuessSource, Pace, Plain, Speculation};
+use crate::desk::{Desk, Expectation, Guess, GuessSource, Pace, Plain, Speculation};
 use crate::draft::{Drafter, EchoDrafter};
 use crate::gate::{Gate, Meter};
 use crate::line::{Line, LineError, LineLimits, LineModel};
@@ -27,7 +27,7 @@ use crate::seat::Host;
 use crate::words::Words;
 
 /// Tokens in a round that a draft may have: longer runs are rarely right to the end.
-const DRAFT_LENGTH_MAX: u16 = 12;
+const DRAFT_LENGTH_MAX: u16 = 16;
 
 /// What an answer from excerpts may miss: 2 of 100 questions, the most that `heph-world`'s test of retrieval lets pass.
 const EXCERPTS_LOSS: f64 = 0.02;
@@ -158,6 +158,15 @@ pub enum RouteError {
     Line(#[from] LineError),
 }
 
+/// When a plan that guesses does so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guessing {
+    /// Where it helps, by what rounds before gave.
+    WhereItHelps,
+    /// In every round, as far as was planned: to be seen.
+    Always,
+}
+
 /// What it takes to seat a plan.
 pub struct Route<'a> {
     /// The plan, and what it was made from. Its policy is asked again at every door.
@@ -172,6 +181,8 @@ pub struct Route<'a> {
     pub drafter: Option<Box<dyn Drafter>>,
     /// What `heph certify` found of rounded rows: the plan may use no other rounding codecs.
     pub rounding: Option<&'a Rounding>,
+    /// Whether a plan that guesses may leave it.
+    pub guessing: Guessing,
     /// What a line waits for.
     pub limits: LineLimits,
     /// Whoever raises it ends the answer.
@@ -204,7 +215,7 @@ impl Route<'_> {
                 .with_boundaries_max(allowed.boundaries_max());
             line = line.with_steering(Box::new(replanner));
         }
-        let pace = pace(plan, &request.drafts, self.drafter)?;
+        let pace = pace(self.record, self.guessing, self.drafter)?;
         Ok((Desk::over(line, pace, self.words, self.cancel), meter))
     }
 
@@ -263,16 +274,25 @@ impl Route<'_> {
 /// How the plan's tokens are asked for. A plan that drafts says with what it is worth beginning; by whom and how far, and
 /// whether at all, is decided anew for each round from what the rounds before gave.
 fn pace(
-    plan: &Plan,
-    drafts: &[DraftProfile],
+    record: &Record,
+    guessing: Guessing,
     mut by_model: Option<Box<dyn Drafter>>,
 ) -> Result<Pace, RouteError> {
+    let (plan, drafts) = (&record.decision.plan, &record.request.drafts);
     let alone = plan.stages.len() == 1 && plan.remote_stages().next().is_some();
     let Some(planned) = plan.draft else {
         return Ok(if alone { Pace::Stream } else { Pace::Steps });
     };
     if planned.source != DraftSource::NGram && by_model.is_none() {
         return Err(RouteError::NoDrafter);
+    }
+    if guessing == Guessing::Always {
+        let echo = || Box::new(EchoDrafter::default()) as Box<dyn Drafter>;
+        return Ok(Pace::Guess(Guess {
+            drafter: by_model.unwrap_or_else(echo),
+            length: usize::from(planned.length),
+            ahead: 1,
+        }));
     }
     let source = |draft: &DraftProfile| {
         let drafter: Box<dyn Drafter> = match draft.source {
@@ -284,11 +304,42 @@ fn pace(
             seconds_per_token: draft.seconds_per_token,
             length_max: draft.length_max,
         };
-        Some(GuessSource { drafter, start })
+        Some(GuessSource {
+            kind: draft.source,
+            drafter,
+            start,
+        })
     };
     let sources = drafts.iter().filter_map(source).collect();
     let plain = if alone { Plain::Stream } else { Plain::Steps };
-    Ok(Pace::Adapt(Box::new(Speculation::new(sources, plain, None))))
+    let expected = expectation(record);
+    let speculation = Speculation::new(sources, plain, expected.filter(|_| alone));
+    let speculation = match expected {
+        Some(expected) => speculation.with_per_row(expected.round.per_row),
+        None => speculation,
+    };
+    Ok(Pace::Adapt(Box::new(speculation)))
+}
+
+/// What a plan's rounds are thought to take. Where no guesses mean a step, two timed steps tell better; a node that goes on
+/// alone is not slowed by the way, and a timed step would say that it is.
+fn expectation(record: &Record) -> Option<Expectation> {
+    let Record {
+        request,
+        cluster,
+        decision,
+        ..
+    } = record;
+    let rounds = heph_plan::rounds(request, cluster, &decision.plan)?;
+    Some(Expectation {
+        round: RoundStart {
+            plain: rounds.plain,
+            fixed: rounds.fixed,
+            per_row: rounds.per_row,
+            tokens: request.answer_tokens,
+        },
+        way: rounds.way,
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use heph_engine::sample::SamplingOptions;
 use heph_engine::source::Source;
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
+use heph_plan::DraftSource;
 use heph_plan::draft::SourceStart;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
@@ -382,7 +383,8 @@ fn pace(number: u64) -> Pace {
         }
         _ => {
             let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
-            let source = |drafter, acceptance| GuessSource {
+            let source = |kind, drafter, acceptance| GuessSource {
+                kind,
                 drafter,
                 start: SourceStart {
                     acceptance,
@@ -391,8 +393,12 @@ fn pace(number: u64) -> Pace {
                 },
             };
             let sources = vec![
-                source(Box::new(Unsure(ModelDrafter::new(line, Cancel::new()))), 0.7),
-                source(Box::<EchoDrafter>::default(), 0.5),
+                source(
+                    DraftSource::Model,
+                    Box::new(Unsure(ModelDrafter::new(line, Cancel::new()))),
+                    0.7,
+                ),
+                source(DraftSource::NGram, Box::<EchoDrafter>::default(), 0.5),
             ];
             Pace::Adapt(Box::new(Speculation::new(sources, Plain::Stream, None)))
         }

@@ -1,8 +1,9 @@
 //! Guessing ahead changes no token: the bundled pair, drafted and confirmed in every way, against the target alone.
 
 use heph_engine::model::{LoadOptions, Model};
-use heph_engine::sample::SamplingOptions;
+use heph_engine::sample::{Sampler, SamplingOptions};
 use heph_engine::source::Source;
+use heph_engine::worker::{Keep, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
 use heph_runtime::bundled::{self, Bundled};
@@ -13,7 +14,7 @@ use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::seat::Host;
 use heph_runtime::words::Words;
-use heph_types::{ModelHash, NodeId};
+use heph_types::{ModelHash, NodeId, Position, TokenId};
 use std::sync::Arc;
 
 const HASH: ModelHash = ModelHash([1; 32]);
@@ -115,6 +116,120 @@ fn a_guess_changes_no_token() {
             }
         }
     }
+}
+
+/// What one round could gain from second guesses, counted over the target's own tokens.
+#[derive(Default)]
+struct Rounds {
+    rounds: usize,
+    /// Tokens of all rounds: what was accepted, and the target's own after it.
+    tokens: usize,
+    /// Rounds that ended with a wrong guess, and those of them where the second guess was right.
+    wrong: usize,
+    second: usize,
+    /// Tokens of rounds where the second guess is sent too, alone or with what follows it to the round's end.
+    with_second: usize,
+    with_branch: usize,
+}
+
+/// Greedy and drawn, rounds of `length` guesses of the small model for a story of the large one.
+fn second_guesses(target: &Loaded, draft: &Loaded, length: usize, sampling: &SamplingOptions) -> Rounds {
+    let answer = target.answer(&[], Pace::Steps, sampling);
+    let told = [&answer.prompt[..], &answer.tokens].concat();
+    let mut worker = Worker::new(Arc::clone(&draft.model), Arc::new(Pool::serial()), Isa::best());
+    let mut cache = draft.model.new_cache(worker.all_layers());
+    let mut sampler = Sampler::new(sampling.clone()).expect("sound options");
+    // First and second guess for the token after `history`, which the cache holds but for what is new.
+    let mut guess = |history: &[TokenId]| {
+        cache.rollback(Position(cache.len().min(history.len() - 1) as u32));
+        let held = cache.len();
+        let logits = worker
+            .run(&mut cache, &history[held..], Keep::Last)
+            .expect("it runs");
+        let at = Position(history.len() as u32);
+        let first = sampler.sample(&logits, at, history, None).expect("a token");
+        let others: Vec<bool> = (0..logits.len()).map(|id| id != first.index()).collect();
+        let second = sampler
+            .sample(&logits, at, history, Some(&others))
+            .expect("a token");
+        (first, second)
+    };
+    let mut counted = Rounds::default();
+    let mut at = answer.prompt.len();
+    while at < told.len() {
+        let end = told.len().min(at + length);
+        let right = |from: usize, guess: &mut dyn FnMut(&[TokenId]) -> (TokenId, TokenId)| {
+            (from..end).find_map(|at| {
+                let (first, second) = guess(&told[..at]);
+                (first != told[at]).then_some((at, second))
+            })
+        };
+        let wrong = right(at, &mut guess);
+        let accepted = wrong.map_or(end, |(where_, _)| where_) - at;
+        counted.rounds += 1;
+        counted.tokens += accepted + 1;
+        counted.with_second += accepted + 1;
+        counted.with_branch += accepted + 1;
+        if let Some((wrong_at, second)) = wrong {
+            counted.wrong += 1;
+            if second == told[wrong_at] {
+                counted.second += 1;
+                counted.with_second += 1;
+                let after = right(wrong_at + 1, &mut guess);
+                counted.with_branch += after.map_or(end, |(where_, _)| where_) - wrong_at;
+            }
+        }
+        at += accepted + 1;
+    }
+    counted
+}
+
+#[test]
+fn a_second_guess_is_often_right_where_the_first_was_wrong() {
+    let (target, draft) = (load(bundled::STORY), load(bundled::STORY_DRAFT));
+    println!(
+        "draw | length | tokens a pass | with the second guess | with a branch behind it | second right of wrong"
+    );
+    let mut all = Rounds::default();
+    for (name, temperature) in [("greedy", 0.0), ("0.8", 0.8)] {
+        for length in [4, 8, 16] {
+            let mut sum = Rounds::default();
+            for seed in 1..=4 {
+                let sampling = SamplingOptions {
+                    temperature,
+                    seed,
+                    ..SamplingOptions::default()
+                };
+                let own = second_guesses(&target, &draft, length, &sampling);
+                sum.rounds += own.rounds;
+                sum.tokens += own.tokens;
+                sum.wrong += own.wrong;
+                sum.second += own.second;
+                sum.with_second += own.with_second;
+                sum.with_branch += own.with_branch;
+                if temperature == 0.0 {
+                    break;
+                }
+            }
+            let each = |tokens: usize| tokens as f64 / sum.rounds as f64;
+            println!(
+                "{name} | {length} | {:.2} | {:.2} | {:.2} | {} of {}",
+                each(sum.tokens),
+                each(sum.with_second),
+                each(sum.with_branch),
+                sum.second,
+                sum.wrong
+            );
+            all.second += sum.second;
+            all.wrong += sum.wrong;
+        }
+    }
+    assert!(
+        all.wrong > 20 && all.second * 4 > all.wrong,
+        "{} of {}",
+        all.second,
+        all.wrong
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::node::Lent;
 use heph_runtime::pool::Here;
-use heph_runtime::profile::{self, KeptSpeeds, SpeedKey};
+use heph_runtime::profile::{self, SpeedKey};
 use heph_runtime::settings::Settings;
 use heph_types::{
     Caps, Exactness, Held, LayerRange, ModelHash, ModelProfile, NodeId, NodeProfile, NodeState, Price, Role,
@@ -100,7 +100,7 @@ pub(crate) fn speed(
         isa: opened.isa.name().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let mut kept = KeptSpeeds::open(&settings.home);
+    let mut kept = profile::kept_speeds(&settings.home);
     if let Some(speed) = kept.find(&key) {
         return Ok(speed.clone());
     }

@@ -176,11 +176,7 @@ impl<'a> Chat<'a> {
             Finish::Context => note("the context is full; /reset starts anew"),
         }
         self.messages.push(Message::new("assistant", answer.text.clone()));
-        self.receipt = self
-            .ready
-            .planned
-            .as_mut()
-            .map(|planned| planned.receipt(&answer));
+        self.receipt = self.ready.planned.as_mut().map(|planned| planned.settle(&answer));
         self.last = Some(answer);
         Ok(Next::Go)
     }

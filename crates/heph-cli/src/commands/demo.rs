@@ -1,7 +1,9 @@
 //! `heph demo`: talk with the model that is part of the program, and see that its answer is the same however and wherever
 //! it is computed: on other instruction sets, over other machines, and when one of them is killed.
 
+use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
 
 use heph_engine::sample::SamplingOptions;
 use heph_kernels::isa::Isa;
@@ -14,11 +16,13 @@ use heph_types::TokenId;
 
 use super::run::streamed;
 use super::tokenize::unreadable;
+use crate::about::About;
 use crate::asking::Asking;
 use crate::engine::{Engine, EngineArguments};
 use crate::failure::{Exit, Failure};
 use crate::terminal::{self, Style};
 
+mod harbor;
 mod modes;
 mod nodes;
 
@@ -95,6 +99,7 @@ fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Re
         ..settings.clone()
     };
     let mut out = io::stdout().lock();
+    let about = document(folder.path(), arguments, &settings)?;
     let bar = terminal::steps_bar("starting two nodes", 1);
     let mut nodes = nodes::start(&NODES, folder.path())?;
     let tickets: Vec<_> = nodes.iter().map(|node| node.ticket.clone()).collect();
@@ -115,9 +120,17 @@ fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Re
         "\nThe same question over this machine and two nodes, {}:",
         ids.join(" and ")
     )?;
-    let rows = modes::rows(&asking, &mut nodes, task)?;
+    let rows = modes::rows(&asking, &mut nodes, task, &about)?;
     modes::write(&mut out, &rows)?;
     modes::check(&rows)
+}
+
+/// The question about a document, whose excerpts are chosen here.
+fn document(folder: &Path, arguments: &Arguments, settings: &Settings) -> Result<About, Failure> {
+    let file = folder.join(harbor::NAME);
+    fs::write(&file, harbor::log()).map_err(|e| Failure::writing(&file, &e))?;
+    let (embedder, engine) = (bundled::EMBED.name, &arguments.engine);
+    About::read(harbor::QUESTION, &[file], embedder, engine, settings)
 }
 
 /// What to ask: what was given, what the user types, or the question of the house.

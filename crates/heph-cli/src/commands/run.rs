@@ -127,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         .planned
         .as_ref()
         .map(|planned| planned.record.digest.to_string());
-    let receipt = ready.planned.as_mut().map(|planned| planned.receipt(&answer));
+    let receipt = ready.planned.as_mut().map(|planned| planned.settle(&answer));
     if let Some(receipt) = receipt.as_ref().filter(|_| arguments.explain && !arguments.json) {
         let mut out = io::stderr().lock();
         writeln!(out).and_then(|()| explain::write_receipt(&mut out, receipt))?;

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use heph_engine::sample::SamplingOptions;
-use heph_plan::draft::{Drafting, Outcome, Round, RoundStart, SourceStart};
+use heph_plan::DraftSource;
+use heph_plan::draft::{Drafting, Outcome, Round, RoundStart, SourceStart, Tally};
 use heph_types::TokenId;
 
 use crate::draft::Drafter;
@@ -20,6 +21,8 @@ const TRIAL_STEPS: usize = 2;
 
 /// Somebody who guesses, and what is known of it before the first guess.
 pub struct GuessSource {
+    /// What it is.
+    pub kind: DraftSource,
     /// Who guesses.
     pub drafter: Box<dyn Drafter>,
     /// How well and how fast.
@@ -33,6 +36,15 @@ pub enum Plain {
     Steps,
     /// A node with the whole model goes on alone.
     Stream,
+}
+
+/// How often somebody guessed right in an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guessed {
+    /// Who.
+    pub by: DraftSource,
+    /// How often.
+    pub tally: Tally,
 }
 
 /// What a line is thought to take before it was timed.
@@ -49,6 +61,8 @@ pub struct Speculation {
     sources: Vec<GuessSource>,
     plain: Plain,
     expected: Option<Expectation>,
+    /// Seconds that a row more costs, where it is known though a step's are not.
+    per_row: Option<f64>,
     control: Option<Drafting>,
     /// Plain steps timed, where nothing was expected.
     trial: Vec<f64>,
@@ -97,11 +111,20 @@ impl Speculation {
             sources,
             plain,
             expected,
+            per_row: None,
             control: None,
             trial: Vec::new(),
             tokens: 0,
             waiting: 0.0,
             ahead: None,
+        }
+    }
+
+    /// With what a row more costs: steps alone do not tell.
+    pub fn with_per_row(self, seconds: f64) -> Self {
+        Self {
+            per_row: Some(seconds),
+            ..self
         }
     }
 
@@ -140,6 +163,31 @@ impl Speculation {
                 ..expected.round
             },
         ));
+    }
+
+    /// Lets everybody who may guess take in `known`, unless a node is to go on alone.
+    pub(super) fn read(&mut self, known: &[TokenId]) -> Result<(), LineError> {
+        let guesses = |control: &Drafting| control.next().length > 0;
+        if self.control.as_ref().is_none_or(guesses) {
+            for source in &mut self.sources {
+                source.drafter.read(known)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How often each guessed right in this answer.
+    pub(super) fn guessed(&self) -> Vec<Guessed> {
+        let tally = |at| self.control.as_ref()?.tally(at);
+        let sources = self.sources.iter().enumerate();
+        let guessed = sources.filter_map(|(at, source)| {
+            let by = source.kind;
+            Some(Guessed {
+                by,
+                tally: tally(at)?,
+            })
+        });
+        guessed.collect()
     }
 
     /// Guesses for the next round after `known`, at most `room` of them.
@@ -253,7 +301,9 @@ impl Speculation {
         }
         let plain = self.trial.drain(..).fold(f64::INFINITY, f64::min);
         // Nobody told the way from the pass; a row more costs what `Tempo` says of short pieces, taken low.
-        let per_row = 0.05 * plain;
+        let per_row = self
+            .per_row
+            .map_or(0.05 * plain, |seconds| seconds.min(0.5 * plain));
         self.expected = Some(Expectation {
             round: RoundStart {
                 plain,

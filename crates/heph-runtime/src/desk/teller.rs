@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::draft::Drafter;
 use crate::line::{Line, LineError};
 
-use super::speculation::{Drafted, Speculation};
+use super::speculation::{Drafted, Guessed, Speculation};
 
 /// How tokens are asked for.
 pub enum Pace {
@@ -38,6 +38,14 @@ pub struct Guess {
 }
 
 impl Pace {
+    /// How often each of those who guess was right in the answer.
+    pub(super) fn guessed(&self) -> Vec<Guessed> {
+        match self {
+            Self::Steps | Self::Stream | Self::Guess(_) => Vec::new(),
+            Self::Adapt(speculation) => speculation.guessed(),
+        }
+    }
+
     /// Starts an answer of at most `tokens` tokens.
     pub(super) fn begin(&mut self, sampling: &SamplingOptions, tokens: usize) {
         match self {
@@ -55,6 +63,8 @@ pub struct Guesses {
     pub judged: usize,
     /// Those that were right.
     pub right: usize,
+    /// Tokens guessed and sent.
+    pub sent: usize,
     /// Pieces that were sent.
     pub pieces: usize,
 }
@@ -249,6 +259,7 @@ impl<'a> Teller<'a> {
             fed = tokens.len();
             self.fed = Fed::To(fed);
             self.guesses.pieces += 1;
+            self.guesses.sent += drafted.tokens.len();
             self.under_way.push_back(Sent {
                 owed: answers,
                 answers,
@@ -312,10 +323,13 @@ impl<'a> Teller<'a> {
         let [sent] = self.under_way.make_contiguous() else {
             return Ok(());
         };
-        if over || sent.prompt {
+        let known = [history, self.guessed.make_contiguous()].concat();
+        if sent.prompt {
+            return speculation.read(&known);
+        }
+        if over {
             return Ok(());
         }
-        let known = [history, self.guessed.make_contiguous()].concat();
         let room = self.room.saturating_sub(known.len());
         speculation.guess_ahead(&sent.drafted, &known, room)
     }

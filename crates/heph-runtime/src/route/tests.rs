@@ -191,6 +191,7 @@ impl World {
             words: Arc::clone(&self.words),
             drafter: plan.draft.map(|_| self.drafter()),
             rounding,
+            guessing: Guessing::WhereItHelps,
             limits: LineLimits::default(),
             cancel: Cancel::new(),
         };

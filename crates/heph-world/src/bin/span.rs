@@ -19,8 +19,14 @@ use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::session::Codecs;
+use heph_plan::DraftSource;
+use heph_plan::draft::SourceStart;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
+use heph_runtime::desk::{
+    Answer, AnswerOptions, Desk, GuessSource, Message, Pace, Plain, Prompt, Speculation,
+};
+use heph_runtime::draft::ModelDrafter;
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::network::{Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};
@@ -33,7 +39,7 @@ use heph_types::{ModelHash, NodeId, SamplingOptions, TokenId, WireCodec};
 /// How to call it.
 const USAGE: &str =
     "span serve MODEL HOME ADDRESS             lends the model at this socket until standard input ends
-span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead, each with :TOKENS
+span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead guess, each with :TOKENS
 
 MODEL is a GGUF file, story or draft. Prints the ticket, or one JSON object for each job.";
 
@@ -206,9 +212,55 @@ fn run(ends: &Ends, job: &str, tokens: usize) -> Done {
                 );
             }
         }
+        "guess" => {
+            for seed in 1..=3 {
+                let told_of = |pace| ends.told_story(seed, pace, tokens);
+                let (steps, stream) = (told_of(Pace::Steps)?, told_of(Pace::Stream)?);
+                let guessed = told_of(guessing()?)?;
+                if guessed.tokens != steps.tokens || stream.tokens != steps.tokens {
+                    return Err("the same question had another answer".into());
+                }
+                let count = guessed.tokens.len() as f64;
+                let (pieces, sent) = (guessed.guesses.pieces as f64, guessed.guesses.sent as f64);
+                told(
+                    job,
+                    steps.tokens.len(),
+                    &[
+                        ("steps_tok_s", steps.decode_tok_s()),
+                        ("stream_tok_s", stream.decode_tok_s()),
+                        ("guess_tok_s", guessed.decode_tok_s()),
+                        ("pieces_per_token", pieces / count),
+                        ("up_per_drafted", guessed.traffic.up as f64 / sent),
+                        ("down_per_round", guessed.traffic.down as f64 / pieces),
+                        ("right", guessed.guesses.right as f64),
+                        ("judged", guessed.guesses.judged as f64),
+                        ("rtt_s", ends.round_trip()),
+                    ],
+                );
+            }
+        }
         _ => return Err(USAGE.into()),
     }
     Ok(())
+}
+
+/// The small model here guesses, and the line confirms; nothing is known beforehand of what a round takes.
+fn guessing() -> Done<Pace> {
+    let lent = lent("draft")?;
+    let model = LineModel::of(HASH, &lent.model);
+    let node = Node::new(NodeId([0; 32]), NodeCaps::default()).with(HASH, lent);
+    let line = Line::whole(model, Arc::new(node), LineLimits::default());
+    let source = GuessSource {
+        kind: DraftSource::Model,
+        drafter: Box::new(ModelDrafter::new(line, Cancel::new())),
+        start: SourceStart {
+            acceptance: 0.75,
+            seconds_per_token: 1e-4,
+            length_max: 16,
+        },
+    };
+    let speculation = Speculation::new(vec![source], Plain::Steps, None);
+    Ok(Pace::Adapt(Box::new(speculation)))
 }
 
 /// Rows without loss.
@@ -243,6 +295,23 @@ impl Ends {
         let mut line = Line::new(self.model, hosts, &stages, limits)?;
         line.begin(&SamplingOptions::greedy());
         Ok(line)
+    }
+
+    /// A story of so many tokens by the bundled target, all of it over there.
+    fn told_story(&self, seed: u64, pace: Pace, tokens: usize) -> Done<Answer> {
+        let line = self.line(&[(self.there.node(), 0, self.model.layers)], EXACT)?;
+        let words = heph_runtime::open::words(&Found::Bundled(bundled::STORY))?;
+        let mut desk = Desk::over(line, pace, Arc::new(words), Cancel::new());
+        let options = AnswerOptions {
+            sampling: SamplingOptions {
+                seed,
+                ..SamplingOptions::default()
+            },
+            max_tokens: Some(tokens),
+            stops: Vec::new(),
+        };
+        let question = [Message::new("user", "Tell me a story about a little fox.")];
+        Ok(desk.answer(Prompt::Chat(&question), &options, &mut |_| {})?)
     }
 
     fn whole(&self) -> Vec<(NodeId, usize, usize)> {

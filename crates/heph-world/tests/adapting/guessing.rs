@@ -81,10 +81,12 @@ impl Scene {
         };
         let sources = vec![
             GuessSource {
+                kind: DraftSource::Model,
                 drafter: Box::new(model),
                 start: start(0.75, GUESS.as_secs_f64()),
             },
             GuessSource {
+                kind: DraftSource::NGram,
                 drafter: Box::<EchoDrafter>::default(),
                 start: start(0.4, 1e-6),
             },
@@ -215,6 +217,7 @@ fn a_drafter_that_is_always_wrong_costs_next_to_nothing() {
             length_max: 16,
         };
         let sources = vec![GuessSource {
+            kind: DraftSource::Model,
             drafter: Box::new(Wrong),
             start,
         }];
