@@ -407,7 +407,7 @@ fn the_demo_says_the_same_in_every_mode_and_leaves_nothing_behind() {
         );
     }
     assert!(
-        text.contains(" B up a drafted token") && text.contains("excerpts were sent"),
+        text.contains(" B down a round of ") && text.contains("excerpts were sent"),
         "{text}"
     );
     let killed = text

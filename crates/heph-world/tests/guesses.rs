@@ -225,7 +225,7 @@ fn a_second_guess_is_often_right_where_the_first_was_wrong() {
         }
     }
     assert!(
-        all.wrong > 20 && all.second * 4 > all.wrong,
+        all.wrong > 20 && all.second * 5 > all.wrong,
         "{} of {}",
         all.second,
         all.wrong

@@ -35,9 +35,9 @@ const MODES: [Mode; 5] = [
 /// Of the answer that loses a node: where it does, as a share of the whole answer.
 const KILLED_AT: f64 = 0.4;
 
-/// Of the model, what each node has room for where it is to be laid out: halves, the table and the head with them, and no
-/// three of its four layers.
-const ROOM: f64 = 0.75;
+/// Of the model, what each node has room for where it is to be laid out: half of the layers with the table or the head, and
+/// no three quarters of them.
+const ROOM: f64 = 0.6;
 
 /// Words of the answer about a document.
 const EXCERPTS_ANSWER_TOKENS: usize = 60;
@@ -185,9 +185,10 @@ impl Done {
         );
         let drafted = guesses.sent as f64 * rounds / guesses.pieces.max(1) as f64;
         Some(format!(
-            "{told}; {:.1} B up a drafted token, {:.1} B down a round",
-            up / drafted,
-            down / rounds
+            "{told}; {:.1} B up and {:.1} B down a round of {:.1} drafted tokens",
+            up / rounds,
+            down / rounds,
+            drafted / rounds
         ))
     }
 }
