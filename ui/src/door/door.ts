@@ -1,0 +1,172 @@
+// The one place that asks the machine that serves this page. No other address is ever asked.
+import { EventReader, type ServerEvent } from './events';
+import type { Chat, ChatLine, ChatPage, Model, Nodes, Plan, Privacy, PullEvent, Status } from './shapes';
+
+/** The door said no. */
+export class Refused extends Error {
+  readonly status: number;
+
+  constructor(status: number, sentence: string) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+/** The door did not answer, or the connection broke. */
+export class Lost extends Error {}
+
+/** Where the token is kept between visits. */
+const TOKEN = 'heph.token';
+
+/** Takes the token out of the page's address, so that neither history nor a shared address holds it. */
+function tokenOfAddress(): string | null {
+  const token = /^#token=([^&]+)$/.exec(location.hash)?.[1];
+  if (token === undefined) return localStorage.getItem(TOKEN);
+  history.replaceState(null, '', location.pathname + location.search);
+  const clear = decodeURIComponent(token);
+  localStorage.setItem(TOKEN, clear);
+  return clear;
+}
+
+/** What is asked of a model. */
+export interface Wish {
+  model: string;
+  mode: string;
+  privacy: Privacy;
+  messages: { role: string; content: string }[];
+  temperature: number;
+  seed: number | null;
+  max_tokens: number;
+}
+
+let token = tokenOfAddress();
+
+/** Keeps `given` as the token from now on. */
+export function bringToken(given: string): void {
+  token = given.trim();
+  localStorage.setItem(TOKEN, token);
+}
+
+async function ask(method: string, path: string, body?: unknown, more: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(more.headers);
+  if (token) headers.set('authorization', `Bearer ${token}`);
+  if (body !== undefined) headers.set('content-type', 'application/json');
+  let response: Response;
+  try {
+    const init: RequestInit = { ...more, method, headers, cache: 'no-store', credentials: 'omit', redirect: 'error' };
+    if (body !== undefined) init.body = JSON.stringify(body);
+    response = await fetch(path, init);
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error;
+    throw new Lost();
+  }
+  if (!response.ok) throw new Refused(response.status, await sentence(response));
+  return response;
+}
+
+/** The sentence of an error in any of the door's shapes. */
+async function sentence(response: Response): Promise<string> {
+  const text = await response.text().catch(() => '');
+  try {
+    const { error } = JSON.parse(text) as { error?: string | { message?: string } };
+    const found = typeof error === 'string' ? error : error?.message;
+    if (found) return found;
+  } catch {
+    // Not JSON: the status has to do.
+  }
+  return `${response.status} ${response.statusText}`.trim();
+}
+
+async function json<T>(method: string, path: string, body?: unknown, more?: RequestInit): Promise<T> {
+  const response = await ask(method, path, body, more);
+  try {
+    return (await response.json()) as T;
+  } catch {
+    throw new Lost();
+  }
+}
+
+async function* events(response: Response): AsyncGenerator<ServerEvent> {
+  const body = response.body?.getReader();
+  if (!body) throw new Lost();
+  const letters = new TextDecoder();
+  const reader = new EventReader();
+  try {
+    for (;;) {
+      const { done, value } = await body.read().catch((error: unknown) => {
+        if (error instanceof DOMException && error.name === 'AbortError') throw error;
+        throw new Lost();
+      });
+      if (done) return;
+      yield* reader.push(letters.decode(value, { stream: true }));
+    }
+  } finally {
+    body.cancel().catch(() => undefined);
+  }
+}
+
+/** An answer as it comes. Goes on with `after`, the id of the last event that came, where a connection was lost. */
+export async function* answer(wish: Wish, after: string | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
+  if (after !== null) {
+    const stream = after.slice(0, after.lastIndexOf(':'));
+    yield* events(await ask('GET', `/heph/v1/streams/${encodeURIComponent(stream)}`, undefined, { signal, headers: { 'last-event-id': after } }));
+    return;
+  }
+  const { mode, privacy, seed, ...rest } = wish;
+  const body = { ...rest, ...(seed === null ? {} : { seed }), stream: true, heph: { mode, privacy, resume: true } };
+  yield* events(await ask('POST', '/v1/chat/completions', body, { signal }));
+}
+
+/** What would happen to `wish`. */
+export function plan(wish: Wish, signal: AbortSignal): Promise<Plan> {
+  const { model, messages, max_tokens, mode, privacy } = wish;
+  return json('POST', '/heph/v1/plan', { model, messages, max_tokens, mode, privacy }, { signal });
+}
+
+export const status = (): Promise<Status> => json('GET', '/heph/v1/status');
+export const nodes = (): Promise<Nodes> => json('GET', '/heph/v1/nodes');
+export const models = async (): Promise<Model[]> => (await json<{ models: Model[] }>('GET', '/heph/v1/models')).models;
+
+/** Downloads a model; closing the generator stops it. */
+export async function* pull(repository: string, file: string, signal: AbortSignal): AsyncGenerator<PullEvent> {
+  const body = { repository, ...(file === '' ? {} : { file }) };
+  for await (const { data } of events(await ask('POST', '/heph/v1/models/pull', body, { signal }))) {
+    if (data !== '[DONE]') yield JSON.parse(data) as PullEvent;
+  }
+}
+
+export async function removeModel(name: string): Promise<void> {
+  await ask('DELETE', `/heph/v1/models/${encodeURIComponent(name)}`);
+}
+
+/** Chats, newest first; those that hold the words of `query` where there are some. */
+export function chats(query: string, before: string | number | null): Promise<ChatPage> {
+  const asked = new URLSearchParams({ limit: '50' });
+  if (query !== '') asked.set('query', query);
+  if (before !== null) asked.set('before', String(before));
+  return json('GET', `/heph/v1/chats?${asked.toString()}`);
+}
+
+export const chat = (id: string): Promise<Chat> => json('GET', `/heph/v1/chats/${id}`);
+export const keepChat = (id: string, title: string, body: unknown): Promise<ChatLine> => json('PUT', `/heph/v1/chats/${id}`, { title, body });
+
+export async function removeChat(id: string): Promise<void> {
+  await ask('DELETE', `/heph/v1/chats/${id}`);
+}
+
+/** A chat, or with no `id` all of them, as a file. */
+export async function exported(id: string | null, format: 'markdown' | 'json'): Promise<Blob> {
+  const path = id === null ? '/heph/v1/export' : `/heph/v1/chats/${id}/export?format=${format}`;
+  return (await ask('GET', path)).blob();
+}
+
+/** Takes back what was exported. */
+export async function imported(document: unknown): Promise<void> {
+  await ask('POST', '/heph/v1/import', document);
+}
+
+/** Ends the answer that event `id` was of: a connection that merely closes could be one that was lost. */
+export async function endStream(id: string): Promise<void> {
+  const stream = id.slice(0, id.lastIndexOf(':'));
+  await ask('DELETE', `/heph/v1/streams/${encodeURIComponent(stream)}`).catch(() => undefined);
+}

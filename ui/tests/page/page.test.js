@@ -1,0 +1,353 @@
+// The page in Debian's chromium, before the real `heph serve` with the bundled model: what a person does with it, what it
+// must never do, and that everyone can use it.
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { after, before, test } from 'node:test';
+import { browser, executable } from './browser.js';
+import { cable, missing, serve } from './door.js';
+
+const AXE = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+/** Nothing is fast on a machine that also builds: everything waited for comes, or fails, within this many milliseconds. */
+const PATIENCE = 30_000;
+const skip = missing || (executable ? false : 'chromium is not installed');
+/** Same seed, same words: answers can be compared. */
+const STEADY = { temperature: 0.7, seed: 7, language: 'en', theme: 'light', tokensMax: 160 };
+
+let door;
+let chromium;
+
+before(async () => {
+  if (skip) return;
+  [door, chromium] = await Promise.all([serve(), browser()]);
+});
+after(async () => {
+  await chromium?.close();
+  await door?.end();
+});
+
+/** A page at `at`, as a person with `settings` opens it; every request and error that it makes is written down. */
+async function open({ settings = {}, width = 1200, height = 800, at = '', address = door.address, token = door.token } = {}) {
+  const context = await chromium.newContext({ viewport: { width, height }, acceptDownloads: true });
+  context.setDefaultTimeout(PATIENCE);
+  const kept = JSON.stringify({ ...STEADY, ...settings });
+  await context.addInitScript(
+    ([settings, token]) => {
+      if (localStorage.getItem('heph.settings') === null) localStorage.setItem('heph.settings', settings);
+      if (token && localStorage.getItem('heph.token') === null) localStorage.setItem('heph.token', token);
+    },
+    [kept, token],
+  );
+  const page = await context.newPage();
+  const asked = [];
+  const errors = [];
+  page.on('request', (request) => asked.push(request.url()));
+  page.on('pageerror', (error) => errors.push(error.message));
+  page.on('console', (line) => /Content Security|Refused to/i.test(line.text()) && errors.push(line.text()));
+  await page.goto(`${address}/${at}`);
+  return { page, context, asked, errors };
+}
+
+const composer = (page) => page.locator('.composer textarea');
+const answers = (page) => page.locator('.turn.assistant');
+
+/** Asks `words` and waits for the receipt of the answer. */
+async function ask(page, words) {
+  const count = await page.locator('.went').count();
+  await composer(page).fill(words);
+  await composer(page).press('Enter');
+  await page.locator('.went').nth(count).waitFor();
+}
+
+async function keepChat(id, title, messages, others = []) {
+  const body = JSON.stringify({ title, body: { version: 1, system: '', messages, others } });
+  const answer = await door.ask(`/heph/v1/chats/${id}`, { method: 'PUT', body, headers: { 'content-type': 'application/json' } });
+  assert.ok(answer.ok, await answer.text());
+}
+
+const turn = (id, parent, role, content, at) => ({ id, parent, role, content, at, state: 'whole' });
+
+test('the address with the token opens the page, and holds the token no longer', { skip }, async () => {
+  const { page, context, errors } = await open({ at: `#token=${door.token}`, token: null });
+  await composer(page).waitFor();
+  assert.ok(!page.url().includes(door.token));
+  await page.reload();
+  await page.locator('aside').waitFor();
+  assert.equal(await page.locator('.door').count(), 0);
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('without the token the page asks for it, and a wrong one does not open', { skip }, async () => {
+  const { page, context } = await open({ token: null });
+  await page.locator('#token').fill('wrong');
+  await page.locator('#token').press('Enter');
+  await page.locator('#token').fill(door.token);
+  await page.locator('#token').press('Enter');
+  await composer(page).waitFor();
+  await context.close();
+});
+
+test('an answer streams, and its receipt is that of the door: nothing left', { skip }, async () => {
+  const { page, context, asked, errors } = await open();
+  await composer(page).fill('Tell me a story about a little fox.');
+  await page.locator('.plan button').waitFor();
+  assert.match(await page.locator('.plan').innerText(), /This machine · nothing leaves/);
+  await composer(page).press('Enter');
+  await page.locator('.went .line').click();
+  assert.match(await page.locator('.went').innerText(), /Stayed on this machine/);
+  const id = await page.locator('.went .foot span').innerText();
+  const receipt = await (await door.ask(`/heph/v1/receipts/${id}`)).json();
+  assert.deepEqual(receipt.traffic, []);
+  const shown = await page.locator('.went .card').innerText();
+  assert.ok(shown.includes(`${receipt.prompt_tokens} read, ${receipt.answer_tokens} written`), shown);
+  const text = await page.locator('.turn.assistant .text').innerText();
+  assert.ok(text.length > 40, text);
+  assert.deepEqual(asked.filter((url) => !url.startsWith(door.address)), [], 'only this machine is asked');
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('an answer whose connection breaks goes on, with the same words', { skip }, async () => {
+  const whole = await open();
+  await ask(whole.page, 'Tell me about a queen and a honey cake.');
+  const words = await answers(whole.page).locator('.text').innerText();
+  await whole.context.close();
+  const cut = await cable(door.port, 2500, 2);
+  const { page, context } = await open({ address: cut.address });
+  await ask(page, 'Tell me about a queen and a honey cake.');
+  assert.equal(cut.state.cut, 2, 'the cable was cut');
+  assert.equal(await answers(page).locator('.text').innerText(), words);
+  await context.close();
+  cut.close();
+});
+
+test('stop ends the answer at the door too', { skip }, async () => {
+  const { page, context } = await open({ settings: { tokensMax: 900, temperature: 2 } });
+  await composer(page).fill('Tell me a very long story.');
+  await composer(page).press('Enter');
+  await page.getByRole('button', { name: 'Stop', exact: true }).click();
+  await page.locator('.note', { hasText: 'Stopped by you.' }).waitFor();
+  for (const until = Date.now() + 2 * PATIENCE; ; ) {
+    const { requests } = await (await door.ask('/heph/v1/status')).json();
+    if (requests.running === 0) break;
+    assert.ok(Date.now() < until, 'the door still computes');
+    await new Promise((resume) => setTimeout(resume, 100));
+  }
+  await context.close();
+});
+
+test('editing and retrying branch, lose nothing, and are there after a reload', { skip }, async () => {
+  const { page, context } = await open({ settings: { seed: null } });
+  await ask(page, 'What is the capital of France?');
+  await page.getByRole('button', { name: 'Edit' }).click();
+  await page.getByLabel('Your question, in other words').fill('What is the capital of Italy?');
+  await page.getByRole('button', { name: 'Ask anew' }).click();
+  await page.getByText('2 of 2').waitFor();
+  await page.locator('.went').waitFor();
+  await page.getByRole('button', { name: 'Another answer', exact: true }).click();
+  await page.locator('.turn.assistant').getByText('2 of 2').waitFor();
+  await page.locator('.went').waitFor();
+  await page.locator('.turn.user').getByRole('button', { name: 'Branch before' }).click();
+  await page.locator('.turn.user').getByText('What is the capital of France?').waitFor();
+  await page.waitForFunction(() => document.querySelector('.history a[aria-current]'));
+  await page.reload();
+  await page.locator('.turn.user').getByText('What is the capital of France?').waitFor();
+  await page.locator('.turn.user').getByRole('button', { name: 'Next branch' }).click();
+  await page.locator('.turn.user').getByText('What is the capital of Italy?').waitFor();
+  await page.locator('.turn.assistant').getByText('2 of 2').waitFor();
+  await context.close();
+});
+
+test('text files go with a question, and what is no text does not', { skip }, async () => {
+  const { page, context } = await open({ settings: { tokensMax: 8 } });
+  await page.locator('.composer input[type=file]').setInputFiles([
+    { name: 'note.txt', mimeType: 'text/plain', buffer: Buffer.from('The fox is called Maya.') },
+    { name: 'photo.png', mimeType: 'image/png', buffer: Buffer.from([0x89, 0x50, 0, 0xff]) },
+  ]);
+  await page.getByText('photo.png is not text').waitFor();
+  const sent = page.waitForRequest((request) => request.url().endsWith('/v1/chat/completions'));
+  await ask(page, 'Who is the fox?');
+  const { messages } = (await sent).postDataJSON();
+  assert.equal(messages.at(-1).content, 'note.txt\n```\nThe fox is called Maya.\n```\n\nWho is the fox?');
+  await context.close();
+});
+
+test('chats are found, renamed, saved and deleted', { skip }, async () => {
+  await keepChat('found-1', 'Weather', [turn('q', null, 'user', 'Is there any heliotrope rain?', 1), turn('a', 'q', 'assistant', 'Never.', 2)]);
+  const { page, context } = await open();
+  await page.getByLabel('Search chats').fill('heliotrope');
+  await page.locator('.history mark', { hasText: 'heliotrope' }).waitFor();
+  await page.locator('.history a').click();
+  await page.getByText('Never.').waitFor();
+  await page.getByRole('button', { name: 'More about this chat' }).click();
+  await page.getByRole('button', { name: 'Rename' }).click();
+  await page.getByLabel('Name of the chat').fill('Rain of colours');
+  await page.getByRole('button', { name: 'Save', exact: true }).click();
+  await page.locator('.history a', { hasText: 'Rain of colours' }).waitFor();
+  const download = page.waitForEvent('download');
+  await page.getByRole('button', { name: 'More about this chat' }).click();
+  await page.getByRole('button', { name: 'Save as text' }).click();
+  const text = await readFile(await (await download).path(), 'utf8');
+  assert.match(text, /heliotrope rain[\s\S]*Never\./);
+  await page.getByRole('button', { name: 'More about this chat' }).click();
+  await page.getByRole('button', { name: 'Delete' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await page.getByText('No chat has these words.').waitFor();
+  assert.equal((await door.ask('/heph/v1/chats/found-1')).status, 404);
+  await context.close();
+});
+
+test('nothing in an answer acts, loads or leaves', { skip }, async () => {
+  const bad = [
+    '![x](http://127.0.0.1:9/a.png?said=secret) <img src="http://127.0.0.1:9/b.png" onerror="window.bad=1">',
+    '<script>window.bad=1</script> <iframe src="http://127.0.0.1:9/c"></iframe> <style>*{background:url(http://127.0.0.1:9/d)}</style>',
+    '[press](javascript:window.bad=1) [data](data:text/html,<script>window.bad=1</script>) <a href="http://127.0.0.1:9/e" ping="http://127.0.0.1:9/f">g</a>',
+    '```html" onload="window.bad=1\n<img src=http://127.0.0.1:9/h onerror=window.bad=1>\n```',
+    '```html\n<img src=http://127.0.0.1:9/i onerror=window.bad=1>\n```',
+  ].join('\n\n');
+  await keepChat('bad-1', 'Bad', [turn('q', null, 'user', bad, 1), turn('a', 'q', 'assistant', bad, 2)]);
+  const { page, context, asked } = await open({ at: '#/chat/bad-1' });
+  await page.locator('.turn.assistant figure pre').last().waitFor();
+  await page.locator('.hljs-tag').first().waitFor();
+  assert.equal(await page.locator('.turn :is(img, script, iframe, style, form, object)').count(), 0);
+  const links = await page.locator('.turn a[href]').evaluateAll((all) => all.map((a) => [a.protocol, a.rel, a.hasAttribute('ping')]));
+  assert.ok(links.length > 0);
+  for (const [protocol, rel, ping] of links) {
+    assert.match(protocol, /^https?:$/);
+    assert.match(rel, /noopener noreferrer/);
+    assert.equal(ping, false);
+  }
+  assert.equal(await page.evaluate(() => window.bad), undefined);
+  assert.deepEqual(asked.filter((url) => !url.startsWith(door.address)), []);
+  await context.close();
+});
+
+test('a chat of 10,000 messages opens at its end and keeps few of them in the page', { skip }, async (t) => {
+  const messages = [];
+  for (let i = 0; i < 10_000; i += 1) {
+    messages.push(turn(`t${i}`, i === 0 ? null : `t${i - 1}`, i % 2 ? 'assistant' : 'user', `Turn ${i}. ${'Words of it. '.repeat(i % 23)}`, i + 1));
+  }
+  await keepChat('long-1', 'Long', messages);
+  const { page, context } = await open({ at: '#/chat/long-1' });
+  await page.getByText('Turn 9999.').waitFor();
+  const rows = await page.locator('.row[role=article]').count();
+  assert.ok(rows < 60, `${rows} rows are in the page`);
+  const feed = page.locator('[role=feed]');
+  // Through the middle and back: no hole, wherever one looks.
+  for (const share of [0.75, 0.5, 0.25]) {
+    await feed.evaluate((frame, share) => frame.scrollTo(0, frame.scrollHeight * share), share);
+    await page.waitForFunction(() => {
+      const frame = document.querySelector('[role=feed]').getBoundingClientRect();
+      const rows = [...document.querySelectorAll('.row[role=article]')].map((row) => row.getBoundingClientRect());
+      return rows.some((row) => row.top <= frame.top + 1) && rows.some((row) => row.bottom >= frame.bottom - 1);
+    });
+  }
+  await feed.evaluate((frame) => frame.scrollTo(0, 0));
+  await page.getByText('Turn 0.', { exact: true }).waitFor();
+  await feed.focus();
+  await page.keyboard.press('Alt+ArrowDown');
+  await page.waitForFunction(() => document.activeElement?.getAttribute('aria-posinset') === '2');
+  await page.getByRole('button', { name: 'To the newest' }).click();
+  await page.getByText('Turn 9999.').waitFor();
+  const times = await page.evaluate(async () => {
+    const field = document.querySelector('.composer textarea');
+    const times = [];
+    for (let i = 0; i < 60; i += 1) {
+      const began = performance.now();
+      field.value += 'x';
+      field.dispatchEvent(new InputEvent('input', { bubbles: true }));
+      await Promise.resolve();
+      field.getBoundingClientRect();
+      times.push(performance.now() - began);
+      await new Promise((resume) => setTimeout(resume));
+    }
+    return times.sort((a, b) => a - b);
+  });
+  t.diagnostic(`a key in a chat of 10,000 messages: median ${times[30].toFixed(1)} ms, 95th of 100 ${times[57].toFixed(1)} ms`);
+  await context.close();
+});
+
+test('a question can be asked, and everything reached, by keyboard alone', { skip }, async () => {
+  const { page, context } = await open();
+  await composer(page).waitFor();
+  await page.keyboard.press('Tab');
+  assert.equal(await page.evaluate(() => document.activeElement?.textContent), 'Skip to the conversation');
+  await page.keyboard.press('Enter');
+  assert.equal(await page.evaluate(() => document.activeElement?.id), 'main');
+  await page.keyboard.press('/');
+  await page.keyboard.type('What is the capital of France?');
+  await page.keyboard.press('Enter');
+  await page.locator('.went').waitFor();
+  await page.keyboard.press('Control+k');
+  await page.waitForFunction(() => document.activeElement?.id === 'search');
+  await page.keyboard.press('Control+Shift+O');
+  await page.getByRole('heading', { name: 'What would you like to know?' }).waitFor();
+  await page.locator('header button.shield').focus();
+  await page.keyboard.press('Enter');
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('ArrowUp');
+  await page.waitForFunction(() => JSON.parse(localStorage.getItem('heph.settings')).privacy === 'own');
+  await page.keyboard.press('Escape');
+  await page.waitForFunction(() => document.activeElement?.classList.contains('shield'));
+  await context.close();
+});
+
+test('the shield says what may leave, and the door is told', { skip }, async () => {
+  const { page, context } = await open({ settings: { mode: 'auto', privacy: 'nothing', tokensMax: 8 } });
+  await page.getByRole('button', { name: 'What may leave this machine: Nothing leaves' }).waitFor();
+  const sent = page.waitForRequest((request) => request.url().endsWith('/v1/chat/completions'));
+  await ask(page, 'Hello?');
+  assert.equal((await sent).postDataJSON().heph.privacy, 'nothing');
+  await context.close();
+});
+
+const LOOKS = [
+  ['light', { theme: 'light' }, 1200],
+  ['dark', { theme: 'dark' }, 1200],
+  ['high contrast', { theme: 'dark', contrast: 'more' }, 1200],
+  ['right to left, narrow', { theme: 'light', language: 'ar' }, 360],
+  ['German, narrow', { theme: 'dark', language: 'de', size: 1.2 }, 360],
+  ['Chinese', { theme: 'light', language: 'zh' }, 800],
+];
+
+for (const [look, settings, width] of LOOKS) {
+  test(`every page can be used by everyone: ${look}`, { skip }, async () => {
+    const { page, context, errors } = await open({ settings: { ...settings, tokensMax: 12 }, width });
+    await composer(page).waitFor();
+    await page.waitForFunction((tag) => document.documentElement.lang.startsWith(tag), settings.language ?? 'en');
+    assert.equal(await page.evaluate(() => document.documentElement.dir), settings.language === 'ar' ? 'rtl' : 'ltr');
+    await sound(page, `${look}: hello`);
+    await composer(page).fill('Where is the fox?');
+    await page.locator('.plan button').click();
+    await page.locator('.plan .card').waitFor();
+    await sound(page, `${look}: plan`);
+    await composer(page).press('Enter');
+    await page.locator('.went .line').click();
+    await page.locator('.went .card').waitFor();
+    await sound(page, `${look}: receipt`);
+    await page.locator('header button.shield').click();
+    await sound(page, `${look}: shield`);
+    for (const name of ['nodes', 'models', 'settings']) {
+      await page.evaluate((name) => (location.hash = `#/${name}`), name);
+      await page.locator(`h1#${name}`).waitFor();
+      await sound(page, `${look}: ${name}`);
+    }
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+}
+
+/** No serious finding of axe, and nothing wider than the window. */
+async function sound(page, where) {
+  if (!(await page.evaluate(() => 'axe' in window))) await page.evaluate(AXE);
+  const findings = await page.evaluate(async () => {
+    const { violations } = await window.axe.run(document, { resultTypes: ['violations'] });
+    return violations
+      .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+      .map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target.join(' ')} ${node.any[0]?.message ?? ''}`).join(' | ')}`);
+  });
+  assert.deepEqual(findings, [], where);
+  const [wide, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+  assert.ok(wide <= window_, `${where}: ${wide} pixels in ${window_}`);
+}

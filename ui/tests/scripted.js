@@ -1,0 +1,199 @@
+// A door whose answers are written down: for work on the page without an engine, and for what one machine alone cannot
+// show (other machines, lost connections, slow downloads). It speaks `docs/gateway.md`; what the page is held to stands
+// in `page/`, against the real `heph serve`.
+//
+//   node tests/scripted.js [PORT]
+import { createServer } from 'node:http';
+import { readFile } from 'node:fs/promises';
+import { extname, join, normalize } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const DIST = fileURLToPath(new URL('../dist', import.meta.url));
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
+/** Stricter than the real door's: no style in the markup either. */
+const POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+const HERE = '0'.repeat(64);
+const LAPTOP = 'a3'.repeat(32);
+const CLOUD = '5c'.repeat(32);
+
+const ANSWER = `# Three ways to share a model
+
+A model is a stack of **layers**. HEPH can cut it anywhere, and the words stay the same.
+
+1. *All here*: nothing leaves.
+2. *Layers shared*: numbers travel, words do not.
+3. *All there*: see \`heph plan\`.
+
+| way | up | down |
+|---|---|---|
+| local | 0 B | 0 B |
+| layered | 2.16 kB | 373 kB |
+
+\`\`\`rust
+/// The price at which \`offer\` meets \`demand\`, or \`None\` in an empty market.
+pub fn price(offer: Offer, demand: Demand) -> Option<Credits> {
+    let supply = NonZeroU64::new(offer.seconds)?;
+    Some(scarcity(supply, demand).max(FLOOR)) // never nothing
+}
+\`\`\`
+
+> Move the tokens, not the conversation.
+
+![a picture](http://127.0.0.1:9/leak.png?what=you-said) <script>window.bad = true</script>
+`;
+
+const STAGES = {
+  local: [{ name: 'here', node: HERE, here: true, role: 'own', layers: { start: 0, end: 24 }, sees: 'nothing', memory_bytes: 9e8 }],
+  layered: [
+    { name: 'here', node: HERE, here: true, role: 'own', layers: { start: 0, end: 6 }, sees: 'nothing', memory_bytes: 2e8 },
+    { name: 'laptop', node: LAPTOP, here: false, role: 'own', layers: { start: 6, end: 18 }, sees: 'activations', memory_bytes: 5e8 },
+    { name: 'here', node: HERE, here: true, role: 'own', layers: { start: 18, end: 24 }, sees: 'nothing', memory_bytes: 2e8 },
+  ],
+};
+
+function receipt(id, mode, model) {
+  const away = mode !== 'local' && mode !== 'auto';
+  const place = (from, to, start, end, node, name, role, saw) => ({ from, to, layers: { start, end }, node, name, role, saw });
+  return {
+    id, created_ms: Date.now(), mode: mode === 'auto' ? 'local' : mode, model, exactness: 'exact',
+    places: away
+      ? [place(0, 261, 0, 6, HERE, 'here', null, 'nothing'), place(0, 120, 6, 18, LAPTOP, 'laptop', 'own', 'activations'), place(120, 261, 6, 18, CLOUD, 'attic', 'own', 'activations'), place(0, 261, 18, 24, HERE, 'here', null, 'nothing')]
+      : [place(0, 261, 0, 24, HERE, 'here', null, 'nothing')],
+    traffic: away ? [{ node: LAPTOP, name: 'laptop', up: 184_320, down: 372_736 }, { node: CLOUD, name: 'attic', up: 220_160, down: 301_000 }] : [],
+    moves: away ? [{ layers: { start: 6, end: 18 }, from: 'laptop', to: 'attic', why: 'laptop was lost', at: 120, gap_s: 0.018 }] : [],
+    degraded: [], finish: 'stop', prompt_tokens: 21, answer_tokens: 240, price: 0,
+    queue_s: 0.0002, first_token_s: 0.011, tokens_per_s: 512.4, total_s: 0.48,
+  };
+}
+
+/** The door. `pace`: milliseconds between two pieces of an answer; `lose`: the first stream breaks after so many events. */
+export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
+  const chats = new Map();
+  const streams = new Map();
+  let losses = 1;
+
+  const events = (id, answer, mode, model) => {
+    const chunk = (choice, more = {}) => ({ id, object: 'chat.completion.chunk', model, choices: [{ index: 0, ...choice }], ...more });
+    const pieces = answer.match(/\S+\s*|\s+/g) ?? [];
+    return [
+      ...pieces.map((content) => chunk({ delta: { content }, finish_reason: null })),
+      chunk({ delta: {}, finish_reason: 'stop' }, { heph: { receipt_id: id, receipt: receipt(id, mode, model) } }),
+    ].map((event) => JSON.stringify(event)).concat('[DONE]');
+  };
+
+  async function stream(response, id, from) {
+    const { list } = streams.get(id);
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    for (let i = from; i < list.length && !response.destroyed && streams.has(id); i += 1) {
+      response.write(`id: ${id}:${i}\ndata: ${list[i]}\n\n`);
+      if (i === lose && losses > 0) {
+        losses -= 1;
+        response.destroy();
+        return;
+      }
+      await new Promise((resume) => setTimeout(resume, pace));
+    }
+    response.end();
+  }
+
+  const routes = {
+    'GET /heph/v1/status': () => ({ name: 'HEPH', version: '0.1.0', model: 'heph-story', context: 1024, threads: 2, isa: 'avx512', kv: 'f16', memory: { total_bytes: 25.3e9, available_bytes: 22.1e9, peak_bytes: 1e8 }, uptime_s: 12.5, auth: token ? 'token' : 'none', modes: ['auto', 'local', 'remote', 'layered', 'speculative', 'layered-speculative'], requests: { running: 1, waiting: 0, answered: 3, failed: 0, refused: 0, tokens: 412 } }),
+    'GET /heph/v1/nodes': () => ({
+      here: { node: HERE, name: 'desk', threads: 2, isa: 'avx512', memory_bytes: 25.3e9 },
+      nodes: [
+        { node: LAPTOP, name: 'laptop', role: 'own', here: false, reachable: true, why: null, latency_ms: 1.4, state: 'open', queue_s: 0, memory_bytes: 16e9, models: ['heph-story'], sees: 'text' },
+        { node: CLOUD, name: 'attic', role: 'own', here: false, reachable: true, why: null, latency_ms: 23, state: 'open', queue_s: 0.4, memory_bytes: 64e9, models: ['heph-story', 'qwen3-8b'], sees: 'text' },
+        { node: '77'.repeat(32), name: 'rented-gpu-eu-west', role: 'cloud', here: false, reachable: false, why: 'did not answer within 3 s', latency_ms: null, state: null, queue_s: null, memory_bytes: null, models: [], sees: 'nothing' },
+      ],
+    }),
+    'GET /heph/v1/models': () => ({
+      models: [
+        { name: 'heph-story', kind: 'chat', about: 'Tells short stories.', bytes: 12_405_696, bundled: true, loaded: true, serving: true, context: 1024, layers: 4, source: 'part of the program', fit: { fits: true, memory_bytes: 30e6, available_bytes: 22e9, sentence: 'fits' } },
+        { name: 'qwen3-8b-q4_k_m', kind: 'chat', about: null, bytes: 5.03e9, bundled: false, loaded: false, serving: false, context: 32768, layers: 36, source: 'models', fit: { fits: true, memory_bytes: 9.4e9, available_bytes: 22e9, sentence: 'fits' } },
+        { name: 'llama-70b-q8_0', kind: 'chat', about: null, bytes: 74e9, bundled: false, loaded: false, serving: false, context: 131072, layers: 80, source: 'models', fit: { fits: false, memory_bytes: 78e9, available_bytes: 22e9, sentence: 'does not fit' } },
+        { name: 'heph-embed', kind: 'encoder', about: 'Vectors of texts.', bytes: 2_690_000, bundled: true, loaded: false, serving: true, context: 512, layers: 3, source: 'part of the program', fit: { fits: true, memory_bytes: 8e6, available_bytes: 22e9, sentence: 'fits' } },
+      ],
+    }),
+    'POST /heph/v1/plan': (body) => {
+      const away = body.mode === 'layered' && body.privacy !== 'nothing';
+      const stages = away ? STAGES.layered : STAGES.local;
+      return { prompt_tokens: 21, answer_tokens: 240, mode: away ? 'layered' : 'local', exactness: 'exact', stages, first_token_s: 0.0114, tokens_per_s: away ? 312 : 804, total_s: 0.4, bytes_up: away ? 404_480 : 0, bytes_down: away ? 673_000 : 0, price: 0, leaves: away ? 'activations' : 'nothing', reasons: [away ? 'It was asked for.' : 'The speed of this machine is the bound, so the whole model runs here.'], refused: [{ mode: 'remote', why: 'It would take 0.9 s where the plan takes 0.4 s.' }], digest: '60', decision: {} };
+    },
+    'GET /heph/v1/chats': (_, query) => {
+      const wanted = query.get('query')?.toLowerCase();
+      const lines = [...chats.values()].filter((chat) => !wanted || JSON.stringify(chat).toLowerCase().includes(wanted));
+      lines.sort((a, b) => b.updated_ms - a.updated_ms);
+      return { chats: lines.slice(0, 50).map((chat) => ({ ...chat, body: undefined, snippet: wanted && `…of [${wanted}] and…` })), next: null };
+    },
+    'GET /heph/v1/export': () => ({ chats: [...chats.values()] }),
+    'POST /heph/v1/import': () => ({}),
+  };
+
+  return createServer(async (request, response) => {
+    const url = new URL(request.url, 'http://door');
+    const pieces = [];
+    for await (const piece of request) pieces.push(piece);
+    const body = pieces.length > 0 ? JSON.parse(Buffer.concat(pieces).toString()) : null;
+    const answer = (status, value) => {
+      response.writeHead(status, { 'content-type': 'application/json' });
+      response.end(value === undefined ? '' : JSON.stringify(value));
+    };
+    if (url.pathname === '/health') return answer(200, { status: 'ok' });
+    if (!/^\/(v1|heph)\//.test(url.pathname)) return file(response, url.pathname);
+    if (token && request.headers.authorization !== `Bearer ${token}`) return answer(401, { error: { message: 'the token is missing or wrong' } });
+    const [, id] = /^\/heph\/v1\/chats\/([\w-]+)/.exec(url.pathname) ?? [];
+    const [, streamId] = /^\/heph\/v1\/streams\/(.+)/.exec(url.pathname) ?? [];
+    const route = routes[`${request.method} ${url.pathname}`];
+    if (route) return answer(200, route(body, url.searchParams));
+    if (url.pathname === '/v1/chat/completions') {
+      const name = `r-${streams.size + 1}`;
+      const last = body.messages.at(-1).content;
+      const text = /fox/.test(last) ? 'Here is a story about a little fox.\nIn a green place, there lived a little fox called Maya. '.repeat(3) : ANSWER;
+      streams.set(name, { list: events(name, text, body.heph.mode, body.model) });
+      return stream(response, name, 0);
+    }
+    if (streamId && request.method === 'DELETE') {
+      streams.delete(streamId);
+      return answer(204);
+    }
+    if (streamId) {
+      if (!streams.has(streamId)) return answer(404, { error: { message: 'no such stream' } });
+      return stream(response, streamId, Number(request.headers['last-event-id'].split(':').pop()) + 1);
+    }
+    if (url.pathname.endsWith('/pull')) {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      for (let done = 0; done <= 100 && !response.destroyed; done += 2) {
+        response.write(`data: ${JSON.stringify({ status: 'downloading', done: done * 5e7, total: 5e9 })}\n\n`);
+        await new Promise((resume) => setTimeout(resume, pace));
+      }
+      return response.end(`data: ${JSON.stringify({ status: 'done', model: { name: 'qwen3-8b', bytes: 5e9 } })}\n\n`);
+    }
+    if (id && request.method === 'PUT') {
+      const now = Date.now();
+      chats.set(id, { id, title: body.title, created_ms: chats.get(id)?.created_ms ?? now, updated_ms: now, body: body.body });
+      return answer(200, { id, title: body.title, created_ms: now, updated_ms: now });
+    }
+    if (id && chats.has(id)) {
+      if (request.method === 'DELETE') chats.delete(id);
+      return request.method === 'DELETE' ? answer(204) : answer(200, chats.get(id));
+    }
+    return answer(404, { error: { message: 'there is no such thing here' } });
+  });
+}
+
+async function file(response, path) {
+  const name = normalize(path === '/' || extname(path) === '' ? '/index.html' : path);
+  try {
+    const bytes = await readFile(join(DIST, name));
+    response.writeHead(200, { 'content-type': TYPES[extname(name)] ?? 'application/octet-stream', 'content-security-policy': POLICY });
+    response.end(bytes);
+  } catch {
+    response.writeHead(404).end();
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const port = Number(process.argv[2] ?? 11500);
+  scripted().listen(port, '127.0.0.1', () => console.log(`http://127.0.0.1:${port}/`));
+}
