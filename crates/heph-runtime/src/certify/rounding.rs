@@ -324,10 +324,6 @@ mod tests {
         let verdict = |codec| rounding.codecs.iter().find(|v| v.codec == codec).unwrap();
         for codec in WireCodec::ALL {
             let verdict = verdict(codec);
-            println!(
-                "{codec}: {:.2} bytes, {} of {}",
-                verdict.bytes_per_number, verdict.changed, verdict.tokens
-            );
             assert!(verdict.tokens >= PROMPTS.len() * ANSWER);
             assert!(!codec.is_exact() || verdict.changed == 0, "{codec}");
             assert_eq!(rounding.keeps(codec), verdict.changed == 0);

@@ -84,7 +84,7 @@ struct Heard {
 /// What became of a cache on its way.
 enum CacheNews {
     Came(CachePart),
-    Held(Position),
+    Held,
     Stays,
 }
 
@@ -276,8 +276,8 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
                 heard.tell_cache(CacheNews::Came(part));
                 continue;
             }
-            DeskEvent::CacheHeld(_, position) => {
-                heard.tell_cache(CacheNews::Held(position));
+            DeskEvent::CacheHeld(..) => {
+                heard.tell_cache(CacheNews::Held);
                 continue;
             }
             DeskEvent::CacheStays(_) => {
@@ -451,14 +451,14 @@ impl Seat for PeerSeat {
         Ok(
             match self.move_cache(DeskCommand::TakeCache { line, first, to })? {
                 CacheNews::Came(part) => Some(part),
-                CacheNews::Held(_) | CacheNews::Stays => None,
+                CacheNews::Held | CacheNews::Stays => None,
             },
         )
     }
 
     fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
         let news = self.move_cache(DeskCommand::PutCache(LINE, part.clone()))?;
-        let taken = matches!(news, CacheNews::Held(_));
+        let taken = matches!(news, CacheNews::Held);
         if taken {
             // The ids of what came this way were not told.
             self.ids = Ids::Unknown;
