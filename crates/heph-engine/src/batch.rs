@@ -334,7 +334,8 @@ impl Batch {
         loop {
             let index = self.index(id);
             match self.running[index].cache.prepare(tokens) {
-                Err(CacheError::Full { .. }) if self.prefixes.drop_oldest() || self.empty_held() || self.preempt(id, plan) => {}
+                Err(CacheError::Full { .. })
+                    if self.prefixes.drop_oldest() || self.empty_held() || self.preempt(id, plan) => {}
                 result => return result,
             }
         }
