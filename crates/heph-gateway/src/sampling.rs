@@ -119,8 +119,10 @@ mod tests {
         assert!(with(|s| s.top_p = Some(0.0)).is_ok());
         assert!(with(|s| s.presence_penalty = Some(2.1)).is_err());
         let bias = |text: &str| {
-            let mut sampling = Sampling::default();
-            sampling.logit_bias = serde_json::from_str(text).unwrap();
+            let sampling = Sampling {
+                logit_bias: serde_json::from_str(text).unwrap(),
+                ..Sampling::default()
+            };
             sampling.options(100)
         };
         assert_eq!(bias("{\"7\": -100}").unwrap().logit_bias, [(TokenId(7), -100.0)]);

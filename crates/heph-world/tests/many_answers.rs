@@ -95,7 +95,7 @@ fn a_held_answer_goes_on_as_if_nothing_had_been() {
     let mut batch = batch(&model, limits);
     let ids: Vec<_> = (0..4).map(|n| batch.submit(request(n, 20)).unwrap()).collect();
     let mut tokens: BTreeMap<SequenceId, Vec<TokenId>> = BTreeMap::new();
-    let mut steps = 0;
+    let mut steps = 0_usize;
     let mut held = None;
     while !batch.is_idle() || held.is_some() {
         for event in batch.step() {
@@ -107,11 +107,11 @@ fn a_held_answer_goes_on_as_if_nothing_had_been() {
         }
         steps += 1;
         // Every third step another answer stands aside for seven steps.
-        if steps % 7 == 0
+        if steps.is_multiple_of(7)
             && let Some(id) = held.take()
         {
             batch.release(id);
-        } else if steps % 3 == 0 && held.is_none() {
+        } else if steps.is_multiple_of(3) && held.is_none() {
             held = Some(ids[steps % 4]);
             batch.hold(ids[steps % 4]);
         }
