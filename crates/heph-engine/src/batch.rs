@@ -286,7 +286,7 @@ impl Batch {
             let useful = &sequence.tokens[..sequence.tokens.len() - 1];
             let running = self.running.iter().map(|s| (s.tokens.as_slice(), &s.cache));
             // One that was held has its own already.
-            if sequence.cache.len() == 0
+            if sequence.cache.is_empty()
                 && let Some(cache) = self.prefixes.longest(useful, running)
             {
                 sequence.cache = cache;
