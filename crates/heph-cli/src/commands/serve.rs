@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// Another name of this machine that callers may use
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
-    /// A page of this origin may ask too, as in https://app.example
+    /// A page of this origin may ask too, as in `https://app.example`
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
     /// Answers that run together
