@@ -7,8 +7,8 @@
 # FOLDER holds the suites, PYTHON has the clients installed, NODE_FOLDER is one where `npm install openai` was done.
 set -u
 suites=$(realpath "$1") heph=$(realpath "$2") python=$(realpath -s "$3") node=${4:-}
-home=$(mktemp -d)
-trap 'kill "$door" "$locked" 2>/dev/null; wait 2>/dev/null; rm -rf "$home"' EXIT
+home=$(mktemp -d) door="" locked=""
+trap 'kill $door $locked 2>/dev/null; wait 2>/dev/null; rm -rf "$home"' EXIT
 
 # serve NAME ARGUMENTS...: starts a door on a free port and waits until it answers; its address stands in $address.
 serve() {
