@@ -23,7 +23,7 @@ pub(crate) struct PlaceArguments {
     /// The last so many layers stay on this machine
     #[arg(long, default_value_t = 0, value_name = "LAYERS")]
     pub(crate) keep_last: u16,
-    /// How rows travel between machines: exact, or certified: rounded, too, by what heph certify found to change no token
+    /// exact, or certified: rows between machines may be rounded where heph certify found that it changes no token
     #[arg(long, default_value = "exact", value_name = "HOW", value_parser = rows)]
     pub(crate) rows: Rows,
     /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
