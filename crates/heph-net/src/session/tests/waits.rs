@@ -175,7 +175,7 @@ fn versions_and_laws_that_do_not_meet_are_named_on_both_sides() {
         assert_eq!(told, noted);
         told
     };
-    assert!(meet((2, 3), LAW).contains("it speaks versions 2 to 3 of the protocol, this machine 1 to 1"));
+    assert!(meet((3, 4), LAW).contains("it speaks versions 3 to 4 of the protocol, this machine 1 to 2"));
     assert!(meet((1, 1), LAW + 1).contains("law 2 of arithmetic, this machine by law 1"));
     assert!(
         meet((1, 9), LAW).starts_with("Some(Greeted"),
