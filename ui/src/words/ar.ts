@@ -188,7 +188,7 @@ export const ar: Words = {
   download: 'تنزيل',
   downloading: (done, of) => `${done} من ${of}`,
   downloaded: (name) => `${name} هنا الآن.`,
-  serveIt: (name) => `لسؤاله: heph serve --model ${name}`,
+  serveIt: (name) => `لسؤاله: \u2066heph serve --model ${name}\u2069`,
   pullStop: 'إيقاف. ما وصل يُحفظ للمحاولة التالية.',
   removeModel: (name) => `حذف ${name}؟`,
   removeModelWhy: 'سيلزم تنزيله من جديد.',

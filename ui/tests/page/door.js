@@ -79,20 +79,21 @@ export function cable(port, bytes, cuts) {
     near.pipe(far);
     far.on('data', (piece) => {
       if (streamed < 0 && piece.includes('text/event-stream')) streamed = 0;
-      if (streamed >= 0) streamed += piece.length;
-      if (streamed > bytes && state.left > 0) {
-        state.left -= 1;
-        state.cut += 1;
-        near.destroy();
-        far.destroy();
+      if (streamed < 0 || streamed + piece.length <= bytes || state.left === 0) {
+        if (streamed >= 0) streamed += piece.length;
+        near.write(piece);
         return;
       }
-      near.write(piece);
+      state.left -= 1;
+      state.cut += 1;
+      // What fits still arrives: the reader must know what it was reading to go on with it.
+      near.end(piece.subarray(0, bytes - streamed));
+      far.destroy();
     });
-    for (const [one, other] of [[near, far], [far, near]]) {
-      one.on('error', () => other.destroy());
-      one.on('close', () => other.destroy());
-    }
+    near.on('error', () => far.destroy());
+    near.on('close', () => far.destroy());
+    far.on('error', () => near.destroy());
+    far.on('close', () => near.end());
   });
   return new Promise((ready) => {
     server.listen(0, '127.0.0.1', () => ready({ address: `http://127.0.0.1:${server.address().port}`, state, close: () => server.close() }));

@@ -37,6 +37,7 @@ test('settings that were tampered with are the usual ones', () => {
 test('bytes that are no text are not sent to a model as text', () => {
   assert.equal(asText(new TextEncoder().encode('Grüße').buffer as ArrayBuffer), 'Grüße');
   assert.equal(asText(new Uint8Array([0xff, 0xfe, 0x00]).buffer), undefined);
+  assert.equal(asText(new Uint8Array([65, 0xff, 66]).buffer), undefined);
   assert.equal(asText(new Uint8Array([65, 0, 66]).buffer), undefined);
 });
 
