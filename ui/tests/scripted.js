@@ -153,10 +153,6 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
       streams.set(name, { list: events(name, text, body.heph.mode, body.model) });
       return stream(response, name, 0);
     }
-    if (streamId && request.method === 'DELETE') {
-      streams.delete(streamId);
-      return answer(204);
-    }
     if (streamId) {
       if (!streams.has(streamId)) return answer(404, { error: { message: 'no such stream' } });
       return stream(response, streamId, Number(request.headers['last-event-id'].split(':').pop()) + 1);

@@ -164,9 +164,3 @@ export async function exported(id: string | null, format: 'markdown' | 'json'): 
 export async function imported(document: unknown): Promise<void> {
   await ask('POST', '/heph/v1/import', document);
 }
-
-/** Ends the answer that event `id` was of: a connection that merely closes could be one that was lost. */
-export async function endStream(id: string): Promise<void> {
-  const stream = id.slice(0, id.lastIndexOf(':'));
-  await ask('DELETE', `/heph/v1/streams/${encodeURIComponent(stream)}`).catch(() => undefined);
-}

@@ -10,6 +10,9 @@ export type Manner = Omit<Wish, 'messages'>;
 /** Seconds to wait before each try to take up an answer whose connection was lost. */
 const WAITS = [0.3, 1, 2, 4, 8];
 
+/** Milliseconds between two times that a long answer is kept while it comes. */
+const KEEP_EVERY = 10_000;
+
 /** An answer that is under way. */
 class Live {
   readonly turn: Turn;
@@ -149,6 +152,11 @@ export class Conversation {
     this.live = live;
     this.#show(turn.id);
     void this.keep();
+    // What has come is kept now and then: a page that is closed in the middle loses little.
+    const timer = setInterval(() => {
+      turn.content = live.whole;
+      void this.keep();
+    }, KEEP_EVERY);
     try {
       await this.#take(wish, live);
       turn.state = 'whole';
@@ -156,6 +164,7 @@ export class Conversation {
       turn.state = live.abort.signal.aborted ? 'stopped' : 'failed';
       if (turn.state === 'failed') turn.error = error instanceof door.Refused ? error.message : '';
     }
+    clearInterval(timer);
     turn.content = live.whole;
     this.live = null;
     this.#tree.turns.set(turn.id, { ...turn });
@@ -178,10 +187,7 @@ export class Conversation {
       } catch (error) {
         const wait = WAITS[lost];
         const again = error instanceof door.Lost && after !== null && wait !== undefined && !live.abort.signal.aborted;
-        if (!again) {
-          if (live.abort.signal.aborted && after !== null) void door.endStream(after);
-          throw error;
-        }
+        if (!again) throw error;
         live.state = 'reconnecting';
         await new Promise((resume) => setTimeout(resume, 1000 * wait));
       }

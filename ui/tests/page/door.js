@@ -70,15 +70,22 @@ export async function serve() {
   return { address, port, token, ask, end };
 }
 
-/** A cable to `port` that breaks each answer of an event stream after so many bytes, as often as `cuts` says. */
+/** A cable to `port` that breaks each answer of an event stream after so many bytes, as often as `cuts` says; or, for no
+ *  cuts, holds back what follows, as if the answer were slow. */
 export function cable(port, bytes, cuts) {
-  const state = { left: cuts, cut: 0 };
+  const state = { left: cuts, cut: 0, held: 0 };
   const server = createServer((near) => {
     const far = connect(port, '127.0.0.1');
     let streamed = -1;
     near.pipe(far);
     far.on('data', (piece) => {
       if (streamed < 0 && piece.includes('text/event-stream')) streamed = 0;
+      if (streamed >= 0 && cuts === 0) {
+        near.write(piece.subarray(0, Math.max(0, bytes - streamed)));
+        streamed += piece.length;
+        state.held = Math.max(0, streamed - bytes);
+        return;
+      }
       if (streamed < 0 || streamed + piece.length <= bytes || state.left === 0) {
         if (streamed >= 0) streamed += piece.length;
         near.write(piece);
