@@ -84,9 +84,9 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
 
   async function stream(response, id, from) {
     const { list } = streams.get(id);
-    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'heph-request-id': id });
     for (let i = from; i < list.length && !response.destroyed && streams.has(id); i += 1) {
-      response.write(`id: ${id}:${i}\ndata: ${list[i]}\n\n`);
+      response.write(`id: ${id}:${i + 1}\ndata: ${list[i]}\n\n`);
       if (i === lose && losses > 0) {
         losses -= 1;
         response.destroy();
@@ -155,7 +155,7 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
     }
     if (streamId) {
       if (!streams.has(streamId)) return answer(404, { error: { message: 'no such stream' } });
-      return stream(response, streamId, Number(request.headers['last-event-id'].split(':').pop()) + 1);
+      return stream(response, streamId, Number(request.headers['last-event-id'].split(':').pop()));
     }
     if (url.pathname.endsWith('/pull')) {
       response.writeHead(200, { 'content-type': 'text/event-stream' });

@@ -105,7 +105,8 @@ async function* events(response: Response): AsyncGenerator<ServerEvent> {
   }
 }
 
-/** An answer as it comes. Goes on with `after`, the id of the last event that came, where a connection was lost. */
+/** An answer as it comes. Goes on with `after`, the id of the last event that came, where a connection was lost. The first
+ *  event has no data: it is the place before all others, for a connection that is lost before anything could be read. */
 export async function* answer(wish: Wish, after: string | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
   if (after !== null) {
     const stream = after.slice(0, after.lastIndexOf(':'));
@@ -114,7 +115,10 @@ export async function* answer(wish: Wish, after: string | null, signal: AbortSig
   }
   const { mode, privacy, seed, ...rest } = wish;
   const body = { ...rest, ...(seed === null ? {} : { seed }), stream: true, heph: { mode, privacy, resume: true } };
-  yield* events(await ask('POST', '/v1/chat/completions', body, { signal }));
+  const response = await ask('POST', '/v1/chat/completions', body, { signal });
+  const stream = response.headers.get('heph-request-id');
+  if (stream !== null) yield { id: `${stream}:0`, data: '' };
+  yield* events(response);
 }
 
 /** What would happen to `wish`. */

@@ -179,6 +179,7 @@ export class Conversation {
       try {
         for await (const { id, data } of door.answer(wish, after, live.abort.signal)) {
           if (id !== '') after = id;
+          if (data === '') continue;
           lost = 0;
           if (data === '[DONE]') return;
           take(JSON.parse(data) as Chunk, live);
