@@ -390,21 +390,19 @@ fn the_demo_says_the_same_in_every_mode_and_leaves_nothing_behind() {
     assert!(text.contains("> Tell me a story about a little fox."), "{text}");
     assert!(text.contains(" same") && !text.contains("differs"), "{text}");
     for (mode, by) in [
-        ("local", "the whole model here"),
-        ("remote", "the whole model node-"),
-        ("layered", "layers 2..4 node-"),
-        ("speculative", "the whole model node-"),
-        ("layered-speculative", "layers 2..4 node-"),
-        ("preprocess", "the whole model node-"),
+        ("local", ["the whole model", "here"]),
+        ("remote", ["the whole model", "node-"]),
+        ("layered", ["node-a", "node-b"]),
+        ("speculative", ["the whole model", "node-"]),
+        ("layered-speculative", ["node-a", "node-b"]),
+        ("preprocess", ["exact", "node-"]),
     ] {
         let row = text
             .lines()
             .find(|line| line.trim_start().starts_with(&format!("{mode} ")))
             .expect(mode);
-        assert!(
-            row.contains("exact") && row.contains(" yes ") && row.contains(by),
-            "{row}"
-        );
+        assert!(row.contains("exact") && row.contains(" yes "), "{row}");
+        assert!(by.iter().all(|words| row.contains(words)), "{row}");
     }
     assert!(
         text.contains(" B down a round of ") && text.contains("excerpts were sent"),

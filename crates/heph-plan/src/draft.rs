@@ -188,11 +188,14 @@ impl Drafting {
             self.plain += self.steps.recip().max(1.0 - KEEP) * (seconds - self.plain);
             return;
         }
+        let saved = self.plain * f64::from(accepted + 1) - seconds;
+        self.saved += saved;
         let rest = seconds - drafting - self.per_row * f64::from(round.length + 1);
         self.fixed += 0.2 * (rest.max(0.0) - self.fixed);
         let Some(source) = self.sources.get_mut(round.source) else {
             return;
         };
+        source.saved += saved;
         let each = drafting / f64::from(round.length);
         source.seconds += 0.2 * (each.max(0.0) - source.seconds);
         source.hits = KEEP * source.hits + f64::from(accepted);
@@ -200,13 +203,6 @@ impl Drafting {
         source.misses = KEEP * source.misses + wrong;
         source.tally.right += f64::from(accepted);
         source.tally.wrong += wrong;
-        // Counted with what such rounds take by now: what disturbs one round is as likely to disturb a plain step.
-        let took = self.fixed
-            + self.per_row * f64::from(round.length + 1)
-            + source.seconds * f64::from(round.length);
-        let saved = self.plain * f64::from(accepted + 1) - took;
-        source.saved += saved;
-        self.saved += saved;
     }
 
     /// What a round is thought to cost by now: the start of the next answer, which is expected to have `tokens` tokens.

@@ -27,7 +27,7 @@ use crate::seat::Host;
 use crate::words::Words;
 
 /// Tokens in a round that a draft may have: longer runs are rarely right to the end.
-const DRAFT_LENGTH_MAX: u16 = 16;
+const DRAFT_LENGTH_MAX: u16 = 12;
 
 /// What an answer from excerpts may miss: 2 of 100 questions, the most that `heph-world`'s test of retrieval lets pass.
 const EXCERPTS_LOSS: f64 = 0.02;
@@ -312,12 +312,7 @@ fn pace(
     };
     let sources = drafts.iter().filter_map(source).collect();
     let plain = if alone { Plain::Stream } else { Plain::Steps };
-    let expected = expectation(record);
-    let speculation = Speculation::new(sources, plain, expected.filter(|_| alone));
-    let speculation = match expected {
-        Some(expected) => speculation.with_per_row(expected.round.per_row),
-        None => speculation,
-    };
+    let speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
     Ok(Pace::Adapt(Box::new(speculation)))
 }
 

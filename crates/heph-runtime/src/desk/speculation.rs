@@ -61,8 +61,6 @@ pub struct Speculation {
     sources: Vec<GuessSource>,
     plain: Plain,
     expected: Option<Expectation>,
-    /// Seconds that a row more costs, where it is known though a step's are not.
-    per_row: Option<f64>,
     control: Option<Drafting>,
     /// Plain steps timed, where nothing was expected.
     trial: Vec<f64>,
@@ -111,20 +109,11 @@ impl Speculation {
             sources,
             plain,
             expected,
-            per_row: None,
             control: None,
             trial: Vec::new(),
             tokens: 0,
             waiting: 0.0,
             ahead: None,
-        }
-    }
-
-    /// With what a row more costs: steps alone do not tell.
-    pub fn with_per_row(self, seconds: f64) -> Self {
-        Self {
-            per_row: Some(seconds),
-            ..self
         }
     }
 
@@ -301,9 +290,7 @@ impl Speculation {
         }
         let plain = self.trial.drain(..).fold(f64::INFINITY, f64::min);
         // Nobody told the way from the pass; a row more costs what `Tempo` says of short pieces, taken low.
-        let per_row = self
-            .per_row
-            .map_or(0.05 * plain, |seconds| seconds.min(0.5 * plain));
+        let per_row = 0.05 * plain;
         self.expected = Some(Expectation {
             round: RoundStart {
                 plain,

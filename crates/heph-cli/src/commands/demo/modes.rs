@@ -253,6 +253,10 @@ fn cluster(asking: &Asking, way: &Way<'_>) -> Result<Cluster, Failure> {
         return Ok(cluster);
     }
     cluster.desk.holds.clear();
+    if way.mode == Mode::Preprocess {
+        // The excerpts go to one machine.
+        cluster.nodes.truncate(1);
+    }
     if matches!(way.mode, Mode::Layered | Mode::LayeredSpeculative) {
         let most = way.options.max_tokens;
         let whole = asking.plan_over(cluster.clone(), Some(Mode::Remote), way.sizes, most)?;
