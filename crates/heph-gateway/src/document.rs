@@ -37,6 +37,7 @@ use crate::{anthropic, heph, ollama, openai};
         heph::status,
         heph::receipt,
         heph::streams::stream,
+        heph::streams::end,
         heph::places::plan,
         heph::places::nodes,
         heph::models::list,

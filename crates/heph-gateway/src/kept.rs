@@ -61,6 +61,8 @@ struct State {
     /// Frames that some reader has taken.
     read: usize,
     deserted_since: Option<Instant>,
+    /// Somebody asked for its end.
+    cut: bool,
 }
 
 /// One kept reply.
@@ -92,12 +94,20 @@ impl KeptStream {
         self.bell.notify_waiters();
     }
 
-    /// Comes back when nobody has read for too long.
+    /// Ends the answer now, whoever reads it.
+    pub(crate) fn cut(&self) {
+        self.lock().cut = true;
+        self.bell.notify_waiters();
+    }
+
+    /// Comes back when nobody has read for too long, or somebody asked for the end.
     pub(crate) async fn deserted(&self) {
         loop {
+            let bell = self.bell.notified();
             let left = {
                 let state = self.lock();
                 match state.deserted_since {
+                    _ if state.cut => Duration::ZERO,
                     Some(since) => DESERTED_AFTER.saturating_sub(since.elapsed()),
                     None => DESERTED_AFTER,
                 }
@@ -105,7 +115,7 @@ impl KeptStream {
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left).await;
+            let _ = tokio::time::timeout(left, bell).await;
         }
     }
 
@@ -118,7 +128,7 @@ impl KeptStream {
                 let deserted = state
                     .deserted_since
                     .is_some_and(|since| since.elapsed() >= DESERTED_AFTER);
-                if state.bytes < BYTES_MAX || state.read == state.frames.len() || deserted {
+                if state.cut || state.bytes < BYTES_MAX || state.read == state.frames.len() || deserted {
                     return;
                 }
             }

@@ -55,7 +55,7 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/openapi.json", get(document::document))
         .route("/heph/v1/status", get(heph::status))
         .route("/heph/v1/receipts/{id}", get(heph::receipt))
-        .route("/heph/v1/streams/{id}", get(streams::stream))
+        .route("/heph/v1/streams/{id}", get(streams::stream).delete(streams::end))
         .route("/heph/v1/plan", post(places::plan))
         .route("/heph/v1/nodes", get(places::nodes))
         .route("/heph/v1/models", get(models::list))

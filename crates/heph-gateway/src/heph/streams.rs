@@ -1,7 +1,7 @@
 //! Going on with a reply after a lost connection.
 
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use crate::error::Refusal;
@@ -47,4 +47,13 @@ pub(crate) async fn stream(
         Some(_) => return Err(Refusal::bad("Last-Event-ID is of another stream")),
     };
     Ok(shape::resumed(door.kept.find(&id).ok_or_else(gone)?, after))
+}
+
+/// Ends a kept answer, which would go on for a while without its reader.
+#[utoipa::path(delete, path = "/heph/v1/streams/{id}", tag = "HEPH",
+    params(("id" = String, Path, description = "The part of an event's id before the colon")),
+    responses((status = 204, description = "It ends"), (status = 404, description = "It is not kept")))]
+pub(crate) async fn end(State(door): State<Door>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+    door.kept.find(&id).ok_or_else(gone)?.cut();
+    Ok(StatusCode::NO_CONTENT)
 }

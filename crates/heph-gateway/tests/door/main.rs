@@ -70,6 +70,42 @@ fn a_lost_connection_goes_on_at_the_same_byte() {
 }
 
 #[test]
+fn a_kept_answer_ends_when_it_is_asked_to() {
+    let door = door();
+    let body = json!({
+        "prompt": "Once", "max_tokens": 1000, "temperature": 1, "stream": true, "heph": { "resume": true }, "n": 8,
+        // Nothing ends it but the number of its tokens.
+        "logit_bias": { "0": -100, "1": -100, "2": -100 },
+    })
+    .to_string();
+    let mut stream = door.connect();
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/completions HTTP/1.0\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut heard = String::new();
+    let id = loop {
+        let mut some = [0; 64];
+        let count = stream.read(&mut some).unwrap();
+        heard.push_str(&String::from_utf8_lossy(&some[..count]));
+        let id = heard
+            .split_once("\nid: ")
+            .and_then(|(_, rest)| rest.split_once(':'));
+        if let Some((id, _)) = id {
+            break id.to_owned();
+        }
+        assert!(count > 0, "{heard}");
+    };
+    let ended = door.raw("DELETE", &format!("/heph/v1/streams/{id}"), "", &[]);
+    assert!(ended.starts_with("HTTP/1.0 204"), "{ended}");
+    stream.read_to_string(&mut heard).unwrap();
+    assert!(!heard.contains("[DONE]"), "it went on to its end");
+    door.comes_to_rest();
+}
+
+#[test]
 fn whoever_hangs_up_frees_the_engine() {
     let door = door();
     let body = json!({ "prompt": "Once", "max_tokens": 900, "temperature": 1, "stream": true }).to_string();
