@@ -16,6 +16,7 @@ use std::time::Duration;
 use heph_kernels::isa::Isa;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
+use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
 use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record};
 use heph_runtime::acceptance::{Acceptances, Task};
@@ -26,8 +27,9 @@ use heph_runtime::desk::{Answer, Desk, Precision, Relief};
 use heph_runtime::draft::{Drafter, ModelDrafter};
 use heph_runtime::gate::Meter;
 use heph_runtime::line::{Line, LineLimits, LineModel};
+use heph_runtime::network::seconds_since_1970;
 use heph_runtime::node::{Lent, Node, NodeCaps};
-use heph_runtime::pool::{Contact, NodePool, contacts};
+use heph_runtime::pool::{Came, Contact, Doors, NodePool, contacts, follow};
 use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::receipt::Receipt;
@@ -75,6 +77,8 @@ pub(crate) struct Ready {
 pub(crate) struct Planned {
     pub(crate) record: Record,
     pool: NodePool,
+    /// Machines that came since.
+    came: Came,
     meter: Meter,
     /// What the meter said after the last answer.
     counted: BTreeMap<NodeId, Traffic>,
@@ -83,7 +87,7 @@ pub(crate) struct Planned {
     /// How well such answers were guessed for.
     acceptances: Acceptances,
     /// What carries the connections; they end with it.
-    _network: Option<Joined>,
+    network: Option<Joined>,
 }
 
 impl Planned {
@@ -97,9 +101,25 @@ impl Planned {
             let (up, down) = (bytes.up - before.up, bytes.down - before.down);
             (*node, Traffic { up, down })
         });
-        let spent = spent.collect();
+        let spent: BTreeMap<NodeId, Traffic> = spent.collect();
         self.counted = now;
-        Receipt::new(&self.record.decision.plan, &self.pool, answer, &spent)
+        if let Some(network) = &self.network {
+            learn(network, &spent, answer.prefill + answer.decode);
+        }
+        let pool = self.came.join(&self.pool);
+        Receipt::new(&self.record.decision.plan, &pool, answer, &spent)
+    }
+}
+
+/// Learns that the ways carried at least so much: what passed in the whole time of an answer.
+fn learn(network: &Joined, spent: &BTreeMap<NodeId, Traffic>, time: Duration) {
+    let seconds = time.as_secs_f64();
+    for (node, bytes) in spent.iter().filter(|_| seconds > 0.0) {
+        let least = Goodput {
+            up: bytes.up as f64 / seconds,
+            down: bytes.down as f64 / seconds,
+        };
+        network.ways().carried(*node, least, seconds_since_1970());
     }
 }
 
@@ -174,7 +194,7 @@ pub(crate) fn ready(
     let sizes = size(asking.words())?;
     let record = asking.plan(place.mode.by_name(), sizes, answer_tokens_max)?;
     let mode = Some(record.decision.plan.mode);
-    let (desk, meter) = asking.desk(&record, Guessing::WhereItHelps)?;
+    let Seated { desk, meter, came } = asking.desk(&record, Guessing::WhereItHelps)?;
     let (opened, acceptances) = (&asking.model.opened, asking.acceptances(sizes));
     Ok(Ready {
         desk,
@@ -185,13 +205,23 @@ pub(crate) fn ready(
         planned: Some(Planned {
             record,
             pool: asking.pool,
+            came,
             meter,
             counted: BTreeMap::new(),
             acceptances,
             away: asking.away,
-            _network: asking.network,
+            network: asking.network,
         }),
     })
+}
+
+/// A desk over the machines of a plan.
+pub(crate) struct Seated {
+    pub(crate) desk: Desk,
+    /// What passes the doors.
+    pub(crate) meter: Meter,
+    /// Machines that come while it answers.
+    pub(crate) came: Came,
 }
 
 /// A model, and who may answer with it.
@@ -348,8 +378,8 @@ impl Asking {
         Ok(Record::new(request, cluster)?)
     }
 
-    /// The desk that carries a plan out, and the meter of what leaves.
-    pub(crate) fn desk(&self, record: &Record, guessing: Guessing) -> Result<(Desk, Meter), Failure> {
+    /// The desk that carries a plan out, told of machines that come and go.
+    pub(crate) fn desk(&self, record: &Record, guessing: Guessing) -> Result<Seated, Failure> {
         let plan = &record.decision.plan;
         let source = &self.model.opened.source;
         let model = LineModel {
@@ -374,6 +404,14 @@ impl Asking {
             .as_ref()
             .filter(|_| drafts)
             .map(|draft| self.drafter(draft));
+        let meter = Meter::default();
+        let doors = || Doors {
+            policy: record.request.policy.clone(),
+            layers: model.layers,
+            meter: meter.clone(),
+        };
+        let follow = |network: &Joined| follow(network.lookout(), &self.pool, doors());
+        let (changes, came) = self.network.as_ref().map(follow).unzip();
         let route = Route {
             record,
             pool: &self.pool,
@@ -383,9 +421,15 @@ impl Asking {
             rounding: self.rounding.as_ref(),
             guessing,
             limits: LineLimits::default(),
+            changes,
+            meter: meter.clone(),
             cancel: self.cancel.clone(),
         };
-        Ok(route.desk()?)
+        Ok(Seated {
+            desk: route.desk()?,
+            meter,
+            came: came.unwrap_or_default(),
+        })
     }
 
     fn drafts(&self, prompt_tokens: usize, known: &Acceptances) -> Vec<DraftProfile> {

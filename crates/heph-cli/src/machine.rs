@@ -6,6 +6,7 @@ use std::time::Duration;
 use heph_net::discovery::Discovery;
 use heph_net::endpoint::EndpointOptions;
 use heph_runtime::network::{Network, NetworkOptions};
+use heph_runtime::pool::Lookout;
 use heph_runtime::settings::Settings;
 
 use crate::failure::Failure;
@@ -17,11 +18,26 @@ const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSP
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// This machine on the network, for as long as this lives: then it says goodbye.
-pub(crate) struct Joined(Network);
+pub(crate) struct Joined {
+    network: Network,
+    lookout: Lookout,
+}
 
 impl Joined {
     pub(crate) fn start(options: NetworkOptions) -> Result<Self, Failure> {
-        Ok(Self(Network::start(options)?))
+        let network = Network::start(options)?;
+        match Lookout::start(&network) {
+            Ok(lookout) => Ok(Self { network, lookout }),
+            Err(error) => {
+                network.close(GOODBYE);
+                Err(heph_runtime::network::NetworkError::from(error).into())
+            }
+        }
+    }
+
+    /// Who of the book is there.
+    pub(crate) fn lookout(&self) -> &Lookout {
+        &self.lookout
     }
 }
 
@@ -29,13 +45,14 @@ impl std::ops::Deref for Joined {
     type Target = Network;
 
     fn deref(&self) -> &Network {
-        &self.0
+        &self.network
     }
 }
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        self.0.close(GOODBYE);
+        self.lookout.leave(GOODBYE / 4);
+        self.network.close(GOODBYE);
     }
 }
 

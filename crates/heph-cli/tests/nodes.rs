@@ -85,21 +85,20 @@ struct NodeProcess {
     home: Home,
     child: Child,
     ticket: String,
+    /// Where it listens.
+    address: String,
 }
 
 impl NodeProcess {
     fn start(name: &str) -> Self {
-        let home = Home::new();
-        let fixed = [
-            "node",
-            "--json",
-            "--listen",
-            "127.0.0.1:0",
-            "--while-input-open",
-            "--name",
-            name,
-        ];
-        let mut child = home.command(&fixed).stdin(Stdio::piped()).spawn().unwrap();
+        Self::start_with(Home::new(), name, "127.0.0.1:0")
+    }
+
+    /// The machine of `home`, where it was before.
+    fn start_with(home: Home, name: &str, listen: &str) -> Self {
+        let fixed = ["node", "--json", "--while-input-open", "--name", name];
+        let arguments = [&fixed[..], &["--listen", listen]].concat();
+        let mut child = home.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
@@ -110,12 +109,31 @@ impl NodeProcess {
             panic!("{e}: {line:?} {error}")
         });
         let ticket = said["ticket"].as_str().unwrap().to_owned();
-        Self { home, child, ticket }
+        let address = said["addresses"][0].as_str().unwrap().to_owned();
+        Self {
+            home,
+            child,
+            ticket,
+            address,
+        }
     }
 
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Ends it with a goodbye.
+    fn leave(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it, and gives back its home and where it listened.
+    fn stopped(mut self) -> (Home, String) {
+        self.leave();
+        let home = std::mem::replace(&mut self.home, Home::new());
+        (home, self.address.clone())
     }
 }
 
@@ -197,6 +215,114 @@ fn a_node_killed_in_the_middle_changes_no_word() {
         assert_eq!(String::from_utf8(text).unwrap(), calm, "{mode}: {said}");
         assert!(said.contains("moved"), "{mode}: {said}");
     }
+}
+
+/// Waits until `is` holds of a line that a watching process prints.
+fn watch_until(watch: &mut impl BufRead, is: impl Fn(&Value) -> bool) -> Value {
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut seen = Value::Null;
+    while Instant::now() < until {
+        let mut line = String::new();
+        assert!(watch.read_line(&mut line).unwrap() > 0, "the watch ended: {seen}");
+        seen = serde_json::from_str(&line).unwrap();
+        if is(&seen) {
+            return seen;
+        }
+    }
+    panic!("it was never seen: {seen}")
+}
+
+#[test]
+fn a_node_that_comes_in_mid_answer_takes_the_work_and_a_watch_shows_it_come_work_and_go() {
+    let mut node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    // A story that does not end by itself, since the bundled model's two ends are kept from it. With plain instructions the
+    // desk takes long for it, and a node is worth a move.
+    let fixed = [
+        "run",
+        "--seed",
+        "7",
+        "--max-tokens",
+        "900",
+        "--explain",
+        "--raw",
+        "Once upon a time",
+    ];
+    let endless = ["--logit-bias", "0=-100", "--logit-bias", "2=-100"];
+    let fixed = [&fixed[..], &endless].concat();
+    let calm = desk.output(&[&fixed[..], &["--mode", "local"]].concat());
+    let calm = String::from_utf8(calm.stdout).unwrap();
+    // On a machine that is busy elsewhere the node may come too late; not three times.
+    let mut said = String::new();
+    for _ in 0..3 {
+        let (home, address) = node.stopped();
+        let mut child = desk
+            .command(&[&fixed[..], &["--isa", "scalar"]].concat())
+            .spawn()
+            .unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let mut text = vec![0; 10];
+        out.read_exact(&mut text).unwrap();
+        node = NodeProcess::start_with(home, "node-a", &address);
+        out.read_to_end(&mut text).unwrap();
+        let output = child.wait_with_output().unwrap();
+        said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(String::from_utf8(text).unwrap(), calm, "{said}");
+        if said.contains("moved") && said.contains("to node-a") {
+            break;
+        }
+    }
+    assert!(said.contains("moved") && said.contains("to node-a"), "{said}");
+
+    let mut watch = desk.command(&["peers", "--watch", "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    let here = watch_until(&mut lines, |seen| {
+        let worked = seen[0]["load"]["tokens"].as_u64() > Some(0);
+        seen[0]["state"] == "here" && worked && seen[0]["way"]["up"].as_f64() > Some(1e3)
+    });
+    assert!(here[0]["rtt_ms"].is_number(), "{here}");
+    node.leave();
+    watch_until(&mut lines, |seen| seen[0]["state"] == "away");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn a_node_that_leaves_with_a_goodbye_changes_no_word() {
+    let mut node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let run = ["run", "--seed", "7", "--max-tokens", "300", "Tell me a story."];
+    let calm = desk.output(&[&run[..], &["--mode", "local"]].concat());
+    let mut child = desk
+        .command(&[&run[..], &["--mode", "remote"]].concat())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut text = vec![0; 10];
+    out.read_exact(&mut text).unwrap();
+    node.leave();
+    out.read_to_end(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(text, calm.stdout, "{said}");
+}
+
+#[test]
+fn a_second_node_of_one_folder_is_refused_and_its_desk_is_not() {
+    let node = NodeProcess::start("node-a");
+    let (code, said) = node.home.fails(&["node", "--listen", "127.0.0.1:0"]);
+    assert!(code == 2 && said.contains("another node runs"), "{code} {said}");
+    // Who lends may ask as well, and then does not stand for the machine among the members.
+    let other = NodeProcess::start("node-b");
+    let met = node.home.output(&["join", &other.ticket]);
+    assert!(met.status.success(), "{met:?}");
+    let answer = node.home.answer("remote", &[]);
+    assert_eq!(answer["text"], node.home.answer("local", &[])["text"]);
+    let desk = Home::with(&[&node]);
+    let peers = desk.json(&["peers", "--json"]);
+    assert_eq!(peers[0]["state"], "here", "{peers}");
 }
 
 #[test]

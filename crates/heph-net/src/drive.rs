@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::{ReadError, VarInt, WriteError};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::endpoint::Stream;
+use crate::endpoint::{Stream, write_some};
 
 /// Commands that wait for a machine which is busy writing.
 const COMMANDS_WAITING: usize = 64;
@@ -291,7 +291,7 @@ impl<M: Machine> Driver<M> {
                     (Ok(room), Some(event)) => room.send(event),
                     _ => return Err(DriveError::Cancelled),
                 },
-                wrote = self.stream.send.write(waiting), if !waiting.is_empty() => {
+                wrote = write_some(&self.stream.throttle, &mut self.stream.send, waiting), if !waiting.is_empty() => {
                     let wrote = wrote.map_err(|cause: WriteError| DriveError::Left(cause.to_string()))?;
                     self.counted.sent.fetch_add(wrote as u64, Ordering::Relaxed);
                     self.unsent.take(wrote);

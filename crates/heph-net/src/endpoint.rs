@@ -12,7 +12,7 @@ use std::time::Duration;
 use heph_types::NodeId;
 use iroh::endpoint::{
     ConnectError as Cause, ConnectingError, ConnectionError, IdleTimeout, PortmapperConfig,
-    QuicTransportConfig, ReadToEndError, VarInt, presets,
+    QuicTransportConfig, ReadToEndError, VarInt, WriteError, presets,
 };
 use iroh::{RelayMap, RelayMode};
 use iroh_mdns_address_lookup::MdnsAddressLookup;
@@ -21,6 +21,7 @@ use noq_proto::congestion::CubicConfig;
 use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
 use crate::discovery::{self, Discovery};
 use crate::identity::Identity;
+use crate::throttle::Throttle;
 use crate::{key_exchange, relay};
 
 /// The longest that anybody waits for a peer to answer a first time.
@@ -116,6 +117,7 @@ pub struct Endpoint {
     iroh: iroh::Endpoint,
     relay: Option<RelayAddress>,
     lan: Option<MdnsAddressLookup>,
+    throttle: Throttle,
 }
 
 /// What keeps a machine from being among its peers.
@@ -229,12 +231,22 @@ impl Endpoint {
             .await
             .map_err(|cause| socket(format!("{cause:#}")))?;
         let lan = discovery::start(&iroh, discovery).map_err(BindError::Discovery)?;
-        Ok(Endpoint { iroh, relay, lan })
+        Ok(Endpoint {
+            iroh,
+            relay,
+            lan,
+            throttle: Throttle::default(),
+        })
     }
 
     /// Who this machine is.
     pub fn node(&self) -> NodeId {
         NodeId(*self.iroh.id().as_bytes())
+    }
+
+    /// What the conversations of all its connections together keep to.
+    pub fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     /// Where it can be reached: every network address that the socket listens at, and its relay.
@@ -277,7 +289,11 @@ impl Endpoint {
         };
         let nowhere = address.is_empty();
         match tokio::time::timeout(deadline, self.iroh.connect(address, protocol.alpn())).await {
-            Ok(Ok(iroh)) => Ok(Connection { iroh, protocol }),
+            Ok(Ok(iroh)) => Ok(Connection {
+                iroh,
+                protocol,
+                throttle: self.throttle.clone(),
+            }),
             Ok(Err(cause)) => Err(connect_error(node, protocol, nowhere, cause)),
             Err(_) if nowhere => Err(no_address),
             Err(_) => Err(ConnectError::NoAnswer { node, deadline }),
@@ -287,7 +303,11 @@ impl Endpoint {
     /// The next peer that connects; `None` once the endpoint is closed. Finish each in a task of its own, so that one
     /// that dawdles keeps nobody waiting.
     pub async fn accept(&self) -> Option<Arriving> {
-        self.iroh.accept().await.map(Arriving)
+        let incoming = self.iroh.accept().await?;
+        Some(Arriving {
+            incoming,
+            throttle: self.throttle.clone(),
+        })
     }
 
     /// Says goodbye to every peer and closes the socket, within `deadline`.
@@ -349,14 +369,17 @@ fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) 
 }
 
 /// A peer that has begun to connect.
-pub struct Arriving(iroh::endpoint::Incoming);
+pub struct Arriving {
+    incoming: iroh::endpoint::Incoming,
+    throttle: Throttle,
+}
 
 impl Arriving {
     /// Waits for the proof of who it is, no longer than `deadline` and [`CONNECT_DEADLINE`].
     pub async fn finish(self, deadline: Duration) -> Result<Connection, AcceptError> {
         let deadline = deadline.min(CONNECT_DEADLINE);
         let accepted = within(deadline, async {
-            let accepting = self.0.accept().map_err(|cause| cause.to_string())?;
+            let accepting = self.incoming.accept().map_err(|cause| cause.to_string())?;
             accepting.await.map_err(|cause| format!("{cause:#}"))
         });
         let iroh = accepted
@@ -365,12 +388,16 @@ impl Arriving {
             .map_err(AcceptError::Failed)?;
         let protocol = Protocol::of(iroh.alpn());
         let protocol = protocol.ok_or_else(|| AcceptError::Failed("an unknown protocol".to_owned()))?;
-        Ok(Connection { iroh, protocol })
+        Ok(Connection {
+            iroh,
+            protocol,
+            throttle: self.throttle,
+        })
     }
 
     /// Sends it away unheard.
     pub fn refuse(self) {
-        self.0.refuse();
+        self.incoming.refuse();
     }
 }
 
@@ -383,6 +410,7 @@ async fn within<F: Future>(deadline: Duration, future: F) -> Option<F::Output> {
 pub struct Connection {
     iroh: iroh::endpoint::Connection,
     protocol: Protocol,
+    throttle: Throttle,
 }
 
 /// Why a connection ended, or was refused.
@@ -489,7 +517,7 @@ impl Connection {
             .open_bi()
             .await
             .map_err(|cause| self.link_error(&cause))?;
-        Ok(Stream { send, receive })
+        Ok(self.stream(send, receive))
     }
 
     /// The next conversation that the peer opens.
@@ -499,7 +527,15 @@ impl Connection {
             .accept_bi()
             .await
             .map_err(|cause| self.link_error(&cause))?;
-        Ok(Stream { send, receive })
+        Ok(self.stream(send, receive))
+    }
+
+    fn stream(&self, send: iroh::endpoint::SendStream, receive: iroh::endpoint::RecvStream) -> Stream {
+        Stream {
+            send,
+            receive,
+            throttle: self.throttle.clone(),
+        }
     }
 
     /// Sends a message that may be lost, of at most [`Connection::datagram_bytes_max`]. `false` if it did not fit or
@@ -605,15 +641,25 @@ impl Connection {
 pub struct Stream {
     pub(crate) send: iroh::endpoint::SendStream,
     pub(crate) receive: iroh::endpoint::RecvStream,
+    pub(crate) throttle: Throttle,
 }
 
 impl Stream {
     /// Writes all of `bytes`; waits while the peer reads slowly.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
-        self.send
-            .write_all(bytes)
-            .await
-            .map_err(|cause| StreamError::Left(cause.to_string()))
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let wrote = write_some(&self.throttle, &mut self.send, rest).await;
+            let wrote = wrote.map_err(|cause| StreamError::Left(cause.to_string()))?;
+            rest = &rest[wrote..];
+        }
+        Ok(())
+    }
+
+    /// The next bytes, as many as there are and fit; `None` at the peer's end.
+    pub async fn read_some(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, StreamError> {
+        let read = self.receive.read(bytes).await;
+        read.map_err(|cause| StreamError::Left(cause.to_string()))
     }
 
     /// Says that nothing follows.
@@ -646,6 +692,19 @@ impl Stream {
         // Gone or not, nothing more can be done about it.
         let _ = self.send.stopped().await;
     }
+}
+
+/// Writes as many of `bytes` as the owner's rate and the peer have room for now, and says how many. A write that is given
+/// up wrote nothing.
+pub(crate) async fn write_some(
+    throttle: &Throttle,
+    send: &mut iroh::endpoint::SendStream,
+    bytes: &[u8],
+) -> Result<usize, WriteError> {
+    let room = throttle.room(bytes.len()).await;
+    let wrote = send.write(&bytes[..room]).await?;
+    throttle.spend(wrote);
+    Ok(wrote)
 }
 
 /// A conversation that did not come to its end.

@@ -19,6 +19,7 @@ pub mod pairing;
 pub mod relay;
 pub mod roster;
 pub mod session;
+pub mod throttle;
 pub mod ticket;
 pub mod transfer;
 pub mod trust;

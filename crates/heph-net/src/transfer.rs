@@ -4,6 +4,12 @@
 //! BLAKE3 is a tree: the hashes of a file's groups, merged, are the file's hash. An [`Outline`] is these group hashes, so
 //! whoever knows a file's hash can check an outline from anybody, and with it each group alone. A machine that serves
 //! some layers asks for the byte ranges of their tensors and keeps a file with holes, in which every offset is right.
+//!
+//! The same connections tell how fast the way is that files would take: see [`probe()`].
+
+mod probe;
+
+pub use probe::{Goodput, PROBE_DEADLINE, probe};
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -305,6 +311,7 @@ fn read_range(file: &mut File, range: Range<u64>) -> io::Result<Vec<u8>> {
 
 const ASK_OUTLINE: u8 = 1;
 const ASK_GROUPS: u8 = 2;
+const ASK_PROBE: u8 = 3;
 const HERE: u8 = 0;
 const NOT_HERE: u8 = 1;
 
@@ -332,6 +339,7 @@ pub async fn serve(
 enum Request {
     Outline { offer: Arc<Offer> },
     Groups { offer: Arc<Offer>, range: Range<u64> },
+    Probe { up: u64, down: u64 },
     NotHere,
 }
 
@@ -343,6 +351,12 @@ impl Request {
         let (first, count) = (u64::from_le_bytes(take(rest)?), u64::from_le_bytes(take(rest)?));
         if !rest.is_empty() {
             return None;
+        }
+        if kind == ASK_PROBE {
+            return Some(Request::Probe {
+                up: first,
+                down: count,
+            });
         }
         match (kind, find(hash)) {
             (ASK_OUTLINE, Some(offer)) => Some(Request::Outline { offer }),
@@ -360,14 +374,21 @@ impl Request {
 }
 
 async fn answer(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offer>>) -> Option<()> {
-    let asked = stream.read_all(REQUEST_BYTES).await.ok()?;
-    let bytes = match Request::read(&asked, find)? {
+    let mut asked = [0; REQUEST_BYTES];
+    stream.read(&mut asked).await.ok()?;
+    let request = Request::read(&asked, find)?;
+    if let Request::Probe { up, down } = request {
+        return probe::answer(stream, up, down).await;
+    }
+    // Nothing follows any other.
+    stream.read_all(0).await.ok()?;
+    let bytes = match request {
         Request::Outline { offer } => Some(offer.outline.encode()),
         Request::Groups { offer, range } => {
             let read = tokio::task::spawn_blocking(move || offer.read(range));
             Some(read.await.ok()?.ok()?)
         }
-        Request::NotHere => None,
+        Request::Probe { .. } | Request::NotHere => None,
     };
     match bytes {
         Some(bytes) => {
@@ -577,6 +598,11 @@ fn next_run(missing: &mut BTreeSet<u64>) -> Option<Range<u64>> {
     Some(first..end)
 }
 
+/// A request as it travels.
+fn request(kind: u8, hash: [u8; 32], first: u64, count: u64) -> Vec<u8> {
+    [&[kind][..], &hash, &first.to_le_bytes(), &count.to_le_bytes()].concat()
+}
+
 async fn ask(
     connection: &Connection,
     kind: u8,
@@ -585,7 +611,7 @@ async fn ask(
     bytes_max: usize,
 ) -> Result<Vec<u8>, TransferError> {
     let count = run.end - run.start;
-    let request = [&[kind][..], &hash, &run.start.to_le_bytes(), &count.to_le_bytes()].concat();
+    let request = request(kind, hash, run.start, count);
     let talk = async {
         let mut stream = connection.open().await.map_err(|_| TransferError::Left)?;
         stream.write(&request).await.map_err(|_| TransferError::Left)?;

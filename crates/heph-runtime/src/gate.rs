@@ -106,6 +106,10 @@ impl Host for Gate {
             meter: self.meter.clone(),
         }))
     }
+
+    fn is_far(&self) -> bool {
+        self.host.is_far()
+    }
 }
 
 /// A seat whose traffic is added to the meter.
@@ -152,6 +156,10 @@ impl Seat for Counted {
 
     fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
         self.seat.put_cache(part)
+    }
+
+    fn leave(&mut self, to: Position) -> bool {
+        self.seat.leave(to)
     }
 
     fn traffic(&self) -> Traffic {

@@ -40,4 +40,5 @@ pub mod service;
 pub mod settings;
 pub mod shards;
 pub mod store;
+pub mod ways;
 pub mod words;

@@ -5,6 +5,8 @@
 //! role `own` hear of each other; everybody else hears of this machine alone. A dead peer is noticed within three seconds.
 //! What a peer says of itself is checked before anybody believes it, and never decides its role or its name.
 
+mod claim;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +16,12 @@ use heph_net::endpoint::{Protocol, Way};
 use heph_net::roster::{Acquaintance, Circle, Life, PROFILE_BYTES_MAX, Present, Roster, Standing};
 use heph_net::trust::{Peer, TrustError};
 use heph_types::{NodeId, NodeProfile, Role};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::network::{Admits, Network};
+
+pub use claim::Claim;
 
 /// How often the book is looked at: a device that was paired in another program is there soon after.
 const BOOK_EVERY: Duration = Duration::from_secs(1);
@@ -46,6 +51,28 @@ pub struct Member {
     pub way: Option<Way>,
     /// What it says it can do; role, name and id are the book's. `None` before it was heard, or where it is nonsense.
     pub profile: Option<NodeProfile>,
+    /// What it does right now for others, as it says.
+    pub load: Option<Load>,
+}
+
+/// What a node does for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Sessions that are open.
+    pub sessions: u32,
+    /// Sessions that it has places for.
+    pub sessions_max: u32,
+    /// Tokens that went through its layers since it started.
+    pub tokens: u64,
+}
+
+/// What a node says of itself, on the wire of members. Unknown fields are those of later versions.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    #[serde(flatten)]
+    profile: NodeProfile,
+    #[serde(default)]
+    load: Option<Load>,
 }
 
 /// Whether a peer is there.
@@ -57,6 +84,15 @@ pub enum Presence {
     Suspect,
     /// It is not there.
     Away,
+}
+
+/// Whether somebody who follows wants to hear more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// It does.
+    On,
+    /// It has heard enough.
+    Enough,
 }
 
 /// The profile says more than fits.
@@ -105,12 +141,49 @@ impl Members {
         Ok(peers.into_iter().map(|peer| member(peer, &present)).collect())
     }
 
-    /// Tells the members what this machine can do, now and whenever they ask.
+    /// Tells `told` who is there, now and whenever that may have changed, in a task that ends with the network or once
+    /// `told` says so. It must not wait for long.
+    pub fn follow(&self, mut told: impl FnMut(Vec<Member>) -> Follow + Send + 'static) {
+        let members = self.clone();
+        self.network.spawn(async move {
+            let mut shown = members.roster.watch();
+            loop {
+                shown.borrow_and_update();
+                let reading = members.clone();
+                let read = tokio::task::spawn_blocking(move || reading.snapshot()).await;
+                // A book that cannot be read right now tells nothing.
+                if let Ok(Ok(all)) = read
+                    && told(all) == Follow::Enough
+                {
+                    return;
+                }
+                if let Ok(Err(_)) = tokio::time::timeout(BOOK_EVERY, shown.changed()).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// How many are there right now, suspects included.
+    pub fn count(&self) -> usize {
+        self.roster.present().len()
+    }
+
+    /// The machine whose members these are.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Tells the members what this machine can do and does, now and whenever they ask.
     ///
     /// # Errors
     /// When it is too long.
-    pub fn say(&self, profile: &NodeProfile) -> Result<(), ProfileTooLong> {
-        let bytes = serde_json::to_vec(profile).expect("numbers and words become JSON");
+    pub fn say(&self, profile: &NodeProfile, load: Load) -> Result<(), ProfileTooLong> {
+        let said = Said {
+            profile: profile.clone(),
+            load: Some(load),
+        };
+        let bytes = serde_json::to_vec(&said).expect("numbers and words become JSON");
         match self.roster.say(bytes) {
             true => Ok(()),
             false => Err(ProfileTooLong),
@@ -230,6 +303,7 @@ fn member(peer: Peer, present: &[Present]) -> Member {
             round_trip: None,
             way: None,
             profile: None,
+            load: None,
             peer,
         };
     };
@@ -241,19 +315,22 @@ fn member(peer: Peer, present: &[Present]) -> Member {
         true => peer.address.clone(),
         false => one.address.clone(),
     };
+    let said = one.profile.as_deref().and_then(|bytes| said_by(&peer, bytes));
+    let (profile, load) = said.map_or((None, None), |said| (Some(said.profile), said.load));
     Member {
         presence,
         address,
         round_trip: one.round_trip,
         way: one.way,
-        profile: one.profile.as_deref().and_then(|bytes| profile_of(&peer, bytes)),
+        profile,
+        load,
         peer,
     }
 }
 
 /// What a peer says of itself, where it makes sense; who it is and what it is to this person the book says.
-fn profile_of(peer: &Peer, bytes: &[u8]) -> Option<NodeProfile> {
-    let said: NodeProfile = serde_json::from_slice(bytes).ok()?;
+fn said_by(peer: &Peer, bytes: &[u8]) -> Option<Said> {
+    let Said { profile: said, load } = serde_json::from_slice(bytes).ok()?;
     let positive = |number: f64| number.is_finite() && number > 0.0;
     let not_negative = |number: f64| number.is_finite() && number >= 0.0;
     let speed = &said.speed;
@@ -269,11 +346,14 @@ fn profile_of(peer: &Peer, bytes: &[u8]) -> Option<NodeProfile> {
         && not_negative(said.price.prompt_token)
         && not_negative(said.price.answer_token)
         && said.holds.len() <= HELD_MAX;
-    sound.then(|| NodeProfile {
-        node: peer.node,
-        name: peer.name.clone(),
-        role: peer.role,
-        ..said
+    sound.then(|| Said {
+        profile: NodeProfile {
+            node: peer.node,
+            name: peer.name.clone(),
+            role: peer.role,
+            ..said
+        },
+        load,
     })
 }
 

@@ -29,6 +29,7 @@ use heph_net::trust::{Peer, TrustBook, TrustError};
 use heph_types::NodeId;
 
 use crate::settings::{self, Keys};
+use crate::ways::Ways;
 
 pub use pairing::JoinError;
 
@@ -110,6 +111,7 @@ struct Inner {
     invitations: Mutex<Invitations>,
     /// Held while the book is read, changed and written.
     book: Mutex<()>,
+    ways: Ways,
 }
 
 impl Network {
@@ -126,6 +128,7 @@ impl Network {
             .enable_all()
             .build()
             .map_err(NetworkError::Threads)?;
+        let ways = Ways::open(&options.home);
         let endpoint = runtime.block_on(Endpoint::bind(&identity, options.endpoint.clone()))?;
         let network = Network(Arc::new(Inner {
             options,
@@ -137,6 +140,7 @@ impl Network {
             heard: Mutex::default(),
             invitations: Mutex::default(),
             book: Mutex::new(()),
+            ways,
         }));
         network.serve_pairing();
         network.spawn(arrivals::take(
@@ -156,6 +160,16 @@ impl Network {
         &self.0.options.name
     }
 
+    /// Its folder.
+    pub fn home(&self) -> &Path {
+        &self.0.options.home
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        held(&self.0.runtime).is_none()
+    }
+
     /// Where it can be reached.
     pub fn address(&self) -> NodeAddress {
         self.0.endpoint.address()
@@ -164,6 +178,11 @@ impl Network {
     /// The socket, for what looks around: discovery and the relay.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
+    }
+
+    /// How fast the ways to its peers are, as measured.
+    pub fn ways(&self) -> &Ways {
+        &self.0.ways
     }
 
     /// Answers peers that connect for `protocol` from now on, in place of whoever did so far.
@@ -330,7 +349,7 @@ fn identity(home: &Path) -> Result<Identity, IdentityError> {
 }
 
 /// Seconds since 1970: what tickets and the book count in.
-fn seconds_since_1970() -> u64 {
+pub fn seconds_since_1970() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

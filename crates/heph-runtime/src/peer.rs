@@ -23,6 +23,10 @@ pub(crate) use seat::PROFILE_VERSION;
 /// How long the first connection to a peer may take: a desk has others to ask.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long a new connection may take to a peer that was silent on the one before: the round trip of a handshake at
+/// 300 ms, and a packet sent again after a second. Whoever needs longer is dead, and the next host is waited for already.
+const AGAIN_DEADLINE: Duration = Duration::from_millis(1_300);
+
 /// A node that lends stages to this desk. Clones share its connection.
 #[derive(Clone)]
 pub struct Peer {

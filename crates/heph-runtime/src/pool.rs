@@ -5,8 +5,12 @@
 //! into a line over these hosts.
 
 mod contact;
+mod following;
+mod lookout;
 
 pub use contact::{Contact, Reached, contacts};
+pub use following::{Came, Doors, follow};
+pub use lookout::Lookout;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +20,7 @@ use heph_types::{LinkProfile, ModelHash, NodeId, NodeProfile, SessionId, StageSp
 use crate::cancel::Cancel;
 use crate::node::{Lent, Node, NodeCaps};
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError};
+use contact::link_to;
 
 /// Another machine.
 #[derive(Clone)]

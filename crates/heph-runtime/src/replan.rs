@@ -101,9 +101,15 @@ impl Replanner {
         let new: Vec<Change> = changes.try_iter().take(CHANGES_MAX).collect();
         for change in &new {
             match change {
-                Change::Event(event) => self.cluster = after(&self.cluster, event),
+                Change::Event(event) => {
+                    if let Event::Lost(node) = event {
+                        self.came.retain(|host| host.node() != *node);
+                    }
+                    self.cluster = after(&self.cluster, event);
+                }
                 Change::Joined { peer, host } => {
                     self.cluster = after(&self.cluster, &Event::Joined(peer.clone()));
+                    self.came.retain(|known| known.node() != host.node());
                     self.came.push(Arc::clone(host));
                 }
             }
@@ -233,6 +239,7 @@ impl Replanner {
 impl Steering for Replanner {
     fn lost(&mut self, node: NodeId, now: &Standing) -> Option<Layout> {
         self.take_changes();
+        self.came.retain(|host| host.node() != node);
         self.cluster = after(&self.cluster, &Event::Lost(node));
         // Whoever asked for a mode wants an answer more.
         self.request.mode = None;

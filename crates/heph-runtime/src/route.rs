@@ -4,6 +4,7 @@
 //! [`Route::desk`] seats the stages where the plan places them, every host behind the policy's [`Gate`].
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use heph_plan::draft::{RoundStart, SourceStart};
 use heph_plan::{
@@ -22,7 +23,7 @@ use crate::draft::{Drafter, EchoDrafter};
 use crate::gate::{Gate, Meter};
 use crate::line::{Line, LineError, LineLimits, LineModel};
 use crate::pool::NodePool;
-use crate::replan::Replanner;
+use crate::replan::{Change, Replanner};
 use crate::seat::Host;
 use crate::words::Words;
 
@@ -185,19 +186,22 @@ pub struct Route<'a> {
     pub guessing: Guessing,
     /// What a line waits for.
     pub limits: LineLimits,
+    /// What becomes of the machines while answers are given; `None` where nobody looks.
+    pub changes: Option<Receiver<Change>>,
+    /// Counts what passes the doors.
+    pub meter: Meter,
     /// Whoever raises it ends the answer.
     pub cancel: Cancel,
 }
 
 impl Route<'_> {
-    /// The desk that answers as planned, and the meter of what passes its doors.
+    /// The desk that answers as planned.
     ///
     /// # Errors
     /// When the plan and the pool do not fit each other.
-    pub fn desk(self) -> Result<(Desk, Meter), RouteError> {
-        let meter = Meter::default();
+    pub fn desk(self) -> Result<Desk, RouteError> {
         let allowed = self.allowed()?;
-        let hosts = self.hosts(&meter, &allowed)?;
+        let hosts = self.hosts(&self.meter, &allowed)?;
         let Record {
             request,
             cluster,
@@ -210,13 +214,17 @@ impl Route<'_> {
             ..self.limits
         };
         let mut line = Line::new(self.model, hosts, &Replanner::placements(plan), limits)?;
-        if !cluster.nodes.is_empty() {
-            let replanner = Replanner::new(request.clone(), cluster.clone(), plan.clone())
-                .with_boundaries_max(allowed.boundaries_max());
+        let mut replanner = Replanner::new(request.clone(), cluster.clone(), plan.clone())
+            .with_boundaries_max(allowed.boundaries_max());
+        let alone = cluster.nodes.is_empty() && self.changes.is_none();
+        if let Some(changes) = self.changes {
+            replanner = replanner.with_changes(changes);
+        }
+        if !alone {
             line = line.with_steering(Box::new(replanner));
         }
         let pace = pace(self.record, self.guessing, self.drafter)?;
-        Ok((Desk::over(line, pace, self.words, self.cancel), meter))
+        Ok(Desk::over(line, pace, self.words, self.cancel))
     }
 
     /// The formats that rows may travel in: exact ones, and where the plan's answer is of another class those that are

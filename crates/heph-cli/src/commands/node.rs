@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use heph_kernels::kv::KvFormat;
@@ -15,11 +15,13 @@ use heph_net::ticket::Ticket;
 use heph_runtime::attendance::Attendance;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
+use heph_runtime::members::{Claim, Load, Members};
 use heph_runtime::network::Network;
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::profile;
 use heph_runtime::serve::{ServeRules, Serving, serve};
 use heph_runtime::settings::Settings;
+use heph_runtime::shards::Shelf;
 use heph_types::{Exactness, Held, LayerRange, NodeProfile, NodeState, Price, Role};
 use serde::Serialize;
 
@@ -105,18 +107,23 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         },
     };
     let network = Network::start(machine::options(settings, arguments.name.as_deref(), endpoint))?;
-    let served = lend(arguments, settings, &network, threads);
-    let (node, profile) = match served {
-        Ok(served) => served,
+    network
+        .endpoint()
+        .throttle()
+        .limit(arguments.caps.bandwidth.and_then(NonZeroU64::new));
+    let lending = lend(arguments, settings, &network, threads)
+        .and_then(|(node, profile)| Lending::begin(&network, node, profile, arguments));
+    let lending = match lending {
+        Ok(lending) => lending,
         Err(failure) => {
             network.close(GOODBYE);
             return Err(failure);
         }
     };
-    let lending = Lending::begin(&network, node, profile, arguments);
     network.block_on(network.endpoint().waiting_at_relay(RELAY_DEADLINE));
     let ended = attend(arguments, &network, &lending, &cancel);
     lending.serving.stop();
+    lending.members.leave(GOODBYE);
     network.close(GOODBYE);
     ended
 }
@@ -140,6 +147,7 @@ fn attend(
             Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
         }
         lending.be(attendance.look());
+        lending.tell();
         bar.set_message(lending.status());
     }
     bar.finish_and_clear();
@@ -149,33 +157,82 @@ fn attend(
 /// The node at work, and whether it takes work now.
 struct Lending {
     serving: Serving,
+    members: Members,
+    _claim: Claim,
+    profile: NodeProfile,
     state: Arc<Mutex<NodeState>>,
+    sessions_max: u16,
+    /// What the members were told last.
+    told: Mutex<Option<(NodeState, Load)>>,
 }
 
 impl Lending {
-    fn begin(network: &Network, node: Node, profile: NodeProfile, arguments: &Arguments) -> Self {
+    fn begin(
+        network: &Network,
+        node: Node,
+        profile: NodeProfile,
+        arguments: &Arguments,
+    ) -> Result<Self, Failure> {
         let state = Arc::new(Mutex::new(NodeState::Open));
-        let now = Arc::clone(&state);
+        let (now, said) = (Arc::clone(&state), profile.clone());
         let say = move || NodeProfile {
-            state: *now.lock().unwrap_or_else(PoisonError::into_inner),
-            ..profile.clone()
+            state: *held(&now),
+            ..said.clone()
         };
         let rules = ServeRules {
             sessions_of_a_peer: arguments.caps.sessions.into(),
             profile: Some(Arc::new(say)),
             ..ServeRules::default()
         };
-        Self {
+        let twice = || {
+            Failure::new(
+                Exit::Usage,
+                "another node runs on this machine from the same folder",
+            )
+            .hint("end it first, or give this one a folder of its own: HEPH_HOME")
+        };
+        let claim = Claim::take(network.home()).ok_or_else(twice)?;
+        let members = Members::start(network)?;
+        // Offers no file; it answers those who measure the way.
+        Arc::new(Shelf::new(network.home())).serve(network);
+        let said = members.say(&profile, Load::default());
+        said.map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
+        Ok(Self {
             serving: serve(network, Arc::new(node), rules),
+            members,
+            _claim: claim,
+            profile,
             state,
+            sessions_max: arguments.caps.sessions,
+            told: Mutex::default(),
+        })
+    }
+
+    /// Tells the members what this machine does now, where that is news.
+    fn tell(&self) {
+        let (served, state) = (self.serving.served(), *held(&self.state));
+        let load = Load {
+            sessions: u32::try_from(served.sessions).unwrap_or(u32::MAX),
+            sessions_max: self.sessions_max.into(),
+            tokens: served.tokens,
+        };
+        let mut told = held(&self.told);
+        if *told != Some((state, load)) {
+            *told = Some((state, load));
+            let profile = NodeProfile {
+                state,
+                ..self.profile.clone()
+            };
+            // What fitted at the start fits now.
+            let _ = self.members.say(&profile, load);
         }
     }
 
     /// Takes work or not, from now on. Who stops taking work ends what is under way: the desks go on elsewhere.
     fn be(&self, state: NodeState) {
-        let mut held = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *held != state {
-            *held = state;
+        let mut now = held(&self.state);
+        if *now != state {
+            *now = state;
             match state {
                 NodeState::Open => self.serving.resume(),
                 NodeState::OutOfHours | NodeState::OwnerWorks | NodeState::Leaving => self.serving.pause(),
@@ -185,7 +242,7 @@ impl Lending {
 
     /// One line on how it goes.
     fn status(&self) -> String {
-        let doing = match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        let doing = match *held(&self.state) {
             NodeState::Open => "ready",
             NodeState::OutOfHours => "outside its hours",
             NodeState::OwnerWorks => "paused while you work",
@@ -193,11 +250,17 @@ impl Lending {
         };
         let served = self.serving.served();
         let (sessions, desks) = (served.sessions, self.serving.desks().len());
+        let met = self.members.count();
         format!(
-            "{doing}: {sessions} sessions of {desks} machines, {} tokens so far",
+            "{doing}: {met} machines here, {sessions} sessions of {desks} machines, {} tokens so far",
             served.tokens
         )
     }
+}
+
+/// What a lock guards; every change behind it is one step.
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Full contexts that a model's caches have room for; more sessions share them.

@@ -1,5 +1,7 @@
 //! `heph peers`: who this machine knows, and who of them is there.
 
+mod watch;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -34,6 +36,9 @@ pub(crate) struct Arguments {
     /// Do not ask them: show what the list says
     #[arg(long)]
     offline: bool,
+    /// Show them again whenever somebody comes, goes or falls silent, until Ctrl-C; with --json a line each time
+    #[arg(long, conflicts_with = "offline")]
+    watch: bool,
     #[command(subcommand)]
     change: Option<Change>,
 }
@@ -75,6 +80,11 @@ struct Line<'a> {
     state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rtt_ms: Option<f64>,
+    /// Bytes of payload a second away from here and towards here, as measured last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    up_bytes_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down_bytes_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<&'a NodeProfile>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +94,7 @@ struct Line<'a> {
 /// Shows or changes the list.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     match &arguments.change {
+        None if arguments.watch => watch::run(arguments.json, settings),
         None => show(arguments, settings),
         Some(Change::Forget { peer }) => {
             let (mut book, known) = find(peer, settings)?;
@@ -165,6 +176,8 @@ fn line<'a>(peer: &'a Peer, contact: Option<&'a Contact>) -> Line<'a> {
         since_unix_s: peer.since,
         state: contact.map(|contact| if contact.reached.is_ok() { "here" } else { "away" }),
         rtt_ms: reached.map(|reached| reached.rtt.as_secs_f64() * 1e3),
+        up_bytes_per_s: reached.map(|reached| reached.link.up),
+        down_bytes_per_s: reached.map(|reached| reached.link.down),
         profile: reached.map(|reached| &reached.profile),
         why_away: contact
             .and_then(|contact| contact.reached.as_ref().err())
@@ -203,15 +216,11 @@ fn write_peer(
         Some(Ok(reached)) => {
             let rtt = explain::seconds(reached.rtt.as_secs_f64());
             let profile = &reached.profile;
-            let state = match profile.state {
-                NodeState::Open => style.green("here"),
-                NodeState::OutOfHours => style.dim("outside its hours"),
-                NodeState::OwnerWorks => style.dim("paused, its owner works"),
-                NodeState::Leaving => style.dim("leaving"),
-            };
+            let state = state_words(profile.state, style);
             let way = if reached.relayed { ", through a relay" } else { "" };
             let memory = terminal::bytes(profile.memory_usable());
-            writeln!(out, " {state}, {rtt} away{way}, {memory}")?;
+            let rate = terminal::bytes(reached.link.up.min(reached.link.down) as u64);
+            writeln!(out, " {state}, {rtt} away{way}, {rate}/s, {memory}")?;
             for held in &profile.holds {
                 let name = names.get(&held.model).cloned();
                 let name = name.unwrap_or_else(|| format!("model {}", NodeId(held.model.0).short()));
@@ -225,6 +234,15 @@ fn write_peer(
             }
             Ok(())
         }
+    }
+}
+
+fn state_words(state: NodeState, style: Style) -> String {
+    match state {
+        NodeState::Open => style.green("here"),
+        NodeState::OutOfHours => style.dim("outside its hours"),
+        NodeState::OwnerWorks => style.dim("paused, its owner works"),
+        NodeState::Leaving => style.dim("leaving"),
     }
 }
 

@@ -301,6 +301,49 @@ fn a_node_that_was_cut_off_comes_back_under_its_own_name() {
     assert!(net.everybody_knows_everybody());
 }
 
+/// A node that knows one other, which says nothing any more; awake whenever something is due, until it suspects it.
+fn suspecting() -> (Members, Duration) {
+    let mut node = Members::new(id(0), NodeAddress::default(), 1, 7, Duration::ZERO);
+    let rumours = vec![Rumour {
+        node: id(1),
+        incarnation: 1,
+        state: State::Alive(NodeAddress::default()),
+    }];
+    let kind = Kind::Tell;
+    node.receive(Duration::ZERO, id(1), &Message { kind, rumours }.encode());
+    let mut now = Duration::ZERO;
+    while !node.suspected(id(1)) {
+        now = node.deadline().unwrap();
+        assert!(now < ms(10_000), "nobody is suspected");
+        node.wake(now);
+    }
+    (node, now)
+}
+
+#[test]
+fn a_machine_that_slept_does_not_blame_others_for_it() {
+    let (mut node, since) = suspecting();
+    // Asleep for longer than a suspicion may be refuted; the refutation waits in the socket meanwhile.
+    let woke = since + SUSPECT_FOR * 4;
+    node.wake(woke);
+    assert_eq!(node.members().count(), 1, "it was given up unheard");
+    let rumours = vec![Rumour {
+        node: id(1),
+        incarnation: 2,
+        state: State::Alive(NodeAddress::default()),
+    }];
+    let kind = Kind::Tell;
+    node.receive(woke, id(1), &Message { kind, rumours }.encode());
+    assert!(!node.suspected(id(1)));
+
+    // A machine that was awake all the time gives it up.
+    let (mut node, since) = suspecting();
+    while let Some(due) = node.deadline().filter(|due| *due <= since + SUSPECT_FOR) {
+        node.wake(due);
+    }
+    assert_eq!(node.members().count(), 0);
+}
+
 #[test]
 fn hostile_messages_leave_every_list_bounded() {
     let mut node = Members::new(id(0), NodeAddress::default(), 1, 7, Duration::ZERO);

@@ -97,6 +97,8 @@ impl Line {
 
     fn adopt(&mut self, layout: Layout) -> Result<bool, LineError> {
         for host in layout.hosts {
+            // It was lost, and is back.
+            self.lost.retain(|(node, _)| *node != host.node());
             self.hosts.retain(|known| known.node() != host.node());
             self.hosts.push(host);
         }

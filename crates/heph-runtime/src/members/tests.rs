@@ -98,10 +98,16 @@ fn profile(machine: &Machine, name: &str) -> NodeProfile {
 fn paired_machines_see_each_other_with_what_they_say_and_a_silent_one_is_gone_within_three_seconds() {
     let (desk, tower) = (Machine::new("desk"), Machine::new("tower"));
     both_know(&desk, &tower, Role::Own);
-    tower.members.say(&profile(&tower, "the boss")).unwrap();
+    let load = Load {
+        sessions: 2,
+        sessions_max: 16,
+        tokens: 7,
+    };
+    tower.members.say(&profile(&tower, "the boss"), load).unwrap();
     let seen = desk.sees(tower.node(), |m| {
         m.presence == Presence::Here && m.profile.is_some() && m.round_trip.is_some()
     });
+    assert_eq!(seen.load, Some(load));
     let said = seen.profile.unwrap();
     assert_eq!(
         (said.memory, said.role, said.name),
@@ -180,7 +186,8 @@ fn nonsense_of_a_peer_is_no_profile() {
     };
     let home = Machine::new("any");
     let sound = serde_json::to_value(profile(&home, "x")).unwrap();
-    let read = |value: &serde_json::Value| profile_of(&peer, value.to_string().as_bytes());
+    let read =
+        |value: &serde_json::Value| said_by(&peer, value.to_string().as_bytes()).map(|said| said.profile);
     assert_eq!(read(&sound).unwrap().node, peer.node);
     for (field, wrong) in [
         ("/speed/bytes_per_second", serde_json::json!(0.0)),
@@ -199,6 +206,6 @@ fn nonsense_of_a_peer_is_no_profile() {
         *said.pointer_mut(field).unwrap() = wrong;
         assert_eq!(read(&said), None, "{field}");
     }
-    assert_eq!(profile_of(&peer, b"\xff{"), None);
-    assert_eq!(profile_of(&peer, &[b'['; 16 << 10]), None);
+    assert!(said_by(&peer, b"\xff{").is_none());
+    assert!(said_by(&peer, &[b'['; 16 << 10]).is_none());
 }

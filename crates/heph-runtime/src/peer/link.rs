@@ -9,7 +9,7 @@ use heph_net::session::DeskEnd;
 use heph_types::NodeId;
 use tokio::time::timeout;
 
-use super::{CONNECT_DEADLINE, held, law};
+use super::{held, law};
 use crate::network::Network;
 use crate::seat::SeatError;
 
@@ -60,9 +60,12 @@ impl Link {
         &self.network
     }
 
-    /// A new stream to the peer, with a desk's end on it.
-    pub(super) async fn converse(&self) -> Result<(Conversation<DeskEnd>, Found), SeatError> {
-        let (connection, found) = self.connection().await?;
+    /// A new stream to the peer, with a desk's end on it. `deadline` is how long a new connection may take.
+    pub(super) async fn converse(
+        &self,
+        deadline: Duration,
+    ) -> Result<(Conversation<DeskEnd>, Found), SeatError> {
+        let (connection, found) = self.connection(deadline).await?;
         let stream = match timeout(STREAM_DEADLINE, connection.open()).await {
             Ok(opened) => opened.map_err(|error| self.lost(error.to_string()))?,
             Err(_) => return Err(self.lost("it holds as many conversations as it may".to_owned())),
@@ -71,15 +74,12 @@ impl Link {
         Ok((drive(stream, DeskEnd::new(law(), Duration::ZERO), epoch), found))
     }
 
-    async fn connection(&self) -> Result<(Connection, Found), SeatError> {
+    async fn connection(&self, deadline: Duration) -> Result<(Connection, Found), SeatError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
             return Ok((connection.clone(), Found::Kept));
         }
-        let made = self
-            .network
-            .reach(self.node, Protocol::Session, CONNECT_DEADLINE)
-            .await;
+        let made = self.network.reach(self.node, Protocol::Session, deadline).await;
         let made = made.map_err(|error| self.unreached(&error))?;
         *kept = Some(made.clone());
         self.note(Some(made.clone()));

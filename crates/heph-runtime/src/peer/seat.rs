@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::link::{Found, Link};
-use super::{Formats, Probe, ended, held};
+use super::{AGAIN_DEADLINE, CONNECT_DEADLINE, Formats, Probe, ended, held};
 use crate::codecs::{Carriage, GOODPUT_USUAL};
 use crate::seat::{Bell, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
 
@@ -151,12 +151,12 @@ pub(super) fn open(
     };
     let (way, bell, hears) = (Arc::clone(link), bell.clone(), Arc::clone(&heard));
     let opened = async move {
-        match try_open(&way, ask.clone(), &hears, &bell).await {
-            Err((SeatError::Lost { .. } | SeatError::Late { .. }, Found::Kept)) => {
+        match try_open(&way, ask.clone(), &hears, &bell, CONNECT_DEADLINE).await {
+            Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) => {
                 way.leave().await;
-                try_open(&way, ask, &hears, &bell)
-                    .await
-                    .map_err(|(error, _)| error)
+                let deadline = again_within(&error);
+                let again = try_open(&way, ask, &hears, &bell, deadline).await;
+                again.map_err(|(error, _)| error)
             }
             opened => opened.map_err(|(error, _)| error),
         }
@@ -193,13 +193,23 @@ fn wait<T: Send + 'static>(
 
 type Opened = (Commands<DeskEnd>, AbortHandle);
 
+/// How long a new connection may take after the kept one failed so: who was silent has had its time.
+fn again_within(error: &SeatError) -> Duration {
+    match error {
+        SeatError::Late { .. } => AGAIN_DEADLINE,
+        _ => CONNECT_DEADLINE,
+    }
+}
+
 async fn try_open(
     link: &Arc<Link>,
     ask: DeskCommand,
     heard: &Arc<Heard>,
     bell: &Bell,
+    deadline: Duration,
 ) -> Result<Opened, (SeatError, Found)> {
-    let (mut conversation, found) = link.converse().await.map_err(|error| (error, Found::Fresh))?;
+    let conversing = link.converse(deadline).await;
+    let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
     let commands = conversation.commands();
     commands.send(ask).await;
     let opened = timeout(ANSWER_DEADLINE, until_open(link, &mut conversation)).await;
@@ -510,7 +520,8 @@ pub(super) fn probe(link: &Arc<Link>, deadline: Duration) -> Result<Probe, SeatE
 }
 
 async fn hear_profile(link: &Link) -> Result<Option<NodeProfile>, (SeatError, Found)> {
-    let (mut conversation, found) = link.converse().await.map_err(|error| (error, Found::Fresh))?;
+    let conversing = link.converse(CONNECT_DEADLINE).await;
+    let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
     while let Some(event) = conversation.event().await {
         match event {
             DeskEvent::Profile { version, record } => {

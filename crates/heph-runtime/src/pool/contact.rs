@@ -1,14 +1,15 @@
-//! Asks the peers of the book what they are, all at once.
+//! Asks the peers of the book what they are, all at once, and how fast the ways to them are where that is not known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heph_net::endpoint::Way;
 use heph_net::trust;
 use heph_types::{LinkProfile, NodeProfile};
 
 use super::{Machine, NodePool};
-use crate::network::Network;
+use crate::network::{Network, seconds_since_1970};
 use crate::peer::Peer;
+use crate::ways;
 
 /// Peers that are asked at the same time, each by a thread that waits.
 const ASKED_AT_ONCE: usize = 32;
@@ -35,6 +36,8 @@ pub struct Reached {
     pub rtt: Duration,
     /// Whether packets go through a relay.
     pub relayed: bool,
+    /// The way there, as measured.
+    pub link: LinkProfile,
     host: Peer,
 }
 
@@ -58,13 +61,26 @@ pub fn contacts(network: &Network, known: &[trust::Peer], deadline: Duration) ->
 }
 
 fn ask(network: &Network, known: &trust::Peer, deadline: Duration) -> Result<Reached, String> {
+    let began = Instant::now();
     let host = Peer::new(network, known.node);
     let probe = host.probe(deadline).map_err(|e| e.to_string())?;
     let silent = || "it is there and lends nothing, or in a version that is not known here".to_owned();
     let said = probe.profile.ok_or_else(silent)?;
+    if network.ways().is_old(known.node, seconds_since_1970()) {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (machine, node) = (network.clone(), known.node);
+        network.spawn(async move {
+            // Whoever waited may have gone.
+            let _ = tell.send(ways::measure(&machine, node).await.is_ok());
+        });
+        // A way that takes longer is known the next time.
+        let _ = told.recv_timeout(deadline.saturating_sub(began.elapsed()));
+    }
+    let rtt = probe.round_trip.unwrap_or_default();
     Ok(Reached {
         profile: as_the_book_says(said, known),
-        rtt: probe.round_trip.unwrap_or_default(),
+        rtt,
+        link: link_to(network, known, rtt),
         relayed: probe.way == Some(Way::Relayed),
         host,
     })
@@ -86,32 +102,31 @@ impl NodePool {
         contacts
             .iter()
             .fold(self, |pool, contact| match &contact.reached {
-                Ok(reached) => pool.with(machine(contact, reached)),
+                Ok(reached) => pool.with(machine(reached)),
                 Err(_) => pool,
             })
     }
 }
 
-fn machine(contact: &Contact, reached: &Reached) -> Machine {
-    let near = contact
-        .peer
-        .address
-        .direct
-        .iter()
-        .all(|socket| socket.ip().is_loopback());
-    let goodput = match near && !contact.peer.address.direct.is_empty() {
-        true => GOODPUT_LOOPBACK,
-        false => GOODPUT_USUAL,
-    };
+fn machine(reached: &Reached) -> Machine {
     Machine {
         profile: reached.profile.clone(),
-        link: LinkProfile {
-            rtt: reached.rtt,
-            up: goodput,
-            down: goodput,
-            loss: 0.0,
-        },
+        link: reached.link,
         host: std::sync::Arc::new(reached.host.clone()),
+    }
+}
+
+/// The way to a peer at a round trip that was just measured: its rates as they were measured last, else assumed.
+pub(super) fn link_to(network: &Network, peer: &trust::Peer, rtt: Duration) -> LinkProfile {
+    let direct = &peer.address.direct;
+    let near = !direct.is_empty() && direct.iter().all(|socket| socket.ip().is_loopback());
+    let assumed = if near { GOODPUT_LOOPBACK } else { GOODPUT_USUAL };
+    let measured = network.ways().to(peer.node);
+    LinkProfile {
+        rtt,
+        up: measured.map_or(assumed, |way| way.up),
+        down: measured.map_or(assumed, |way| way.down),
+        loss: 0.0,
     }
 }
 

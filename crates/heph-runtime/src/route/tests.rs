@@ -184,6 +184,7 @@ impl World {
         rounding: Option<&Rounding>,
     ) -> Result<(Answer, Receipt), RouteError> {
         let plan = &record.decision.plan;
+        let meter = Meter::default();
         let route = Route {
             record,
             pool: &self.pool,
@@ -193,9 +194,11 @@ impl World {
             rounding,
             guessing: Guessing::WhereItHelps,
             limits: LineLimits::default(),
+            changes: None,
+            meter: meter.clone(),
             cancel: Cancel::new(),
         };
-        let (mut desk, meter) = route.desk()?;
+        let mut desk = route.desk()?;
         let options = AnswerOptions {
             sampling: SamplingOptions {
                 seed: 5,

@@ -237,3 +237,28 @@ fn what_cannot_be_brought_is_said_plainly() {
         "{gone:?}"
     );
 }
+
+#[test]
+fn a_way_is_measured_and_an_owners_rate_is_kept_to() {
+    let (desk, node) = (machine("desk"), machine("node"));
+    know_each_other(&desk, &node);
+    let measure = || {
+        let measuring = crate::ways::measure(&desk.network, node.network.node());
+        desk.network.block_on(measuring).unwrap()
+    };
+    // A machine that is busy at the wrong moment measures slowly once, not five times.
+    let is_fast = || (0..5).any(|_| measure().down > 1e6);
+    assert!(is_fast(), "loopback carries more");
+    assert!(desk.network.ways().to(node.network.node()).is_some());
+    // 32 KiB at 200 kB/s take 160 ms whatever the machine does besides; a busy one only makes it slower.
+    let rate = std::num::NonZeroU64::new(200_000);
+    node.network.endpoint().throttle().limit(rate);
+    let capped = measure();
+    assert!(capped.down < 400_000.0, "{capped:?}");
+    assert!(
+        capped.up > capped.down,
+        "only what the node sends is limited: {capped:?}"
+    );
+    node.network.endpoint().throttle().limit(None);
+    assert!(measure().down > 1e6);
+}

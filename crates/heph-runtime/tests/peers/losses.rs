@@ -239,7 +239,9 @@ fn a_node_that_was_started_again_is_found_again() {
         .err()
         .expect("it is gone");
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
-    assert!(error.to_string().contains("did not answer within"), "{error}");
+    // The kept connection was silent first; the new one has had less time.
+    let short = error.to_string().contains("did not answer within 1300 ms");
+    assert!(short, "{error}");
 }
 
 /// Sends the caches of every stage to the next node over, once, after some tokens.

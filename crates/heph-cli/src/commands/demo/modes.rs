@@ -18,7 +18,7 @@ use heph_types::{NodeId, TokenId};
 
 use super::nodes::NodeProcess;
 use crate::about::About;
-use crate::asking::{Asking, Sizes};
+use crate::asking::{Asking, Seated, Sizes};
 use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::terminal::{self, Style};
@@ -211,7 +211,11 @@ fn answer(
     let cluster = cluster(asking, way)?;
     let record = asking.plan_over(cluster, Some(way.mode), way.sizes, most)?;
     let plan = &record.decision.plan;
-    let (mut desk, meter) = asking.desk(&record, Guessing::Always)?;
+    let Seated {
+        mut desk,
+        meter,
+        came,
+    } = asking.desk(&record, Guessing::Always)?;
     let mut victim = largest(plan, victims);
     let what = match &victim {
         None => way.what.clone(),
@@ -240,7 +244,7 @@ fn answer(
     }
     Ok(Done {
         what,
-        receipt: Receipt::new(plan, asking.pool(), &answer, &meter.read()),
+        receipt: Receipt::new(plan, &came.join(asking.pool()), &answer, &meter.read()),
         answer,
         first: first.take().unwrap_or_default(),
     })

@@ -188,6 +188,24 @@ proptest! {
 }
 
 #[test]
+fn work_that_is_void_in_part_is_done_for_the_part_that_counts() {
+    let mut world = World::opened(1, Duration::from_millis(50), whole());
+    let mut at_hand = Toy::new(LINE, &whole());
+    let mut last = None;
+    // The last one begins in the middle of one that still waits.
+    for first in [0, 4, 8, 12, 10] {
+        let order = forward(&whole(), first, 4, 1);
+        last = at_hand.carry_out(order.clone());
+        world.order(order);
+    }
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.over(), (None, None));
+    let replies = world.replies();
+    assert_eq!(replies.len(), 5);
+    assert_eq!(last.map(|(reply, _)| reply).as_ref(), Some(replies[4]));
+}
+
+#[test]
 fn what_was_overtaken_before_it_began_is_not_computed() {
     let mut world = World::opened(1, Duration::from_millis(50), whole());
     for first in [0, 4, 8, 12, 16] {

@@ -1,0 +1,153 @@
+//! How many bytes a second a way carries, found out with a few of them.
+//!
+//! A short look decides whether a longer one is worth its bytes: over a slow way it is exact enough, and over a fast one it
+//! tells only that the way is fast. Counted is the later half of what arrives, when the congestion window has opened. The
+//! peer's word on what arrived there is bounded, and believed: whoever lies about it is asked too much or too little.
+
+use std::time::{Duration, Instant};
+
+use super::{ASK_PROBE, HERE, TransferError, request};
+use crate::address::take;
+use crate::endpoint::{Connection, Stream};
+
+/// Bytes of the short look, each way.
+const SHORT_BYTES: u64 = 32 << 10;
+
+/// Bytes of the long look, each way.
+const LONG_BYTES: u64 = 512 << 10;
+
+/// What a peer may ask for at most, each way.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// A short look that takes longer than this over a way was long enough.
+const SHORT_ENOUGH: Duration = Duration::from_millis(100);
+
+/// How long the looks may take together; what the first one found counts.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Bytes written or read at once.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// Bytes of an answer before the filler: [`HERE`], the bytes counted, and the nanoseconds they took.
+const ANSWER_BYTES: usize = 1 + 8 + 8;
+
+/// Rates that are believed: what no way is below or above.
+const RATE_MIN: f64 = 1e3;
+const RATE_MAX: f64 = 1e11;
+
+/// Bytes of payload a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Goodput {
+    /// Away from here.
+    pub up: f64,
+    /// Towards here.
+    pub down: f64,
+}
+
+/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most.
+///
+/// # Errors
+/// When the peer does not answer probes, left, or is too slow for one.
+pub async fn probe(connection: &Connection) -> Result<Goodput, TransferError> {
+    let until = tokio::time::Instant::now() + PROBE_DEADLINE;
+    let began = Instant::now();
+    let look = |bytes| tokio::time::timeout_at(until, look(connection, bytes));
+    let short = look(SHORT_BYTES).await.map_err(|_| TransferError::Left)??;
+    if began.elapsed() > SHORT_ENOUGH && began.elapsed() > 6 * connection.round_trip().unwrap_or_default() {
+        return Ok(short);
+    }
+    match look(LONG_BYTES).await {
+        Ok(long) => long,
+        Err(_) => Ok(short),
+    }
+}
+
+async fn look(connection: &Connection, bytes: u64) -> Result<Goodput, TransferError> {
+    let mut stream = connection.open().await.map_err(|_| TransferError::Left)?;
+    let asked = request(ASK_PROBE, [0; 32], bytes, bytes);
+    let written = async {
+        stream.write(&asked).await?;
+        fill(&mut stream, bytes).await?;
+        let mut answer = [0; ANSWER_BYTES];
+        stream.read(&mut answer).await.map(|()| answer)
+    };
+    let answer = written.await.map_err(|_| TransferError::Left)?;
+    let mut rest = &answer[..];
+    let ([HERE], Some(counted), Some(nanos)) = (
+        take(&mut rest).unwrap_or_default(),
+        take(&mut rest),
+        take(&mut rest),
+    ) else {
+        return Err(TransferError::NotThere);
+    };
+    let took = Duration::from_nanos(u64::from_le_bytes(nanos));
+    let up = rate(u64::from_le_bytes(counted), took);
+    let down = drain(&mut stream, bytes).await.ok_or(TransferError::Left)?;
+    Ok(Goodput {
+        up,
+        down: rate(down.0, down.1),
+    })
+}
+
+/// Answers a peer that wants to send `up` bytes and hear `down`.
+pub(super) async fn answer(stream: &mut Stream, up: u64, down: u64) -> Option<()> {
+    if up > BYTES_MAX || down > BYTES_MAX {
+        return None;
+    }
+    let (bytes, took) = drain(stream, up).await?;
+    let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    let answer = [&[HERE][..], &bytes.to_le_bytes(), &nanos.to_le_bytes()].concat();
+    stream.write(&answer).await.ok()?;
+    fill(stream, down).await.ok()?;
+    stream.finish();
+    Some(())
+}
+
+async fn fill(stream: &mut Stream, bytes: u64) -> Result<(), crate::endpoint::StreamError> {
+    let piece = vec![0; PIECE_BYTES];
+    let mut left = bytes as usize;
+    while left > 0 {
+        let now = left.min(PIECE_BYTES);
+        stream.write(&piece[..now]).await?;
+        left -= now;
+    }
+    Ok(())
+}
+
+/// Reads so many bytes; returns how many came in the later half of them, and in which time.
+async fn drain(stream: &mut Stream, bytes: u64) -> Option<(u64, Duration)> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let (mut came, mut half) = (0, None);
+    while came < bytes {
+        let room = piece.len().min((bytes - came) as usize);
+        came += stream.read_some(&mut piece[..room]).await.ok()?? as u64;
+        if half.is_none() && came * 2 >= bytes {
+            half = Some((came, Instant::now()));
+        }
+    }
+    let (before, since) = half?;
+    Some((came - before, since.elapsed()))
+}
+
+/// Bytes a second, of what is believed.
+fn rate(bytes: u64, took: Duration) -> f64 {
+    let rate = bytes as f64 / took.as_secs_f64().max(1e-9);
+    match bytes {
+        0 => RATE_MAX,
+        _ => rate.clamp(RATE_MIN, RATE_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_that_nobody_can_have_is_not_believed() {
+        let second = Duration::from_secs(1);
+        assert_eq!(rate(1_000_000, second), 1e6);
+        assert_eq!(rate(u64::MAX, Duration::ZERO), RATE_MAX);
+        assert_eq!(rate(1, Duration::from_secs(u64::MAX)), RATE_MIN);
+        assert_eq!(rate(0, second), RATE_MAX);
+    }
+}

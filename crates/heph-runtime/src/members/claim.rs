@@ -1,0 +1,68 @@
+//! Which of this person's programs on one machine stands for it among the members. They share an identity, and two that
+//! both said where they are would contradict each other: a node stands for its machine, and others only ask.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The file below HEPH's folder that whoever stands for the machine holds locked. The system lets go of it however the
+/// program ends.
+const FILE: &str = "members.lock";
+
+/// How long a claim is tried for: another program may just be looking.
+const TRIED_FOR: Duration = Duration::from_secs(1);
+
+/// The right to stand for this machine, for as long as this lives.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "it is held, not read")] File);
+
+impl Claim {
+    /// Claims it; `None` where another program has it, or the file cannot be had.
+    pub fn take(home: &Path) -> Option<Claim> {
+        let file = open(home)?;
+        let until = Instant::now() + TRIED_FOR;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Some(Claim(file)),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(TRIED_FOR / 50);
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Whether another program has it now.
+    pub fn is_taken(home: &Path) -> bool {
+        let tried = open(home).map(|file| file.try_lock_shared());
+        matches!(tried, Some(Err(TryLockError::WouldBlock)))
+    }
+}
+
+fn open(home: &Path) -> Option<File> {
+    let path = home.join(FILE);
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open(path)
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_program_stands_for_the_machine_until_it_ends() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(!Claim::is_taken(home.path()));
+        let claim = Claim::take(home.path()).unwrap();
+        assert!(Claim::is_taken(home.path()));
+        assert!(Claim::take(home.path()).is_none());
+        drop(claim);
+        assert!(!Claim::is_taken(home.path()));
+        assert!(Claim::take(home.path()).is_some());
+    }
+}

@@ -1,0 +1,291 @@
+//! How fast the ways to the peers are: measured by a short probe or by what was really carried, smoothed, and kept beside
+//! the book of peers with the time it was found out.
+//!
+//! The book itself says who is trusted and is changed by a person's word only; measuring never writes it. A file that is
+//! lost or damaged costs new measurements, no more.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use heph_net::endpoint::Protocol;
+use heph_net::transfer::{self, Goodput};
+use heph_types::NodeId;
+use serde::{Deserialize, Serialize};
+
+use crate::network::Network;
+
+/// The file below HEPH's folder.
+const FILE: &str = "ways.json";
+
+/// Ways that are remembered: as many as the book holds peers. The oldest make room.
+const WAYS_MAX: usize = heph_net::trust::PEERS_MAX;
+
+/// 1,024 ways of about 200 bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a new measurement counts beside what was known.
+const SHARE_NEW: f64 = 0.3;
+
+/// A measurement older than this counts no longer beside a new one: the machine may be elsewhere by now.
+const STALE_S: u64 = 24 * 3600;
+
+/// How long a measurement is good enough to plan with before the way is probed again.
+pub const FRESH_S: u64 = 3600;
+
+/// How long a peer may take to be connected to for a probe.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The way to one peer, as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Bytes of payload a second away from here.
+    pub up: f64,
+    /// Bytes of payload a second towards here.
+    pub down: f64,
+    /// When it was measured last, in seconds since 1970.
+    pub at_unix_s: u64,
+}
+
+impl Measured {
+    fn is_sound(&self) -> bool {
+        let rate = |bytes: f64| bytes.is_finite() && bytes > 0.0;
+        rate(self.up) && rate(self.down)
+    }
+
+    /// How old it is at `now`, in seconds.
+    pub fn age_s(&self, now: u64) -> u64 {
+        now.saturating_sub(self.at_unix_s)
+    }
+}
+
+/// The ways that were measured.
+#[derive(Debug)]
+pub struct Ways {
+    path: PathBuf,
+    /// Held while the file is read, changed and written.
+    known: Mutex<BTreeMap<NodeId, Measured>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    version: u32,
+    ways: BTreeMap<NodeId, Measured>,
+}
+
+impl Ways {
+    /// The ways kept below `home`; none where there is no file, or none that can be read.
+    pub fn open(home: &Path) -> Ways {
+        let path = home.join(FILE);
+        let known = Mutex::new(read(&path));
+        Ways { path, known }
+    }
+
+    /// What is known of the way to `node`.
+    pub fn to(&self, node: NodeId) -> Option<Measured> {
+        self.known().get(&node).copied()
+    }
+
+    /// Whether the way to `node` should be probed before it is planned with.
+    pub fn is_old(&self, node: NodeId, now: u64) -> bool {
+        self.to(node).is_none_or(|known| known.age_s(now) > FRESH_S)
+    }
+
+    /// Learns what a probe found, at `now` in seconds since 1970.
+    pub fn probed(&self, node: NodeId, found: Goodput, now: u64) {
+        self.change(node, |known| {
+            let known = known.filter(|known| known.age_s(now) < STALE_S);
+            // In between in proportion: a rate ten times too high and one ten times too low weigh the same.
+            let mixed = |old: f64, new: f64| old * (new / old).powf(SHARE_NEW);
+            Measured {
+                up: known.map_or(found.up, |known| mixed(known.up, found.up)),
+                down: known.map_or(found.down, |known| mixed(known.down, found.down)),
+                at_unix_s: now,
+            }
+        });
+    }
+
+    /// Learns that so much was carried: the way is at least as fast. Nothing is known of it otherwise.
+    pub fn carried(&self, node: NodeId, least: Goodput, now: u64) {
+        let slower = |known: Measured| known.up < least.up || known.down < least.down;
+        if self.to(node).is_some_and(slower) {
+            self.change(node, |known| {
+                let known = known.unwrap_or(Measured {
+                    up: least.up,
+                    down: least.down,
+                    at_unix_s: now,
+                });
+                Measured {
+                    up: known.up.max(least.up),
+                    down: known.down.max(least.down),
+                    at_unix_s: now,
+                }
+            });
+        }
+    }
+
+    fn change(&self, node: NodeId, to: impl FnOnce(Option<Measured>) -> Measured) {
+        let mut known = self.known();
+        // Another program of this person may have measured meanwhile.
+        for (other, measured) in read(&self.path) {
+            let ours = known.entry(other).or_insert(measured);
+            if ours.at_unix_s < measured.at_unix_s {
+                *ours = measured;
+            }
+        }
+        let measured = to(known.get(&node).copied());
+        if !measured.is_sound() {
+            return;
+        }
+        known.insert(node, measured);
+        while known.len() > WAYS_MAX {
+            let oldest = known.iter().min_by_key(|(_, way)| way.at_unix_s);
+            let Some(oldest) = oldest.map(|(node, _)| *node) else {
+                break;
+            };
+            known.remove(&oldest);
+        }
+        let page = Page {
+            version: 1,
+            ways: known.clone(),
+        };
+        // What cannot be kept is measured again.
+        let _ = write(&self.path, &page);
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<NodeId, Measured>> {
+        // A thread that panicked left whole measurements.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Probes the way to `node` over a connection of its own, and remembers what it found.
+///
+/// # Errors
+/// A sentence: it cannot be reached, or answers no probes.
+pub async fn measure(network: &Network, node: NodeId) -> Result<Goodput, String> {
+    let connected = network.reach(node, Protocol::Shards, CONNECT_DEADLINE).await;
+    let connection = connected.map_err(|cause| cause.to_string())?;
+    let found = transfer::probe(&connection).await;
+    connection.close(heph_net::endpoint::Goodbye::Done);
+    let found = found.map_err(|cause| cause.to_string())?;
+    network
+        .ways()
+        .probed(node, found, crate::network::seconds_since_1970());
+    Ok(found)
+}
+
+fn read(path: &Path) -> BTreeMap<NodeId, Measured> {
+    let page = || -> Option<Page> {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path).ok()?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 <= FILE_BYTES_MAX)
+            .then(|| serde_json::from_slice(&bytes).ok())
+            .flatten()
+    };
+    let ways = page().filter(|page| page.version == 1).map(|page| page.ways);
+    let mut ways = ways.unwrap_or_default();
+    ways.retain(|_, way| way.is_sound());
+    ways
+}
+
+/// The new file or the old one, never a mixture.
+fn write(path: &Path, page: &Page) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(page)?;
+    let mut beside = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    beside.write_all(&text)?;
+    beside.persist(path).map_err(|refused| refused.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId([3; 32]);
+
+    fn both(rate: f64) -> Goodput {
+        Goodput { up: rate, down: rate }
+    }
+
+    #[test]
+    fn measurements_are_smoothed_kept_and_grow_old() {
+        let home = tempfile::tempdir().unwrap();
+        let ways = Ways::open(home.path());
+        assert!(ways.to(NODE).is_none() && ways.is_old(NODE, 100));
+        ways.carried(NODE, both(1e6), 100);
+        assert!(ways.to(NODE).is_none(), "a lower bound alone is no measurement");
+        ways.probed(NODE, both(1e6), 100);
+        assert_eq!(ways.to(NODE).map(|way| (way.up, way.at_unix_s)), Some((1e6, 100)));
+        ways.probed(NODE, both(1e7), 200);
+        let smoothed = ways.to(NODE).unwrap();
+        assert!((1.9e6..2.1e6).contains(&smoothed.down), "{smoothed:?}");
+        ways.carried(NODE, Goodput { up: 5e6, down: 1.0 }, 300);
+        let raised = Ways::open(home.path()).to(NODE).unwrap();
+        assert_eq!(
+            (raised.up, raised.down, raised.at_unix_s),
+            (5e6, smoothed.down, 300)
+        );
+        assert!(!ways.is_old(NODE, 300 + FRESH_S) && ways.is_old(NODE, 301 + FRESH_S));
+        // Where it was a day ago may be elsewhere.
+        ways.probed(NODE, both(10.0), 300 + STALE_S);
+        assert_eq!(ways.to(NODE).map(|way| way.up), Some(10.0));
+    }
+
+    #[test]
+    fn two_programs_measure_and_neither_loses_the_others_ways() {
+        let home = tempfile::tempdir().unwrap();
+        let (one, other) = (Ways::open(home.path()), Ways::open(home.path()));
+        one.probed(NODE, both(1e6), 1);
+        other.probed(NodeId([4; 32]), both(2e6), 2);
+        let read = Ways::open(home.path());
+        assert!(read.to(NODE).is_some() && read.to(NodeId([4; 32])).is_some());
+    }
+
+    #[test]
+    fn a_damaged_file_costs_new_measurements_and_no_more() {
+        let home = tempfile::tempdir().unwrap();
+        for damage in [
+            "".to_owned(),
+            "{".to_owned(),
+            "{\"version\":2,\"ways\":{}}".to_owned(),
+            format!("{{\"version\":1,\"ways\":{{\"{NODE}\":{{\"up\":0.0,\"down\":1.0,\"at_unix_s\":1}}}}}}"),
+        ] {
+            fs::write(home.path().join(FILE), &damage).unwrap();
+            let ways = Ways::open(home.path());
+            assert_eq!(ways.to(NODE), None, "{damage}");
+            ways.probed(NODE, both(7.0), 1);
+            assert!(Ways::open(home.path()).to(NODE).is_some(), "{damage}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_way_makes_room() {
+        let home = tempfile::tempdir().unwrap();
+        let ways = Ways::open(home.path());
+        let of = |at: usize| NodeId(*blake3::hash(&at.to_le_bytes()).as_bytes());
+        {
+            let mut known = ways.known();
+            for at in 0..WAYS_MAX {
+                let rate = 1e6;
+                known.insert(
+                    of(at),
+                    Measured {
+                        up: rate,
+                        down: rate,
+                        at_unix_s: 10 + at as u64,
+                    },
+                );
+            }
+        }
+        ways.probed(NODE, both(1e6), 5_000);
+        assert_eq!(ways.known().len(), WAYS_MAX);
+        assert!(ways.to(of(0)).is_none() && ways.to(of(1)).is_some() && ways.to(NODE).is_some());
+    }
+}
