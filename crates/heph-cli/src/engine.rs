@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heph_engine::graph::Graph;
-use heph_engine::model::{LoadError, LoadOptions, Model};
+use heph_engine::model::{LoadError, LoadOptions, Model, Packing};
 use heph_engine::quantize::FileType;
 use heph_engine::source::Source;
 use heph_engine::worker::{CHUNK_DEFAULT, Worker};
@@ -116,7 +116,8 @@ impl EngineArguments {
         sessions: usize,
         settings: &Settings,
     ) -> Result<Engine, Failure> {
-        self.open(model, context, sessions, settings)?.load()
+        self.open(model, context, sessions, settings)?
+            .load(Packing::AtLoad)
     }
 
     /// Finds and opens `model`, and loads nothing of it yet.
@@ -141,7 +142,7 @@ impl EngineArguments {
                 .filter(|&m| m > 0),
             sessions,
             chunk: self.chunk.get(),
-            layers: None,
+            ..LoadOptions::default()
         };
         Ok(Opened {
             name: model.to_owned(),
@@ -197,7 +198,7 @@ impl Opened {
     }
 
     /// Brings it into memory, with a bar where somebody watches.
-    pub(crate) fn load(&self) -> Result<Engine, Failure> {
+    pub(crate) fn load(&self, packing: Packing) -> Result<Engine, Failure> {
         let began = Instant::now();
         let pool = Arc::new(Pool::new(self.threads));
         let bar = terminal::bytes_bar(&format!("loading {}", self.name));
@@ -210,7 +211,11 @@ impl Opened {
                 },
             );
         };
-        let model = Model::load(Arc::clone(&self.source), &self.options, &pool, &mut show);
+        let options = LoadOptions {
+            packing,
+            ..self.options
+        };
+        let model = Model::load(Arc::clone(&self.source), &options, &pool, &mut show);
         bar.finish_and_clear();
         Ok(Engine {
             model: Arc::new(model?),

@@ -1,9 +1,11 @@
 //! A model in memory: its graph, its programs and its weights, ready to run.
 //!
 //! Loading packs one tensor at a time for the kernels and lets go of the file's pages behind it, so that
-//! no more than one tensor is ever held twice.
+//! no more than one tensor is ever held twice. Where the first token is waited for, loading packs nothing and passes
+//! do it later, share by share ([`Packing::AsUsed`]).
 
 mod fit;
+mod settle;
 
 pub use fit::{Fit, Footprint};
 
@@ -11,12 +13,13 @@ use crate::cache::{KvBudget, KvCache};
 use crate::config::{ConfigError, ModelConfig};
 use crate::graph::{Graph, GraphError, Op, TensorId, TensorSpec};
 use crate::program::Program;
-use crate::source::Source;
+use crate::source::{FileView, Source};
 use heph_kernels::format::dequantize_row;
 use heph_kernels::kv::KvFormat;
 use heph_kernels::pack::{PackError, Packed, Room};
 use heph_kernels::pool::Pool;
 use heph_types::LayerRange;
+use settle::Unsettled;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,6 +39,18 @@ pub struct LoadOptions {
     /// The layers to hold, and what [`Graph::part`] says goes with them; `None` holds the whole model. Nothing else
     /// is read from the files, which may have holes there.
     pub layers: Option<LayerRange>,
+    /// When weights are packed.
+    pub packing: Packing,
+}
+
+/// When weights are packed for the kernels. No choice changes a bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Before loading returns: every pass is as fast as can be.
+    AtLoad,
+    /// The first pass reads weights where they lie in the file, which delays it little; each later one packs a share
+    /// first. For whoever waits for a first token.
+    AsUsed,
 }
 
 impl Default for LoadOptions {
@@ -47,6 +62,7 @@ impl Default for LoadOptions {
             sessions: 1,
             chunk: crate::worker::CHUNK_DEFAULT,
             layers: None,
+            packing: Packing::AtLoad,
         }
     }
 }
@@ -116,7 +132,7 @@ pub(crate) enum Weight {
     Absent,
 }
 
-/// A model ready to run. Shared by all workers; nothing in it changes after loading.
+/// A model ready to run. Shared by all workers; no result of it changes after loading.
 pub struct Model {
     config: ModelConfig,
     graph: Graph,
@@ -124,6 +140,7 @@ pub struct Model {
     layers: Vec<Program>,
     head: Program,
     weights: Vec<Weight>,
+    unsettled: Unsettled,
     source: Arc<Source>,
     budget: Arc<KvBudget>,
     context: usize,
@@ -165,7 +182,8 @@ impl Model {
                 nearest,
             });
         }
-        let weights = load_weights(&graph, held, source.as_ref(), pool, progress)?;
+        let (weights, room) = load_weights(&graph, held, options.packing, &source, pool, progress)?;
+        let unsettled = Unsettled::of(&weights, room);
         let layers = graph
             .layers
             .iter()
@@ -181,6 +199,7 @@ impl Model {
             layers,
             head,
             weights,
+            unsettled,
             source,
             budget,
             context,
@@ -272,6 +291,22 @@ impl Model {
         }
     }
 
+    /// Packs what loading left in the file ([`Packing::AsUsed`]), as much as memory has room for. Whoever times passes
+    /// asks for it first.
+    pub fn settle(&self, pool: &Pool) {
+        self.unsettled.all(self, pool);
+    }
+
+    /// Whether all weights are packed.
+    pub fn settled(&self) -> bool {
+        self.unsettled.done()
+    }
+
+    /// Called before each pass: packs a share, unless it is the first.
+    pub(crate) fn settle_share(&self, pool: &Pool) {
+        self.unsettled.share(self, pool);
+    }
+
     /// One row of an embedding table; `row` is below the vocabulary's size.
     pub(crate) fn table_row(&self, id: TensorId, row: usize, out: &mut [f32]) {
         match &self.weights[id.0] {
@@ -342,13 +377,15 @@ pub(crate) fn uses(graph: &Graph, layers: LayerRange) -> Vec<Use> {
     uses
 }
 
+/// The weights, and the room for those that are packed later.
 fn load_weights(
     graph: &Graph,
     held: LayerRange,
+    packing: Packing,
     source: &Source,
     pool: &Pool,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<Weight>, LoadError> {
+) -> Result<(Vec<Weight>, Room), LoadError> {
     let uses = uses(graph, held);
     let packed = graph
         .tensors
@@ -360,13 +397,16 @@ fn load_weights(
     let mut done = 0;
     let mut weights = Vec::with_capacity(graph.tensors.len());
     for (spec, by) in graph.tensors.iter().zip(uses) {
-        weights.push(load_one(spec, by, source, &mut room, pool)?);
+        weights.push(match in_place(spec, by, packing, source)? {
+            Some(weight) => weight,
+            None => load_one(spec, by, source, &mut room, pool)?,
+        });
         if by > Use::Table {
             done += spec.bytes();
             progress(Progress { done, total });
         }
     }
-    Ok(weights)
+    Ok((weights, room))
 }
 
 /// The memory that packing takes, as far as there are such matrices.
@@ -378,6 +418,32 @@ fn packed_bytes(graph: &Graph, uses: &[Use]) -> usize {
             Packed::bytes_of(spec.format, spec.rows, spec.cols)?.checked_mul(spec.experts)
         })
         .fold(0, usize::saturating_add)
+}
+
+/// A weight that is left where it lies, if it is to be and lies there as it will be packed.
+fn in_place(
+    spec: &TensorSpec,
+    by: Use,
+    packing: Packing,
+    source: &Source,
+) -> Result<Option<Weight>, LoadError> {
+    if packing == Packing::AtLoad || by < Use::Matrix {
+        return Ok(None);
+    }
+    let Some(views) = source.views(&spec.name, spec.experts) else {
+        return Ok(None);
+    };
+    let one = |view: FileView| {
+        Packed::in_place(spec.format, spec.rows, spec.cols, Arc::new(view)).map_err(|cause| LoadError::Pack {
+            name: spec.name.clone(),
+            cause,
+        })
+    };
+    let mut matrices = views.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    Ok(match by {
+        Use::Experts => Some(Weight::Experts(matrices)),
+        _ => matrices.pop().map(Weight::Matrix),
+    })
 }
 
 fn load_one(

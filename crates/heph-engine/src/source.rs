@@ -80,6 +80,18 @@ impl FileBytes for Vec<u8> {
     }
 }
 
+/// One matrix where it lies.
+pub(crate) struct FileView {
+    file: Arc<dyn FileBytes>,
+    bytes: Range<usize>,
+}
+
+impl AsRef<[u8]> for FileView {
+    fn as_ref(&self) -> &[u8] {
+        &self.file.bytes()[self.bytes.clone()]
+    }
+}
+
 /// What the files say about text and tokens, not yet read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Vocabulary<'a> {
@@ -216,6 +228,17 @@ impl Source {
             }
             many => Cow::Owned(many.iter().flat_map(|place| self.bytes(place)).copied().collect()),
         })
+    }
+
+    /// The `count` matrices of a tensor where they lie; `None` where they lie otherwise, or are quantised when they are read.
+    pub(crate) fn views(&self, name: &str, count: usize) -> Option<Vec<FileView>> {
+        let tensor = self.tensors.get(name)?;
+        let here = tensor.spec.format == tensor.stored && tensor.matrices.len() == count;
+        let view = |place: &Place| FileView {
+            file: Arc::clone(&self.files[place.file]),
+            bytes: place.bytes.clone(),
+        };
+        here.then(|| tensor.matrices.iter().map(view).collect())
     }
 
     /// One row of a tensor's first matrix as floats; `None` where there is no such row.

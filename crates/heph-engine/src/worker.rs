@@ -276,6 +276,7 @@ impl Worker {
                 part.cache.reserve(layer, part.first, part.tokens)?;
             }
         }
+        model.settle_share(&self.pool);
         self.take_in(hidden);
         self.turns = self.rope.rows(
             parts

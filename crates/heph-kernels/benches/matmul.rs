@@ -17,6 +17,7 @@ use heph_kernels::matmul::{Job, Store, matmul};
 use heph_kernels::pack::{Packed, Room};
 use heph_kernels::pool::Pool;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Rows and columns of the matrices of a model of 1.1 billion weights.
@@ -89,6 +90,10 @@ fn report(format: Format, isa: Isa, machine: &Machine, pool: &Pool) {
         }
     }
     drop(far);
+    let far = in_place(format, 5632, 2048, FAR);
+    let speed = bytes as f64 / seconds(&far, 1, isa, pool) / 1e9;
+    print!(" | in place {speed:5.1} GB/s");
+    drop(far);
     print!(" | 512 tokens, GMAC/s:");
     for (rows, cols) in SHAPES {
         let near = matrices(format, rows, cols, 1, pool);
@@ -111,6 +116,16 @@ fn matrices(format: Format, rows: usize, cols: usize, bytes: usize, pool: &Pool)
     let mut room = Room::of(count * Packed::bytes_of(format, rows, cols).expect("a fitting shape"));
     let mut one = || Packed::pack_into(&mut room, format, rows, cols, &raw, pool).expect("a fitting shape");
     (0..count).map(|_| one()).collect()
+}
+
+/// As many matrices as take `bytes`, as they lie in a file.
+fn in_place(format: Format, rows: usize, cols: usize, bytes: usize) -> Vec<Packed> {
+    let size = format.row_bytes(cols).expect("whole blocks") * rows;
+    let one = || {
+        let raw: Vec<u8> = (0..size as u32).map(|i| i as u8 & 0x3b).collect();
+        Packed::in_place(format, rows, cols, Arc::new(raw)).expect("a fitting shape")
+    };
+    (0..bytes.div_ceil(size)).map(|_| one()).collect()
 }
 
 /// The median time of multiplying all matrices once.

@@ -13,12 +13,15 @@ mod memory;
 pub(crate) use layout::{Layout, TILE};
 
 use crate::format::{Format, dequantize_row};
-use crate::isa::{Isa, per_isa};
+use crate::isa::Isa;
 use crate::pool::Pool;
+use crate::simd::{self, Kernel, Simd};
 use codes::Words;
 use memory::Memory;
 pub use memory::Room;
+pub(crate) use memory::Scratch;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 /// Why a matrix could not be packed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,15 +58,25 @@ pub enum PackError {
     },
 }
 
+/// The rows of a matrix where they lie: a part of a mapped file, say.
+pub type InPlace = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// A weight matrix of shape (rows, cols) in tiles of 16 rows.
+///
+/// One made by [`Packed::in_place`] stays where it lies until [`Packed::settle`]: whoever multiplies by it packs each tile
+/// for himself, in the cache. That makes the same bits and asks for no memory, so that a first token need not wait
+/// for a whole model to be packed; each further one is slower than with tiles at hand.
 pub struct Packed {
     format: Format,
     rows: usize,
     cols: usize,
     layout: Layout,
+    /// Bytes of one row as it stands in a file.
+    row_bytes: usize,
     /// Bytes of one tile, whole cache lines.
     stride: usize,
-    memory: Memory,
+    tiles: OnceLock<Memory>,
+    in_place: Option<InPlace>,
 }
 
 impl Packed {
@@ -93,9 +106,48 @@ impl Packed {
         raw: &[u8],
         pool: &Pool,
     ) -> Result<Packed, PackError> {
+        let packed = Packed::empty(format, rows, cols, raw.len())?;
+        let tiles = packed.filled(room, raw, pool)?;
+        Ok(Packed {
+            tiles: OnceLock::from(tiles),
+            ..packed
+        })
+    }
+
+    /// A matrix whose rows stay where they lie, for now.
+    ///
+    /// # Errors
+    /// As [`Packed::pack`].
+    pub fn in_place(format: Format, rows: usize, cols: usize, raw: InPlace) -> Result<Packed, PackError> {
+        let packed = Packed::empty(format, rows, cols, raw.as_ref().as_ref().len())?;
+        Ok(Packed {
+            in_place: Some(raw),
+            ..packed
+        })
+    }
+
+    /// Packs what [`Packed::in_place`] left where it lies, with memory of `room`. Products may be under way meanwhile.
+    ///
+    /// # Errors
+    /// If there is no memory; the matrix is then as it was.
+    pub fn settle(&self, room: &mut Room, pool: &Pool) -> Result<(), PackError> {
+        if let (None, Some(raw)) = (self.tiles.get(), &self.in_place) {
+            let tiles = self.filled(room, raw.as_ref().as_ref(), pool)?;
+            // Another caller may have been faster; what it has packed is the same.
+            let _ = self.tiles.set(tiles);
+        }
+        Ok(())
+    }
+
+    /// Whether its tiles are at hand.
+    pub fn settled(&self) -> bool {
+        self.tiles.get().is_some()
+    }
+
+    /// A matrix of a checked shape and no weights yet.
+    fn empty(format: Format, rows: usize, cols: usize, bytes: usize) -> Result<Packed, PackError> {
         let row_bytes = format.row_bytes(cols).ok_or(PackError::Ragged { format, cols })?;
-        if row_bytes.checked_mul(rows) != Some(raw.len()) {
-            let bytes = raw.len();
+        if row_bytes.checked_mul(rows) != Some(bytes) {
             return Err(PackError::WrongSize {
                 format,
                 rows,
@@ -103,23 +155,19 @@ impl Packed {
                 bytes,
             });
         }
-        let layout = Layout::of(format);
         let too_large = PackError::TooLarge { format, rows, cols };
         let stride = stride(row_bytes).ok_or(too_large.clone())?;
-        let bytes = stride.checked_mul(rows.div_ceil(TILE)).ok_or(too_large.clone())?;
-        let memory = room.take(bytes).ok_or(too_large)?;
-        let mut packed = Packed {
+        stride.checked_mul(rows.div_ceil(TILE)).ok_or(too_large)?;
+        Ok(Packed {
             format,
             rows,
             cols,
-            layout,
+            layout: Layout::of(format),
+            row_bytes,
             stride,
-            memory,
-        };
-        if !raw.is_empty() {
-            packed.fill(raw, row_bytes, pool);
-        }
-        Ok(packed)
+            tiles: OnceLock::new(),
+            in_place: None,
+        })
     }
 
     /// The bytes of memory that a matrix of this shape will take; `None` where there is no such matrix.
@@ -144,7 +192,7 @@ impl Packed {
 
     /// The memory this matrix takes.
     pub fn bytes(&self) -> usize {
-        self.memory.as_slice().len()
+        self.stride * self.tiles()
     }
 
     /// Writes row `r` as floats, exactly as [`dequantize_row`] reads it from the file.
@@ -162,8 +210,15 @@ impl Packed {
     /// The bytes of row `r` as they stood in the file.
     pub(crate) fn raw_row(&self, r: usize, raw: &mut Vec<u8>) {
         raw.clear();
-        raw.resize(self.format.row_bytes(self.cols).expect("checked when packed"), 0);
-        let (tile, lane) = (self.tile(r / TILE), r % TILE);
+        let Some(tiles) = self.tiles.get() else {
+            raw.extend_from_slice(&self.raw()[r * self.row_bytes..][..self.row_bytes]);
+            return;
+        };
+        raw.resize(self.row_bytes, 0);
+        let (tile, lane) = (
+            &tiles.as_slice()[r / TILE * self.stride..][..self.stride],
+            r % TILE,
+        );
         if self.format.block_len() == 1 {
             let size = self.format.block_bytes();
             for (k, bytes) in raw.chunks_exact_mut(size).enumerate() {
@@ -185,27 +240,60 @@ impl Packed {
         self.rows.div_ceil(TILE)
     }
 
-    /// The bytes of one tile.
-    pub(crate) fn tile(&self, tile: usize) -> &[u8] {
-        &self.memory.as_slice()[tile * self.stride..][..self.stride]
+    /// The bytes of one tile; packed into `scratch` where there are none.
+    pub(crate) fn tile<'a>(&'a self, tile: usize, scratch: &'a mut Scratch) -> &'a [u8] {
+        if let Some(tiles) = self.tiles.get() {
+            return &tiles.as_slice()[tile * self.stride..][..self.stride];
+        }
+        let out = scratch.of(self.stride);
+        self.pack_tile(Isa::best(), self.raw(), tile, out);
+        out
     }
 
-    fn fill(&mut self, raw: &[u8], row_bytes: usize, pool: &Pool) {
-        let (rows, tiles) = (self.rows, self.tiles());
-        let (format, layout) = (self.format, self.layout);
+    /// The rows of a matrix that is not packed.
+    fn raw(&self) -> &[u8] {
+        let raw = self.in_place.as_ref().expect("what is not packed lies somewhere");
+        raw.as_ref().as_ref()
+    }
+
+    /// Tiles with the weights of `raw`.
+    fn filled(&self, room: &mut Room, raw: &[u8], pool: &Pool) -> Result<Memory, PackError> {
+        let &Packed {
+            format, rows, cols, ..
+        } = self;
+        let too_large = PackError::TooLarge { format, rows, cols };
+        let mut memory = room.take(self.bytes()).ok_or(too_large)?;
         let (bytes, isa) = (self.stride, Isa::best());
-        let base = Base(self.memory.as_mut_slice().as_mut_ptr());
-        pool.run(tiles, &|tile| {
+        let base = Base(memory.as_mut_slice().as_mut_ptr());
+        pool.run(self.tiles(), &|tile| {
             // SAFETY: tiles are disjoint parts of the memory, and each has one task.
             let out = unsafe { std::slice::from_raw_parts_mut(base.tile(tile * bytes), bytes) };
-            let mine: Range<usize> = TILE * tile..rows.min(TILE * (tile + 1));
-            let raw = &raw[mine.start * row_bytes..mine.end * row_bytes];
-            match format.block_bytes() {
-                2 => pack_floats::<2>(raw, row_bytes, out),
-                4 => pack_floats::<4>(raw, row_bytes, out),
-                _ => pack_blocks(isa, &layout, raw, row_bytes, out),
-            }
+            self.pack_tile(isa, raw, tile, out);
         });
+        Ok(memory)
+    }
+
+    /// Writes one tile of the rows in `raw`.
+    fn pack_tile(&self, isa: Isa, raw: &[u8], tile: usize, out: &mut [u8]) {
+        let mine: Range<usize> = TILE * tile..self.rows.min(TILE * (tile + 1));
+        let whole = mine.len() == TILE;
+        let raw = &raw[mine.start * self.row_bytes..mine.end * self.row_bytes];
+        let rows = Rows {
+            layout: &self.layout,
+            raw,
+            row_bytes: self.row_bytes,
+            tile: out,
+        };
+        match self.format.block_bytes() {
+            2 => pack_floats::<2>(rows),
+            4 => pack_floats::<4>(rows),
+            _ if !whole => pack_blocks(rows),
+            _ => {
+                if let Err(rows) = simd::run(isa, rows) {
+                    pack_blocks(rows);
+                }
+            }
+        }
     }
 }
 
@@ -232,28 +320,84 @@ impl Base {
 // SAFETY: each task turns the pointer into its own tile only.
 unsafe impl Sync for Base {}
 
+/// The rows of one tile, and where they go.
+struct Rows<'a> {
+    layout: &'a Layout,
+    raw: &'a [u8],
+    row_bytes: usize,
+    /// Zero where there are fewer than 16 rows.
+    tile: &'a mut [u8],
+}
+
 /// Writes the rows of a tile whose weights take `SIZE` bytes each, column by column.
-fn pack_floats<const SIZE: usize>(raw: &[u8], row_bytes: usize, tile: &mut [u8]) {
-    for (lane, row) in raw.chunks_exact(row_bytes).enumerate() {
+fn pack_floats<const SIZE: usize>(rows: Rows) {
+    if rows.raw.len() < TILE * rows.row_bytes {
+        rows.tile.fill(0);
+    }
+    for (lane, row) in rows.raw.chunks_exact(rows.row_bytes.max(1)).enumerate() {
         let (row, _) = row.as_chunks::<SIZE>();
-        let (columns, _) = tile.as_chunks_mut::<SIZE>();
+        let (columns, _) = rows.tile.as_chunks_mut::<SIZE>();
         for (column, weight) in columns[lane..].iter_mut().step_by(TILE).zip(row) {
             *column = *weight;
         }
     }
 }
 
-per_isa! {
-    /// Writes the rows of a tile of a quantised format, record by record.
-    fn pack_blocks(layout: &Layout, raw: &[u8], row_bytes: usize, tile: &mut [u8]) {
-        let group_bytes = layout.format.block_bytes() * layout.blocks_per_group();
-        let mut record = tile;
+/// Writes the rows of a tile of a quantised format, record by record and row by row.
+fn pack_blocks(rows: Rows) {
+    let (layout, row_bytes) = (rows.layout, rows.row_bytes);
+    if rows.raw.len() < TILE * row_bytes {
+        rows.tile.fill(0);
+    }
+    let group_bytes = layout.group_bytes();
+    let mut record = rows.tile;
+    for start in (0..row_bytes).step_by(group_bytes) {
+        let blocks = layout.blocks_of(group_bytes.min(row_bytes - start));
+        let (this, rest) = record.split_at_mut(layout.record_bytes(blocks));
+        for (lane, row) in rows.raw.chunks_exact(row_bytes).enumerate() {
+            let group = &row[start..row_bytes.min(start + group_bytes)];
+            pack_group(layout, blocks, group, lane, this);
+        }
+        record = rest;
+    }
+}
+
+/// All 16 rows of a tile of a quantised format at once.
+impl Kernel for Rows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        macro_rules! by_format {
+            ($($name:ident)*) => {
+                match self.layout.format {
+                    // A layout that is known here makes fast code.
+                    $(Format::$name => self.records(s, const { &Layout::of(Format::$name) }),)*
+                    Format::F32 | Format::F16 | Format::BF16 => unreachable!("floats have no records"),
+                }
+            };
+        }
+        by_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Mxfp4 Q2K Q3K Q4K Q5K Q6K);
+    }
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn records<S: Simd>(self, s: S, layout: &Layout) {
+        let row_bytes = self.row_bytes;
+        assert_eq!(self.raw.len(), TILE * row_bytes, "a tile of whole rows");
+        let group_bytes = layout.group_bytes();
+        let mut record = self.tile;
         for start in (0..row_bytes).step_by(group_bytes) {
-            let blocks = layout.blocks_of(group_bytes.min(row_bytes - start));
+            let len = group_bytes.min(row_bytes - start);
+            let blocks = layout.blocks_of(len);
             let (this, rest) = record.split_at_mut(layout.record_bytes(blocks));
-            for (lane, row) in raw.chunks_exact(row_bytes).enumerate() {
-                let group = &row[start..row_bytes.min(start + group_bytes)];
-                pack_group(layout, blocks, group, lane, this);
+            let raw = &self.raw[start..];
+            // SAFETY: 16 rows begin `row_bytes` apart, each with `len` bytes from `start` on, and the record has the
+            // planes of so many blocks.
+            unsafe { codes::read_rows(s, layout, raw.as_ptr(), row_bytes, len, this.as_mut_ptr()) };
+            let (_, params) = this.split_at_mut(layout.low.bytes(blocks) + layout.high.bytes(blocks));
+            for lane in 0..TILE {
+                let row = &raw[lane * row_bytes..][..len];
+                pack_params(layout, blocks, row, lane, params);
             }
             record = rest;
         }
@@ -270,6 +414,12 @@ fn pack_group(layout: &Layout, blocks: usize, raw: &[u8], lane: usize, record: &
     for (line, word) in lines.iter_mut().zip(&words) {
         line[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
     }
+    pack_params(layout, blocks, raw, lane, params);
+}
+
+/// Writes the scales of the blocks in `raw` into lane `lane` of what stands behind the planes of a record.
+#[inline(always)]
+fn pack_params(layout: &Layout, blocks: usize, raw: &[u8], lane: usize, params: &mut [u8]) {
     layout.for_params(blocks, |from, to, size| match size {
         1 => params[to + lane] = raw[from],
         _ => params[to + 2 * lane..][..2].copy_from_slice(&raw[from..from + 2]),
@@ -315,6 +465,26 @@ mod tests {
                 for (r, raw) in raw.chunks(row).enumerate() {
                     packed.raw_row(r, &mut back);
                     assert_eq!(back, raw, "{format}, {blocks} blocks, row {r}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_packs_the_same_tile() {
+        for format in Format::ALL {
+            for blocks in [1, 7, 8, 9, 19] {
+                let cols = format.block_len() * blocks;
+                let raw = bytes(16 * format.row_bytes(cols).expect("whole blocks"));
+                let packed = Packed::empty(format, 16, cols, raw.len()).expect("a fitting shape");
+                let tile = |isa| {
+                    let mut tile = vec![0xa5; packed.stride];
+                    packed.pack_tile(isa, &raw, 0, &mut tile);
+                    tile
+                };
+                let expected = tile(Isa::Scalar);
+                for isa in Isa::all_available() {
+                    assert_eq!(tile(isa)[..raw.len()], expected[..raw.len()], "{format} {isa}");
                 }
             }
         }

@@ -104,6 +104,23 @@ pub(crate) trait Simd: Copy {
     /// Every byte (0 to 15) replaced by its entry of `table`.
     fn look_up(self, v: Self::Bytes, table: &[i8; 16]) -> Self::Bytes;
 
+    /// Four words of each row: vector `w` has word `w` of row `r` in lane `r`. Rows begin `stride` bytes apart.
+    ///
+    /// # Safety
+    /// 16 bytes of each of [`Simd::LANES`] rows can be read.
+    #[inline(always)]
+    unsafe fn words(self, at: *const u8, stride: usize) -> [Self::Bytes; 4] {
+        let mut words = [[0u32; 16]; 4];
+        for row in 0..Self::LANES {
+            for (word, lanes) in words.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for the row.
+                lanes[row] = unsafe { at.add(row * stride).cast::<u32>().add(word).read_unaligned() };
+            }
+        }
+        // SAFETY: a vector has at most 16 lanes.
+        words.map(|lanes| unsafe { self.load(lanes.as_ptr().cast()) })
+    }
+
     /// The same 4 bytes in every lane: a quad of activations, or a pair of 16-bit integers.
     ///
     /// # Safety

@@ -95,6 +95,15 @@ pub fn measure(worker: &mut Worker, plan: &Plan, step: &mut dyn FnMut()) -> Resu
     Ok(speeds)
 }
 
+/// Takes one token through the whole model.
+///
+/// # Errors
+/// When the pass fails.
+pub fn first_token(worker: &mut Worker) -> Result<(), ForwardError> {
+    let mut cache = worker.model().new_cache(worker.all_layers());
+    worker.run(&mut cache, &[TokenId(0)], Keep::Last).map(drop)
+}
+
 /// Tokens decoded to warm up.
 const WARM_UP_TOKENS: usize = 8;
 

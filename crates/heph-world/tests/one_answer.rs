@@ -5,7 +5,7 @@
 //! bits of the scalar path on one thread.
 
 use heph_engine::cache::KvCache;
-use heph_engine::model::{LoadOptions, Model, places};
+use heph_engine::model::{LoadOptions, Model, Packing, places};
 use heph_engine::source::{Source, beyond_layers};
 use heph_engine::worker::{ForwardError, Hidden, Keep, Part, Worker};
 use heph_kernels::isa::Isa;
@@ -19,6 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const PROMPT_TOKENS: usize = 80;
 
 fn model(file: &str, kv: KvFormat) -> Arc<Model> {
+    loaded(file, kv, Packing::AtLoad)
+}
+
+fn loaded(file: &str, kv: KvFormat, packing: Packing) -> Arc<Model> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../models")
         .join(file);
@@ -27,6 +31,7 @@ fn model(file: &str, kv: KvFormat) -> Arc<Model> {
     let options = LoadOptions {
         kv,
         sessions: 16,
+        packing,
         ..LoadOptions::default()
     };
     let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {});
@@ -80,6 +85,44 @@ fn threads_instruction_sets_and_chunks_change_no_bit() {
             }
         }
     }
+}
+
+#[test]
+fn weights_that_are_packed_while_passes_are_made_change_no_bit() {
+    let file = "heph-story.gguf";
+    let tokens = prompt(4, model(file, KvFormat::F16).graph().vocab);
+    let expected = reference(&model(file, KvFormat::F16), &tokens);
+    for isa in Isa::all_available() {
+        for (threads, chunk) in [(1, 512), (2, 7), (2, 2)] {
+            let model = loaded(file, KvFormat::F16, Packing::AsUsed);
+            let mut worker = worker(&model, threads, isa).with_chunk(chunk);
+            let mut cache = cache(&worker);
+            let logits = worker.run(&mut cache, &tokens, Keep::All).unwrap();
+            assert!(
+                bits(&logits) == expected,
+                "{isa} {threads} threads, chunks of {chunk}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_first_pass_packs_nothing_and_the_next_thirty_two_pack_all() {
+    let model = loaded("heph-story.gguf", KvFormat::F16, Packing::AsUsed);
+    let tokens = prompt(5, model.graph().vocab);
+    let mut worker = worker(&model, 2, Isa::best());
+    let mut cache = cache(&worker);
+    let settled_after = |passes: &[TokenId], worker: &mut Worker, cache: &mut KvCache| {
+        for token in passes {
+            worker.run(cache, &[*token], Keep::Last).unwrap();
+        }
+        model.settled()
+    };
+    assert!(!settled_after(&tokens[..2], &mut worker, &mut cache));
+    assert!(settled_after(&tokens[2..33], &mut worker, &mut cache));
+    let other = loaded("heph-story.gguf", KvFormat::F16, Packing::AsUsed);
+    other.settle(&Pool::serial());
+    assert!(other.settled());
 }
 
 #[test]

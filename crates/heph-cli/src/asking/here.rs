@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use heph_engine::model::Packing;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::node::Lent;
@@ -36,7 +37,7 @@ impl Lazy {
     pub(super) fn engine(&self) -> Result<Arc<Engine>, Failure> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if loaded.is_none() {
-            *loaded = Some(Arc::new(self.opened.load()?));
+            *loaded = Some(Arc::new(self.opened.load(Packing::AsUsed)?));
         }
         Ok(loaded
             .as_ref()
@@ -104,7 +105,9 @@ pub(crate) fn speed(
     if let Some(speed) = kept.find(&key) {
         return Ok(speed.clone());
     }
-    let measured = profile::of_speed(&mut engine()?.worker())?;
+    let engine = engine()?;
+    engine.model.settle(&engine.pool);
+    let measured = profile::of_speed(&mut engine.worker())?;
     let speed = measured.ok_or_else(|| Failure::new(Exit::No, "the clock of this machine stands still"))?;
     // A speed that cannot be kept is timed again next time.
     let _ = kept.keep(key, speed.clone());

@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::time::Instant;
 
+use heph_engine::model::Packing;
 use heph_runtime::bench::{self, Plan, Speeds};
 use heph_runtime::hardware;
 use heph_runtime::settings::Settings;
@@ -45,7 +47,10 @@ pub(crate) struct Arguments {
 struct Report {
     #[serde(flatten)]
     speeds: Speeds,
+    /// Until all weights are packed for the kernels.
     load_s: f64,
+    /// From opening the file to the choice of a first token; nothing was packed before.
+    first_token_s: f64,
     peak_rss_bytes: Option<u64>,
     threads: usize,
     isa: &'static str,
@@ -62,16 +67,25 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         repetitions: arguments.repetitions.get(),
         verify: arguments.verify.iter().map(|n| n.get()).collect(),
     };
-    let engine = arguments
+    let began = Instant::now();
+    let opened = arguments
         .engine
-        .load(&arguments.model, Some(plan.context()), 1, settings)?;
+        .open(&arguments.model, Some(plan.context()), 1, settings)?;
+    let engine = opened.load(Packing::AsUsed)?;
+    engine.words()?;
     let mut worker = engine.worker();
+    bench::first_token(&mut worker)?;
+    let first_token = began.elapsed();
+    let settling = Instant::now();
+    engine.model.settle(&engine.pool);
+    let load = engine.load_time + settling.elapsed();
     let bar = terminal::steps_bar("measuring", plan.repetitions as u64 + 1);
     let speeds = bench::measure(&mut worker, &plan, &mut || bar.inc(1));
     bar.finish_and_clear();
     let report = Report {
         speeds: speeds?,
-        load_s: engine.load_time.as_secs_f64(),
+        load_s: load.as_secs_f64(),
+        first_token_s: first_token.as_secs_f64(),
         peak_rss_bytes: hardware::peak_memory_bytes(),
         threads: engine.pool.threads(),
         isa: engine.isa.name(),
@@ -98,6 +112,7 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     } = report;
     writeln!(out, "{threads} threads, {isa}, kv {kv}, depth {depth}")?;
     writeln!(out, "load     {:.3} s", report.load_s)?;
+    writeln!(out, "first    {:.3} s to a first token", report.first_token_s)?;
     if let Some(peak) = report.peak_rss_bytes {
         writeln!(out, "memory   {} at most", terminal::bytes(peak))?;
     }

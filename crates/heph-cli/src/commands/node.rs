@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use heph_engine::model::Packing;
 use heph_kernels::kv::KvFormat;
 use heph_net::address::RelayAddress;
 use heph_net::discovery::Discovery;
@@ -287,7 +288,7 @@ fn lend(
     for name in &arguments.models {
         let mut opened = how.open(name, None, sessions.min(CONTEXTS), settings)?;
         opened.options.memory = Some(left);
-        let engine = Arc::new(opened.load()?);
+        let engine = Arc::new(opened.load(Packing::AtLoad)?);
         let hash = opened.hash()?;
         let counted = profile::of_model(hash, name, engine.model.graph(), engine.model.context());
         let weights: u64 = counted.layers.iter().map(|layer| layer.weight_bytes).sum();

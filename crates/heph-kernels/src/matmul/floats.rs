@@ -10,7 +10,7 @@
 )]
 
 use super::{CHUNK, Work};
-use crate::pack::TILE;
+use crate::pack::{Scratch, TILE};
 use crate::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
@@ -97,10 +97,11 @@ impl<W: Stored> Kernel for Floats<'_, W> {
         let x = work.x.floats().expect("activations set for float formats");
         let mut sums = [[0.0; TILE]; CHUNK];
         let mut panel = Panel([[0.0; TILE]; PANEL]);
+        let mut scratch = Scratch::take();
         for chunk in (0..tokens).step_by(CHUNK) {
             let count = CHUNK.min(tokens - chunk);
             for tile in work.tiles.clone() {
-                let bytes = work.weights.tile(tile);
+                let bytes = work.weights.tile(tile, &mut scratch);
                 sums[..count].fill([0.0; TILE]);
                 for k in (0..cols).step_by(PANEL) {
                     let n = PANEL.min(cols - k);

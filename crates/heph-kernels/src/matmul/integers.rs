@@ -14,7 +14,7 @@ use super::params::{BlockParams, BlockWeights, SuperParams, SuperWeights};
 use super::{CHUNK, CHUNK_BYTES, Work};
 use crate::activations::{Activations, GROUP, Group32, Group256};
 use crate::format::Format;
-use crate::pack::{Layout, TILE};
+use crate::pack::{Layout, Scratch, TILE};
 use crate::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
@@ -151,11 +151,12 @@ impl<F: Family> Kernel for Integers<'_, F> {
         let mut sums = Sums([[0.0; TILE]; CHUNK]);
         let mut params = F::EMPTY;
         let mut panel = Panel::EMPTY;
+        let mut scratch = Scratch::take();
         let most = tokens_of_chunk(cols.div_ceil(GROUP) * size_of::<F::Group>());
         for chunk in (0..tokens).step_by(most) {
             let count = most.min(tokens - chunk);
             for tile in work.tiles.clone() {
-                let bytes = work.weights.tile(tile);
+                let bytes = work.weights.tile(tile, &mut scratch);
                 let sums = &mut sums.0[..count];
                 sums.fill([0.0; TILE]);
                 for group in 0..cols.div_ceil(GROUP) {

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::format::dequantize_row;
+use crate::pack::Room;
 use crate::proof::CASES;
+use std::sync::Arc;
 
 /// Tokens of a call for each path: matrix-vector, unpacked in registers, small batch, many.
 const PATHS: [Range<usize>; 4] = [1..2, 2..5, 5..17, 17..CHUNK + 9];
@@ -72,15 +74,26 @@ impl Case {
         self.x.len() / self.cols
     }
 
+    fn packed(&self, pool: &Pool) -> Packed {
+        Packed::pack(self.format, self.rows, self.cols, &self.raw, pool).expect("a fitting shape")
+    }
+
+    fn in_place(&self) -> Packed {
+        let raw = Arc::new(self.raw.clone());
+        Packed::in_place(self.format, self.rows, self.cols, raw).expect("a fitting shape")
+    }
+
     fn product(&self, isa: Isa, pool: &Pool) -> Vec<f32> {
-        let weights =
-            Packed::pack(self.format, self.rows, self.cols, &self.raw, pool).expect("a fitting shape");
+        self.product_of(&self.packed(pool), isa, pool)
+    }
+
+    fn product_of(&self, weights: &Packed, isa: Isa, pool: &Pool) -> Vec<f32> {
         let mut x = Activations::new();
         x.set(&self.x, self.cols, [self.format].into_iter(), isa, pool);
         let mut out = vec![0.25; self.tokens() * self.rows];
         matmul(
             &mut [Job {
-                weights: &weights,
+                weights,
                 out: &mut out,
                 mode: self.mode,
             }],
@@ -200,12 +213,14 @@ fn every_path_equals_the_reference(format: Format) {
             while cases < CASES {
                 let case = Case::random(format, random.within(path.clone()), &mut random);
                 let expected = case.product(Isa::Scalar, &pool);
-                if let Some(at) = difference(&expected, &case.product(isa, &pool)) {
-                    let (rows, cols, tokens) = (case.rows, case.cols, case.tokens());
-                    panic!(
-                        "{format} {isa}: value {at} of {rows} x {cols} x {tokens}, expected {}",
-                        expected[at]
-                    );
+                for weights in [case.packed(&pool), case.in_place()] {
+                    if let Some(at) = difference(&expected, &case.product_of(&weights, isa, &pool)) {
+                        let (rows, cols, tokens) = (case.rows, case.cols, case.tokens());
+                        panic!(
+                            "{format} {isa}: value {at} of {rows} x {cols} x {tokens}, expected {}",
+                            expected[at]
+                        );
+                    }
                 }
                 cases += expected.len();
             }
@@ -253,6 +268,36 @@ fn a_reordered_sum_of_blocks_is_caught() {
             difference(&expected, &planted).is_some()
         });
         assert!(caught, "{format}");
+    }
+}
+
+/// Weights that are still in their file, while they are being packed and afterwards: one result, and one row.
+#[test]
+fn where_weights_lie_changes_no_bit() {
+    let pool = Pool::new(2);
+    let mut random = Random(13);
+    for format in Format::ALL {
+        let case = Case::random(format, 3, &mut random);
+        let (expected, weights) = (case.product(Isa::Scalar, &pool), case.in_place());
+        let (mut row, mut packed_row) = (vec![0.0; case.cols], vec![0.0; case.cols]);
+        case.packed(&pool).row(case.rows - 1, &mut packed_row);
+        for when in ["in place", "packed"] {
+            for isa in Isa::all_available() {
+                let got = case.product_of(&weights, isa, &pool);
+                assert_eq!(difference(&expected, &got), None, "{format} {isa} {when}");
+            }
+            weights.row(case.rows - 1, &mut row);
+            assert_eq!(difference(&packed_row, &row), None, "{format} {when}");
+            assert_eq!(weights.bytes(), case.packed(&pool).bytes());
+            weights.settle(&mut Room::default(), &pool).expect("room");
+        }
+        let weights = case.in_place();
+        std::thread::scope(|threads| {
+            let settled = threads.spawn(|| weights.settle(&mut Room::default(), &Pool::serial()));
+            let got = case.product_of(&weights, Isa::best(), &Pool::serial());
+            settled.join().expect("no panic").expect("room");
+            assert_eq!(difference(&expected, &got), None, "{format} meanwhile");
+        });
     }
 }
 

@@ -5,8 +5,9 @@
 //! the lowest bits of each byte. A field of a file and its words are the same bits in another order, so a word is
 //! made in a few operations and no code is ever alone.
 
-use super::layout::Layout;
+use super::layout::{Layout, TILE};
 use crate::format::Format;
+use crate::simd::Simd;
 
 /// The words of one row in a record: those of the low plane, then those of the high plane.
 pub(super) type Words = [u32; 64];
@@ -51,6 +52,91 @@ pub(super) fn write(layout: &Layout, words: &Words, raw: &mut [u8]) {
     }
 }
 
+/// Reads the codes of 16 rows at once, `stride` bytes apart, and writes the lines of a record's planes. A row's part of
+/// the record takes `len` bytes.
+///
+/// # Safety
+/// That much of each row can be read, and as many lines written as [`read`] would make words.
+#[inline(always)]
+pub(super) unsafe fn read_rows<S: Simd>(
+    s: S,
+    layout: &Layout,
+    raw: *const u8,
+    stride: usize,
+    len: usize,
+    lines: *mut u8,
+) {
+    let places = Places::of(layout, len);
+    for block in 0..places.blocks {
+        for field in fields(layout.format) {
+            let words = places.words(field.plane, block);
+            let at = raw.wrapping_add(block * layout.format.block_bytes() + field.at);
+            for row in (0..TILE).step_by(S::LANES) {
+                let (at, lines) = (at.wrapping_add(row * stride), lines.wrapping_add(4 * row));
+                for (run, first) in words.clone().step_by(field.form.words()).enumerate() {
+                    let at = at.wrapping_add(4 * field.form.words() * run);
+                    let to = lines.wrapping_add(4 * TILE * first);
+                    // SAFETY: a run of the field in each row, and lines for it.
+                    unsafe {
+                        match field.form {
+                            Form::Bytes => turn_rows::<S, 8, 8>(s, at, stride, to),
+                            Form::Nibbles16 => turn_rows::<S, 4, 4>(s, at, stride, to),
+                            Form::Nibbles32 => turn_rows::<S, 8, 4>(s, at, stride, to),
+                            Form::Nibbles64 => turn_rows::<S, 16, 4>(s, at, stride, to),
+                            Form::Pairs32 => turn_rows::<S, 8, 2>(s, at, stride, to),
+                            Form::Bits32 => turn_rows::<S, 8, 1>(s, at, stride, to),
+                            Form::Fifth => {
+                                for lane in 0..S::LANES {
+                                    let bits = at.add(lane * stride).cast::<u32>().read_unaligned();
+                                    to.cast::<u32>().add(lane).write(spread(bits));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As [`turn`], of a run of `WORDS` words in each row of a vector.
+///
+/// # Safety
+/// Each row has them, and `to` has as many lines.
+#[inline(always)]
+unsafe fn turn_rows<S: Simd, const WORDS: usize, const BITS: u32>(
+    s: S,
+    raw: *const u8,
+    stride: usize,
+    to: *mut u8,
+) {
+    let quads = (8 / BITS) as usize;
+    let parts = WORDS / quads;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut words = [s.words(raw, stride); 4];
+        for (four, words) in words.iter_mut().enumerate().take(WORDS / 4).skip(1) {
+            *words = s.words(raw.add(16 * four), stride);
+        }
+        for part in 0..quads {
+            for n in 0..parts {
+                let line = |i: usize| {
+                    let word = words[(quads * n + i) / 4][(quads * n + i) % 4];
+                    match BITS {
+                        8 => word,
+                        _ => {
+                            let codes = s.and(s.down(word, BITS * part as u32), mask(BITS) as u8);
+                            s.up(codes, BITS * i as u32)
+                        }
+                    }
+                };
+                let line = (1..quads).fold(line(0), |sum, i| s.or(sum, line(i)));
+                s.store(line, to.add(4 * TILE * (parts * part + n)));
+            }
+        }
+    }
+}
+
 /// Some bits of every code of a block of the file.
 struct Field {
     /// Its first byte.
@@ -84,6 +170,18 @@ enum Form {
     Bits32,
     /// 1 bit a code, 32 codes one after another in four bytes.
     Fifth,
+}
+
+impl Form {
+    /// Words of a run.
+    const fn words(self) -> usize {
+        match self {
+            Form::Nibbles16 => 4,
+            Form::Bytes | Form::Nibbles32 | Form::Pairs32 | Form::Bits32 => 8,
+            Form::Nibbles64 => 16,
+            Form::Fifth => 1,
+        }
+    }
 }
 
 const fn low(at: usize, form: Form) -> Field {

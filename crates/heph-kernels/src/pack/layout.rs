@@ -80,6 +80,11 @@ impl Layout {
         256 / self.format.block_len()
     }
 
+    /// Bytes of a full group of one row.
+    pub(super) const fn group_bytes(&self) -> usize {
+        self.format.block_bytes() * self.blocks_per_group()
+    }
+
     /// Blocks of 32 columns in a group that takes `raw` bytes of a row.
     pub(super) const fn blocks_of(&self, raw: usize) -> usize {
         raw / self.format.block_bytes() * self.format.block_len() / 32

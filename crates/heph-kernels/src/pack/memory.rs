@@ -7,6 +7,7 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 use mapping::Bytes;
+use std::cell::Cell;
 #[cfg(target_arch = "wasm32")]
 use vector::Bytes;
 
@@ -18,6 +19,40 @@ pub struct Room {
         expect(dead_code, reason = "there, each matrix is asked for alone")
     )]
     free: Option<Bytes>,
+}
+
+/// Memory for one tile at a time, which a thread keeps from one product to the next: as much as its largest took.
+pub(crate) struct Scratch(Vec<Line>);
+
+/// As much as a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+thread_local! {
+    static KEPT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+impl Scratch {
+    /// That of this thread.
+    pub(crate) fn take() -> Scratch {
+        Scratch(KEPT.take())
+    }
+
+    /// `len` bytes with whatever was there before.
+    pub(super) fn of(&mut self, len: usize) -> &mut [u8] {
+        if self.0.len() < len.div_ceil(64) {
+            self.0.resize(len.div_ceil(64), Line([0; 64]));
+        }
+        // SAFETY: lines are plain bytes without padding, and there are as many.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        KEPT.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// Bytes that begin on a cache line, zero at first.
@@ -163,13 +198,10 @@ mod mapping {
 
 #[cfg(target_arch = "wasm32")]
 mod vector {
+    use super::Line;
+
     /// Lines that hold the bytes.
     pub(super) struct Bytes(Vec<Line>);
-
-    /// As much as a cache line.
-    #[derive(Clone, Copy)]
-    #[repr(C, align(64))]
-    struct Line([u8; 64]);
 
     impl Bytes {
         /// `len` zeros, rounded up to lines, or `None` where there is no room.

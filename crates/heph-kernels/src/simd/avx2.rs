@@ -95,6 +95,25 @@ macro_rules! shared {
             }
         }
 
+        /// Rows are loaded so that what is left to do stays within each half of a vector.
+        #[inline(always)]
+        unsafe fn words(self, at: *const u8, stride: usize) -> [__m256i; 4] {
+            // SAFETY: the caller vouches for 16 bytes of each of 8 rows, `self` for the instructions.
+            unsafe {
+                let row = |n: usize| _mm_loadu_si128(at.add(n * stride).cast());
+                let two = |n: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(n)), row(n + 4));
+                let (a, b, c, d) = (two(0), two(1), two(2), two(3));
+                let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+                let (more_ab, more_cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+                [
+                    _mm256_unpacklo_epi64(ab, cd),
+                    _mm256_unpackhi_epi64(ab, cd),
+                    _mm256_unpacklo_epi64(more_ab, more_cd),
+                    _mm256_unpackhi_epi64(more_ab, more_cd),
+                ]
+            }
+        }
+
         #[inline(always)]
         unsafe fn spread(self, at: *const u8) -> __m256i {
             // SAFETY: the caller vouches for the bytes, `self` for the instructions.

@@ -99,6 +99,30 @@ impl Simd for Avx512 {
         }
     }
 
+    /// Rows are loaded so that what is left to do stays within each quarter of a vector.
+    #[inline(always)]
+    unsafe fn words(self, at: *const u8, stride: usize) -> [__m512i; 4] {
+        // SAFETY: the caller vouches for 16 bytes of each of 16 rows, `self` for the instructions.
+        unsafe {
+            let row = |n: usize| _mm_loadu_si128(at.add(n * stride).cast());
+            let four = |n: usize| {
+                let rows = _mm512_castsi128_si512(row(n));
+                let rows = _mm512_inserti32x4::<1>(rows, row(n + 4));
+                let rows = _mm512_inserti32x4::<2>(rows, row(n + 8));
+                _mm512_inserti32x4::<3>(rows, row(n + 12))
+            };
+            let (a, b, c, d) = (four(0), four(1), four(2), four(3));
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (more_ab, more_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(more_ab, more_cd),
+                _mm512_unpackhi_epi64(more_ab, more_cd),
+            ]
+        }
+    }
+
     #[inline(always)]
     unsafe fn spread(self, at: *const u8) -> __m512i {
         // SAFETY: the caller vouches for the bytes, `self` for the instruction.
