@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, models, node, peers,
-    plan, quantize, relay, render, run, serve, tokenize,
+    plan, quantize, read, relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Run(run::Arguments),
     /// Answer other programs over HTTP and show a page
     Serve(serve::Arguments),
+    /// Answer questions about long texts part by part, on several machines at once
+    Read(read::Arguments),
     /// Say where an answer would be computed, what that takes, and why not elsewhere
     Plan(plan::Arguments),
     /// Lend this machine to your other machines

@@ -4,9 +4,13 @@
 mod draft;
 mod here;
 mod place;
+mod readers;
+mod relief;
 
 pub(crate) use here::speed;
 pub(crate) use place::{Asked, PlaceArguments, Rows};
+pub(crate) use readers::Readers;
+pub(crate) use relief::ReliefArguments;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,7 +22,7 @@ use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
-use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record};
+use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Plan, Record};
 use heph_runtime::acceptance::{Acceptances, Task};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
@@ -76,21 +80,50 @@ pub(crate) struct Ready {
 /// A decision that a desk carries out.
 pub(crate) struct Planned {
     pub(crate) record: Record,
-    pool: NodePool,
+    /// Who may answer; the connections end with it.
+    asking: Asking,
+    mode: Option<Mode>,
+    precision: Precision,
     /// Machines that came since.
     came: Came,
     meter: Meter,
     /// What the meter said after the last answer.
     counted: BTreeMap<NodeId, Traffic>,
-    /// Peers that did not answer: name and why.
-    pub(crate) away: Vec<(String, String)>,
     /// How well such answers were guessed for.
     acceptances: Acceptances,
-    /// What carries the connections; they end with it.
-    network: Option<Joined>,
 }
 
 impl Planned {
+    /// Peers that did not answer: name and why.
+    pub(crate) fn away(&self) -> &[(String, String)] {
+        self.asking.away()
+    }
+
+    /// Plans again for a prompt of another size. Returns the desk of the new plan where that differs in more than its
+    /// expectations.
+    pub(crate) fn again(
+        &mut self,
+        sizes: Sizes,
+        answer_tokens_max: Option<usize>,
+    ) -> Result<Option<Desk>, Failure> {
+        let record = self.asking.plan(self.mode, sizes, answer_tokens_max)?;
+        let (old, new) = (&self.record.decision.plan, &record.decision.plan);
+        let source = |plan: &Plan| plan.draft.map(|draft| draft.source);
+        let same = old.mode == new.mode && old.same_places(new) && source(old) == source(new);
+        let desk = match same {
+            true => None,
+            false => {
+                let seated = self
+                    .asking
+                    .desk(&record, Guessing::WhereItHelps, self.precision)?;
+                (self.meter, self.came, self.counted) = (seated.meter, seated.came, BTreeMap::new());
+                Some(seated.desk)
+            }
+        };
+        self.record = record;
+        Ok(desk)
+    }
+
     /// Settles the answer that the desk just gave: remembers how well it was guessed for, and tells what became of the plan.
     pub(crate) fn settle(&mut self, answer: &Answer) -> Receipt {
         // What cannot be kept is learned again.
@@ -103,10 +136,10 @@ impl Planned {
         });
         let spent: BTreeMap<NodeId, Traffic> = spent.collect();
         self.counted = now;
-        if let Some(network) = &self.network {
+        if let Some(network) = &self.asking.network {
             learn(network, &spent, answer.prefill + answer.decode);
         }
-        let pool = self.came.join(&self.pool);
+        let pool = self.came.join(&self.asking.pool);
         Receipt::new(&self.record.decision.plan, &pool, answer, &spent)
     }
 }
@@ -161,58 +194,79 @@ impl Sizes {
     }
 }
 
-/// A desk for `model`: planned where other machines are known or a mode is asked for, else simply here. `size` tells the
-/// tokens of the prompt.
-pub(crate) fn ready(
-    model: &str,
-    engine: &EngineArguments,
-    place: &PlaceArguments,
-    settings: &Settings,
-    answer_tokens_max: Option<usize>,
-    size: impl FnOnce(&Words) -> Result<Sizes, Failure>,
-) -> Result<Ready, Failure> {
-    if place.is_plain(settings)? {
-        let engine = engine.load(model, None, 1, settings)?;
-        let (words, mode) = (engine.words()?, place.mode.by_name());
+/// What is to be asked, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) engine: &'a EngineArguments,
+    pub(crate) place: &'a PlaceArguments,
+    pub(crate) relief: &'a ReliefArguments,
+    pub(crate) settings: &'a Settings,
+}
+
+impl Ask<'_> {
+    /// A desk for the model: planned where other machines are known or a mode is asked for, else simply here. `size` tells
+    /// the tokens of the prompt.
+    pub(crate) fn ready(
+        &self,
+        answer_tokens_max: Option<usize>,
+        size: impl FnOnce(&Words) -> Result<Sizes, Failure>,
+    ) -> Result<Ready, Failure> {
+        match self.place.is_plain(self.settings)? {
+            true => self.here(size),
+            false => self.planned(answer_tokens_max, size),
+        }
+    }
+
+    fn here(&self, size: impl FnOnce(&Words) -> Result<Sizes, Failure>) -> Result<Ready, Failure> {
+        let (engine, given_up) = relief::load(self)?;
+        let (words, mode) = (engine.words()?, self.place.mode.by_name());
         let excerpts = size(&words)?.takes_excerpts(mode, engine.model.context());
-        let desk = Desk::new(engine.worker(), words, terminal::cancel_on_ctrl_c()?);
-        let relief = |pressure| Relief::new(&engine.model, pressure, Precision::Kept);
-        let desk = match Pressure::watch() {
-            Some(pressure) => desk.with_relief(relief(pressure)),
+        let cancel = terminal::cancel_on_ctrl_c()?;
+        let desk = Desk::new(engine.worker(), words, cancel.clone());
+        let desk = match relief::plain(self, &engine, given_up, &cancel)? {
+            Some(relief) => desk.with_relief(relief),
             None => desk,
         };
-        return Ok(Ready {
+        Ok(Ready {
             excerpts,
             desk,
             planned: None,
             load_time: engine.load_time,
             threads: engine.pool.threads(),
             isa: engine.isa,
-        });
+        })
     }
-    let asking = Asking::open(model, engine, place, settings)?;
-    let sizes = size(asking.words())?;
-    let record = asking.plan(place.mode.by_name(), sizes, answer_tokens_max)?;
-    let mode = Some(record.decision.plan.mode);
-    let Seated { desk, meter, came } = asking.desk(&record, Guessing::WhereItHelps)?;
-    let (opened, acceptances) = (&asking.model.opened, asking.acceptances(sizes));
-    Ok(Ready {
-        desk,
-        excerpts: sizes.takes_excerpts(mode, asking.model.opened.context()),
-        load_time: asking.model.load_time(),
-        threads: opened.threads,
-        isa: opened.isa,
-        planned: Some(Planned {
-            record,
-            pool: asking.pool,
-            came,
-            meter,
-            counted: BTreeMap::new(),
-            acceptances,
-            away: asking.away,
-            network: asking.network,
-        }),
-    })
+
+    fn planned(
+        &self,
+        answer_tokens_max: Option<usize>,
+        size: impl FnOnce(&Words) -> Result<Sizes, Failure>,
+    ) -> Result<Ready, Failure> {
+        let asking = Asking::open(self.model, self.engine, self.place, self.settings)?;
+        let (sizes, mode) = (size(asking.words())?, self.place.mode.by_name());
+        let record = asking.plan(mode, sizes, answer_tokens_max)?;
+        let precision = self.relief.precision;
+        let Seated { desk, meter, came } = asking.desk(&record, Guessing::WhereItHelps, precision)?;
+        let (opened, acceptances) = (&asking.model.opened, asking.acceptances(sizes));
+        Ok(Ready {
+            desk,
+            excerpts: sizes.takes_excerpts(Some(record.decision.plan.mode), opened.context()),
+            load_time: asking.model.load_time(),
+            threads: opened.threads,
+            isa: opened.isa,
+            planned: Some(Planned {
+                record,
+                asking,
+                mode,
+                precision,
+                came,
+                meter,
+                counted: BTreeMap::new(),
+                acceptances,
+            }),
+        })
+    }
 }
 
 /// A desk over the machines of a plan.
@@ -240,6 +294,7 @@ pub(crate) struct Asking {
     home: PathBuf,
     /// Peers that did not answer: name and why.
     away: Vec<(String, String)>,
+    /// What carries the connections; they end with it.
     network: Option<Joined>,
 }
 
@@ -379,24 +434,21 @@ impl Asking {
     }
 
     /// The desk that carries a plan out, told of machines that come and go.
-    pub(crate) fn desk(&self, record: &Record, guessing: Guessing) -> Result<Seated, Failure> {
+    pub(crate) fn desk(
+        &self,
+        record: &Record,
+        guessing: Guessing,
+        precision: Precision,
+    ) -> Result<Seated, Failure> {
         let plan = &record.decision.plan;
-        let source = &self.model.opened.source;
-        let model = LineModel {
-            hash: self.hash,
-            layers: self.profile.layers.len(),
-            width: self.profile.width as usize,
-            vocab: source.config().vocab,
-            context: self.model.opened.context(),
-            kv_format: self.model.opened.options.kv,
-        };
+        let model = self.line_model();
         if plan
             .stages
             .iter()
             .any(|stage| stage.node == self.pool.desk().node)
         {
             // Loaded now, with a bar, and not in the middle of the first token.
-            self.model.engine()?;
+            self.model.warm()?;
         }
         let drafts = plan.draft.is_some();
         let drafter = self
@@ -425,11 +477,31 @@ impl Asking {
             meter: meter.clone(),
             cancel: self.cancel.clone(),
         };
+        let desk = route.desk()?;
+        let (context, here) = (self.model.opened.context(), self.pool.desk().node);
+        let relief = |pressure| Relief::among(&self.profile, context, here, pressure, precision);
+        let desk = match Pressure::watch() {
+            Some(pressure) => desk.with_relief(relief(pressure)),
+            None => desk,
+        };
         Ok(Seated {
-            desk: route.desk()?,
+            desk,
             meter,
             came: came.unwrap_or_default(),
         })
+    }
+
+    /// The model as a line knows it.
+    fn line_model(&self) -> LineModel {
+        let opened = &self.model.opened;
+        LineModel {
+            hash: self.hash,
+            layers: self.profile.layers.len(),
+            width: self.profile.width as usize,
+            vocab: opened.source.config().vocab,
+            context: opened.context(),
+            kv_format: opened.options.kv,
+        }
     }
 
     fn drafts(&self, prompt_tokens: usize, known: &Acceptances) -> Vec<DraftProfile> {

@@ -21,6 +21,7 @@ pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod render;
 pub(crate) mod run;
@@ -34,6 +35,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Chat(arguments) => chat::run(&arguments, settings),
         Command::Run(arguments) => run::run(&arguments, settings),
         Command::Serve(arguments) => serve::run(&arguments, settings),
+        Command::Read(arguments) => read::run(&arguments, settings),
         Command::Plan(arguments) => plan::run(&arguments, settings),
         Command::Node(arguments) => node::run(&arguments, settings),
         Command::Join(arguments) => join::run(&arguments, settings),

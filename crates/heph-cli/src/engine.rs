@@ -14,10 +14,11 @@ use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
+use heph_runtime::pressure;
 use heph_runtime::settings::{Settings, THREADS_MAX};
 use heph_runtime::store::{Found, Progress, Store};
 use heph_runtime::words::Words;
-use heph_types::ModelHash;
+use heph_types::{LayerRange, ModelHash};
 
 use crate::failure::Failure;
 use crate::terminal;
@@ -52,6 +53,16 @@ pub(crate) struct EngineArguments {
 /// Longest context taken without being asked: long enough for a chat, and short enough for the cache of a large
 /// model to fit beside it.
 const CONTEXT_UNASKED: usize = 8192;
+
+/// Bytes that a model may take now; the most where the system does not say.
+fn memory_free() -> u64 {
+    let free = match Hardware::look().memory_available_bytes {
+        0 => u64::MAX,
+        bytes => bytes,
+    };
+    let free = free.min(pressure::room().unwrap_or(u64::MAX));
+    free / 100 * MEMORY_SHARE_PERCENT
+}
 
 fn threads(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|n| (1..=THREADS_MAX).contains(n));
@@ -138,8 +149,7 @@ impl EngineArguments {
         let options = LoadOptions {
             context: Some(asked.unwrap_or(CONTEXT_UNASKED.min(source.config().context))),
             kv: self.kv.unwrap_or(KvFormat::F16),
-            memory: Some(Hardware::look().memory_available_bytes / 100 * MEMORY_SHARE_PERCENT)
-                .filter(|&m| m > 0),
+            memory: Some(memory_free()),
             sessions,
             chunk: self.chunk.get(),
             ..LoadOptions::default()
@@ -199,7 +209,22 @@ impl Opened {
 
     /// Brings it into memory, with a bar where somebody watches.
     pub(crate) fn load(&self, packing: Packing) -> Result<Engine, Failure> {
+        Ok(self.try_load(None, packing)?)
+    }
+
+    /// Brings these layers of it into memory, or all of them, if they fit into what is free now.
+    pub(crate) fn try_load(
+        &self,
+        layers: Option<LayerRange>,
+        packing: Packing,
+    ) -> Result<Engine, LoadError> {
         let began = Instant::now();
+        let options = LoadOptions {
+            layers,
+            packing,
+            memory: self.options.memory.map(|memory| memory.min(memory_free())),
+            ..self.options
+        };
         let pool = Arc::new(Pool::new(self.threads));
         let bar = terminal::bytes_bar(&format!("loading {}", self.name));
         let mut show = |p: heph_engine::model::Progress| {
@@ -210,10 +235,6 @@ impl Opened {
                     total: Some(p.total),
                 },
             );
-        };
-        let options = LoadOptions {
-            packing,
-            ..self.options
         };
         let model = Model::load(Arc::clone(&self.source), &options, &pool, &mut show);
         bar.finish_and_clear();

@@ -164,6 +164,9 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         );
         line(out, "moved", &words)?;
     }
+    for (at, given_up) in receipt.degraded.iter().enumerate() {
+        line(out, if at == 0 { "given up" } else { "" }, given_up)?;
+    }
     for (at, bytes) in receipt.traffic.iter().enumerate() {
         let (up, down) = (terminal::bytes(bytes.up), terminal::bytes(bytes.down));
         line(

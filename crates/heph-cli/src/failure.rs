@@ -12,6 +12,7 @@ use heph_net::relay::RelayError;
 use heph_net::trust::TrustError;
 use heph_plan::{Constraint, InputError, Refusal};
 use heph_runtime::certify::CertifyError;
+use heph_runtime::decompose::{DecomposeError, ReadingError};
 use heph_runtime::desk::DeskError;
 use heph_runtime::network::{JoinError, NetworkError};
 use heph_runtime::open::OpenError;
@@ -247,6 +248,22 @@ impl From<PreprocessError> for Failure {
             PreprocessError::Sources(_) => Exit::Room,
         };
         Self::new(exit, sentence).maybe_hint(hint)
+    }
+}
+
+impl From<ReadingError> for Failure {
+    fn from(error: ReadingError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            ReadingError::Work(DecomposeError::Stopped) => Self::Stopped,
+            ReadingError::Empty => Self::new(Exit::Input, sentence),
+            ReadingError::Parts { .. } => Self::new(Exit::Room, sentence)
+                .hint("larger pieces (--piece), fewer questions or a shorter text make fewer parts"),
+            ReadingError::Work(DecomposeError::NobodyLeft(_)) => Self::new(Exit::Network, sentence),
+            ReadingError::Work(DecomposeError::Jobs(_) | DecomposeError::Workers(_)) => {
+                Self::new(Exit::No, sentence)
+            }
+        }
     }
 }
 

@@ -325,6 +325,172 @@ fn a_second_node_of_one_folder_is_refused_and_its_desk_is_not() {
     assert_eq!(peers[0]["state"], "here", "{peers}");
 }
 
+/// Paragraphs about different things, long enough for many pieces.
+fn chronicle(paragraphs: usize) -> String {
+    let things = [
+        "harbour",
+        "lantern",
+        "meadow",
+        "copper kettle",
+        "winter coat",
+        "bridge",
+        "barley field",
+    ];
+    let names = ["Mila", "Tom", "Anna", "Ben", "Lily"];
+    let paragraph = |n: usize| {
+        let (thing, name) = (things[n % things.len()], names[n % names.len()]);
+        format!(
+            "On day {n} {name} went to the {thing} and found {} shells there. The {thing} was old, and {name} was glad. \
+             In the evening they all sat by the fire and told each other what they had seen.\n\n",
+            n * 7 % 90 + 10
+        )
+    };
+    (0..paragraphs).map(paragraph).collect()
+}
+
+#[test]
+fn of_documents_only_the_excerpts_leave_and_the_receipt_says_what_they_show() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let path = desk.0.path().join("chronicle.txt");
+    let text = chronicle(66);
+    std::fs::write(&path, &text).unwrap();
+    let path = path.to_str().unwrap();
+    let question = "How many shells did Mila find on day 35?";
+    let excerpts = desk.json(&["excerpts", "--json", "--document", path, question]);
+    let upload = excerpts["text"].as_str().unwrap();
+    assert!(upload.contains("On day 35 Mila"), "{upload}");
+    assert!(
+        upload.len() * 6 <= text.len() + question.len(),
+        "{} bytes",
+        upload.len()
+    );
+    let fixed = ["run", "--json", "--seed", "7", "--max-tokens", "40"];
+    let asked = ["--mode", "preprocess", "--document", path, question];
+    let there = desk.json(&[&fixed[..], &asked].concat());
+    // The same excerpts asked here: not a word differs.
+    let here = desk.json(&[&fixed[..], &["--mode", "local", upload]].concat());
+    assert_eq!(there["text"], here["text"]);
+    assert_eq!(there["prompt_tokens"], here["prompt_tokens"]);
+    let receipt = &there["receipt"];
+    assert_eq!(
+        (&receipt["mode"], &receipt["exactness"]),
+        (&"preprocess".into(), &"exact".into())
+    );
+    let computed = receipt["places"].as_array().unwrap();
+    assert!(
+        computed
+            .iter()
+            .all(|p| p["name"] == "node-a" && p["saw"] == "text"),
+        "{receipt}"
+    );
+    // What left is the excerpts' tokens with what carries them: far less than the document.
+    let up: u64 = receipt["traffic"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["up"].as_u64().unwrap())
+        .sum();
+    let tokens = there["prompt_tokens"].as_u64().unwrap();
+    assert!(up >= tokens, "every token takes a byte at least: {up}");
+    assert!(
+        up <= upload.len() as u64 * 2 + 4096,
+        "{up} bytes for {} of text",
+        upload.len()
+    );
+    let shown = &there["exposure"];
+    assert_eq!(shown["bytes_sent"], upload.len());
+    assert_eq!(shown["documents"][0], "chronicle.txt");
+    assert!(shown["named"].to_string().contains("Mila"), "{shown}");
+    // Each citation is a span of the document, to the byte.
+    for citation in there["citations"].as_array().unwrap() {
+        let at = |end: &str| citation["bytes"][end].as_u64().unwrap() as usize;
+        assert!(upload.contains(&text[at("start")..at("end")]), "{citation}");
+    }
+}
+
+#[test]
+fn a_chat_over_a_node_is_planned_for_anew_as_it_grows() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let long = "The fox ran to the old bridge and back to the wood again. ".repeat(45);
+    let said = format!("Tell me a story.\n/stats\n{long}\n/stats\n/quit\n");
+    let mut chat = desk.command(&["chat", "--mode", "remote", "--max-tokens", "4"]);
+    let mut child = chat.stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), said.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // What the plan in force expected until the first token, in milliseconds.
+    let planned = |line: &str| {
+        let (number, unit) = line
+            .split_once("(planned ")?
+            .1
+            .split_once(')')?
+            .0
+            .split_once(' ')?;
+        let number: f64 = number.parse().ok()?;
+        Some(if unit == "s" { number * 1e3 } else { number })
+    };
+    let planned: Vec<f64> = out.lines().filter_map(planned).collect();
+    assert!(
+        planned.len() == 2 && planned[1] > planned[0],
+        "{planned:?}: {out}"
+    );
+}
+
+#[test]
+fn a_reader_killed_in_the_middle_costs_no_part_and_no_word() {
+    let (mut a, b) = (NodeProcess::start("node-a"), NodeProcess::start("node-b"));
+    let desk = Home::with(&[&a, &b]);
+    let path = desk.0.path().join("chronicle.txt");
+    std::fs::write(&path, chronicle(24)).unwrap();
+    let path = path.to_str().unwrap();
+    let task = "What did Mila find? Where is the old bridge?";
+    let fixed = [
+        "read",
+        "--json",
+        "--explain",
+        "--seed",
+        "7",
+        "--max-tokens",
+        "12",
+        "--piece",
+        "160",
+    ];
+    let run = |mode| [&fixed[..], &["--document", path, task, "--mode", mode]].concat();
+    let calm = desk.json(&run("local"));
+    assert_eq!(calm["answers"].as_array().unwrap().len(), 2);
+    let mut child = desk.command(&run("auto")).spawn().unwrap();
+    let mut said = String::new();
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    while !said.contains("2 parts are done") {
+        assert!(error.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    a.kill();
+    error.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{said}");
+    let storm: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(storm["text"], calm["text"], "{said}");
+    assert_eq!(storm["tally"]["counted"], storm["parts"]);
+    assert_eq!(storm["parts"], calm["parts"]);
+    assert_eq!(storm["tally"]["lost"], 1, "{storm}");
+    let readers = storm["readers"].as_array().unwrap();
+    let names: Vec<_> = readers.iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["here", "node-a", "node-b"]);
+    let parts: u64 = readers.iter().map(|r| r["parts"].as_u64().unwrap()).sum();
+    assert_eq!(parts, storm["parts"].as_u64().unwrap(), "each part counts once");
+    assert!(
+        readers[2]["parts"].as_u64() > Some(0) && readers[2]["up"].as_u64() > Some(0),
+        "{storm}"
+    );
+}
+
 #[test]
 fn a_stranger_is_refused_and_a_stranger_sees_nothing() {
     let node = NodeProcess::start("node-a");

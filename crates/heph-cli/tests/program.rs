@@ -164,8 +164,8 @@ fn help_is_what_it_was() {
     let user = user();
     insta::assert_snapshot!("help", user.says(&["help"], ""));
     for command in [
-        "chat", "run", "plan", "node", "join", "peers", "relay", "bench", "certify", "tokenize", "render",
-        "logits", "quantize", "doctor", "demo", "embed", "excerpts", "serve",
+        "chat", "run", "read", "plan", "node", "join", "peers", "relay", "bench", "certify", "tokenize",
+        "render", "logits", "quantize", "doctor", "demo", "embed", "excerpts", "serve",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }
@@ -372,6 +372,85 @@ fn a_chat_from_a_pipe_obeys_and_answers() {
     assert_eq!(saved[0]["content"], "Tell me\na story.");
     assert_eq!(saved[1]["role"], "assistant");
     assert!(String::from_utf8(output.stdout).unwrap().contains("tok/s"));
+}
+
+#[test]
+fn a_chat_knows_its_documents_and_cites_them_to_the_byte() {
+    let user = user();
+    fs::create_dir(user.home.path().join("notes")).unwrap();
+    let text = "The harbour was closed. Ada Grey keeps the red key. The bridge is old. ".repeat(3)
+        + "Bo Hill has 4,210 shells in the blue box. The meadow was green.";
+    user.file("notes/one.txt", text.as_bytes());
+    let said = "/set max-tokens 4\nHow many shells has Bo Hill?\n/documents\n/documents none\n/documents\n\
+                /documents nowhere\n/quit\n";
+    let output = user.output(&["chat", "--document", "notes"], said.as_bytes());
+    let (out, error) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    let cited = error
+        .lines()
+        .find(|line| line.starts_with("[1] one.txt, bytes "))
+        .expect(&error);
+    let span = cited.split([' ', ':']).nth(3).unwrap();
+    let (start, end) = span.split_once("..").unwrap();
+    let excerpt = &text[start.parse().unwrap()..end.parse().unwrap()];
+    assert!(excerpt.contains("4,210 shells"), "{cited}: {excerpt}");
+    assert!(
+        out.contains("one.txt") && out.contains("there are no documents"),
+        "{out}"
+    );
+    assert!(
+        error.contains("nowhere") && output.status.code() == Some(3),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_chat_that_outgrows_its_context_goes_on_with_what_a_message_needs() {
+    let user = user();
+    let long = "The fox ran to the old bridge and back to the wood again. ".repeat(9);
+    let said = format!(
+        "/set max-tokens 4\nThe blue door has the code 7731.\n{long}\n{long}\nWhat code has the blue door?\n/stats\n"
+    );
+    let output = user.output(&["chat", "--context", "300"], said.as_bytes());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    assert!(error.contains("longer than the context"), "{error}");
+    assert!(
+        error.contains("turn 1, user, bytes 0..32: The blue door has the code 7731."),
+        "{error}"
+    );
+}
+
+#[test]
+fn several_questions_are_answered_beside_each_other() {
+    let user = user();
+    let task = "Tell me a story. Who is Ada? Where is Bath?";
+    let fixed = ["read", "--json", "--seed", "3", "--max-tokens", "12"];
+    let both = user.json(&[&fixed[..], &[task]].concat());
+    let alone = |task: &str| user.json(&[&fixed[..], &["--whole", task]].concat());
+    assert_eq!(both["tally"]["counted"], 2);
+    for (at, question) in [
+        "Tell me a story.\nWho is Ada?",
+        "Tell me a story.\nWhere is Bath?",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(both["answers"][at]["question"], question);
+        assert_eq!(both["answers"][at]["text"], alone(question)["text"]);
+    }
+    let refused = user.says(&["read", "--mode", "layered", task], "");
+    assert!(
+        refused.starts_with("exit 2") && refused.contains("whole machines"),
+        "{refused}"
+    );
+    let small = user.says(&["read", "--context", "64", task], "");
+    assert!(
+        small.starts_with("exit 2") && small.contains("too small"),
+        "{small}"
+    );
 }
 
 #[test]

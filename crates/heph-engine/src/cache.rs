@@ -182,6 +182,15 @@ impl KvCache {
             .sum()
     }
 
+    /// Bytes of the pages that `tokens` more positions need and that are not there yet.
+    pub fn bytes_more(&self, tokens: usize) -> u64 {
+        let more = |(cache, shape): (&LayerCache, &KvShape)| {
+            let pages = (cache.len + tokens).div_ceil(PAGE);
+            pages.saturating_sub(cache.pages.len()) as u64 * shape.page_bytes() as u64
+        };
+        self.caches.iter().zip(&self.shapes).map(more).sum()
+    }
+
     /// Forgets every position from `len` on. Keeping more than it holds changes nothing.
     pub fn rollback(&mut self, len: Position) {
         for cache in &mut self.caches {

@@ -4,6 +4,10 @@
 //! time, is not counted. Nothing here knows what a part does; a long document's parts and sub-questions are planned by
 //! [`map_reduce`] and [`Jobs::new`].
 
+mod questions;
+
+pub use questions::{QUESTIONS_MAX, questions};
+
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -254,6 +258,53 @@ pub fn map_reduce(tokens: usize, piece: usize, overlap: usize, fan_in: usize) ->
     (needs.len() <= JOBS_MAX).then_some(MapReduce { pieces, needs })
 }
 
+/// What a part of several questions about one text does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// For which question.
+    pub question: usize,
+    /// The piece that it reads; `None` where it joins what others noted.
+    pub piece: Option<usize>,
+}
+
+/// Questions beside each other, each a [`map_reduce`] of its own over the same pieces: none waits for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Several {
+    /// The parts, one question's after another's.
+    pub parts: Vec<Part>,
+    /// What every part waits for.
+    pub needs: Vec<Vec<JobId>>,
+    /// The part that is a question's answer, for each.
+    pub answers: Vec<JobId>,
+}
+
+/// The parts of so many questions about so many pieces, of whose notes `fan_in` are joined at a time. `None` where the
+/// numbers make no sense or too many parts.
+pub fn several(questions: usize, pieces: usize, fan_in: usize) -> Option<Several> {
+    let one = map_reduce(pieces, 1, 0, fan_in)?;
+    let count = one.needs.len();
+    if questions == 0 || count.checked_mul(questions)? > JOBS_MAX {
+        return None;
+    }
+    let mut several = Several {
+        parts: Vec::new(),
+        needs: Vec::new(),
+        answers: Vec::new(),
+    };
+    for question in 0..questions {
+        let first = (question * count) as u32;
+        let shifted = |needs: &Vec<JobId>| needs.iter().map(|need| JobId(first + need.0)).collect();
+        several.needs.extend(one.needs.iter().map(shifted));
+        let part = |at: usize| Part {
+            question,
+            piece: (at < pieces).then_some(at),
+        };
+        several.parts.extend((0..count).map(part));
+        several.answers.push(JobId(first + count as u32 - 1));
+    }
+    Some(several)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,5 +396,22 @@ mod tests {
             assert!(Jobs::<()>::new(plan.needs).is_ok());
         }
         assert_eq!(map_reduce(100, 10, 10, 2), None);
+    }
+
+    #[test]
+    fn questions_stand_beside_each_other_and_end_in_an_answer_each() {
+        let plan = several(3, 5, 2).unwrap();
+        let one = map_reduce(5, 1, 0, 2).unwrap().needs.len();
+        assert_eq!((plan.parts.len(), plan.needs.len()), (3 * one, 3 * one));
+        assert_eq!(plan.answers.len(), 3);
+        for (at, needs) in plan.needs.iter().enumerate() {
+            let own = |need: &JobId| plan.parts[need.0 as usize].question == plan.parts[at].question;
+            assert!(needs.iter().all(own), "no question waits for another");
+            assert_eq!(needs.is_empty(), plan.parts[at].piece.is_some());
+        }
+        assert!(Jobs::<()>::new(plan.needs).is_ok());
+        assert_eq!(several(1, 1, 2).unwrap().answers, [JobId(0)]);
+        assert_eq!(several(16, JOBS_MAX, 2), None);
+        assert_eq!(several(0, 5, 2), None);
     }
 }

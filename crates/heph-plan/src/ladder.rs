@@ -160,7 +160,8 @@ fn share(format: KvFormat) -> f64 {
     }
 }
 
-fn sentence(steps: &[Step]) -> String {
+/// What was given up, for people.
+pub fn sentence(steps: &[Step]) -> String {
     let parts = steps.iter().map(|step| match step {
         Step::Kv(format) => format!("the cache is kept as {format}"),
         Step::Context(positions) => format!("it can hold {positions} positions"),

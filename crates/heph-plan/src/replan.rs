@@ -40,6 +40,13 @@ pub enum Event {
         /// The way now.
         link: LinkProfile,
     },
+    /// A node may hold another number of bytes.
+    Memory {
+        /// Which.
+        node: NodeId,
+        /// Bytes that it may hold now.
+        bytes: u64,
+    },
 }
 
 /// How far an answer has come.
@@ -118,8 +125,47 @@ pub fn after(cluster: &Cluster, event: &Event) -> Cluster {
                 cluster.nodes[at].link = *link;
             }
         }
+        Event::Memory { node, bytes } => match peer(&cluster, node) {
+            Some(at) => cluster.nodes[at].profile.memory = *bytes,
+            None if cluster.desk.node == *node => cluster.desk.memory = *bytes,
+            None => {}
+        },
     }
     cluster
+}
+
+/// Bytes that a node holds for its stages of a plan, with so many positions in their caches: counted as a stage's
+/// `memory` is.
+pub fn held(request: &Request, plan: &Plan, node: NodeId, positions: u32) -> u64 {
+    let choice = request.models.iter().find(|m| m.profile.model == plan.model);
+    let Some(model) = choice.map(|choice| &choice.profile) else {
+        return 0;
+    };
+    let own = plan.stages.iter().filter(|stage| stage.node == node);
+    let layers = own.flat_map(|stage| &model.layers[stage.layers.iter()]);
+    let layers: f64 = layers
+        .map(|l| l.weight_bytes as f64 + l.kv_bytes(plan.kv) * f64::from(positions))
+        .sum();
+    let at_end = |stage: Option<&crate::plan::Stage>| stage.is_some_and(|stage| stage.node == node);
+    let head = model.head.weight_bytes;
+    let table = if model.embed_bytes == 0 {
+        head
+    } else {
+        model.embed_bytes
+    };
+    let ends = match (at_end(plan.stages.first()), at_end(plan.stages.last())) {
+        (true, true) => head + model.embed_bytes,
+        (true, false) => table,
+        (false, true) => head,
+        (false, false) => 0,
+    };
+    let draft = plan.draft.and_then(|draft| request.drafts.get(draft.choice));
+    let draft = draft.map_or(0, |d| d.memory);
+    let here = plan
+        .stages
+        .iter()
+        .any(|s| s.node == node && s.place == Place::Desk);
+    layers.ceil() as u64 + ends + if here { draft } else { 0 }
 }
 
 /// The plan from here on. `cluster` is the one after the event ([`after`] makes it from an event); `request` is the one

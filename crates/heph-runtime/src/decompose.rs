@@ -7,7 +7,7 @@
 
 mod reading;
 
-pub use reading::{Read, Reader, Reading, ReadingError, read};
+pub use reading::{Note, Read, Reader, Reading, ReadingError, read};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

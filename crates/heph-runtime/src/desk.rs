@@ -293,6 +293,17 @@ impl Desk {
         &self.line
     }
 
+    /// How its model reads and writes.
+    pub fn words(&self) -> &Words {
+        &self.words
+    }
+
+    /// Positions that a conversation may have, whatever the last answer had to give up.
+    pub fn context(&self) -> usize {
+        let relief = self.relief.as_ref();
+        relief.map_or(self.line.model().context, Relief::context)
+    }
+
     /// Answers `prompt`; `on_text` gets each piece of text as soon as it cannot change any more.
     ///
     /// # Errors
@@ -304,7 +315,7 @@ impl Desk {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Answer, DeskError> {
         let prompt = prompt.tokens(&self.words)?;
-        let context = self.line.model().context;
+        let context = self.context();
         if prompt.len() > context {
             return Err(DeskError::TooLong {
                 tokens: prompt.len(),
@@ -342,7 +353,7 @@ impl Desk {
                 break Finish::Length;
             }
             if let Some(relief) = relief {
-                relief.look(teller.line(), history.len() > prompt.len())?;
+                relief.look(teller.line(), history.len() > prompt.len(), room)?;
             }
             if history.len() > teller.line().model().context {
                 break Finish::Context;
@@ -378,7 +389,7 @@ impl Desk {
             moves,
             guesses,
             guessed: pace.guessed(),
-            degraded: relief.iter().flat_map(|relief| relief.told.clone()).collect(),
+            degraded: relief.iter().flat_map(Relief::told).collect(),
             traffic: Traffic {
                 up: spent.up - traffic.up,
                 down: spent.down - traffic.down,

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_types::{
-    CachePart, Leaves, NodeId, Order, Policy, Position, Reply, Role, SamplingOptions, SessionId, StageSpec,
+    CachePart, LayerRange, Leaves, NodeId, Order, Policy, Position, Reply, Role, SamplingOptions, SessionId,
+    StageSpec,
 };
 
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Traffic};
@@ -109,6 +110,10 @@ impl Host for Gate {
 
     fn is_far(&self) -> bool {
         self.host.is_far()
+    }
+
+    fn let_go(&self, kept: &[LayerRange]) {
+        self.host.let_go(kept);
     }
 }
 

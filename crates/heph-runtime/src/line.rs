@@ -450,6 +450,20 @@ impl Line {
         (0..self.posts.len()).for_each(|at| self.unseat(at));
     }
 
+    /// Goes on with another model of the same shape and words, at `host` alone: what was fed goes through it anew. The bits
+    /// of what follows are those of that model.
+    ///
+    /// # Errors
+    /// When the host cannot open a stage.
+    pub fn answer_from(&mut self, host: Arc<dyn Host>) -> Result<(), LineError> {
+        (0..self.posts.len()).for_each(|at| self.unseat(at));
+        self.posts.iter_mut().for_each(|post| post.node = host.node());
+        self.lost.clear();
+        // The old one gives its memory back before the new one takes its own.
+        self.hosts = vec![host];
+        (0..self.posts.len()).try_for_each(|at| self.open(at, None))
+    }
+
     /// The next chosen tokens, in the order in which they were asked for.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
 use heph_types::{ModelHash, NodeId, SessionId, StageSpec};
 
+use crate::pressure::Pressure;
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError};
 
 /// What a node gives away at most.
@@ -80,6 +81,7 @@ pub struct Node {
     caps: NodeCaps,
     open: Arc<AtomicUsize>,
     stop: Option<Arc<AtomicBool>>,
+    pressure: Option<Pressure>,
 }
 
 impl Node {
@@ -91,6 +93,7 @@ impl Node {
             caps,
             open: Arc::default(),
             stop: None,
+            pressure: None,
         }
     }
 
@@ -103,6 +106,12 @@ impl Node {
     /// The node that gives work up between two layers once `flag` is set.
     pub fn with_stop(mut self, flag: Arc<AtomicBool>) -> Self {
         self.stop = Some(flag);
+        self
+    }
+
+    /// The node that refuses a stage, or gives one up, before memory runs out: its desk goes on elsewhere.
+    pub fn with_pressure(mut self, pressure: Pressure) -> Self {
+        self.pressure = Some(pressure);
         self
     }
 
@@ -144,7 +153,11 @@ impl Node {
             Some(flag) => lent.worker().with_stop(flag),
             None => lent.worker(),
         };
-        Stage::new(self.id, worker, spec, Some(place))
+        let stage = Stage::new(self.id, worker, spec, Some(place))?;
+        match &self.pressure {
+            Some(pressure) => stage.with_pressure(pressure.clone()),
+            None => Ok(stage),
+        }
     }
 
     fn place(&self) -> Result<SessionPlace, StageError> {

@@ -15,7 +15,7 @@ pub use lookout::Lookout;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_plan::{Cluster, NODES_MAX, Peer};
-use heph_types::{LinkProfile, ModelHash, NodeId, NodeProfile, SessionId, StageSpec};
+use heph_types::{LayerRange, LinkProfile, ModelHash, NodeId, NodeProfile, SessionId, StageSpec};
 
 use crate::cancel::Cancel;
 use crate::node::{Lent, Node, NodeCaps};
@@ -104,39 +104,61 @@ impl NodePool {
     }
 }
 
-/// Loads the model of a [`Here`]; the error is a sentence.
-pub type Loader = Box<dyn Fn() -> Result<Lent, String> + Send + Sync>;
+/// Brings the model of a [`Here`] into memory.
+pub trait Loader: Send + Sync {
+    /// The model with these layers, or with all of them; the error is a sentence.
+    ///
+    /// # Errors
+    /// When it cannot be loaded, or does not fit.
+    fn load(&self, layers: Option<LayerRange>) -> Result<Lent, String>;
+
+    /// Keeps nothing of it for the next time.
+    fn let_go(&self) {}
+}
 
 /// This machine as a host that loads its model when the first stage is opened: a model that runs elsewhere takes no
 /// memory here until the other machine is lost.
 pub struct Here {
     node: NodeId,
     model: ModelHash,
-    load: Loader,
+    loader: Box<dyn Loader>,
     cancel: Cancel,
-    loaded: Mutex<Option<Arc<Node>>>,
+    held: Mutex<HeldHere>,
+}
+
+/// What of a model is in memory.
+#[derive(Default)]
+struct HeldHere {
+    node: Option<Arc<Node>>,
+    /// Only these layers, since memory became short.
+    only: Option<LayerRange>,
 }
 
 impl Here {
-    /// This machine, called `node`, with a model that `load` brings.
-    pub fn new(node: NodeId, model: ModelHash, cancel: Cancel, load: Loader) -> Self {
+    /// This machine, called `node`, with a model that `loader` brings.
+    pub fn new(node: NodeId, model: ModelHash, cancel: Cancel, loader: Box<dyn Loader>) -> Self {
         Self {
             node,
             model,
-            load,
+            loader,
             cancel,
-            loaded: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
-    fn lending(&self) -> Result<Arc<Node>, String> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = &*loaded {
+    fn lending(&self, layers: LayerRange) -> Result<Arc<Node>, String> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let lacks = |only: LayerRange| layers.start() < only.start() || only.end() < layers.end();
+        if held.only.is_some_and(lacks) {
+            *held = HeldHere::default();
+            self.loader.let_go();
+        }
+        if let Some(node) = &held.node {
             return Ok(Arc::clone(node));
         }
         let node = Node::new(self.node, NodeCaps::default()).with_stop(self.cancel.flag());
-        let node = Arc::new(node.with(self.model, (self.load)()?));
-        Ok(Arc::clone(loaded.insert(node)))
+        let node = Arc::new(node.with(self.model, self.loader.load(held.only)?));
+        Ok(Arc::clone(held.node.insert(node)))
     }
 }
 
@@ -146,12 +168,29 @@ impl Host for Here {
     }
 
     fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
-        let node = self.lending().map_err(|why| SeatError::Refused {
+        let node = self.lending(spec.layers).map_err(|why| SeatError::Refused {
             node: self.node,
             why: Refusal::Said(why),
         })?;
         node.open(session, spec, bell)
     }
+
+    /// What stays is loaded anew when it is needed next, since a model in memory cannot be cut.
+    fn let_go(&self, kept: &[LayerRange]) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = HeldHere {
+            node: None,
+            only: hull(kept),
+        };
+        self.loader.let_go();
+    }
+}
+
+/// The least range that holds all of these; `None` where there are none.
+fn hull(ranges: &[LayerRange]) -> Option<LayerRange> {
+    let start = ranges.iter().map(|range| range.start()).min()?;
+    let end = ranges.iter().map(|range| range.end()).max()?;
+    LayerRange::new(start, end, end).ok()
 }
 
 #[cfg(test)]

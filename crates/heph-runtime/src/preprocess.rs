@@ -8,7 +8,7 @@ mod documents;
 mod embedder;
 mod exposure;
 
-pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentError};
+pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentError, FOLDER_ENTRIES_MAX};
 pub use embedder::Embedder;
 pub use exposure::Exposure;
 
@@ -86,6 +86,8 @@ pub struct Library {
     known: HashMap<Span, Vec<f32>>,
     /// Tokens that were read to make vectors.
     tokens: usize,
+    /// Bytes that an upload should not exceed.
+    bytes_max: usize,
 }
 
 impl Library {
@@ -95,7 +97,13 @@ impl Library {
             documents,
             known: HashMap::new(),
             tokens: 0,
+            bytes_max: usize::MAX,
         }
+    }
+
+    /// Chooses no more than so many bytes from now on, beside what the question names: for a model that can read no more.
+    pub fn limit(&mut self, bytes: usize) {
+        self.bytes_max = bytes;
     }
 
     /// What it holds.
@@ -175,7 +183,9 @@ pub fn preprocess(
     let likeness = likeness(embedder, &question, &survey, library, cancel)?;
     let sources: Vec<Source<'_>> = library.documents.iter().map(Document::source).collect();
     let raw_bytes = survey.bytes() + question.text().len();
-    let budget = (raw_bytes / BYTES_DIVISOR).max(BYTES_FLOOR);
+    let budget = (raw_bytes / BYTES_DIVISOR)
+        .max(BYTES_FLOOR)
+        .min(library.bytes_max);
     let for_spans = budget.saturating_sub(Upload::frame(&question));
     let selection = survey.choose(&likeness, for_spans, |source| Upload::overhead(&sources[source]));
     let upload = Upload::of(&question, &sources, &selection);

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// How often memory is looked at: a cache of a large model grows by a few megabytes meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Memory that stays free for the passes and the program itself.
+pub const RESERVE: u64 = 24 << 20;
+
 /// Where the system keeps control groups.
 const GROUPS: &str = "/sys/fs/cgroup";
 
@@ -19,8 +22,24 @@ const NO_LIMIT: u64 = 1 << 60;
 const DEPTH_MAX: usize = 32;
 
 /// Bytes that are left, as a thread of its own saw them last; the thread ends with the last clone.
-#[derive(Debug, Clone)]
-pub struct Pressure(Arc<AtomicU64>);
+#[derive(Clone)]
+pub struct Pressure(Arc<Watched>);
+
+struct Watched {
+    left: AtomicU64,
+    look: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+}
+
+impl Watched {
+    /// Looks once. `false` where nothing is said any more.
+    fn look(&self) -> bool {
+        let bytes = (self.look)();
+        if let Some(bytes) = bytes {
+            self.left.store(bytes, Ordering::Relaxed);
+        }
+        bytes.is_some()
+    }
+}
 
 impl Pressure {
     /// Watches this process. `None` where the system does not say.
@@ -29,24 +48,31 @@ impl Pressure {
     }
 
     /// Watches what `look` says, until it says nothing any more.
-    pub fn of(look: impl Fn() -> Option<u64> + Send + 'static) -> Option<Self> {
-        let left = Arc::new(AtomicU64::new(look()?));
-        let watched = Arc::downgrade(&left);
+    pub fn of(look: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Option<Self> {
+        let all = Arc::new(Watched {
+            left: AtomicU64::new(look()?),
+            look: Box::new(look),
+        });
+        let watched = Arc::downgrade(&all);
         std::thread::spawn(move || {
             loop {
                 std::thread::sleep(LOOK);
-                let (Some(left), Some(bytes)) = (watched.upgrade(), look()) else {
+                if !watched.upgrade().is_some_and(|watched| watched.look()) {
                     return;
-                };
-                left.store(bytes, Ordering::Relaxed);
+                }
             }
         });
-        Some(Self(left))
+        Some(Self(all))
     }
 
     /// Bytes that are left.
     pub fn room(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.left.load(Ordering::Relaxed)
+    }
+
+    /// Looks at once: something large was just given back.
+    pub fn look(&self) {
+        self.0.look();
     }
 }
 

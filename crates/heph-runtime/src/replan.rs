@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use heph_plan::replan::{Event, MoveBy, Progress, after, replan};
+use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{Cluster, Peer, Place, Plan, Request};
 use heph_types::{LayerRange, NodeId};
 
@@ -250,6 +250,19 @@ impl Steering for Replanner {
         let reported = self.take_changes();
         let measured = self.take_paces(now);
         (reported || measured).then(|| self.decide(now)).flatten()
+    }
+
+    fn relieve(&mut self, node: NodeId, room: u64, now: &Standing) -> Option<Layout> {
+        self.take_changes();
+        self.follow(&now.stages);
+        let count = |positions: usize| u32::try_from(positions).unwrap_or(u32::MAX);
+        let used = held(&self.request, &self.plan, node, count(now.positions));
+        let bytes = used.saturating_add(room);
+        self.cluster = after(&self.cluster, &Event::Memory { node, bytes });
+        // The caches need no more room than the rest of the answer takes, and whoever asked for a mode wants an answer more.
+        self.request.context = count(now.positions + now.tokens_left);
+        self.request.mode = None;
+        self.decide(now)
     }
 }
 

@@ -12,7 +12,8 @@ use heph_plan::{
     Objective, Place, Record, Request,
 };
 use heph_types::{
-    Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeState, Policy, Speed, WireCodec,
+    Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeProfile, NodeState, Policy, Speed,
+    WireCodec,
 };
 
 use crate::cancel::Cancel;
@@ -277,6 +278,60 @@ impl Route<'_> {
             .for_each(|machine| admit(there(machine)));
         Ok(hosts)
     }
+}
+
+/// A machine that answers alone.
+pub struct Alone {
+    /// Which.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Asks it, and nobody else: where it is lost, the desk has no answer.
+    pub desk: Desk,
+}
+
+/// A desk for this machine and for each other that has the whole model and may see the text, for work that falls into
+/// parts; all behind the policy, with one meter. The bits of an answer are those of this machine, whoever gives it.
+pub fn alone(
+    pool: &NodePool,
+    model: LineModel,
+    words: &Arc<Words>,
+    policy: &Policy,
+    cancel: &Cancel,
+) -> (Vec<Alone>, Meter) {
+    let meter = Meter::default();
+    let here = (
+        pool.desk(),
+        Gate::here(Arc::clone(pool.here()), &meter),
+        Pace::Steps,
+    );
+    let helps = |machine: &&crate::pool::Machine| {
+        let profile = &machine.profile;
+        let whole = (0..model.layers).all(|layer| profile.holds_layer(model.hash, layer));
+        let ends = policy.layers_local_first == 0 && policy.layers_local_last == 0;
+        let sees = policy.seen_by(profile.node, profile.role) >= Leaves::Text;
+        let exact = profile.exactness == Exactness::Exact;
+        whole && ends && sees && exact && profile.state == NodeState::Open
+    };
+    let there = |machine: &crate::pool::Machine| {
+        let host = Arc::clone(&machine.host);
+        let gate = Gate::there(host, machine.profile.role, policy, model.layers, &meter);
+        (machine.profile.clone(), gate, Pace::Stream)
+    };
+    let others: Vec<_> = pool.others().iter().filter(helps).map(there).collect();
+    let here = (here.0.clone(), here.1, here.2);
+    let alone = |(profile, gate, pace): (NodeProfile, Gate, Pace)| Alone {
+        node: profile.node,
+        name: profile.name,
+        desk: Desk::over(
+            Line::whole(model, Arc::new(gate), LineLimits::default()),
+            pace,
+            Arc::clone(words),
+            cancel.clone(),
+        ),
+    };
+    let all = std::iter::once(here).chain(others).map(alone).collect();
+    (all, meter)
 }
 
 /// How the plan's tokens are asked for. A plan that drafts says with what it is worth beginning; by whom and how far, and

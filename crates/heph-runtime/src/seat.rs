@@ -6,7 +6,9 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use heph_types::{CachePart, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{
+    CachePart, LayerRange, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
+};
 
 use crate::codecs::Allowed;
 use crate::node::StageError;
@@ -67,6 +69,9 @@ pub trait Host: Send + Sync {
     fn carrying(&self, _allowed: &Allowed) -> Option<Arc<dyn Host>> {
         None
     }
+
+    /// Needs no more than these layers from now on: what memory others take may be given back. Stages that are open stay.
+    fn let_go(&self, _kept: &[LayerRange]) {}
 
     /// Whether opening waits for somebody far away, so that several are better opened at once.
     fn is_far(&self) -> bool {

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use heph_engine::model::Packing;
+use heph_engine::model::{LoadError, Packing};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::node::Lent;
-use heph_runtime::pool::Here;
+use heph_runtime::pool::{Here, Loader};
 use heph_runtime::profile::{self, SpeedKey};
 use heph_runtime::settings::Settings;
 use heph_types::{
@@ -21,7 +21,13 @@ use crate::failure::{Exit, Failure};
 /// A model that is loaded when it is first needed here.
 pub(super) struct Lazy {
     pub(super) opened: Opened,
-    loaded: Mutex<Option<Arc<Engine>>>,
+    loaded: Mutex<Option<Loaded>>,
+}
+
+/// What of a model is in memory: some of its layers, or all.
+struct Loaded {
+    layers: Option<LayerRange>,
+    engine: Arc<Engine>,
 }
 
 impl Lazy {
@@ -35,31 +41,61 @@ impl Lazy {
 
     /// The model in memory.
     pub(super) fn engine(&self) -> Result<Arc<Engine>, Failure> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.is_none() {
-            *loaded = Some(Arc::new(self.opened.load(Packing::AsUsed)?));
+        Ok(self.part(None)?)
+    }
+
+    /// These layers of it, or all, in memory, and no others.
+    fn part(&self, layers: Option<LayerRange>) -> Result<Arc<Engine>, LoadError> {
+        let mut held = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = held.as_ref().filter(|loaded| loaded.layers == layers) {
+            return Ok(Arc::clone(&loaded.engine));
         }
-        Ok(loaded
-            .as_ref()
-            .map(Arc::clone)
-            .unwrap_or_else(|| unreachable!("it was loaded")))
+        *held = None;
+        let engine = Arc::new(self.opened.try_load(layers, Packing::AsUsed)?);
+        let loaded = held.insert(Loaded { layers, engine });
+        Ok(Arc::clone(&loaded.engine))
+    }
+
+    /// Loads all of it, unless something of it is in memory already.
+    pub(super) fn warm(&self) -> Result<(), Failure> {
+        let held = self
+            .loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        match held {
+            true => Ok(()),
+            false => self.engine().map(drop),
+        }
     }
 
     /// What loading took; nothing where nothing was loaded here.
     pub(super) fn load_time(&self) -> Duration {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.as_ref().map_or(Duration::ZERO, |engine| engine.load_time)
+        loaded
+            .as_ref()
+            .map_or(Duration::ZERO, |loaded| loaded.engine.load_time)
+    }
+}
+
+/// A model that this machine keeps in memory as long as somebody needs it.
+struct Kept(Arc<Lazy>);
+
+impl Loader for Kept {
+    fn load(&self, layers: Option<LayerRange>) -> Result<Lent, String> {
+        let engine = self.0.part(layers).map_err(|error| error.to_string())?;
+        Ok(Lent::of(&engine.worker()))
+    }
+
+    fn let_go(&self) {
+        *self.0.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 /// This machine as a host: the model is loaded when its first stage is opened.
 pub(super) fn here(node: NodeId, hash: ModelHash, model: &Arc<Lazy>, cancel: &Cancel) -> Arc<Here> {
-    let model = Arc::clone(model);
-    let load = move || match model.engine() {
-        Ok(engine) => Ok(Lent::of(&engine.worker())),
-        Err(failure) => Err(failure.sentence()),
-    };
-    Arc::new(Here::new(node, hash, cancel.clone(), Box::new(load)))
+    let loader = Box::new(Kept(Arc::clone(model)));
+    Arc::new(Here::new(node, hash, cancel.clone(), loader))
 }
 
 /// This machine in the planner's words.

@@ -105,7 +105,7 @@ fn scan(
     let engine_arguments = EngineArguments::with_kv(kv);
     let positions = Some(tokens.max(rounding::POSITIONS));
     let opened = engine_arguments.open(&arguments.model, positions, BATCH_MAX, settings)?;
-    let (hash, engine) = (opened.hash()?, opened.load()?);
+    let (hash, engine) = (opened.hash()?, opened.load(Packing::AtLoad)?);
     let threads = arguments
         .threads
         .map_or(settings.threads.max(3), NonZeroUsize::get);

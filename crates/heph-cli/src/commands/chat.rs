@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
@@ -12,7 +12,8 @@ use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
 
 use super::run::streamed;
-use crate::asking::{self, PlaceArguments, Ready, Sizes};
+use crate::about::DocumentArguments;
+use crate::asking::{Ask, PlaceArguments, Ready, ReliefArguments, Sizes};
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -20,9 +21,11 @@ use crate::sampling::SamplingArguments;
 use crate::terminal::{self, Style};
 
 mod lines;
+mod memory;
 mod slash;
 
 use lines::{Lines, Said};
+use memory::{Asked, Memory};
 use slash::Slash;
 
 /// Longest saved conversation read: more would not fit any model's context.
@@ -41,15 +44,22 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     max_tokens: usize,
     #[command(flatten)]
+    documents: DocumentArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
     #[command(flatten)]
     place: PlaceArguments,
+    #[command(flatten)]
+    relief: ReliefArguments,
     #[command(flatten)]
     engine: EngineArguments,
 }
 
 /// Tokens that a message and what it follows are planned for before anything was said.
 const PROMPT_TOKENS_USUAL: usize = 256;
+
+/// A prompt that has grown by this much is planned for anew.
+const GROWN: usize = 2;
 
 /// Loads and talks until the user leaves.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
@@ -72,7 +82,11 @@ struct Chat<'a> {
     arguments: Arguments,
     settings: &'a Settings,
     ready: Ready,
+    /// Tokens of the prompt that the plan in force was made for.
+    planned_for: usize,
     messages: Vec<Message>,
+    memory: Memory,
+    asked: Asked,
     last: Option<Answer>,
     receipt: Option<Receipt>,
     cancel: Cancel,
@@ -89,11 +103,15 @@ impl<'a> Chat<'a> {
     fn open(arguments: Arguments, settings: &'a Settings) -> Result<Self, Failure> {
         let ready = ready(&arguments, settings)?;
         let messages = system(&arguments);
+        let memory = Memory::of(arguments.documents.read()?);
         Ok(Self {
             arguments,
             settings,
             ready,
+            planned_for: PROMPT_TOKENS_USUAL,
             messages,
+            memory,
+            asked: Asked::default(),
             last: None,
             receipt: None,
             cancel: terminal::cancel_on_ctrl_c()?,
@@ -130,7 +148,9 @@ impl<'a> Chat<'a> {
     /// The next message. Where the model runs here, it is read while it is typed; else nothing leaves before it is sent.
     fn hear(&mut self, lines: &mut Lines) -> io::Result<Said> {
         let sampling = self.arguments.sampling.options().ok();
-        let (Some(sampling), true, None) = (sampling, lines.is_terminal(), &self.ready.planned) else {
+        // What documents add to a message is known once all of it is.
+        let ahead = lines.is_terminal() && self.memory.documents().is_empty();
+        let (Some(sampling), true, None) = (sampling, ahead, &self.ready.planned) else {
             return lines.next();
         };
         let typed = Typed::default();
@@ -163,12 +183,16 @@ impl<'a> Chat<'a> {
             max_tokens: Some(self.arguments.max_tokens),
             stops: Vec::new(),
         };
-        let answer = streamed(
-            &mut self.ready.desk,
-            Prompt::Chat(&self.messages),
-            &options,
-            &self.cancel,
-        )?;
+        let desk = &self.ready.desk;
+        let (engine, documents) = (&self.arguments.engine, &self.arguments.documents);
+        let encoder = || documents.encoder(engine, self.settings);
+        let most = self.arguments.max_tokens;
+        self.asked = self.memory.asked(&self.messages, desk, most, encoder)?;
+        self.plan_again()?;
+        let prompt = Prompt::Chat(&self.asked.messages);
+        let answer = streamed(&mut self.ready.desk, prompt, &options, &self.cancel)?;
+        let excerpts = self.asked.excerpts.iter();
+        excerpts.flat_map(|e| &e.cited).for_each(|line| note(line));
         match answer.finish {
             Finish::Stop => {}
             Finish::Cancelled => note("stopped"),
@@ -181,6 +205,29 @@ impl<'a> Chat<'a> {
         Ok(Next::Go)
     }
 
+    /// Plans again where what is asked has grown past what the plan was made for.
+    fn plan_again(&mut self) -> Result<(), Failure> {
+        let Some(planned) = &mut self.ready.planned else {
+            return Ok(());
+        };
+        let tokens = Prompt::Chat(&self.asked.messages)
+            .tokens(self.ready.desk.words())?
+            .len();
+        if tokens < self.planned_for.saturating_mul(GROWN) {
+            return Ok(());
+        }
+        self.planned_for = tokens;
+        if let Some(desk) = planned.again(Sizes::of(tokens), Some(self.arguments.max_tokens))? {
+            self.ready.desk = desk;
+            let decision = &planned.record.decision;
+            note(&format!(
+                "the conversation has grown to {tokens} tokens and is answered another way, {}: {}",
+                decision.plan.mode, decision.reason.sentence
+            ));
+        }
+        Ok(())
+    }
+
     fn obey(&mut self, command: Slash) -> Result<Next, Failure> {
         match command {
             Slash::Help => write!(io::stdout().lock(), "{}", slash::HELP)?,
@@ -188,6 +235,8 @@ impl<'a> Chat<'a> {
             Slash::Regenerate => return self.regenerate(),
             Slash::Save(path) => self.save(&path)?,
             Slash::Load(path) => self.load(&path)?,
+            Slash::Documents(None) => self.show_documents()?,
+            Slash::Documents(Some(path)) => self.change_documents(path)?,
             Slash::Model(None) => writeln!(io::stdout().lock(), "{}", self.arguments.model)?,
             Slash::Model(Some(name)) => self.change_model(name)?,
             Slash::System(None) => self.show_system()?,
@@ -255,8 +304,40 @@ impl<'a> Chat<'a> {
             ..self.arguments.clone()
         };
         self.ready = ready(&arguments, self.settings)?;
+        self.planned_for = PROMPT_TOKENS_USUAL;
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));
+        Ok(())
+    }
+
+    fn show_documents(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.memory.documents().is_empty() {
+            return writeln!(out, "there are no documents");
+        }
+        let mut show = |document: &heph_runtime::preprocess::Document| {
+            let bytes = terminal::bytes(document.text().len() as u64);
+            writeln!(out, "{bytes:>8}  {}", document.name())
+        };
+        self.memory.documents().iter().try_for_each(&mut show)
+    }
+
+    /// Adds a file or a folder to the documents; `none` forgets them all.
+    fn change_documents(&mut self, path: PathBuf) -> Result<(), Failure> {
+        if path == Path::new("none") {
+            self.arguments.documents.documents.clear();
+        } else {
+            self.arguments.documents.documents.push(path);
+        }
+        let read = self.arguments.documents.read();
+        if read.is_err() {
+            self.arguments.documents.documents.pop();
+        }
+        self.memory.learn(read?);
+        note(&format!(
+            "messages are asked with {} documents",
+            self.memory.documents().len()
+        ));
         Ok(())
     }
 
@@ -320,6 +401,14 @@ impl<'a> Chat<'a> {
         )?;
         let Ready { threads, isa, .. } = &self.ready;
         writeln!(out, "running  {threads} threads, {isa}")?;
+        if let Some(excerpts) = self
+            .asked
+            .excerpts
+            .as_ref()
+            .filter(|_| self.ready.planned.is_some())
+        {
+            writeln!(out, "{}", excerpts.chosen.exposure())?;
+        }
         match &self.receipt {
             Some(receipt) => Ok(explain::write_receipt(&mut out, receipt)?),
             None => Ok(()),
@@ -328,9 +417,14 @@ impl<'a> Chat<'a> {
 }
 
 fn ready(arguments: &Arguments, settings: &Settings) -> Result<Ready, Failure> {
-    let (engine, place) = (&arguments.engine, &arguments.place);
-    let size = |_: &Words| Ok(Sizes::of(PROMPT_TOKENS_USUAL));
-    asking::ready(&arguments.model, engine, place, settings, None, size)
+    let ask = Ask {
+        model: &arguments.model,
+        engine: &arguments.engine,
+        place: &arguments.place,
+        relief: &arguments.relief,
+        settings,
+    };
+    ask.ready(None, |_: &Words| Ok(Sizes::of(PROMPT_TOKENS_USUAL)))
 }
 
 fn system(arguments: &Arguments) -> Vec<Message> {

@@ -16,7 +16,7 @@ use heph_types::TokenId;
 
 use super::run::streamed;
 use super::tokenize::unreadable;
-use crate::about::About;
+use crate::about::{About, DocumentArguments};
 use crate::asking::Asking;
 use crate::engine::{Engine, EngineArguments};
 use crate::failure::{Exit, Failure};
@@ -129,8 +129,11 @@ fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Re
 fn document(folder: &Path, arguments: &Arguments, settings: &Settings) -> Result<About, Failure> {
     let file = folder.join(harbor::NAME);
     fs::write(&file, harbor::log()).map_err(|e| Failure::writing(&file, &e))?;
-    let (embedder, engine) = (bundled::EMBED.name, &arguments.engine);
-    About::read(harbor::QUESTION, &[file], embedder, engine, settings)
+    let documents = DocumentArguments {
+        documents: vec![file],
+        embedder: bundled::EMBED.name.to_owned(),
+    };
+    About::read(harbor::QUESTION, &documents, &arguments.engine, settings)
 }
 
 /// What to ask: what was given, what the user types, or the question of the house.

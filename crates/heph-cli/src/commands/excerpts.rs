@@ -1,17 +1,15 @@
 //! `heph excerpts`: what of documents would be sent with a question. Sends nothing.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use heph_engine::retrieval::{Citation, Lock};
-use heph_runtime::bundled;
 use heph_runtime::preprocess::Exposure;
 use heph_runtime::settings::Settings;
 use serde::Serialize;
 
-use crate::about::About;
+use crate::about::{About, DocumentArguments};
 use crate::engine::EngineArguments;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Show which parts of documents a question needs: what mode preprocess would send.
 ///
@@ -21,15 +19,11 @@ use crate::failure::Failure;
 pub(crate) struct Arguments {
     /// The question
     question: String,
-    /// A text file that the question is about; may be given several times
-    #[arg(long = "document", value_name = "FILE", required = true)]
-    documents: Vec<PathBuf>,
-    /// The encoder that compares question and spans: a name, a GGUF file, or a Hugging Face folder
-    #[arg(long, value_name = "MODEL", default_value = bundled::EMBED.name)]
-    embedder: String,
     /// Print one JSON object: the text, its citations, what is named, what it shows
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    documents: DocumentArguments,
     #[command(flatten)]
     engine: EngineArguments,
 }
@@ -50,8 +44,16 @@ struct Report<'a> {
 
 /// Reads, chooses, prints.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
-    let (files, embedder) = (&arguments.documents, &arguments.embedder);
-    let about = About::read(&arguments.question, files, embedder, &arguments.engine, settings)?;
+    if arguments.documents.documents.is_empty() {
+        return Err(Failure::new(Exit::Usage, "there is no document to choose from")
+            .hint("name a file or a folder with --document"));
+    }
+    let about = About::read(
+        &arguments.question,
+        &arguments.documents,
+        &arguments.engine,
+        settings,
+    )?;
     let chosen = &about.chosen;
     let mut out = io::stdout().lock();
     if arguments.json {

@@ -19,6 +19,7 @@ use heph_runtime::hardware::Hardware;
 use heph_runtime::members::{Claim, Load, Members};
 use heph_runtime::network::Network;
 use heph_runtime::node::{Lent, Node, NodeCaps};
+use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::serve::{ServeRules, Serving, serve};
 use heph_runtime::settings::Settings;
@@ -284,6 +285,9 @@ fn lend(
     };
     let sessions = usize::from(arguments.caps.sessions);
     let mut node = Node::new(network.node(), NodeCaps { sessions });
+    if let Some(pressure) = Pressure::watch() {
+        node = node.with_pressure(pressure);
+    }
     let (mut holds, mut speed, mut left) = (Vec::new(), None, memory);
     for name in &arguments.models {
         let mut opened = how.open(name, None, sessions.min(CONTEXTS), settings)?;

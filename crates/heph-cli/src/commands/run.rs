@@ -1,9 +1,8 @@
 //! `heph run`: one question, one answer.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::PathBuf;
 
-use heph_runtime::bundled;
+use heph_engine::retrieval::Citation;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
 use heph_runtime::preprocess::{Exposure, Preprocessed};
@@ -13,8 +12,8 @@ use heph_runtime::words::Words;
 use serde::Serialize;
 
 use super::tokenize::unreadable;
-use crate::about::About;
-use crate::asking::{self, PlaceArguments, Ready, Sizes};
+use crate::about::{self, About, DocumentArguments};
+use crate::asking::{Ask, PlaceArguments, Ready, ReliefArguments, Sizes};
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -26,9 +25,6 @@ use crate::terminal::{self, Style};
 pub(crate) struct Arguments {
     /// The question; standard input if there is none
     prompt: Option<String>,
-    /// A text file that the question is about; may be given several times
-    #[arg(long = "document", value_name = "FILE")]
-    documents: Vec<PathBuf>,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
     #[arg(long, default_value = "heph-story")]
     model: String,
@@ -51,9 +47,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     explain: bool,
     #[command(flatten)]
+    documents: DocumentArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
     #[command(flatten)]
     place: PlaceArguments,
+    #[command(flatten)]
+    relief: ReliefArguments,
     #[command(flatten)]
     engine: EngineArguments,
 }
@@ -77,6 +77,12 @@ struct Report<'a> {
     /// What the excerpts of documents show, where they were asked about and not all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     exposure: Option<Exposure>,
+    /// Where each of these excerpts stands.
+    #[serde(skip_serializing_if = "<[Citation]>::is_empty")]
+    citations: &'a [Citation],
+    /// What was given up for want of memory, a sentence each.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    degraded: &'a [String],
 }
 
 /// Loads, answers, prints.
@@ -88,7 +94,6 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         stops: arguments.stops.clone(),
     };
     let cancel = terminal::cancel_on_ctrl_c()?;
-    let (engine, place) = (&arguments.engine, &arguments.place);
     let about = about(&question, arguments, settings)?;
     let whole = about
         .as_ref()
@@ -102,8 +107,14 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             },
         })
     };
-    let most = options.max_tokens;
-    let mut ready = asking::ready(&arguments.model, engine, place, settings, most, size)?;
+    let ask = Ask {
+        model: &arguments.model,
+        engine: &arguments.engine,
+        place: &arguments.place,
+        relief: &arguments.relief,
+        settings,
+    };
+    let mut ready = ask.ready(options.max_tokens, size)?;
     let excerpts = about
         .as_ref()
         .filter(|_| ready.excerpts)
@@ -132,8 +143,27 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         let mut out = io::stderr().lock();
         writeln!(out).and_then(|()| explain::write_receipt(&mut out, receipt))?;
     }
+    let citations = excerpts.map_or(&[][..], |chosen| &chosen.upload.citations);
     if arguments.json {
-        write_json(&answer, ready.load_time.as_secs_f64(), receipt, digest, exposure)?;
+        write_json(&Report {
+            text: &answer.text,
+            finish: answer.finish,
+            prompt_tokens: answer.prompt.len(),
+            answer_tokens: answer.tokens.len(),
+            load_s: ready.load_time.as_secs_f64(),
+            prefill_tok_s: answer.prefill_tok_s(),
+            decode_tok_s: answer.decode_tok_s(),
+            receipt,
+            digest,
+            exposure,
+            citations,
+            degraded: &answer.degraded,
+        })?;
+    } else if let Some(about) = &about {
+        let style = Style::of_stderr();
+        for line in about::cited(citations, about.library.documents()) {
+            writeln!(io::stderr().lock(), "{}", style.dim(&line))?;
+        }
     }
     if answer.finish == Finish::Cancelled {
         Err(Failure::Stopped)
@@ -144,11 +174,10 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
 
 /// The documents that the question is about, if it is about any.
 fn about(question: &str, arguments: &Arguments, settings: &Settings) -> Result<Option<About>, Failure> {
-    if arguments.documents.is_empty() {
+    if arguments.documents.documents.is_empty() {
         return Ok(None);
     }
-    let (files, engine) = (&arguments.documents, &arguments.engine);
-    About::read(question, files, bundled::EMBED.name, engine, settings).map(Some)
+    About::read(question, &arguments.documents, &arguments.engine, settings).map(Some)
 }
 
 fn prompt<'a>(text: &'a str, messages: &'a [Message], raw: bool) -> Prompt<'a> {
@@ -171,7 +200,7 @@ fn explain_plan(ready: &Ready) -> Result<(), Failure> {
         Some(planned) => {
             let decision = &planned.record.decision;
             explain::write_decision(&mut out, decision, Style::of_stderr(), true)?;
-            explain::write_away(&mut out, &planned.away)?;
+            explain::write_away(&mut out, planned.away())?;
         }
         None => writeln!(
             out,
@@ -235,26 +264,8 @@ pub(crate) fn streamed(
     Ok(answer)
 }
 
-fn write_json(
-    answer: &Answer,
-    load_s: f64,
-    receipt: Option<Receipt>,
-    digest: Option<String>,
-    exposure: Option<Exposure>,
-) -> Result<(), Failure> {
-    let report = Report {
-        text: &answer.text,
-        finish: answer.finish,
-        prompt_tokens: answer.prompt.len(),
-        answer_tokens: answer.tokens.len(),
-        load_s,
-        prefill_tok_s: answer.prefill_tok_s(),
-        decode_tok_s: answer.decode_tok_s(),
-        receipt,
-        digest,
-        exposure,
-    };
+fn write_json(report: &Report<'_>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
+    serde_json::to_writer(&mut out, report).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
 }

@@ -1,7 +1,7 @@
 //! Plain situations and what must come of them.
 
 use crate::scenes::{cluster, drawn, leaks, link, model, node, request};
-use heph_plan::replan::{Event, MoveBy, Progress, after, replan};
+use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record, Refusal, ReplayError, Request, plan};
 use heph_types::{Leaves, NodeState, Policy, Role};
 use proptest::prelude::*;
@@ -183,6 +183,42 @@ fn a_lost_node_is_replaced_and_its_layers_are_replayed() {
             .all(|m| m.by == MoveBy::Replay && m.from.is_none())
     );
     assert_eq!(next.moves.iter().map(|m| m.layers.len()).sum::<usize>(), 16);
+}
+
+#[test]
+fn a_desk_whose_memory_falls_hands_layers_on_and_no_more_than_it_must() {
+    let of = model(16, 50.0);
+    let desk = node(0, Role::Own, 200.0, 8_000_000_000, &of);
+    let slow = node(1, Role::Own, 5.0, 8_000_000_000, &of);
+    let (request, before) = (request(of), cluster(desk, vec![(slow, link(5.0, 1000.0))]));
+    let here = before.desk.node;
+    let old = plan(&request, &before).unwrap().plan;
+    assert_eq!(old.mode, Mode::Local);
+    let all = held(&request, &old, here, request.context);
+    assert!(
+        all.abs_diff(old.stages[0].memory) <= 1,
+        "{all} {}",
+        old.stages[0].memory
+    );
+    let progress = Progress {
+        tokens_left: 10,
+        ..PROGRESS
+    };
+    let with = |bytes| {
+        let now = after(&before, &Event::Memory { node: here, bytes });
+        replan(&request, &now, &old, progress).unwrap()
+    };
+    assert!(with(all + 1).moves.is_empty());
+    let next = with(all / 2);
+    let own = next.plan.stages.iter().filter(|stage| stage.node == here);
+    let own: Vec<_> = own.map(|stage| (stage.layers.len(), stage.memory)).collect();
+    assert!(own.iter().all(|(_, memory)| *memory <= all / 2), "{own:?}");
+    let layers: usize = own.iter().map(|(layers, _)| layers).sum();
+    assert!(
+        (1..16).contains(&layers) && !next.moves.is_empty(),
+        "{own:?} {}",
+        next.sentence
+    );
 }
 
 const PROGRESS: Progress = Progress {

@@ -23,6 +23,12 @@ pub trait Steering: Send {
 
     /// Looks at how the line stands, between two tokens of an answer. `None`: it goes on as it is.
     fn look(&mut self, now: &Standing) -> Option<Layout>;
+
+    /// A node may hold only `room` bytes more than it does: a layout with which the rest of the answer fits. `None` where
+    /// there is none.
+    fn relieve(&mut self, _node: NodeId, _room: u64, _now: &Standing) -> Option<Layout> {
+        None
+    }
 }
 
 /// How a line stands.
@@ -93,6 +99,40 @@ impl Line {
             Ok(false) | Err(LineError::Layout(_)) => None,
             Err(error) => Some(Err(error)),
         }
+    }
+
+    /// Whether layers of one node can go to another where memory becomes short.
+    pub fn can_relieve(&self) -> bool {
+        self.steering.is_some() && self.hosts.len() > 1
+    }
+
+    /// Lays the line out anew because `node` may hold only `room` bytes more than it does. `tokens_left` is what the
+    /// answer may still have. Returns whether it was: `false` where the steering knows no layout that fits.
+    ///
+    /// # Errors
+    /// When a stage of the new layout finds no seat.
+    pub fn relieve(&mut self, node: NodeId, room: u64, tokens_left: usize) -> Result<bool, LineError> {
+        self.tokens_left = tokens_left;
+        let standing = self.standing();
+        let wanted = self.steering.as_mut();
+        let Some(layout) = wanted.and_then(|steering| steering.relieve(node, room, &standing)) else {
+            return Ok(false);
+        };
+        let lost = layout.stages.iter().any(|stage| self.is_lost(stage.node));
+        if lost || layout.stages == standing.stages {
+            return Ok(false);
+        }
+        let own = layout.stages.iter().filter(|stage| stage.node == node);
+        let kept: Vec<_> = own.map(|stage| stage.layers).collect();
+        // Said beforehand: the new layout drops the old stages before it opens its own.
+        let hosts = self.hosts.iter().filter(|host| host.node() == node);
+        hosts.for_each(|host| host.let_go(&kept));
+        for at in 0..self.posts.len() {
+            if self.posts[at].node == node {
+                self.unseat(at);
+            }
+        }
+        self.adopt(layout)
     }
 
     fn adopt(&mut self, layout: Layout) -> Result<bool, LineError> {

@@ -11,6 +11,7 @@ use heph_types::{
 };
 
 use super::SessionPlace;
+use crate::pressure::{Pressure, RESERVE};
 use crate::seat::{ORDERS_MAX, Refusal, Seat, SeatError};
 
 /// Rows whose logits are held together: 16 rows of a vocabulary of 128 thousand are 8 MB.
@@ -86,6 +87,14 @@ pub enum StageError {
     /// Too many orders wait.
     #[error("{ORDERS_MAX} orders wait already")]
     Full,
+    /// The machine's memory became short.
+    #[error("memory became short: the cache needs {needed} bytes more and {room} may be taken")]
+    Memory {
+        /// Bytes that the work needs.
+        needed: u64,
+        /// Bytes that may be taken.
+        room: u64,
+    },
     /// A pass failed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -113,6 +122,7 @@ pub struct Stage {
     /// The first position that came with a cache and without its id: from there on no ids are kept.
     untold: Option<usize>,
     orders: VecDeque<Order>,
+    pressure: Option<Pressure>,
     _place: Option<SessionPlace>,
 }
 
@@ -158,8 +168,32 @@ impl Stage {
             untold: None,
             orders: VecDeque::new(),
             worker,
+            pressure: None,
             _place: place,
         })
+    }
+
+    /// The stage that gives up before memory runs out.
+    ///
+    /// # Errors
+    /// When there is no room for a first token.
+    pub(crate) fn with_pressure(mut self, pressure: Pressure) -> Result<Self, StageError> {
+        self.pressure = Some(pressure);
+        self.check_room(1)?;
+        Ok(self)
+    }
+
+    /// Whether the caches may take so many tokens more.
+    fn check_room(&self, tokens: usize) -> Result<(), StageError> {
+        let Some(pressure) = &self.pressure else {
+            return Ok(());
+        };
+        let needed = self.cache.bytes_more(tokens);
+        let room = pressure.room().saturating_sub(RESERVE);
+        match needed <= room {
+            true => Ok(()),
+            false => Err(StageError::Memory { needed, room }),
+        }
     }
 
     /// Takes an order in; the ones before it come first.
@@ -356,6 +390,7 @@ impl Stage {
             });
         }
         self.roll_back(first);
+        self.check_room(count)?;
         let reply = self.run(forward, count);
         match &reply {
             Ok(_) => self.held = first.index() + count,

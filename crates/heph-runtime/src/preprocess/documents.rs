@@ -14,6 +14,12 @@ pub const DOCUMENT_BYTES_MAX: usize = SOURCE_BYTES_MAX;
 /// Bytes of a name in a citation: it is sent with every excerpt.
 const NAME_BYTES_MAX: usize = 60;
 
+/// Entries of a folder, and of the folders in it, that are looked at.
+pub const FOLDER_ENTRIES_MAX: usize = 4096;
+
+/// Folders in folders that are looked into.
+const FOLDER_DEPTH_MAX: usize = 16;
+
 /// Why a document cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
@@ -25,6 +31,14 @@ pub enum DocumentError {
         /// What the system said.
         #[source]
         cause: io::Error,
+    },
+    /// A folder holds too much.
+    #[error(
+        "{path} holds more than {FOLDER_ENTRIES_MAX} files and folders, or folders too deep in each other"
+    )]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
     },
     /// It is too large.
     #[error("{path} is larger than the {} MiB that can be searched", DOCUMENT_BYTES_MAX >> 20)]
@@ -47,6 +61,7 @@ impl DocumentError {
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             Self::Io { .. } => None,
+            Self::Folder { .. } => Some("name the folder or the files in it that matter".into()),
             Self::TooLarge { .. } => Some("cut it into parts and ask about the one that matters".into()),
             Self::NotText { .. } => {
                 Some("save it as UTF-8 text; a PDF or an office file must be exported as text first".into())
@@ -105,19 +120,25 @@ impl Document {
         Ok(Self::new(&name, text))
     }
 
-    /// Files, each under a name of its own.
+    /// Files, each under a name of its own; of a folder those that are text, without hidden ones.
     ///
     /// # Errors
-    /// For the first file that cannot be read.
+    /// For the first file that cannot be read, and for a folder that holds too much.
     pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Self>, DocumentError> {
         let mut documents: Vec<Self> = Vec::with_capacity(paths.len());
         for path in paths {
-            let mut document = Self::read(path)?;
-            let same = documents.iter().filter(|d| d.name == document.name).count();
-            if same > 0 {
-                document.name = format!("{} ({})", document.name, same + 1);
+            if !path.is_dir() {
+                add(&mut documents, Self::read(path)?);
+                continue;
             }
-            documents.push(document);
+            for path in files_of(path)? {
+                match Self::read(&path) {
+                    Ok(document) => add(&mut documents, document),
+                    // Pictures lie between texts in any folder.
+                    Err(DocumentError::NotText { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(documents)
     }
@@ -149,4 +170,45 @@ impl Document {
             text: &self.text,
         }
     }
+}
+
+/// Adds a document under a name that none of the others has.
+fn add(documents: &mut Vec<Document>, mut document: Document) {
+    let (given, mut same) = (document.name.clone(), 1);
+    while documents.iter().any(|d| d.name == document.name) {
+        same += 1;
+        document.name = format!("{given} ({same})");
+    }
+    documents.push(document);
+}
+
+/// The files in a folder and in the folders in it, by name; links and what is hidden are left out.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DocumentError> {
+    let too_much = || DocumentError::Folder {
+        path: folder.to_owned(),
+    };
+    let (mut files, mut looked_at) = (Vec::new(), 0);
+    let mut open = vec![(folder.to_owned(), 0)];
+    while let Some((path, depth)) = open.pop() {
+        let refused = |cause| DocumentError::Io {
+            path: path.clone(),
+            cause,
+        };
+        for entry in path.read_dir().map_err(refused)? {
+            let entry = entry.map_err(refused)?;
+            let kind = entry.file_type().map_err(refused)?;
+            looked_at += 1;
+            if looked_at > FOLDER_ENTRIES_MAX || depth >= FOLDER_DEPTH_MAX {
+                return Err(too_much());
+            }
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            match (hidden, kind.is_dir(), kind.is_file()) {
+                (false, true, _) => open.push((entry.path(), depth + 1)),
+                (false, _, true) => files.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
 }

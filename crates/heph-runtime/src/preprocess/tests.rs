@@ -5,7 +5,7 @@ use crate::desk::Message;
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -157,6 +157,51 @@ fn names_of_documents_tell_no_folder_and_break_no_citation() {
         .collect();
     assert_eq!(names, ["a_1__b.txt", "a_1__b.txt (2)"]);
     assert_eq!(Document::new(&"é".repeat(100), "").name().len(), 60);
+}
+
+#[test]
+fn of_a_folder_all_texts_are_read_and_nothing_hidden() {
+    let folder = TempDir::new().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    put("b.txt", b"second");
+    put("a.txt", b"first");
+    put("in/a.txt", b"third");
+    put("picture.png", b"\x89PNG\xff");
+    put(".secret", b"hidden");
+    let names = |paths: &[PathBuf]| -> Vec<String> {
+        let documents = Document::read_all(paths).unwrap();
+        documents.iter().map(|d| d.name().to_owned()).collect()
+    };
+    let all = [folder.path().to_owned()];
+    assert_eq!(names(&all), ["a.txt", "b.txt", "a.txt (2)"]);
+    let twice = [folder.path().join("a.txt"), folder.path().to_owned()];
+    assert_eq!(names(&twice), ["a.txt", "a.txt (2)", "b.txt", "a.txt (3)"]);
+    for number in 0..FOLDER_ENTRIES_MAX {
+        put(&format!("many/{number}"), b"");
+    }
+    let error = Document::read_all(&all).unwrap_err();
+    assert!(
+        matches!(error, DocumentError::Folder { .. }) && error.to_string().contains("4096"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_library_with_a_limit_chooses_less() {
+    let mut library = Library::new(vec![Document::new("a", filler(400))]);
+    let (mut embedder, cancel) = (embedder(), Cancel::new());
+    let mut chosen = |library: &mut Library| {
+        let done = preprocess(&mut embedder, "which garden was closed?", library, &cancel);
+        done.unwrap().upload.text.len()
+    };
+    let free = chosen(&mut library);
+    library.limit(1000);
+    let limited = chosen(&mut library);
+    assert!(limited <= 1000 && free > 2 * limited, "{limited} of {free}");
 }
 
 #[test]

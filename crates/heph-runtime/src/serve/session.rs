@@ -220,6 +220,7 @@ fn refusal(error: &StageError) -> Refusal {
         StageError::Gap { .. }
         | StageError::Order(_)
         | StageError::Full
+        | StageError::Memory { .. }
         | StageError::Forward(_)
         | StageError::Cache(_)
         | StageError::Sampling(_) => Refusal::NoMemory,
@@ -228,7 +229,9 @@ fn refusal(error: &StageError) -> Refusal {
 
 fn fault(error: &StageError) -> FaultCode {
     match error {
-        StageError::Forward(ForwardError::Cache(_)) | StageError::Cache(_) => FaultCode::Memory,
+        StageError::Forward(ForwardError::Cache(_)) | StageError::Cache(_) | StageError::Memory { .. } => {
+            FaultCode::Memory
+        }
         StageError::Gap { .. } | StageError::Order(_) | StageError::Full | StageError::Context { .. } => {
             FaultCode::Protocol
         }

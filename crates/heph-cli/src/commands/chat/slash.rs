@@ -13,6 +13,8 @@ pub(super) enum Slash {
     Save(PathBuf),
     /// Take the conversation from a file.
     Load(PathBuf),
+    /// Show the documents, or add a file or a folder; `none` forgets them.
+    Documents(Option<PathBuf>),
     /// Show the model, or talk with another one.
     Model(Option<String>),
     /// Show or change the system message; an empty one removes it.
@@ -34,6 +36,7 @@ pub(super) const HELP: &str = "\
 /regenerate           answer the last message again, with another seed
 /save FILE            write the conversation to a file (JSON)
 /load FILE            take the conversation from a file
+/documents [PATH]     show the documents, or add a file or a folder; /documents none forgets them
 /model [NAME]         show the model, or talk with another one
 /system [TEXT]        show or change the system message; /system none removes it
 /set [NAME VALUE]     show the settings, or change one (temperature, top-p, seed, max-tokens, ...)
@@ -89,6 +92,7 @@ fn command(word: &str, rest: &str) -> Result<Slash, SlashError> {
         "/quit" | "/exit" | "/bye" => alone("/quit", Slash::Quit),
         "/save" => file("/save").map(Slash::Save),
         "/load" => file("/load").map(Slash::Load),
+        "/documents" | "/document" => Ok(Slash::Documents(some().map(PathBuf::from))),
         "/model" => Ok(Slash::Model(some())),
         "/system" => Ok(Slash::System(some())),
         "/set" => set(rest).map(Slash::Set),
@@ -122,6 +126,8 @@ mod tests {
             ("/reset", Slash::Reset),
             ("/save my chat.json", Slash::Save("my chat.json".into())),
             ("/load a.json", Slash::Load("a.json".into())),
+            ("/documents", Slash::Documents(None)),
+            ("/documents my notes", Slash::Documents(Some("my notes".into()))),
             ("/model", Slash::Model(None)),
             ("/model tiny", Slash::Model(Some("tiny".into()))),
             (

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use heph_plan::{Cluster, Mode, Place, Plan};
 use heph_runtime::cancel::Cancel;
-use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
+use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Precision, Prompt};
 use heph_runtime::receipt::Receipt;
 use heph_runtime::route::Guessing;
 use heph_runtime::seat::Traffic;
@@ -215,7 +215,7 @@ fn answer(
         mut desk,
         meter,
         came,
-    } = asking.desk(&record, Guessing::Always)?;
+    } = asking.desk(&record, Guessing::Always, Precision::Kept)?;
     let mut victim = largest(plan, victims);
     let what = match &victim {
         None => way.what.clone(),
