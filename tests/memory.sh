@@ -38,6 +38,16 @@ killed() {
         "$group/memory.oom_control" "$group/memory.events" 2>/dev/null | sort -n | tail -n 1
 }
 
+# answered LINES: waits until there are more lines of answers than these, or the chat is over; 30 s at most.
+answered() {
+    local try
+    for ((try = 0; try < 300; try++)); do
+        [ "$(wc -l <"$work/out")" -gt "$1" ] && return
+        kill -0 "$chat" 2>/dev/null || return
+        sleep 0.1
+    done
+}
+
 # press PRECISION: a chat whose memory comes down. Fails where something was killed or nothing was given up.
 press() {
     rm -f "$work/say" && mkfifo "$work/say"
@@ -47,13 +57,16 @@ press() {
     chat=$!
     exec 3>"$work/say"
     for ((step = 0; step < 12; step++)); do
+        before=$(wc -l <"$work/out")
         echo "Tell me a story about a fox and a $step." >&3 2>/dev/null || break
-        sleep 0.7
+        # The first answer shows that the model is loaded; from then on memory comes down while an answer is made.
+        [ "$step" -gt 0 ] && sleep 0.1 || answered "$before"
         # A limit below what is held is refused by version 1 and would be a death sentence in version 2: stay above it.
         now=$(cat "$group/$used")
         room=$(((24 - 2 * step) << 20))
         [ "$room" -gt $((2 << 20)) ] || room=$((2 << 20))
         echo $((now + room)) >"$group/$limit" 2>/dev/null
+        answered "$before"
         kill -0 "$chat" 2>/dev/null || break
     done
     exec 3>&-

@@ -157,7 +157,7 @@ fn said_before(text: &str) -> usize {
             _ => false,
         }
     };
-    let last = text.char_indices().filter(ends).next_back();
+    let last = text.char_indices().rfind(ends);
     last.map_or(0, |(at, mark)| at + mark.len_utf8())
 }
 
