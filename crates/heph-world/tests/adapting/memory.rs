@@ -213,6 +213,7 @@ impl Steering for Hands {
                 },
             ],
             why: "memory became short here".to_owned(),
+            transfers: Vec::new(),
             hosts: Vec::new(),
         })
     }
