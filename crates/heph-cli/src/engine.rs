@@ -213,11 +213,7 @@ impl Opened {
     }
 
     /// Brings these layers of it into memory, or all of them, if they fit into what is free now.
-    pub(crate) fn try_load(
-        &self,
-        layers: Option<LayerRange>,
-        packing: Packing,
-    ) -> Result<Engine, LoadError> {
+    pub(crate) fn try_load(&self, layers: Option<LayerRange>, packing: Packing) -> Result<Engine, LoadError> {
         let began = Instant::now();
         let options = LoadOptions {
             layers,

@@ -264,7 +264,7 @@ fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> R
             memory: Some(memory).filter(|&m| m > 0),
             sessions,
             chunk: CHUNK_DEFAULT,
-            layers: None,
+            ..LoadOptions::default()
         };
         let loaded = Model::load(Arc::clone(&source), &options, pool, &mut |_| {});
         let too_large = matches!(loaded, Err(LoadError::DoesNotFit { .. }));

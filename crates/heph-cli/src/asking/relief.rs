@@ -140,7 +140,10 @@ struct Anew(Opened);
 
 impl Loader for Anew {
     fn load(&self, layers: Option<LayerRange>) -> Result<Lent, String> {
-        let engine = self.0.try_load(layers, Packing::AsUsed).map_err(|error| error.to_string())?;
+        let engine = self
+            .0
+            .try_load(layers, Packing::AsUsed)
+            .map_err(|error| error.to_string())?;
         Ok(Lent::of(&Arc::new(engine).worker()))
     }
 }

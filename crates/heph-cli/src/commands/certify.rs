@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use heph_engine::model::Packing;
 use heph_engine::source::Source;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::certify::rounding::{self, KeptRoundings, Rounding};
