@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use heph_engine::graph::Graph;
+use heph_engine::graph::{Graph, TensorSpec};
 use heph_engine::model::{LoadError, LoadOptions, Model, Packing};
 use heph_engine::quantize::FileType;
 use heph_engine::source::Source;
@@ -210,6 +210,16 @@ impl Opened {
     /// Brings it into memory, with a bar where somebody watches.
     pub(crate) fn load(&self, packing: Packing) -> Result<Engine, Failure> {
         Ok(self.try_load(None, packing)?)
+    }
+
+    /// How its weights come into memory: as they are used where memory holds them twice over, so that what is counted as
+    /// free stays so; else at once.
+    pub(crate) fn packing(&self) -> Packing {
+        let weights: u64 = self.source.specs().map(TensorSpec::bytes).sum();
+        match weights.saturating_mul(2) <= memory_free() {
+            true => Packing::AsUsed,
+            false => Packing::AtLoad,
+        }
     }
 
     /// Brings these layers of it into memory, or all of them, if they fit into what is free now.

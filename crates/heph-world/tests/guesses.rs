@@ -185,6 +185,7 @@ fn second_guesses(target: &Loaded, draft: &Loaded, length: usize, sampling: &Sam
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "with --nocapture the test is the measurement")]
 fn a_second_guess_is_often_right_where_the_first_was_wrong() {
     let (target, draft) = (load(bundled::STORY), load(bundled::STORY_DRAFT));
     println!(

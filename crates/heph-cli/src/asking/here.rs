@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use heph_engine::model::{LoadError, Packing};
+use heph_engine::model::LoadError;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::node::Lent;
@@ -51,7 +51,7 @@ impl Lazy {
             return Ok(Arc::clone(&loaded.engine));
         }
         *held = None;
-        let engine = Arc::new(self.opened.try_load(layers, Packing::AsUsed)?);
+        let engine = Arc::new(self.opened.try_load(layers, self.opened.packing())?);
         let loaded = held.insert(Loaded { layers, engine });
         Ok(Arc::clone(&loaded.engine))
     }

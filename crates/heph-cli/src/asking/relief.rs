@@ -49,13 +49,13 @@ const SMALLER_SHARE: f64 = 0.95;
 /// Loads the model: in fewer bits where that is allowed and nothing else fits. Returns also what was given up.
 pub(super) fn load(ask: &Ask<'_>) -> Result<(Engine, Option<String>), Failure> {
     let opened = ask.engine.open(ask.model, None, 1, ask.settings)?;
-    let refused = match opened.try_load(None, Packing::AsUsed) {
+    let refused = match opened.try_load(None, opened.packing()) {
         Ok(engine) => return Ok((engine, None)),
         Err(error @ LoadError::DoesNotFit { .. }) => error,
         Err(error) => return Err(error.into()),
     };
     for smaller in smaller(ask, &opened)? {
-        match smaller.opened.try_load(None, Packing::AsUsed) {
+        match smaller.opened.try_load(None, Packing::AtLoad) {
             Ok(engine) => {
                 let told = format!(
                     "Memory is short: the weights are {} from the start.",
@@ -142,7 +142,7 @@ impl Loader for Anew {
     fn load(&self, layers: Option<LayerRange>) -> Result<Lent, String> {
         let engine = self
             .0
-            .try_load(layers, Packing::AsUsed)
+            .try_load(layers, Packing::AtLoad)
             .map_err(|error| error.to_string())?;
         Ok(Lent::of(&Arc::new(engine).worker()))
     }

@@ -307,7 +307,7 @@ impl Shape for Chunks {
 
     fn part(&mut self, answer: &Answer, part: Part, out: &mut Frames) {
         match part {
-            Part::Text { choice, text, said } if !self.nothing && !(text.is_empty() && said.is_empty()) => {
+            Part::Text { choice, text, said } if !(self.nothing || text.is_empty() && said.is_empty()) => {
                 let logprobs = if self.reports {
                     let mut legacy = Legacy::after(self.offsets[choice]);
                     legacy.add(answer.writer.service.words(), &said);
