@@ -109,8 +109,7 @@ async function* events(response: Response): AsyncGenerator<ServerEvent> {
  *  event has no data: it is the place before all others, for a connection that is lost before anything could be read. */
 export async function* answer(wish: Wish, after: string | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
   if (after !== null) {
-    const stream = after.slice(0, after.lastIndexOf(':'));
-    yield* events(await ask('GET', `/heph/v1/streams/${encodeURIComponent(stream)}`, undefined, { signal, headers: { 'last-event-id': after } }));
+    yield* events(await ask('GET', streamOf(after), undefined, { signal, headers: { 'last-event-id': after } }));
     return;
   }
   const { mode, privacy, seed, ...rest } = wish;
@@ -119,6 +118,15 @@ export async function* answer(wish: Wish, after: string | null, signal: AbortSig
   const stream = response.headers.get('heph-request-id');
   if (stream !== null) yield { id: `${stream}:0`, data: '' };
   yield* events(response);
+}
+
+/** Ends the answer that the event `after` came from: nobody waits for it, and the machine is free for others. */
+export async function end(after: string): Promise<void> {
+  await ask('DELETE', streamOf(after));
+}
+
+function streamOf(event: string): string {
+  return `/heph/v1/streams/${encodeURIComponent(event.slice(0, event.lastIndexOf(':')))}`;
 }
 
 /** What would happen to `wish`. */

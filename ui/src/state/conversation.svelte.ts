@@ -188,7 +188,11 @@ export class Conversation {
       } catch (error) {
         const wait = WAITS[lost];
         const again = error instanceof door.Lost && after !== null && wait !== undefined && !live.abort.signal.aborted;
-        if (!again) throw error;
+        if (!again) {
+          // A door that is gone needs not be told.
+          if (live.abort.signal.aborted && after !== null) void door.end(after).catch(() => undefined);
+          throw error;
+        }
         live.state = 'reconnecting';
         await new Promise((resume) => setTimeout(resume, 1000 * wait));
       }
