@@ -174,7 +174,7 @@ def relayed(seconds, share=0.95):
         part = max(1, min(60, (len(rates) - 1) // 3))
         first, last = sum(rates[1 : 1 + part]) / part, sum(rates[-part:]) / part
         detail = f"{first:.1f} MB/s in the first {part} s, {last:.1f} in the last"
-        claim("its rate does not decay", last >= share * first, detail)
+        claim(f"it keeps {share:.0%} of its first rate or more", last >= share * first, detail)
 
 
 def silence():
@@ -193,7 +193,7 @@ def silence():
         took = ended["at"] / 1e3 - cut if ended else math.inf
         said = ended["ended"] if ended else "nothing"
         # Eight seconds of silence, and up to two until the first sign of life that is not answered.
-        claim("a silent peer is cut off within 10 s, and not at the first hiccup", 6 <= took <= 10.5 and "fell silent" in said, f"{took:.2f} s: {said}")
+        claim("a silent peer is cut off within 10.5 s, and not at the first hiccup", 6 <= took <= 10.5 and "fell silent" in said, f"{took:.2f} s: {said}")
         calling = Machine(near, "call", home("near"), f"{way.left}:7701", "-", node, f"{way.right}:7700", "1")
         refused = calling.when("refused", patience=20)
         plain = refused and "did not answer within 10s" in refused["refused"]
