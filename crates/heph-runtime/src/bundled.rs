@@ -30,22 +30,33 @@ impl Bundled {
 pub const STORY: Bundled = Bundled {
     name: "heph-story",
     about: "tells short stories in simple English",
-    bytes: &Aligned(*include_bytes!("../../../models/heph-story.gguf")).0,
+    bytes: &STORY_FILE.0,
 };
 
 /// Its small sibling with the same vocabulary, which guesses ahead.
 pub const STORY_DRAFT: Bundled = Bundled {
     name: "heph-story-draft",
     about: "drafts for heph-story",
-    bytes: &Aligned(*include_bytes!("../../../models/heph-story-draft.gguf")).0,
+    bytes: &STORY_DRAFT_FILE.0,
 };
 
 /// The encoder that `embed` takes when none is named, and that chooses spans of documents.
 pub const EMBED: Bundled = Bundled {
     name: "heph-embed",
     about: "turns short English texts into vectors",
-    bytes: &Aligned(*include_bytes!("../../../models/heph-embed.gguf")).0,
+    bytes: &EMBED_FILE.0,
 };
+
+/// Puts a file into the program: once, where a constant would be copied into every crate that names it.
+macro_rules! file {
+    ($name:ident, $path:literal) => {
+        static $name: Aligned<[u8; include_bytes!($path).len()]> = Aligned(*include_bytes!($path));
+    };
+}
+
+file!(STORY_FILE, "../../../models/heph-story.gguf");
+file!(STORY_DRAFT_FILE, "../../../models/heph-story-draft.gguf");
+file!(EMBED_FILE, "../../../models/heph-embed.gguf");
 
 /// All of them.
 pub const ALL: &[Bundled] = &[STORY, STORY_DRAFT, EMBED];
