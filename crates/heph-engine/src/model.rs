@@ -297,9 +297,9 @@ impl Model {
         self.unsettled.all(self, pool);
     }
 
-    /// Whether all weights are packed.
-    pub fn settled(&self) -> bool {
-        self.unsettled.done()
+    /// Bytes of weights that are still in the file, to be packed by later passes.
+    pub fn in_file(&self) -> usize {
+        self.weights.iter().map(Weight::bytes_in_file).sum()
     }
 
     /// Called before each pass: packs a share, unless it is the first.

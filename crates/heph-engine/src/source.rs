@@ -12,6 +12,7 @@ use crate::graph::{TensorIndex, TensorSpec};
 use crate::hf::{Folder, FolderTexts, HfError};
 use crate::quantize::{self, FileType};
 use heph_kernels::format::{Format, dequantize_row, quantize_row};
+use heph_kernels::pack::Rows;
 use heph_kernels::pool::Pool;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -86,9 +87,14 @@ pub(crate) struct FileView {
     bytes: Range<usize>,
 }
 
-impl AsRef<[u8]> for FileView {
-    fn as_ref(&self) -> &[u8] {
+impl Rows for FileView {
+    fn bytes(&self) -> &[u8] {
         &self.file.bytes()[self.bytes.clone()]
+    }
+
+    fn release(&self, bytes: Range<usize>) {
+        let start = self.bytes.start;
+        self.file.release(start + bytes.start..start + bytes.end);
     }
 }
 

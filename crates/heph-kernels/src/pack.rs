@@ -59,7 +59,22 @@ pub enum PackError {
 }
 
 /// The rows of a matrix where they lie: a part of a mapped file, say.
-pub type InPlace = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type InPlace = Arc<dyn Rows>;
+
+/// Bytes of rows that somebody else holds.
+pub trait Rows: Send + Sync {
+    /// All of them.
+    fn bytes(&self) -> &[u8];
+
+    /// Says that these will not be asked for soon: the memory behind them may be given back.
+    fn release(&self, _bytes: Range<usize>) {}
+}
+
+impl Rows for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
 
 /// A weight matrix of shape (rows, cols) in tiles of 16 rows.
 ///
@@ -107,7 +122,7 @@ impl Packed {
         pool: &Pool,
     ) -> Result<Packed, PackError> {
         let packed = Packed::empty(format, rows, cols, raw.len())?;
-        let tiles = packed.filled(room, raw, pool)?;
+        let tiles = packed.filled(room, raw, pool, &|_| ())?;
         Ok(Packed {
             tiles: OnceLock::from(tiles),
             ..packed
@@ -119,20 +134,21 @@ impl Packed {
     /// # Errors
     /// As [`Packed::pack`].
     pub fn in_place(format: Format, rows: usize, cols: usize, raw: InPlace) -> Result<Packed, PackError> {
-        let packed = Packed::empty(format, rows, cols, raw.as_ref().as_ref().len())?;
+        let packed = Packed::empty(format, rows, cols, raw.bytes().len())?;
         Ok(Packed {
             in_place: Some(raw),
             ..packed
         })
     }
 
-    /// Packs what [`Packed::in_place`] left where it lies, with memory of `room`. Products may be under way meanwhile.
+    /// Packs what [`Packed::in_place`] left where it lies, with memory of `room`, and lets go of its rows part by part, so
+    /// that little is ever held twice. Products may be under way meanwhile.
     ///
     /// # Errors
     /// If there is no memory; the matrix is then as it was.
     pub fn settle(&self, room: &mut Room, pool: &Pool) -> Result<(), PackError> {
         if let (None, Some(raw)) = (self.tiles.get(), &self.in_place) {
-            let tiles = self.filled(room, raw.as_ref().as_ref(), pool)?;
+            let tiles = self.filled(room, raw.bytes(), pool, &|done| raw.release(0..done))?;
             // Another caller may have been faster; what it has packed is the same.
             let _ = self.tiles.set(tiles);
         }
@@ -252,12 +268,20 @@ impl Packed {
 
     /// The rows of a matrix that is not packed.
     fn raw(&self) -> &[u8] {
-        let raw = self.in_place.as_ref().expect("what is not packed lies somewhere");
-        raw.as_ref().as_ref()
+        self.in_place
+            .as_ref()
+            .expect("what is not packed lies somewhere")
+            .bytes()
     }
 
-    /// Tiles with the weights of `raw`.
-    fn filled(&self, room: &mut Room, raw: &[u8], pool: &Pool) -> Result<Memory, PackError> {
+    /// Tiles with the weights of `raw`; `done` is told now and then how many of its bytes are no longer needed.
+    fn filled(
+        &self,
+        room: &mut Room,
+        raw: &[u8],
+        pool: &Pool,
+        done: &dyn Fn(usize),
+    ) -> Result<Memory, PackError> {
         let &Packed {
             format, rows, cols, ..
         } = self;
@@ -265,11 +289,16 @@ impl Packed {
         let mut memory = room.take(self.bytes()).ok_or(too_large)?;
         let (bytes, isa) = (self.stride, Isa::best());
         let base = Base(memory.as_mut_slice().as_mut_ptr());
-        pool.run(self.tiles(), &|tile| {
-            // SAFETY: tiles are disjoint parts of the memory, and each has one task.
-            let out = unsafe { std::slice::from_raw_parts_mut(base.tile(tile * bytes), bytes) };
-            self.pack_tile(isa, raw, tile, out);
-        });
+        let part = (PART / bytes.max(1)).max(1);
+        for first in (0..self.tiles()).step_by(part) {
+            pool.run(part.min(self.tiles() - first), &|tile| {
+                let tile = first + tile;
+                // SAFETY: tiles are disjoint parts of the memory, and each has one task.
+                let out = unsafe { std::slice::from_raw_parts_mut(base.tile(tile * bytes), bytes) };
+                self.pack_tile(isa, raw, tile, out);
+            });
+            done(self.row_bytes * self.rows.min(TILE * (first + part)));
+        }
         Ok(memory)
     }
 
@@ -278,7 +307,7 @@ impl Packed {
         let mine: Range<usize> = TILE * tile..self.rows.min(TILE * (tile + 1));
         let whole = mine.len() == TILE;
         let raw = &raw[mine.start * self.row_bytes..mine.end * self.row_bytes];
-        let rows = Rows {
+        let rows = TileRows {
             layout: &self.layout,
             raw,
             row_bytes: self.row_bytes,
@@ -308,6 +337,9 @@ fn stride(row_bytes: usize) -> Option<usize> {
     row_bytes.checked_mul(TILE)?.checked_next_multiple_of(LINE)
 }
 
+/// Bytes that are packed before what they were packed from is let go.
+const PART: usize = 16 << 20;
+
 /// Where the tiles of a matrix begin.
 struct Base(*mut u8);
 
@@ -321,7 +353,7 @@ impl Base {
 unsafe impl Sync for Base {}
 
 /// The rows of one tile, and where they go.
-struct Rows<'a> {
+struct TileRows<'a> {
     layout: &'a Layout,
     raw: &'a [u8],
     row_bytes: usize,
@@ -330,7 +362,7 @@ struct Rows<'a> {
 }
 
 /// Writes the rows of a tile whose weights take `SIZE` bytes each, column by column.
-fn pack_floats<const SIZE: usize>(rows: Rows) {
+fn pack_floats<const SIZE: usize>(rows: TileRows) {
     if rows.raw.len() < TILE * rows.row_bytes {
         rows.tile.fill(0);
     }
@@ -344,7 +376,7 @@ fn pack_floats<const SIZE: usize>(rows: Rows) {
 }
 
 /// Writes the rows of a tile of a quantised format, record by record and row by row.
-fn pack_blocks(rows: Rows) {
+fn pack_blocks(rows: TileRows) {
     let (layout, row_bytes) = (rows.layout, rows.row_bytes);
     if rows.raw.len() < TILE * row_bytes {
         rows.tile.fill(0);
@@ -363,7 +395,7 @@ fn pack_blocks(rows: Rows) {
 }
 
 /// All 16 rows of a tile of a quantised format at once.
-impl Kernel for Rows<'_> {
+impl Kernel for TileRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         macro_rules! by_format {
@@ -379,7 +411,7 @@ impl Kernel for Rows<'_> {
     }
 }
 
-impl Rows<'_> {
+impl TileRows<'_> {
     #[inline(always)]
     fn records<S: Simd>(self, s: S, layout: &Layout) {
         let row_bytes = self.row_bytes;

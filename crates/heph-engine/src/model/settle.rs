@@ -4,7 +4,7 @@
 //! ten times slower than the weights are read. So the first pass does without it, and what comes after shares the wait.
 
 use super::{Model, Weight};
-use heph_kernels::pack::Room;
+use heph_kernels::pack::{Packed, Room};
 use heph_kernels::pool::Pool;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -69,7 +69,7 @@ impl Unsettled {
         }
     }
 
-    /// Packs whole tensors until they are `share` bytes or more, and gives back the pages of the file behind each.
+    /// Packs whole tensors until they are `share` bytes or more.
     fn pack(&self, left: &mut Left, share: usize, model: &Model, pool: &Pool) {
         let mut packed = 0;
         while packed < share {
@@ -79,9 +79,7 @@ impl Unsettled {
                 return;
             };
             packed += weight.bytes_in_file();
-            if weight.bytes_in_file() > 0 && weight.settle(&mut left.room, pool) {
-                model.source.release(&model.graph.tensors[left.next].name);
-            }
+            weight.settle(&mut left.room, pool);
             left.next += 1;
         }
     }
@@ -89,22 +87,26 @@ impl Unsettled {
 
 impl Weight {
     /// Bytes of those of its matrices that lie in the file.
-    fn bytes_in_file(&self) -> usize {
-        let matrices = match self {
-            Weight::Matrix(one) => std::slice::from_ref(one),
-            Weight::Experts(all) => all.as_slice(),
-            Weight::Vector(_) | Weight::Table | Weight::Absent => &[],
-        };
-        matrices.iter().filter(|m| !m.settled()).map(|m| m.bytes()).sum()
+    pub(super) fn bytes_in_file(&self) -> usize {
+        self.matrices()
+            .iter()
+            .filter(|m| !m.settled())
+            .map(|m| m.bytes())
+            .sum()
     }
 
-    /// Packs its matrices. Whether there was memory for them: without, they stay where they are, and stay right.
-    fn settle(&self, room: &mut Room, pool: &Pool) -> bool {
-        let mut settle = |matrix: &heph_kernels::pack::Packed| matrix.settle(room, pool).is_ok();
+    /// Packs its matrices. Those that there is no memory for stay where they are, and stay right.
+    fn settle(&self, room: &mut Room, pool: &Pool) {
+        for matrix in self.matrices() {
+            let _ = matrix.settle(room, pool);
+        }
+    }
+
+    fn matrices(&self) -> &[Packed] {
         match self {
-            Weight::Matrix(one) => settle(one),
-            Weight::Experts(all) => all.iter().all(settle),
-            Weight::Vector(_) | Weight::Table | Weight::Absent => true,
+            Weight::Matrix(one) => std::slice::from_ref(one),
+            Weight::Experts(all) => all,
+            Weight::Vector(_) | Weight::Table | Weight::Absent => &[],
         }
     }
 }
