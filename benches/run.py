@@ -10,9 +10,9 @@ made from those lines and from nothing else.
     run.py pairs  [--models A,B] [--threads 2,1] [--jobs prefill,decode,deep] [--pairs 5]
     run.py report                                        writes RESULTS.md
 
-Leave the machine alone meanwhile. Needs: a Rust toolchain, cmake, a C++ compiler, libclang, python3 with numpy.
+Leave the machine alone meanwhile, or the cores that this is bound to (taskset). Needs: a Rust toolchain, cmake, a C++ compiler, libclang, python3 with numpy.
 Environment: HEPH (default target/release/heph), PEER (default: builds peers/), BENCH_WORK (models; default
-peers/work), OTHER_PEER (optional: a further program that takes peer-bench's options, reported beside).
+peers/work), COMMIT (where there is no repository: of which HEPH was built), OTHER_PEER (optional: a further program that takes peer-bench's options, reported beside).
 """
 import argparse
 import datetime
@@ -160,13 +160,23 @@ def figure(job, line):
 
 
 def measure(program, model, threads, job, setup):
+    read(path_of(model))
     options = {"model": path_of(model), "threads": threads, **job, **setup}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return run(shlex.split(program) + words)
 
 
+def read(path):
+    """Brings a file into the page cache, where loading is timed from."""
+    with open(path, "rb", buffering=0) as file:
+        buffer = bytearray(16 << 20)
+        while file.readinto(buffer):
+            pass
+
+
 def run(command):
-    """The JSON line of a program, and how much of a core all other programs used meanwhile."""
+    """The JSON line of a program, and how much of a core all other programs used meanwhile, on the cores that this one
+    is bound to."""
     start, all_before, own_before = time.monotonic(), busy_seconds(), own_seconds()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -177,10 +187,15 @@ def run(command):
 
 
 def busy_seconds():
-    """Processor seconds that all programs of the machine have used."""
-    words = list(map(int, open("/proc/stat").readline().split()[1:]))
-    idle_and_waiting = words[3] + words[4]
-    return (sum(words[:8]) - idle_and_waiting) / os.sysconf("SC_CLK_TCK")
+    """Processor seconds that all programs have used of the cores that this one may use."""
+    mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    cores = [line.split() for line in open("/proc/stat") if line.split(maxsplit=1)[0] in mine]
+    busy = 0
+    for _, *words in cores:
+        ticks = list(map(int, words[:8]))
+        idle_and_waiting = ticks[3] + ticks[4]
+        busy += sum(ticks) - idle_and_waiting
+    return busy / os.sysconf("SC_CLK_TCK")
 
 
 def own_seconds():
@@ -206,7 +221,7 @@ def lines(name):
 
 
 def commit():
-    return subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True,
+    return os.environ.get("COMMIT") or subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True,
                           text=True).stdout.strip()
 
 
