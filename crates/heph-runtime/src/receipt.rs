@@ -1,9 +1,10 @@
 //! What became of a request: who computed which tokens, what crossed the network, and what the answer's bits are worth.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use heph_plan::replan::MoveBy;
-use heph_plan::{Mode, Plan};
+use heph_plan::{Mode, Plan, Stage};
 use heph_types::{Exactness, LayerRange, Leaves, NodeId, Role};
 use serde::Serialize;
 
@@ -54,7 +55,7 @@ pub struct PlaceLine {
     pub from: usize,
     /// First position that it did not compute any more.
     pub to: usize,
-    /// The layers.
+    /// The layers; an empty range at the beginning embeds only, one at the end chooses only.
     pub layers: LayerRange,
     /// The machine.
     pub node: NodeId,
@@ -142,9 +143,12 @@ impl Receipt {
 /// holds the replayed positions too, so a later line begins where the earlier one ended.
 fn places(plan: &Plan, pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<PlaceLine> {
     let count = plan.stages.last().map_or(0, |stage| stage.layers.end());
-    let head_apart = plan.stages.last().is_some_and(|stage| stage.layers.is_empty());
-    let mut spans: Vec<Span> = (0..count)
-        .flat_map(|layer| spans(plan, answer, tokens, layer))
+    let apart = |stage: Option<&Stage>| stage.is_some_and(|stage| stage.layers.is_empty());
+    let (table_apart, head_apart) = (apart(plan.stages.first()), apart(plan.stages.last()));
+    let mut spans: Vec<Span> = plan
+        .stages
+        .iter()
+        .flat_map(|stage| single(stage).flat_map(|layers| spans(stage, answer, tokens, layers)))
         .collect();
     spans.sort_by_key(|span| (span.from, span.start));
     let mut joined: Vec<Span> = Vec::new();
@@ -161,7 +165,7 @@ fn places(plan: &Plan, pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<P
     }
     let line = |span: Span| {
         let here = span.node == pool.desk().node;
-        let at_an_end = span.start == 0 || span.end == count && !head_apart;
+        let at_an_end = span.start == 0 && !table_apart || span.end == count && !head_apart;
         Some(PlaceLine {
             from: span.from,
             to: span.to,
@@ -182,7 +186,7 @@ fn places(plan: &Plan, pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<P
     joined.into_iter().filter_map(line).collect()
 }
 
-/// Layers at a machine for some of the tokens.
+/// Layers at a machine for some of the tokens; none where it embeds or chooses only.
 struct Span {
     from: usize,
     to: usize,
@@ -191,18 +195,24 @@ struct Span {
     node: NodeId,
 }
 
-/// Who computed one layer, for which tokens.
-fn spans(plan: &Plan, answer: &Answer, tokens: usize, layer: usize) -> Vec<Span> {
-    let holds = |range: &LayerRange| range.iter().contains(&layer);
-    let Some(stage) = plan.stages.iter().find(|stage| holds(&stage.layers)) else {
-        return Vec::new();
+/// The layers of a stage, each alone. A stage without any, which embeds or chooses only, is one empty range.
+fn single(stage: &Stage) -> impl Iterator<Item = Range<usize>> {
+    let (start, end) = (stage.layers.start(), stage.layers.end());
+    (start..end.max(start + 1)).map(move |layer| layer..end.min(layer + 1))
+}
+
+/// Who computed one layer of a stage, or what a stage without layers does, for which tokens.
+fn spans(stage: &Stage, answer: &Answer, tokens: usize, layers: Range<usize>) -> Vec<Span> {
+    let holds = |range: &LayerRange| match layers.is_empty() {
+        true => *range == stage.layers,
+        false => range.iter().contains(&layers.start),
     };
     let (mut node, mut from) = (stage.node, 0);
     let span = |from, to, node| Span {
         from,
         to,
-        start: layer,
-        end: layer + 1,
+        start: layers.start,
+        end: layers.end,
         node,
     };
     let mut spans = Vec::new();

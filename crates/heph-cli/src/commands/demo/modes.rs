@@ -1,9 +1,10 @@
 //! One question through every mode, over this machine and the demonstration's nodes: the same words every time, also
 //! where a node is killed in the middle.
 //!
-//! Only the mode `local` computes the model here. For all others the planner is told that this machine has none of it, as a
+//! Only the mode `local` computes layers here. For all others the planner is told that this machine has none of it, as a
 //! machine would that is too small, and for those that lay it out that no node has room for all of it: so each mode is
-//! seen at work, and not what would be fastest on one machine. For the same reason guesses are made in every round.
+//! seen at work, and not what would be fastest on one machine. For the same reason guesses are made in every round. Whether
+//! the head stays here is the planner's choice by what it timed: then every token's row comes back, too.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
