@@ -22,7 +22,7 @@ use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
-use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Plan, Record};
+use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Plan, Record, Request};
 use heph_runtime::acceptance::{Acceptances, Task};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
@@ -84,6 +84,11 @@ pub(crate) struct Planned {
     asking: Asking,
     mode: Option<Mode>,
     precision: Precision,
+    books: Books,
+}
+
+/// What is written down while a desk answers.
+pub(crate) struct Books {
     /// Machines that came since.
     came: Came,
     meter: Meter,
@@ -91,6 +96,27 @@ pub(crate) struct Planned {
     counted: BTreeMap<NodeId, Traffic>,
     /// How well such answers were guessed for.
     acceptances: Acceptances,
+}
+
+impl Books {
+    /// Settles the answer that the desk just gave: remembers how well it was guessed for, and tells what became of the plan.
+    pub(crate) fn settle(&mut self, asking: &Asking, plan: &Plan, answer: &Answer) -> Receipt {
+        // What cannot be kept is learned again.
+        let _ = self.acceptances.learn(&answer.guessed);
+        let now = self.meter.read();
+        let spent = now.iter().map(|(node, bytes)| {
+            let before = self.counted.get(node).copied().unwrap_or_default();
+            let (up, down) = (bytes.up - before.up, bytes.down - before.down);
+            (*node, Traffic { up, down })
+        });
+        let spent: BTreeMap<NodeId, Traffic> = spent.collect();
+        self.counted = now;
+        if let Some(network) = &asking.network {
+            learn(network, &spent, answer.prefill + answer.decode);
+        }
+        let pool = self.came.join(&asking.pool);
+        Receipt::new(plan, &pool, answer, &spent)
+    }
 }
 
 impl Planned {
@@ -116,7 +142,10 @@ impl Planned {
                 let seated = self
                     .asking
                     .desk(&record, Guessing::WhereItHelps, self.precision)?;
-                (self.meter, self.came, self.counted) = (seated.meter, seated.came, BTreeMap::new());
+                let Books {
+                    came, meter, counted, ..
+                } = &mut self.books;
+                (*meter, *came, *counted) = (seated.meter, seated.came, BTreeMap::new());
                 Some(seated.desk)
             }
         };
@@ -124,23 +153,10 @@ impl Planned {
         Ok(desk)
     }
 
-    /// Settles the answer that the desk just gave: remembers how well it was guessed for, and tells what became of the plan.
+    /// As [`Books::settle`].
     pub(crate) fn settle(&mut self, answer: &Answer) -> Receipt {
-        // What cannot be kept is learned again.
-        let _ = self.acceptances.learn(&answer.guessed);
-        let now = self.meter.read();
-        let spent = now.iter().map(|(node, bytes)| {
-            let before = self.counted.get(node).copied().unwrap_or_default();
-            let (up, down) = (bytes.up - before.up, bytes.down - before.down);
-            (*node, Traffic { up, down })
-        });
-        let spent: BTreeMap<NodeId, Traffic> = spent.collect();
-        self.counted = now;
-        if let Some(network) = &self.asking.network {
-            learn(network, &spent, answer.prefill + answer.decode);
-        }
-        let pool = self.came.join(&self.asking.pool);
-        Receipt::new(&self.record.decision.plan, &pool, answer, &spent)
+        self.books
+            .settle(&self.asking, &self.record.decision.plan, answer)
     }
 }
 
@@ -247,8 +263,9 @@ impl Ask<'_> {
         let (sizes, mode) = (size(asking.words())?, self.place.mode.by_name());
         let record = asking.plan(mode, sizes, answer_tokens_max)?;
         let precision = self.relief.precision;
-        let Seated { desk, meter, came } = asking.desk(&record, Guessing::WhereItHelps, precision)?;
-        let (opened, acceptances) = (&asking.model.opened, asking.acceptances(sizes));
+        let seated = asking.desk(&record, Guessing::WhereItHelps, precision)?;
+        let opened = &asking.model.opened;
+        let (desk, books) = seated.with_books(asking.acceptances(sizes));
         Ok(Ready {
             desk,
             excerpts: sizes.takes_excerpts(Some(record.decision.plan.mode), opened.context()),
@@ -260,10 +277,7 @@ impl Ask<'_> {
                 asking,
                 mode,
                 precision,
-                came,
-                meter,
-                counted: BTreeMap::new(),
-                acceptances,
+                books,
             }),
         })
     }
@@ -276,6 +290,20 @@ pub(crate) struct Seated {
     pub(crate) meter: Meter,
     /// Machines that come while it answers.
     pub(crate) came: Came,
+}
+
+impl Seated {
+    /// The desk, and the books of what it does.
+    fn with_books(self, acceptances: Acceptances) -> (Desk, Books) {
+        let Self { desk, meter, came } = self;
+        let books = Books {
+            came,
+            meter,
+            counted: BTreeMap::new(),
+            acceptances,
+        };
+        (desk, books)
+    }
 }
 
 /// A model, and who may answer with it.
@@ -295,7 +323,7 @@ pub(crate) struct Asking {
     /// Peers that did not answer: name and why.
     away: Vec<(String, String)>,
     /// What carries the connections; they end with it.
-    network: Option<Joined>,
+    network: Option<Arc<Joined>>,
 }
 
 impl Asking {
@@ -306,12 +334,54 @@ impl Asking {
         place: &PlaceArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
+        Self::open_for(1, model, engine, place, settings)
+    }
+
+    /// As [`Asking::open`], with caches here that hold so many full contexts: for several answers at once.
+    pub(crate) fn open_for(
+        sessions: usize,
+        model: &str,
+        engine: &EngineArguments,
+        place: &PlaceArguments,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
         let others = place.mode != Asked::Mode(Mode::Local);
         let network = match others && !TrustBook::open(&settings.home)?.peers().is_empty() {
             true => Some(Joined::start(machine::asking(settings))?),
             false => None,
         };
-        Self::over(network, model, engine, place, settings)
+        Self::over(network, sessions, model, engine, place, settings)
+    }
+
+    /// The same model among the machines as they are now: those of the book are asked anew, over the connections that there
+    /// are. `None` where there are none and some are wanted.
+    pub(crate) fn again(&self) -> Result<Option<Self>, Failure> {
+        let Some(network) = &self.network else {
+            return Ok(TrustBook::open(&self.home)?
+                .peers()
+                .is_empty()
+                .then(|| self.among_those(Vec::new())));
+        };
+        let met = contacts(network, &network.peers()?, ANSWER_DEADLINE);
+        Ok(Some(self.among_those(met)))
+    }
+
+    fn among_those(&self, met: Vec<Contact>) -> Self {
+        let alone = NodePool::alone(self.pool.desk().clone(), Arc::clone(self.pool.here()));
+        Self {
+            model: Arc::clone(&self.model),
+            hash: self.hash,
+            profile: self.profile.clone(),
+            words: Arc::clone(&self.words),
+            draft: self.draft.clone(),
+            rounding: self.rounding.clone(),
+            pool: alone.among(&met),
+            policy: self.policy.clone(),
+            cancel: self.cancel.clone(),
+            home: self.home.clone(),
+            away: met.into_iter().filter_map(away).collect(),
+            network: self.network.clone(),
+        }
     }
 
     /// Opens `model` among the machines of these tickets, on loopback: for a demonstration.
@@ -325,17 +395,25 @@ impl Asking {
         for ticket in tickets {
             network.block_on(network.join(ticket, MEET_DEADLINE))?;
         }
-        Self::over(Some(network), model, engine, &PlaceArguments::usual(), settings)
+        Self::over(
+            Some(network),
+            1,
+            model,
+            engine,
+            &PlaceArguments::usual(),
+            settings,
+        )
     }
 
     fn over(
         network: Option<Joined>,
+        sessions: usize,
         model: &str,
         engine: &EngineArguments,
         place: &PlaceArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        let opened = engine.open(model, None, 1, settings)?;
+        let opened = engine.open(model, None, sessions, settings)?;
         let (hash, words, graph) = (opened.hash()?, opened.words()?, opened.graph()?);
         let profile = profile::of_model(hash, model, &graph, opened.source.config().context);
         let model = Arc::new(Lazy::new(opened));
@@ -371,7 +449,7 @@ impl Asking {
             away: met.into_iter().filter_map(away).collect(),
             cancel,
             home: settings.home.clone(),
-            network,
+            network: network.map(Arc::new),
         })
     }
 
@@ -405,6 +483,18 @@ impl Asking {
         self.plan_over(self.pool.cluster(), mode, sizes, answer_tokens_max)
     }
 
+    /// As [`Asking::plan`], where no more may leave than `policy` says.
+    pub(crate) fn plan_under(
+        &self,
+        policy: Policy,
+        mode: Option<Mode>,
+        sizes: Sizes,
+        answer_tokens_max: Option<usize>,
+    ) -> Result<Record, Failure> {
+        let request = self.request(policy, mode, sizes, answer_tokens_max);
+        Ok(Record::new(request, self.pool.cluster())?)
+    }
+
     /// As [`Asking::plan`], over machines as `cluster` says they are: a demonstration takes the same ones for several.
     pub(crate) fn plan_over(
         &self,
@@ -413,6 +503,17 @@ impl Asking {
         sizes: Sizes,
         answer_tokens_max: Option<usize>,
     ) -> Result<Record, Failure> {
+        let request = self.request(self.policy.clone(), mode, sizes, answer_tokens_max);
+        Ok(Record::new(request, cluster)?)
+    }
+
+    fn request(
+        &self,
+        policy: Policy,
+        mode: Option<Mode>,
+        sizes: Sizes,
+        answer_tokens_max: Option<usize>,
+    ) -> Request {
         let answer_tokens = answer_tokens_max.unwrap_or(usize::MAX).min(ANSWER_TOKENS_USUAL);
         let prompt_tokens = sizes.prompt(self.model.opened.context(), answer_tokens);
         let question = Question {
@@ -423,14 +524,14 @@ impl Asking {
             kv: self.model.opened.options.kv,
             drafts: self.drafts(prompt_tokens, &self.acceptances(sizes)),
             document: sizes.excerpts.map(route::document_profile),
-            policy: self.policy.clone(),
+            policy,
             mode,
         };
         let mut request = question.request();
         self.rounding
             .iter()
             .for_each(|rounding| codecs::offer(&mut request, rounding));
-        Ok(Record::new(request, cluster)?)
+        request
     }
 
     /// The desk that carries a plan out, told of machines that come and go.
@@ -439,6 +540,27 @@ impl Asking {
         record: &Record,
         guessing: Guessing,
         precision: Precision,
+    ) -> Result<Seated, Failure> {
+        self.desk_until(record, guessing, precision, &self.cancel)
+    }
+
+    /// A desk for one answer among several, which whoever raises `cancel` ends; with the books of what it does.
+    pub(crate) fn desk_for_one(
+        &self,
+        record: &Record,
+        sizes: Sizes,
+        cancel: &Cancel,
+    ) -> Result<(Desk, Books), Failure> {
+        let seated = self.desk_until(record, Guessing::WhereItHelps, Precision::Kept, cancel)?;
+        Ok(seated.with_books(self.acceptances(sizes)))
+    }
+
+    fn desk_until(
+        &self,
+        record: &Record,
+        guessing: Guessing,
+        precision: Precision,
+        cancel: &Cancel,
     ) -> Result<Seated, Failure> {
         let plan = &record.decision.plan;
         let model = self.line_model();
@@ -455,14 +577,14 @@ impl Asking {
             .draft
             .as_ref()
             .filter(|_| drafts)
-            .map(|draft| self.drafter(draft));
+            .map(|draft| self.drafter(draft, cancel));
         let meter = Meter::default();
         let doors = || Doors {
             policy: record.request.policy.clone(),
             layers: model.layers,
             meter: meter.clone(),
         };
-        let follow = |network: &Joined| follow(network.lookout(), &self.pool, doors());
+        let follow = |network: &Arc<Joined>| follow(network.lookout(), &self.pool, doors());
         let (changes, came) = self.network.as_ref().map(follow).unzip();
         let route = Route {
             record,
@@ -475,7 +597,7 @@ impl Asking {
             limits: LineLimits::default(),
             changes,
             meter: meter.clone(),
-            cancel: self.cancel.clone(),
+            cancel: cancel.clone(),
         };
         let desk = route.desk()?;
         let (context, here) = (self.model.opened.context(), self.pool.desk().node);
@@ -524,12 +646,12 @@ impl Asking {
         Acceptances::open(&self.home, self.hash, draft, sizes.task())
     }
 
-    fn drafter(&self, draft: &Draft) -> Box<dyn Drafter> {
+    fn drafter(&self, draft: &Draft, cancel: &Cancel) -> Box<dyn Drafter> {
         let model = LineModel::of(draft.hash, &draft.engine.model);
-        let node = Node::new(ALONE, NodeCaps::default()).with_stop(self.cancel.flag());
+        let node = Node::new(ALONE, NodeCaps::default()).with_stop(cancel.flag());
         let node = node.with(draft.hash, Lent::of(&draft.engine.worker()));
         let line = Line::whole(model, Arc::new(node), LineLimits::default());
-        Box::new(ModelDrafter::new(line, self.cancel.clone()))
+        Box::new(ModelDrafter::new(line, cancel.clone()))
     }
 }
 

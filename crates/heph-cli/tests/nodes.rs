@@ -11,6 +11,9 @@ use heph_net::ticket::Ticket;
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "nodes/door.rs"]
+mod door;
+
 /// A folder for one machine's HEPH.
 struct Home(TempDir);
 

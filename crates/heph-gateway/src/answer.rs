@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::select_all;
+use heph_plan::{Mode, Record};
 use heph_runtime::service::{Ending, Heard, Outcome, Reply, Said};
+use heph_runtime::words::Words;
+use heph_types::Exactness;
 use serde_json::Value;
 
 use crate::engines::Writer;
@@ -66,6 +69,42 @@ pub(crate) enum Part {
     End { choice: usize, finish: Finish },
 }
 
+/// Who gives an answer.
+pub(crate) struct By {
+    /// The model that is named to the caller.
+    pub(crate) model: String,
+    pub(crate) mode: &'static str,
+    pub(crate) exactness: Exactness,
+    /// What was tried before and could not be, in a sentence.
+    degraded: Option<String>,
+    writer: Arc<Writer>,
+}
+
+impl By {
+    /// The batch of this machine.
+    pub(crate) fn here(writer: Arc<Writer>, degraded: Option<String>) -> Self {
+        Self {
+            model: writer.name.clone(),
+            mode: Mode::Local.name(),
+            exactness: Exactness::Exact,
+            degraded,
+            writer,
+        }
+    }
+
+    /// The machines of a plan.
+    pub(crate) fn course(writer: Arc<Writer>, record: &Record) -> Self {
+        let plan = &record.decision.plan;
+        Self {
+            model: writer.name.clone(),
+            mode: plan.mode.name(),
+            exactness: plan.exactness,
+            degraded: None,
+            writer,
+        }
+    }
+}
+
 /// Tokens that an answer took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -76,13 +115,16 @@ pub(crate) struct Usage {
 struct Choice {
     number: usize,
     reply: Reply,
+    /// Reads calls out of the text, where a model here may make them.
     calls: Option<CallReader>,
+    /// Calls that came as such.
+    called: usize,
 }
 
 /// An answer under way. Dropped before its end, it frees what computes it.
 pub(crate) struct Answer {
     door: Door,
-    pub(crate) writer: Arc<Writer>,
+    by: By,
     pub(crate) id: String,
     pub(crate) created_s: u64,
     open: Vec<Choice>,
@@ -94,12 +136,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(
-        door: Door,
-        writer: Arc<Writer>,
-        prompt_tokens: usize,
-        replies: Vec<(Reply, ChoiceStart)>,
-    ) -> Self {
+    pub(crate) fn new(door: Door, by: By, prompt_tokens: usize, replies: Vec<(Reply, ChoiceStart)>) -> Self {
         let id = door.serial();
         door.counters.asked();
         let open: Vec<Choice> = replies
@@ -109,21 +146,37 @@ impl Answer {
                 number,
                 reply,
                 calls: start.reader(),
+                called: 0,
             })
             .collect();
-        tracing::info!(request = %id, model = %writer.name, choices = open.len(), "asked");
+        tracing::info!(request = %id, model = %by.model, mode = by.mode, choices = open.len(), "asked");
         Self {
             created_s: crate::house::now_ms() / 1000,
             choices: open.len(),
             prompt_tokens,
             door,
-            writer,
+            by,
             id,
             open,
             outcomes: Vec::new(),
             began: Instant::now(),
             receipt: None,
         }
+    }
+
+    /// The model that gives it, by name.
+    pub(crate) fn model(&self) -> &str {
+        &self.by.model
+    }
+
+    /// How its tokens are spelled, where they are told.
+    pub(crate) fn words(&self) -> &Arc<Words> {
+        self.by.writer.service.words()
+    }
+
+    /// How it is answered, and what its bits are worth.
+    pub(crate) fn class(&self) -> (&'static str, Exactness) {
+        (self.by.mode, self.by.exactness)
     }
 
     /// The id that the receipt will have.
@@ -167,6 +220,24 @@ impl Answer {
                 let choice = &mut self.open[at];
                 Some(Ok(parts(choice, &self.id, text, said)))
             }
+            Heard::Call { id, name } => {
+                let choice = &mut self.open[at];
+                choice.called += 1;
+                Some(Ok(vec![Part::Call {
+                    choice: choice.number,
+                    call: choice.called - 1,
+                    id,
+                    name,
+                }]))
+            }
+            Heard::Arguments(text) => {
+                let choice = &self.open[at];
+                Some(Ok(vec![Part::Arguments {
+                    choice: choice.number,
+                    call: choice.called.saturating_sub(1),
+                    text,
+                }]))
+            }
             Heard::End(Ok(outcome)) => {
                 let mut choice = self.open.remove(at);
                 let mut last = match &mut choice.calls {
@@ -177,7 +248,8 @@ impl Answer {
                     }
                     None => Vec::new(),
                 };
-                let called = choice.calls.as_ref().is_some_and(|reader| reader.calls() > 0);
+                let read = choice.calls.as_ref().map_or(0, CallReader::calls);
+                let called = read + choice.called > 0;
                 let finish = match &outcome.ending {
                     Ending::Stop if called => Finish::Calls,
                     Ending::Stop => Finish::Stop,
@@ -215,12 +287,11 @@ impl Answer {
     }
 
     fn settle(&mut self) {
-        let receipt = crate::receipts::local(
-            &self.receipt_id(),
-            &self.writer,
-            &self.outcomes,
-            self.began.elapsed(),
-        );
+        let (id, total) = (self.receipt_id(), self.began.elapsed());
+        let receipt = crate::receipts::elsewhere(&id, &self.outcomes, total).unwrap_or_else(|| {
+            let degraded = self.by.degraded.as_deref();
+            crate::receipts::local(&id, &self.by.writer, &self.outcomes, total, degraded)
+        });
         tracing::info!(request = %self.id, tokens = self.outcomes.iter().map(|o| o.answer_tokens).sum::<usize>(), "answered");
         self.door.counters.answered(&self.outcomes);
         self.door.receipts.keep(&self.receipt_id(), receipt.clone());

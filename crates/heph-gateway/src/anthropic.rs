@@ -227,7 +227,7 @@ pub(crate) async fn count_tokens(
 
 fn message(answer: &Answer) -> Value {
     json!({
-        "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.writer.name,
+        "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.model(),
         "content": [], "stop_reason": null, "stop_sequence": null,
         "usage": { "input_tokens": answer.prompt_tokens(), "output_tokens": 0 },
     })

@@ -13,10 +13,12 @@ use heph_types::TokenId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::answer::{Answer, ChoiceStart};
+use crate::answer::{Answer, By, ChoiceStart};
+use crate::elsewhere::{self, Place};
 use crate::engines::{self, Engine, Writer};
 use crate::error::Refusal;
 use crate::house::Door;
+use crate::machines::Privacy;
 use crate::sampling::{Sampling, seed_of};
 use crate::tools::{MadeCall, Toolbox, compact};
 
@@ -28,9 +30,6 @@ const MESSAGES_MAX: usize = 20_000;
 
 /// Stop texts of one request, and the bytes of each.
 const STOPS_MAX: (usize, usize) = (16, 1024);
-
-/// What this machine takes for an answer of its own.
-const PRICE_HERE: u64 = 0;
 
 /// Likeliest tokens that are told beside each token.
 pub(crate) const TOP_LOGPROBS_MAX: usize = 20;
@@ -89,7 +88,7 @@ pub(crate) enum Form {
 /// HEPH's own wishes; see `docs/gateway.md`.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Wishes {
-    /// `auto`, `local`, `remote`, `layered`, `speculative`, `layered-speculative`.
+    /// `auto`, `local`, `remote`, `layered`, `speculative`, `layered-speculative`, `preprocess`.
     pub(crate) mode: Option<String>,
     /// `nothing`, `own` or `policy`: what may leave at most.
     pub(crate) privacy: Option<String>,
@@ -133,9 +132,9 @@ impl Wishes {
     }
 
     /// Whether an answer at `price` credits is within what it may cost.
-    pub(crate) fn affords(&self, price: u64) -> Result<(), Refusal> {
+    pub(crate) fn affords(&self, price: f64) -> Result<(), Refusal> {
         match self.max_price {
-            Some(most) if price > most => Err(Refusal::param(
+            Some(most) if price > most as f64 => Err(Refusal::param(
                 "max_price",
                 format!("the answer costs {price} credits and may cost {most}"),
             )),
@@ -143,11 +142,12 @@ impl Wishes {
         }
     }
 
-    /// Whether nothing may leave this machine.
-    pub(crate) fn stays_home(&self) -> Result<bool, Refusal> {
+    /// What may leave this machine at most.
+    pub(crate) fn privacy(&self) -> Result<Privacy, Refusal> {
         match self.privacy.as_deref() {
-            Some("nothing") => Ok(true),
-            None | Some("own" | "policy") => Ok(false),
+            Some("nothing") => Ok(Privacy::Nothing),
+            Some("own") => Ok(Privacy::Own),
+            None | Some("policy") => Ok(Privacy::Policy),
             Some(word) => Err(Refusal::param(
                 "privacy",
                 format!("{word:?} is no privacy label; known are nothing, own and policy"),
@@ -191,29 +191,34 @@ impl Ask {
     pub(crate) async fn submit(self, door: &Door) -> Result<Answer, Refusal> {
         let writer = writer(door, &self.model).await?;
         self.check()?;
-        let mode = self.wishes.mode()?;
-        self.wishes.stays_home()?;
-        self.wishes.affords(PRICE_HERE)?;
-        if let Some(mode) = mode.filter(|&mode| mode != Mode::Local) {
-            let sentence = format!("mode {mode} is not answered by this door yet; local is");
-            return Err(Refusal::param("mode", sentence).code("mode_unavailable"));
-        }
         let deadline = self
             .wishes
             .deadline_ms
             .map(|ms| Instant::now() + Duration::from_millis(ms.min(86_400_000)));
-        let work = Arc::clone(&writer);
-        // Templates, vocabularies and grammars are work for a thread that others do not wait for.
-        let prepared = tokio::task::spawn_blocking(move || self.jobs(&work, deadline)).await;
-        let (jobs, starts) = prepared.map_err(Refusal::ours)??;
+        let (work, house) = (Arc::clone(&writer), Arc::clone(door));
+        // Templates, vocabularies, grammars and other machines are work for a thread that others do not wait for.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let (jobs, starts) = self.jobs(&work, deadline)?;
+            let place = elsewhere::place(&house, &work, &self.wishes, &jobs)?;
+            Ok::<_, Refusal>((jobs, starts, place))
+        })
+        .await;
+        let (jobs, starts, place) = prepared.map_err(Refusal::ours)??;
         let prompt_tokens = jobs.first().map_or(0, |job| job.prompt.len());
-        let replies = writer
-            .service
-            .submit(jobs)
-            .inspect_err(|_| door.counters.refused())?;
+        let (by, replies) = match place {
+            Place::Here(degraded) => {
+                let replies = writer.service.submit(jobs);
+                (By::here(writer, degraded), replies)
+            }
+            Place::Course(course) => {
+                let by = By::course(writer, course.record());
+                (by, door.errands.submit(elsewhere::errands(&course, jobs)))
+            }
+        };
+        let replies = replies.inspect_err(|_| door.counters.refused())?;
         Ok(Answer::new(
             Arc::clone(door),
-            writer,
+            by,
             prompt_tokens,
             replies.into_iter().zip(starts).collect(),
         ))

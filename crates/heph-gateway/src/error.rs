@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use heph_engine::batch::BatchError;
-use heph_runtime::service::ServiceError;
+use heph_runtime::service::{Fate, ServiceError};
 use serde_json::{Value, json};
 
 /// How long a caller that found the queue full is asked to wait: a short answer of a small model.
@@ -133,6 +133,21 @@ impl From<ServiceError> for Refusal {
             ) => Self::bad(message),
             ServiceError::Batch(BatchError::Forward(_)) | ServiceError::Unread => Self::ours(message),
             ServiceError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, message),
+            ServiceError::Elsewhere { fate, .. } => {
+                let status = match fate {
+                    Fate::Refused => StatusCode::BAD_REQUEST,
+                    Fate::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                    Fate::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+                    Fate::Late => StatusCode::GATEWAY_TIMEOUT,
+                    Fate::Broken => StatusCode::BAD_GATEWAY,
+                };
+                let mut refusal = Self::new(status, message);
+                if let Fate::Limited(after) = fate {
+                    let seconds = after.map_or(u64::from(RETRY_AFTER_S), |after| after.as_secs().max(1));
+                    refusal.retry_after_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+                }
+                refusal
+            }
         }
     }
 }

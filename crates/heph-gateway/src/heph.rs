@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
+use heph_plan::Mode;
 use heph_runtime::hardware::{self, Hardware};
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ pub(crate) async fn health() -> Json<Value> {
 /// Counts, as Prometheus reads them.
 #[utoipa::path(get, path = "/metrics", tag = "HEPH", responses((status = 200, description = "The counts")))]
 pub(crate) async fn metrics(State(door): State<Door>) -> impl IntoResponse {
-    let text = door.counters.text(door.engines.served.service.load());
+    let text = door.counters.text(door.load());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
@@ -33,7 +34,7 @@ pub(crate) async fn metrics(State(door): State<Door>) -> impl IntoResponse {
 pub(crate) async fn status(State(door): State<Door>) -> Json<Value> {
     let served = &door.engines.served;
     let hardware = Hardware::look();
-    let load = served.service.load();
+    let load = door.load();
     let (answered, failed, refused) = door.counters.summary();
     Json(json!({
         "name": "HEPH",
@@ -51,12 +52,26 @@ pub(crate) async fn status(State(door): State<Door>) -> Json<Value> {
         },
         "uptime_s": door.began.elapsed().as_secs_f64(),
         "auth": if door.guard.token.is_some() { "token" } else { "none" },
-        "modes": ["auto", "local"],
+        "modes": modes(&door),
         "requests": {
             "running": load.open.saturating_sub(load.waiting), "waiting": load.waiting,
             "answered": answered, "failed": failed, "refused": refused, "tokens": load.tokens,
         },
     }))
+}
+
+/// The modes that may be asked for by name; whether one is possible now, a plan says.
+fn modes(door: &Door) -> Vec<&'static str> {
+    let others = [
+        Mode::Remote,
+        Mode::Layered,
+        Mode::Speculative,
+        Mode::LayeredSpeculative,
+        Mode::Preprocess,
+    ];
+    let others = others.into_iter().filter(|_| door.machines.is_some());
+    let named = [Mode::Local].into_iter().chain(others).map(Mode::name);
+    std::iter::once("auto").chain(named).collect()
 }
 
 /// A receipt, while it is kept.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
+use heph_runtime::service::{ErrandLimits, Errands, Load};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
 
@@ -49,6 +50,8 @@ pub(crate) struct House {
     pub(crate) settings: Settings,
     pub(crate) guard: Arc<Guard>,
     pub(crate) machines: Option<Arc<dyn Machines>>,
+    /// Answers that the batch does not make.
+    pub(crate) errands: Errands,
     pub(crate) receipts: Receipts,
     pub(crate) kept: KeptStreams,
     pub(crate) history: History,
@@ -71,6 +74,7 @@ impl House {
             settings: options.settings,
             guard: Arc::new(options.guard),
             machines: options.machines,
+            errands: Errands::new(ErrandLimits::default()),
             receipts: Receipts::default(),
             kept: KeptStreams::default(),
             counters: Counters::default(),
@@ -78,6 +82,16 @@ impl House {
             next: AtomicU64::new(0),
             run: HEXLOWER.encode(&run),
         }))
+    }
+
+    /// How much is going on, here and elsewhere.
+    pub(crate) fn load(&self) -> Load {
+        let (here, elsewhere) = (self.engines.served.service.load(), self.errands.load());
+        Load {
+            open: here.open + elsewhere.open,
+            waiting: here.waiting + elsewhere.waiting,
+            tokens: here.tokens + elsewhere.tokens,
+        }
     }
 
     /// A name for one request, never used twice.

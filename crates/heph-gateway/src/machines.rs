@@ -1,8 +1,23 @@
 //! Other machines, as the door asks for them. The program knows how they are met; the door only shows what it is told.
 
+use std::sync::Arc;
+
 use heph_plan::{Mode, Record};
+use heph_runtime::service::{Job, Outcome, ServiceError, Speaker};
 use heph_types::{Leaves, NodeState, Role};
 use serde::Serialize;
+
+/// What may leave this machine at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Privacy {
+    /// Nothing.
+    Nothing,
+    /// What the settings let the person's own machines see, and nothing for others.
+    Own,
+    /// What the settings say.
+    #[default]
+    Policy,
+}
 
 /// What is to be planned.
 #[derive(Debug, Clone)]
@@ -13,8 +28,8 @@ pub struct Wish {
     pub answer_tokens_max: Option<usize>,
     /// A mode that is asked for by name.
     pub mode: Option<Mode>,
-    /// What may leave at most; `None` leaves it to the settings.
-    pub leaves: Option<Leaves>,
+    /// What may leave at most.
+    pub privacy: Privacy,
 }
 
 /// Another machine.
@@ -44,16 +59,32 @@ pub struct NodeLine {
     pub sees: Leaves,
 }
 
+/// A plan, with those who carry it out.
+pub trait Course: Send + Sync {
+    /// The plan, and what it was made from.
+    fn record(&self) -> &Record;
+
+    /// Answers `job`, and says the answer as it comes. Ends soon after the speaker's wish to stop or the job's deadline. The
+    /// outcome holds a receipt.
+    ///
+    /// # Errors
+    /// When nobody is left who could answer.
+    fn answer(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError>;
+}
+
 /// Who knows the other machines.
 pub trait Machines: Send + Sync {
     /// This machine's identity, as hexadecimal digits, where it has one.
     fn here(&self) -> Option<String>;
 
-    /// What the planner says. May take as long as machines take to answer.
+    /// Whether there may be anybody else. Answers at once.
+    fn any(&self) -> bool;
+
+    /// What the planner says to `wish`. May take as long as machines take to answer, the first time.
     ///
     /// # Errors
     /// A sentence where no plan meets the wish.
-    fn plan(&self, wish: &Wish) -> Result<Record, String>;
+    fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String>;
 
     /// Who was met, and who is there. May take as long as machines take to answer.
     ///

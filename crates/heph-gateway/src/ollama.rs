@@ -235,7 +235,7 @@ async fn loaded(door: &Door, model: &str, kind: Kind) -> Result<Response, Refusa
 async fn answer(door: &Door, ask: Ask, kind: Kind, model: String, stream: bool) -> Result<Response, Refusal> {
     let mut answer = ask.submit(door).await?;
     let model = if model.is_empty() {
-        answer.writer.name.clone()
+        answer.model().to_owned()
     } else {
         model
     };

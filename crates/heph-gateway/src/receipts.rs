@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use heph_runtime::receipt::{Receipt, TrafficLine};
 use heph_runtime::service::{Ending, Outcome};
 use serde_json::{Value, json};
 
@@ -45,7 +46,13 @@ impl Receipts {
 }
 
 /// The receipt of an answer that this machine alone computed, in the form of `heph run --json`.
-pub(crate) fn local(id: &str, writer: &Writer, outcomes: &[Outcome], total: Duration) -> Value {
+pub(crate) fn local(
+    id: &str,
+    writer: &Writer,
+    outcomes: &[Outcome],
+    total: Duration,
+    degraded: Option<&str>,
+) -> Value {
     let prompt = outcomes.first().map_or(0, |o| o.prompt_tokens);
     let answer: usize = outcomes.iter().map(|o| o.answer_tokens).sum();
     let first = outcomes.iter().map(|o| o.first_token).min().unwrap_or_default();
@@ -72,7 +79,7 @@ pub(crate) fn local(id: &str, writer: &Writer, outcomes: &[Outcome], total: Dura
         }],
         "traffic": [],
         "moves": [],
-        "degraded": [],
+        "degraded": degraded.into_iter().collect::<Vec<_>>(),
         "finish": outcomes.last().map_or("cancelled", |o| finish(&o.ending)),
         "prompt_tokens": prompt,
         "answer_tokens": answer,
@@ -81,6 +88,41 @@ pub(crate) fn local(id: &str, writer: &Writer, outcomes: &[Outcome], total: Dura
         "tokens_per_s": speed,
         "total_s": total.as_secs_f64(),
     })
+}
+
+/// The receipt of an answer that was not made by this machine's batch; `None` where it was. Of several choices it tells the
+/// first one's places, the bytes and the tokens of all, and each one by itself under `choices`.
+pub(crate) fn elsewhere(id: &str, outcomes: &[Outcome], total: Duration) -> Option<Value> {
+    let receipts: Vec<&Receipt> = outcomes.iter().filter_map(|o| o.elsewhere.as_deref()).collect();
+    let mut sum: Receipt = (*receipts.first()?).clone();
+    sum.traffic = traffic(&receipts);
+    sum.answer_tokens = outcomes.iter().map(|o| o.answer_tokens).sum();
+    sum.price = receipts.iter().map(|receipt| receipt.price).sum();
+    let mut told = serde_json::to_value(&sum).ok()?;
+    told["id"] = json!(id);
+    told["created_ms"] = json!(crate::house::now_ms());
+    told["total_s"] = json!(total.as_secs_f64());
+    // Such an answer may have nothing to confess, and the page reads the list anyway.
+    told["degraded"] = json!(sum.degraded);
+    if let Some(last) = outcomes.last() {
+        told["finish"] = json!(finish(&last.ending));
+    }
+    if receipts.len() > 1 {
+        told["choices"] = json!(receipts);
+    }
+    Some(told)
+}
+
+/// What went to and from each machine for all choices together.
+fn traffic(receipts: &[&Receipt]) -> Vec<TrafficLine> {
+    let mut sums: Vec<TrafficLine> = Vec::new();
+    for line in receipts.iter().flat_map(|receipt| &receipt.traffic) {
+        match sums.iter_mut().find(|sum| sum.node == line.node) {
+            Some(sum) => (sum.up, sum.down) = (sum.up + line.up, sum.down + line.down),
+            None => sums.push(line.clone()),
+        }
+    }
+    sums
 }
 
 fn finish(ending: &Ending) -> &'static str {

@@ -193,8 +193,9 @@ fn headers(answer: &Answer, content_type: &'static str) -> HeaderMap {
     set("x-accel-buffering", "no");
     set("heph-request-id", &answer.id);
     set("x-request-id", &answer.id);
-    set("heph-mode", "local");
-    set("heph-exactness", "exact");
+    let (mode, exactness) = answer.class();
+    set("heph-mode", mode);
+    set("heph-exactness", &exactness.to_string());
     set("heph-receipt", &answer.receipt_id());
     headers
 }

@@ -58,6 +58,8 @@ pub enum Prompt<'a> {
     Chat(&'a [Message]),
     /// A text to go on with, as it is.
     Text(&'a str),
+    /// Tokens to go on with.
+    Tokens(&'a [TokenId]),
 }
 
 impl Prompt<'_> {
@@ -69,6 +71,7 @@ impl Prompt<'_> {
         let tokenizer = &words.tokenizer;
         let tokens = match self {
             Prompt::Text(text) => tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::No),
+            Prompt::Tokens(tokens) => tokens.to_vec(),
             Prompt::Chat(messages) => {
                 let text = written(messages, words)?;
                 // Most templates write the beginning-of-text token themselves; it must stand there once.
@@ -145,6 +148,8 @@ pub struct Answer {
     pub cached_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
+    /// The stop text that ended it.
+    pub stopped_by: Option<String>,
     /// Until the first token was chosen.
     pub prefill: Duration,
     /// From there to the last.
@@ -372,6 +377,10 @@ impl Desk {
             }
         };
         turn.end(on_text);
+        let stopped_by = turn.stream.stopped_by().and_then(|at| {
+            let stops = options.stops.iter().filter(|stop| !stop.is_empty());
+            stops.clone().nth(at).cloned()
+        });
         let guesses = teller.guesses;
         let last = clock.now();
         let first = first.unwrap_or(last);
@@ -384,6 +393,7 @@ impl Desk {
             prompt,
             cached_tokens,
             finish,
+            stopped_by,
             prefill: first - began,
             decode: last - first,
             moves,

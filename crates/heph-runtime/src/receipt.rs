@@ -46,6 +46,28 @@ pub struct Receipt {
     pub expected_first_token_s: f64,
     /// What the plan expected after it, in tokens a second.
     pub expected_tokens_per_s: f64,
+    /// Credits that it costs.
+    pub price: f64,
+    /// The outside provider that gave the answer, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderLine>,
+}
+
+/// Who outside gave an answer, and on which terms.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProviderLine {
+    /// What the person calls it.
+    pub name: String,
+    /// Where it was asked, without a key.
+    pub address: String,
+    /// The model, as the provider calls it.
+    pub model: String,
+    /// Where it computes, as the person was told.
+    pub region: Option<String>,
+    /// What it keeps of what it is shown, as the person was told.
+    pub retention: String,
+    /// How often it was asked: more than once where it was busy before it said anything.
+    pub tries: u32,
 }
 
 /// A range of layers at a machine for a range of tokens.
@@ -135,6 +157,8 @@ impl Receipt {
             tokens_per_s: answer.decode_tok_s(),
             expected_first_token_s: plan.expected.first_token.as_secs_f64(),
             expected_tokens_per_s: if per_token > 0.0 { 1.0 / per_token } else { 0.0 },
+            price: plan.expected.credits,
+            provider: None,
         }
     }
 }

@@ -1,12 +1,15 @@
 //! One model for many askers: a thread of its own runs the [`Batch`], and each answer is read at its reader's pace.
 //!
 //! Called by the door. Whoever drops a [`Reply`] ends its answer within one step of the batch, and a reader that is too
-//! slow has its sequence set aside until it has caught up: neither changes a token of anybody. Knows no HTTP and no JSON.
+//! slow has its sequence set aside until it has caught up: neither changes a token of anybody. What is answered elsewhere is
+//! made by [`Errands`], and read in the same way. Knows no HTTP and no JSON.
 
+mod errands;
 mod outbox;
 #[cfg(test)]
 mod tests;
 
+pub use errands::{Errand, ErrandLimits, Errands, Speaker};
 pub use outbox::{Heard, Reply, Said};
 
 use std::collections::HashMap;
@@ -22,8 +25,9 @@ use heph_engine::text::TextStream;
 use heph_engine::worker::Worker;
 use heph_types::TokenId;
 
+use crate::receipt::Receipt;
 use crate::words::Words;
-use outbox::{Outbox, Taken};
+use outbox::{Maker, Outbox, Taken};
 
 /// A held answer whose reader takes nothing for so long is given up.
 const HELD_MAX: Duration = Duration::from_secs(120);
@@ -66,7 +70,7 @@ pub enum Ending {
 }
 
 /// An answer, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Why it ended.
     pub ending: Ending,
@@ -78,6 +82,23 @@ pub struct Outcome {
     pub first_token: Duration,
     /// From the submission to the end.
     pub total: Duration,
+    /// What became of it, where the batch did not make it.
+    pub elsewhere: Option<Box<Receipt>>,
+}
+
+/// What becomes of a request whose answer failed elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was refused, and would be again.
+    Refused,
+    /// Nobody can answer it now.
+    Unavailable,
+    /// It came too often; it may come again after this.
+    Limited(Option<Duration>),
+    /// The time was up before there was anything to give.
+    Late,
+    /// The other side broke off, or said what has no meaning.
+    Broken,
 }
 
 /// Why there is no answer, or no more of it.
@@ -95,6 +116,14 @@ pub enum ServiceError {
     /// The thread is gone.
     #[error("the engine has stopped")]
     Stopped,
+    /// An answer that was made elsewhere failed.
+    #[error("{sentence}")]
+    Elsewhere {
+        /// Why, in one sentence.
+        sentence: String,
+        /// What that means for the request.
+        fate: Fate,
+    },
 }
 
 /// How much is going on.
@@ -206,7 +235,7 @@ impl Service {
         let now = Instant::now();
         jobs.into_iter()
             .map(|job| {
-                let outbox = Outbox::new(shared.orders.clone(), Arc::clone(&shared.counts));
+                let outbox = Outbox::new(Maker::Batch(shared.orders.clone()), Arc::clone(&shared.counts));
                 let order = Order::Submit(Box::new(job), Arc::clone(&outbox), now);
                 shared.orders.send(order).map_err(|_| ServiceError::Stopped)?;
                 Ok(Reply::new(outbox))
@@ -406,6 +435,7 @@ impl Desk {
             answer_tokens: answer.answer_tokens,
             first_token: answer.first.unwrap_or(now) - answer.submitted,
             total: now - answer.submitted,
+            elsewhere: None,
         }));
     }
 

@@ -15,6 +15,7 @@ use crate::engine::{Engine, EngineArguments};
 use crate::failure::{Exit, Failure};
 
 /// The small model that guesses ahead.
+#[derive(Clone)]
 pub(super) struct Draft {
     pub(super) engine: Arc<Engine>,
     pub(super) hash: ModelHash,

@@ -27,7 +27,7 @@ pub(crate) struct Readers {
     /// Peers that did not answer: name and why.
     pub(crate) away: Vec<(String, String)>,
     /// What carries the connections; they end with it.
-    _network: Option<Joined>,
+    _network: Option<Arc<Joined>>,
 }
 
 impl Ask<'_> {

@@ -12,6 +12,7 @@ use heph_kernels::kv::KvFormat;
 use heph_runtime::bundled;
 use heph_runtime::settings::Settings;
 
+use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::terminal;
 
@@ -62,6 +63,11 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         false => Some(heph_gateway::token(&settings.home)?),
     };
     let cancel = terminal::cancel_on_ctrl_c()?;
+    let engine = EngineArguments {
+        threads: arguments.threads.map(NonZeroUsize::get),
+        context: arguments.context,
+        ..EngineArguments::with_kv(arguments.kv)
+    };
     let options = Options {
         model: arguments.model.clone(),
         choice: EngineChoice {
@@ -78,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             hosts: arguments.allow_host.clone(),
             origins: arguments.allow_origin.clone(),
         },
-        machines: Some(Arc::new(met::Met::new(&arguments.model, settings))),
+        machines: Some(Arc::new(met::Met::new(&arguments.model, engine, settings))),
     };
     let server = Server::open(arguments.listen, options)?;
     let address = server.address()?;

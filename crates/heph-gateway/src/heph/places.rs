@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use heph_plan::{Decision, Mode, Place, Record};
+use heph_plan::{Decision, Place, Record};
 use heph_runtime::hardware::Hardware;
 use heph_types::Leaves;
 use serde::Deserialize;
@@ -59,10 +59,9 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
         privacy: request.privacy,
         ..Wishes::default()
     };
-    // As the door answers: what `auto` would be with the other machines is for those to see who name a mode.
-    let mode = wishes.mode()?.or(Some(Mode::Local));
+    let mode = wishes.mode()?;
     let most = count("max_tokens", request.max_tokens, 1)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    let leaves = wishes.stays_home()?.then_some(Leaves::Nothing);
+    let privacy = wishes.privacy()?;
     let machines = door.machines.clone();
     let Some(machines) = machines.filter(|_| Arc::ptr_eq(&model, &door.engines.served)) else {
         let sentence = "only the served model is planned for, by a program that knows other machines";
@@ -75,12 +74,12 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
             prompt_tokens,
             answer_tokens_max: most,
             mode,
-            leaves,
+            privacy,
         };
-        let record = machines
-            .plan(&wish)
+        let course = machines
+            .course(&wish)
             .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
-        Ok::<_, Refusal>(told(&record))
+        Ok::<_, Refusal>(told(course.record()))
     };
     tokio::task::spawn_blocking(work)
         .await

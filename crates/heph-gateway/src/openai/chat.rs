@@ -268,7 +268,7 @@ pub(crate) async fn completions(
         return Ok(shape::stream(&door, answer, shape, keep));
     }
     let mut choices: Vec<Gathered> = vec![Gathered::default(); answer.choices()];
-    let words = std::sync::Arc::clone(answer.writer.service.words());
+    let words = std::sync::Arc::clone(answer.words());
     shape::whole(&mut answer, |part| match part {
         Part::Text { choice, text, said } => {
             choices[choice].text.push_str(&text);
@@ -291,7 +291,7 @@ pub(crate) async fn completions(
         "id": format!("chatcmpl-{}", answer.id),
         "object": "chat.completion",
         "created": answer.created_s,
-        "model": answer.writer.name,
+        "model": answer.model(),
         "system_fingerprint": FINGERPRINT,
         "choices": list.collect::<Vec<_>>(),
         "usage": usage_of(&answer, 1),
@@ -354,7 +354,7 @@ impl Chunks {
             "id": format!("chatcmpl-{}", answer.id),
             "object": "chat.completion.chunk",
             "created": answer.created_s,
-            "model": answer.writer.name,
+            "model": answer.model(),
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
         });
@@ -400,7 +400,7 @@ impl Shape for Chunks {
                 }
                 let mut chunk = self.delta(answer, choice, &json!({ "content": text }));
                 if self.reports {
-                    let list = chat_logprobs(answer.writer.service.words(), &said);
+                    let list = chat_logprobs(answer.words(), &said);
                     chunk["choices"][0]["logprobs"] = json!({ "content": list, "refusal": null });
                 }
                 out.data(&chunk);

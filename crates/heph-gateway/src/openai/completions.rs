@@ -198,7 +198,7 @@ pub(crate) async fn completions(
         "id": format!("cmpl-{}", answer.id),
         "object": "text_completion",
         "created": answer.created_s,
-        "model": answer.writer.name,
+        "model": answer.model(),
         "system_fingerprint": FINGERPRINT,
         "choices": list.collect::<Vec<_>>(),
         "usage": usage_of(&answer, prompts),
@@ -275,7 +275,7 @@ impl Chunks {
             "id": format!("cmpl-{}", answer.id),
             "object": "text_completion",
             "created": answer.created_s,
-            "model": answer.writer.name,
+            "model": answer.model(),
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
         });
@@ -310,7 +310,7 @@ impl Shape for Chunks {
             Part::Text { choice, text, said } if !(self.nothing || text.is_empty() && said.is_empty()) => {
                 let logprobs = if self.reports {
                     let mut legacy = Legacy::after(self.offsets[choice]);
-                    legacy.add(answer.writer.service.words(), &said);
+                    legacy.add(answer.words(), &said);
                     self.offsets[choice] = legacy.at;
                     legacy.json()
                 } else {

@@ -252,7 +252,7 @@ impl Events {
             "background": false,
             "error": null,
             "incomplete_details": if status == "incomplete" { json!({ "reason": "max_output_tokens" }) } else { Value::Null },
-            "model": answer.writer.name,
+            "model": answer.model(),
             "output": if over { json!(output) } else { json!([]) },
             "usage": if over { json!({
                 "input_tokens": usage.prompt, "input_tokens_details": { "cached_tokens": 0 },

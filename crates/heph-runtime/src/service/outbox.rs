@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use heph_engine::batch::TokenReport;
 use heph_types::TokenId;
 use tokio::sync::Notify;
 
 use super::{Counts, Order, Outcome, ServiceError};
+use crate::cancel::Cancel;
 
 /// Bytes that may lie ready; then the answer is held. With what a connection buffers, below 64 KiB for each reader.
 const READY_MAX: usize = 24 << 10;
@@ -38,13 +40,38 @@ pub enum Heard {
         /// The reported tokens since then.
         said: Vec<Said>,
     },
+    /// An outside provider's model calls a tool. Calls of models that run here stand in their text.
+    Call {
+        /// What the provider calls this call.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments of the last call.
+    Arguments(String),
     /// The end; nothing comes after it.
     End(Result<Outcome, ServiceError>),
 }
 
+#[derive(Debug)]
+enum Piece {
+    Text(String, Vec<Said>),
+    Call { id: String, name: String },
+    Arguments(String),
+}
+
+/// Who makes an answer, and how they hear of its reader.
+#[derive(Debug)]
+pub(super) enum Maker {
+    /// The batch's thread.
+    Batch(mpsc::Sender<Order>),
+    /// A thread of its own, which looks at this.
+    Errand(Cancel),
+}
+
 #[derive(Debug, Default)]
 struct Ready {
-    pieces: VecDeque<(String, Vec<Said>)>,
+    pieces: VecDeque<Piece>,
     bytes: usize,
     ended: Option<Result<Outcome, ServiceError>>,
     abandoned: bool,
@@ -69,7 +96,8 @@ pub(super) struct Outbox {
     serial: u64,
     ready: Mutex<Ready>,
     bell: Notify,
-    orders: mpsc::Sender<Order>,
+    room: Condvar,
+    maker: Maker,
     counts: Arc<Counts>,
 }
 
@@ -77,12 +105,13 @@ pub(super) struct Outbox {
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Outbox {
-    pub(super) fn new(orders: mpsc::Sender<Order>, counts: Arc<Counts>) -> Arc<Self> {
+    pub(super) fn new(maker: Maker, counts: Arc<Counts>) -> Arc<Self> {
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             ready: Mutex::default(),
             bell: Notify::new(),
-            orders,
+            room: Condvar::new(),
+            maker,
             counts,
         })
     }
@@ -109,17 +138,72 @@ impl Outbox {
         ready.bytes += text.len() + reports * REPORT_BYTES;
         let apart = ready.pieces.len() < PIECES_MAX;
         match ready.pieces.back_mut() {
-            Some(last) if !apart => {
-                last.0.push_str(&text);
-                last.1.extend(said);
+            Some(Piece::Text(last, all)) if !apart => {
+                last.push_str(&text);
+                all.extend(said);
             }
-            _ => ready.pieces.push_back((text, said.into_iter().collect())),
+            _ => ready
+                .pieces
+                .push_back(Piece::Text(text, said.into_iter().collect())),
         }
         let full = ready.bytes >= READY_MAX;
         ready.held = full;
         drop(ready);
         self.bell.notify_one();
         if full { Taken::Full } else { Taken::Well }
+    }
+
+    /// A call begins.
+    pub(super) fn put_call(&self, id: String, name: String) {
+        let mut ready = self.lock();
+        if ready.abandoned {
+            return;
+        }
+        ready.bytes += id.len() + name.len();
+        ready.held = ready.bytes >= READY_MAX;
+        ready.pieces.push_back(Piece::Call { id, name });
+        drop(ready);
+        self.bell.notify_one();
+    }
+
+    /// More of the last call's arguments.
+    pub(super) fn put_arguments(&self, text: &str) {
+        let mut ready = self.lock();
+        if ready.abandoned || text.is_empty() {
+            return;
+        }
+        ready.bytes += text.len();
+        ready.held = ready.bytes >= READY_MAX;
+        match ready.pieces.back_mut() {
+            Some(Piece::Arguments(last)) => last.push_str(text),
+            _ => ready.pieces.push_back(Piece::Arguments(text.to_owned())),
+        }
+        drop(ready);
+        self.bell.notify_one();
+    }
+
+    /// Waits until there is room for more. False where nobody reads, or nothing was taken for so long.
+    pub(super) fn wait_for_room(&self, patience: Duration) -> bool {
+        let held = |ready: &mut Ready| ready.held && !ready.abandoned;
+        let waited = self.room.wait_timeout_while(self.lock(), patience, held);
+        let (ready, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        !ready.abandoned && !timeout.timed_out()
+    }
+
+    /// Tells whoever makes the answer that its reader took something or left.
+    fn tell(&self, left: bool) {
+        match &self.maker {
+            // Where the thread is gone there is nothing to go on with.
+            Maker::Batch(orders) => {
+                let _ = orders.send(Order::Look(self.serial));
+            }
+            Maker::Errand(cancel) => {
+                if left {
+                    cancel.raise();
+                }
+                self.room.notify_all();
+            }
+        }
     }
 
     /// The last word; what was put in before is still heard.
@@ -161,7 +245,7 @@ impl Reply {
         if ready.over {
             return Some(Heard::End(Err(ServiceError::Stopped)));
         }
-        let Some((text, said)) = ready.pieces.pop_front() else {
+        let Some(piece) = ready.pieces.pop_front() else {
             let ended = ready.ended.take()?;
             ready.over = true;
             return Some(Heard::End(ended));
@@ -173,10 +257,13 @@ impl Reply {
         }
         drop(ready);
         if goes_on {
-            // Where the thread is gone there is nothing to go on with.
-            let _ = self.0.orders.send(Order::Look(self.0.serial));
+            self.0.tell(false);
         }
-        Some(Heard::More { text, said })
+        Some(match piece {
+            Piece::Text(text, said) => Heard::More { text, said },
+            Piece::Call { id, name } => Heard::Call { id, name },
+            Piece::Arguments(text) => Heard::Arguments(text),
+        })
     }
 }
 
@@ -188,7 +275,7 @@ impl Drop for Reply {
         let under_way = !ready.over;
         drop(ready);
         if under_way {
-            let _ = self.0.orders.send(Order::Look(self.0.serial));
+            self.0.tell(true);
         }
     }
 }

@@ -58,6 +58,7 @@ async fn read(mut reply: Reply) -> (String, Result<Outcome, ServiceError>) {
     loop {
         match reply.next().await {
             Heard::More { text, .. } => whole.push_str(&text),
+            Heard::Call { .. } | Heard::Arguments(_) => unreachable!("the batch tells none"),
             Heard::End(outcome) => return (whole, outcome),
         }
     }
@@ -187,6 +188,7 @@ fn a_slow_reader_is_held_and_misses_nothing() {
                     text.push_str(&more);
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
+                Heard::Call { .. } | Heard::Arguments(_) => unreachable!("the batch tells none"),
                 Heard::End(outcome) => break outcome,
             }
         };

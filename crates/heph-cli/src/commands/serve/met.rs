@@ -1,13 +1,16 @@
-//! The machines that were met, for the door: looked for when somebody asks, and remembered for a moment.
+//! The machines that were met, for the door: looked for when somebody asks, remembered for a moment, and asked for answers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use heph_gateway::{Machines, NodeLine, Wish};
-use heph_kernels::kv::KvFormat;
-use heph_plan::{Mode, Record};
-use heph_runtime::settings::Settings;
-use heph_types::{Leaves, NodeId, Role};
+use heph_gateway::{Course, Machines, NodeLine, Privacy, Wish};
+use heph_net::trust::TrustBook;
+use heph_plan::Record;
+use heph_runtime::desk::{AnswerOptions, DeskError, Finish, Prompt};
+use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
+use heph_runtime::settings::{self, Settings};
+use heph_types::{Leaves, NodeId, Policy, Role};
 
 use crate::asking::{Asking, PlaceArguments, Sizes};
 use crate::engine::EngineArguments;
@@ -16,65 +19,219 @@ use crate::failure::Failure;
 /// What was heard of other machines is asked for anew after this.
 const FRESH: Duration = Duration::from_secs(20);
 
+/// Full contexts that the caches of layers here have room for; more answers share them.
+const CONTEXTS: usize = 4;
+
 /// Who was met, and how they answer for one model.
-pub(super) struct Met {
+pub(super) struct Met(Arc<Acquaintance>);
+
+struct Acquaintance {
     model: String,
+    engine: EngineArguments,
     settings: Settings,
     last: Mutex<Option<(Instant, Arc<Asking>)>>,
+    /// Held by whoever meets them, which takes seconds.
+    meeting: Mutex<()>,
+    /// Whether somebody is about to.
+    looking: AtomicBool,
 }
 
 impl Met {
-    pub(super) fn new(model: &str, settings: &Settings) -> Self {
-        Self {
+    pub(super) fn new(model: &str, engine: EngineArguments, settings: &Settings) -> Self {
+        let met = Self(Arc::new(Acquaintance {
             model: model.to_owned(),
+            engine,
             settings: settings.clone(),
             last: Mutex::default(),
+            meeting: Mutex::default(),
+            looking: AtomicBool::new(false),
+        }));
+        if met.any() {
+            // Whoever asks first need not wait until everybody was met.
+            met.0.look_again();
+        }
+        met
+    }
+}
+
+impl Acquaintance {
+    fn last(&self) -> MutexGuard<'_, Option<(Instant, Arc<Asking>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who was met: as they were a moment ago where nobody asked since, and then asked anew for the next time. What
+    /// becomes of them while they answer, a desk sees for itself.
+    fn asking(self: &Arc<Self>) -> Result<Arc<Asking>, Failure> {
+        let known = self.last().clone();
+        match known {
+            Some((when, asking)) => {
+                if when.elapsed() >= FRESH {
+                    self.look_again();
+                }
+                Ok(asking)
+            }
+            None => self.met_now(),
         }
     }
 
-    fn asking(&self) -> Result<Arc<Asking>, String> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((when, asking)) = &*last
-            && when.elapsed() < FRESH
-        {
-            return Ok(Arc::clone(asking));
-        }
-        // The old connections end first: two of one identity would be in each other's way.
-        *last = None;
-        let (engine, place) = (EngineArguments::with_kv(KvFormat::F16), PlaceArguments::usual());
-        let asking =
-            Asking::open(&self.model, &engine, &place, &self.settings).map_err(|f: Failure| f.sentence())?;
+    /// Who is there now.
+    fn met_now(&self) -> Result<Arc<Asking>, Failure> {
+        let _meeting = self.meeting.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.last().clone();
+        let again = match known {
+            Some((when, asking)) if when.elapsed() < FRESH => return Ok(asking),
+            Some((_, asking)) => asking.again()?,
+            None => None,
+        };
+        let asking = match again {
+            Some(asking) => asking,
+            None => Asking::open_for(
+                CONTEXTS,
+                &self.model,
+                &self.engine,
+                &PlaceArguments::usual(),
+                &self.settings,
+            )?,
+        };
         let asking = Arc::new(asking);
-        *last = Some((Instant::now(), Arc::clone(&asking)));
+        *self.last() = Some((Instant::now(), Arc::clone(&asking)));
         Ok(asking)
     }
+
+    fn look_again(self: &Arc<Self>) {
+        if self.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = Arc::clone(self);
+        let look = move || {
+            // What keeps it from looking is told to whoever asks next.
+            let _ = this.met_now();
+            this.looking.store(false, Ordering::Release);
+        };
+        if std::thread::Builder::new().spawn(look).is_err() {
+            self.looking.store(false, Ordering::Release);
+        }
+    }
+
+    fn policy(&self, privacy: Privacy) -> Policy {
+        let policy = settings::policy(self.settings.allow.iter().copied());
+        match privacy {
+            Privacy::Nothing => Policy {
+                may_see: Vec::new(),
+                ..policy
+            },
+            Privacy::Own => Policy {
+                may_see: policy
+                    .may_see
+                    .iter()
+                    .filter(|(role, _)| *role == Role::Own)
+                    .copied()
+                    .collect(),
+                ..policy
+            },
+            Privacy::Policy => policy,
+        }
+    }
+}
+
+/// A plan, and the machines as they were when it was made.
+struct Planned {
+    asking: Arc<Asking>,
+    record: Record,
+    sizes: Sizes,
+}
+
+impl Course for Planned {
+    fn record(&self) -> &Record {
+        &self.record
+    }
+
+    fn answer(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError> {
+        let cancel = match job.deadline {
+            Some(deadline) => speaker.cancel().until(deadline),
+            None => speaker.cancel().clone(),
+        };
+        let seated = self.asking.desk_for_one(&self.record, self.sizes, &cancel);
+        let (mut desk, mut books) =
+            seated.map_err(|failure| elsewhere(failure.sentence(), Fate::Unavailable))?;
+        let options = AnswerOptions {
+            sampling: job.sampling.clone(),
+            max_tokens: Some(job.max_tokens),
+            stops: job.stops.clone(),
+        };
+        let mut first = None;
+        let answer = desk
+            .answer(Prompt::Tokens(&job.prompt), &options, &mut |text| {
+                first.get_or_insert_with(Instant::now);
+                speaker.say(text);
+            })
+            .map_err(failed)?;
+        let ending = match (answer.finish, &answer.stopped_by) {
+            (Finish::Stop, Some(stop)) => Ending::StopText(stop.clone()),
+            (Finish::Stop, None) => Ending::Stop,
+            (Finish::Length, _) => Ending::Length,
+            (Finish::Context, _) => Ending::Context,
+            (Finish::Cancelled, _) => Ending::Deadline,
+        };
+        let now = Instant::now();
+        let receipt = books.settle(&self.asking, &self.record.decision.plan, &answer);
+        Ok(Outcome {
+            ending,
+            prompt_tokens: answer.prompt.len(),
+            answer_tokens: answer.tokens.len(),
+            first_token: first.unwrap_or(now) - speaker.began(),
+            total: now - speaker.began(),
+            elsewhere: Some(Box::new(receipt)),
+        })
+    }
+}
+
+fn elsewhere(sentence: String, fate: Fate) -> ServiceError {
+    ServiceError::Elsewhere { sentence, fate }
+}
+
+fn failed(error: DeskError) -> ServiceError {
+    let fate = match &error {
+        DeskError::NoTemplate
+        | DeskError::Template(_)
+        | DeskError::Empty
+        | DeskError::TooLong { .. }
+        | DeskError::Sampling(_) => Fate::Refused,
+        DeskError::Memory(_) | DeskError::Line(_) => Fate::Unavailable,
+        DeskError::Forward(_) => Fate::Broken,
+    };
+    elsewhere(error.to_string(), fate)
 }
 
 impl Machines for Met {
     fn here(&self) -> Option<String> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.0.last();
         let node = last.as_ref().map(|(_, asking)| asking.pool().desk().node)?;
         (node != NodeId([0; 32])).then(|| node.to_string())
     }
 
-    fn plan(&self, wish: &Wish) -> Result<Record, String> {
-        let mode = match (wish.leaves, wish.mode) {
-            (Some(Leaves::Nothing), Some(mode)) if mode != Mode::Local => {
-                return Err(format!(
-                    "nothing may leave this machine, and mode {mode} needs others"
-                ));
-            }
-            (Some(Leaves::Nothing), _) => Some(Mode::Local),
-            (_, mode) => mode,
+    fn any(&self) -> bool {
+        TrustBook::open(&self.0.settings.home).is_ok_and(|book| !book.peers().is_empty())
+    }
+
+    fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String> {
+        let plan = || -> Result<Arc<dyn Course>, Failure> {
+            let asking = self.0.asking()?;
+            let sizes = Sizes::of(wish.prompt_tokens);
+            let policy = self.0.policy(wish.privacy);
+            let record = asking.plan_under(policy, wish.mode, sizes, wish.answer_tokens_max)?;
+            Ok(Arc::new(Planned {
+                asking,
+                record,
+                sizes,
+            }))
         };
-        let asking = self.asking()?;
-        let record = asking.plan(mode, Sizes::of(wish.prompt_tokens), wish.answer_tokens_max);
-        record.map_err(|failure| failure.sentence())
+        plan().map_err(|failure| failure.sentence())
     }
 
     fn nodes(&self) -> Result<Vec<NodeLine>, String> {
-        let asking = self.asking()?;
-        let policy = heph_runtime::settings::policy(self.settings.allow.iter().copied());
+        let asking = self.0.met_now().map_err(|failure| failure.sentence())?;
+        let policy = self.0.policy(Privacy::Policy);
         let there = asking.pool().others().iter().map(|machine| {
             let profile = &machine.profile;
             let holds = profile.holds.iter().any(|held| held.model == asking.hash());
@@ -88,7 +245,7 @@ impl Machines for Met {
                 state: Some(profile.state),
                 queue_s: Some(profile.queue.as_secs_f64()),
                 memory_bytes: Some(profile.memory),
-                models: holds.then(|| self.model.clone()).into_iter().collect(),
+                models: holds.then(|| self.0.model.clone()).into_iter().collect(),
                 sees: policy.seen_by(profile.node, profile.role),
             }
         });

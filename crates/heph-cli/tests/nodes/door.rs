@@ -1,0 +1,352 @@
+//! `heph serve` as a process beside nodes: every mode through every API, a node killed in the middle of a stream, readers that
+//! hang up.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Home, NodeProcess, watch_until};
+
+/// A machine under load needs this long for what takes a second elsewhere.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Long enough to be broken into, and ended by its length alone: the model's two ends are kept from it.
+fn endless(tokens: usize) -> Value {
+    json!({ "max_tokens": tokens, "temperature": 0.8, "seed": 7, "logit_bias": { "0": -100, "2": -100 } })
+}
+
+/// `heph serve`, killed when dropped.
+pub(crate) struct DoorProcess {
+    child: Child,
+    address: String,
+}
+
+impl DoorProcess {
+    pub(crate) fn start(home: &Home, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        let fixed = ["serve", "--no-auth", "--listen", "127.0.0.1:0"];
+        let mut command = home.command(&[&fixed[..], more].concat());
+        command.envs(variables.iter().copied()).stderr(Stdio::inherit());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .split_once("http://")
+            .and_then(|(_, rest)| rest.split_once("/v1"))
+            .unwrap_or_else(|| panic!("no address: {line:?}"))
+            .0;
+        Self {
+            address: address.to_owned(),
+            child,
+        }
+    }
+
+    /// Sends a request in HTTP/1.0, whose answers end with the connection.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &Value, headers: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n{headers}content-length: {length}\r\n");
+        let kind = "content-type: application/json\r\n";
+        stream
+            .write_all(format!("{head}{kind}\r\n{body}").as_bytes())
+            .unwrap();
+        stream
+    }
+
+    /// Status, head and body of an answer.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value, headers: &str) -> (u16, String, String) {
+        let mut raw = String::new();
+        self.send(method, path, body, headers)
+            .read_to_string(&mut raw)
+            .unwrap();
+        let (head, body) = raw.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{raw:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_lowercase(), body.to_owned())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, _, text) = self.ask("POST", path, body, "");
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let (status, _, text) = self.ask("GET", path, &Value::Null, "");
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Waits until nothing is computed any more.
+    pub(crate) fn comes_to_rest(&self) {
+        let began = Instant::now();
+        loop {
+            let status = self.get("/heph/v1/status");
+            if status["requests"]["running"] == 0 && status["requests"]["waiting"] == 0 {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{status}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for DoorProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The objects of a stream of events.
+pub(crate) fn events(body: &str) -> Vec<Value> {
+    body.lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .filter_map(|data| serde_json::from_str(data).ok())
+        .collect()
+}
+
+/// The text of a stream of `/v1/completions`.
+fn spoken(events: &[Value]) -> String {
+    let pieces = events.iter().filter_map(|e| e["choices"][0]["text"].as_str());
+    pieces.collect()
+}
+
+/// One question in the words of each API, where the text of the answer stands, and the field of HEPH.
+fn dialects() -> [(&'static str, Value, &'static str); 6] {
+    let turn = json!([{ "role": "user", "content": "Tell me a story." }]);
+    let options = json!({ "temperature": 0.0, "num_predict": 24, "repeat_penalty": 1.0 });
+    [
+        (
+            "/v1/chat/completions",
+            json!({ "messages": turn, "max_tokens": 24, "temperature": 0 }),
+            "/choices/0/message/content",
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": "Once upon a time", "max_tokens": 24, "temperature": 0 }),
+            "/choices/0/text",
+        ),
+        (
+            "/v1/responses",
+            json!({ "input": "Tell me a story.", "max_output_tokens": 24, "temperature": 0 }),
+            "/output/0/content/0/text",
+        ),
+        (
+            "/api/chat",
+            json!({ "messages": turn, "stream": false, "options": options }),
+            "/message/content",
+        ),
+        (
+            "/api/generate",
+            json!({ "prompt": "Tell me a story.", "stream": false, "options": options }),
+            "/response",
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": turn, "max_tokens": 24, "temperature": 0 }),
+            "/content/0/text",
+        ),
+    ]
+}
+
+#[test]
+fn every_mode_through_every_api_says_the_same_words() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let modes = [
+        "local",
+        "remote",
+        "layered",
+        "speculative",
+        "layered-speculative",
+        "auto",
+    ];
+    for (path, body, place) in dialects() {
+        let mut plain = None;
+        for mode in modes {
+            let mut body = body.clone();
+            body["heph"] = json!({ "mode": mode });
+            let answer = door.post(path, &body);
+            let text = answer.pointer(place).and_then(Value::as_str);
+            let text = text.unwrap_or_else(|| panic!("{path}: {answer}")).to_owned();
+            let plain = plain.get_or_insert_with(|| text.clone());
+            assert_eq!(text, *plain, "{path} {mode}");
+            let receipt = &answer["heph"]["receipt"];
+            assert_eq!(receipt["exactness"], "exact", "{path} {mode}: {answer}");
+            if mode != "auto" {
+                assert_eq!(receipt["mode"], mode, "{path}");
+            }
+            let up: u64 = receipt["traffic"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|t| t["up"].as_u64().unwrap())
+                .sum();
+            match mode {
+                "local" => assert_eq!(up, 0, "{receipt}"),
+                "remote" | "layered" | "layered-speculative" => assert!(up > 0, "{path} {mode}: {receipt}"),
+                _ => {}
+            }
+        }
+    }
+    // The headers wish too, and the answer's say what it will be; the last event of a stream has the receipt.
+    let mut body = endless(24);
+    body["prompt"] = json!("Once");
+    body["stream"] = json!(true);
+    let (_, head, text) = door.ask("POST", "/v1/completions", &body, "heph-mode: remote\r\n");
+    assert!(
+        head.contains("heph-mode: remote") && head.contains("heph-exactness: exact"),
+        "{head}"
+    );
+    let events = events(&text);
+    let receipt = &events.last().unwrap()["heph"]["receipt"];
+    assert_eq!(
+        (&receipt["mode"], &receipt["places"][0]["name"]),
+        (&json!("remote"), &json!("node-a"))
+    );
+    assert_eq!(receipt["answer_tokens"], 24, "{receipt}");
+    let id = events.last().unwrap()["heph"]["receipt_id"].as_str().unwrap();
+    assert_eq!(door.get(&format!("/heph/v1/receipts/{id}")), *receipt);
+    let plan = json!({ "prompt": "Once", "mode": "remote" });
+    assert_eq!(door.post("/heph/v1/plan", &plan)["mode"], "remote");
+    // Several choices have a receipt of their own each, and one together.
+    let mut two = endless(8);
+    (two["prompt"], two["n"], two["heph"]) = (json!("Once"), json!(2), json!({ "mode": "remote" }));
+    let there = door.post("/v1/completions", &two);
+    two["heph"] = json!({ "mode": "local" });
+    let here = door.post("/v1/completions", &two);
+    for at in 0..2 {
+        assert_eq!(there["choices"][at]["text"], here["choices"][at]["text"]);
+    }
+    assert_ne!(there["choices"][0]["text"], there["choices"][1]["text"]);
+    assert_eq!(there["heph"]["receipt"]["answer_tokens"], 16);
+    assert_eq!(there["heph"]["receipt"]["choices"].as_array().unwrap().len(), 2);
+    assert_eq!(there["usage"], here["usage"]);
+}
+
+#[test]
+fn a_node_killed_in_the_middle_of_a_stream_changes_no_byte() {
+    for mode in ["remote", "layered"] {
+        let mut node = NodeProcess::start("node-a");
+        let desk = Home::with(&[&node]);
+        let door = DoorProcess::start(&desk, &[], &[]);
+        let mut body = endless(600);
+        (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
+        body["heph"] = json!({ "mode": "local" });
+        let calm = spoken(&events(&door.ask("POST", "/v1/completions", &body, "").2));
+        body["heph"] = json!({ "mode": mode });
+        let mut stream = BufReader::new(door.send("POST", "/v1/completions", &body, ""));
+        let mut heard = String::new();
+        while events(&heard).len() < 3 {
+            assert!(stream.read_line(&mut heard).unwrap() > 0, "{mode}: {heard}");
+        }
+        node.kill();
+        stream.read_to_string(&mut heard).unwrap();
+        let events = events(&heard);
+        assert_eq!(spoken(&events), calm, "{mode}");
+        let receipt = &events.last().unwrap()["heph"]["receipt"];
+        let moves = receipt["moves"].as_array().unwrap();
+        assert!(
+            !moves.is_empty() && moves.iter().all(|m| m["from"] == "node-a"),
+            "{mode}: {receipt}"
+        );
+    }
+}
+
+#[test]
+fn whoever_hangs_up_frees_the_node_and_many_at_once_say_what_each_says_alone() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let mut body = endless(900);
+    (body["prompt"], body["stream"], body["heph"]) =
+        (json!("Once"), json!(true), json!({ "mode": "remote" }));
+    for _ in 0..4 {
+        let mut stream = door.send("POST", "/v1/completions", &body, "");
+        let mut some = [0; 400];
+        stream.read_exact(&mut some).unwrap();
+        assert!(String::from_utf8_lossy(&some).starts_with("HTTP/1.0 200"));
+    }
+    door.comes_to_rest();
+    let mut watch = desk.command(&["peers", "--watch", "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    watch_until(&mut lines, |seen| {
+        let load = &seen[0]["load"];
+        load["sessions"] == 0 && load["tokens"].as_u64() > Some(0)
+    });
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    // More at once than run together; each text is what it is alone, here.
+    let ask = |n: usize, mode: &str| {
+        let mut body = endless(16);
+        (body["prompt"], body["seed"], body["heph"]) = (json!("Once"), json!(n % 4), json!({ "mode": mode }));
+        door.post("/v1/completions", &body)["choices"][0]["text"].clone()
+    };
+    let alone: Vec<Value> = (0..4).map(|n| ask(n, "local")).collect();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..24).map(|n| scope.spawn(move || ask(n, "remote"))).collect();
+        for (n, thread) in threads.into_iter().enumerate() {
+            assert_eq!(thread.join().unwrap(), alone[n % 4], "{n}");
+        }
+    });
+}
+
+#[test]
+fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let refused = |door: &DoorProcess, body: &Value, code: &str| {
+        let (status, _, text) = door.ask("POST", "/v1/completions", body, "");
+        let said: Value = serde_json::from_str(&text).unwrap();
+        assert!(
+            (400..500).contains(&status) && said["error"]["code"] == code,
+            "{status} {said}"
+        );
+    };
+    let body = |heph: Value| json!({ "prompt": "Once", "max_tokens": 4, "heph": heph });
+    let door = DoorProcess::start(&desk, &[], &[]);
+    refused(
+        &door,
+        &body(json!({ "mode": "remote", "privacy": "nothing" })),
+        "no_plan",
+    );
+    let shaped =
+        json!({ "prompt": "x", "response_format": { "type": "json_object" }, "heph": { "mode": "remote" } });
+    refused(&door, &shaped, "mode_unavailable");
+    // A deadline ends the answer with what there is, wherever it is made.
+    let mut long = endless(900);
+    (long["prompt"], long["heph"]) = (json!("Once"), json!({ "mode": "layered", "deadline_ms": 1 }));
+    let answer = door.post("/v1/completions", &long);
+    assert_eq!(answer["heph"]["receipt"]["finish"], "deadline", "{answer}");
+    drop(door);
+    // A stranger's machine sees text only where the settings say so, and the request does not say less.
+    assert!(
+        desk.output(&["peers", "role", "node-a", "miner"])
+            .status
+            .success()
+    );
+    let strict = DoorProcess::start(&desk, &[], &[]);
+    refused(&strict, &body(json!({ "mode": "remote" })), "no_plan");
+    drop(strict);
+    let open = DoorProcess::start(&desk, &[], &[("HEPH_ALLOW", "miner=text")]);
+    refused(
+        &open,
+        &body(json!({ "mode": "remote", "privacy": "own" })),
+        "no_plan",
+    );
+    let told = open.post("/v1/completions", &body(json!({ "mode": "remote" })));
+    assert_eq!(told["heph"]["receipt"]["places"][0]["role"], "miner", "{told}");
+    assert_eq!(told["heph"]["receipt"]["places"][0]["saw"], "text");
+}

@@ -1,0 +1,119 @@
+//! Whether a request is answered by this machine's batch or takes another course, and the errands of one that does.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use heph_plan::Mode;
+use heph_runtime::service::{Errand, Job};
+
+use crate::ask::Wishes;
+use crate::engines::Writer;
+use crate::error::Refusal;
+use crate::house::House;
+use crate::machines::{Course, Privacy, Wish};
+
+/// Who answers a request.
+pub(crate) enum Place {
+    /// The batch; with a sentence where something that was tried before could not be.
+    Here(Option<String>),
+    /// The machines of a plan.
+    Course(Arc<dyn Course>),
+}
+
+/// Chooses who answers `jobs`, which are all of one request. Asks machines, and so may take as long as they do.
+pub(crate) fn place(
+    house: &House,
+    writer: &Arc<Writer>,
+    wishes: &Wishes,
+    jobs: &[Job],
+) -> Result<Place, Refusal> {
+    let (mode, privacy) = (wishes.mode()?, wishes.privacy()?);
+    match mode {
+        Some(Mode::Local) => Ok(Place::Here(None)),
+        Some(mode) => by_name(house, writer, wishes, jobs, mode).map(Place::Course),
+        None if privacy == Privacy::Nothing => Ok(Place::Here(None)),
+        None => Ok(wherever(house, writer, wishes, jobs)),
+    }
+}
+
+/// The wish of a request whose first prompt stands for all.
+fn wish(wishes: &Wishes, jobs: &[Job], mode: Option<Mode>) -> Result<Wish, Refusal> {
+    Ok(Wish {
+        prompt_tokens: jobs.first().map_or(0, |job| job.prompt.len()),
+        answer_tokens_max: jobs.iter().map(|job| job.max_tokens).max(),
+        mode,
+        privacy: wishes.privacy()?,
+    })
+}
+
+/// What only the batch of this machine can do for an answer.
+fn only_here(jobs: &[Job]) -> Option<&'static str> {
+    let asks = |is: fn(&Job) -> bool| jobs.iter().any(is);
+    if asks(|job| job.constraint.is_some()) {
+        Some("holds no answer to a shape (tools that are enforced, response_format)")
+    } else if asks(|job| job.logprobs.is_some()) {
+        Some("tells no probabilities")
+    } else {
+        None
+    }
+}
+
+fn by_name(
+    house: &House,
+    writer: &Arc<Writer>,
+    wishes: &Wishes,
+    jobs: &[Job],
+    mode: Mode,
+) -> Result<Arc<dyn Course>, Refusal> {
+    let unavailable =
+        |why: &str| Refusal::param("mode", format!("mode {mode} {why}; local does")).code("mode_unavailable");
+    let Some(machines) = &house.machines else {
+        return Err(unavailable(
+            "is not answered by a door that knows no other machines",
+        ));
+    };
+    if !Arc::ptr_eq(writer, &house.engines.served) {
+        return Err(unavailable("answers with the served model alone"));
+    }
+    if let Some(why) = only_here(jobs) {
+        return Err(unavailable(why));
+    }
+    let course = machines
+        .course(&wish(wishes, jobs, Some(mode))?)
+        .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
+    wishes.affords(course.record().decision.plan.expected.credits)?;
+    Ok(course)
+}
+
+/// The best course, which is this machine where nothing else is known, possible or worth it.
+fn wherever(house: &House, writer: &Arc<Writer>, wishes: &Wishes, jobs: &[Job]) -> Place {
+    let machines = house
+        .machines
+        .as_ref()
+        .filter(|machines| machines.any() && Arc::ptr_eq(writer, &house.engines.served));
+    let (Some(machines), None) = (machines, only_here(jobs)) else {
+        return Place::Here(None);
+    };
+    let Ok(wish) = wish(wishes, jobs, None) else {
+        return Place::Here(None);
+    };
+    match machines.course(&wish) {
+        Err(sentence) => Place::Here(Some(format!("Other machines could not be asked: {sentence}."))),
+        Ok(course) => {
+            let plan = &course.record().decision.plan;
+            match plan.mode == Mode::Local || wishes.affords(plan.expected.credits).is_err() {
+                true => Place::Here(None),
+                false => Place::Course(course),
+            }
+        }
+    }
+}
+
+/// An errand for each job.
+pub(crate) fn errands(course: &Arc<dyn Course>, jobs: Vec<Job>) -> Vec<Errand> {
+    let errand = |job: Job| -> Errand {
+        let course = Arc::clone(course);
+        Box::new(move |speaker| course.answer(&job, speaker))
+    };
+    jobs.into_iter().map(errand).collect()
+}
