@@ -1,6 +1,6 @@
 //! This machine on the network: what it is called, and where it listens.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use heph_net::discovery::Discovery;
@@ -12,7 +12,7 @@ use heph_runtime::settings::Settings;
 use crate::failure::Failure;
 
 /// Any free port on every address of this machine.
-const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// How long the goodbye to all peers may take.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -74,4 +74,22 @@ pub(crate) fn options(settings: &Settings, name: Option<&str>, endpoint: Endpoin
         name: name.map_or_else(own, str::to_owned),
         endpoint,
     }
+}
+
+/// The addresses by which other machines reach this one: those from which it would send beyond itself. Nothing is sent.
+pub(crate) fn addresses() -> Vec<IpAddr> {
+    // Addresses for documentation: a way there is a way out.
+    let far: [(IpAddr, IpAddr); 2] = [
+        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ),
+    ];
+    let from = |(here, there): (IpAddr, IpAddr)| {
+        let socket = UdpSocket::bind((here, 0)).ok()?;
+        socket.connect((there, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+    };
+    far.into_iter().filter_map(from).collect()
 }

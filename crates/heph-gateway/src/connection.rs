@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::engines::EngineError;
 use crate::house::{Door, House, HouseError, Options};
 use crate::routes;
+use crate::tls::Tls;
 
 /// Connections at one time; those that come later wait to be accepted.
 const CONNECTIONS_MAX: usize = 1024;
@@ -28,6 +30,9 @@ pub enum ServeError {
     /// Everybody could come in.
     #[error("without a token only this machine may ask: {0} is reached by others too")]
     OpenToOthers(SocketAddr),
+    /// Everybody on the way could read along.
+    #[error("beyond this machine only TLS is spoken, and there is no certificate for {0}")]
+    PlainToOthers(SocketAddr),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {cause}")]
     Bind {
@@ -62,16 +67,21 @@ pub struct Server {
     door: Door,
     runtime: tokio::runtime::Runtime,
     listener: TcpListener,
+    tls: Option<Tls>,
 }
 
 impl Server {
-    /// Loads the model and listens on `address`. Without a token only on loopback.
+    /// Loads the model and listens on `address`. Without a token, or without TLS, only on loopback.
     ///
     /// # Errors
-    /// When the address is open to others and there is no token, or cannot be had, or the model does not load.
-    pub fn open(address: SocketAddr, options: Options) -> Result<Self, ServeError> {
+    /// When the address is open to others and there is no token or no certificate, or cannot be had, or the model does not load.
+    pub fn open(address: SocketAddr, mut options: Options) -> Result<Self, ServeError> {
         if options.guard.token.is_none() && !address.ip().is_loopback() {
             return Err(ServeError::OpenToOthers(address));
+        }
+        let tls = options.tls.take();
+        if tls.is_none() && !address.ip().is_loopback() {
+            return Err(ServeError::PlainToOthers(address));
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -86,6 +96,7 @@ impl Server {
             door: House::open(options)?,
             runtime,
             listener,
+            tls,
         })
     }
 
@@ -103,10 +114,11 @@ impl Server {
             door,
             runtime,
             listener,
+            tls,
         } = self;
         runtime.block_on(async move {
             tokio::select! {
-                () = accept(listener, door) => {}
+                () = accept(listener, tls, door) => {}
                 () = until => {}
             }
         });
@@ -115,7 +127,7 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, door: Door) {
+async fn accept(listener: TcpListener, tls: Option<Tls>, door: Door) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let router = routes::router(door);
     loop {
@@ -134,17 +146,32 @@ async fn accept(listener: TcpListener, door: Door) {
         // Tokens are small and wait for nobody.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
+        let tls = tls.clone();
         tokio::spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADERS_WITHIN)
-                .max_buf_size(SEND_BUFFER)
-                .serve_connection(TokioIo::new(stream), service);
-            // A caller that hangs up is none of our errors.
-            let _ = connection.await;
+            match tls {
+                None => speak(stream, service).await,
+                Some(tls) => {
+                    if let Some(stream) = tls.shake(stream).await {
+                        speak(stream, service).await;
+                    }
+                }
+            }
             drop(place);
         });
     }
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: TowerToHyperService<axum::Router>,
+) {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .max_buf_size(SEND_BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    // A caller that hangs up is none of our errors.
+    let _ = connection.await;
 }
 
 /// Waits, for those who have no clock of this kind.

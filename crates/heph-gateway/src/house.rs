@@ -17,6 +17,7 @@ use crate::kept::KeptStreams;
 use crate::machines::Machines;
 use crate::metrics::Counters;
 use crate::receipts::Receipts;
+use crate::tls::Tls;
 
 /// What a door is opened with.
 pub struct Options {
@@ -28,6 +29,8 @@ pub struct Options {
     pub settings: Settings,
     /// Who may come in.
     pub guard: Guard,
+    /// The certificate to show; without one the door stays on loopback and speaks plainly.
+    pub tls: Option<Tls>,
     /// Who knows the other machines, where somebody does.
     pub machines: Option<Arc<dyn Machines>>,
 }

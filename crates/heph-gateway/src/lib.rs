@@ -22,10 +22,12 @@ mod metrics;
 mod ollama;
 mod openai;
 mod page;
+mod private;
 mod receipts;
 mod routes;
 mod sampling;
 mod shape;
+mod tls;
 mod token;
 mod tools;
 
@@ -34,4 +36,5 @@ pub use engines::{EngineChoice, EngineError};
 pub use guard::Guard;
 pub use house::Options;
 pub use machines::{Course, Machines, NodeLine, Privacy, Wish};
+pub use tls::{Tls, TlsError};
 pub use token::{TokenError, token};

@@ -1,10 +1,11 @@
 //! The token that lets a program of this machine in: made once, in a private file.
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
+
+use crate::private;
 
 /// The file's name inside HEPH's home folder.
 const FILE: &str = "gateway.token";
@@ -46,9 +47,10 @@ pub enum TokenError {
 /// When the file is no token's, is open to others, or cannot be made.
 pub fn token(home: &Path) -> Result<String, TokenError> {
     let path = home.join(FILE);
-    match fs::read_to_string(&path) {
+    match private::read(&path, LENGTH_MAX as u64) {
         Ok(text) => read(&path, text.trim()),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => make(home, &path),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => make(&path),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => Err(TokenError::Damaged(path)),
         Err(cause) => Err(TokenError::Io {
             step: "read",
             path,
@@ -58,29 +60,17 @@ pub fn token(home: &Path) -> Result<String, TokenError> {
 }
 
 fn read(path: &Path, text: &str) -> Result<String, TokenError> {
-    if is_open(path) {
+    if private::is_open(path) {
         return Err(TokenError::Open(path.to_owned()));
     }
-    let sound =
-        text.len() >= RANDOM_BYTES && text.len() <= LENGTH_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+    let sound = text.len() >= RANDOM_BYTES && text.bytes().all(|b| b.is_ascii_graphic());
     match sound {
         true => Ok(text.to_owned()),
         false => Err(TokenError::Damaged(path.to_owned())),
     }
 }
 
-#[cfg(unix)]
-fn is_open(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o077 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_open(_: &Path) -> bool {
-    false
-}
-
-fn make(home: &Path, path: &Path) -> Result<String, TokenError> {
+fn make(path: &Path) -> Result<String, TokenError> {
     let failed = |step| {
         move |cause| TokenError::Io {
             step,
@@ -91,22 +81,14 @@ fn make(home: &Path, path: &Path) -> Result<String, TokenError> {
     let mut random = [0; RANDOM_BYTES];
     getrandom::fill(&mut random).map_err(|_| TokenError::Random)?;
     let token = BASE64URL_NOPAD.encode(&random);
-    fs::create_dir_all(home).map_err(failed("make"))?;
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    let mut file = options.open(path).map_err(failed("make"))?;
-    file.write_all(format!("{token}\n").as_bytes())
-        .map_err(failed("write"))?;
+    private::create(path, &format!("{token}\n")).map_err(failed("make"))?;
     Ok(token)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

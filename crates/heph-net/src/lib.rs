@@ -16,6 +16,7 @@ mod key_exchange;
 pub mod key_store;
 pub mod membership;
 pub mod pairing;
+pub mod picture;
 pub mod relay;
 pub mod roster;
 pub mod session;

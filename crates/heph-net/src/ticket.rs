@@ -67,11 +67,7 @@ impl Ticket {
     /// The ticket as a picture of block characters, for a terminal; two modules above each other are one character.
     /// `None` where it is too long for a picture: then the text has to do.
     pub fn qr(&self) -> Option<String> {
-        let code = fast_qr::QRBuilder::new(self.to_string().to_uppercase())
-            .ecl(fast_qr::ECL::L)
-            .build()
-            .ok()?;
-        Some(code.to_str())
+        crate::picture::blocks(&self.to_string().to_uppercase())
     }
 }
 

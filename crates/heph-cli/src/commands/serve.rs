@@ -1,19 +1,24 @@
 //! `heph serve`: the door for other programs and for the page.
 
-use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heph_gateway::{EngineChoice, EngineError, Guard, Options, ServeError, Server, TokenError};
+use heph_gateway::{
+    EngineChoice, EngineError, Guard, Options, ServeError, Server, Tls, TlsError, TokenError,
+};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
+use heph_net::picture;
 use heph_runtime::bundled;
 use heph_runtime::settings::Settings;
 
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
+use crate::machine;
 use crate::terminal;
 
 mod met;
@@ -39,6 +44,12 @@ pub(crate) struct Arguments {
     /// A page of this origin may ask too, as in `https://app.example`
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
+    /// The certificate to show, as a PEM file [default beyond loopback: one of our own]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, as a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Answers that run together
     #[arg(long, default_value_t = NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN), value_name = "ANSWERS")]
     parallel: NonZeroUsize,
@@ -62,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         true => None,
         false => Some(heph_gateway::token(&settings.home)?),
     };
+    let tls = certificate(arguments, settings)?;
     let cancel = terminal::cancel_on_ctrl_c()?;
     let engine = EngineArguments {
         threads: arguments.threads.map(NonZeroUsize::get),
@@ -85,21 +97,86 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             origins: arguments.allow_origin.clone(),
         },
         machines: Some(Arc::new(met::Met::new(&arguments.model, engine, settings))),
+        tls: tls.clone(),
     };
     let server = Server::open(arguments.listen, options)?;
     let address = server.address()?;
-    let mut out = io::stdout().lock();
-    let entry = token.map_or_else(String::new, |token| format!("#token={token}"));
-    writeln!(out, "{} answers at http://{address}/v1", arguments.model)?;
-    writeln!(out, "page: http://{address}/{entry}")?;
-    out.flush()?;
-    drop(out);
+    tell(&arguments.model, address, token.as_deref(), tls.as_ref())?;
     server.run(async move {
         while !cancel.is_raised() {
             heph_gateway::pause(LOOK_EVERY).await;
         }
     });
     Ok(())
+}
+
+/// What is shown to callers: the certificate that was named, one of our own beyond loopback, and none on it.
+fn certificate(arguments: &Arguments, settings: &Settings) -> Result<Option<Tls>, Failure> {
+    if let (Some(certificate), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
+        return Ok(Some(Tls::of_files(certificate, key)?));
+    }
+    let ip = arguments.listen.ip();
+    if ip.is_loopback() {
+        return Ok(None);
+    }
+    let own = if ip.is_unspecified() {
+        machine::addresses()
+    } else {
+        vec![ip]
+    };
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let addresses = loopback.into_iter().chain(own).map(|ip: IpAddr| ip.to_string());
+    let names: Vec<String> = ["localhost".to_owned()]
+        .into_iter()
+        .chain(arguments.allow_host.iter().cloned())
+        .chain(addresses)
+        .collect();
+    Ok(Some(Tls::own(&settings.home, &names)?))
+}
+
+/// Says where the door is; beyond loopback also how to tell it from another, and as a picture for a phone.
+fn tell(model: &str, listened: SocketAddr, token: Option<&str>, tls: Option<&Tls>) -> io::Result<()> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    // Nobody can call the address that means all addresses.
+    let reached = match listened.ip().is_unspecified() {
+        true => machine::addresses()
+            .first()
+            .map(|&ip| SocketAddr::new(ip, listened.port())),
+        false => Some(listened),
+    };
+    let address = reached.unwrap_or(listened);
+    let entry = token.map_or_else(String::new, |token| format!("#token={token}"));
+    let page = format!("{scheme}://{address}/{entry}");
+    let mut out = io::stdout().lock();
+    writeln!(out, "{model} answers at {scheme}://{address}/v1")?;
+    writeln!(out, "page: {page}")?;
+    if let Some(tls) = tls {
+        writeln!(out, "certificate: SHA-256 {}", tls.fingerprint())?;
+        if !listened.ip().is_loopback()
+            && io::stdout().is_terminal()
+            && let Some(picture) = picture::blocks(&page)
+        {
+            writeln!(
+                out,
+                "for a phone; compare the certificate there with the line above:\n{picture}"
+            )?;
+        }
+    }
+    out.flush()
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        let hint = match &error {
+            TlsError::Open(path) => Some(format!("chmod 600 {}", path.display())),
+            TlsError::Damaged { .. } | TlsError::Unfit(_) => Some(
+                "--tls-cert and --tls-key name a certificate and its key; without them one is made"
+                    .to_owned(),
+            ),
+            TlsError::Io { .. } | TlsError::Make(_) => None,
+        };
+        Self::new(Exit::No, error.to_string()).maybe_hint(hint)
+    }
 }
 
 impl From<TokenError> for Failure {
@@ -121,6 +198,9 @@ impl From<ServeError> for Failure {
             ServeError::Engine(EngineError::Load(error)) => error.into(),
             ServeError::OpenToOthers(_) => {
                 Self::new(Exit::Usage, error.to_string()).hint("leave --no-auth out, or listen on 127.0.0.1")
+            }
+            ServeError::PlainToOthers(_) => {
+                Self::new(Exit::Usage, error.to_string()).hint("--tls-cert and --tls-key name one")
             }
             ServeError::Bind { .. } => {
                 Self::new(Exit::No, error.to_string()).hint("--listen names another address")

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use heph_gateway::{EngineChoice, Guard, Options, ServeError, Server};
+use heph_gateway::{EngineChoice, Guard, Options, ServeError, Server, Tls};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::settings::{PUBLIC_HUB, Settings};
@@ -54,6 +54,7 @@ fn options(home: &TempDir, token: Option<&str>, parallel: usize, waiting: usize)
             token: token.map(str::to_owned),
             ..Guard::default()
         },
+        tls: None,
         machines: None,
     }
 }
@@ -61,6 +62,19 @@ fn options(home: &TempDir, token: Option<&str>, parallel: usize, waiting: usize)
 fn open(token: Option<&str>, parallel: usize, waiting: usize) -> Door {
     let home = TempDir::new().unwrap();
     let options = options(&home, token, parallel, waiting);
+    open_with(home, options)
+}
+
+/// A door that speaks TLS, and its certificate in PEM form.
+pub(crate) fn encrypted() -> (Door, String) {
+    let home = TempDir::new().unwrap();
+    let mut options = options(&home, None, 4, 4);
+    options.tls = Some(Tls::own(home.path(), &["localhost".to_owned()]).unwrap());
+    let certificate = std::fs::read_to_string(home.path().join("gateway.crt")).unwrap();
+    (open_with(home, options), certificate)
+}
+
+fn open_with(home: TempDir, options: Options) -> Door {
     let server = Server::open("127.0.0.1:0".parse().unwrap(), options).unwrap();
     let address = server.address().unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -99,6 +113,14 @@ pub(crate) fn refuses_to_open(address: &str) -> bool {
     let home = TempDir::new().unwrap();
     let opened = Server::open(address.parse().unwrap(), options(&home, None, 1, 1));
     matches!(opened, Err(ServeError::OpenToOthers(_)))
+}
+
+/// Whether a door with a token, and without a certificate, is refused there.
+pub(crate) fn refuses_to_speak_plainly(address: &str) -> bool {
+    let home = TempDir::new().unwrap();
+    let token = Some("sesame-sesame-sesame-sesame-sesame");
+    let opened = Server::open(address.parse().unwrap(), options(&home, token, 1, 1));
+    matches!(opened, Err(ServeError::PlainToOthers(_)))
 }
 
 /// The text of an answer.

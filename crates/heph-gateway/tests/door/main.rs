@@ -1,5 +1,6 @@
 //! A real door on loopback, knocked at over HTTP.
 
+mod encrypted;
 mod knocking;
 
 use std::io::{Read, Write};
