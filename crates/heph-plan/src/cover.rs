@@ -76,13 +76,33 @@ pub(crate) struct Rates<'s, 'a> {
     sums: Vec<OnceCell<Vec<f64>>>,
 }
 
+/// In which order layers may run through nodes.
+#[derive(Clone, Copy)]
+pub(crate) enum Order<'o> {
+    /// As they stand.
+    Given(&'o [usize]),
+    /// In the cheapest; for a few nodes.
+    Any(&'o [usize]),
+}
+
 /// Rooms that a cover works in, kept from one to the next.
 #[derive(Default)]
 pub(crate) struct Bench {
     best: Vec<f64>,
     new: Vec<f64>,
     choices: Vec<u32>,
-    window: Vec<usize>,
+    /// For each set of nodes, what is best before each layer, where that layer's stage began, and who took it after whom.
+    states: Vec<f64>,
+    origins: Vec<(u32, u32)>,
+    room: Room,
+}
+
+/// Room for letting one node take layers.
+#[derive(Default)]
+struct Room {
+    /// What was best before each layer, less what the node would have cost by then.
+    ahead: Vec<f64>,
+    window: Vec<u32>,
 }
 
 /// No layers of this node end here.
@@ -167,8 +187,21 @@ impl<'s, 'a> Rates<'s, 'a> {
         segments.iter().map(seconds).fold(0.0, f64::max)
     }
 
-    /// The cheapest cover of all layers by some of the nodes in this order, no stage longer than the bound.
+    /// The cheapest cover of all layers by some of the nodes, no stage longer than the bound.
     pub(crate) fn cover(
+        &self,
+        order: Order,
+        ends: DeskEnds,
+        bound: f64,
+        bench: &mut Bench,
+    ) -> Option<Vec<Segment>> {
+        match order {
+            Order::Given(nodes) => self.cover_in_order(nodes, ends, bound, bench),
+            Order::Any(nodes) => self.cover_in_any_order(nodes, ends, bound, bench),
+        }
+    }
+
+    fn cover_in_order(
         &self,
         order: &[usize],
         ends: DeskEnds,
@@ -189,13 +222,26 @@ impl<'s, 'a> Rates<'s, 'a> {
                 },
                 _ => None,
             };
-            self.extend((*site, from), turn, ends, bound, bench);
+            let Bench {
+                best,
+                new,
+                choices,
+                room,
+                ..
+            } = bench;
+            let choice = &mut choices[turn * (target + 1)..][..target + 1];
+            new.clone_from(best);
+            self.extend((*site, from), (ends, bound), best, room, |end, start, cost| {
+                let better = cost < new[end];
+                if better {
+                    new[end] = cost;
+                    choice[end] = start;
+                }
+            });
+            std::mem::swap(best, new);
         }
         bench.best[target].is_finite().then_some(())?;
-        let mut segments = Vec::new();
-        if ends.suffix.is_some() {
-            segments.push(Segment::new(DESK, target, layers));
-        }
+        let mut segments = self.desk_suffix(ends);
         let mut at = target;
         for (turn, site) in order.iter().enumerate().rev() {
             let start = bench.choices[turn * (target + 1) + at];
@@ -204,12 +250,96 @@ impl<'s, 'a> Rates<'s, 'a> {
                 at = start as usize;
             }
         }
-        if at > 0 {
-            segments.push(Segment::new(DESK, 0, at));
+        Some(finished(segments, at))
+    }
+
+    /// The last segment of a cover, where the desk keeps it.
+    fn desk_suffix(&self, ends: DeskEnds) -> Vec<Segment> {
+        let layers = self.space.layers();
+        let suffix = ends.suffix.map(|kept| Segment::new(DESK, layers - kept, layers));
+        suffix.into_iter().collect()
+    }
+
+    /// What is covered by whom is all that later nodes need to know of earlier ones, and who came last where nodes send to
+    /// each other: so every order is looked at without going through each.
+    fn cover_in_any_order(
+        &self,
+        nodes: &[usize],
+        ends: DeskEnds,
+        bound: f64,
+        bench: &mut Bench,
+    ) -> Option<Vec<Segment>> {
+        (!nodes.is_empty()).then_some(())?;
+        let target = self.space.layers() - ends.suffix.unwrap_or(0);
+        let (wide, count) = (target + 1, nodes.len());
+        let direct = self.forwarding == Forwarding::Direct;
+        self.desk_prefixes(ends, bound, &mut bench.best)?;
+        let Bench {
+            best,
+            states,
+            origins,
+            room,
+            ..
+        } = bench;
+        // A state is a set of nodes and, where that matters, the last of them; the empty set's is the first.
+        let state = |set: usize, last: usize| set * count + if direct { last } else { 0 };
+        states.clear();
+        states.resize(wide * (count << count), f64::INFINITY);
+        states[..wide].copy_from_slice(best);
+        origins.clear();
+        origins.resize(states.len(), (0, 0));
+        let mut least = (f64::INFINITY, 0);
+        for set in 0..1usize << count {
+            for last in 0..if direct && set > 0 { count } else { 1 } {
+                let own = state(set, last);
+                let (known, later) = states.split_at_mut((own + 1) * wide);
+                let known = &known[own * wide..];
+                least = if known[target] < least.0 {
+                    (known[target], own)
+                } else {
+                    least
+                };
+                // Costs only grow: what is dearer than a whole cover leads to none that is cheaper.
+                if known.iter().all(|cost| *cost >= least.0) {
+                    continue;
+                }
+                for next in (0..count).filter(|next| set >> next & 1 == 0) {
+                    let from = match direct && set > 0 {
+                        true => match self.space.ground.between(nodes[last], nodes[next]) {
+                            Some(way) => Some(way),
+                            None => continue,
+                        },
+                        false => None,
+                    };
+                    let then = state(set | 1 << next, next);
+                    let new = &mut later[(then - own - 1) * wide..][..wide];
+                    let origin = &mut origins[then * wide..][..wide];
+                    self.extend(
+                        (nodes[next], from),
+                        (ends, bound),
+                        known,
+                        room,
+                        |end, start, cost| {
+                            let better = cost < new[end];
+                            if better {
+                                new[end] = cost;
+                                origin[end] = (start, (own * count + next) as u32);
+                            }
+                        },
+                    );
+                }
+            }
         }
-        segments.reverse();
-        join(&mut segments);
-        Some(segments)
+        least.0.is_finite().then_some(())?;
+        let mut segments = self.desk_suffix(ends);
+        let (mut at, mut own) = (target, least.1);
+        while own > 0 {
+            let (start, before) = origins[own * wide + at];
+            let (before, next) = (before as usize / count, before as usize % count);
+            segments.push(Segment::new(nodes[next], start as usize, at));
+            (at, own) = (start as usize, before);
+        }
+        Some(finished(segments, at))
     }
 
     /// Cost of having run the first layers at the desk, for each number of them.
@@ -221,6 +351,14 @@ impl<'s, 'a> Rates<'s, 'a> {
         let prefill = &space.sums(DESK, Phase::Prefill(self.chunk)).layers;
         let spent = |sums: &[f64], a: usize| sums[a] + sums[layers] - sums[layers - suffix];
         let memory = space.ground.sites[DESK].memory - self.draft_memory;
+        let queue = self.first * space.ground.sites[DESK].queue;
+        let waits = |a: usize| {
+            if a > 0 || ends.suffix.is_some() {
+                queue
+            } else {
+                0.0
+            }
+        };
         best.clear();
         best.extend((0..=layers - suffix).map(|a| {
             let bytes = spent(&space.bytes, a) + space.ends_bytes(a > 0, ends.suffix.is_some());
@@ -228,29 +366,31 @@ impl<'s, 'a> Rates<'s, 'a> {
             // All layers at the desk is no cover by nodes; the whole model in one place is looked at by itself.
             let shares = a < layers - suffix;
             match shares && a >= ends.prefix_min && held && bytes <= memory && spent(prefill, a) <= bound {
-                true => spent(sums, a),
+                true => spent(sums, a) + waits(a),
                 false => f64::INFINITY,
             }
         }));
         best.iter().any(|c| c.is_finite()).then_some(())
     }
 
-    /// Lets one more node take layers, anywhere after what is already covered. Notes, for each end, where it began.
+    /// Lets one more node take layers, anywhere after what is already covered at the least costs in `best`. Tells, for each
+    /// end, where it would best begin, and what all costs then.
     fn extend(
         &self,
         (site, from): (usize, Option<&'s Way>),
-        turn: usize,
-        ends: DeskEnds,
-        bound: f64,
-        bench: &mut Bench,
+        (ends, bound): (DeskEnds, f64),
+        best: &[f64],
+        room: &mut Room,
+        mut tell: impl FnMut(usize, u32, f64),
     ) {
         let space = self.space;
-        let (layers, target) = (space.layers(), bench.best.len() - 1);
+        let (layers, target) = (space.layers(), best.len() - 1);
         let node = &space.ground.sites[site];
-        let sums = self.sums(site);
-        let prefill = &space.sums(site, Phase::Prefill(self.chunk)).layers;
+        let sums = &self.sums(site)[..=target];
+        let prefill = &space.sums(site, Phase::Prefill(self.chunk)).layers[..=target];
+        let bytes = &space.bytes[..=target];
         let sees_text = node.leaves == Leaves::Text;
-        let from_start = sees_text && bench.best[0].is_finite();
+        let from_start = sees_text && best[0].is_finite();
         let direct = self.forwarding == Forwarding::Direct;
         // What using the node costs besides its layers: where it goes on after another and where it begins, by whether
         // something comes after it.
@@ -264,55 +404,57 @@ impl<'s, 'a> Rates<'s, 'a> {
             }
         };
         let fixed = [0, target].map(|end| [false, true].map(|first| self.fixed(site, hop(first, end))));
-        let Bench {
-            best,
-            new,
-            choices,
-            window,
-        } = bench;
-        let choice = &mut choices[turn * (target + 1)..][..target + 1];
-        new.clone_from(best);
+        let Room { ahead, window } = room;
+        ahead.clear();
+        ahead.extend(best.iter().zip(sums).map(|(best, sum)| best - sum));
         window.clear();
-        let mut front = 0;
-        let room_last = node.memory - space.ends_bytes(false, true);
-        let target = if sees_text { target } else { target.min(layers - 1) };
-        let (bytes, whole) = (&space.bytes[..=layers], space.can_have(site, 0, layers));
-        for end in 1..=target {
+        window.resize(target + 1, 0);
+        // Where it may begin stands in window[front..back], what that costs rising.
+        let (mut front, mut back) = (0, 0);
+        let (ahead, window) = (&ahead[..=target], &mut window[..=target]);
+        let memory_last = node.memory - space.ends_bytes(false, true);
+        let whole = space.can_have(site, 0, layers);
+        let reach = if sees_text { target } else { target.min(layers - 1) };
+        for end in 1..=reach {
             let last = end == layers && ends.suffix.is_none();
-            let [inner, outer] = fixed[usize::from(end + 1 == best.len())];
-            let memory = if last { room_last } else { node.memory };
+            let [inner, outer] = fixed[usize::from(end == target)];
+            let memory = if last { memory_last } else { node.memory };
             let fits = |start: usize| {
                 bytes[end] - bytes[start] <= memory
                     && prefill[end] - prefill[start] <= bound
                     && (whole || space.can_have(site, start, end))
             };
             let start = end - 1;
-            if start > 0 && best[start].is_finite() {
-                let value = |s: usize| best[s] - sums[s];
-                while window.len() > front && value(window[window.len() - 1]) >= value(start) {
-                    window.pop();
+            let value = ahead[start];
+            if start > 0 && value.is_finite() {
+                while back > front && ahead[window[back - 1] as usize] >= value {
+                    back -= 1;
                 }
-                window.push(start);
+                window[back] = start as u32;
+                back += 1;
             }
-            while window.len() > front && !fits(window[front]) {
+            while back > front && !fits(window[front] as usize) {
                 front += 1;
             }
-            let mut take = |start: usize, fixed: f64| {
-                let cost = best[start] + sums[end] - sums[start] + fixed;
-                if cost < new[end] {
-                    new[end] = cost;
-                    choice[end] = start as u32;
-                }
-            };
-            if let Some(start) = window.get(front) {
-                take(*start, inner);
+            if back > front {
+                let start = window[front];
+                tell(end, start, ahead[start as usize] + sums[end] + inner);
             }
-            if from_start && fits(0) && space.bytes[end] + space.ends_bytes(true, last) <= node.memory {
-                take(0, outer);
+            if from_start && fits(0) && bytes[end] + space.ends_bytes(true, last) <= node.memory {
+                tell(end, 0, ahead[0] + sums[end] + outer);
             }
         }
-        std::mem::swap(best, new);
     }
+}
+
+/// A cover from its last segment to its first, with what is left before them at the desk.
+fn finished(mut segments: Vec<Segment>, desk: usize) -> Vec<Segment> {
+    if desk > 0 {
+        segments.push(Segment::new(DESK, 0, desk));
+    }
+    segments.reverse();
+    join(&mut segments);
+    segments
 }
 
 /// Joins neighbours of one site into one segment.

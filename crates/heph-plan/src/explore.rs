@@ -14,8 +14,11 @@ use heph_types::{LayerRange, Leaves};
 const FULL_MAX: usize = 2;
 /// How many times as much is little more.
 const CLOSE: f64 = 1.1;
-/// As [`FULL_MAX`], in a small cluster.
+/// As [`FULL_MAX`] and [`CLOSE`], in a small cluster.
 const SPACES_SMALL: usize = 16;
+const CLOSE_SMALL: f64 = 2.5;
+/// So many of a small cluster are searched whatever they cost at a glance.
+const SURE_SMALL: usize = 4;
 
 /// The best plan of each mode.
 #[derive(Debug, Clone, Default)]
@@ -56,8 +59,12 @@ pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>
         Search::seeds(space, effort, seed.as_ref())
     };
     let small = ground.sites.len() <= SMALL;
+    let (close_to, full_max) = match small {
+        true => (CLOSE_SMALL, SPACES_SMALL),
+        false => (CLOSE, FULL_MAX),
+    };
     let mut close: Vec<&Space> = spaces.iter().collect();
-    if effort == Effort::Glance || spaces.len() > 1 && !small {
+    if effort == Effort::Glance || spaces.len() > 1 {
         let mut glances: Vec<Search> = spaces.iter().map(|space| seeds(space, Effort::Glance)).collect();
         glances.sort_by(|a, b| a.cheapest(only).total_cmp(&b.cheapest(only)));
         if let (Effort::Glance, Some(best)) = (effort, glances.first_mut()) {
@@ -65,12 +72,14 @@ pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>
         }
         glances.iter().for_each(|glance| explored.take(glance));
         let least = glances.first().map_or(0.0, |g| g.cheapest(only));
-        let close_to = |g: &&Search| g.cheapest(only) <= CLOSE * least;
-        close = glances.iter().take_while(close_to).map(|g| g.space).collect();
-        close.truncate(FULL_MAX);
+        let near = |(at, glance): &(usize, &Search)| {
+            small && *at < SURE_SMALL || glance.cheapest(only) <= close_to * least
+        };
+        let near = glances.iter().enumerate().take_while(near);
+        close = near.map(|(_, glance)| glance.space).collect();
     }
     if effort == Effort::Full {
-        for space in close.into_iter().take(SPACES_SMALL) {
+        for space in close.into_iter().take(full_max) {
             let mut search = seeds(space, Effort::Full);
             search.improve(only);
             explored.take(&search);
@@ -134,6 +143,10 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
     let valid =
         draft.is_none_or(|(at, length)| request.drafts.get(at).is_some_and(|d| length <= d.length_max));
     valid.then_some(())?;
+    let segments = segments.collect::<Option<Vec<Segment>>>()?;
+    let again =
+        |at: usize| segments[at].site != DESK && segments[..at].iter().any(|g| g.site == segments[at].site);
+    (!(0..segments.len()).any(again)).then_some(())?;
     let chunk = space.chunks.iter().position(|c| c.0 == plan.chunk_rows);
     let lossy = |s: &Stage| {
         [s.wire_in, s.wire_out]
@@ -142,7 +155,7 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
             .any(|c| !c.is_exact())
     };
     Some(Shape {
-        segments: segments.collect::<Option<Vec<_>>>()?,
+        segments,
         direct: plan.forwarding == Forwarding::Direct,
         lossy: plan.stages.iter().any(lossy),
         chunk: chunk.unwrap_or(space.chunks.len() - 1),

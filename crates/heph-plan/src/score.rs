@@ -136,15 +136,20 @@ impl Space<'_> {
                 })
     }
 
+    /// No node but the desk comes twice in a shape.
     fn fits(&self, shape: &Shape) -> bool {
-        let room = |site: usize| self.bytes_at(shape, site) <= self.ground.sites[site].memory;
-        let stays = |g: &Segment| g.site == DESK || room(g.site);
+        let last = shape.segments.len() - 1;
+        let stays = |at: usize, g: &Segment| {
+            let own = self.bytes[g.end] - self.bytes[g.start] + self.ends_bytes(at == 0, at == last);
+            g.site == DESK || own <= self.ground.sites[g.site].memory
+        };
         // A draft takes room at the desk even where no layer does.
-        room(DESK)
+        self.bytes_at(shape, DESK) <= self.ground.sites[DESK].memory
             && shape
                 .segments
                 .iter()
-                .all(|g| stays(g) && self.can_have(g.site, g.start, g.end))
+                .enumerate()
+                .all(|(at, g)| stays(at, g) && self.can_have(g.site, g.start, g.end))
     }
 
     /// Bytes that the segments of one site take there.

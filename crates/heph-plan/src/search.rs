@@ -16,7 +16,7 @@ use crate::plan::Mode;
 use crate::request::DirectForwarding;
 use crate::score::Score;
 use crate::space::{Segment, Shape, Space};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Small changes that one descent may make.
 const STEPS_MAX: usize = 64;
@@ -143,10 +143,13 @@ impl<'s, 'a> Search<'s, 'a> {
         }
     }
 
-    /// Makes small changes to other good seeds, too: the best one may lead nowhere.
+    /// Makes small changes to other good seeds, too: the best one may lead nowhere. Of those that run through the same
+    /// nodes one is enough.
     fn descend_from_others(&mut self) {
         let mut starts = std::mem::take(&mut self.starts);
         starts.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut seen: HashSet<Vec<usize>> = HashSet::new();
+        starts.retain(|(_, shape)| seen.insert(shape.segments.iter().map(|g| g.site).collect()));
         let count = if self.nodes.len() < SMALL {
             STARTS_SMALL
         } else {
@@ -168,6 +171,7 @@ impl<'s, 'a> Search<'s, 'a> {
         let ways: &[bool] = if direct { &[false, true] } else { &[false] };
         for family in FAMILIES {
             for _ in 0..STEPS_MAX {
+                let chunks = self.chunks_beside(shape.chunk);
                 let mut trial = shape.clone();
                 let unused = self.unused(&shape);
                 let from = From {
@@ -180,8 +184,11 @@ impl<'s, 'a> Search<'s, 'a> {
                         return false;
                     }
                     trial.segments.clone_from(segments);
-                    ways.iter().any(|direct| {
-                        trial.direct = *direct;
+                    let settings = ways
+                        .iter()
+                        .flat_map(|way| chunks.iter().map(move |chunk| (*way, *chunk)));
+                    settings.into_iter().any(|(direct, chunk)| {
+                        (trial.direct, trial.chunk) = (direct, chunk);
                         let now = self.consider(&trial).filter(|now| *now < cost);
                         let better = now.filter(|_| mode(self.space, &trial) == Some(wanted));
                         cost = better.unwrap_or(cost);
@@ -195,6 +202,23 @@ impl<'s, 'a> Search<'s, 'a> {
             }
         }
         (shape, cost)
+    }
+
+    /// Chunk sizes with which a change of stages is tried: a stage more may pay only where a prompt goes in more parts, and
+    /// smaller ones are worth it only where more stages share the work.
+    fn chunks_beside(&self, chunk: usize) -> Vec<usize> {
+        let last = self.space.chunks.len() - 1;
+        if self.effort == Effort::Glance || self.nodes.len() >= SMALL {
+            return vec![chunk];
+        }
+        let others = [chunk.saturating_sub(1), (chunk + 1).min(last), last / 2];
+        let mut beside = vec![chunk];
+        for other in others {
+            if !beside.contains(&other) {
+                beside.push(other);
+            }
+        }
+        beside
     }
 
     fn unused(&self, shape: &Shape) -> Vec<usize> {

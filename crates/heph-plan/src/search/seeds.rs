@@ -2,7 +2,7 @@
 //! weights of what matters. The cheapest of them are swept with bounds on the busiest stage.
 
 use super::{Effort, SMALL, Search};
-use crate::cover::{DeskEnds, Rates, Wishes};
+use crate::cover::{DeskEnds, Order, Rates, Wishes};
 use crate::field;
 use crate::ground::DESK;
 use crate::plan::Forwarding;
@@ -11,8 +11,11 @@ use crate::space::{Phase, Segment, Shape};
 
 /// Bounds on the busiest stage that are tried, each four fifths of the busiest stage before.
 const BOUNDS: usize = 8;
-/// As [`BOUNDS`], for each order of a small cluster.
-const BOUNDS_EACH: usize = 4;
+/// A bound that makes a cover cost so many times the cheapest of its sweep is the last: tighter ones cost more.
+const HOPELESS: f64 = 1.2;
+/// Numbers of layers that the desk may keep at the end for nodes in a given order, and for those in the cheapest.
+const ENDS: usize = 4 * SMALL;
+const QUARTERS: usize = 4;
 /// Covers that are swept with bounds, of the cheapest.
 const SWEPT: usize = 4;
 /// As [`SWEPT`], for a small cluster.
@@ -70,8 +73,9 @@ impl Search<'_, '_> {
         for wishes in self.wishes() {
             let rates = Rates::new(space, middle, wishes);
             for (number, order) in orders.iter().enumerate() {
-                for ends in self.desk_ends() {
-                    let cost = self.covered(&rates, order, (middle, wishes), ends, f64::INFINITY);
+                for ends in self.desk_ends(ENDS) {
+                    let cost =
+                        self.covered(&rates, Order::Given(order), (middle, wishes), ends, f64::INFINITY);
                     found.extend(cost.map(|(cost, _)| Promising {
                         cost,
                         order: number,
@@ -96,7 +100,7 @@ impl Search<'_, '_> {
         for chunk in self.seed_chunks() {
             for cover in &found {
                 let rates = Rates::new(space, chunk, cover.wishes);
-                let order = &orders[cover.order];
+                let order = Order::Given(&orders[cover.order]);
                 let bounds = if self.effort == Effort::Full { BOUNDS } else { 2 };
                 self.sweep(&rates, order, (chunk, cover.wishes), cover.ends, bounds);
             }
@@ -107,7 +111,7 @@ impl Search<'_, '_> {
     fn sweep(
         &mut self,
         rates: &Rates,
-        order: &[usize],
+        order: Order,
         (chunk, wishes): (usize, Wishes),
         ends: DeskEnds,
         bounds: usize,
@@ -118,10 +122,15 @@ impl Search<'_, '_> {
         } else {
             bounds
         };
+        let mut least = f64::INFINITY;
         for _ in 0..bounds {
-            let Some((_, busiest)) = self.covered(rates, order, (chunk, wishes), ends, bound) else {
+            let Some((cost, busiest)) = self.covered(rates, order, (chunk, wishes), ends, bound) else {
                 return;
             };
+            least = least.min(cost);
+            if cost > HOPELESS * least {
+                return;
+            }
             bound = busiest * 0.8;
         }
     }
@@ -130,7 +139,7 @@ impl Search<'_, '_> {
     fn covered(
         &mut self,
         rates: &Rates,
-        order: &[usize],
+        order: Order,
         (chunk, wishes): (usize, Wishes),
         ends: DeskEnds,
         bound: f64,
@@ -154,17 +163,18 @@ impl Search<'_, '_> {
         Some((cost, busiest))
     }
 
-    /// Every order of a small cluster's nodes, each tried once: what links between nodes, layers that lie ready and
+    /// The cheapest order of a small cluster's nodes for each end: what links between nodes, layers that lie ready and
     /// uneven layers ask for shows only in the order.
     pub(super) fn every_order(&mut self) {
-        let chunk = self.space.chunks.len() / 2;
-        let orders = permutations(&self.nodes);
-        for wishes in self.wishes().into_iter().filter(|w| w.pace == PACE) {
+        let last = self.space.chunks.len() - 1;
+        let mut chunks = vec![0, last.div_ceil(2), last];
+        chunks.dedup();
+        let nodes = self.nodes.clone();
+        let wishes = self.wishes().into_iter().filter(|w| w.pace == PACE);
+        for (wishes, chunk) in wishes.flat_map(|w| chunks.iter().map(move |chunk| (w, *chunk))) {
             let rates = Rates::new(self.space, chunk, wishes);
-            for order in &orders {
-                for ends in self.desk_ends().into_iter().take(4) {
-                    self.sweep(&rates, order, (chunk, wishes), ends, BOUNDS_EACH);
-                }
+            for ends in self.desk_ends(QUARTERS) {
+                self.sweep(&rates, Order::Any(&nodes), (chunk, wishes), ends, BOUNDS);
             }
         }
     }
@@ -242,8 +252,9 @@ impl Search<'_, '_> {
             .collect()
     }
 
-    /// What the desk keeps at the end: nothing, only the head, or layers; and whether it may begin.
-    fn desk_ends(&self) -> Vec<DeskEnds> {
+    /// What the desk keeps at the end: nothing, only the head, or layers, of which about so many numbers are tried; and
+    /// whether it may begin.
+    fn desk_ends(&self, tried: usize) -> Vec<DeskEnds> {
         let (first, last) = self.space.ground.permitted.local;
         let layers = self.space.layers();
         let (first, last) = (usize::from(first).min(layers), usize::from(last).min(layers));
@@ -255,7 +266,7 @@ impl Search<'_, '_> {
             DeskEnds::new(first, Some(last)),
         ];
         if self.effort == Effort::Full && layers <= 2 * SMALL * 4 {
-            let inside = (1..layers).step_by(layers.div_ceil(4 * SMALL));
+            let inside = (1..layers).step_by(layers.div_ceil(tried));
             ends.extend(inside.map(|l| DeskEnds::new(first, Some(l.max(last)))));
         }
         ends.retain(|e| last == 0 || e.suffix.is_some());
@@ -276,18 +287,4 @@ impl Search<'_, '_> {
             draft: None,
         }
     }
-}
-
-fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
-    if of.is_empty() {
-        return vec![Vec::new()];
-    }
-    let mut all = Vec::new();
-    for at in 0..of.len() {
-        let mut rest = of.to_vec();
-        let first = rest.remove(at);
-        let tails = permutations(&rest).into_iter();
-        all.extend(tails.map(|tail| [&[first], tail.as_slice()].concat()));
-    }
-    all
 }
