@@ -118,7 +118,7 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
     'POST /heph/v1/plan': (body) => {
       const away = body.mode === 'layered' && body.privacy !== 'nothing';
       const stages = away ? STAGES.layered : STAGES.local;
-      return { prompt_tokens: 21, answer_tokens: 240, mode: away ? 'layered' : 'local', exactness: 'exact', stages, first_token_s: 0.0114, tokens_per_s: away ? 312 : 804, total_s: 0.4, bytes_up: away ? 404_480 : 0, bytes_down: away ? 673_000 : 0, price: 0, leaves: away ? 'activations' : 'nothing', reasons: [away ? 'It was asked for.' : 'The speed of this machine is the bound, so the whole model runs here.'], refused: [{ mode: 'remote', why: 'It would take 0.9 s where the plan takes 0.4 s.' }], digest: '60', decision: {} };
+      return { prompt_tokens: 21, answer_tokens: 240, mode: away ? 'layered' : 'local', exactness: 'exact', stages, first_token_s: 0.0114, tokens_per_s: away ? 312 : 804, total_s: 0.4, bytes_up: away ? 404_480 : 0, bytes_down: away ? 673_000 : 0, price: 0, leaves: away ? 'activations' : 'nothing', reasons: [away ? 'It was asked for.' : 'The speed of this machine is the bound, so the whole model runs here.'], refused: [{ mode: 'remote', why: 'It would take 0.9 s where the plan takes 0.4 s.', possible: true }], digest: '60', decision: {} };
     },
     'GET /heph/v1/chats': (_, query) => {
       const wanted = query.get('query')?.toLowerCase();

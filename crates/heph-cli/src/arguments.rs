@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, models, node, peers,
-    plan, quantize, read, relay, render, run, serve, tokenize,
+    plan, providers, quantize, read, relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Join(join::Arguments),
     /// Show the machines you met and which of them are there
     Peers(peers::Arguments),
+    /// Show the outside providers that you added, or change the list
+    Providers(providers::Arguments),
     /// Run a meeting place for machines that no direct way joins
     Relay(relay::Arguments),
     /// Measure prefill, decoding and small passes of a model

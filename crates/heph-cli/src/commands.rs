@@ -20,6 +20,7 @@ pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod plan;
+pub(crate) mod providers;
 pub(crate) mod quantize;
 pub(crate) mod read;
 pub(crate) mod relay;
@@ -40,6 +41,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Node(arguments) => node::run(&arguments, settings),
         Command::Join(arguments) => join::run(&arguments, settings),
         Command::Peers(arguments) => peers::run(&arguments, settings),
+        Command::Providers(arguments) => providers::run(&arguments, settings),
         Command::Relay(arguments) => relay::run(&arguments, settings),
         Command::Tokenize(arguments) => tokenize::run(&arguments, settings),
         Command::Render(arguments) => render::run(&arguments),

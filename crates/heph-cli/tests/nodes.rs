@@ -11,8 +11,14 @@ use heph_net::ticket::Ticket;
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "nodes/backend.rs"]
+mod backend;
 #[path = "nodes/door.rs"]
 mod door;
+#[path = "../../heph-providers/tests/mocks/server.rs"]
+mod mock;
+#[path = "nodes/providers.rs"]
+mod providers;
 
 /// A folder for one machine's HEPH.
 struct Home(TempDir);
@@ -114,8 +120,12 @@ impl NodeProcess {
 
     /// The machine of `home`, where it was before.
     fn start_with(home: Home, name: &str, listen: &str) -> Self {
+        Self::start_more(home, name, listen, &[])
+    }
+
+    fn start_more(home: Home, name: &str, listen: &str, more: &[&str]) -> Self {
         let fixed = ["node", "--json", "--while-input-open", "--name", name];
-        let arguments = [&fixed[..], &["--listen", listen]].concat();
+        let arguments = [&fixed[..], &["--listen", listen], more].concat();
         let mut child = home.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())

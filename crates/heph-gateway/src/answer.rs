@@ -77,10 +77,17 @@ pub(crate) struct By {
     pub(crate) exactness: Exactness,
     /// What was tried before and could not be, in a sentence.
     degraded: Option<String>,
+    /// What excerpts of texts show, where they were asked about.
+    shows: Option<Value>,
     writer: Arc<Writer>,
 }
 
 impl By {
+    /// The same, asked about excerpts that show this.
+    pub(crate) fn showing(self, shows: Option<Value>) -> Self {
+        Self { shows, ..self }
+    }
+
     /// The batch of this machine.
     pub(crate) fn here(writer: Arc<Writer>, degraded: Option<String>) -> Self {
         Self {
@@ -88,6 +95,19 @@ impl By {
             mode: Mode::Local.name(),
             exactness: Exactness::Exact,
             degraded,
+            shows: None,
+            writer,
+        }
+    }
+
+    /// An outside provider.
+    pub(crate) fn outside(writer: Arc<Writer>, model: String) -> Self {
+        Self {
+            model,
+            mode: Mode::Remote.name(),
+            exactness: Exactness::Unknown,
+            degraded: None,
+            shows: None,
             writer,
         }
     }
@@ -100,6 +120,7 @@ impl By {
             mode: plan.mode.name(),
             exactness: plan.exactness,
             degraded: None,
+            shows: None,
             writer,
         }
     }
@@ -119,6 +140,17 @@ struct Choice {
     calls: Option<CallReader>,
     /// Calls that came as such.
     called: usize,
+    /// What was heard already.
+    heard: Option<Heard>,
+}
+
+impl Choice {
+    async fn next(&mut self) -> Heard {
+        match self.heard.take() {
+            Some(heard) => heard,
+            None => self.reply.next().await,
+        }
+    }
 }
 
 /// An answer under way. Dropped before its end, it frees what computes it.
@@ -147,6 +179,7 @@ impl Answer {
                 reply,
                 calls: start.reader(),
                 called: 0,
+                heard: None,
             })
             .collect();
         tracing::info!(request = %id, model = %by.model, mode = by.mode, choices = open.len(), "asked");
@@ -161,6 +194,13 @@ impl Answer {
             outcomes: Vec::new(),
             began: Instant::now(),
             receipt: None,
+        }
+    }
+
+    /// What the first choice said already.
+    pub(crate) fn heard_first(&mut self, heard: Option<Heard>) {
+        if let Some(first) = self.open.first_mut() {
+            first.heard = heard;
         }
     }
 
@@ -189,6 +229,11 @@ impl Answer {
         self.choices
     }
 
+    /// The model that computes it here.
+    pub(crate) fn writer(&self) -> &Arc<Writer> {
+        &self.by.writer
+    }
+
     /// Tokens of the first choice's prompt.
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.prompt_tokens
@@ -208,9 +253,9 @@ impl Answer {
     pub(crate) async fn next(&mut self) -> Option<Result<Vec<Part>, Refusal>> {
         let (at, heard) = match self.open.as_mut_slice() {
             [] => return None,
-            [only] => (0, only.reply.next().await),
+            [only] => (0, only.next().await),
             many => {
-                let waits = many.iter_mut().map(|choice| Box::pin(choice.reply.next()));
+                let waits = many.iter_mut().map(|choice| Box::pin(choice.next()));
                 let (heard, at, _) = select_all(waits).await;
                 (at, heard)
             }
@@ -288,10 +333,13 @@ impl Answer {
 
     fn settle(&mut self) {
         let (id, total) = (self.receipt_id(), self.began.elapsed());
-        let receipt = crate::receipts::elsewhere(&id, &self.outcomes, total).unwrap_or_else(|| {
+        let mut receipt = crate::receipts::elsewhere(&id, &self.outcomes, total).unwrap_or_else(|| {
             let degraded = self.by.degraded.as_deref();
             crate::receipts::local(&id, &self.by.writer, &self.outcomes, total, degraded)
         });
+        for (name, value) in self.by.shows.iter().filter_map(Value::as_object).flatten() {
+            receipt[name] = value.clone();
+        }
         tracing::info!(request = %self.id, tokens = self.outcomes.iter().map(|o| o.answer_tokens).sum::<usize>(), "answered");
         self.door.counters.answered(&self.outcomes);
         self.door.receipts.keep(&self.receipt_id(), receipt.clone());

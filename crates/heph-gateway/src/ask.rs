@@ -17,8 +17,10 @@ use crate::answer::{Answer, By, ChoiceStart};
 use crate::elsewhere::{self, Place};
 use crate::engines::{self, Engine, Writer};
 use crate::error::Refusal;
-use crate::house::Door;
+use crate::excerpts::About;
+use crate::house::{Door, House};
 use crate::machines::Privacy;
+use crate::outside;
 use crate::sampling::{Sampling, seed_of};
 use crate::tools::{MadeCall, Toolbox, compact};
 
@@ -92,12 +94,25 @@ pub(crate) struct Wishes {
     pub(crate) mode: Option<String>,
     /// `nothing`, `own` or `policy`: what may leave at most.
     pub(crate) privacy: Option<String>,
+    /// What the bits of the answer must be worth: `exact`, or `any`.
+    pub(crate) exactness: Option<String>,
     /// Credits that the answer may cost at most.
     pub(crate) max_price: Option<u64>,
     /// The answer ends after so many milliseconds with what there is.
     pub(crate) deadline_ms: Option<u64>,
     /// Whether the reply is kept for a lost connection.
     pub(crate) resume: Option<bool>,
+    /// Texts that the last message is about.
+    pub(crate) documents: Option<Vec<AboutText>>,
+}
+
+/// A text that a question is about.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+pub(crate) struct AboutText {
+    /// What citations call it.
+    pub(crate) name: String,
+    /// All of it.
+    pub(crate) text: String,
 }
 
 impl Wishes {
@@ -112,6 +127,9 @@ impl Wishes {
         };
         self.mode = self.mode.or_else(|| text("heph-mode").map(str::to_owned));
         self.privacy = self.privacy.or_else(|| text("heph-privacy").map(str::to_owned));
+        self.exactness = self
+            .exactness
+            .or_else(|| text("heph-exactness").map(str::to_owned));
         self.max_price = self.max_price.or(number("heph-max-price")?);
         self.deadline_ms = self.deadline_ms.or(number("heph-deadline-ms")?);
         self.resume = self
@@ -142,6 +160,18 @@ impl Wishes {
         }
     }
 
+    /// Whether machines may answer whose bits are not those of this one.
+    pub(crate) fn any_bits(&self) -> Result<bool, Refusal> {
+        match self.exactness.as_deref() {
+            None | Some("exact") => Ok(false),
+            Some("any") => Ok(true),
+            Some(word) => Err(Refusal::param(
+                "exactness",
+                format!("{word:?} is no class of an answer; known are exact and any"),
+            )),
+        }
+    }
+
     /// What may leave this machine at most.
     pub(crate) fn privacy(&self) -> Result<Privacy, Refusal> {
         match self.privacy.as_deref() {
@@ -154,6 +184,15 @@ impl Wishes {
             )),
         }
     }
+}
+
+/// A request, ready to be handed on.
+struct Prepared {
+    jobs: Vec<Job>,
+    starts: Vec<ChoiceStart>,
+    place: Place,
+    /// What the excerpts of texts show, where they are asked about.
+    shows: Option<Value>,
 }
 
 /// One request.
@@ -189,6 +228,9 @@ impl Ask {
 
     /// Hands the request to the engine. Everything that can be wrong with it is said here, before anything is written.
     pub(crate) async fn submit(self, door: &Door) -> Result<Answer, Refusal> {
+        if outside::is_outside(door, &self.model)? {
+            return outside::submit(self, door).await;
+        }
         let writer = writer(door, &self.model).await?;
         self.check()?;
         let deadline = self
@@ -197,13 +239,13 @@ impl Ask {
             .map(|ms| Instant::now() + Duration::from_millis(ms.min(86_400_000)));
         let (work, house) = (Arc::clone(&writer), Arc::clone(door));
         // Templates, vocabularies, grammars and other machines are work for a thread that others do not wait for.
-        let prepared = tokio::task::spawn_blocking(move || {
-            let (jobs, starts) = self.jobs(&work, deadline)?;
-            let place = elsewhere::place(&house, &work, &self.wishes, &jobs)?;
-            Ok::<_, Refusal>((jobs, starts, place))
-        })
-        .await;
-        let (jobs, starts, place) = prepared.map_err(Refusal::ours)??;
+        let prepared = tokio::task::spawn_blocking(move || self.prepared(&house, &work, deadline)).await;
+        let Prepared {
+            jobs,
+            starts,
+            place,
+            shows,
+        } = prepared.map_err(Refusal::ours)??;
         let prompt_tokens = jobs.first().map_or(0, |job| job.prompt.len());
         let (by, replies) = match place {
             Place::Here(degraded) => {
@@ -215,6 +257,7 @@ impl Ask {
                 (by, door.errands.submit(elsewhere::errands(&course, jobs)))
             }
         };
+        let by = by.showing(shows);
         let replies = replies.inspect_err(|_| door.counters.refused())?;
         Ok(Answer::new(
             Arc::clone(door),
@@ -224,7 +267,41 @@ impl Ask {
         ))
     }
 
-    fn check(&self) -> Result<(), Refusal> {
+    /// The jobs of the request, and who does them.
+    fn prepared(
+        self,
+        house: &House,
+        writer: &Arc<Writer>,
+        deadline: Option<Instant>,
+    ) -> Result<Prepared, Refusal> {
+        let Some(about) = About::of(&self, house, writer)? else {
+            let (jobs, starts) = self.jobs(writer, deadline)?;
+            let place = elsewhere::place(house, writer, &self.wishes, &jobs, None)?;
+            return Ok(Prepared {
+                jobs,
+                starts,
+                place,
+                shows: None,
+            });
+        };
+        let needed = about.needs_excerpts(writer.service.context())?;
+        let form = |excerpts: bool| if excerpts { &about.excerpts } else { &about.whole };
+        let (mut jobs, mut starts) = form(needed).jobs(writer, deadline)?;
+        let place = elsewhere::place(house, writer, &self.wishes, &jobs, Some(about.tokens))?;
+        let planned =
+            matches!(&place, Place::Course(course) if course.record().decision.plan.mode == Mode::Preprocess);
+        if planned && !needed {
+            (jobs, starts) = form(true).jobs(writer, deadline)?;
+        }
+        Ok(Prepared {
+            jobs,
+            starts,
+            place,
+            shows: (needed || planned).then(|| about.told()),
+        })
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
         if self.choices == 0 || self.choices > CHOICES_MAX {
             return Err(Refusal::param("n", format!("n must be from 1 to {CHOICES_MAX}")));
         }
@@ -443,6 +520,14 @@ fn tokens_of(text: &Text, words: &Words, writer: &Writer) -> Result<Vec<TokenId>
             // Without tokens for it: what follows is shown first, so that the model has read it.
             None => encode(&format!("{}\n\n{prefix}", suffix.trim()), AddSpecial::Yes),
         }),
+    }
+}
+
+/// The model whose words a request for `name` is read with: a provider's is read with those of the served one.
+pub(crate) async fn reader(door: &Door, name: &str) -> Result<Arc<Writer>, Refusal> {
+    match outside::is_outside(door, name)? {
+        true => Ok(Arc::clone(&door.engines.served)),
+        false => writer(door, name).await,
     }
 }
 

@@ -20,29 +20,39 @@ pub(crate) enum Place {
     Course(Arc<dyn Course>),
 }
 
-/// Chooses who answers `jobs`, which are all of one request. Asks machines, and so may take as long as they do.
+/// Chooses who answers `jobs`, which are all of one request; about texts, with the tokens of its two forms, whole and with
+/// excerpts. Asks machines, and so may take as long as they do.
 pub(crate) fn place(
     house: &House,
     writer: &Arc<Writer>,
     wishes: &Wishes,
     jobs: &[Job],
+    about: Option<(usize, usize)>,
 ) -> Result<Place, Refusal> {
     let (mode, privacy) = (wishes.mode()?, wishes.privacy()?);
     match mode {
         Some(Mode::Local) => Ok(Place::Here(None)),
-        Some(mode) => by_name(house, writer, wishes, jobs, mode).map(Place::Course),
+        Some(mode) => by_name(house, writer, wishes, jobs, about, mode).map(Place::Course),
         None if privacy == Privacy::Nothing => Ok(Place::Here(None)),
-        None => Ok(wherever(house, writer, wishes, jobs)),
+        None => Ok(wherever(house, writer, wishes, jobs, about)),
     }
 }
 
 /// The wish of a request whose first prompt stands for all.
-fn wish(wishes: &Wishes, jobs: &[Job], mode: Option<Mode>) -> Result<Wish, Refusal> {
+fn wish(
+    wishes: &Wishes,
+    jobs: &[Job],
+    about: Option<(usize, usize)>,
+    mode: Option<Mode>,
+) -> Result<Wish, Refusal> {
+    let own = jobs.first().map_or(0, |job| job.prompt.len());
     Ok(Wish {
-        prompt_tokens: jobs.first().map_or(0, |job| job.prompt.len()),
+        prompt_tokens: about.map_or(own, |(whole, _)| whole),
+        excerpts_tokens: about.map(|(_, excerpts)| excerpts),
         answer_tokens_max: jobs.iter().map(|job| job.max_tokens).max(),
         mode,
         privacy: wishes.privacy()?,
+        any_bits: wishes.any_bits()?,
     })
 }
 
@@ -63,6 +73,7 @@ fn by_name(
     writer: &Arc<Writer>,
     wishes: &Wishes,
     jobs: &[Job],
+    about: Option<(usize, usize)>,
     mode: Mode,
 ) -> Result<Arc<dyn Course>, Refusal> {
     let unavailable =
@@ -79,14 +90,20 @@ fn by_name(
         return Err(unavailable(why));
     }
     let course = machines
-        .course(&wish(wishes, jobs, Some(mode))?)
+        .course(&wish(wishes, jobs, about, Some(mode))?)
         .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
     wishes.affords(course.record().decision.plan.expected.credits)?;
     Ok(course)
 }
 
 /// The best course, which is this machine where nothing else is known, possible or worth it.
-fn wherever(house: &House, writer: &Arc<Writer>, wishes: &Wishes, jobs: &[Job]) -> Place {
+fn wherever(
+    house: &House,
+    writer: &Arc<Writer>,
+    wishes: &Wishes,
+    jobs: &[Job],
+    about: Option<(usize, usize)>,
+) -> Place {
     let machines = house
         .machines
         .as_ref()
@@ -94,7 +111,7 @@ fn wherever(house: &House, writer: &Arc<Writer>, wishes: &Wishes, jobs: &[Job]) 
     let (Some(machines), None) = (machines, only_here(jobs)) else {
         return Place::Here(None);
     };
-    let Ok(wish) = wish(wishes, jobs, None) else {
+    let Ok(wish) = wish(wishes, jobs, about, None) else {
         return Place::Here(None);
     };
     match machines.course(&wish) {

@@ -92,6 +92,8 @@ pub(crate) struct Writer {
     pub(crate) isa: Isa,
     pub(crate) kv: KvFormat,
     pub(crate) middle: Option<Middle>,
+    /// Reads prompts beside the batch.
+    pub(crate) prober: Mutex<Worker>,
 }
 
 /// The tokens of a model that can fill in the middle.
@@ -158,6 +160,11 @@ impl Engines {
             others: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// The threads that models run on.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// The folder of models.
@@ -291,7 +298,9 @@ fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> R
         waiting: choice.waiting,
         ..BatchLimits::default()
     };
+    let prober = Worker::new(Arc::clone(worker.model()), Arc::clone(pool), choice.isa);
     Ok(Engine::Writes(Arc::new(Writer {
+        prober: Mutex::new(prober),
         name: name.to_owned(),
         shaper: shaper(&words)?,
         call_form: CallForm::of(&words),

@@ -60,7 +60,7 @@ pub(crate) async fn status(State(door): State<Door>) -> Json<Value> {
     }))
 }
 
-/// The modes that may be asked for by name; whether one is possible now, a plan says.
+/// The modes that may be asked for by name, where other machines were met; whether one is possible now, a plan says.
 fn modes(door: &Door) -> Vec<&'static str> {
     let others = [
         Mode::Remote,
@@ -69,7 +69,8 @@ fn modes(door: &Door) -> Vec<&'static str> {
         Mode::LayeredSpeculative,
         Mode::Preprocess,
     ];
-    let others = others.into_iter().filter(|_| door.machines.is_some());
+    let any = door.machines.as_ref().is_some_and(|machines| machines.any());
+    let others = others.into_iter().filter(|_| any);
     let named = [Mode::Local].into_iter().chain(others).map(Mode::name);
     std::iter::once("auto").chain(named).collect()
 }

@@ -11,11 +11,13 @@ use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
 
 use crate::engines::{EngineChoice, EngineError, Engines};
+use crate::excerpts::Chooser;
 use crate::guard::Guard;
 use crate::history::History;
 use crate::kept::KeptStreams;
 use crate::machines::Machines;
 use crate::metrics::Counters;
+use crate::outside::Asker;
 use crate::receipts::Receipts;
 use crate::tls::Tls;
 
@@ -55,6 +57,8 @@ pub(crate) struct House {
     pub(crate) machines: Option<Arc<dyn Machines>>,
     /// Answers that the batch does not make.
     pub(crate) errands: Errands,
+    pub(crate) asker: Asker,
+    pub(crate) chooser: Chooser,
     pub(crate) receipts: Receipts,
     pub(crate) kept: KeptStreams,
     pub(crate) history: History,
@@ -78,6 +82,8 @@ impl House {
             guard: Arc::new(options.guard),
             machines: options.machines,
             errands: Errands::new(ErrandLimits::default()),
+            asker: Asker::default(),
+            chooser: Chooser::default(),
             receipts: Receipts::default(),
             kept: KeptStreams::default(),
             counters: Counters::default(),

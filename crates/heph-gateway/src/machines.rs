@@ -24,12 +24,16 @@ pub enum Privacy {
 pub struct Wish {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Tokens of the prompt with excerpts, where it is about texts.
+    pub excerpts_tokens: Option<usize>,
     /// Tokens that the answer may have at most.
     pub answer_tokens_max: Option<usize>,
     /// A mode that is asked for by name.
     pub mode: Option<Mode>,
     /// What may leave at most.
     pub privacy: Privacy,
+    /// Whether machines may answer whose bits are not those of this one.
+    pub any_bits: bool,
 }
 
 /// Another machine.

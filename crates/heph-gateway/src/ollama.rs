@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Finish, Part};
-use crate::ask::{Ask, Form, Source, Text, Turn, Wishes, not_there, writer};
+use crate::ask::{Ask, Form, Source, Text, Turn, Wishes, not_there, reader, writer};
 use crate::engines::Engine;
 use crate::error::{Dialect, Refusal};
 use crate::heph::models::{Pull, pull_stream};
@@ -193,7 +193,7 @@ pub(crate) async fn generate(
     if prompt.is_empty() {
         return loaded(&door, &request.model, Kind::Generate).await;
     }
-    let model = writer(&door, &request.model).await?;
+    let model = reader(&door, &request.model).await?;
     let templated = model.service.words().template.is_some() && !request.raw.unwrap_or(false);
     let source = match request.suffix.filter(|suffix| !suffix.is_empty()) {
         Some(suffix) => Source::Texts(vec![Text::Between(prompt, suffix)]),

@@ -19,6 +19,7 @@ pub mod pairing;
 pub mod picture;
 pub mod relay;
 pub mod roster;
+pub mod secrets;
 pub mod session;
 pub mod throttle;
 pub mod ticket;

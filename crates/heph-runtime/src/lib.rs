@@ -2,7 +2,8 @@
 //!
 //! Called by the programs. It wires and never decides: what a token is, how a model runs and which bits come
 //! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
-//! asks for a download by name, and [`network`], when a person joins machines.
+//! asks for a download by name, [`network`], when a person joins machines, and [`providers`], for one that a person added
+//! and allowed.
 
 pub mod acceptance;
 pub mod attendance;
@@ -29,6 +30,7 @@ pub mod preload;
 pub mod preprocess;
 pub mod pressure;
 pub mod profile;
+pub mod providers;
 pub mod pull;
 pub mod receipt;
 pub mod relaying;

@@ -3,8 +3,10 @@
 //! What a session may hold is bounded: sessions by [`NodeCaps`], caches by the budget that the model was loaded with,
 //! orders by the seat. A node never knows whose text it computes on.
 
+mod backed;
 mod stage;
 
+pub use backed::{BackedModel, BackedStage, Backend};
 pub use stage::{Stage, StageError};
 
 use std::collections::BTreeMap;
@@ -15,7 +17,9 @@ use heph_engine::model::Model;
 use heph_engine::worker::{CHUNK_DEFAULT, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
-use heph_types::{ModelHash, NodeId, SessionId, StageSpec};
+use heph_types::{
+    CachePart, ModelHash, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
+};
 
 use crate::pressure::Pressure;
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError};
@@ -78,6 +82,8 @@ impl Lent {
 pub struct Node {
     id: NodeId,
     models: BTreeMap<ModelHash, Lent>,
+    /// Models that other engines run.
+    backed: BTreeMap<ModelHash, Arc<Backend>>,
     caps: NodeCaps,
     open: Arc<AtomicUsize>,
     stop: Option<Arc<AtomicBool>>,
@@ -90,6 +96,7 @@ impl Node {
         Self {
             id,
             models: BTreeMap::new(),
+            backed: BTreeMap::new(),
             caps,
             open: Arc::default(),
             stop: None,
@@ -100,6 +107,12 @@ impl Node {
     /// The node that also lends this model.
     pub fn with(mut self, hash: ModelHash, lent: Lent) -> Self {
         self.models.insert(hash, lent);
+        self
+    }
+
+    /// The node that also lends this model, which an engine elsewhere runs.
+    pub fn with_backend(mut self, hash: ModelHash, backend: Backend) -> Self {
+        self.backed.insert(hash, Arc::new(backend));
         self
     }
 
@@ -146,6 +159,21 @@ impl Node {
         self.stage_with(spec, Some(flag))
     }
 
+    /// What carries out the orders of a new session, here or at an engine elsewhere; its work is given up once `flag` is set.
+    ///
+    /// # Errors
+    /// As [`Node::stage`].
+    pub fn work_until(&self, spec: &StageSpec, flag: Arc<AtomicBool>) -> Result<Work, StageError> {
+        match self.backed.get(&spec.model) {
+            None => Ok(Work::Here(Box::new(self.stage_until(spec, flag)?))),
+            Some(backend) => {
+                let place = self.place()?;
+                let stage = BackedStage::new(Arc::clone(backend), spec, flag, place)?;
+                Ok(Work::Elsewhere(Box::new(stage)))
+            }
+        }
+    }
+
     fn stage_with(&self, spec: &StageSpec, flag: Option<Arc<AtomicBool>>) -> Result<Stage, StageError> {
         let lent = self.models.get(&spec.model).ok_or(StageError::UnknownModel)?;
         let place = self.place()?;
@@ -169,6 +197,87 @@ impl Node {
         }
     }
 }
+
+/// Carries out the orders of one session.
+pub enum Work {
+    /// On this machine.
+    Here(Box<Stage>),
+    /// At an engine elsewhere.
+    Elsewhere(Box<BackedStage>),
+}
+
+impl Work {
+    /// As [`Stage::take`].
+    ///
+    /// # Errors
+    /// When as many orders wait as may.
+    pub fn take(&mut self, order: Order) -> Result<(), StageError> {
+        match self {
+            Self::Here(stage) => stage.take(order),
+            Self::Elsewhere(stage) => stage.take(order),
+        }
+    }
+
+    /// As [`Stage::work`].
+    ///
+    /// # Errors
+    /// When an order cannot be carried out.
+    pub fn work(&mut self) -> Result<Option<Reply>, StageError> {
+        match self {
+            Self::Here(stage) => stage.work(),
+            Self::Elsewhere(stage) => stage.work(),
+        }
+    }
+
+    /// As [`Stage::width`].
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Here(stage) => stage.width(),
+            Self::Elsewhere(stage) => stage.width(),
+        }
+    }
+
+    /// As [`Stage::leave_stream`].
+    pub fn leave_stream(&mut self) {
+        match self {
+            Self::Here(stage) => stage.leave_stream(),
+            Self::Elsewhere(stage) => stage.leave_stream(),
+        }
+    }
+
+    /// As [`Stage::choose_anew`].
+    pub fn choose_anew(&mut self, options: &SamplingOptions) -> bool {
+        match self {
+            Self::Here(stage) => stage.choose_anew(options),
+            Self::Elsewhere(stage) => stage.choose_anew(options),
+        }
+    }
+
+    /// As [`Stage::cache_part`]; an engine elsewhere gives none.
+    ///
+    /// # Errors
+    /// When it is not held.
+    pub fn cache_part(&self, first: Position, to: Position) -> Result<CachePart, StageError> {
+        match self {
+            Self::Here(stage) => stage.cache_part(first, to),
+            Self::Elsewhere(_) => Err(StageError::Order(NO_CACHE)),
+        }
+    }
+
+    /// As [`Stage::take_in`]; an engine elsewhere takes none.
+    ///
+    /// # Errors
+    /// When it does not follow what is held.
+    pub fn take_in(&mut self, part: &CachePart) -> Result<(), StageError> {
+        match self {
+            Self::Here(stage) => stage.take_in(part),
+            Self::Elsewhere(_) => Err(StageError::Order(NO_CACHE)),
+        }
+    }
+}
+
+/// Why caches of a model that runs elsewhere do not travel.
+const NO_CACHE: &str = "the caches of a model that another engine runs are its own";
 
 /// One of the sessions that a node may have, given back when dropped.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("heph-engine", 2),
     ("heph-learn", 2),
     ("heph-net", 3),
+    ("heph-providers", 3),
     ("heph-runtime", 4),
     ("heph-gateway", 5),
     ("heph-cli", 6),

@@ -59,7 +59,7 @@ export interface Plan {
   price: number;
   leaves: Sight;
   reasons: string[];
-  refused: { mode: string; why: string }[];
+  refused: { mode: string; why: string; possible: boolean }[];
 }
 
 export interface Nodes {

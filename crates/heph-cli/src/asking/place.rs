@@ -26,6 +26,9 @@ pub(crate) struct PlaceArguments {
     /// exact, or certified: rows between machines may be rounded where heph certify found that it changes no token
     #[arg(long, default_value = "exact", value_name = "HOW", value_parser = rows)]
     pub(crate) rows: Rows,
+    /// exact, or any: machines whose bits are not those of this one may answer too, as engines behind `heph node --backend`
+    #[arg(long, default_value = "exact", value_name = "CLASS", value_parser = class)]
+    pub(crate) exactness: Class,
     /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
     #[arg(long, value_name = "MODEL")]
     pub(crate) draft: Option<String>,
@@ -38,6 +41,23 @@ pub(crate) enum Rows {
     Exact,
     /// Rounded, too, where the model is certified for it; the answer is then of the class `close`.
     Certified,
+}
+
+/// What the bits of an answer must be worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Those of this machine.
+    Exact,
+    /// Whatever they are; the answer's class says so.
+    Any,
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    match text {
+        "exact" => Ok(Class::Exact),
+        "any" => Ok(Class::Any),
+        _ => Err("an answer's bits are exact or any".to_owned()),
+    }
 }
 
 /// A mode, or whichever is best.
@@ -83,6 +103,7 @@ impl PlaceArguments {
             keep_first: 0,
             keep_last: 0,
             rows: Rows::Exact,
+            exactness: Class::Exact,
             draft: None,
         }
     }
@@ -101,6 +122,7 @@ impl PlaceArguments {
         Policy {
             layers_local_first: self.keep_first,
             layers_local_last: self.keep_last,
+            exact_only: self.exactness == Class::Exact,
             ..settings::policy(settings.allow.iter().chain(&self.allow).copied())
         }
     }

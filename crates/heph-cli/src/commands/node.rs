@@ -1,5 +1,7 @@
 //! `heph node`: lend this machine to others.
 
+mod backend;
+
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -13,6 +15,7 @@ use heph_net::address::RelayAddress;
 use heph_net::discovery::Discovery;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
+use heph_providers::Address;
 use heph_runtime::attendance::Attendance;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
@@ -24,7 +27,7 @@ use heph_runtime::profile;
 use heph_runtime::serve::{ServeRules, Serving, serve};
 use heph_runtime::settings::Settings;
 use heph_runtime::shards::Shelf;
-use heph_types::{Exactness, Held, LayerRange, NodeProfile, NodeState, Price, Role};
+use heph_types::{Exactness, Held, LayerRange, NodeProfile, NodeState, Price, Role, Speed};
 use serde::Serialize;
 
 use crate::asking;
@@ -33,6 +36,7 @@ use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::machine;
 use crate::terminal::{self, Style};
+use backend::Backed;
 
 /// The usual port, so that an address that was met once stays right.
 const PORT: u16 = 7842;
@@ -56,6 +60,16 @@ pub(crate) struct Arguments {
     /// A model to lend; may be given several times
     #[arg(long = "model", default_value = "heph-story", value_name = "MODEL")]
     models: Vec<String>,
+    /// Lend the model by a serving engine that runs it, as in `openai:http://127.0.0.1:8000/v1`: what it answers is of the
+    /// class `unknown`. The engine is one that takes and tells tokens: vLLM, SGLang, or `heph serve`
+    #[arg(long, value_name = "openai:ADDRESS", value_parser = backend::address)]
+    backend: Option<Address>,
+    /// What the engine calls the model [default: the only one that it has]
+    #[arg(long, value_name = "MODEL", requires = "backend")]
+    backend_model: Option<String>,
+    /// The variable that holds the engine's key
+    #[arg(long, value_name = "VARIABLE", requires = "backend")]
+    backend_key_env: Option<String>,
     /// UDP socket to listen at; port 0 for any free one
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -288,6 +302,19 @@ fn lend(
     if let Some(pressure) = Pressure::watch() {
         node = node.with_pressure(pressure);
     }
+    if let Some(address) = &arguments.backend {
+        let Backed {
+            node,
+            speed,
+            held,
+            memory,
+        } = backend::lend(node, address, arguments, &how, settings)?;
+        let profile = NodeProfile {
+            exactness: Exactness::Unknown,
+            ..profile(arguments, network, speed, memory, vec![held])
+        };
+        return Ok((node, profile));
+    }
     let (mut holds, mut speed, mut left) = (Vec::new(), None, memory);
     for name in &arguments.models {
         let mut opened = how.open(name, None, sessions.min(CONTEXTS), settings)?;
@@ -306,7 +333,17 @@ fn lend(
         holds.push(Held { model: hash, layers });
     }
     let speed = speed.ok_or_else(|| Failure::new(Exit::Usage, "there is no model to lend"))?;
-    let profile = NodeProfile {
+    Ok((node, profile(arguments, network, speed, memory, holds)))
+}
+
+fn profile(
+    arguments: &Arguments,
+    network: &Network,
+    speed: Speed,
+    memory: u64,
+    holds: Vec<Held>,
+) -> NodeProfile {
+    NodeProfile {
         node: network.node(),
         name: network.name().to_owned(),
         role: arguments.role,
@@ -318,8 +355,7 @@ fn lend(
         state: NodeState::Open,
         queue: Duration::ZERO,
         price: Price::default(),
-    };
-    Ok((node, profile))
+    }
 }
 
 /// Prints a new ticket.

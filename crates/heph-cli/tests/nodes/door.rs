@@ -45,6 +45,10 @@ impl DoorProcess {
         }
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Sends a request in HTTP/1.0, whose answers end with the connection.
     pub(crate) fn send(&self, method: &str, path: &str, body: &Value, headers: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -349,4 +353,59 @@ fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
     let told = open.post("/v1/completions", &body(json!({ "mode": "remote" })));
     assert_eq!(told["heph"]["receipt"]["places"][0]["role"], "miner", "{told}");
     assert_eq!(told["heph"]["receipt"]["places"][0]["saw"], "text");
+}
+
+#[test]
+fn of_texts_that_come_with_a_question_only_the_excerpts_leave() {
+    let node = NodeProcess::start("node-a");
+    // So slow that no layer is better kept here.
+    let desk = Home::with(&[&node]).timed_slower(100.0);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let text = super::chronicle(66);
+    let question = "How many shells did Mila find on day 35?";
+    let body = |mode: &str| {
+        json!({
+            "messages": [{ "role": "user", "content": question }], "max_tokens": 24, "temperature": 0,
+            "heph": { "mode": mode, "documents": [{ "name": "chronicle.txt", "text": text }] },
+        })
+    };
+    let there = door.post("/v1/chat/completions", &body("preprocess"));
+    let receipt = &there["heph"]["receipt"];
+    assert_eq!(
+        (&receipt["mode"], &receipt["exactness"]),
+        (&json!("preprocess"), &json!("exact")),
+        "{receipt}"
+    );
+    assert_eq!(receipt["exposure"]["documents"][0], "chronicle.txt");
+    assert!(
+        receipt["citations"]
+            .as_array()
+            .is_some_and(|list| !list.is_empty())
+    );
+    let sent = receipt["exposure"]["bytes_sent"].as_u64().unwrap();
+    assert!(
+        sent * 6 <= (text.len() + question.len()) as u64 + 6 * 2048,
+        "{sent} bytes"
+    );
+    let up = receipt["traffic"][0]["up"].as_u64().unwrap();
+    assert!(up <= sent * 2 + 4096, "{up} bytes for {sent} of text");
+    // All of it is longer than the context, and mode local asks for all of it.
+    let (status, _, said) = door.ask("POST", "/v1/chat/completions", &body("local"), "");
+    assert!(
+        status == 400 && said.contains("context_length_exceeded"),
+        "{status} {said}"
+    );
+    // What was said before is a text like any other.
+    let talk = json!({
+        "messages": [
+            { "role": "user", "content": "Tom has a red lantern." }, { "role": "assistant", "content": "How nice." },
+            { "role": "user", "content": "What does Tom have?" },
+        ],
+        "max_tokens": 8, "heph": { "mode": "preprocess" },
+    });
+    let receipt = door.post("/v1/chat/completions", &talk)["heph"]["receipt"].clone();
+    assert!(receipt["exposure"]["excerpts"].as_u64() > Some(0), "{receipt}");
+    let alone =
+        json!({ "messages": [{ "role": "user", "content": "Hi" }], "heph": { "mode": "preprocess" } });
+    assert_eq!(door.ask("POST", "/v1/chat/completions", &alone, "").0, 400);
 }

@@ -31,6 +31,7 @@ pub(crate) struct PlanRequest {
     max_tokens: Option<i64>,
     mode: Option<String>,
     privacy: Option<String>,
+    exactness: Option<String>,
 }
 
 /// One message.
@@ -57,11 +58,12 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
     let wishes = Wishes {
         mode: request.mode,
         privacy: request.privacy,
+        exactness: request.exactness,
         ..Wishes::default()
     };
     let mode = wishes.mode()?;
     let most = count("max_tokens", request.max_tokens, 1)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    let privacy = wishes.privacy()?;
+    let (privacy, any_bits) = (wishes.privacy()?, wishes.any_bits()?);
     let machines = door.machines.clone();
     let Some(machines) = machines.filter(|_| Arc::ptr_eq(&model, &door.engines.served)) else {
         let sentence = "only the served model is planned for, by a program that knows other machines";
@@ -72,9 +74,11 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
         let prompt_tokens = ask.prompts(&model)?.first().map_or(0, Vec::len);
         let wish = Wish {
             prompt_tokens,
+            excerpts_tokens: None,
             answer_tokens_max: most,
             mode,
             privacy,
+            any_bits,
         };
         let course = machines
             .course(&wish)
@@ -101,7 +105,7 @@ fn told(record: &Record) -> Value {
     });
     let refused = alternatives
         .iter()
-        .map(|other| json!({ "mode": other.mode, "why": other.why_not }));
+        .map(|other| json!({ "mode": other.mode, "why": other.why_not, "possible": other.plan.is_some() }));
     let leaves = plan
         .remote_stages()
         .map(|stage| stage.sees)

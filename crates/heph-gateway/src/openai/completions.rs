@@ -15,10 +15,12 @@ use super::{
     FINGERPRINT, OneOrMany, SamplingFields, StreamOptions, finish_reason, finite, form, read, spelled,
 };
 use crate::answer::{Answer, Part};
-use crate::ask::{Ask, Source, Text, Wishes, writer};
+use crate::ask::{Ask, Source, TOP_LOGPROBS_MAX, Text, Wishes, reader};
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
+use crate::outside;
+use crate::prompts::{self, PromptToken};
 use crate::shape::{self, Frames, Keep, Shape};
 
 /// Prompts of one request.
@@ -44,8 +46,12 @@ pub(crate) struct CompletionRequest {
     stream_options: Option<StreamOptions>,
     /// So many of the likeliest tokens beside each.
     logprobs: Option<i64>,
-    /// Whether the prompt stands before the answer.
+    /// Whether the prompt stands before the answer; with `logprobs` its tokens are told too.
     echo: Option<bool>,
+    /// What the model thinks of the prompt's own tokens, with so many of the likeliest beside each, as vLLM tells it.
+    prompt_logprobs: Option<i64>,
+    /// Whether tokens are told by their numbers, too.
+    return_token_ids: Option<bool>,
     /// What comes after the answer.
     suffix: Option<String>,
     #[schema(value_type = Object)]
@@ -97,6 +103,7 @@ pub(crate) async fn completions(
         return Ok(resumed);
     }
     let request: CompletionRequest = read(&body)?;
+    let wanted = Wanted::of(&request)?;
     let mut texts = request.prompt.texts();
     if texts.is_empty() || texts.len() > PROMPTS_MAX {
         return Err(Refusal::param(
@@ -104,7 +111,7 @@ pub(crate) async fn completions(
             format!("there must be 1 to {PROMPTS_MAX} prompts"),
         ));
     }
-    let model = writer(&door, request.model.as_deref().unwrap_or_default()).await?;
+    let model = reader(&door, request.model.as_deref().unwrap_or_default()).await?;
     let words = std::sync::Arc::clone(model.service.words());
     let echoes: Vec<String> = match request.echo.unwrap_or(false) {
         true => texts.iter().map(|text| echo(text, &words)).collect(),
@@ -145,6 +152,10 @@ pub(crate) async fn completions(
     ask.form = form(request.response_format.as_ref())?;
     ask.logprobs = count("logprobs", request.logprobs, 0)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let reports = ask.logprobs.is_some();
+    if wanted.ids {
+        // Tokens are told with their probabilities, or not at all.
+        ask.logprobs.get_or_insert(0);
+    }
     ask.sampling = request.sampling.into();
     ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     let keep = if ask.wishes.resume.unwrap_or(false) {
@@ -153,7 +164,12 @@ pub(crate) async fn completions(
         Keep::No
     };
     let each = ask.choices;
+    let prompts_read = match wanted.reads_prompts() && !outside::is_outside(&door, &ask.model)? {
+        true => ask.prompts(&model)?,
+        false => Vec::new(),
+    };
     let mut answer = ask.submit(&door).await?;
+    let heads = wanted.heads(&answer, prompts_read, each, &words).await?;
     let echoes: Vec<String> = echoes.into_iter().flat_map(|echo| vec![echo; each]).collect();
     if request.stream.unwrap_or(false) {
         let usage = request
@@ -164,6 +180,8 @@ pub(crate) async fn completions(
         let shape = Chunks {
             usage,
             reports,
+            ids: wanted.ids,
+            heads,
             prompts,
             left: answer.choices(),
             echoes,
@@ -172,28 +190,48 @@ pub(crate) async fn completions(
         };
         return Ok(shape::stream(&door, answer, shape, keep));
     }
-    let mut gathered: Vec<(String, Legacy, &'static str)> = echoes
+    let mut gathered: Vec<Gathered> = echoes
         .into_iter()
-        .map(|echo| (echo.clone(), Legacy::after(echo.chars().count()), "stop"))
+        .zip(heads)
+        .map(|(text, head)| Gathered {
+            legacy: head.legacy(&text),
+            text,
+            ids: Vec::new(),
+            finish: "stop",
+            head,
+        })
         .collect();
     shape::whole(&mut answer, |part| match part {
         Part::Text { choice, text, said } if !nothing => {
-            gathered[choice].0.push_str(&text);
-            gathered[choice].1.add(&words, &said);
+            let one = &mut gathered[choice];
+            one.text.push_str(&text);
+            one.ids.extend(said.iter().map(|said| said.token.0));
+            if reports {
+                one.legacy.add(&words, &said);
+            }
         }
         Part::End { choice, finish } => {
-            gathered[choice].2 = if nothing { "length" } else { finish_reason(&finish) }
+            gathered[choice].finish = if nothing { "length" } else { finish_reason(&finish) }
         }
         Part::Text { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
     })
     .await?;
-    let list = gathered
-        .into_iter()
-        .enumerate()
-        .map(|(at, (text, legacy, finish))| {
-            let logprobs = if reports { legacy.json() } else { Value::Null };
-            json!({ "index": at, "text": text, "logprobs": logprobs, "finish_reason": finish })
-        });
+    let list = gathered.into_iter().enumerate().map(|(at, one)| {
+        let Gathered {
+            text,
+            legacy,
+            finish,
+            ids,
+            head,
+        } = one;
+        let logprobs = if reports { legacy.json() } else { Value::Null };
+        let mut choice = json!({ "index": at, "text": text, "logprobs": logprobs, "finish_reason": finish });
+        head.put(&mut choice);
+        if wanted.ids {
+            choice["token_ids"] = json!(ids);
+        }
+        choice
+    });
     let body = json!({
         "id": format!("cmpl-{}", answer.id),
         "object": "text_completion",
@@ -217,11 +255,141 @@ fn echo(text: &Text, words: &Words) -> String {
     }
 }
 
+/// What is told besides the text.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    /// The prompt's tokens before the answer's, with so many of the likeliest.
+    echo: Option<usize>,
+    /// The prompt's tokens by themselves.
+    prompt: Option<usize>,
+    /// Tokens by their numbers.
+    ids: bool,
+}
+
+impl Wanted {
+    fn of(request: &CompletionRequest) -> Result<Self, Refusal> {
+        let number = |name, value| {
+            let told = count(name, value, 0)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+            match told {
+                Some(n) if n > TOP_LOGPROBS_MAX => Err(Refusal::param(
+                    name,
+                    format!("{name} may be {TOP_LOGPROBS_MAX} at most"),
+                )),
+                told => Ok(told),
+            }
+        };
+        let prompt = number("prompt_logprobs", request.prompt_logprobs)?;
+        if prompt.is_some() && request.stream.unwrap_or(false) {
+            let sentence = "prompt_logprobs are told with a whole answer, and not in a stream";
+            return Err(Refusal::param("prompt_logprobs", sentence));
+        }
+        let suffixed = request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty());
+        let echo = request.echo.unwrap_or(false) && !suffixed;
+        Ok(Self {
+            echo: number("logprobs", request.logprobs)?.filter(|_| echo),
+            prompt,
+            ids: request.return_token_ids.unwrap_or(false),
+        })
+    }
+
+    fn reads_prompts(self) -> bool {
+        self.echo.is_some() || self.prompt.is_some() || self.ids
+    }
+
+    /// What is told of its prompt with each choice.
+    async fn heads(
+        self,
+        answer: &Answer,
+        prompts: Vec<Vec<TokenId>>,
+        each: usize,
+        words: &Words,
+    ) -> Result<Vec<Head>, Refusal> {
+        if prompts.is_empty() {
+            if self.echo.is_some() || self.prompt.is_some() {
+                return Err(Refusal::param(
+                    "prompt_logprobs",
+                    "a provider's probabilities are not passed on",
+                ));
+            }
+            return Ok(vec![Head::default(); answer.choices()]);
+        }
+        let ids: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|prompt| prompt.iter().map(|t| t.0).collect())
+            .collect();
+        let told = match self.echo.max(self.prompt) {
+            Some(top) => prompts::told(answer.writer(), prompts, top).await?,
+            None => vec![Vec::new(); ids.len()],
+        };
+        let head = |(ids, told): (Vec<u32>, Vec<PromptToken>)| Head {
+            echoed: self.echo.map(|top| Legacy::of_prompt(words, &told, top)),
+            probabilities: self.prompt.map(|top| by_rank(words, &told, top)),
+            ids: self.ids.then_some(ids),
+        };
+        let heads = ids.into_iter().zip(told).map(head);
+        Ok(heads.flat_map(|head| vec![head; each]).collect())
+    }
+}
+
+/// What is told of a prompt.
+#[derive(Debug, Clone, Default)]
+struct Head {
+    echoed: Option<Legacy>,
+    probabilities: Option<Value>,
+    ids: Option<Vec<u32>>,
+}
+
+impl Head {
+    /// The lists that the answer's tokens go on.
+    fn legacy(&self, echo: &str) -> Legacy {
+        self.echoed
+            .clone()
+            .unwrap_or_else(|| Legacy::after(echo.chars().count()))
+    }
+
+    fn put(self, choice: &mut Value) {
+        if let Some(told) = self.probabilities {
+            choice["prompt_logprobs"] = told;
+        }
+        if let Some(ids) = self.ids {
+            choice["prompt_token_ids"] = json!(ids);
+        }
+    }
+}
+
+/// The prompt's tokens as vLLM tells them: by number, each with its place among all.
+fn by_rank(words: &Words, told: &[PromptToken], top: usize) -> Value {
+    let entry = |token: TokenId, value: f64, rank: usize| {
+        let decoded = String::from_utf8_lossy(&spelled(words, token)).into_owned();
+        (
+            token.0.to_string(),
+            json!({ "logprob": finite(value), "rank": rank, "decoded_token": decoded }),
+        )
+    };
+    let row = |one: &PromptToken| {
+        let Some(told) = &one.told else { return Value::Null };
+        let likeliest = told.top.iter().take(top).enumerate();
+        let mut row: Map<String, Value> = likeliest.map(|(at, t)| entry(t.token, t.value, at + 1)).collect();
+        row.extend([entry(one.token, told.value, told.rank)]);
+        Value::Object(row)
+    };
+    told.iter().map(row).collect()
+}
+
+/// A choice as it comes together.
+struct Gathered {
+    text: String,
+    legacy: Legacy,
+    ids: Vec<u32>,
+    finish: &'static str,
+    head: Head,
+}
+
 /// Probabilities as this API tells them: lists side by side.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Legacy {
     tokens: Vec<String>,
-    values: Vec<f64>,
+    values: Vec<Option<f64>>,
     top: Vec<Value>,
     offsets: Vec<usize>,
     at: usize,
@@ -233,6 +401,31 @@ impl Legacy {
             at,
             ..Self::default()
         }
+    }
+
+    /// The tokens of a prompt; nothing is known of the first.
+    fn of_prompt(words: &Words, told: &[PromptToken], top: usize) -> Self {
+        let word = |token| String::from_utf8_lossy(&spelled(words, token)).into_owned();
+        let mut all = Self::default();
+        for one in told {
+            let token = word(one.token);
+            all.offsets.push(all.at);
+            all.at += token.chars().count();
+            all.tokens.push(token);
+            all.values.push(one.told.as_ref().map(|told| finite(told.value)));
+            all.top.push(match &one.told {
+                None => Value::Null,
+                Some(told) => {
+                    let likeliest = told.top.iter().take(top);
+                    Value::Object(
+                        likeliest
+                            .map(|t| (word(t.token), json!(finite(t.value))))
+                            .collect(),
+                    )
+                }
+            });
+        }
+        all
     }
 
     fn add(&mut self, words: &Words, said: &[Said]) {
@@ -247,7 +440,7 @@ impl Legacy {
             self.offsets.push(self.at);
             self.at += token.chars().count();
             self.tokens.push(token);
-            self.values.push(finite(report.chosen.value));
+            self.values.push(Some(finite(report.chosen.value)));
             self.top.push(Value::Object(top));
         }
     }
@@ -262,6 +455,9 @@ impl Legacy {
 struct Chunks {
     usage: bool,
     reports: bool,
+    ids: bool,
+    /// What is told of the prompts; taken when it is said.
+    heads: Vec<Head>,
     prompts: usize,
     left: usize,
     echoes: Vec<String>,
@@ -295,13 +491,21 @@ impl Shape for Chunks {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn begin(&mut self, answer: &Answer, out: &mut Frames) {
-        for (choice, echo) in self
-            .echoes
-            .iter()
-            .enumerate()
-            .filter(|(_, echo)| !echo.is_empty())
-        {
-            out.data(&self.text(answer, choice, echo, Value::Null));
+        for (choice, head) in std::mem::take(&mut self.heads).into_iter().enumerate() {
+            let echo = &self.echoes[choice];
+            if echo.is_empty() && head.ids.is_none() {
+                continue;
+            }
+            let logprobs = match &head.echoed {
+                Some(legacy) => {
+                    self.offsets[choice] = legacy.at;
+                    legacy.json()
+                }
+                None => Value::Null,
+            };
+            let mut chunk = self.text(answer, choice, echo, logprobs);
+            head.put(&mut chunk["choices"][0]);
+            out.data(&chunk);
         }
     }
 
@@ -316,7 +520,12 @@ impl Shape for Chunks {
                 } else {
                     Value::Null
                 };
-                out.data(&self.text(answer, choice, &text, logprobs));
+                let mut chunk = self.text(answer, choice, &text, logprobs);
+                if self.ids {
+                    let ids: Vec<u32> = said.iter().map(|said| said.token.0).collect();
+                    chunk["choices"][0]["token_ids"] = json!(ids);
+                }
+                out.data(&chunk);
             }
             Part::End { choice, finish } => {
                 self.left -= 1;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::error::Refusal;
 use crate::house::Door;
+use crate::outside;
 
 /// A model that can be asked for: its name, and when it came, in seconds since 1970.
 fn names(door: &Door) -> Vec<(String, u64)> {
@@ -22,11 +23,13 @@ fn names(door: &Door) -> Vec<(String, u64)> {
     let stored = stored.map(|record| (record.name.to_string(), record.added_unix_s));
     let mut names = vec![(served.clone(), 0)];
     names.extend(bundled.chain(stored).filter(|(name, _)| *name != served));
+    names.extend(outside::names(door).into_iter().map(|name| (name, 0)));
     names
 }
 
 fn entry(name: &str, created: u64) -> Value {
-    json!({ "id": name, "object": "model", "created": created.max(1_700_000_000), "owned_by": "heph" })
+    let owner = name.split_once('/').map_or("heph", |(provider, _)| provider);
+    json!({ "id": name, "object": "model", "created": created.max(1_700_000_000), "owned_by": owner })
 }
 
 /// Names the models, the served one first.

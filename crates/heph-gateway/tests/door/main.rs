@@ -438,3 +438,61 @@ fn chats_are_kept_and_the_document_names_every_path() {
         paths.len()
     );
 }
+
+#[test]
+fn a_prompt_is_told_with_the_probabilities_that_its_tokens_had_as_an_answer() {
+    let door = door();
+    let start = json!({ "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0, "logprobs": 2, "return_token_ids": true });
+    let made = door.json("/v1/completions", &start)["choices"][0].clone();
+    let ids = |place: &Value| -> Vec<u64> {
+        place
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_u64().unwrap())
+            .collect()
+    };
+    let (prompt, answer) = (ids(&made["prompt_token_ids"]), ids(&made["token_ids"]));
+    assert_eq!(answer.len(), 8, "{made}");
+    let whole: Vec<u64> = prompt.iter().chain(&answer).copied().collect();
+    let body = json!({ "prompt": whole, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1, "echo": true, "logprobs": 2 });
+    let read = door.json("/v1/completions", &body)["choices"][0].clone();
+    let rows = read["prompt_logprobs"].as_array().unwrap();
+    assert!(rows.len() == whole.len() && rows[0].is_null(), "{read}");
+    let lists = &read["logprobs"];
+    assert_eq!(lists["tokens"].as_array().unwrap().len(), whole.len() + 1);
+    assert!(lists["token_logprobs"][0].is_null() && lists["top_logprobs"][0].is_null());
+    for (at, id) in whole.iter().enumerate().skip(1) {
+        let told = &rows[at][id.to_string()];
+        assert_eq!(told["logprob"], lists["token_logprobs"][at], "{at}");
+        assert!(
+            told["rank"].as_u64() >= Some(1) && told["decoded_token"].is_string(),
+            "{told}"
+        );
+    }
+    // What was chosen greedily is of rank one in its place, with the very same probability.
+    for (at, id) in answer.iter().enumerate() {
+        let told = &rows[prompt.len() + at][id.to_string()];
+        assert_eq!(told["rank"], 1, "{told}");
+        assert_eq!(told["logprob"], made["logprobs"]["token_logprobs"][at], "{at}");
+    }
+    let text = read["text"].as_str().unwrap();
+    assert!(text.contains(made["text"].as_str().unwrap()), "{text}");
+    // The same in pieces.
+    let mut stream = body.clone();
+    stream["stream"] = json!(true);
+    let (status, _) = door.post("/v1/completions", &stream);
+    assert_eq!(status, 400, "prompt_logprobs are told with a whole answer");
+    stream.as_object_mut().unwrap().remove("prompt_logprobs");
+    let events = door.events("/v1/completions", &stream);
+    assert_eq!(
+        events[0]["choices"][0]["logprobs"]["tokens"]
+            .as_array()
+            .unwrap()
+            .len(),
+        whole.len()
+    );
+    let scored = json!({ "prompt": whole, "max_tokens": 0, "echo": true, "logprobs": 0 });
+    let scored = door.json("/v1/completions", &scored)["choices"][0]["logprobs"]["token_logprobs"].clone();
+    assert_eq!(scored.as_array().unwrap().len(), whole.len());
+}

@@ -104,6 +104,9 @@ pub enum StageError {
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// The engine that runs the model elsewhere failed.
+    #[error("{0}")]
+    Backend(String),
 }
 
 /// Carries out the orders of one session. As a [`Seat`] it computes when it is asked for a reply.

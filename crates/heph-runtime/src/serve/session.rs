@@ -12,7 +12,7 @@ use heph_types::{CachePart, Order, Position, SamplingOptions, StageSpec};
 use tokio::sync::mpsc;
 
 use super::Place;
-use crate::node::{Node, Stage, StageError};
+use crate::node::{Node, StageError, Work};
 
 /// Orders that wait for the thread: the session's end hands out two at a time, with a rollback or options between them.
 const JOBS_WAITING: usize = 8;
@@ -126,7 +126,7 @@ impl Desk {
         stop: Arc<AtomicBool>,
     ) -> Result<(), End> {
         let line = self.line;
-        let mut stage = match node.stage_until(spec, stop) {
+        let mut stage = match node.work_until(spec, stop) {
             Ok(stage) => stage,
             Err(error) => {
                 let reason = self.place.refused(refusal(&error));
@@ -149,7 +149,7 @@ impl Desk {
     /// Does one job; returns the next where it came in the middle of a stream.
     fn carry_out(
         &self,
-        stage: &mut Stage,
+        stage: &mut Work,
         job: Job,
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Result<Option<Job>, End> {
@@ -223,6 +223,7 @@ fn refusal(error: &StageError) -> Refusal {
         | StageError::Memory { .. }
         | StageError::Forward(_)
         | StageError::Cache(_)
+        | StageError::Backend(_)
         | StageError::Sampling(_) => Refusal::NoMemory,
     }
 }

@@ -79,6 +79,13 @@ struct Ready {
     over: bool,
 }
 
+impl Ready {
+    /// Whether the reader must take something first.
+    fn is_full(&self) -> bool {
+        self.bytes >= READY_MAX
+    }
+}
+
 /// How it went to put something in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -146,7 +153,7 @@ impl Outbox {
                 .pieces
                 .push_back(Piece::Text(text, said.into_iter().collect())),
         }
-        let full = ready.bytes >= READY_MAX;
+        let full = ready.is_full();
         ready.held = full;
         drop(ready);
         self.bell.notify_one();
@@ -160,7 +167,7 @@ impl Outbox {
             return;
         }
         ready.bytes += id.len() + name.len();
-        ready.held = ready.bytes >= READY_MAX;
+        ready.held = ready.is_full();
         ready.pieces.push_back(Piece::Call { id, name });
         drop(ready);
         self.bell.notify_one();
@@ -173,7 +180,7 @@ impl Outbox {
             return;
         }
         ready.bytes += text.len();
-        ready.held = ready.bytes >= READY_MAX;
+        ready.held = ready.is_full();
         match ready.pieces.back_mut() {
             Some(Piece::Arguments(last)) => last.push_str(text),
             _ => ready.pieces.push_back(Piece::Arguments(text.to_owned())),

@@ -8,6 +8,7 @@ use heph_gateway::{Course, Machines, NodeLine, Privacy, Wish};
 use heph_net::trust::TrustBook;
 use heph_plan::Record;
 use heph_runtime::desk::{AnswerOptions, DeskError, Finish, Prompt};
+use heph_runtime::providers::own_alone;
 use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
 use heph_runtime::settings::{self, Settings};
 use heph_types::{Leaves, NodeId, Policy, Role};
@@ -120,15 +121,7 @@ impl Acquaintance {
                 may_see: Vec::new(),
                 ..policy
             },
-            Privacy::Own => Policy {
-                may_see: policy
-                    .may_see
-                    .iter()
-                    .filter(|(role, _)| *role == Role::Own)
-                    .copied()
-                    .collect(),
-                ..policy
-            },
+            Privacy::Own => own_alone(policy),
             Privacy::Policy => policy,
         }
     }
@@ -217,8 +210,14 @@ impl Machines for Met {
     fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String> {
         let plan = || -> Result<Arc<dyn Course>, Failure> {
             let asking = self.0.asking()?;
-            let sizes = Sizes::of(wish.prompt_tokens);
-            let policy = self.0.policy(wish.privacy);
+            let sizes = Sizes {
+                whole: wish.prompt_tokens,
+                excerpts: wish.excerpts_tokens,
+            };
+            let policy = Policy {
+                exact_only: !wish.any_bits,
+                ..self.0.policy(wish.privacy)
+            };
             let record = asking.plan_under(policy, wish.mode, sizes, wish.answer_tokens_max)?;
             Ok(Arc::new(Planned {
                 asking,

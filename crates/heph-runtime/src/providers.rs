@@ -1,0 +1,430 @@
+//! Outside providers as executor seats: the list that a person keeps, their keys, and the answers that they give.
+//!
+//! Whoever is on the list was added by a person, and sees no text before the person allowed that too. Every answer goes
+//! through the policy ([`heph_providers::Permit`]), may cost no more than was said, and comes with a receipt that says what
+//! left, to whom and at which price. What a provider says is worth no more than its word.
+
+mod book;
+
+pub use book::{BookError, ProviderBook};
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use heph_net::secrets::{SecretError, Secrets};
+use heph_plan::Mode;
+use heph_providers::{
+    AskError, Client, Done, End, Forbidden, Limits, Listener, Permit, Provider, Question, Refused, Said,
+    Secret,
+};
+use heph_types::{Exactness, LayerRange, Leaves, Policy, Role};
+
+use crate::desk::{Finish, Guesses};
+use crate::receipt::{PlaceLine, ProviderLine, Receipt, TrafficLine};
+use crate::service::{Ending, Fate, Outcome, ServiceError, Speaker};
+use crate::settings::Allowance;
+
+/// What is to be answered by a provider.
+#[derive(Debug, Clone)]
+pub struct Commission {
+    /// The provider.
+    pub provider: Provider,
+    /// What it is asked.
+    pub question: Question,
+    /// What may leave.
+    pub policy: Policy,
+    /// Credits that the answer may cost at most.
+    pub price_max: Option<f64>,
+    /// When the answer ends with what there is.
+    pub deadline: Option<Instant>,
+}
+
+/// Why a provider is not asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CommissionError {
+    /// The policy or the person says no.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    /// It has no such model.
+    #[error("the provider {provider} is not asked for the model {model:?}; it is for {known}")]
+    Model {
+        /// The provider.
+        provider: String,
+        /// The model.
+        model: String,
+        /// Those that it is asked for.
+        known: String,
+    },
+    /// What it costs is not known, or too much.
+    #[error("{0}")]
+    Price(String),
+}
+
+/// What `provider` may see, as the settings say: of its role where they say something of that, else what the person allowed
+/// the provider itself.
+pub fn policy(allow: &[Allowance], provider: &Provider) -> Policy {
+    let usual = crate::settings::policy(allow.iter().copied());
+    let said = usual.may_see.iter().any(|(role, _)| *role == provider.role);
+    let own = (!said).then_some((provider.role, provider.sees));
+    Policy {
+        may_see: usual.may_see.into_iter().chain(own).collect(),
+        exact_only: false,
+        ..usual
+    }
+}
+
+impl Commission {
+    /// The commission, if it may be given; its question then asks for no more tokens than it may cost.
+    ///
+    /// # Errors
+    /// When policy, models or price say no. Nothing was sent then.
+    pub fn checked(mut self) -> Result<Self, CommissionError> {
+        let (provider, question) = (&self.provider, &mut self.question);
+        Permit::of(provider, &self.policy)?;
+        if !provider.models.contains(&question.model) {
+            return Err(CommissionError::Model {
+                provider: provider.name.clone(),
+                model: question.model.chars().take(80).collect(),
+                known: provider.models.join(", "),
+            });
+        }
+        let Some(most) = self.price_max else {
+            return Ok(self);
+        };
+        let Some(rates) = provider.price else {
+            let sentence = format!(
+                "what the provider {} costs is not known, and the answer may cost {most} credits",
+                provider.name
+            );
+            return Err(CommissionError::Price(sentence));
+        };
+        // A token has a byte at least, so a text has no more tokens than bytes, and a template adds a few for each turn.
+        let prompt_max = question.bytes() as u64 + TEMPLATE_TOKENS;
+        let affordable = rates.answer_tokens(most, prompt_max).ok_or_else(|| {
+            CommissionError::Price(format!(
+                "a prompt of up to {prompt_max} tokens costs up to {} credits there, and the answer may cost {most}",
+                rates.of(prompt_max, 1)
+            ))
+        })?;
+        if rates.answer > 0.0 {
+            let wanted = question.max_tokens.unwrap_or(u64::MAX);
+            question.max_tokens = Some(wanted.min(affordable));
+        }
+        Ok(self)
+    }
+}
+
+/// What templates of conversations add at most, for the price that may not be exceeded.
+const TEMPLATE_TOKENS: u64 = 256;
+
+/// Asks providers, on a thread of its own for their connections.
+#[derive(Debug)]
+pub struct Outside {
+    home: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Outside {
+    /// Providers whose keys are below `home`, HEPH's folder.
+    ///
+    /// # Errors
+    /// A sentence where the system gives no thread or no TLS.
+    pub fn new(home: &Path, limits: Limits) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("heph-providers")
+            .enable_all()
+            .build()
+            .map_err(|error| format!("the system gives no thread: {error}"))?;
+        let client = {
+            let _inside = runtime.enter();
+            Client::new(limits)?
+        };
+        Ok(Self {
+            home: home.to_owned(),
+            runtime,
+            client,
+        })
+    }
+
+    fn key(&self, provider: &Provider) -> Result<Option<Secret>, ServiceError> {
+        let found = Secrets::new(&self.home).find(provider.node(), &provider.name);
+        let failed = |error: SecretError| elsewhere(error.to_string(), Fate::Unavailable);
+        Ok(found.map_err(failed)?.as_deref().and_then(Secret::new))
+    }
+
+    /// Answers, and says the answer as it comes.
+    ///
+    /// # Errors
+    /// When the commission may not be given, or the provider gives no answer.
+    pub fn answer(&self, commission: Commission, speaker: &Speaker) -> Result<Outcome, ServiceError> {
+        let checked = commission.checked();
+        let commission = checked.map_err(|error| elsewhere(error.to_string(), Fate::Refused))?;
+        let Commission {
+            provider,
+            question,
+            policy,
+            deadline,
+            ..
+        } = &commission;
+        let permit =
+            Permit::of(provider, policy).map_err(|error| elsewhere(error.to_string(), Fate::Refused))?;
+        let key = self.key(provider)?;
+        let stopped = || speaker.cancel().is_raised();
+        let listener = Listener {
+            stopped: &stopped,
+            deadline: *deadline,
+        };
+        let heard = Mutex::new(Heard::default());
+        let mut say = |said: Said| {
+            if let Ok(mut heard) = heard.lock() {
+                heard.first.get_or_insert_with(Instant::now);
+                heard.pieces += 1;
+            }
+            match said {
+                Said::Text(text) => speaker.say(&text),
+                Said::Call { id, name } => speaker.call(&id, &name),
+                Said::Arguments(text) => speaker.arguments(&text),
+            }
+        };
+        let asked = self
+            .client
+            .ask(permit, key.as_ref(), question, &listener, &mut say);
+        let done = self.runtime.block_on(asked);
+        let heard = heard.into_inner().unwrap_or_default();
+        match done {
+            Ok(done) => Ok(outcome(&commission, &done, &heard, speaker)),
+            // The time is up, and what there is was said.
+            Err(AskError::TimeUp { .. }) if heard.pieces > 0 => {
+                let late = Done {
+                    end: End::Length,
+                    prompt_tokens: None,
+                    answer_tokens: None,
+                    up: question.bytes() as u64,
+                    down: 0,
+                    tries: 1,
+                    dropped: Vec::new(),
+                };
+                let told = outcome(&commission, &late, &heard, speaker);
+                Ok(Outcome {
+                    ending: Ending::Deadline,
+                    ..told
+                })
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The models that a provider says it has. Shows it its key and no text.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn models(&self, provider: &Provider) -> Result<Vec<String>, ServiceError> {
+        let key = self.key(provider)?;
+        let listener = Listener {
+            stopped: &|| false,
+            deadline: Some(Instant::now() + LIST_DEADLINE),
+        };
+        let asked = self.client.models(provider, key.as_ref(), &listener);
+        self.runtime.block_on(asked).map_err(failed)
+    }
+}
+
+/// How long a list of models may take.
+const LIST_DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Default)]
+struct Heard {
+    first: Option<Instant>,
+    pieces: usize,
+}
+
+fn elsewhere(sentence: String, fate: Fate) -> ServiceError {
+    ServiceError::Elsewhere { sentence, fate }
+}
+
+fn failed(error: AskError) -> ServiceError {
+    let fate = match &error {
+        AskError::Shape { .. } => Fate::Refused,
+        AskError::Unreachable { .. } => Fate::Unavailable,
+        AskError::Refused { kind, .. } => match kind {
+            Refused::Request => Fate::Refused,
+            // The caller has no part in what key this machine has.
+            Refused::Key => Fate::Broken,
+            Refused::TooOften(pause) => Fate::Limited(*pause),
+            Refused::Unwell(_) => Fate::Unavailable,
+        },
+        AskError::Late { .. } | AskError::TimeUp { .. } => Fate::Late,
+        AskError::Nonsense { .. } | AskError::Cut { .. } => Fate::Broken,
+        AskError::Stopped => return ServiceError::Stopped,
+    };
+    elsewhere(error.to_string(), fate)
+}
+
+fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speaker) -> Outcome {
+    let Commission {
+        provider, question, ..
+    } = commission;
+    let now = Instant::now();
+    let (first, total) = (
+        heard.first.unwrap_or(now) - speaker.began(),
+        now - speaker.began(),
+    );
+    let mut degraded: Vec<String> = done
+        .dropped
+        .iter()
+        .map(|name| format!("{name} was not passed on: {} has no such number.", provider.name))
+        .collect();
+    if done.prompt_tokens.is_none() || done.answer_tokens.is_none() {
+        degraded.push(format!(
+            "{} told no counts of tokens: bytes and pieces stand for them.",
+            provider.name
+        ));
+    }
+    if done.end == End::Withheld {
+        degraded.push(format!("{} did not want to say more.", provider.name));
+    }
+    let prompt = done.prompt_tokens.unwrap_or(question.bytes() as u64);
+    let answer = done.answer_tokens.unwrap_or(heard.pieces as u64);
+    let count = |tokens: u64| usize::try_from(tokens).unwrap_or(usize::MAX);
+    let (prompt_tokens, answer_tokens) = (count(prompt), count(answer));
+    let after = (total - first).as_secs_f64();
+    let (ending, finish) = match &done.end {
+        End::Stop | End::Calls | End::Withheld => (Ending::Stop, Finish::Stop),
+        End::StopText(text) => (Ending::StopText(text.clone()), Finish::Stop),
+        End::Length => (Ending::Length, Finish::Length),
+    };
+    let speed = provider.speed;
+    let places = LayerRange::new(0, 0, 0).map(|layers| PlaceLine {
+        from: 0,
+        to: prompt_tokens.saturating_add(answer_tokens),
+        layers,
+        node: provider.node(),
+        name: provider.name.clone(),
+        role: Some(provider.role),
+        saw: Leaves::Text,
+    });
+    let receipt = Receipt {
+        mode: Mode::Remote,
+        model: format!("{}/{}", provider.name, question.model),
+        exactness: Exactness::Unknown,
+        places: places.into_iter().collect(),
+        traffic: vec![TrafficLine {
+            node: provider.node(),
+            name: provider.name.clone(),
+            up: done.up,
+            down: done.down,
+        }],
+        moves: Vec::new(),
+        guesses: Guesses::default(),
+        degraded,
+        finish,
+        prompt_tokens,
+        answer_tokens,
+        first_token_s: first.as_secs_f64(),
+        tokens_per_s: if after > 0.0 { answer as f64 / after } else { 0.0 },
+        expected_first_token_s: speed.map_or(0.0, |pace| pace.first_token_ms / 1e3),
+        expected_tokens_per_s: speed.map_or(0.0, |pace| pace.tokens_per_s),
+        price: provider.price.map_or(0.0, |rates| rates.of(prompt, answer)),
+        provider: Some(ProviderLine {
+            name: provider.name.clone(),
+            address: provider.url.to_string(),
+            model: question.model.clone(),
+            region: provider.region.as_ref().map(ToString::to_string),
+            retention: provider.retention.to_string(),
+            tries: done.tries,
+        }),
+    };
+    Outcome {
+        ending,
+        prompt_tokens,
+        answer_tokens,
+        first_token: first,
+        total,
+        elsewhere: Some(Box::new(receipt)),
+    }
+}
+
+/// The policy of a request that lets nobody but the person's own machines see it.
+pub fn own_alone(policy: Policy) -> Policy {
+    let may_see = policy
+        .may_see
+        .iter()
+        .filter(|(role, _)| *role == Role::Own)
+        .copied();
+    Policy {
+        may_see: may_see.collect(),
+        ..policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heph_providers::{Rates, Turn};
+
+    use super::*;
+
+    fn provider(sees: &str) -> Provider {
+        let text = format!(
+            "name = \"cloud\"\ndialect = \"openai\"\nurl = \"https://api.example/v1\"\nmodels = [\"m\"]\nsees = \"{sees}\""
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    fn commission(provider: Provider, allow: &[&str], price_max: Option<f64>) -> Commission {
+        let allow: Vec<Allowance> = allow.iter().map(|word| word.parse().unwrap()).collect();
+        Commission {
+            policy: policy(&allow, &provider),
+            question: Question::chat("m", vec![Turn::new("user", "0123456789")]),
+            provider,
+            price_max,
+            deadline: None,
+        }
+    }
+
+    #[test]
+    fn nothing_goes_to_a_provider_that_was_not_allowed_or_whose_role_sees_less() {
+        let may = |sees, allow: &[&str]| commission(provider(sees), allow, None).checked().is_ok();
+        assert!(!may("nothing", &[]) && !may("nothing", &["cloud=text"]));
+        assert!(may("text", &[]) && may("text", &["cloud=text"]) && may("text", &["miner=nothing"]));
+        assert!(!may("text", &["cloud=nothing"]) && !may("text", &["cloud=activations"]));
+        let closed = Commission {
+            policy: own_alone(policy(&[], &provider("text"))),
+            ..commission(provider("text"), &[], None)
+        };
+        assert!(closed.checked().is_err());
+        let unsaid: Provider =
+            toml::from_str("name = \"x\"\ndialect = \"openai\"\nurl = \"https://x\"\nmodels = [\"m\"]")
+                .unwrap();
+        assert_eq!(unsaid.sees, Leaves::Nothing);
+    }
+
+    #[test]
+    fn an_answer_costs_no_more_than_was_said() {
+        let rates = |prompt, answer| Provider {
+            price: Some(Rates { prompt, answer }),
+            ..provider("text")
+        };
+        // Ten bytes and a role of four, and what a template adds: 270 tokens at most.
+        let checked = commission(rates(100.0, 1000.0), &[], Some(0.037))
+            .checked()
+            .unwrap();
+        assert_eq!(checked.question.max_tokens, Some(10));
+        assert!(
+            commission(rates(100.0, 1000.0), &[], Some(0.027))
+                .checked()
+                .is_err()
+        );
+        assert!(commission(provider("text"), &[], Some(5.0)).checked().is_err());
+        let free = commission(rates(0.0, 0.0), &[], Some(0.0)).checked().unwrap();
+        assert_eq!(free.question.max_tokens, None);
+        let mut short = commission(rates(100.0, 1000.0), &[], Some(5.0));
+        short.question.max_tokens = Some(3);
+        assert_eq!(short.checked().unwrap().question.max_tokens, Some(3));
+        let mut other = commission(provider("text"), &[], None);
+        other.question.model = "dearer".to_owned();
+        assert!(matches!(other.checked(), Err(CommissionError::Model { .. })));
+    }
+}
