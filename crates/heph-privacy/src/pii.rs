@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 mod checks;
 mod forms;
+pub mod names;
 mod picture;
 mod secrets;
 mod table;
@@ -57,6 +58,14 @@ static PICTURES: LazyLock<Pictures> = LazyLock::new(Pictures::new);
 /// What patterns alone find in `text`, in its order and without overlaps.
 pub fn patterns(text: &str) -> Vec<Span> {
     settle(text, candidates(text))
+}
+
+/// What patterns and the model of names find in `text`, in its order and without overlaps.
+pub fn scan(text: &str, model: &names::Model) -> Vec<Span> {
+    let mut found = candidates(text);
+    let seen = settle(text, found.clone());
+    found.extend(model.candidates(text, &seen));
+    settle(text, found)
 }
 
 /// Candidates of all recognisers that need no model.
