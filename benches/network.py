@@ -7,6 +7,7 @@ raw line is kept in raw/network.jsonl; the report is made from those lines and f
     network.py split MODEL.gguf    decoding, prefill, serial prefill and bytes of a model over two hosts
     network.py modes               the bundled pair by every mode of heph run, at several round trips
     network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
+    network.py direct MODEL.gguf   decoding over two far hosts: rows through the desk, and from host to host
     network.py overhead            what the runtime adds to a token and stage, without distance
     network.py report              writes NETWORK.md
 
@@ -102,6 +103,47 @@ def split(model, parts):
             keep("split", model=name, rtt_ms=0, **line)
 
 
+DIRECT_RTTS = [10, 50, 100]
+
+
+def direct(model, rtts):
+    """A desk without layers and two hosts, each as far from the other two as they are from it."""
+    for rtt in rtts:
+        with Lab() as lab:
+            desk, nodes = Desk(lab.host("desk")), [Desk(lab.host(name)) for name in ("first", "second")]
+            for left, right in [(desk, nodes[0]), (desk, nodes[1]), (nodes[0], nodes[1])]:
+                lab.strait(left.host, right.host, rtt=rtt)
+            tickets = []
+            for cpu, node in enumerate(nodes):
+                served = node.host.start([SPAN, "serve", model, node.home, "0.0.0.0:7842"], cpus=str(cpu),
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+                tickets.append(served.stdout.readline().strip())
+            if not all(tickets):
+                raise RuntimeError("span serve did not start")
+            out = desk.host.run([SPAN, "measure", model, desk.home, ",".join(tickets), "direct:32"], timeout=280)
+            if out.returncode:
+                raise RuntimeError(out.stderr)
+            for line in map(json.loads, out.stdout.splitlines()):
+                keep("direct", model=pathlib.Path(model).stem, rtt_ms=rtt, **line)
+
+
+def direct_report():
+    those = lines("direct")
+    if not those:
+        return []
+    out = [f"## From host to host: {those[0]['model']}", "",
+           "Half of the layers at each of two hosts, none at the desk, all three equally far from each other; rows as f32, greedy.",
+           "Through the desk a token takes two round trips and the compute, direct one and a half.", "",
+           "| round trip | through the desk | direct | gain | ways of a token, direct |", "|---|---|---|---|---|"]
+    for rtt in sorted({line["rtt_ms"] for line in those}):
+        own = [line for line in those if line["rtt_ms"] == rtt]
+        through, straight = (middle([line["tokens"] / line[key] for line in own]) for key in ("through_s", "direct_s"))
+        gain = middle([line["through_s"] / line["direct_s"] for line in own])
+        saved = middle([(line["through_s"] - line["direct_s"]) / line["tokens"] for line in own])
+        out.append(f"| {rtt} ms | {through:.1f} tok/s | {straight:.1f} tok/s | {gain:.2f} | {4 - saved / (rtt / 2e3):.2f} |")
+    return out + [""]
+
+
 def overhead():
     for line in ticketed("draft", 0, "overhead:400"):
         keep("overhead", rtt_ms=0, **line)
@@ -152,10 +194,10 @@ def report():
     out = ["# Over networks", "", "Written by `benches/network.py report` from `raw/network.jsonl`; every figure is a median of the lines of its",
            "kind there. Two hosts are two network namespaces of one core each on one machine, with the round trip of a strait",
            "between them (`docs/world.md`).", ""]
-    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead")
+    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct")
     if measured:
         out += [f"Processors: {', '.join(sorted({line['cpu'] for line in measured}))}. Last line: {max(line['at'] for line in measured)}.", ""]
-    out += split_report() + overhead_report() + guesses_report() + modes_report()
+    out += split_report() + direct_report() + overhead_report() + guesses_report() + modes_report()
     (HERE / "NETWORK.md").write_text("\n".join(out).rstrip() + "\n")
     print(HERE / "NETWORK.md")
 
@@ -259,6 +301,8 @@ def main():
     RAW.parent.mkdir(exist_ok=True)
     if what == "split" and len(sys.argv) > 2:
         split(sys.argv[2], sys.argv[3:] or ["decode", "prefill", "serial", "bytes"])
+    elif what == "direct" and len(sys.argv) > 2:
+        direct(sys.argv[2], [int(word) for word in sys.argv[3:]] or DIRECT_RTTS)
     elif what == "modes":
         modes([int(word) for word in sys.argv[2:]] or MODE_RTTS)
     elif what == "guesses":

@@ -22,7 +22,7 @@ use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
-use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Plan, Record, Request};
+use heph_plan::{Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Request};
 use heph_runtime::acceptance::{Acceptances, Task};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
@@ -92,8 +92,9 @@ pub(crate) struct Books {
     /// Machines that came since.
     came: Came,
     meter: Meter,
-    /// What the meter said after the last answer.
+    /// What the meter said after the last answer, of bytes to and from machines and of those between them.
     counted: BTreeMap<NodeId, Traffic>,
+    between: BTreeMap<(NodeId, NodeId), u64>,
     /// How well such answers were guessed for.
     acceptances: Acceptances,
 }
@@ -115,7 +116,14 @@ impl Books {
             learn(network, &spent, answer.prefill + answer.decode);
         }
         let pool = self.came.join(&asking.pool);
-        Receipt::new(plan, &pool, answer, &spent)
+        let between = self.meter.read_between();
+        let handed = between.iter().map(|(hop, bytes)| {
+            let before = self.between.get(hop).copied().unwrap_or_default();
+            (*hop, bytes - before)
+        });
+        let handed: BTreeMap<_, _> = handed.collect();
+        self.between = between;
+        Receipt::new(plan, &pool, answer, &spent).with_between(&pool, &handed)
     }
 }
 
@@ -143,9 +151,14 @@ impl Planned {
                     .asking
                     .desk(&record, Guessing::WhereItHelps, self.precision)?;
                 let Books {
-                    came, meter, counted, ..
+                    came,
+                    meter,
+                    counted,
+                    between,
+                    ..
                 } = &mut self.books;
-                (*meter, *came, *counted) = (seated.meter, seated.came, BTreeMap::new());
+                (*meter, *came) = (seated.meter, seated.came);
+                (*counted, *between) = Default::default();
                 Some(seated.desk)
             }
         };
@@ -300,6 +313,7 @@ impl Seated {
             came,
             meter,
             counted: BTreeMap::new(),
+            between: BTreeMap::new(),
             acceptances,
         };
         (desk, books)
@@ -315,6 +329,8 @@ pub(crate) struct Asking {
     draft: Option<Draft>,
     /// What is certified of rounded rows, where they may be used.
     rounding: Option<Rounding>,
+    /// Whether rows may go from machine to machine.
+    forward: DirectForwarding,
     pool: NodePool,
     policy: Policy,
     cancel: Cancel,
@@ -445,6 +461,7 @@ impl Asking {
             words,
             draft,
             rounding,
+            forward: place.forward,
             pool: pool.among(&met),
             away: met.into_iter().filter_map(away).collect(),
             cancel,
@@ -528,6 +545,7 @@ impl Asking {
             mode,
         };
         let mut request = question.request();
+        request.direct = self.forward;
         self.rounding
             .iter()
             .for_each(|rounding| codecs::offer(&mut request, rounding));

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use heph_plan::replan::MoveBy;
-use heph_plan::{Decision, Mode, Place, Plan, Stage};
+use heph_plan::{Decision, Forwarding, Mode, Place, Plan, Stage};
 use heph_runtime::receipt::{PlaceLine, Receipt};
 use heph_types::{LayerRange, Leaves};
 
@@ -44,6 +44,13 @@ fn write_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
             out,
             if at == 0 { "stages" } else { "" },
             &stage_words(stage, plan),
+        )?;
+    }
+    if plan.forwarding == Forwarding::Direct {
+        line(
+            out,
+            "forwards",
+            "direct: rows go from machine to machine, a copy comes here",
         )?;
     }
     if let Some(draft) = plan.draft {
@@ -174,6 +181,16 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
             if at == 0 { "network" } else { "" },
             &format!("{}: {up} up, {down} down", bytes.name),
         )?;
+    }
+    for bytes in &receipt.between {
+        let words = format!(
+            "{} to {}: {} direct, as {} says",
+            bytes.from,
+            bytes.to,
+            terminal::bytes(bytes.bytes),
+            bytes.from
+        );
+        line(out, "", &words)?;
     }
     if receipt.guesses.judged > 0 {
         let (right, judged) = (receipt.guesses.right, receipt.guesses.judged);

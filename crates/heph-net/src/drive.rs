@@ -176,8 +176,29 @@ where
     M::Event: Send,
     M::Error: Send,
 {
+    drive_with(stream, machine, epoch, EVENTS_WAITING)
+}
+
+/// The same for a machine whose events are large: one waits for the caller, and the peer is not read meanwhile.
+pub fn drive_closely<M>(stream: Stream, machine: M, epoch: Instant) -> Conversation<M>
+where
+    M: Machine + Send + 'static,
+    M::Command: Send,
+    M::Event: Send,
+    M::Error: Send,
+{
+    drive_with(stream, machine, epoch, 1)
+}
+
+fn drive_with<M>(stream: Stream, machine: M, epoch: Instant, events_waiting: usize) -> Conversation<M>
+where
+    M: Machine + Send + 'static,
+    M::Command: Send,
+    M::Event: Send,
+    M::Error: Send,
+{
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING);
-    let (event_queue, events) = mpsc::channel(EVENTS_WAITING);
+    let (event_queue, events) = mpsc::channel(events_waiting);
     let (ended, end) = oneshot::channel();
     let counted = Arc::new(Counted::default());
     let driver = Driver {

@@ -63,15 +63,18 @@ pub enum Protocol {
     Members,
     /// Pieces of model files.
     Shards,
+    /// Rows from one stage's node to the next one's.
+    Hop,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 4] = [
+    pub const ALL: [Protocol; 5] = [
         Protocol::Session,
         Protocol::Pair,
         Protocol::Members,
         Protocol::Shards,
+        Protocol::Hop,
     ];
 
     /// Its name in the TLS handshake.
@@ -81,6 +84,7 @@ impl Protocol {
             Protocol::Pair => b"heph/pair/1",
             Protocol::Members => b"heph/members/1",
             Protocol::Shards => b"heph/shards/1",
+            Protocol::Hop => b"heph/hop/1",
         }
     }
 

@@ -6,6 +6,7 @@
 //! anything. `docs/wire.md` says what may follow what. Knows no model: what an order computes is its caller's affair.
 
 mod desk;
+mod hop;
 mod node;
 mod orders;
 mod talk;
@@ -20,6 +21,7 @@ use crate::codec::CodecError;
 use crate::wire::{Farewell, FaultCode, WireError};
 
 pub use desk::{DeskCommand, DeskEnd, DeskEvent};
+pub use hop::{GiverCommand, GiverEnd, GiverEvent, TakerCommand, TakerEnd, TakerEvent};
 pub use node::{NodeCommand, NodeEnd, NodeEvent, NodeLimits};
 
 /// How long the other end may take to say Hello.

@@ -10,19 +10,24 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use heph_types::{CachePart, SamplingOptionError, SessionId, StageSpec};
+use heph_types::{CachePart, NodeId, SamplingOptionError, SessionId, StageSpec, Ticket};
 
 use crate::codec::{self, CodecError};
 use bytes::{Reader, Writer};
 
 pub use inbox::Inbox;
-pub use stage::{ChoicesFrame, Epoch, Fill, ForwardFrame, GenerateFrame, Line, RowsFrame, TakeUntil};
+pub use stage::{
+    ChoicesFrame, Epoch, Fill, ForwardFrame, GenerateFrame, HandFrame, JoinFrame, Line, RowsFrame, TakeUntil,
+};
 
 /// The versions of the protocol that this code speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 2);
+pub const VERSIONS: (u16, u16) = (1, 3);
 
 /// The first version in which caches travel.
 pub const CACHES_SINCE: u16 = 2;
+
+/// The first version in which nodes hand rows to each other.
+pub const HOPS_SINCE: u16 = 3;
 
 /// What a stream of frames begins with, so that a stranger is known by its first four bytes.
 const MAGIC: [u8; 4] = *b"HEPH";
@@ -47,6 +52,9 @@ pub const MEMBERSHIP_MAX: usize = 16 * 1024;
 
 /// Bytes of a frame's body: the largest rows in single precision, the ids beside them, and what stands before.
 pub const FRAME_MAX: usize = 4 * codec::VALUES_MAX + 5 * TOKENS_MAX + 64;
+
+/// Bytes of an address: eight sockets and a relay.
+pub const ADDRESS_MAX: usize = 1 + 8 * 19 + 1 + crate::address::RELAY_TEXT_MAX;
 
 /// Bytes of one part of a cache.
 pub const CACHE_PART_MAX: usize = 16 << 20;
@@ -166,6 +174,46 @@ pub enum Frame {
         /// The first position that is not held.
         held: heph_types::Position,
     },
+    /// Lets a node hand the rows of a session's next orders over, if it shows this ticket. Version 3.
+    Expect {
+        /// The session.
+        line: Line,
+        /// Who will.
+        from: NodeId,
+        /// What it has to show.
+        ticket: Ticket,
+    },
+    /// Asks for a session's rows to be handed to another node. Version 3.
+    Join(JoinFrame),
+    /// Answers a [`Frame::Expect`]: the node may come. Version 3.
+    Expecting(Line),
+    /// Answers a [`Frame::Join`]: rows can be handed on. Version 3.
+    Joined {
+        /// The session.
+        line: Line,
+        /// Microseconds to the other node and back.
+        round_trip_us: u32,
+    },
+    /// Rows cannot be handed on, or no longer. Version 3.
+    Parted {
+        /// The session.
+        line: Line,
+        /// One sentence for people.
+        sentence: String,
+    },
+    /// So many bytes of a session's rows were handed on so far. Version 3.
+    HandedOn {
+        /// The session.
+        line: Line,
+        /// Bytes, frames included.
+        bytes: u64,
+    },
+    /// What a node that hands rows over shows first. Version 3.
+    Present(Ticket),
+    /// Answers a [`Frame::Present`]: rows may come. Version 3.
+    Welcome,
+    /// Rows for the next stage. Version 3.
+    Hand(HandFrame),
     /// Answers a [`Frame::Forward`] with hidden states.
     Rows(RowsFrame),
     /// Answers with chosen tokens.
@@ -357,6 +405,9 @@ pub enum WireError {
     /// A sentence that is no UTF-8.
     #[error("a sentence is no text")]
     Text,
+    /// An address that cannot be read, or not in its one form.
+    #[error("a node's address cannot be read")]
+    Address,
     /// Layers that are no range.
     #[error("the layers are no range")]
     Layers,
@@ -392,6 +443,15 @@ impl Frame {
             Frame::PutCache { .. } => "PutCache",
             Frame::Cache { .. } => "Cache",
             Frame::CacheHeld { .. } => "CacheHeld",
+            Frame::Expect { .. } => "Expect",
+            Frame::Join(_) => "Join",
+            Frame::Expecting(_) => "Expecting",
+            Frame::Joined { .. } => "Joined",
+            Frame::Parted { .. } => "Parted",
+            Frame::HandedOn { .. } => "HandedOn",
+            Frame::Present(_) => "Present",
+            Frame::Welcome => "Welcome",
+            Frame::Hand(_) => "Hand",
             Frame::Rows(_) => "Rows",
             Frame::Choices(_) => "Choices",
             Frame::Done { .. } => "Done",
@@ -484,8 +544,46 @@ impl Frame {
                 line.write(to);
             }
             Frame::Forward(forward) => {
-                to.u8(0x20);
+                to.u8(if forward.pass.is_some() { 0x30 } else { 0x20 });
                 forward.write(to)?;
+            }
+            Frame::Expect { line, from, ticket } => {
+                to.u8(0x26);
+                line.write(to);
+                to.raw(&from.0);
+                to.raw(&ticket.0);
+            }
+            Frame::Join(join) => {
+                to.u8(0x27);
+                join.write(to)?;
+            }
+            Frame::Expecting(line) => {
+                to.u8(0x2D);
+                line.write(to);
+            }
+            Frame::Joined { line, round_trip_us } => {
+                to.u8(0x2E);
+                line.write(to);
+                to.short(*round_trip_us);
+            }
+            Frame::Parted { line, sentence } => {
+                to.u8(0x2F);
+                line.write(to);
+                to.blob("bytes of a sentence", sentence.as_bytes(), SENTENCE_MAX)?;
+            }
+            Frame::HandedOn { line, bytes } => {
+                to.u8(0x31);
+                line.write(to);
+                to.short(*bytes);
+            }
+            Frame::Present(ticket) => {
+                to.u8(0x32);
+                to.raw(&ticket.0);
+            }
+            Frame::Welcome => to.u8(0x33),
+            Frame::Hand(hand) => {
+                to.u8(0x34);
+                hand.write(to)?;
             }
             Frame::Rollback {
                 line,
@@ -575,10 +673,7 @@ impl Frame {
                     n => Some(Line(u32::try_from(n - 1).map_err(|_| WireError::LongNumber)?)),
                 };
                 let code = FaultCode::read(from.u8()?)?;
-                let sentence = from.blob("bytes of a sentence", SENTENCE_MAX)?;
-                let sentence = std::str::from_utf8(sentence)
-                    .map_err(|_| WireError::Text)?
-                    .to_owned();
+                let sentence = read_sentence(from)?;
                 Frame::Fault { line, code, sentence }
             }
             0x07 => Frame::Profile {
@@ -602,7 +697,29 @@ impl Frame {
             },
             0x13 => Frame::Close(Line::read(from)?),
             0x14 => Frame::Closed(Line::read(from)?),
-            0x20 => Frame::Forward(ForwardFrame::read(from)?),
+            kind @ (0x20 | 0x30) => Frame::Forward(ForwardFrame::read(from, kind == 0x30)?),
+            0x26 => Frame::Expect {
+                line: Line::read(from)?,
+                from: NodeId(from.array()?),
+                ticket: Ticket(from.array()?),
+            },
+            0x27 => Frame::Join(JoinFrame::read(from)?),
+            0x2D => Frame::Expecting(Line::read(from)?),
+            0x2E => Frame::Joined {
+                line: Line::read(from)?,
+                round_trip_us: from.short()?,
+            },
+            0x2F => Frame::Parted {
+                line: Line::read(from)?,
+                sentence: read_sentence(from)?,
+            },
+            0x31 => Frame::HandedOn {
+                line: Line::read(from)?,
+                bytes: from.short64()?,
+            },
+            0x32 => Frame::Present(Ticket(from.array()?)),
+            0x33 => Frame::Welcome,
+            0x34 => Frame::Hand(HandFrame::read(from)?),
             0x21 => Frame::Rollback {
                 line: Line::read(from)?,
                 epoch: Epoch::read(from)?,
@@ -650,6 +767,13 @@ impl Frame {
             }
         })
     }
+}
+
+fn read_sentence(from: &mut Reader<'_>) -> Result<String, WireError> {
+    let sentence = from.blob("bytes of a sentence", SENTENCE_MAX)?;
+    Ok(std::str::from_utf8(sentence)
+        .map_err(|_| WireError::Text)?
+        .to_owned())
 }
 
 impl Hello {

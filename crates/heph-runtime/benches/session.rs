@@ -163,6 +163,7 @@ fn token(seat: &mut dyn Seat, bell: &Bell, at: u32, model: &LineModel) -> Durati
             tokens: Vec::new(),
         },
         answers: 1,
+        pass: None,
     };
     seat.submit(Order::Forward(order)).expect("room");
     loop {

@@ -162,7 +162,7 @@ pub struct Answer {
     pub guessed: Vec<Guessed>,
     /// Bytes on the network for it.
     pub traffic: Traffic,
-    /// What was given up for want of memory, a sentence each.
+    /// What was given up, for want of memory or because a way did not open, a sentence each.
     pub degraded: Vec<String>,
 }
 
@@ -279,7 +279,7 @@ impl Desk {
     /// A desk for a model that is laid out over a line.
     pub fn over(line: Line, pace: Pace, words: Arc<Words>, cancel: Cancel) -> Self {
         Self {
-            line,
+            line: line.stopped_by(&cancel),
             pace,
             words,
             cancel,
@@ -385,6 +385,7 @@ impl Desk {
         let last = clock.now();
         let first = first.unwrap_or(last);
         let moves = line.moves().to_vec();
+        let parted = line.parted().to_vec();
         line.settle();
         let spent = line.traffic();
         Ok(Answer {
@@ -399,7 +400,7 @@ impl Desk {
             moves,
             guesses,
             guessed: pace.guessed(),
-            degraded: relief.iter().flat_map(Relief::told).collect(),
+            degraded: relief.iter().flat_map(Relief::told).chain(parted).collect(),
             traffic: Traffic {
                 up: spent.up - traffic.up,
                 down: spent.down - traffic.down,

@@ -5,30 +5,55 @@
 //! refused before anything is sent.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use heph_net::address::NodeAddress;
 use heph_types::{
     CachePart, LayerRange, Leaves, NodeId, Order, Policy, Position, Reply, Role, SamplingOptions, SessionId,
     StageSpec,
 };
 
-use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Traffic};
+use crate::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError, Traffic};
 
 /// Bytes by machine, shared by all gates of a line.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Mutex<BTreeMap<NodeId, Traffic>>>);
+pub struct Meter(Arc<Mutex<Counted>>);
+
+/// What was counted.
+#[derive(Debug, Clone, Default)]
+struct Counted {
+    by_machine: BTreeMap<NodeId, Traffic>,
+    /// What machines say that they handed to each other.
+    between: BTreeMap<(NodeId, NodeId), u64>,
+}
 
 impl Meter {
     /// What went to and from each machine so far; machines with no traffic are left out.
     pub fn read(&self) -> BTreeMap<NodeId, Traffic> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counted().by_machine.clone()
+    }
+
+    /// Bytes that went from one machine to another past this one so far, by the word of the machine that sent them.
+    pub fn read_between(&self) -> BTreeMap<(NodeId, NodeId), u64> {
+        self.counted().between.clone()
     }
 
     fn add(&self, node: NodeId, more: Traffic) {
         if more != Traffic::default() {
-            let mut meter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *meter.entry(node).or_default() += more;
+            *self.counted().by_machine.entry(node).or_default() += more;
         }
+    }
+
+    fn add_between(&self, hop: (NodeId, NodeId), more: u64) {
+        if more > 0 {
+            let mut counted = self.counted();
+            let bytes = counted.between.entry(hop).or_default();
+            *bytes = bytes.saturating_add(more);
+        }
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -39,6 +64,8 @@ pub struct Gate {
     sees: Leaves,
     /// Layers from here on, and to there, may run on the machine.
     layers: std::ops::Range<usize>,
+    /// Whether it may hear of other machines, and they of it: those of one owner form a circle in any case.
+    meets: bool,
     meter: Meter,
 }
 
@@ -49,6 +76,7 @@ impl Gate {
             host,
             sees: Leaves::Text,
             layers: 0..usize::MAX,
+            meets: false,
             meter: meter.clone(),
         }
     }
@@ -59,6 +87,7 @@ impl Gate {
         let last = usize::from(policy.layers_local_last);
         Self {
             sees: policy.seen_by(host.node(), role),
+            meets: role == Role::Own && policy.seen_by(host.node(), role) >= Leaves::Activations,
             // A stage at an end touches it even without layers, so a kept end shuts that end's choice out as well.
             layers: first..if last == 0 {
                 usize::MAX
@@ -101,11 +130,18 @@ impl Host for Gate {
                 why: Refusal::Said(why),
             });
         }
-        Ok(Box::new(Counted {
+        Ok(Box::new(Watched {
             seat: self.host.open(session, spec, bell)?,
             counted: Traffic::default(),
+            meets: self.meets,
+            hop: None,
+            handed: 0,
             meter: self.meter.clone(),
         }))
+    }
+
+    fn meeting_place(&self) -> Option<NodeAddress> {
+        self.host.meeting_place().filter(|_| self.meets)
     }
 
     fn is_far(&self) -> bool {
@@ -117,14 +153,19 @@ impl Host for Gate {
     }
 }
 
-/// A seat whose traffic is added to the meter.
-struct Counted {
+/// A seat whose traffic is added to the meter, and that meets only whom it may.
+struct Watched {
     seat: Box<dyn Seat>,
     counted: Traffic,
+    meets: bool,
+    /// Where its rows were last asked to go.
+    hop: Option<(NodeId, NodeId)>,
+    /// Bytes that it told of so far.
+    handed: u64,
     meter: Meter,
 }
 
-impl Counted {
+impl Watched {
     fn count(&mut self) {
         let now = self.seat.traffic();
         let more = Traffic {
@@ -133,10 +174,15 @@ impl Counted {
         };
         self.counted = now;
         self.meter.add(self.seat.node(), more);
+        let handed = self.seat.handed_bytes();
+        if let Some(hop) = self.hop {
+            self.meter.add_between(hop, handed.saturating_sub(self.handed));
+        }
+        self.handed = handed;
     }
 }
 
-impl Seat for Counted {
+impl Seat for Watched {
     fn node(&self) -> NodeId {
         self.seat.node()
     }
@@ -167,12 +213,37 @@ impl Seat for Counted {
         self.seat.leave(to)
     }
 
+    fn expect(&mut self, hop: &Hop) -> bool {
+        self.meets && self.seat.expect(hop)
+    }
+
+    fn join(&mut self, hop: &Hop) -> bool {
+        self.count();
+        let joins = self.meets && self.seat.join(hop);
+        if joins {
+            self.hop = Some((hop.from, hop.to));
+        }
+        joins
+    }
+
+    fn takes(&mut self) -> HopState {
+        self.seat.takes()
+    }
+
+    fn hands(&mut self) -> HopState {
+        self.seat.hands()
+    }
+
+    fn handed_bytes(&self) -> u64 {
+        self.seat.handed_bytes()
+    }
+
     fn traffic(&self) -> Traffic {
         self.seat.traffic()
     }
 }
 
-impl Drop for Counted {
+impl Drop for Watched {
     fn drop(&mut self) {
         self.count();
     }

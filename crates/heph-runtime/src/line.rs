@@ -9,6 +9,7 @@
 //! at home, `n..n` keeps the logits there.
 
 mod history;
+mod hops;
 mod layout;
 mod post;
 mod recovery;
@@ -31,6 +32,7 @@ use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock};
 use crate::seat::{Bell, Host, SeatError, Traffic};
 use history::{History, HistoryLimits};
+use hops::Promise;
 use post::{Kind, Piece, Post, answers, fits};
 
 /// Orders that a line keeps under way at one seat: enough to fill a link of 300 ms with chunks of 10 ms.
@@ -47,6 +49,9 @@ const EXPIRED_MAX: usize = 3;
 
 /// How long a node that was lost is not asked again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a line waits in all for nodes that are full, where nobody else could take a stage.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How often a waiting line looks whether it should stop.
 const CANCEL_LOOK: Duration = Duration::from_millis(50);
@@ -204,10 +209,20 @@ pub struct Line {
     stream: Option<Stream>,
     chosen: VecDeque<Chosen>,
     lost: Vec<(NodeId, Instant)>,
+    /// Nodes that were full, and when they may have room.
+    busy: Vec<(NodeId, Instant)>,
     moves: Vec<Move>,
+    /// Whether rows may go from node to node.
+    forwards: bool,
+    /// The last name that was given to rows.
+    tags: u64,
+    /// Hops that ended, a sentence each.
+    parted: Vec<String>,
     steering: Option<Box<dyn Steering>>,
     /// What the answer may still have, as its teller said last.
     tokens_left: usize,
+    /// Who may stop it.
+    cancel: Option<Cancel>,
     /// Time spent waiting for seats.
     waited: Duration,
     clock: Arc<dyn Clock>,
@@ -272,9 +287,14 @@ impl Line {
             stream: None,
             chosen: VecDeque::new(),
             lost: Vec::new(),
+            busy: Vec::new(),
             moves: Vec::new(),
+            forwards: false,
+            tags: 0,
+            parted: Vec::new(),
             steering: None,
             tokens_left: 0,
+            cancel: None,
             waited: Duration::ZERO,
             clock,
             bell: Bell::new(),
@@ -295,6 +315,12 @@ impl Line {
     /// The line that counts its time by `clock`.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// The line that waits for nobody any more once `cancel` is raised, whoever feeds it.
+    pub fn stopped_by(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
         self
     }
 
@@ -346,6 +372,8 @@ impl Line {
     pub fn begin(&mut self, sampling: &SamplingOptions) -> usize {
         let held = self.settle();
         self.moves.clear();
+        self.parted.clear();
+        self.busy.clear();
         let now = self.clock.now();
         self.lost
             .retain(|(_, when)| now.saturating_duration_since(*when) < FORGIVEN_AFTER);
@@ -472,6 +500,7 @@ impl Line {
     /// # Panics
     /// When nothing was asked for.
     pub fn collect(&mut self, cancel: &Cancel) -> Result<Chosen, LineError> {
+        self.cancel = Some(cancel.clone());
         loop {
             if let Some(chosen) = self.chosen.pop_front() {
                 self.note_gap();
@@ -520,6 +549,7 @@ impl Line {
 
     /// Looks at every seat once, the last first: what comes out of the line matters most. Returns whether anything moved.
     fn turn(&mut self) -> Result<bool, LineError> {
+        self.tend_hops();
         let mut moved = false;
         for at in (0..self.posts.len()).rev() {
             moved |= self.push(at)?;
@@ -549,6 +579,16 @@ impl Line {
         if deadline <= now {
             let Post { node, since, .. } = self.posts[at];
             let waited = now - since;
+            let promised = self.posts[at].flight.front().is_some_and(|piece| piece.promised);
+            if let Some(before) = at
+                .checked_sub(1)
+                .filter(|before| promised && self.forwards(*before))
+            {
+                // The node before has done its part: whether it is the way between the two or this one is seen next.
+                self.posts[at].since = now;
+                self.part(before, "nothing came of them in time");
+                return Ok(());
+            }
             return self.replace(at, SeatError::Late { node, waited });
         }
         self.clock.wait(&self.bell, seen, deadline.min(now + CANCEL_LOOK));
@@ -559,6 +599,14 @@ impl Line {
     /// Until when the seat may be silent; `None` where nothing is under way.
     fn deadline(&self, at: usize) -> Option<Instant> {
         let post = &self.posts[at];
+        if post
+            .flight
+            .front()
+            .is_some_and(|piece| piece.promised && !piece.given)
+        {
+            // The node that hands its rows over is waited for.
+            return None;
+        }
         let streams = at == 0 && self.stream.as_ref().is_some_and(|stream| stream.sent);
         let tokens = post
             .flight
@@ -588,6 +636,10 @@ impl Line {
             let post = &mut self.posts[at];
             let Some(seat) = &mut post.seat else { continue };
             let kind = Submitted::of(&order);
+            let pass = match &order {
+                Order::Forward(forward) => forward.pass,
+                Order::Rollback(_) | Order::Generate { .. } => None,
+            };
             if let Err(error) = seat.submit(order) {
                 self.replace(at, error)?;
                 return Ok(true);
@@ -605,6 +657,9 @@ impl Line {
                     post.tempo.forget_short();
                     self.stream.iter_mut().for_each(|stream| stream.sent = true);
                 }
+            }
+            if let Some(pass) = pass {
+                self.promise(at, pass.tag)?;
             }
         }
         Ok(moved)
@@ -640,7 +695,13 @@ impl Line {
         if post.flight.len() >= FLIGHT_MAX {
             return Ok(None);
         }
-        let (from, to) = (piece.first, piece.end());
+        let (piece, from, to) = (*piece, piece.first, piece.end());
+        let pass = match self.may_promise(at, &piece) {
+            Promise::Yes => Some(self.pass()),
+            Promise::Later => return Ok(None),
+            Promise::No => None,
+        };
+        let post = &mut self.posts[at];
         let input = if at == 0 {
             StageInput::Tokens(self.tokens[from..to].to_vec())
         } else {
@@ -657,7 +718,8 @@ impl Line {
         Ok(Some(Order::Forward(Forward {
             first: Position(from as u32),
             input,
-            answers: answers(piece, last) as u32,
+            answers: answers(&piece, last) as u32,
+            pass,
         })))
     }
 
@@ -677,7 +739,9 @@ impl Line {
             post.flight.push_front(piece);
             return Ok(Err(SeatError::Wrong { node, why }));
         }
-        post.tempo.saw(piece.tokens, took);
+        if piece.given || !piece.promised {
+            post.tempo.saw(piece.tokens, took);
+        }
         if piece.kind == Kind::Replay || piece.live == 0 {
             return Ok(Ok(()));
         }
@@ -698,6 +762,8 @@ impl Line {
     /// Hands a stage's rows on to the next one.
     fn pass_on(&mut self, at: usize, piece: Piece, rows: &[f32]) -> Result<(), LineError> {
         let known = self.known_after(at + 1);
+        let copy = piece.kind == Kind::Copy;
+        let copied = copy && self.copied(at, &piece);
         let next = &mut self.posts[at + 1];
         // Rows that it has already, because it was told them by another seat before.
         let had = next.inputs.len().saturating_sub(piece.first).min(piece.live);
@@ -707,12 +773,17 @@ impl Line {
         }
         let width = self.model.width;
         next.inputs.push(&rows[had * width..piece.live * width])?;
+        if copied {
+            return Ok(());
+        }
         let kind = match piece.kind {
-            Kind::Rebuild if known >= first + tokens => Kind::Replay,
+            // Another seat answered it, and this one has yet to hear of it.
+            Kind::Copy | Kind::Rebuild if known >= first + tokens => Kind::Replay,
+            Kind::Copy => Kind::Rebuild,
             kind => kind,
         };
-        next.waiting
-            .push_back(Piece::new(first, tokens, piece.wanted, kind));
+        let wanted = if copy { 0 } else { piece.wanted };
+        next.waiting.push_back(Piece::new(first, tokens, wanted, kind));
         Ok(())
     }
 
@@ -767,6 +838,7 @@ impl Line {
             });
             post.waiting.retain(|piece| piece.live > 0);
         }
+        (0..self.posts.len()).for_each(|at| self.forgo(at, to));
     }
 }
 

@@ -104,6 +104,11 @@ impl Node {
         }
     }
 
+    /// Whether it has as many sessions as it may.
+    pub fn is_full(&self) -> bool {
+        self.open.load(Ordering::Relaxed) >= self.caps.sessions
+    }
+
     /// The node that also lends this model.
     pub fn with(mut self, hash: ModelHash, lent: Lent) -> Self {
         self.models.insert(hash, lent);

@@ -10,6 +10,7 @@ mod seat;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use heph_net::address::NodeAddress;
 use heph_net::endpoint::{Traffic as Packets, Way};
 use heph_net::session::{Codecs, SessionError};
 use heph_types::{NodeId, NodeProfile, SessionId, StageSpec};
@@ -113,6 +114,10 @@ impl Host for Peer {
     fn carrying(&self, allowed: &Allowed) -> Option<Arc<dyn Host>> {
         let formats = Formats::Any(Arc::new(allowed.clone()));
         Some(Arc::new(self.with_formats(formats)))
+    }
+
+    fn meeting_place(&self) -> Option<NodeAddress> {
+        Some(self.link.network().address_of(self.link.node()))
     }
 
     fn is_far(&self) -> bool {

@@ -14,8 +14,8 @@ pub use lookout::Lookout;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use heph_plan::{Cluster, NODES_MAX, Peer};
-use heph_types::{LayerRange, LinkProfile, ModelHash, NodeId, NodeProfile, SessionId, StageSpec};
+use heph_plan::{Between, Cluster, NODES_MAX, Peer};
+use heph_types::{LayerRange, LinkProfile, ModelHash, NodeId, NodeProfile, Role, SessionId, StageSpec};
 
 use crate::cancel::Cancel;
 use crate::node::{Lent, Node, NodeCaps};
@@ -99,10 +99,38 @@ impl NodePool {
         Cluster {
             desk: self.desk.clone(),
             nodes: self.others.iter().map(peer).collect(),
-            between: Vec::new(),
+            between: self.between(),
         }
     }
+
+    /// The ways between this person's other machines, which alone may hear of each other. Nobody measured them from here: two
+    /// machines are taken to be as far from each other as both are from here on average, and the way between them to carry
+    /// what the slower of their own ways does.
+    fn between(&self) -> Vec<Between> {
+        let own = self
+            .others
+            .iter()
+            .filter(|machine| machine.profile.role == Role::Own);
+        let own: Vec<&Machine> = own.take(OWN_PAIRED_MAX).collect();
+        let pairs = own.iter().enumerate().flat_map(|(at, from)| {
+            let others = own[at + 1..].iter();
+            others.map(|to| Between {
+                from: from.profile.node,
+                to: to.profile.node,
+                link: LinkProfile {
+                    rtt: (from.link.rtt + to.link.rtt) / 2,
+                    up: from.link.down.min(to.link.up),
+                    down: from.link.up.min(to.link.down),
+                    loss: from.link.loss.max(to.link.loss),
+                },
+            })
+        });
+        pairs.collect()
+    }
 }
+
+/// Machines of one person whose ways to each other the planner is told: 64 have 2,016.
+const OWN_PAIRED_MAX: usize = 64;
 
 /// Brings the model of a [`Here`] into memory.
 pub trait Loader: Send + Sync {

@@ -25,11 +25,14 @@ pub struct Receipt {
     pub places: Vec<PlaceLine>,
     /// What crossed the network, by machine.
     pub traffic: Vec<TrafficLine>,
+    /// What machines say that they sent to each other, past this one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub between: Vec<BetweenLine>,
     /// Stages that went from one machine to another.
     pub moves: Vec<MoveLine>,
     /// What guessing ahead brought.
     pub guesses: Guesses,
-    /// What was given up for want of memory, a sentence each.
+    /// What was given up, for want of memory or because a way did not open, a sentence each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
     /// Why it ended.
@@ -102,6 +105,17 @@ pub struct TrafficLine {
     pub down: u64,
 }
 
+/// Bytes from one machine to another that this one did not see: the word of the machine that sent them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BetweenLine {
+    /// Who sent them, and says so.
+    pub from: String,
+    /// Who got them.
+    pub to: String,
+    /// How many.
+    pub bytes: u64,
+}
+
 /// A stage that moved.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MoveLine {
@@ -147,6 +161,7 @@ impl Receipt {
             exactness: plan.exactness,
             places: places(plan, pool, answer, tokens),
             traffic: traffic.iter().map(line).collect(),
+            between: Vec::new(),
             moves: moves.collect(),
             guesses: answer.guesses,
             degraded: answer.degraded.clone(),
@@ -160,6 +175,21 @@ impl Receipt {
             price: plan.expected.credits,
             provider: None,
         }
+    }
+
+    /// The receipt with what machines say that they sent to each other.
+    pub fn with_between(mut self, pool: &NodePool, between: &BTreeMap<(NodeId, NodeId), u64>) -> Self {
+        let line = |((from, to), bytes): (&(NodeId, NodeId), &u64)| BetweenLine {
+            from: pool.name(*from),
+            to: pool.name(*to),
+            bytes: *bytes,
+        };
+        self.between = between
+            .iter()
+            .filter(|(_, bytes)| **bytes > 0)
+            .map(line)
+            .collect();
+        self
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::mpsc::Receiver;
 
 use heph_plan::draft::{RoundStart, SourceStart};
 use heph_plan::{
-    CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice, Mode, ModelChoice,
-    Objective, Place, Record, Request,
+    CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, Forwarding, KvChoice, Mode,
+    ModelChoice, Objective, Place, Record, Request,
 };
 use heph_types::{
     Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeProfile, NodeState, Policy, Speed,
@@ -220,6 +220,9 @@ impl Route<'_> {
         let alone = cluster.nodes.is_empty() && self.changes.is_none();
         if let Some(changes) = self.changes {
             replanner = replanner.with_changes(changes);
+        }
+        if plan.forwarding == Forwarding::Direct {
+            line = line.forwarding();
         }
         if !alone {
             line = line.with_steering(Box::new(replanner));

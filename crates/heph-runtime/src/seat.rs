@@ -6,8 +6,9 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use heph_net::address::NodeAddress;
 use heph_types::{
-    CachePart, LayerRange, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
+    CachePart, LayerRange, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec, Ticket,
 };
 
 use crate::codecs::Allowed;
@@ -50,10 +51,61 @@ pub trait Seat: Send {
         Ok(false)
     }
 
+    /// Lets the giving node of a hop hand rows over to this seat, which is at its taking node. `false`: it cannot.
+    /// [`Seat::takes`] says how that goes on.
+    fn expect(&mut self, _hop: &Hop) -> bool {
+        false
+    }
+
+    /// Lets this seat, which is at the giving node of a hop, hand its rows to the taking node. `false`: it cannot.
+    /// [`Seat::hands`] says how that goes on.
+    fn join(&mut self, _hop: &Hop) -> bool {
+        false
+    }
+
+    /// How far it has come with expecting rows of another node.
+    fn takes(&mut self) -> HopState {
+        HopState::Apart(String::new())
+    }
+
+    /// How far it has come with handing its rows to another node.
+    fn hands(&mut self) -> HopState {
+        HopState::Apart(String::new())
+    }
+
+    /// Bytes that its node says it handed to others so far.
+    fn handed_bytes(&self) -> u64 {
+        0
+    }
+
     /// What went over the network for this seat so far.
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
+}
+
+/// A way for the rows of one boundary past the desk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hop {
+    /// Who hands rows over.
+    pub from: NodeId,
+    /// Who takes them.
+    pub to: NodeId,
+    /// What the one shows to the other.
+    pub ticket: Ticket,
+    /// Where the taking node is.
+    pub address: NodeAddress,
+}
+
+/// How far a seat has come with one end of a hop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HopState {
+    /// It was asked.
+    Asked,
+    /// It does.
+    Joined,
+    /// It does not, or no longer: why.
+    Apart(String),
 }
 
 /// A node that may be given a stage.
@@ -72,6 +124,11 @@ pub trait Host: Send + Sync {
 
     /// Needs no more than these layers from now on: what memory others take may be given back. Stages that are open stay.
     fn let_go(&self, _kept: &[LayerRange]) {}
+
+    /// Where other nodes can hand rows over to it; `None` where none may, or nobody knows.
+    fn meeting_place(&self) -> Option<NodeAddress> {
+        None
+    }
 
     /// Whether opening waits for somebody far away, so that several are better opened at once.
     fn is_far(&self) -> bool {
@@ -140,6 +197,19 @@ pub enum SeatError {
     /// Somebody asked to stop the work.
     #[error("the work was stopped")]
     Stopped,
+}
+
+impl SeatError {
+    /// How long the node asks to be left alone, where it is well and only full.
+    pub fn busy_for(&self) -> Option<Duration> {
+        match self {
+            Self::Refused {
+                why: Refusal::Peer(heph_net::wire::Refusal::Busy { eta_ms }),
+                ..
+            } => Some(Duration::from_millis(u64::from(*eta_ms)).min(heph_net::session::BUSY_MAX)),
+            _ => None,
+        }
+    }
 }
 
 /// A node's reason for not carrying an order out.

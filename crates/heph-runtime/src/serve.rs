@@ -4,10 +4,12 @@
 //! carry. A session ends when its desk closes it, leaves, vanishes or is silent for long, and the work for it stops
 //! between two layers. Nothing that a peer says ends this process: its mistakes end its own stream.
 
+mod hop;
 mod session;
+mod stays;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,13 +17,15 @@ use heph_net::drive::drive;
 use heph_net::endpoint::{Protocol, Stream};
 use heph_net::session::{NodeCommand, NodeEnd, NodeEvent, NodeLimits};
 use heph_net::wire::{FaultCode, Line, PROFILE_MAX, Refusal};
-use heph_types::{NodeId, NodeProfile};
+use heph_types::{NodeId, NodeProfile, Role};
 use tokio::sync::watch;
 
 use crate::network::{Admits, Caller, Network};
 use crate::node::Node;
 use crate::peer::law;
+use hop::{Expected, Hops};
 use session::Session;
+use stays::Stays;
 
 /// What a serving node allows.
 #[derive(Clone)]
@@ -71,6 +75,8 @@ struct Lender {
     rules: ServeRules,
     state: watch::Sender<State>,
     open: Mutex<BTreeMap<NodeId, usize>>,
+    stays: Mutex<Stays>,
+    hops: Arc<Hops>,
     counts: Counts,
 }
 
@@ -97,9 +103,16 @@ pub fn serve(network: &Network, node: Arc<Node>, rules: ServeRules) -> Serving {
         rules,
         state: watch::Sender::new(State::Open),
         open: Mutex::default(),
+        stays: Mutex::default(),
+        hops: Arc::default(),
         counts: Counts::default(),
     });
     let serving = Serving(Arc::clone(&lender));
+    let hops = Arc::clone(&lender.hops);
+    // Whoever hands rows over need not stand in the book: a desk that does has named it, and it shows that desk's ticket.
+    network.serve(Protocol::Hop, Admits::Anyone, move |caller| {
+        Arc::clone(&hops).receive(caller)
+    });
     network.serve(Protocol::Session, admits, move |caller| {
         Arc::clone(&lender).receive(caller)
     });
@@ -116,6 +129,11 @@ impl Serving {
             refused: counts.refused.load(Ordering::Relaxed),
             tokens: counts.tokens.load(Ordering::Relaxed),
         }
+    }
+
+    /// How long somebody who asks now waits for a session: nothing while there is room, else what stays took.
+    pub fn queue(&self) -> Duration {
+        self.0.queue()
     }
 
     /// Peers that have sessions open, and how many.
@@ -140,6 +158,7 @@ impl Serving {
     pub fn stop(&self) {
         self.pause();
         self.0.network.stop_serving(Protocol::Session);
+        self.0.network.stop_serving(Protocol::Hop);
     }
 }
 
@@ -147,16 +166,19 @@ impl Lender {
     /// One peer's connection: each of its streams is a conversation.
     async fn receive(self: Arc<Self>, caller: Caller) {
         let peer = caller.connection.peer();
+        let owner = caller.peer.as_ref().is_some_and(|peer| peer.role == Role::Own);
         let mut talks = tokio::task::JoinSet::new();
         while let Ok(stream) = caller.connection.accept().await {
-            talks.spawn(Arc::clone(&self).converse(peer, stream));
+            talks.spawn(Arc::clone(&self).converse(peer, owner, stream));
             while talks.try_join_next().is_some() {}
         }
         // The connection is over: what is left of its conversations computes for nobody.
         talks.shutdown().await;
     }
 
-    async fn converse(self: Arc<Self>, peer: NodeId, stream: Stream) {
+    /// One conversation with a desk. Only for a desk of the same owner this machine opens connections to others: a
+    /// stranger must not make it knock at doors.
+    async fn converse(self: Arc<Self>, peer: NodeId, owner: bool, stream: Stream) {
         let end = NodeEnd::new(law(), self.rules.limits, Duration::ZERO);
         let mut conversation = drive(stream, end, Instant::now());
         let commands = conversation.commands();
@@ -201,6 +223,29 @@ impl Lender {
                             session.put_cache(part).await;
                         }
                     }
+                    Some(NodeEvent::Expect { line, from, ticket }) => {
+                        if let Some(session) = sessions.get_mut(&line) {
+                            let expected = Expected::new(&self.hops, (from, ticket), line, commands.clone());
+                            session.expects(expected);
+                            commands.send(NodeCommand::Expecting(line)).await;
+                        }
+                    }
+                    Some(NodeEvent::Join(join)) => {
+                        if let Some(session) = sessions.get_mut(&join.line) {
+                            let network = owner.then(|| self.network.clone());
+                            session.hand_to(hop::giver(network, join, commands.clone(), session.jobs()));
+                        }
+                    }
+                    Some(NodeEvent::Taken { line, bytes }) => {
+                        if let Some(session) = sessions.get(&line) {
+                            session.taken(bytes);
+                        }
+                    }
+                    Some(NodeEvent::Misled(line)) => {
+                        if let Some(session) = sessions.get_mut(&line) {
+                            session.expects_nobody();
+                        }
+                    }
                     Some(NodeEvent::Close(line)) => drop(sessions.remove(&line)),
                     Some(NodeEvent::Over(_)) => sessions.clear(),
                 },
@@ -217,17 +262,26 @@ impl Lender {
 
     /// What this machine says of itself; an empty record where it says nothing.
     fn profile(&self) -> NodeCommand {
-        let record = self
-            .rules
-            .profile
-            .as_ref()
-            .and_then(|profile| serde_json::to_vec(&profile()).ok());
+        let record = self.rules.profile.as_ref().and_then(|profile| {
+            let said = NodeProfile {
+                queue: self.queue(),
+                ..profile()
+            };
+            serde_json::to_vec(&said).ok()
+        });
         let record = record
             .filter(|record| record.len() <= PROFILE_MAX)
             .unwrap_or_default();
         NodeCommand::Profile {
             version: crate::peer::PROFILE_VERSION,
             record,
+        }
+    }
+
+    fn queue(&self) -> Duration {
+        match self.node.is_full() {
+            true => held(&self.stays).wait(Instant::now()),
+            false => Duration::ZERO,
         }
     }
 
@@ -245,6 +299,8 @@ impl Lender {
         Ok(Place {
             lender: Arc::clone(self),
             peer,
+            stay: held(&self.stays).begin(Instant::now()),
+            opened: AtomicBool::new(false),
         })
     }
 
@@ -266,17 +322,28 @@ fn draining(line: Line) -> NodeCommand {
 struct Place {
     lender: Arc<Lender>,
     peer: NodeId,
+    stay: u64,
+    opened: AtomicBool,
 }
 
 impl Place {
     /// The session is open.
     fn opened(&self) {
+        self.opened.store(true, Ordering::Relaxed);
         self.lender.counts.opened.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The session is not opened after all.
     fn refused(&self, reason: Refusal) -> Refusal {
         self.lender.refused(reason)
+    }
+
+    /// When there will be room, where there is none now. This place itself waits for it and does not count.
+    fn wait(&self) -> Duration {
+        let now = Instant::now();
+        let mut stays = held(&self.lender.stays);
+        stays.end(self.stay, false, now);
+        stays.wait(now)
     }
 
     /// Tokens went through layers.
@@ -290,6 +357,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let opened = self.opened.load(Ordering::Relaxed);
+        held(&self.lender.stays).end(self.stay, opened, Instant::now());
         let mut open = held(&self.lender.open);
         if let Some(theirs) = open.get_mut(&self.peer) {
             *theirs -= 1;

@@ -23,6 +23,8 @@ pub use profile::{
     Policy, Price, SPEED_POINTS_MAX, Speed, SpeedPoint, TimedPass,
 };
 pub use sampling::{DryOptions, SamplingOptionError, SamplingOptions};
-pub use stage::{CachePart, Forward, ModelHash, Order, Reply, SessionId, StageInput, StageSpec};
+pub use stage::{
+    CachePart, Forward, ModelHash, Order, Pass, Reply, SessionId, StageInput, StageSpec, Tag, Ticket,
+};
 pub use token::TokenId;
 pub use wire_codec::{UnknownWireCodec, WireCodec};

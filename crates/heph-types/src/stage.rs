@@ -1,7 +1,7 @@
 //! What a desk asks of a stage, and what the stage answers: a stage is a range of layers held by one node for
 //! one session. Seats carry these out (a local worker, a peer), and the wire carries them.
 
-use crate::{Hidden, KvFormat, LayerRange, Position, SamplingOptions, TokenId};
+use crate::{Hidden, KvFormat, LayerRange, Position, SamplingOptions, TokenId, WireCodec};
 use serde::{Deserialize, Serialize};
 
 /// One conversation's place on a node: the node keeps a KV cache under this number. Chosen by the desk.
@@ -57,6 +57,32 @@ pub struct Forward {
     /// How many of the last rows are to be answered: all of them for a stage in the middle, one for the last stage of a
     /// prompt, none for a chunk of a prompt that the last stage only has to remember.
     pub answers: u32,
+    /// The rows that are answered also go straight to the node of the next stage: all of them are, then.
+    pub pass: Option<Pass>,
+}
+
+/// Names rows on their way from one stage to the next past the desk. The desk counts them, and no number comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Tag(pub u64);
+
+/// Hands the rows of an order on to the next stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pass {
+    /// Under which name.
+    pub tag: Tag,
+    /// In which format: that of the answer, so that the desk remembers the very bits that went on.
+    pub codec: WireCodec,
+}
+
+/// What shows that a node may hand rows to another for one session: known to the desk and these two alone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub [u8; 32]);
+
+/// A secret is not shown.
+impl core::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Ticket")
+    }
 }
 
 /// What goes into a stage.
@@ -71,6 +97,15 @@ pub enum StageInput {
         /// The ids of the same tokens, for a stage that chooses with penalties on what was said before; else empty.
         tokens: Vec<TokenId>,
     },
+    /// Hidden states that come from the node of the stage before.
+    Handed {
+        /// Under which name.
+        tag: Tag,
+        /// How many rows.
+        count: usize,
+        /// As beside rows.
+        tokens: Vec<TokenId>,
+    },
 }
 
 impl StageInput {
@@ -79,6 +114,7 @@ impl StageInput {
         match self {
             Self::Tokens(tokens) => tokens.len(),
             Self::Rows { hidden, .. } => hidden.tokens(),
+            Self::Handed { count, .. } => *count,
         }
     }
 }

@@ -106,6 +106,10 @@ impl Talk {
                 | DeskEvent::Cache(..)
                 | DeskEvent::CacheHeld(..)
                 | DeskEvent::CacheStays(_)
+                | DeskEvent::Expecting(_)
+                | DeskEvent::Joined { .. }
+                | DeskEvent::Parted { .. }
+                | DeskEvent::HandedOn { .. }
                 | DeskEvent::Closed(_) => continue,
             }
             self.bell.ring();

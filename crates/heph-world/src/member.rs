@@ -205,7 +205,14 @@ impl Member {
                     None
                 }
                 // The world's desks ask for no caches.
-                NodeEvent::TakeCache { .. } | NodeEvent::PutCache(..) | NodeEvent::Greeted(_) => None,
+                // This network knows ways between a desk and its nodes only.
+                NodeEvent::Expect { .. }
+                | NodeEvent::Join(_)
+                | NodeEvent::Taken { .. }
+                | NodeEvent::Misled(_)
+                | NodeEvent::TakeCache { .. }
+                | NodeEvent::PutCache(..)
+                | NodeEvent::Greeted(_) => None,
             };
             if let Some(command) = answer {
                 self.command(talk, now, command);

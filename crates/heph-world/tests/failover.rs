@@ -8,6 +8,7 @@ use heph_engine::sample::SamplingOptions;
 use heph_engine::source::Source;
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
+use heph_net::address::NodeAddress;
 use heph_plan::DraftSource;
 use heph_plan::draft::SourceStart;
 use heph_runtime::bundled;
@@ -18,14 +19,15 @@ use heph_runtime::desk::{
 use heph_runtime::draft::{Drafter, EchoDrafter, Either, ModelDrafter};
 use heph_runtime::line::{Layout, Line, LineError, LineLimits, LineModel, Placement, Standing, Steering};
 use heph_runtime::node::{Lent, Node, NodeCaps};
-use heph_runtime::seat::{Bell, Host, Refusal, Seat, SeatError};
+use heph_runtime::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError};
 use heph_runtime::words::Words;
 use heph_types::{
-    CachePart, Hidden, LayerRange, ModelHash, NodeId, Order, Position, Reply, SessionId, StageInput,
-    StageSpec, TokenId,
+    CachePart, Forward, Hidden, LayerRange, ModelHash, NodeId, Order, Pass, Position, Reply, SessionId,
+    StageInput, StageSpec, Tag, Ticket, TokenId,
 };
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 const HASH: ModelHash = ModelHash([7; 32]);
@@ -109,6 +111,8 @@ enum Plant {
     ReplayLate,
     /// A new seat draws with the noise of the next position.
     NoiseOff,
+    /// After a loss, rows go to the next node under the name of other rows.
+    WrongName,
 }
 
 /// A node that dies after so many orders and replies.
@@ -119,6 +123,29 @@ struct Mortal {
     plant: Plant,
     /// Deaths in this world so far.
     dead: Arc<AtomicUsize>,
+    /// The ways between the nodes of this world.
+    ways: Ways,
+}
+
+/// The ways between nodes: what was handed over and not taken, by ticket.
+#[derive(Clone, Default)]
+struct Ways(Arc<Mutex<BTreeMap<Ticket, Way>>>);
+
+/// One hop.
+#[derive(Default)]
+struct Way {
+    rows: BTreeMap<Tag, Hidden>,
+    handed: usize,
+    /// Pieces that get through; what follows is lost.
+    lasts: usize,
+    /// Whether the giving node notices.
+    told: bool,
+}
+
+impl Ways {
+    fn with<T>(&self, ticket: Ticket, look: impl FnOnce(&mut Way) -> T) -> T {
+        look(self.0.lock().expect("no panic before").entry(ticket).or_default())
+    }
 }
 
 impl Mortal {
@@ -156,7 +183,22 @@ impl Host for Mortal {
             dead: Arc::clone(&self.dead),
             skip: self.plant == Plant::ReplayLate && after_a_death,
             shift: 0,
+            ways: self.ways.clone(),
+            dice: Dice::new(session.0 ^ 0x5bd1),
+            bell: bell.clone(),
+            chooses: spec.choose.is_some(),
+            from: None,
+            onward: None,
+            queue: VecDeque::new(),
+            sent: VecDeque::new(),
+            end: 0,
+            late: VecDeque::new(),
+            wrong_name: self.plant == Plant::WrongName,
         }))
+    }
+
+    fn meeting_place(&self) -> Option<NodeAddress> {
+        Some(NodeAddress::default())
     }
 }
 
@@ -168,6 +210,21 @@ struct MortalSeat {
     /// Whether the first replayed position is to be left out.
     skip: bool,
     shift: u32,
+    ways: Ways,
+    dice: Dice,
+    bell: Bell,
+    chooses: bool,
+    /// The hops that bring rows and carry them on.
+    from: Option<Ticket>,
+    onward: Option<Ticket>,
+    /// What waits for its turn or for its rows, and whether something later took its place.
+    queue: VecDeque<(Order, bool)>,
+    /// How the rows of what is at work go on.
+    sent: VecDeque<Option<Pass>>,
+    end: usize,
+    /// Replies that the desk hears later than the next node was handed the rows.
+    late: VecDeque<(u64, Reply)>,
+    wrong_name: bool,
 }
 
 impl MortalSeat {
@@ -191,6 +248,138 @@ impl MortalSeat {
         }
     }
 
+    /// Takes an order in as the node's end of a session does: what begins earlier makes void what waits.
+    fn take_in(&mut self, order: Order) {
+        let first = match &order {
+            Order::Forward(forward) => {
+                let first = forward.first.index();
+                let end = first + forward.input.tokens();
+                std::mem::replace(&mut self.end, end).gt(&first).then_some(first)
+            }
+            Order::Rollback(to) => {
+                let to = to.index();
+                let earlier = to < self.end;
+                self.end = self.end.min(to);
+                earlier.then_some(to)
+            }
+            Order::Generate { .. } => None,
+        };
+        for (waiting, void) in &mut self.queue {
+            if let (Order::Forward(waiting), Some(first)) = (waiting, first) {
+                *void |= waiting.first.index() >= first;
+            }
+        }
+        self.queue.push_back((order, false));
+    }
+
+    /// The next reply of the stage behind the queue.
+    fn next(&mut self) -> Result<Option<Reply>, SeatError> {
+        loop {
+            if let Some(reply) = self.inner.poll()? {
+                let pass = self.sent.pop_front().flatten();
+                if let (Some(pass), Some(ticket), Reply::Rows { hidden, .. }) = (pass, self.onward, &reply) {
+                    self.hand(ticket, pass.tag, hidden);
+                }
+                return Ok(Some(reply));
+            }
+            let Some((order, void)) = self.queue.pop_front() else {
+                return Ok(None);
+            };
+            let order = match order {
+                Order::Forward(forward) if void => return Ok(Some(self.nothing(&forward))),
+                Order::Forward(forward) => match self.filled(forward) {
+                    Ok(forward) => {
+                        self.sent.push_back(forward.pass);
+                        Order::Forward(forward)
+                    }
+                    Err(forward) => {
+                        self.queue.push_front((Order::Forward(forward), false));
+                        return Ok(None);
+                    }
+                },
+                order => order,
+            };
+            self.inner.submit(order)?;
+        }
+    }
+
+    /// The answer to what became void.
+    fn nothing(&self, forward: &Forward) -> Reply {
+        let end = (forward.first.index() + forward.input.tokens()) as u32;
+        match self.chooses {
+            true => Reply::Choices {
+                first: Position(end + 1),
+                tokens: Vec::new(),
+            },
+            false => Reply::Rows {
+                first: Position(end),
+                hidden: Hidden {
+                    width: line_model().width,
+                    rows: Vec::new(),
+                },
+            },
+        }
+    }
+
+    /// The order with its rows; back where they were not handed over.
+    fn filled(&self, mut forward: Forward) -> Result<Forward, Forward> {
+        let StageInput::Handed { tag, count, tokens } = &forward.input else {
+            return Ok(forward);
+        };
+        let rows = self
+            .from
+            .and_then(|ticket| self.ways.with(ticket, |way| way.rows.remove(tag)));
+        let Some(hidden) = rows else { return Err(forward) };
+        assert_eq!(hidden.tokens(), *count, "rows of another shape");
+        let tokens = tokens.clone();
+        forward.input = StageInput::Rows { hidden, tokens };
+        Ok(forward)
+    }
+
+    /// Hands rows to the next node, as long as the way lasts.
+    fn hand(&mut self, ticket: Ticket, tag: Tag, hidden: &Hidden) {
+        let astray = self.wrong_name && self.dead.load(Ordering::Relaxed) > 0;
+        let bits = |row: &[f32]| row.iter().map(|x| x * 1.5).collect::<Vec<_>>();
+        let rows = Hidden {
+            width: hidden.width,
+            rows: match astray {
+                true => bits(&hidden.rows),
+                false => hidden.rows.clone(),
+            },
+        };
+        self.ways.with(ticket, |way| {
+            way.handed += 1;
+            if way.handed <= way.lasts {
+                way.rows.insert(tag, rows);
+            }
+        });
+        self.bell.ring();
+    }
+
+    /// A reply that the desk hears now: some come later than what was handed on with them.
+    fn heard(&mut self) -> Result<Option<Reply>, SeatError> {
+        if let Some((waits, _)) = self.late.front_mut()
+            && *waits > 0
+        {
+            *waits -= 1;
+            self.bell.ring();
+            return Ok(None);
+        }
+        if let Some((_, reply)) = self.late.pop_front() {
+            return Ok(Some(reply));
+        }
+        let Some(reply) = self.next()? else {
+            return Ok(None);
+        };
+        if self.onward.is_some() && self.dice.below(2) == 0 {
+            let waits = self.dice.below(4);
+            self.late.push_back((waits, reply));
+            self.bell.ring();
+            return Ok(None);
+        }
+        Ok(Some(reply))
+    }
+
     /// The planted mistake: everything a position earlier than it is, the first left out.
     fn shifted(&mut self, order: Order) -> Order {
         let Order::Forward(mut forward) = order else {
@@ -201,6 +390,8 @@ impl MortalSeat {
             match &mut forward.input {
                 StageInput::Tokens(tokens) => drop(tokens.remove(0)),
                 StageInput::Rows { hidden, .. } => drop(hidden.rows.drain(..hidden.width)),
+                // A replay's rows come from the desk.
+                StageInput::Handed { .. } => {}
             }
             return Order::Forward(forward);
         }
@@ -222,11 +413,38 @@ impl Seat for MortalSeat {
             };
         }
         let order = self.shifted(order);
-        self.inner.submit(order)
+        self.take_in(order);
+        Ok(())
+    }
+
+    fn expect(&mut self, hop: &Hop) -> bool {
+        let (lasts, told) = (self.dice.below(60) as usize, self.dice.below(2) == 0);
+        self.ways
+            .with(hop.ticket, |way| (way.lasts, way.told) = (lasts, told));
+        self.from = Some(hop.ticket);
+        self.dice.below(8) > 0
+    }
+
+    fn join(&mut self, hop: &Hop) -> bool {
+        self.onward = Some(hop.ticket);
+        true
+    }
+
+    fn takes(&mut self) -> HopState {
+        HopState::Joined
+    }
+
+    fn hands(&mut self) -> HopState {
+        let broken = |ticket| self.ways.with(ticket, |way| way.told && way.handed > way.lasts);
+        match self.onward {
+            Some(ticket) if !broken(ticket) => HopState::Joined,
+            _ => HopState::Apart("the way broke".to_owned()),
+        }
     }
 
     fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
         match (self.lives(), self.shift) {
+            (true, 0) if !self.queue.is_empty() => Ok(None),
             (true, 0) => self.inner.take_cache(first, to),
             (true, _) => Ok(None),
             (false, _) => Err(self.end()),
@@ -235,7 +453,10 @@ impl Seat for MortalSeat {
 
     fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
         match (self.lives(), self.skip) {
-            (true, false) => self.inner.put_cache(part),
+            (true, false) => {
+                self.end = part.first.index() + part.tokens as usize;
+                self.inner.put_cache(part)
+            }
             (true, true) => Ok(false),
             (false, _) => Err(self.end()),
         }
@@ -248,7 +469,7 @@ impl Seat for MortalSeat {
                 _ => Err(self.end()),
             };
         }
-        let Some(mut reply) = self.inner.poll()? else {
+        let Some(mut reply) = self.heard()? else {
             return Ok(None);
         };
         let (Reply::Rows { first, .. } | Reply::Choices { first, .. }) = &mut reply;
@@ -311,6 +532,23 @@ const TOPOLOGIES: [&[(u8, usize, usize)]; 5] = [
     // Four nodes: embedding, layer, layer, head.
     &[(1, 0, 0), (2, 0, 1), (3, 1, 2), (4, 2, 2)],
 ];
+
+/// Lines whose rows go from node to node where both can.
+const HOPPING: [&[(u8, usize, usize)]; 4] = [
+    &[(1, 0, 1), (2, 1, 2)],
+    &[(HERE, 0, 0), (1, 0, 1), (2, 1, 2), (HERE, 2, 2)],
+    &[(1, 0, 0), (2, 0, 1), (3, 1, 2), (4, 2, 2)],
+    &[(HERE, 0, 0), (1, 0, 1), (2, 1, 2), (3, 2, 2)],
+];
+
+/// Which way rows take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// Through the desk.
+    ThroughDesk,
+    /// From node to node.
+    Direct,
+}
 
 /// Steps, a stream, guesses, and guesses that decide for themselves.
 const PACES: u64 = 4;
@@ -434,6 +672,7 @@ struct Outcome {
 /// Nodes 1 to 6, of which each dies at a moment of the seed or not at all.
 fn nodes(case: Case, plant: Plant, dead: &Arc<AtomicUsize>) -> Vec<Arc<dyn Host>> {
     let mut dice = Dice::new(case.seed);
+    let ways = Ways::default();
     let mut hosts: Vec<Arc<dyn Host>> = Vec::new();
     for id in 1..=REMOTE {
         // Most deaths fall into the answer, some into the prompt, and some nodes survive.
@@ -445,6 +684,7 @@ fn nodes(case: Case, plant: Plant, dead: &Arc<AtomicUsize>) -> Vec<Arc<dyn Host>
             left: Arc::new(AtomicI64::new(left)),
             plant,
             dead: Arc::clone(dead),
+            ways: ways.clone(),
         }));
     }
     hosts.push(Arc::new(node(HERE)));
@@ -492,13 +732,17 @@ impl Steering for Wanderer {
     }
 }
 
-fn desk(case: Case, hosts: Vec<Arc<dyn Host>>, wanders: bool) -> Desk {
+fn desk(case: Case, hosts: Vec<Arc<dyn Host>>, wanders: bool, rows: Rows) -> Desk {
     let model = line_model();
     let place = |&(id, start, end): &(u8, usize, usize)| Placement {
         node: NodeId([id; 32]),
         layers: model.range(start, end),
     };
-    let stages: Vec<_> = TOPOLOGIES[case.topology].iter().map(place).collect();
+    let topology = match rows {
+        Rows::ThroughDesk => TOPOLOGIES[case.topology],
+        Rows::Direct => HOPPING[case.seed as usize % HOPPING.len()],
+    };
+    let stages: Vec<_> = topology.iter().map(place).collect();
     let limits = LineLimits {
         patience: Duration::from_millis(1),
         patience_per_token: Duration::ZERO,
@@ -513,15 +757,18 @@ fn desk(case: Case, hosts: Vec<Arc<dyn Host>>, wanders: bool) -> Desk {
         ..LineLimits::default()
     };
     let mut line = Line::new(model, hosts, &stages, limits).expect("the stages are the model");
+    if rows == Rows::Direct {
+        line = line.forwarding();
+    }
     if wanders {
         line = line.with_steering(Box::new(Wanderer(Dice::new(case.seed + 1))));
     }
     Desk::over(line, pace(case.pace), Arc::clone(&tiny().words), Cancel::new())
 }
 
-fn answer(case: Case, plant: Plant, wanders: bool) -> Outcome {
+fn answer(case: Case, plant: Plant, wanders: bool, rows: Rows) -> Outcome {
     let dead = Arc::new(AtomicUsize::new(0));
-    let mut desk = desk(case, nodes(case, plant, &dead), wanders);
+    let mut desk = desk(case, nodes(case, plant, &dead), wanders, rows);
     let mut streamed = String::new();
     let answer = desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |text| {
         streamed.push_str(text);
@@ -544,11 +791,15 @@ fn calm(case: Case) -> Answer {
 
 /// Runs cases until `deaths` nodes have died. Returns how many answers differ from the calm one.
 fn storm(deaths: usize, plant: Plant, wanders: bool) -> usize {
+    storm_over(deaths, plant, wanders, Rows::ThroughDesk)
+}
+
+fn storm_over(deaths: usize, plant: Plant, wanders: bool, rows: Rows) -> usize {
     let calm: Vec<Answer> = (0..30).map(|seed| calm(Case::of(seed))).collect();
     let (mut dead, mut differing, mut seed) = (0, 0, 0);
     while dead < deaths {
         let case = Case::of(seed);
-        let outcome = answer(case, plant, wanders);
+        let outcome = answer(case, plant, wanders, rows);
         dead += outcome.dead;
         let expected = &calm[(seed % 30) as usize];
         let same = outcome.answer.as_ref().is_ok_and(|answer| {
@@ -583,6 +834,24 @@ fn layers_that_wander_among_dying_nodes_change_no_token() {
 }
 
 #[test]
+fn nodes_that_hand_rows_to_each_other_die_and_no_token_changes() {
+    assert_eq!(storm_over(1_000, Plant::Nothing, false, Rows::Direct), 0);
+    assert!(storm_over(200, Plant::WrongName, false, Rows::Direct) > 0);
+}
+
+#[test]
+fn layers_wander_among_nodes_that_hand_rows_to_each_other() {
+    assert_eq!(storm_over(500, Plant::Nothing, true, Rows::Direct), 0);
+}
+
+#[test]
+#[ignore = "minutes; the check runs a thousand of them"]
+fn five_thousand_lost_nodes_of_lines_that_forward_change_no_token() {
+    assert_eq!(storm_over(5_000, Plant::Nothing, false, Rows::Direct), 0);
+    assert_eq!(storm_over(5_000, Plant::Nothing, true, Rows::Direct), 0);
+}
+
+#[test]
 fn a_replay_that_begins_a_position_late_is_seen() {
     assert!(storm(200, Plant::ReplayLate, false) > 0);
 }
@@ -610,10 +879,11 @@ fn an_answer_survives_losses_in_a_row_and_the_conversation_goes_on() {
             left: Arc::new(AtomicI64::new(if id == 1 { 30 } else { 3 })),
             plant: Plant::Nothing,
             dead: Arc::clone(&dead),
+            ways: Ways::default(),
         })
     });
     let hosts = hosts.chain([Arc::new(node(HERE)) as Arc<dyn Host>]).collect();
-    let mut desk = desk(case, hosts, false);
+    let mut desk = desk(case, hosts, false, Rows::ThroughDesk);
     let mut calm = {
         let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
         Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), Cancel::new())
@@ -637,7 +907,7 @@ fn when_nobody_is_left_the_error_says_why() {
     let dead = Arc::new(AtomicUsize::new(0));
     let mut hosts = nodes(case, Plant::Nothing, &dead);
     hosts.pop();
-    let mut desk = desk(case, hosts, false);
+    let mut desk = desk(case, hosts, false, Rows::ThroughDesk);
     let mut ask = || desk.answer(Prompt::Text(PROMPTS[0]), &case.options(), &mut |_| {});
     let error = (0..20).find_map(|_| ask().err()).expect("the nodes die");
     let DeskError::Line(LineError::NoSeat { .. }) = &error else {
@@ -667,6 +937,71 @@ impl Host for Interrupting {
         }
         self.node.open(session, spec, bell)
     }
+}
+
+/// A host that is full for the first times it is asked.
+struct Full {
+    node: Node,
+    left: AtomicI64,
+}
+
+impl Host for Full {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
+            return Err(SeatError::Refused {
+                node: self.node.id(),
+                why: Refusal::Peer(heph_net::wire::Refusal::Busy { eta_ms: 30 }),
+            });
+        }
+        self.node.open(session, spec, bell)
+    }
+}
+
+#[test]
+fn a_full_node_is_passed_by_and_waited_for_where_nobody_else_is_left() {
+    let case = Case::of(2);
+    let expected = calm(case);
+    let full = |id, times| -> Arc<dyn Host> {
+        Arc::new(Full {
+            node: node(id),
+            left: AtomicI64::new(times),
+        })
+    };
+    let ask = |nodes: [u8; 2], hosts: Vec<Arc<dyn Host>>, cancel: &Cancel| {
+        let model = line_model();
+        let stages = [(nodes[0], 0, 1), (nodes[1], 1, 2)].map(|(id, start, end)| Placement {
+            node: NodeId([id; 32]),
+            layers: model.range(start, end),
+        });
+        let line = Line::new(model, hosts, &stages, LineLimits::default()).unwrap();
+        let mut desk = Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), cancel.clone());
+        let began = std::time::Instant::now();
+        let answer = desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |_| {});
+        (answer.expect("an answer"), began.elapsed())
+    };
+    // Twice full, and nobody else: two waits.
+    let (answer, took) = ask([1, 1], vec![full(1, 2)], &Cancel::new());
+    assert_eq!(answer.tokens, expected.tokens);
+    assert!(took >= Duration::from_millis(60), "{took:?}");
+    assert_eq!(answer.moves, []);
+    // Always full, and somebody else there.
+    let (answer, _) = ask([1, 2], vec![full(1, 1_000), full(2, 0)], &Cancel::new());
+    assert_eq!(answer.tokens, expected.tokens);
+    assert!(answer.moves.iter().any(|moved| moved.from == NodeId([1; 32])));
+    // Nobody waits who was told to stop.
+    let cancel = Cancel::new();
+    let raised = cancel.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        raised.raise();
+    });
+    let (answer, took) = ask([1, 2], vec![full(1, 100_000), full(2, 100_000)], &cancel);
+    assert_eq!(answer.finish, Finish::Cancelled);
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]

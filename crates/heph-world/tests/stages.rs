@@ -49,6 +49,7 @@ fn tokens(first: u32, count: u32, answers: u32) -> Order {
         first: Position(first),
         input: StageInput::Tokens((0..count).map(|n| TokenId(20 + first + n)).collect()),
         answers,
+        pass: None,
     })
 }
 
@@ -61,6 +62,7 @@ fn rows(count: usize, width: usize, ids: usize) -> Order {
             tokens: vec![TokenId(1); ids],
         },
         answers: 1,
+        pass: None,
     })
 }
 
@@ -157,6 +159,7 @@ fn an_order_that_cannot_be_carried_out_costs_nothing() {
         first: Position(5),
         input: StageInput::Tokens(vec![TokenId(30), TokenId(u32::MAX)]),
         answers: 1,
+        pass: None,
     });
     let wrong = [
         tokens(6, 1, 1),

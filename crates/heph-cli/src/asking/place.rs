@@ -1,7 +1,7 @@
 //! The arguments that say where an answer may be computed.
 
 use heph_net::trust::TrustBook;
-use heph_plan::Mode;
+use heph_plan::{DirectForwarding, Mode};
 use heph_runtime::settings::{self, Allowance, Settings};
 use heph_types::Policy;
 
@@ -29,6 +29,9 @@ pub(crate) struct PlaceArguments {
     /// exact, or any: machines whose bits are not those of this one may answer too, as engines behind `heph node --backend`
     #[arg(long, default_value = "exact", value_name = "CLASS", value_parser = class)]
     pub(crate) exactness: Class,
+    /// desk, or direct: rows go from machine to machine and not through this one, where both are yours
+    #[arg(long, default_value = "desk", value_name = "HOW", value_parser = forward)]
+    pub(crate) forward: DirectForwarding,
     /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
     #[arg(long, value_name = "MODEL")]
     pub(crate) draft: Option<String>,
@@ -84,6 +87,14 @@ fn rows(text: &str) -> Result<Rows, String> {
     }
 }
 
+fn forward(text: &str) -> Result<DirectForwarding, String> {
+    match text {
+        "desk" => Ok(DirectForwarding::Never),
+        "direct" => Ok(DirectForwarding::Allowed),
+        _ => Err("rows go through the desk or direct".to_owned()),
+    }
+}
+
 fn mode(text: &str) -> Result<Asked, String> {
     match text {
         "auto" => Ok(Asked::Auto),
@@ -104,6 +115,7 @@ impl PlaceArguments {
             keep_last: 0,
             rows: Rows::Exact,
             exactness: Class::Exact,
+            forward: DirectForwarding::Never,
             draft: None,
         }
     }

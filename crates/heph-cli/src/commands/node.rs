@@ -237,6 +237,7 @@ impl Lending {
             *told = Some((state, load));
             let profile = NodeProfile {
                 state,
+                queue: self.serving.queue(),
                 ..self.profile.clone()
             };
             // What fitted at the start fits now.

@@ -6,7 +6,7 @@ mod seated;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use heph_types::{CachePart, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{CachePart, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec, Ticket};
 
 use super::talk::Talk;
 use super::{
@@ -15,9 +15,12 @@ use super::{
 };
 use crate::codec::WIDTH_MAX;
 use crate::drive::Machine;
-use crate::wire::{CACHES_SINCE, Capabilities, Farewell, FaultCode, Frame, Hello, Line, Refusal, RowsFrame};
+use crate::wire::{
+    CACHES_SINCE, Capabilities, Farewell, FaultCode, Frame, HOPS_SINCE, Hello, JoinFrame, Line, Refusal,
+    RowsFrame,
+};
 use pulse::{Answered, PINGS_MAX, Pulse};
-use seated::{Moving, Seated, Stage, Waiting, weight};
+use seated::{Hands, Moving, Seated, Stage, Waiting, weight};
 
 /// What a desk asks of its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +49,17 @@ pub enum DeskCommand {
     },
     /// Gives a session's caches what another's held. Nothing may be under way.
     PutCache(Line, CachePart),
+    /// Lets another node hand rows over to a session, if it shows this ticket: in place of whoever might so far.
+    Expect {
+        /// Which.
+        line: Line,
+        /// Who.
+        from: NodeId,
+        /// What it has to show.
+        ticket: Ticket,
+    },
+    /// Lets a session hand its rows to another node: in place of whoever had them so far.
+    Join(JoinFrame),
     /// Lets a session's rows travel in other formats, from the next order that is sent on.
     Carry(Line, Codecs),
     /// Wants no more of a session.
@@ -107,6 +121,29 @@ pub enum DeskEvent {
     CacheHeld(Line, Position),
     /// A session's caches cannot be asked or given: something is under way, or the node speaks an older version.
     CacheStays(Line),
+    /// A session takes rows of the node that was named.
+    Expecting(Line),
+    /// A session hands on the rows of the orders that say so.
+    Joined {
+        /// Which.
+        line: Line,
+        /// What a message to the other node and back takes.
+        round_trip: Duration,
+    },
+    /// A session expects or hands on nothing, or nothing more.
+    Parted {
+        /// Which.
+        line: Line,
+        /// Why, in the node's words or this end's.
+        sentence: String,
+    },
+    /// So many bytes were handed on by a session so far, as its node says.
+    HandedOn {
+        /// Which.
+        line: Line,
+        /// Bytes.
+        bytes: u64,
+    },
     /// A session was closed as asked.
     Closed(Line),
     /// How long a sign of life took there and back.
@@ -237,6 +274,31 @@ impl DeskEnd {
                 self.talk.events.push_back(DeskEvent::CacheHeld(line, held));
                 self.send(now, line)?;
             }
+            Frame::Expecting(line) => {
+                let seated = self.expect(line, "Expecting", |seated| seated.expects)?;
+                seated.expects = false;
+                self.talk.events.push_back(DeskEvent::Expecting(line));
+            }
+            Frame::Joined { line, round_trip_us } => {
+                let asked = |seated: &Seated| seated.hands != Hands::Never;
+                let seated = self.expect(line, "Joined", asked)?;
+                // A hop that parted before it was joined is not trusted any more.
+                if seated.hands == Hands::Asked {
+                    seated.hands = Hands::Joined;
+                    let round_trip = Duration::from_micros(round_trip_us.into());
+                    self.talk.events.push_back(DeskEvent::Joined { line, round_trip });
+                }
+            }
+            Frame::Parted { line, sentence } => {
+                let asked = |seated: &Seated| seated.hands != Hands::Never;
+                self.expect(line, "Parted", asked)?.hands = Hands::Parted;
+                self.part(line, &sentence);
+            }
+            Frame::HandedOn { line, bytes } => {
+                let fits = |seated: &Seated| seated.hands != Hands::Never && bytes >= seated.handed_bytes;
+                self.expect(line, "HandedOn", fits)?.handed_bytes = bytes;
+                self.talk.events.push_back(DeskEvent::HandedOn { line, bytes });
+            }
             other => {
                 return Err(SessionError::Unexpected {
                     frame: other.name(),
@@ -245,6 +307,27 @@ impl DeskEnd {
             }
         }
         Ok(())
+    }
+
+    /// Tells that a session expects or hands on nothing.
+    fn part(&mut self, line: Line, sentence: &str) {
+        let sentence = sentence.chars().filter(|c| !c.is_control()).collect();
+        self.talk.events.push_back(DeskEvent::Parted { line, sentence });
+    }
+
+    /// Asks for one end of a hop, where the session is open and the node knows of hops.
+    fn ask_for_hop(&mut self, line: Line, frame: &Frame) -> Result<(), SessionError> {
+        let speaks = self.talk.their_last().is_some_and(|last| last >= HOPS_SINCE);
+        let open = |seated: &&mut Seated| matches!(seated.stage, Stage::Open { .. });
+        let Some(seated) = self.lines.get_mut(&line).filter(open).filter(|_| speaks) else {
+            self.part(line, "it speaks an older version");
+            return Ok(());
+        };
+        match frame {
+            Frame::Expect { .. } => seated.expects = true,
+            _ => seated.hands = Hands::Asked,
+        }
+        self.talk.say(frame)
     }
 
     /// The session that a message is about.
@@ -441,6 +524,10 @@ impl DeskEnd {
                 let end = part.first.index().saturating_add(part.tokens as usize);
                 self.move_cache(now, line, Moving::Put { end }, Frame::PutCache { line, part })
             }
+            DeskCommand::Expect { line, from, ticket } => {
+                self.ask_for_hop(line, &Frame::Expect { line, from, ticket })
+            }
+            DeskCommand::Join(join) => self.ask_for_hop(join.line, &Frame::Join(join)),
             DeskCommand::Carry(line, codecs) => {
                 if let Some(seated) = self.lines.get_mut(&line) {
                     seated.codecs = codecs;

@@ -6,13 +6,18 @@ mod lent;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use heph_types::{CachePart, Order, Position, Reply, SamplingOptions, SessionId, StageSpec};
+use heph_types::{
+    CachePart, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec, Tag, Ticket,
+};
 
 use super::orders::{self, Asked};
 use super::talk::Talk;
 use super::{BYTES_WINDOW, GREETING_DEADLINE, LINES_MAX, ORDERS_WINDOW, SessionError};
+use crate::codec::PackedRows;
 use crate::drive::Machine;
-use crate::wire::{Capabilities, ChoicesFrame, Farewell, FaultCode, Frame, Hello, Line, Refusal};
+use crate::wire::{
+    Capabilities, ChoicesFrame, Farewell, FaultCode, Frame, Hello, JoinFrame, Line, Refusal, SENTENCE_MAX,
+};
 use lent::{Handed, Lent, Queued};
 
 /// Orders without an answer that may wait behind each other: rollbacks and new options. A desk has no use for more than
@@ -73,6 +78,38 @@ pub enum NodeCommand {
     CacheHeld(Line, Position),
     /// A session's stream has ended, or was left for the order behind it.
     Done(Line),
+    /// A session takes rows of the node that its desk named.
+    Expecting(Line),
+    /// Another node handed rows over to a session.
+    Hand {
+        /// Which.
+        line: Line,
+        /// The rows' name.
+        tag: Tag,
+        /// The rows.
+        rows: PackedRows,
+    },
+    /// A session can hand its rows on.
+    Joined {
+        /// Which.
+        line: Line,
+        /// What a message to the other node and back takes.
+        round_trip: Duration,
+    },
+    /// It cannot, or no longer.
+    Parted {
+        /// Which.
+        line: Line,
+        /// One sentence for people.
+        sentence: String,
+    },
+    /// So many bytes were handed on so far.
+    HandedOn {
+        /// By which session.
+        line: Line,
+        /// Bytes, frames included.
+        bytes: u64,
+    },
     /// A session cannot go on.
     Fail {
         /// Which.
@@ -124,6 +161,26 @@ pub enum NodeEvent {
     },
     /// The session's caches are to take this in: [`NodeCommand::CacheHeld`] answers.
     PutCache(Line, CachePart),
+    /// Another node is to hand rows over to a session: [`NodeCommand::Expecting`] answers.
+    Expect {
+        /// Which session.
+        line: Line,
+        /// Who.
+        from: NodeId,
+        /// What it has to show.
+        ticket: Ticket,
+    },
+    /// A session is to hand its rows to another node: [`NodeCommand::Joined`] or [`NodeCommand::Parted`] answers.
+    Join(JoinFrame),
+    /// So many bytes of the rows that were handed over to a session wait no longer.
+    Taken {
+        /// Which session.
+        line: Line,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The rows that were handed over to a session are not those that its orders await: who hands them is to be left.
+    Misled(Line),
     /// Nobody wants this session any more: what it is at may stop.
     Close(Line),
     /// Everything is over, for this reason. Nothing follows.
@@ -187,6 +244,19 @@ impl NodeEnd {
                 let event = NodeEvent::PutCache(line, part);
                 self.asked_to_move(now, line, "PutCache", put, event)?;
             }
+            Frame::Expect { line, from, ticket } => {
+                let forgotten = self.open_line(line, "Expect")?.map(Lent::expect);
+                if let Some(bytes) = forgotten {
+                    self.taken(line, bytes);
+                    let event = NodeEvent::Expect { line, from, ticket };
+                    self.talk.events.push_back(event);
+                }
+            }
+            Frame::Join(join) => {
+                if self.open_line(join.line, "Join")?.is_some() {
+                    self.talk.events.push_back(NodeEvent::Join(join));
+                }
+            }
             Frame::Choose { line, options } => {
                 self.ordered(now, line, "Choose", |lent| lent.choose(options))?;
             }
@@ -209,6 +279,39 @@ impl NodeEnd {
             });
         }
         Ok(self.lines.get_mut(&line))
+    }
+
+    /// The same for a session that has to be open.
+    fn open_line(&mut self, line: Line, frame: &'static str) -> Result<Option<&mut Lent>, SessionError> {
+        match self.known(line, frame)? {
+            Some(lent) if lent.width.is_none() => Err(SessionError::Unexpected {
+                frame,
+                why: "its session is not open yet",
+            }),
+            lent => Ok(lent),
+        }
+    }
+
+    /// Rows that were handed over wait no longer.
+    fn taken(&mut self, line: Line, bytes: u64) {
+        if bytes > 0 {
+            self.talk.events.push_back(NodeEvent::Taken { line, bytes });
+        }
+    }
+
+    /// Takes rows in that another node handed over.
+    fn hand(&mut self, line: Line, tag: Tag, rows: PackedRows) -> Result<(), SessionError> {
+        // A session that ended meanwhile has no use for them.
+        let Some(lent) = self.lines.get_mut(&line) else {
+            return Ok(());
+        };
+        let bytes = lent::bytes_of(&rows);
+        if !lent.expects || lent.hand(tag, rows, self.limits.bytes.into()).is_err() {
+            self.taken(line, bytes);
+            self.talk.events.push_back(NodeEvent::Misled(line));
+            return Ok(());
+        }
+        self.hand_out(line)
     }
 
     fn asked_to_open(
@@ -310,6 +413,7 @@ impl NodeEnd {
         let Some(lent) = self.lines.get_mut(&line) else {
             return Ok(());
         };
+        let mut taken = lent.forget_early();
         while lent.may_hand_out() {
             let Some(queued) = lent.queue.pop_front() else {
                 break;
@@ -320,7 +424,22 @@ impl NodeEnd {
                     lent.bytes -= asked.bytes;
                     let epoch = asked.epoch;
                     self.talk.say(&Frame::Done { line, epoch })?;
+                    taken += lent.forget_early();
                     continue;
+                }
+                Queued::Forward(asked, order) if asked.handed.is_some() => {
+                    let Some((_, rows)) = lent.early.pop_front() else {
+                        return Err(SessionError::Misuse("an order whose rows were not handed over"));
+                    };
+                    taken += lent::bytes_of(&rows);
+                    let Some(filled) = orders::filled(order.clone(), &rows) else {
+                        // The desk hears of it from who handed them over, and asks again.
+                        lent.queue.push_front(Queued::Forward(asked, order));
+                        self.talk.events.push_back(NodeEvent::Misled(line));
+                        break;
+                    };
+                    lent.handed.push_back(Handed::Forward(asked));
+                    NodeEvent::Order(line, filled)
                 }
                 Queued::Forward(asked, order) => {
                     lent.handed.push_back(Handed::Forward(asked));
@@ -335,6 +454,7 @@ impl NodeEnd {
             };
             self.talk.events.push_back(event);
         }
+        self.taken(line, taken);
         Ok(())
     }
 
@@ -424,6 +544,19 @@ impl NodeEnd {
             NodeCommand::Cache(line, part) => self.moved(now, line, &Frame::Cache { line, part }),
             NodeCommand::CacheHeld(line, held) => self.moved(now, line, &Frame::CacheHeld { line, held }),
             NodeCommand::Done(line) => self.done(line),
+            NodeCommand::Expecting(line) => self.tell(line, &Frame::Expecting(line)),
+            NodeCommand::Hand { line, tag, rows } => self.hand(line, tag, rows),
+            NodeCommand::Joined { line, round_trip } => {
+                let round_trip_us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+                self.tell(line, &Frame::Joined { line, round_trip_us })
+            }
+            NodeCommand::Parted { line, mut sentence } => {
+                while sentence.len() > SENTENCE_MAX {
+                    sentence.pop();
+                }
+                self.tell(line, &Frame::Parted { line, sentence })
+            }
+            NodeCommand::HandedOn { line, bytes } => self.tell(line, &Frame::HandedOn { line, bytes }),
             NodeCommand::Fail { line, code, sentence } => match self.lines.remove(&line) {
                 Some(_) => self.talk.say(&Frame::Fault {
                     line: Some(line),
@@ -443,6 +576,14 @@ impl NodeEnd {
                 self.end(now, Some(Frame::Bye(farewell)));
                 Ok(())
             }
+        }
+    }
+
+    /// Says something about a session, unless it ended meanwhile.
+    fn tell(&mut self, line: Line, frame: &Frame) -> Result<(), SessionError> {
+        match self.lines.contains_key(&line) {
+            true => self.talk.say(frame),
+            false => Ok(()),
         }
     }
 

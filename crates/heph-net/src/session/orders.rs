@@ -1,6 +1,6 @@
 //! Orders and replies as frames, and back: the shapes are checked against what the session is.
 
-use heph_types::{Forward, Order, Position, Reply, StageInput, StageSpec, TokenId, WireCodec};
+use heph_types::{Forward, Order, Pass, Position, Reply, StageInput, StageSpec, Tag, TokenId, WireCodec};
 
 use super::{Codecs, SessionError};
 use crate::codec;
@@ -22,6 +22,8 @@ pub(super) struct Asked {
     pub(super) ids: Vec<TokenId>,
     /// What it takes of the window: four bytes for each number and each id, however they travel.
     pub(super) bytes: usize,
+    /// The name of its rows, where another node hands them over.
+    pub(super) handed: Option<Tag>,
     /// Whether a later order takes the place of all of it.
     pub(super) void: bool,
 }
@@ -35,6 +37,13 @@ impl Asked {
                 let count = rows.tokens as usize;
                 (count, count * rows.width as usize, tokens)
             }
+            Fill::Handed {
+                count, width, tokens, ..
+            } => (*count as usize, *count as usize * *width as usize, tokens),
+        };
+        let handed = match &frame.fill {
+            Fill::Handed { tag, .. } => Some(*tag),
+            Fill::Tokens(_) | Fill::Rows { .. } => None,
         };
         let answers = frame.answers as usize;
         // Choice j stands one behind its row, where the order has an id for all but the last.
@@ -48,6 +57,7 @@ impl Asked {
             reply: frame.reply,
             ids: ids[from..].to_vec(),
             bytes: 4 * (numbers + ids.len()),
+            handed,
             void: false,
         }
     }
@@ -63,13 +73,13 @@ impl Asked {
     }
 }
 
-/// A forward order as a frame.
+/// A forward order as a frame, for a session with rows of `width` numbers.
 pub(super) fn forward_frame(
     line: Line,
     epoch: Epoch,
     forward: &Forward,
     chooses: bool,
-    codecs: Codecs,
+    (codecs, width): (Codecs, usize),
 ) -> Result<ForwardFrame, SessionError> {
     let fill = match &forward.input {
         StageInput::Tokens(tokens) => Fill::Tokens(tokens.clone()),
@@ -77,9 +87,15 @@ pub(super) fn forward_frame(
             rows: codec::pack(hidden, codecs.up)?,
             tokens: tokens.clone(),
         },
+        StageInput::Handed { tag, count, tokens } => Fill::Handed {
+            tag: *tag,
+            count: u32::try_from(*count).unwrap_or(u32::MAX),
+            width: width as u32,
+            tokens: tokens.clone(),
+        },
     };
     let ids = match &fill {
-        Fill::Tokens(tokens) | Fill::Rows { tokens, .. } => !tokens.is_empty(),
+        Fill::Tokens(tokens) | Fill::Rows { tokens, .. } | Fill::Handed { tokens, .. } => !tokens.is_empty(),
     };
     // What follows a token that would not have been chosen is no use to anybody.
     let guesses = chooses && ids && forward.answers > 1;
@@ -95,6 +111,7 @@ pub(super) fn forward_frame(
         },
         reply: codecs.down,
         fill,
+        pass: forward.pass.map(|pass| pass.tag),
     })
 }
 
@@ -119,6 +136,9 @@ pub(super) fn forward_order(
         // The answer has to fit a frame, too.
         codec::check_shape(asked.answers, width)?;
     }
+    if frame.pass.is_some() && (spec.choose.is_some() || asked.answers < asked.count) {
+        return Err(broken("rows are handed on all or not at all"));
+    }
     let input = match frame.fill {
         Fill::Tokens(_) if spec.layers.start() != 0 => {
             return Err(broken("tokens are for the first layer"));
@@ -138,12 +158,51 @@ pub(super) fn forward_order(
                 tokens: if looks_back { tokens } else { Vec::new() },
             }
         }
+        Fill::Handed {
+            tag,
+            count,
+            width: theirs,
+            tokens,
+        } => {
+            if theirs as usize != width || spec.layers.end() == 0 {
+                return Err(broken("its rows have another width than the model"));
+            }
+            if !(tokens.is_empty() || tokens.len() == asked.count) {
+                return Err(broken("it names some of its tokens"));
+            }
+            let looks_back = spec.choose.as_ref().is_some_and(|options| options.looks_back());
+            StageInput::Handed {
+                tag,
+                count: count as usize,
+                tokens: if looks_back { tokens } else { Vec::new() },
+            }
+        }
     };
+    let codec = frame.reply;
     Ok(Order::Forward(Forward {
         first: frame.first,
         input,
         answers: frame.answers,
+        pass: frame.pass.map(|tag| Pass { tag, codec }),
     }))
+}
+
+/// The order with the rows that were handed over for it; `None` where they are others than it awaits.
+pub(super) fn filled(order: Order, rows: &codec::PackedRows) -> Option<Order> {
+    let Order::Forward(forward) = order else {
+        return None;
+    };
+    let StageInput::Handed { count, tokens, .. } = forward.input else {
+        return None;
+    };
+    let hidden = codec::unpack(rows).ok()?;
+    let fits = hidden.tokens() == count;
+    fits.then(|| {
+        Order::Forward(Forward {
+            input: StageInput::Rows { hidden, tokens },
+            ..forward
+        })
+    })
 }
 
 /// Hidden states as a frame.

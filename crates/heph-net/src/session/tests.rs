@@ -2,6 +2,7 @@
 
 mod caches;
 mod goodput;
+mod hops;
 mod hostile;
 mod orders;
 mod toy;

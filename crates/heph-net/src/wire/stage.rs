@@ -2,12 +2,13 @@
 //! `docs/wire.md`.
 
 use heph_types::{
-    CachePart, DryOptions, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, StageSpec, TokenId,
-    WireCodec,
+    CachePart, DryOptions, KvFormat, LayerRange, ModelHash, NodeId, Position, SamplingOptions, StageSpec,
+    Tag, Ticket, TokenId, WireCodec,
 };
 
 use super::bytes::{Reader, Writer};
-use super::{BIAS_MAX, CACHE_PART_MAX, ENDS_MAX, TOKENS_MAX, WireError};
+use super::{ADDRESS_MAX, BIAS_MAX, CACHE_PART_MAX, ENDS_MAX, TOKENS_MAX, WireError};
+use crate::address::NodeAddress;
 use crate::codec::{self, CodecError, PackedRows};
 
 /// A session's short name on one stream: sessions are counted from 0 as they are opened, and no number comes back.
@@ -35,6 +36,8 @@ pub struct ForwardFrame {
     pub reply: WireCodec,
     /// The tokens.
     pub fill: Fill,
+    /// The name under which the answered rows also go to the next stage's node. Version 3.
+    pub pass: Option<Tag>,
 }
 
 /// Which of the chosen tokens are wanted.
@@ -56,6 +59,17 @@ pub enum Fill {
     Rows {
         /// The rows.
         rows: PackedRows,
+        /// The ids.
+        tokens: Vec<TokenId>,
+    },
+    /// Hidden states that another node hands over, and the ids of the same tokens or none. Version 3.
+    Handed {
+        /// Under which name.
+        tag: Tag,
+        /// How many rows.
+        count: u32,
+        /// Numbers of a row.
+        width: u32,
         /// The ids.
         tokens: Vec<TokenId>,
     },
@@ -89,6 +103,28 @@ pub struct RowsFrame {
     pub first: Position,
     /// The rows.
     pub rows: PackedRows,
+}
+
+/// Hidden states that go from one node to the next. Version 3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandFrame {
+    /// Their name.
+    pub tag: Tag,
+    /// The rows.
+    pub rows: PackedRows,
+}
+
+/// Asks a node to hand rows to another. Version 3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinFrame {
+    /// The session whose rows are handed on.
+    pub line: Line,
+    /// The node that awaits them.
+    pub to: NodeId,
+    /// What it asks for.
+    pub ticket: Ticket,
+    /// Where it is.
+    pub address: NodeAddress,
 }
 
 /// Chosen tokens, as an answer.
@@ -157,6 +193,9 @@ const FORM_IDS: u8 = 0x08;
 const FORM_REPLY: u8 = 4;
 const FORM_STOP: u8 = 0x80;
 
+/// What the order carries where another node hands the rows over.
+const FORM_HANDED: u8 = 5;
+
 impl ForwardFrame {
     pub(super) fn write(&self, to: &mut Writer) -> Result<(), WireError> {
         self.line.write(to);
@@ -178,15 +217,29 @@ impl ForwardFrame {
                 let ids = if tokens.is_empty() { 0 } else { FORM_IDS };
                 to.u8(form | ids | codec_number(rows.codec));
                 write_rows(rows, to)?;
-                if !tokens.is_empty() {
-                    to.tokens("tokens", tokens, TOKENS_MAX)?;
-                }
-                Ok(())
+                write_ids(tokens, to)
             }
-        }
+            Fill::Handed {
+                tag,
+                count,
+                width,
+                tokens,
+            } => {
+                let ids = if tokens.is_empty() { 0 } else { FORM_IDS };
+                to.u8(form | ids | FORM_HANDED);
+                codec::check_shape(*count as usize, *width as usize)?;
+                to.short(tag.0);
+                to.short(*count);
+                to.short(*width);
+                write_ids(tokens, to)
+            }
+        }?;
+        self.pass.iter().for_each(|tag| to.short(tag.0));
+        Ok(())
     }
 
-    pub(super) fn read(from: &mut Reader<'_>) -> Result<ForwardFrame, WireError> {
+    /// A forward order; `passes` says whether its rows go on to the next stage.
+    pub(super) fn read(from: &mut Reader<'_>, passes: bool) -> Result<ForwardFrame, WireError> {
         let (line, epoch) = (Line::read(from)?, Epoch::read(from)?);
         let (first, answers) = (Position(from.short()?), from.short()?);
         let form = from.u8()?;
@@ -198,20 +251,26 @@ impl ForwardFrame {
         let reply = codec_numbered(form >> FORM_REPLY & 7)?;
         let fill = match form & 0x0F {
             0 => Fill::Tokens(from.tokens("tokens", TOKENS_MAX)?),
+            kind if kind & !FORM_IDS == FORM_HANDED => {
+                let (tag, count, width) = (Tag(from.short64()?), from.short()?, from.short()?);
+                codec::check_shape(count as usize, width as usize)?;
+                let tokens = read_ids(form, from)?;
+                Fill::Handed {
+                    tag,
+                    count,
+                    width,
+                    tokens,
+                }
+            }
             kind => {
                 let rows = read_rows(codec_numbered(kind & !FORM_IDS)?, from)?;
-                let tokens = match kind & FORM_IDS {
-                    0 => Vec::new(),
-                    _ => from.tokens("tokens", TOKENS_MAX)?,
-                };
-                if kind & FORM_IDS != 0 && tokens.is_empty() {
-                    return Err(WireError::Unknown {
-                        what: "form of a forward order",
-                        value: form.into(),
-                    });
-                }
+                let tokens = read_ids(form, from)?;
                 Fill::Rows { rows, tokens }
             }
+        };
+        let pass = match passes {
+            true => Some(Tag(from.short64()?)),
+            false => None,
         };
         Ok(ForwardFrame {
             line,
@@ -221,7 +280,75 @@ impl ForwardFrame {
             until,
             reply,
             fill,
+            pass,
         })
+    }
+}
+
+/// The ids beside rows, where there are any: the form says so.
+fn write_ids(tokens: &[TokenId], to: &mut Writer) -> Result<(), WireError> {
+    match tokens.is_empty() {
+        true => Ok(()),
+        false => to.tokens("tokens", tokens, TOKENS_MAX),
+    }
+}
+
+fn read_ids(form: u8, from: &mut Reader<'_>) -> Result<Vec<TokenId>, WireError> {
+    if form & FORM_IDS == 0 {
+        return Ok(Vec::new());
+    }
+    let tokens = from.tokens("tokens", TOKENS_MAX)?;
+    if tokens.is_empty() {
+        return Err(WireError::Unknown {
+            what: "form of a forward order",
+            value: form.into(),
+        });
+    }
+    Ok(tokens)
+}
+
+impl HandFrame {
+    pub(super) fn write(&self, to: &mut Writer) -> Result<(), WireError> {
+        to.short(self.tag.0);
+        to.u8(codec_number(self.rows.codec));
+        write_rows(&self.rows, to)
+    }
+
+    pub(super) fn read(from: &mut Reader<'_>) -> Result<HandFrame, WireError> {
+        let (tag, codec) = (Tag(from.short64()?), codec_numbered(from.u8()?)?);
+        let rows = read_rows(codec, from)?;
+        Ok(HandFrame { tag, rows })
+    }
+}
+
+impl JoinFrame {
+    pub(super) fn write(&self, to: &mut Writer) -> Result<(), WireError> {
+        self.line.write(to);
+        to.raw(&self.to.0);
+        to.raw(&self.ticket.0);
+        let mut address = Vec::new();
+        self.address.write(&mut address);
+        to.blob("bytes of an address", &address, ADDRESS_MAX)
+    }
+
+    pub(super) fn read(from: &mut Reader<'_>) -> Result<JoinFrame, WireError> {
+        let (line, to, ticket) = (Line::read(from)?, NodeId(from.array()?), Ticket(from.array()?));
+        let bytes = from.blob("bytes of an address", ADDRESS_MAX)?;
+        let mut rest = bytes;
+        let address = NodeAddress::read(&mut rest).filter(|_| rest.is_empty());
+        let address = address.ok_or(WireError::Address)?;
+        // A relay has many spellings, and a message one form.
+        let mut again = Vec::new();
+        address.write(&mut again);
+        match again == bytes {
+            true => Ok(JoinFrame {
+                line,
+                to,
+                ticket,
+                address,
+            }),
+            false => Err(WireError::Address),
+        }
     }
 }
 

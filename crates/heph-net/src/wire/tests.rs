@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use heph_types::{
-    CachePart, DryOptions, Hidden, KvFormat, LayerRange, ModelHash, Position, SamplingOptions, SessionId,
-    StageSpec, TokenId, WireCodec,
+    CachePart, DryOptions, Hidden, KvFormat, LayerRange, ModelHash, NodeId, Position, SamplingOptions,
+    SessionId, StageSpec, Tag, Ticket, TokenId, WireCodec,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::address::NodeAddress;
 use crate::codec::{pack, unpack};
 
 /// The length before a frame's body, as the inbox reads it.
@@ -57,6 +58,7 @@ fn forward(fill: Fill, answers: u32, until: TakeUntil) -> Frame {
         until,
         reply: WireCodec::Bf16,
         fill,
+        pass: None,
     })
 }
 
@@ -250,13 +252,102 @@ fn samples_of_version_2() -> Vec<(String, Frame)> {
     named.map(|(name, frame)| (name.to_owned(), frame)).into()
 }
 
+/// The messages that came with version 3: files of `fixtures/wire/v3`.
+fn samples_of_version_3() -> Vec<(String, Frame)> {
+    let line = Line(3);
+    let (from, to) = (NodeId([7; 32]), NodeId([8; 32]));
+    let ticket = Ticket(std::array::from_fn(|at| at as u8));
+    let tag = Tag(300);
+    let tokens = vec![TokenId(9), TokenId(900)];
+    let handed = |tokens| Fill::Handed {
+        tag,
+        count: 2,
+        width: 2048,
+        tokens,
+    };
+    let on = |fill| match forward(fill, 2, TakeUntil::End) {
+        Frame::Forward(forward) => Frame::Forward(ForwardFrame {
+            pass: Some(Tag(1_000_000)),
+            ..forward
+        }),
+        other => other,
+    };
+    let address = NodeAddress {
+        direct: vec![
+            "192.0.2.7:4433".parse().unwrap(),
+            "[2001:db8::7]:4433".parse().unwrap(),
+        ],
+        relay: Some("https://relay.example:8443".parse().unwrap()),
+    };
+    let join = |address| {
+        Frame::Join(JoinFrame {
+            line,
+            to,
+            ticket,
+            address,
+        })
+    };
+    let hand = |codec| {
+        let rows = rows(2, 40, codec);
+        Frame::Hand(HandFrame { tag, rows })
+    };
+    let named = [
+        ("expect", Frame::Expect { line, from, ticket }),
+        ("join", join(address)),
+        ("join-nowhere", join(NodeAddress::default())),
+        ("expecting", Frame::Expecting(line)),
+        (
+            "joined",
+            Frame::Joined {
+                line,
+                round_trip_us: 12_345,
+            },
+        ),
+        (
+            "parted",
+            Frame::Parted {
+                line,
+                sentence: "the way broke".to_owned(),
+            },
+        ),
+        (
+            "handed-on",
+            Frame::HandedOn {
+                line,
+                bytes: 5_000_000_000,
+            },
+        ),
+        ("present", Frame::Present(ticket)),
+        ("welcome", Frame::Welcome),
+        ("hand-f32", hand(WireCodec::F32)),
+        ("hand-packed", hand(WireCodec::Packed)),
+        ("forward-handed", forward(handed(Vec::new()), 1, TakeUntil::End)),
+        (
+            "forward-handed-ids",
+            forward(handed(tokens.clone()), 2, TakeUntil::Disagreement),
+        ),
+        ("forward-on-tokens", on(Fill::Tokens(tokens))),
+        ("forward-on-handed", on(handed(Vec::new()))),
+    ];
+    named.map(|(name, frame)| (name.to_owned(), frame)).into()
+}
+
+/// The messages of every version.
+fn all_samples() -> [(u16, Vec<(String, Frame)>); 3] {
+    [
+        (1, samples()),
+        (2, samples_of_version_2()),
+        (3, samples_of_version_3()),
+    ]
+}
+
 fn fixtures(version: u16) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/wire/v{version}"))
 }
 
 #[test]
 fn stored_bytes_of_each_version_are_read_and_written_again() {
-    for (version, samples) in [(1, samples()), (2, samples_of_version_2())] {
+    for (version, samples) in all_samples() {
         for (name, frame) in &samples {
             let path = fixtures(version).join(format!("{name}.bin"));
             let stored = std::fs::read(&path).unwrap_or_else(|_| panic!("{name}.bin is not stored"));
@@ -273,7 +364,7 @@ fn stored_bytes_of_each_version_are_read_and_written_again() {
 #[test]
 #[ignore = "writes files"]
 fn store_new_samples() {
-    for (version, samples) in [(1, samples()), (2, samples_of_version_2())] {
+    for (version, samples) in all_samples() {
         std::fs::create_dir_all(fixtures(version)).unwrap();
         for (name, frame) in samples {
             let path = fixtures(version).join(format!("{name}.bin"));
@@ -346,7 +437,18 @@ fn frame() -> impl Strategy<Value = Frame> {
     let fill = prop_oneof![
         vec(token(), 0..40).prop_map(Fill::Tokens),
         (packed_rows(), vec(token(), 0..5)).prop_map(|(rows, tokens)| Fill::Rows { rows, tokens }),
+        (any::<u64>(), 1u32..500, 1u32..5000, vec(token(), 0..5)).prop_map(|(tag, count, width, tokens)| {
+            Fill::Handed {
+                tag: Tag(tag),
+                count,
+                width,
+                tokens,
+            }
+        }),
     ];
+    let ticket = || any::<[u8; 32]>().prop_map(Ticket);
+    let node = || any::<[u8; 32]>().prop_map(NodeId);
+    let pass = proptest::option::of(any::<u64>().prop_map(Tag));
     let until = prop_oneof![Just(TakeUntil::End), Just(TakeUntil::Disagreement)];
     let layers = (
         0usize..99,
@@ -402,8 +504,17 @@ fn frame() -> impl Strategy<Value = Frame> {
         }),
         line().prop_map(Frame::Close),
         line().prop_map(Frame::Closed),
-        (line(), epoch(), position(), any::<u32>(), until, 0usize..4, fill).prop_map(
-            |(line, epoch, first, answers, until, reply, fill)| {
+        (
+            line(),
+            epoch(),
+            position(),
+            any::<u32>(),
+            until,
+            0usize..4,
+            fill,
+            pass
+        )
+            .prop_map(|(line, epoch, first, answers, until, reply, fill, pass)| {
                 let reply = WireCodec::ALL[reply];
                 Frame::Forward(ForwardFrame {
                     line,
@@ -413,9 +524,9 @@ fn frame() -> impl Strategy<Value = Frame> {
                     until,
                     reply,
                     fill,
+                    pass,
                 })
-            }
-        ),
+            }),
         (line(), epoch(), position()).prop_map(|(line, epoch, to)| Frame::Rollback { line, epoch, to }),
         (
             line(),
@@ -455,6 +566,29 @@ fn frame() -> impl Strategy<Value = Frame> {
         (line(), epoch()).prop_map(|(line, epoch)| Frame::Done { line, epoch }),
         (line(), position(), position()).prop_map(|(line, first, to)| Frame::TakeCache { line, first, to }),
         (line(), position()).prop_map(|(line, held)| Frame::CacheHeld { line, held }),
+        (line(), node(), ticket()).prop_map(|(line, from, ticket)| Frame::Expect { line, from, ticket }),
+        (
+            line(),
+            node(),
+            ticket(),
+            vec(any::<std::net::SocketAddrV4>(), 0..8)
+        )
+            .prop_map(|(line, to, ticket, direct)| Frame::Join(JoinFrame {
+                line,
+                to,
+                ticket,
+                address: NodeAddress {
+                    direct: direct.into_iter().map(Into::into).collect(),
+                    relay: None,
+                },
+            })),
+        line().prop_map(Frame::Expecting),
+        (line(), any::<u32>()).prop_map(|(line, round_trip_us)| Frame::Joined { line, round_trip_us }),
+        (line(), "[a-zé ]{0,60}").prop_map(|(line, sentence)| Frame::Parted { line, sentence }),
+        (line(), any::<u64>()).prop_map(|(line, bytes)| Frame::HandedOn { line, bytes }),
+        ticket().prop_map(Frame::Present),
+        Just(Frame::Welcome),
+        (any::<u64>(), packed_rows()).prop_map(|(tag, rows)| Frame::Hand(HandFrame { tag: Tag(tag), rows })),
         (
             line(),
             position(),
@@ -530,7 +664,18 @@ fn reserved(frame: &Frame) -> usize {
         Frame::Forward(forward) => match &forward.fill {
             Fill::Tokens(ids) => tokens(ids),
             Fill::Rows { rows, tokens: ids } => rows.bytes.capacity() + tokens(ids),
+            Fill::Handed { tokens: ids, .. } => tokens(ids),
         },
+        Frame::Hand(hand) => hand.rows.bytes.capacity(),
+        Frame::Parted { sentence, .. } => sentence.capacity(),
+        Frame::Join(join) => {
+            let relay = join
+                .address
+                .relay
+                .as_ref()
+                .map_or(0, |relay| relay.to_string().len());
+            join.address.direct.capacity() * size_of::<std::net::SocketAddr>() / 8 + relay
+        }
         Frame::Generate(generate) => tokens(&generate.ends),
         Frame::Rows(rows) => rows.rows.bytes.capacity(),
         Frame::PutCache { part, .. } | Frame::Cache { part, .. } => part.bytes.capacity(),
@@ -559,9 +704,9 @@ fn damage(body: &mut Vec<u8>, other: &[u8], random: &mut impl FnMut() -> usize) 
 #[test]
 fn a_million_damaged_frames_are_refused_or_mean_one_thing() {
     const FRAMES: usize = 1_000_000;
-    let bodies: Vec<Vec<u8>> = [samples(), samples_of_version_2()]
+    let bodies: Vec<Vec<u8>> = all_samples()
         .iter()
-        .flatten()
+        .flat_map(|(_, samples)| samples)
         .map(|(_, frame)| body(&frame.encode().unwrap()).to_vec())
         .collect();
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
@@ -693,6 +838,7 @@ fn a_token_costs_the_bytes_that_are_promised() {
             until: TakeUntil::End,
             reply: WireCodec::Bf16,
             fill,
+            pass: None,
         };
         let answer = RowsFrame {
             line,
@@ -719,6 +865,7 @@ fn a_token_costs_the_bytes_that_are_promised() {
             until,
             reply,
             fill,
+            pass: None,
         });
         let bytes = up.encode().unwrap().len();
         assert!(

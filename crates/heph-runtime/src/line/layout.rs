@@ -152,7 +152,7 @@ impl Line {
     fn standing(&self) -> Standing {
         Standing {
             stages: self.stages(),
-            seconds: self.posts.iter().map(|post| post.tempo.one_row()).collect(),
+            seconds: self.posts.iter().map(|post| post.tempo.even_row()).collect(),
             positions: self.tokens.len(),
             tokens_left: self.tokens_left,
             time: self.clock.now(),
@@ -177,6 +177,13 @@ impl Line {
         let (now, held) = (self.clock.now(), self.held());
         self.note_moves(stages, why, now);
         let again = self.news_again(stages.len());
+        for at in 0..self.posts.len() {
+            let copies = self.posts[at].flight.iter_mut();
+            copies
+                .filter(|piece| piece.kind == Kind::Copy)
+                .for_each(|piece| piece.cut(held));
+            self.forgo(at, held);
+        }
         let mut old = std::mem::take(&mut self.posts);
         old.iter_mut().for_each(|post| post.inputs.truncate(held));
         for (at, stage) in stages.iter().enumerate() {

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use heph_types::{LayerRange, NodeId, Reply, TokenId};
+use heph_types::{LayerRange, NodeId, Order, Position, Reply, TokenId};
 
 use super::history::History;
+use super::hops::Passage;
 use super::tempo::Tempo;
 use super::{LineModel, Placement};
 use crate::seat::Seat;
@@ -29,6 +30,8 @@ pub(super) struct Post {
     pub(super) tempo: Tempo,
     /// How many of its seats expired since the last news from one.
     pub(super) expired: usize,
+    /// How its rows go on to the next stage.
+    pub(super) onward: Passage,
 }
 
 impl Post {
@@ -45,7 +48,35 @@ impl Post {
             since,
             tempo: Tempo::default(),
             expired: 0,
+            onward: Passage::Untried,
         }
+    }
+
+    /// Tells the seat that it holds too much from position `to` on, where it does. What it was given from there on becomes
+    /// void with that, and waits again.
+    pub(super) fn forget(&mut self, to: usize) {
+        let Some(seat) = self.seat.as_mut().filter(|_| self.reach > to) else {
+            return;
+        };
+        // A seat that cannot hear it says why when it is asked next.
+        let _ = seat.submit(Order::Rollback(Position(to as u32)));
+        self.reach = to;
+        let void = |piece: &&mut Piece| {
+            !piece.promised && piece.kind == Kind::New && piece.live > 0 && piece.first >= to
+        };
+        let mut again = Vec::new();
+        for piece in self.flight.iter_mut().filter(void) {
+            again.push(piece.again());
+            piece.cut(0);
+        }
+        again.into_iter().for_each(|piece| self.wait_with(piece));
+    }
+
+    /// Lets a piece of news wait in its place.
+    pub(super) fn wait_with(&mut self, piece: Piece) {
+        let behind = |other: &Piece| other.kind == Kind::New && other.first > piece.first;
+        let place = self.waiting.iter().position(behind);
+        self.waiting.insert(place.unwrap_or(self.waiting.len()), piece);
     }
 
     /// Pieces whose results are news and still count.
@@ -56,11 +87,7 @@ impl Post {
 
     /// Takes the news out; what of them is under way counts no more.
     pub(super) fn take_news(&mut self) -> Vec<Piece> {
-        let again = |piece: &Piece| Piece {
-            tokens: piece.live,
-            ..*piece
-        };
-        let news = self.news().map(again).collect();
+        let news = self.news().copied().map(Piece::again).collect();
         self.waiting.retain(|piece| piece.kind != Kind::New);
         let under_way = self.flight.iter_mut().filter(|piece| piece.kind == Kind::New);
         under_way.for_each(|piece| piece.cut(0));
@@ -78,6 +105,10 @@ pub(super) struct Piece {
     /// How many of the last of them are to be answered by a chosen token.
     pub(super) wanted: usize,
     pub(super) kind: Kind,
+    /// Whether the node of the stage before hands its rows over.
+    pub(super) promised: bool,
+    /// Whether it has them, for all that is known here; or will never need them.
+    pub(super) given: bool,
 }
 
 /// What a piece is for.
@@ -87,6 +118,8 @@ pub(super) enum Kind {
     New,
     /// Its result is known already: it only fills a new seat's cache.
     Replay,
+    /// Its result has gone on to the next stage, and is still to be remembered here.
+    Copy,
     /// As replay, but the next stage begins at another layer than before and has yet to be told its result.
     Rebuild,
 }
@@ -101,7 +134,20 @@ impl Piece {
             live,
             wanted,
             kind,
+            promised: false,
+            given: false,
         }
+    }
+
+    /// What of it counts, as news that nobody has been given.
+    pub(super) fn again(self) -> Self {
+        Self::new(self.first, self.live, self.wanted, Kind::New)
+    }
+
+    /// Nobody waits for it any more, nor for its rows.
+    pub(super) fn void(&mut self) {
+        self.cut(0);
+        self.given = true;
     }
 
     pub(super) fn end(&self) -> usize {
@@ -123,7 +169,7 @@ pub(super) fn answers(piece: &Piece, last: bool) -> usize {
     match piece.kind {
         Kind::Replay => 0,
         Kind::New if last => piece.wanted,
-        Kind::New | Kind::Rebuild => piece.tokens,
+        Kind::New | Kind::Rebuild | Kind::Copy => piece.tokens,
     }
 }
 
@@ -147,7 +193,7 @@ pub(super) fn fits(
             let wanted = match piece.kind {
                 _ if piece.live == 0 => hidden.tokens(),
                 Kind::Replay => 0,
-                Kind::New | Kind::Rebuild => sent,
+                Kind::New | Kind::Rebuild | Kind::Copy => sent,
             };
             (hidden.tokens(), first.index(), wanted)
         }

@@ -3,9 +3,11 @@
 use heph_plan::replan::MoveBy;
 use heph_types::{NodeId, Position, SessionId, StageSpec};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::post::{Kind, Piece};
-use super::{EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
+use super::{BUSY_WAIT_MAX, CANCEL_LOOK, EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
+use crate::cancel::Cancel;
 use crate::seat::{Host, SeatError};
 
 impl Line {
@@ -49,6 +51,7 @@ impl Line {
 
     /// Leaves a seat; what was under way waits for the next one.
     pub(super) fn unseat(&mut self, at: usize) {
+        self.release(at);
         self.take_back(at);
         let post = &mut self.posts[at];
         post.waiting.retain(|piece| piece.kind == Kind::New);
@@ -68,8 +71,12 @@ impl Line {
         if self.posts[at].seat.is_some() {
             return Ok(());
         }
+        let mut until = None;
         loop {
             let Some(host) = self.substitute(at) else {
+                if self.wait_for_room(&mut until)? {
+                    continue;
+                }
                 let nobody = || SeatError::Lost {
                     node: from,
                     why: "it failed a moment ago".to_owned(),
@@ -100,11 +107,41 @@ impl Line {
                     return Ok(());
                 }
                 Err(error) => {
-                    self.lost.push((node, self.clock.now()));
+                    self.pass_by(node, &error);
                     cause = Some(error);
                 }
             }
         }
+    }
+
+    /// Asks others instead of a node that opens no seat. Whoever is only full is asked again once nobody else is left.
+    fn pass_by(&mut self, node: NodeId, error: &SeatError) {
+        let now = self.clock.now();
+        self.busy.extend(error.busy_for().map(|wait| (node, now + wait)));
+        self.lost.push((node, now));
+    }
+
+    /// Where nobody is left but who is full: waits until the first of them may have room, and lets it be asked again.
+    /// `until` is when the waiting ends for good. `false`: there is nobody to wait for.
+    fn wait_for_room(&mut self, until: &mut Option<Instant>) -> Result<bool, LineError> {
+        let end = *until.get_or_insert_with(|| self.clock.now() + BUSY_WAIT_MAX);
+        let Some(&(node, free)) = self.busy.iter().min_by_key(|(_, free)| *free) else {
+            return Ok(false);
+        };
+        while self.clock.now() < free {
+            if self.clock.now() >= end {
+                return Ok(false);
+            }
+            if self.cancel.as_ref().is_some_and(Cancel::is_raised) {
+                return Err(LineError::Cancelled);
+            }
+            let (seen, now) = (self.bell.rings(), self.clock.now());
+            self.clock
+                .wait(&self.bell, seen, free.min(end).min(now + CANCEL_LOOK));
+        }
+        self.busy.retain(|(other, _)| *other != node);
+        self.lost.retain(|(other, _)| *other != node);
+        Ok(true)
     }
 
     /// Opens every seat that is far and still missing, all at the same time: a line over three peers waits for one of them.
@@ -146,7 +183,7 @@ impl Line {
                     self.replay(post);
                 }
                 Err(error) => {
-                    self.lost.push((self.posts[post].node, self.clock.now()));
+                    self.pass_by(self.posts[post].node, &error);
                     if post == at {
                         cause = Some(error);
                     }
@@ -214,7 +251,8 @@ impl Line {
             self.posts[at].inputs.len()
         };
         let news = self.posts[at].news().map(|piece| piece.first);
-        news.min().unwrap_or(fed)
+        // What was promised to the stage may be further than what is remembered of it.
+        news.min().unwrap_or(fed).min(fed)
     }
 
     /// Tokens that every stage holds, or will once it has caught up.

@@ -29,6 +29,10 @@ pub(super) struct Tempo {
     short: VecDeque<f64>,
     /// Seconds for a row of long pieces.
     row: Option<f64>,
+    /// What one row took when its rows last began to come another way, until that way is known.
+    before: Option<f64>,
+    /// What is added so that the other way is no news.
+    shift: f64,
 }
 
 impl Tempo {
@@ -46,6 +50,21 @@ impl Tempo {
         }
         let rows = rows.max(1) as f64;
         self.short.push_back(seconds / (1.0 + ROW_SHARE * (rows - 1.0)));
+        if let (Some(before), Some(now)) = (self.before, self.one_row()) {
+            (self.before, self.shift) = (None, before - now);
+        }
+    }
+
+    /// Rows come another way from now on: what that changes says nothing about the seat.
+    pub(super) fn rebase(&mut self) {
+        self.before = self.even_row().or(self.before);
+        self.shift = 0.0;
+        self.short.clear();
+    }
+
+    /// As [`Tempo::one_row`], as if rows had always come the first way.
+    pub(super) fn even_row(&self) -> Option<f64> {
+        self.one_row().map(|row| row + self.shift)
     }
 
     /// Forgets short pieces: from now on they are asked for in another way.

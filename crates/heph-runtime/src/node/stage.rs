@@ -356,6 +356,7 @@ impl Stage {
             first: Position(self.held as u32),
             input: StageInput::Tokens(vec![last]),
             answers: 1,
+            pass: None,
         })?;
         let Reply::Choices { tokens, .. } = &reply else {
             return Err(StageError::Order("only a stage that chooses can go on alone"));
@@ -408,6 +409,7 @@ impl Stage {
             first,
             input,
             answers,
+            ..
         } = forward;
         let width = self.worker.model().graph().hidden;
         let unanswered = count - answers as usize;
@@ -461,6 +463,7 @@ impl Stage {
                 let rows = rows[from * width..to * width].to_vec();
                 Ok(Hidden { width, rows })
             }
+            StageInput::Handed { .. } => Err(StageError::Order("its rows were not handed over")),
         }
     }
 
@@ -613,6 +616,7 @@ mod tests {
             first: Position(first),
             answers: tokens.len() as u32,
             input: StageInput::Tokens(tokens.map(TokenId).collect()),
+            pass: None,
         })
     }
 

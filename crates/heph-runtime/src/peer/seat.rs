@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use heph_net::drive::{Commands, Conversation, DriveError};
 use heph_net::session::{Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError};
-use heph_net::wire::{Farewell, FaultCode, Line};
+use heph_net::wire::{Farewell, FaultCode, JoinFrame, Line};
 use heph_types::{
     CachePart, NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
 };
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::link::{Found, Link};
 use super::{AGAIN_DEADLINE, CONNECT_DEADLINE, Formats, Probe, ended, held};
 use crate::codecs::{Carriage, GOODPUT_USUAL};
-use crate::seat::{Bell, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
+use crate::seat::{Bell, Hop, HopState, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
 
 /// The one session of a seat's stream.
 const LINE: Line = Line(0);
@@ -78,7 +78,27 @@ struct Heard {
     carriage: Mutex<Option<Carriage>>,
     /// What became of a cache on its way, and who is told.
     cache: Mutex<Option<CacheNews>>,
+    hops: Mutex<Hops>,
     moved: Bell,
+}
+
+/// The seat's ends of two hops: of that which brings it rows, and of that which carries its own on.
+struct Hops {
+    takes: HopState,
+    hands: HopState,
+    /// Bytes that the node says it handed on.
+    handed: u64,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        let apart = || HopState::Apart(String::new());
+        Hops {
+            takes: apart(),
+            hands: apart(),
+            handed: 0,
+        }
+    }
 }
 
 /// What became of a cache on its way.
@@ -142,6 +162,7 @@ pub(super) fn open(
         said: Mutex::default(),
         carriage: Mutex::new(carriage),
         cache: Mutex::default(),
+        hops: Mutex::default(),
         moved: Bell::new(),
     });
     let ask = DeskCommand::Open {
@@ -247,6 +268,10 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             | DeskEvent::Cache(..)
             | DeskEvent::CacheHeld(..)
             | DeskEvent::CacheStays(_)
+            | DeskEvent::Expecting(_)
+            | DeskEvent::Joined { .. }
+            | DeskEvent::Parted { .. }
+            | DeskEvent::HandedOn { .. }
             | DeskEvent::Forgot(_)
             | DeskEvent::Reply(..)
             | DeskEvent::Closed(_) => {}
@@ -294,6 +319,25 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
                 heard.tell_cache(CacheNews::Stays);
                 continue;
             }
+            DeskEvent::Expecting(_) => {
+                held(&heard.hops).takes = HopState::Joined;
+                bell.ring();
+                continue;
+            }
+            DeskEvent::Joined { .. } => {
+                held(&heard.hops).hands = HopState::Joined;
+                bell.ring();
+                continue;
+            }
+            DeskEvent::Parted { sentence, .. } => {
+                held(&heard.hops).part(sentence);
+                bell.ring();
+                continue;
+            }
+            DeskEvent::HandedOn { bytes, .. } => {
+                held(&heard.hops).handed = bytes;
+                continue;
+            }
             DeskEvent::Ended { code, sentence, .. } => End::Session(code, sentence),
             DeskEvent::Over(error) => End::Stream(error),
             DeskEvent::Greeted(_)
@@ -320,6 +364,17 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
     held(&heard.said).end.get_or_insert(End::Broke(why));
     bell.ring();
     heard.moved.ring();
+}
+
+impl Hops {
+    /// What was asked for last does not come about, or ended.
+    fn part(&mut self, why: String) {
+        let end = match self.takes {
+            HopState::Asked => &mut self.takes,
+            HopState::Joined | HopState::Apart(_) => &mut self.hands,
+        };
+        *end = HopState::Apart(why);
+    }
 }
 
 impl Heard {
@@ -474,6 +529,46 @@ impl Seat for PeerSeat {
             self.ids = Ids::Unknown;
         }
         Ok(taken)
+    }
+
+    fn expect(&mut self, hop: &Hop) -> bool {
+        let (line, from, ticket) = (LINE, hop.from, hop.ticket);
+        let mut hops = held(&self.heard.hops);
+        let asked = self
+            .commands
+            .try_send(DeskCommand::Expect { line, from, ticket })
+            .is_ok();
+        if asked {
+            hops.takes = HopState::Asked;
+        }
+        asked
+    }
+
+    fn join(&mut self, hop: &Hop) -> bool {
+        let mut hops = held(&self.heard.hops);
+        let join = JoinFrame {
+            line: LINE,
+            to: hop.to,
+            ticket: hop.ticket,
+            address: hop.address.clone(),
+        };
+        let asked = self.commands.try_send(DeskCommand::Join(join)).is_ok();
+        if asked {
+            hops.hands = HopState::Asked;
+        }
+        asked
+    }
+
+    fn takes(&mut self) -> HopState {
+        held(&self.heard.hops).takes.clone()
+    }
+
+    fn hands(&mut self) -> HopState {
+        held(&self.heard.hops).hands.clone()
+    }
+
+    fn handed_bytes(&self) -> u64 {
+        held(&self.heard.hops).handed
     }
 
     fn traffic(&self) -> Traffic {

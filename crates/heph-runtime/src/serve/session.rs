@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heph_engine::worker::ForwardError;
+use heph_net::codec;
 use heph_net::drive::Commands;
-use heph_net::session::{NodeCommand, NodeEnd};
+use heph_net::session::{GiverCommand, GiverEnd, NodeCommand, NodeEnd};
 use heph_net::wire::{FaultCode, Line, Refusal, SENTENCE_MAX};
-use heph_types::{CachePart, Order, Position, SamplingOptions, StageSpec};
+use heph_types::{CachePart, Hidden, Order, Pass, Position, Reply, SamplingOptions, StageSpec};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::Place;
+use super::hop::Expected;
 use crate::node::{Node, StageError, Work};
 
 /// Orders that wait for the thread: the session's end hands out two at a time, with a rollback or options between them.
@@ -21,13 +24,20 @@ const JOBS_WAITING: usize = 8;
 pub(super) struct Session {
     jobs: mpsc::Sender<Job>,
     stop: Arc<AtomicBool>,
+    /// Whose rows it awaits.
+    expected: Option<Expected>,
+    /// What carries its own rows on.
+    giving: Option<AbortHandle>,
 }
 
-enum Job {
+/// What a session's thread is asked.
+pub(super) enum Job {
     Order(Order),
     Choose(SamplingOptions),
     TakeCache(Position, Position),
     PutCache(CachePart),
+    /// Rows are handed on here from now on, or to nobody.
+    HandTo(Option<Commands<GiverEnd>>),
 }
 
 impl Session {
@@ -54,7 +64,40 @@ impl Session {
             // The queue of a conversation that has just begun is empty.
             let _ = commands.try_send(NodeCommand::Refuse { line, reason });
         }
-        Session { jobs, stop }
+        Session {
+            jobs,
+            stop,
+            expected: None,
+            giving: None,
+        }
+    }
+
+    pub(super) fn jobs(&self) -> mpsc::Sender<Job> {
+        self.jobs.clone()
+    }
+
+    /// Awaits rows of another node, in place of whom it awaited so far.
+    pub(super) fn expects(&mut self, expected: Expected) {
+        self.expected = Some(expected);
+    }
+
+    /// What came over the hop was not what was awaited: its stream ends.
+    pub(super) fn expects_nobody(&mut self) {
+        self.expected = None;
+    }
+
+    /// Rows that were handed over wait no longer.
+    pub(super) fn taken(&self, bytes: u64) {
+        if let Some(expected) = &self.expected {
+            expected.taken(bytes);
+        }
+    }
+
+    /// Hands rows on by this task, in place of the one so far.
+    pub(super) fn hand_to(&mut self, giving: AbortHandle) {
+        if let Some(before) = self.giving.replace(giving) {
+            before.abort();
+        }
     }
 
     pub(super) async fn order(&self, order: Order) {
@@ -78,6 +121,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        if let Some(giving) = &self.giving {
+            giving.abort();
+        }
     }
 }
 
@@ -129,16 +175,17 @@ impl Desk {
         let mut stage = match node.work_until(spec, stop) {
             Ok(stage) => stage,
             Err(error) => {
-                let reason = self.place.refused(refusal(&error));
+                let reason = self.place.refused(self.refusal(&error));
                 return self.say(NodeCommand::Refuse { line, reason });
             }
         };
         self.place.opened();
         let width = stage.width() as u32;
         self.say(NodeCommand::Grant { line, width })?;
+        let mut onward = Onward::default();
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
-            next = self.carry_out(&mut stage, job, jobs)?;
+            next = self.carry_out(&mut stage, job, jobs, &mut onward)?;
             if next.is_none() {
                 next = jobs.blocking_recv();
             }
@@ -152,8 +199,13 @@ impl Desk {
         stage: &mut Work,
         job: Job,
         jobs: &mut mpsc::Receiver<Job>,
+        onward: &mut Onward,
     ) -> Result<Option<Job>, End> {
         let order = match job {
+            Job::HandTo(next) => {
+                onward.next = next;
+                return Ok(None);
+            }
             Job::Choose(options) => {
                 if stage.choose_anew(&options) {
                     return Ok(None);
@@ -176,13 +228,19 @@ impl Desk {
             Job::Order(order) => order,
         };
         let streams = matches!(order, Order::Generate { .. });
-        let tokens = match &order {
-            Order::Forward(forward) => forward.input.tokens(),
-            Order::Rollback(_) | Order::Generate { .. } => 0,
+        let (tokens, pass) = match &order {
+            Order::Forward(forward) => (forward.input.tokens(), forward.pass),
+            Order::Rollback(_) | Order::Generate { .. } => (0, None),
         };
         stage.take(order)?;
         while let Some(reply) = stage.work()? {
             self.place.computed(if streams { 1 } else { tokens });
+            if let (Some(pass), Reply::Rows { hidden, .. }) = (pass, &reply)
+                && let Some(bytes) = onward.hand(pass, hidden)
+            {
+                let line = self.line;
+                self.say(NodeCommand::HandedOn { line, bytes })?;
+            }
             self.say(NodeCommand::Reply(self.line, reply))?;
             if !streams {
                 return Ok(None);
@@ -203,6 +261,42 @@ impl Desk {
         match self.commands.send_blocking(command) {
             true => Ok(()),
             false => Err(End::Gone),
+        }
+    }
+}
+
+/// Where a session's rows go on to.
+#[derive(Default)]
+struct Onward {
+    next: Option<Commands<GiverEnd>>,
+    /// Bytes handed on so far.
+    bytes: u64,
+}
+
+impl Onward {
+    /// Hands rows on; returns the bytes handed on so far. `None` where nobody takes any: the desk hears of that from the
+    /// hop itself, and has the rows as an answer in any case.
+    fn hand(&mut self, Pass { tag, codec }: Pass, hidden: &Hidden) -> Option<u64> {
+        let next = self.next.as_ref()?;
+        let rows = codec::pack(hidden, codec).ok()?;
+        let bytes = rows.bytes.len() as u64 + HAND_BYTES;
+        next.send_blocking(GiverCommand::Hand(tag, rows)).then(|| {
+            self.bytes += bytes;
+            self.bytes
+        })
+    }
+}
+
+/// Bytes before the rows of a frame that hands them over, about: length, kind, name, codec and shape.
+const HAND_BYTES: u64 = 12;
+
+impl Desk {
+    fn refusal(&self, error: &StageError) -> Refusal {
+        match error {
+            StageError::Sessions { .. } => Refusal::Busy {
+                eta_ms: u32::try_from(self.place.wait().as_millis()).unwrap_or(u32::MAX),
+            },
+            error => refusal(error),
         }
     }
 }

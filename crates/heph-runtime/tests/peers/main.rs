@@ -1,6 +1,7 @@
 //! Desks and nodes as peers: real sockets on this machine's loopback, real stages, and the same bits as at home.
 
 mod answers;
+mod hops;
 mod losses;
 mod service;
 
@@ -15,7 +16,8 @@ use heph_net::endpoint::EndpointOptions;
 use heph_net::trust::Peer as Known;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
-use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Pace, Prompt};
+use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Guess, Pace, Prompt};
+use heph_runtime::draft::{EchoDrafter, Either, ModelDrafter};
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::network::{Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};

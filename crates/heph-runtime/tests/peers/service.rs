@@ -157,6 +157,7 @@ fn orders_that_make_no_sense_end_the_session_and_not_the_node() {
         first: Position(0),
         input: StageInput::Tokens(vec![TokenId(u32::MAX)]),
         answers: 1,
+        pass: None,
     }))
     .expect("room");
     let error = loop {

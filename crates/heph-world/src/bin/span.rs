@@ -40,6 +40,7 @@ use heph_types::{ModelHash, NodeId, SamplingOptions, TokenId, WireCodec};
 const USAGE: &str =
     "span serve MODEL HOME ADDRESS             lends the model at this socket until standard input ends
 span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead guess, each with :TOKENS
+span measure MODEL HOME TICKET,TICKET direct:TOKENS
 
 MODEL is a GGUF file, story or draft. Prints the ticket, or one JSON object for each job.";
 
@@ -120,18 +121,25 @@ fn lend(model: &str, home: &str, address: &str) -> Done {
 struct Ends {
     here: Arc<Node>,
     there: Peer,
+    /// A second one over there.
+    beyond: Option<Peer>,
     model: LineModel,
 }
 
 fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
     let lent = lent(model)?;
     let network = network(home, "0.0.0.0:0")?;
-    let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
+    let met = ticket.split(',').map(|ticket| {
+        let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
+        Ok(Peer::new(&network, known.node))
+    });
+    let mut met = met.collect::<Done<Vec<Peer>>>()?.into_iter();
     let line_model = LineModel::of(HASH, &lent.model);
     let here = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
     let ends = Ends {
         here: Arc::new(here),
-        there: Peer::new(&network, known.node),
+        there: met.next().ok_or(USAGE)?,
+        beyond: met.next(),
         model: line_model,
     };
     let measured = jobs.iter().try_for_each(|job| {
@@ -212,6 +220,26 @@ fn run(ends: &Ends, job: &str, tokens: usize) -> Done {
                 );
             }
         }
+        "direct" => {
+            let stages = ends.halves_there()?;
+            for _ in 0..3 {
+                let through = decode(&mut ends.line(&stages, EXACT)?, tokens)?;
+                let mut line = ends.line(&stages, EXACT)?.forwarding();
+                let direct = decode(&mut line, tokens)?;
+                if !line.forwards(0) {
+                    return Err(format!("the two nodes did not meet: {:?}", line.parted()).into());
+                }
+                told(
+                    job,
+                    tokens,
+                    &[
+                        ("through_s", through),
+                        ("direct_s", direct),
+                        ("rtt_s", ends.round_trip()),
+                    ],
+                );
+            }
+        }
         "guess" => {
             for seed in 1..=3 {
                 let told_of = |pace| ends.told_story(seed, pace, tokens);
@@ -277,10 +305,10 @@ const HALF: Codecs = Codecs {
 
 impl Ends {
     fn line(&self, stages: &[(NodeId, usize, usize)], codecs: Codecs) -> Done<Line> {
-        let hosts: Vec<Arc<dyn Host>> = vec![
-            Arc::clone(&self.here) as Arc<dyn Host>,
-            Arc::new(self.there.with_codecs(codecs)),
-        ];
+        let here = [Arc::clone(&self.here) as Arc<dyn Host>];
+        let others = [Some(&self.there), self.beyond.as_ref()].into_iter().flatten();
+        let others = others.map(|peer| Arc::new(peer.with_codecs(codecs)) as Arc<dyn Host>);
+        let hosts: Vec<Arc<dyn Host>> = here.into_iter().chain(others).collect();
         let placed = |&(node, start, end): &(NodeId, usize, usize)| Placement {
             node,
             layers: self.model.range(start, end),
@@ -327,6 +355,13 @@ impl Ends {
     fn halves_here(&self) -> Vec<(NodeId, usize, usize)> {
         let (layers, half) = (self.model.layers, self.half());
         vec![(self.here.id(), 0, half), (self.here.id(), half, layers)]
+    }
+
+    /// Both halves at other machines.
+    fn halves_there(&self) -> Done<Vec<(NodeId, usize, usize)>> {
+        let (layers, half) = (self.model.layers, self.half());
+        let beyond = self.beyond.as_ref().ok_or(USAGE)?.node();
+        Ok(vec![(self.there.node(), 0, half), (beyond, half, layers)])
     }
 
     /// Rows in and rows out.

@@ -29,8 +29,26 @@ pub(super) struct Seated {
     pub(super) forgot: usize,
     /// A cache on its way from the node or to it: nothing else is meanwhile.
     pub(super) moving: Option<Moving>,
+    /// Its hops: whether it was asked to expect rows of another node, and how far handing its own on has come.
+    pub(super) expects: bool,
+    pub(super) hands: Hands,
+    /// Bytes that it told of.
+    pub(super) handed_bytes: u64,
     /// Until when the node has to do what it is waited for.
     pub(super) due: Option<Duration>,
+}
+
+/// How far a session has come with handing its rows to another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hands {
+    /// It was never asked to.
+    Never,
+    /// It was asked to.
+    Asked,
+    /// It does.
+    Joined,
+    /// It did, or could not.
+    Parted,
 }
 
 /// A cache on its way.
@@ -86,6 +104,9 @@ impl Seated {
             ready: None,
             forgot: 0,
             moving: None,
+            expects: false,
+            hands: Hands::Never,
+            handed_bytes: 0,
             due: Some(due),
         }
     }
@@ -126,7 +147,8 @@ impl Seated {
                     }
                     let epoch = from(forward.first.index())?;
                     let chooses = self.spec.choose.is_some();
-                    Frame::Forward(orders::forward_frame(line, epoch, forward, chooses, self.codecs)?)
+                    let shape = (self.codecs, self.width());
+                    Frame::Forward(orders::forward_frame(line, epoch, forward, chooses, shape)?)
                 }
                 Waiting::Order(Order::Rollback(to)) => {
                     if to.index() >= held && !self.streams() {
@@ -332,13 +354,17 @@ impl Seated {
     }
 
     fn no_rows(&self) -> Hidden {
-        let width = match self.stage {
+        Hidden {
+            width: self.width(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Numbers of a row, once that is known.
+    fn width(&self) -> usize {
+        match self.stage {
             Stage::Open { width, .. } => width,
             Stage::Opening | Stage::Closing => 0,
-        };
-        Hidden {
-            width,
-            rows: Vec::new(),
         }
     }
 }

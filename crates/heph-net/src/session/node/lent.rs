@@ -3,14 +3,23 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use heph_types::{Order, Position, SamplingOptions, StageSpec, TokenId};
+use heph_types::{Order, Position, SamplingOptions, StageSpec, Tag, TokenId};
 
-use crate::session::SessionError;
+use crate::codec::PackedRows;
 use crate::session::orders::{self, Asked};
+use crate::session::{ORDERS_WINDOW, SessionError};
 use crate::wire::{Epoch, ForwardFrame, Frame, GenerateFrame, TakeUntil};
 
 /// Orders of one session that its stage has at a time: one under way, and one so that it need not wait for the next.
 const HANDED_MAX: usize = 2;
+
+/// Pieces of rows of one session that wait for their order: as many as there may be orders.
+const EARLY_MAX: usize = ORDERS_WINDOW as usize;
+
+/// What rows in one format take of the memory of who keeps them.
+pub(super) fn bytes_of(rows: &PackedRows) -> u64 {
+    rows.bytes.len() as u64
+}
 
 /// One session as the node sees it.
 #[derive(Debug)]
@@ -30,6 +39,12 @@ pub(super) struct Lent {
     pub(super) nudged: bool,
     /// A cache on its way: nothing else is meanwhile.
     pub(super) moving: Option<Moving>,
+    /// Whether another node may hand rows over.
+    pub(super) expects: bool,
+    /// Rows that were handed over and whose order has not come, or not had its turn; their names ascend.
+    pub(super) early: VecDeque<(Tag, PackedRows)>,
+    /// The name that the newest order for handed rows gave.
+    tag: Option<Tag>,
     pub(super) used: Duration,
 }
 
@@ -80,6 +95,9 @@ impl Lent {
             bytes: 0,
             nudged: false,
             moving: None,
+            expects: false,
+            early: VecDeque::new(),
+            tag: None,
             used: now,
         }
     }
@@ -149,12 +167,54 @@ impl Lent {
         match (self.queue.front(), self.handed.back()) {
             // What is void is answered in its turn.
             (Some(Queued::Forward(asked, _)), _) if asked.void => self.handed.is_empty(),
+            // Rows that another node hands over may take their time.
+            (Some(Queued::Forward(asked, _)), _) if asked.handed.is_some_and(|tag| !self.has(tag)) => false,
             // A stream is told at once that something comes behind it, and once.
             (Some(_), Some(Handed::Alone(_))) => !self.nudged,
             (Some(Queued::Forward(..) | Queued::Alone(..)), _) => self.handed.len() < HANDED_MAX,
             (Some(Queued::Rollback(_) | Queued::Choose(_)), _) => self.handed.is_empty(),
             (None, _) => false,
         }
+    }
+
+    /// Whether these rows were handed over.
+    fn has(&self, tag: Tag) -> bool {
+        self.early.front().is_some_and(|(early, _)| *early == tag)
+    }
+
+    /// Lets another node hand rows over from now on. Returns the bytes of those that nobody awaits any more.
+    pub(super) fn expect(&mut self) -> u64 {
+        self.expects = true;
+        self.early.drain(..).map(|(_, rows)| bytes_of(&rows)).sum()
+    }
+
+    /// Takes rows in that were handed over. The error: they come out of turn, or are too many.
+    pub(super) fn hand(&mut self, tag: Tag, rows: PackedRows, bytes_max: u64) -> Result<(), &'static str> {
+        if self.early.back().is_some_and(|(last, _)| *last >= tag) {
+            return Err("rows come in their order");
+        }
+        let waiting: u64 = self.early.iter().map(|(_, rows)| bytes_of(rows)).sum();
+        if waiting > bytes_max || self.early.len() >= EARLY_MAX {
+            return Err("more rows than may wait");
+        }
+        self.early.push_back((tag, rows));
+        Ok(())
+    }
+
+    /// Forgets rows whose order became void, or that were taken back before their order was seen. Returns their bytes.
+    pub(super) fn forget_early(&mut self) -> u64 {
+        let awaited = self.queue.iter().find_map(|queued| match queued {
+            Queued::Forward(asked, _) if !asked.void => asked.handed,
+            _ => None,
+        });
+        let first = awaited
+            .or(self.tag.map(|Tag(last)| Tag(last + 1)))
+            .unwrap_or_default();
+        let mut forgotten = 0;
+        while let Some((_, rows)) = self.early.pop_front_if(|(tag, _)| *tag < first) {
+            forgotten += bytes_of(&rows);
+        }
+        forgotten
     }
 
     /// Positions that an order may count on, and whether a stream is under way.
@@ -217,6 +277,19 @@ impl Lent {
             });
         }
         let order = orders::forward_order(frame, &self.spec, width)?;
+        if let Some(tag) = asked.handed {
+            let broken = |why| SessionError::Unexpected {
+                frame: "Forward",
+                why,
+            };
+            if !self.expects {
+                return Err(broken("no other node was named that would hand its rows over"));
+            }
+            if self.tag.is_some_and(|last| tag <= last) || tag.0 == u64::MAX {
+                return Err(broken("names of rows are counted upwards"));
+            }
+            self.tag = Some(tag);
+        }
         self.go_on("Forward", asked.epoch, asked.first.index(), asked.end())?;
         self.bytes += asked.bytes;
         self.queue.push_back(Queued::Forward(asked, order));

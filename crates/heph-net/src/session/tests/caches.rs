@@ -10,6 +10,7 @@ fn prompt(first: u32, tokens: u32) -> Order {
         first: Position(first),
         input: StageInput::Tokens(ids(0..tokens)),
         answers: 1,
+        pass: None,
     })
 }
 

@@ -19,6 +19,7 @@ fn rows(first: usize) -> Order {
             tokens: Vec::new(),
         },
         answers: ROWS as u32,
+        pass: None,
     })
 }
 

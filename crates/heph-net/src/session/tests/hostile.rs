@@ -36,6 +36,7 @@ fn tokens(first: u32, count: u32, answers: u32, epoch: u32) -> Frame {
         until: TakeUntil::End,
         reply: WireCodec::F32,
         fill: Fill::Tokens(ids(0..count)),
+        pass: None,
     })
 }
 
@@ -88,6 +89,7 @@ fn a_desk_that_breaks_the_protocol_is_told_how() {
             rows: rows(1, WIDTH + 1),
             tokens: Vec::new(),
         },
+        pass: None,
     });
     let cases: Vec<(&str, StageSpec, Vec<Frame>)> = vec![
         ("said before", whole(), vec![hello()]),
@@ -180,6 +182,7 @@ fn ask(first: u32, count: u32, answers: u32) -> Order {
         first: Position(first),
         input: StageInput::Tokens(ids(0..count)),
         answers,
+        pass: None,
     })
 }
 

@@ -118,6 +118,7 @@ fn forward(spec: &StageSpec, first: usize, count: usize, answers: usize) -> Orde
         first: Position(first as u32),
         input,
         answers: answers as u32,
+        pass: None,
     })
 }
 
@@ -240,6 +241,7 @@ fn a_verification_costs_what_is_promised() {
                 first: Position(4),
                 input: StageInput::Tokens(guess.clone()),
                 answers: 1,
+                pass: None,
             }));
             let next = trial.choice(5 + at);
             // Ids as large as vocabularies are, where the guess is wrong.
@@ -254,6 +256,7 @@ fn a_verification_costs_what_is_promised() {
             first: Position(4),
             input: StageInput::Tokens(guess),
             answers: drafted as u32 + 1,
+            pass: None,
         }));
         world.run(Duration::from_millis(400));
         let (up, down) = (world.bytes.0 - before.0, world.bytes.1 - before.1);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use heph_types::{Forward, Hidden, Order, Position, Reply, StageInput, StageSpec, TokenId};
+use heph_types::{Forward, Hidden, Order, Pass, Position, Reply, StageInput, StageSpec, TokenId};
 
 use super::WIDTH;
 use crate::session::NodeCommand;
@@ -26,6 +26,8 @@ pub(super) struct Toy {
     pub(super) broods: bool,
     /// Orders that were carried out.
     pub(super) done: usize,
+    /// How the rows of the last order that said so go on.
+    pub(super) passed: Option<Pass>,
 }
 
 impl Toy {
@@ -38,6 +40,7 @@ impl Toy {
             busy_until: Duration::ZERO,
             broods: false,
             done: 0,
+            passed: None,
         }
     }
 
@@ -91,6 +94,7 @@ impl Toy {
                     first: Position(self.held.len() as u32),
                     input: StageInput::Tokens(vec![last]),
                     answers: 1,
+                    pass: None,
                 });
                 let last = self.choice(self.held.len());
                 let tokens_max = if ends.contains(&last) { 0 } else { tokens_max - 1 };
@@ -108,12 +112,14 @@ impl Toy {
         let first = forward.first.index();
         assert!(first <= self.held.len(), "a gap");
         self.held.truncate(first);
+        self.passed = forward.pass.or(self.passed);
         match &forward.input {
             StageInput::Tokens(tokens) => self.held.extend(tokens.iter().map(|token| token.0)),
             StageInput::Rows { hidden, .. } => {
                 let rows = hidden.rows.chunks(hidden.width);
                 self.held.extend(rows.map(|row| row[0].to_bits()));
             }
+            StageInput::Handed { .. } => unreachable!("a stage is given the rows themselves"),
         }
         let answered = self.held.len() - forward.answers as usize..self.held.len();
         let start = answered.start as u32;

@@ -1,0 +1,203 @@
+//! Rows that go from node to node past the desk: over real sockets, with the bits and the failovers of always.
+
+use heph_net::address::NodeAddress;
+use heph_net::drive::drive;
+use heph_net::endpoint::Protocol;
+use heph_net::session::{GiverEnd, GiverEvent};
+use heph_runtime::gate::{Gate, Meter};
+use heph_runtime::seat::{Bell, Hop, HopState, Seat};
+use heph_types::{Leaves, Policy, SessionId, StageSpec, Ticket};
+use std::time::Instant;
+
+use super::*;
+
+/// Two layers at two nodes, and three stages at three.
+const TWO: &[(usize, usize, usize)] = &[(0, 0, 1), (1, 1, 2)];
+const THREE: &[(usize, usize, usize)] = &[(0, 0, 1), (1, 1, 2), (2, 2, 2)];
+
+/// A line whose rows go direct, with every host behind the policy of one's own machines.
+fn line(world: &World, stages: &[(usize, usize, usize)], meter: &Meter) -> Line {
+    let policy = Policy::open(Leaves::Text, &[Role::Own]);
+    let here = world.desk.node();
+    let gated = |host: Arc<dyn Host>| -> Arc<dyn Host> {
+        match host.node() == here {
+            true => Arc::new(Gate::here(host, meter)),
+            false => Arc::new(Gate::there(host, Role::Own, &policy, 2, meter)),
+        }
+    };
+    let hosts = world.hosts().into_iter().map(gated).collect();
+    world.line_over(hosts, stages).forwarding()
+}
+
+/// An answer over a line that forwards; `harm` is done once rows have gone direct for a while.
+fn answer(
+    world: &World,
+    stages: &[(usize, usize, usize)],
+    pace: Pace,
+    meter: &Meter,
+    mut harm: impl FnMut(),
+) -> Answer {
+    let mut desk = desk(line(world, stages, meter), pace);
+    // The first answer makes the hops; the second one's prompt is another.
+    let first = ask(&mut desk, "The cat", &options(true)).expect("an answer");
+    assert!(!first.tokens.is_empty());
+    let mut done = false;
+    let answer = desk.answer(Prompt::Text(PROMPT), &options(true), &mut |_| {
+        if !std::mem::replace(&mut done, true) {
+            harm();
+        }
+    });
+    answer.expect("somebody is left")
+}
+
+fn guessing() -> Pace {
+    let line = Line::whole(model(), Arc::new(node_of(NodeId([1; 32]))), LineLimits::default());
+    Pace::Guess(Guess {
+        drafter: Box::new(Either(
+            EchoDrafter::default(),
+            ModelDrafter::new(line, Cancel::new()),
+        )),
+        length: 3,
+        ahead: 2,
+    })
+}
+
+#[test]
+fn rows_go_direct_and_the_answer_is_the_same() {
+    let expected = at_home(&options(true));
+    for (stages, guesses) in [(TWO, false), (THREE, false), (TWO, true)] {
+        let world = World::new(3);
+        let meter = Meter::default();
+        let pace = if guesses { guessing() } else { Pace::Steps };
+        let answer = answer(&world, stages, pace, &meter, || {});
+        assert_eq!(answer.tokens, expected.tokens, "{stages:?}");
+        assert_eq!((answer.moves.len(), answer.degraded.len()), (0, 0), "{answer:?}");
+        let between = meter.read_between();
+        let hops = stages.windows(2).map(|pair| {
+            let node = |at: usize| world.nodes[pair[at].0].0.node();
+            (node(0), node(1))
+        });
+        for hop in hops {
+            let bytes = between.get(&hop).copied().unwrap_or_default();
+            let through = meter.read()[&hop.1].up;
+            assert!(bytes > 1000, "{stages:?}: {bytes} bytes between");
+            // The desk sends the second node names of rows, and rows only until the hop was made.
+            assert!(
+                through < bytes,
+                "{stages:?}: {through} through the desk, {bytes} direct"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_stage_of_a_line_that_forwards_may_die() {
+    let expected = at_home(&options(true));
+    for killed in 0..3 {
+        let world = World::new(4);
+        let meter = Meter::default();
+        let answer = answer(&world, THREE, Pace::Steps, &meter, || {
+            world.nodes[killed].0.network.vanish();
+        });
+        assert_eq!(answer.tokens, expected.tokens, "node {killed}");
+        assert_eq!(answer.moves.len(), 1, "node {killed}: {:?}", answer.moves);
+    }
+}
+
+#[test]
+fn machines_that_may_not_meet_send_through_the_desk() {
+    let expected = at_home(&options(true));
+    // Strangers to each other by the policy: a machine of another owner hears of nobody.
+    let world = World::new(2);
+    let meter = Meter::default();
+    let policy = Policy::open(Leaves::Text, &[Role::Own, Role::Miner]);
+    let gated = |(at, host): (usize, Arc<dyn Host>)| -> Arc<dyn Host> {
+        let role = if at == 1 { Role::Miner } else { Role::Own };
+        Arc::new(Gate::there(host, role, &policy, 2, &meter))
+    };
+    let hosts = world.hosts().into_iter().enumerate().map(gated).collect();
+    let mut desk = desk(world.line_over(hosts, TWO).forwarding(), Pace::Steps);
+    let answer = ask(&mut desk, PROMPT, &options(true)).expect("an answer");
+    assert_eq!(answer.tokens, expected.tokens);
+    assert_eq!(meter.read_between().len(), 0);
+    // And a node opens no connection for a desk of another owner, whatever that desk's own policy says.
+    let world = World::new(2);
+    let lent = Known {
+        role: Role::Miner,
+        ..world.nodes[0].0.network.peer(world.desk.node()).unwrap().unwrap()
+    };
+    world.nodes[0].0.network.remember(lent).unwrap();
+    let meter = Meter::default();
+    let mut desk = self::desk(line(&world, TWO, &meter), Pace::Steps);
+    let answer = ask(&mut desk, PROMPT, &options(true)).expect("an answer");
+    assert_eq!(answer.tokens, expected.tokens);
+    assert_eq!(meter.read_between().len(), 0);
+    assert!(
+        answer
+            .degraded
+            .iter()
+            .any(|told| told.contains("its own owner only")),
+        "{:?}",
+        answer.degraded
+    );
+}
+
+/// A seat for the second layer at node `at`.
+fn seat(world: &World, at: usize) -> Box<dyn Seat> {
+    let spec = StageSpec {
+        model: HASH,
+        layers: model().range(1, 2),
+        context: 100,
+        kv_format: model().kv_format,
+        choose: Some(SamplingOptions::greedy()),
+    };
+    world
+        .peer(at)
+        .open(SessionId(1), &spec, &Bell::new())
+        .expect("a seat")
+}
+
+/// What becomes of `who` when it shows this ticket to node `at`.
+fn shown(world: &World, who: &Machine, at: usize, ticket: Ticket) -> Option<GiverEvent> {
+    let node = &world.nodes[at].0;
+    let (node, address) = (node.node(), node.network.address());
+    who.network.block_on(async {
+        let connection = who.network.connect(node, &address, Protocol::Hop, PATIENCE).await;
+        let stream = connection.ok()?.open().await.ok()?;
+        let law = u16::try_from(heph_kernels::ARITHMETIC_VERSION).unwrap();
+        let end = GiverEnd::new(law, ticket, Duration::ZERO);
+        let mut talk = drive(stream, end, Instant::now());
+        tokio::time::timeout(PATIENCE, talk.event()).await.ok().flatten()
+    })
+}
+
+#[test]
+fn a_stranger_pushes_no_rows_into_a_session() {
+    let world = World::new(2);
+    let mut seat = seat(&world, 0);
+    let (good, other) = (Ticket([5; 32]), Ticket([6; 32]));
+    let from = &world.nodes[1].0;
+    let stranger = Machine::new("stranger");
+    // Nobody was named yet, not even to somebody who knows the ticket.
+    assert_eq!(shown(&world, from, 0, good), None);
+    let hop = Hop {
+        from: from.node(),
+        to: world.nodes[0].0.node(),
+        ticket: good,
+        address: NodeAddress::default(),
+    };
+    assert!(seat.expect(&hop));
+    let waited = Instant::now();
+    while seat.takes() != HopState::Joined {
+        assert!(waited.elapsed() < PATIENCE, "{:?}", seat.takes());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // The right ticket in the wrong hands, the wrong one in the right hands, then the right one, and that once.
+    let welcomed = |who: &Machine, ticket| shown(&world, who, 0, ticket) == Some(GiverEvent::Welcome);
+    assert!(!welcomed(&stranger, good));
+    assert!(!welcomed(from, other));
+    assert!(welcomed(from, good));
+    assert!(!welcomed(from, good));
+    drop(seat);
+    assert!(!welcomed(from, good));
+}
