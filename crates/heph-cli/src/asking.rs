@@ -7,7 +7,7 @@ mod place;
 mod readers;
 mod relief;
 
-pub(crate) use here::speed;
+pub(crate) use here::{part_speed, speed};
 pub(crate) use place::{Asked, PlaceArguments, Rows};
 pub(crate) use readers::Readers;
 pub(crate) use relief::ReliefArguments;

@@ -16,7 +16,7 @@ use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::pressure;
 use heph_runtime::settings::{Settings, THREADS_MAX};
-use heph_runtime::store::{Found, Progress, Store};
+use heph_runtime::store::{Found, ModelFiles, Progress, Store};
 use heph_runtime::words::Words;
 use heph_types::{LayerRange, ModelHash};
 
@@ -140,6 +140,18 @@ impl EngineArguments {
         settings: &Settings,
     ) -> Result<Opened, Failure> {
         let found = Store::new(&settings.models).find(model)?;
+        self.open_found(model, found, context, sessions, settings)
+    }
+
+    /// Opens a model that was found, and calls it `model`.
+    pub(crate) fn open_found(
+        &self,
+        model: &str,
+        found: Found,
+        context: Option<usize>,
+        sessions: usize,
+        settings: &Settings,
+    ) -> Result<Opened, Failure> {
         let source = open::open(&found)?;
         let source = Arc::new(match self.quantize {
             Some(file_type) => source.quantized(file_type),
@@ -189,6 +201,15 @@ impl Opened {
                 ModelHash(blake3::derive_key(context, &material))
             }
         })
+    }
+
+    /// Its files as they lie here, for others to bring parts of; `None` where they are no files that can be cut.
+    pub(crate) fn sendable(&self) -> Option<&Found> {
+        let gguf = match &self.found {
+            Found::Bundled(_) => true,
+            found => matches!(found.files(), Some(ModelFiles::Gguf(_))),
+        };
+        (gguf && self.quantized.is_none()).then_some(&self.found)
     }
 
     /// Its operators, from which everything is counted.

@@ -9,6 +9,7 @@ use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
 use heph_kernels::format::Format;
 use heph_net::relay::RelayError;
+use heph_net::transfer::TransferError;
 use heph_net::trust::TrustError;
 use heph_plan::{Constraint, InputError, Refusal};
 use heph_runtime::certify::CertifyError;
@@ -21,6 +22,7 @@ use heph_runtime::pull::PullError;
 use heph_runtime::relaying::RelayingError;
 use heph_runtime::route::RouteError;
 use heph_runtime::settings::SettingsError;
+use heph_runtime::shards::ShardError;
 use heph_runtime::store::StoreError;
 use heph_runtime::words::WordsError;
 
@@ -164,6 +166,27 @@ impl From<StoreError> for Failure {
             | StoreError::Record { .. } => Exit::Input,
             StoreError::DiskFull { .. } => Exit::Room,
             StoreError::Busy(_) | StoreError::Io { .. } => Exit::No,
+        };
+        Self::new(exit, error.to_string()).maybe_hint(error.hint())
+    }
+}
+
+impl From<ShardError> for Failure {
+    fn from(error: ShardError) -> Self {
+        let exit = match error {
+            ShardError::Store(error) => return error.into(),
+            ShardError::Open(error) => return error.into(),
+            ShardError::Reach(_) | ShardError::NoSource => Exit::Network,
+            ShardError::Transfer(TransferError::DiskFull | TransferError::NoRoom { .. }) => Exit::Room,
+            ShardError::Transfer(_) => Exit::Network,
+            ShardError::NotGguf
+            | ShardError::Header(_)
+            | ShardError::Source(_)
+            | ShardError::Graph(_)
+            | ShardError::Layers { .. }
+            | ShardError::List
+            | ShardError::Kept { .. } => Exit::Input,
+            ShardError::Disk { .. } => Exit::No,
         };
         Self::new(exit, error.to_string()).maybe_hint(error.hint())
     }

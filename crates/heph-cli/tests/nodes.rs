@@ -17,6 +17,8 @@ mod backend;
 mod door;
 #[path = "../../heph-providers/tests/mocks/server.rs"]
 mod mock;
+#[path = "nodes/parts.rs"]
+mod parts;
 #[path = "nodes/providers.rs"]
 mod providers;
 

@@ -150,6 +150,13 @@ pub(crate) fn speed(
     Ok(speed)
 }
 
+/// How fast this machine runs the layers of a part, timed now.
+pub(crate) fn part_speed(engine: &Engine) -> Result<Speed, Failure> {
+    engine.model.settle(&engine.pool);
+    let measured = profile::of_speed(&mut engine.worker())?;
+    measured.ok_or_else(|| Failure::new(Exit::No, "the clock of this machine stands still"))
+}
+
 fn processor() -> String {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| Hardware::look().cpu).clone()

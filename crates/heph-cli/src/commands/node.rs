@@ -26,8 +26,11 @@ use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::serve::{ServeRules, Serving, serve};
 use heph_runtime::settings::Settings;
-use heph_runtime::shards::Shelf;
-use heph_types::{Exactness, Held, LayerRange, NodeProfile, NodeState, Price, Role, Speed};
+use heph_runtime::shards::{Shard, Shelf};
+use heph_runtime::store::Progress;
+use heph_types::{
+    Exactness, Held, LayerRange, ModelHash, NodeId, NodeProfile, NodeState, Price, Role, Speed,
+};
 use serde::Serialize;
 
 use crate::asking;
@@ -57,8 +60,8 @@ const RELAY_DEADLINE: Duration = Duration::from_secs(5);
                         meet. At a terminal, Enter prints another ticket; each works once. Ctrl-C ends the node."
 )]
 pub(crate) struct Arguments {
-    /// A model to lend; may be given several times
-    #[arg(long = "model", default_value = "heph-story", value_name = "MODEL")]
+    /// A model to lend; may be given several times [default: heph-story, unless layers are fetched]
+    #[arg(long = "model", value_name = "MODEL")]
     models: Vec<String>,
     /// Lend the model by a serving engine that runs it, as in `openai:http://127.0.0.1:8000/v1`: what it answers is of the
     /// class `unknown`. The engine is one that takes and tells tokens: vLLM, SGLang, or `heph serve`
@@ -70,6 +73,15 @@ pub(crate) struct Arguments {
     /// The variable that holds the engine's key
     #[arg(long, value_name = "VARIABLE", requires = "backend")]
     backend_key_env: Option<String>,
+    /// Let the machines that this one has met fetch layers of the models that it lends
+    #[arg(long)]
+    offer: bool,
+    /// Fetch layers of this model from machines that offer it, and lend them: its content, as `heph models` prints it there
+    #[arg(long, value_name = "CONTENT", value_parser = content, requires = "layers", conflicts_with = "backend")]
+    fetch: Option<ModelHash>,
+    /// Which layers to fetch, as 0..8
+    #[arg(long, value_name = "FROM..TO", value_parser = layers, requires = "fetch")]
+    layers: Option<LayerRange>,
     /// UDP socket to listen at; port 0 for any free one
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -96,6 +108,35 @@ pub(crate) struct Arguments {
     while_input_open: bool,
     #[command(flatten)]
     caps: CapsArguments,
+}
+
+impl Arguments {
+    /// The models to lend that lie here.
+    fn lent(&self) -> Vec<String> {
+        match self.models.is_empty() && self.fetch.is_none() {
+            true => vec!["heph-story".to_owned()],
+            false => self.models.clone(),
+        }
+    }
+}
+
+fn content(text: &str) -> Result<ModelHash, String> {
+    let hash = blake3::Hash::from_hex(text.trim());
+    hash.map(|hash| ModelHash(*hash.as_bytes()))
+        .map_err(|_| "64 hexadecimal digits are needed, as `heph models` prints them".to_owned())
+}
+
+fn layers(text: &str) -> Result<LayerRange, String> {
+    let number = |word: &str| word.trim().parse::<usize>().ok();
+    let ends = text
+        .split_once("..")
+        .and_then(|(from, to)| number(from).zip(number(to)));
+    let (from, to) = ends.ok_or_else(|| "two numbers are needed, as 0..8".to_owned())?;
+    LayerRange::new(from, to, usize::from(u16::MAX)).map_err(|e| e.to_string())
+}
+
+fn part_words(layers: LayerRange) -> String {
+    format!("layers {}..{}", layers.start(), layers.end())
 }
 
 /// What a script reads, a line for each ticket.
@@ -128,7 +169,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         .throttle()
         .limit(arguments.caps.bandwidth.and_then(NonZeroU64::new));
     let lending = lend(arguments, settings, &network, threads)
-        .and_then(|(node, profile)| Lending::begin(&network, node, profile, arguments));
+        .and_then(|lent| Lending::begin(&network, lent, arguments));
     let lending = match lending {
         Ok(lending) => lending,
         Err(failure) => {
@@ -175,6 +216,8 @@ struct Lending {
     serving: Serving,
     members: Members,
     _claim: Claim,
+    /// What is offered to others.
+    _shelf: Arc<Shelf>,
     profile: NodeProfile,
     state: Arc<Mutex<NodeState>>,
     sessions_max: u16,
@@ -185,8 +228,7 @@ struct Lending {
 impl Lending {
     fn begin(
         network: &Network,
-        node: Node,
-        profile: NodeProfile,
+        (node, profile, shelf): (Node, NodeProfile, Arc<Shelf>),
         arguments: &Arguments,
     ) -> Result<Self, Failure> {
         let state = Arc::new(Mutex::new(NodeState::Open));
@@ -209,14 +251,15 @@ impl Lending {
         };
         let claim = Claim::take(network.home()).ok_or_else(twice)?;
         let members = Members::start(network)?;
-        // Offers no file; it answers those who measure the way.
-        Arc::new(Shelf::new(network.home())).serve(network);
+        // Without an offer it answers those who measure the way.
+        shelf.serve(network);
         let said = members.say(&profile, Load::default());
         said.map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
         Ok(Self {
             serving: serve(network, Arc::new(node), rules),
             members,
             _claim: claim,
+            _shelf: shelf,
             profile,
             state,
             sessions_max: arguments.caps.sessions,
@@ -289,7 +332,8 @@ fn lend(
     settings: &Settings,
     network: &Network,
     threads: usize,
-) -> Result<(Node, NodeProfile), Failure> {
+) -> Result<(Node, NodeProfile, Arc<Shelf>), Failure> {
+    let shelf = Arc::new(Shelf::new(network.home()));
     let mut memory = Hardware::look().memory_available_bytes;
     if let Some(cap) = arguments.caps.memory {
         memory = memory.min(cap);
@@ -314,10 +358,10 @@ fn lend(
             exactness: Exactness::Unknown,
             ..profile(arguments, network, speed, memory, vec![held])
         };
-        return Ok((node, profile));
+        return Ok((node, profile, shelf));
     }
     let (mut holds, mut speed, mut left) = (Vec::new(), None, memory);
-    for name in &arguments.models {
+    for name in &arguments.lent() {
         let mut opened = how.open(name, None, sessions.min(CONTEXTS), settings)?;
         opened.options.memory = Some(left);
         let engine = Arc::new(opened.load(Packing::AtLoad)?);
@@ -332,9 +376,31 @@ fn lend(
         let layers =
             LayerRange::new(0, count, count).map_err(|e| Failure::new(Exit::Input, e.to_string()))?;
         holds.push(Held { model: hash, layers });
+        if arguments.offer
+            && let Some(found) = opened.sendable()
+        {
+            shelf.put(found)?;
+        }
+    }
+    for (model, layers) in arguments.fetch.iter().zip(arguments.layers) {
+        let part = fetch(network, &shelf, *model, layers)?;
+        let name = part_words(layers);
+        let mut opened = how.open_found(&name, part.found(), None, sessions.min(CONTEXTS), settings)?;
+        opened.options.memory = Some(left);
+        let engine = opened.try_load(Some(layers), Packing::AtLoad)?;
+        let measured = match &speed {
+            Some(measured) => measured.clone(),
+            None => asking::part_speed(&engine)?,
+        };
+        speed.get_or_insert(measured);
+        node = node.with(*model, Lent::of(&engine.worker()));
+        holds.push(Held {
+            model: *model,
+            layers,
+        });
     }
     let speed = speed.ok_or_else(|| Failure::new(Exit::Usage, "there is no model to lend"))?;
-    Ok((node, profile(arguments, network, speed, memory, holds)))
+    Ok((node, profile(arguments, network, speed, memory, holds), shelf))
 }
 
 fn profile(
@@ -359,6 +425,27 @@ fn profile(
     }
 }
 
+/// Brings layers from the machines that are known and offer them, with a bar; what arrived before is not brought twice.
+fn fetch(network: &Network, shelf: &Shelf, model: ModelHash, layers: LayerRange) -> Result<Shard, Failure> {
+    if let Some(part) = shelf.shard(model, layers)? {
+        return Ok(part);
+    }
+    let peers: Vec<NodeId> = network.peers()?.iter().map(|peer| peer.node).collect();
+    let bar = terminal::bytes_bar(&format!("fetching {}", part_words(layers)));
+    let mut show = |step: heph_net::transfer::Progress| {
+        terminal::show(
+            &bar,
+            Progress {
+                done: step.done_bytes,
+                total: Some(step.total_bytes),
+            },
+        );
+    };
+    let brought = network.block_on(shelf.bring(network, &peers, model, layers, u64::MAX, &mut show));
+    bar.finish_and_clear();
+    Ok(brought?)
+}
+
 /// Prints a new ticket.
 fn invite(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
     let lasts = Duration::from_secs(arguments.ticket_minutes.get() * 60);
@@ -370,7 +457,7 @@ fn invite(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
         let report = Report {
             node: network.node().to_string(),
             name: network.name(),
-            models: &arguments.models,
+            models: &arguments.lent(),
             addresses: network.address().direct,
             ticket: ticket.to_string(),
             expires_unix_s: ticket.expires,
@@ -390,7 +477,9 @@ fn write_ticket(
     ticket: &Ticket,
 ) -> io::Result<()> {
     let style = Style::of_stdout();
-    let models = arguments.models.join(", ");
+    let mut models = arguments.lent();
+    models.extend(arguments.layers.map(part_words));
+    let models = models.join(", ");
     let address = network
         .address()
         .direct

@@ -40,7 +40,7 @@ pub(super) fn lend(
     how: &EngineArguments,
     settings: &Settings,
 ) -> Result<Backed, Failure> {
-    let [name] = &arguments.models[..] else {
+    let [name] = &arguments.lent()[..] else {
         let sentence = "an engine lends one model; start a node for each";
         return Err(Failure::new(Exit::Usage, sentence));
     };

@@ -1,0 +1,81 @@
+//! Layers by command: a machine without a model's file fetches the layers that it is to serve, and no more, and lends them.
+
+use super::*;
+
+/// What of a file lies on the disk: its holes take nothing.
+fn bytes_on_disk(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir(folder).unwrap().flatten();
+    let bytes = files.map(|file| match file.metadata().unwrap() {
+        about if about.is_dir() => bytes_on_disk(&file.path()),
+        about => about.blocks() * 512,
+    });
+    bytes.sum()
+}
+
+#[test]
+fn a_machine_without_the_file_serves_layers_after_fetching_only_theirs() {
+    let offering = NodeProcess::start_more(Home::new(), "offering", "127.0.0.1:0", &["--offer"]);
+    let fetching = Home::with(&[&offering]);
+    let models = fetching.json(&["models", "list", "--json"]);
+    let story = models
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|model| model["name"] == "heph-story");
+    let story = story.unwrap();
+    let (content, bytes) = (
+        story["content"].as_str().unwrap(),
+        story["bytes"].as_u64().unwrap(),
+    );
+    let part = ["--fetch", content, "--layers", "1..3"];
+    let node = NodeProcess::start_more(fetching, "part", "127.0.0.1:0", &part);
+    let taken = bytes_on_disk(&node.home.0.path().join("shards"));
+    assert!(
+        taken > bytes / 10 && taken < bytes * 8 / 10,
+        "{taken} of {bytes} bytes"
+    );
+    // Who offered the file is gone, and the layers are lent all the same: those, and no others.
+    drop(offering);
+    let desk = Home::with(&[&node]);
+    let ask = |mode: &str| desk.answer(mode, &["--keep-first", "1", "--keep-last", "1"]);
+    let (plain, split) = (ask("local"), ask("layered"));
+    assert_eq!(split["text"], plain["text"]);
+    let places = split["receipt"]["places"].as_array().unwrap();
+    let theirs = places.iter().find(|place| place["name"] == "part");
+    assert!(theirs.is_some(), "{places:?}");
+    // Started again it has them already, and needs nobody.
+    let (home, listen) = node.stopped();
+    let again = NodeProcess::start_more(home, "part", &listen, &part);
+    assert_eq!(
+        desk.answer("layered", &["--keep-first", "1", "--keep-last", "1"])["text"],
+        plain["text"]
+    );
+    drop(again);
+}
+
+#[test]
+fn layers_are_fetched_only_where_they_are_offered_and_are_layers() {
+    let silent = NodeProcess::start("silent");
+    let home = Home::with(&[&silent]);
+    let content = "00".repeat(32);
+    let fetch = |content: &str, layers: &str| {
+        home.fails(&[
+            "node",
+            "--listen",
+            "127.0.0.1:0",
+            "--fetch",
+            content,
+            "--layers",
+            layers,
+        ])
+    };
+    let (code, said) = fetch(&content, "0..1");
+    assert_eq!(code, 5, "{said}");
+    let (code, said) = fetch(&content, "one");
+    assert!(code == 2 && said.contains("as 0..8"), "{said}");
+    let (code, said) = fetch("story", "0..1");
+    assert!(code == 2 && said.contains("hexadecimal"), "{said}");
+    let (code, _) = home.fails(&["node", "--listen", "127.0.0.1:0", "--fetch", &content]);
+    assert_eq!(code, 2, "without layers there is nothing to fetch");
+}
