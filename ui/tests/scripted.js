@@ -107,6 +107,22 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
         { node: '77'.repeat(32), name: 'rented-gpu-eu-west', role: 'cloud', here: false, reachable: false, why: 'did not answer within 3 s', latency_ms: null, state: null, queue_s: null, memory_bytes: null, models: [], sees: 'nothing' },
       ],
     }),
+    'GET /heph/v1/pairings': () => ({
+      requests: [{ id: 'r1', name: 'Notes', origin: 'chrome-extension://abcdefghijklmnopabcdefghijklmnop', scopes: ['chat', 'models'], code: '483920', expires_ms: Date.now() + 200_000, approved: false }],
+      pairings: [{ id: 'p1', name: 'Reader', origin: 'https://reader.example', scopes: ['chat', 'embed'], created_ms: 1.79e12, last_used_ms: 1.7905e12 }],
+    }),
+    'POST /heph/v1/machines/invite': () => ({
+      ticket: `heph-${'aeb2c3d4e5f6'.repeat(12)}`, expires_ms: Date.now() + 600_000,
+      picture: { side: 21, path: Array.from({ length: 21 }, (_, y) => Array.from({ length: 21 }, (_, x) => ((x * 7 + y * 5 + x * y) % 3 === 0 ? `M${x} ${y}h1v1h-1z` : '')).join('')).join('') },
+    }),
+    'POST /heph/v1/machines/join': () => ({ node: LAPTOP, name: 'laptop', role: 'own' }),
+    'GET /heph/v1/knowledge': () => ({ shelves: [{ id: 's1', name: 'Notes', path: '/home/ada/notes', label: 'nothing' }, { id: 's2', name: 'Manuals', path: '/usr/share/doc/manuals', label: 'policy' }] }),
+    'GET /heph/v1/folders': () => ({ path: '/home/ada', parent: '/home', folders: ['letters', 'notes', 'recipes'] }),
+    'POST /heph/v1/knowledge/search': (body) => ({
+      text: `Excerpts, each with its number, source and byte range:\n\n[1 boats.txt:40-89]\nThe ferry to Elba leaves at 7:40 from pier four.\n\n${body.question}`,
+      citations: [{ number: 1, shelf: 's1', document: 'boats.txt', start: 40, end: 89, text: 'The ferry to Elba leaves at 7:40 from pier four.' }], named: [], label: 'nothing', local_s: 0.01,
+    }),
+    'GET /heph/v1/knowledge/s1/span': () => ({ document: 'boats.txt', start: 40, end: 89, before: 'Notes of the harbour.\n\n', text: 'The ferry to Elba leaves at 7:40 from pier four.', after: '\n\nSwans sleep until eight.' }),
     'GET /heph/v1/models': () => ({
       models: [
         { name: 'heph-story', kind: 'chat', about: 'Tells short stories.', bytes: 12_405_696, bundled: true, loaded: true, serving: true, context: 1024, layers: 4, source: 'part of the program', fit: { fits: true, memory_bytes: 30e6, available_bytes: 22e9, sentence: 'fits' } },

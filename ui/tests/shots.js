@@ -45,13 +45,33 @@ for (const [look, settings, width, height] of LOOKS) {
   await page.locator('.row').first().evaluate((row) => row.closest('[role=feed]').scrollTo(0, 0));
   await page.waitForTimeout(150);
   await shot('4-text');
+  await page.locator('.composer .row button').nth(1).click();
+  await page.locator('.shelf input').first().check();
+  await page.keyboard.press('Escape');
+  await page.locator('.composer textarea').fill('When does the ferry of the fox leave?');
+  await page.locator('.composer textarea').press('Enter');
+  await page.locator('.went').nth(1).waitFor();
+  await page.locator('.cited > summary').click();
+  await page.locator('.cited details summary').click();
+  await page.locator('.cited mark').waitFor();
+  await page.waitForTimeout(200);
+  await shot('4-cited');
+  await page.locator('.turn.assistant').last().locator('.acts > button').nth(1).click();
+  await page.locator('[aria-pressed]').last().click();
+  await page.locator('.beside li').nth(1).waitFor();
+  await page.waitForTimeout(300);
+  await shot('4-beside');
   await page.locator('header button.shield').click();
   await shot('5-shield');
   await page.keyboard.press('Escape');
-  for (const name of ['nodes', 'models', 'settings']) {
+  for (const name of ['folders', 'nodes', 'models', 'settings']) {
     await page.goto(`${address}#/${name}`);
     await page.locator('h1').waitFor();
     await page.waitForTimeout(300);
+    if (name === 'nodes') {
+      await page.locator('.ways button').first().click();
+      await page.locator('.ticket').waitFor();
+    }
     await shot(`6-${name}`);
   }
   await context.close();

@@ -1,6 +1,9 @@
 // The one place that asks the machine that serves this page. No other address is ever asked.
 import { EventReader, type ServerEvent } from './events';
-import type { Chat, ChatLine, ChatPage, Model, Nodes, Plan, Privacy, PullEvent, Status } from './shapes';
+import type { Chat, ChatLine, ChatPage, Citation, Excerpts, Guests, Invitation, Model, Nodes, Plan, Privacy, PullEvent, Shelf, Span, Status } from './shapes';
+
+/** Bytes of excerpts that go with a question: about 500 tokens, half the context of the bundled model. */
+const EXCERPT_BYTES = 1800;
 
 /** The door said no. */
 export class Refused extends Error {
@@ -138,6 +141,49 @@ export function plan(wish: Wish, signal: AbortSignal): Promise<Plan> {
 export const status = (): Promise<Status> => json('GET', '/heph/v1/status');
 export const nodes = (): Promise<Nodes> => json('GET', '/heph/v1/nodes');
 export const models = async (): Promise<Model[]> => (await json<{ models: Model[] }>('GET', '/heph/v1/models')).models;
+
+/** A ticket of this machine for another one. */
+export const invite = (): Promise<Invitation> => json('POST', '/heph/v1/machines/invite');
+
+/** Meets the machine whose ticket this is. */
+export const join = (ticket: string): Promise<{ node: string; name: string }> => json('POST', '/heph/v1/machines/join', { ticket });
+
+/** Pages and extensions of other origins. */
+export const guests = (): Promise<Guests> => json('GET', '/heph/v1/pairings');
+
+/** Lets a guest in whose code the person compared. */
+export async function letIn(id: string, code: string): Promise<void> {
+  await ask('POST', `/heph/v1/pairing/${encodeURIComponent(id)}/approve`, { code });
+}
+
+export async function sendAway(id: string): Promise<void> {
+  await ask('POST', `/heph/v1/pairing/${encodeURIComponent(id)}/refuse`);
+}
+
+export async function revoke(id: string): Promise<void> {
+  await ask('DELETE', `/heph/v1/pairings/${encodeURIComponent(id)}`);
+}
+
+export const shelves = async (): Promise<Shelf[]> => (await json<{ shelves: Shelf[] }>('GET', '/heph/v1/knowledge')).shelves;
+export const addShelf = (path: string, label: Privacy): Promise<Shelf> => json('POST', '/heph/v1/knowledge', { path, label });
+
+export async function removeShelf(id: string): Promise<void> {
+  await ask('DELETE', `/heph/v1/knowledge/${encodeURIComponent(id)}`);
+}
+
+/** The folders in a folder of this machine; of the person's home with an empty path. */
+export function folders(path: string): Promise<{ path: string; parent: string | null; folders: string[] }> {
+  return json('GET', path === '' ? '/heph/v1/folders' : `/heph/v1/folders?${new URLSearchParams({ path }).toString()}`);
+}
+
+/** What `question` needs of these shelves. */
+export const excerpts = (question: string, shelves: string[]): Promise<Excerpts> => json('POST', '/heph/v1/knowledge/search', { question, shelves, bytes_max: EXCERPT_BYTES });
+
+/** A cited span and what stands around it. */
+export function span({ shelf, document, start, end }: Citation): Promise<Span> {
+  const asked = new URLSearchParams({ document, start: String(start), end: String(end) });
+  return json('GET', `/heph/v1/knowledge/${encodeURIComponent(shelf)}/span?${asked.toString()}`);
+}
 
 /** Downloads a model; closing the generator stops it. */
 export async function* pull(repository: string, file: string, signal: AbortSignal): AsyncGenerator<PullEvent> {

@@ -82,6 +82,60 @@ export interface PeerNode {
   sees: Sight | null;
 }
 
+/** An invitation for another machine. */
+export interface Invitation {
+  ticket: string;
+  expires_ms: number;
+  /** A QR code: modules a side, and the dark ones as the path of an SVG picture. */
+  picture: { side: number; path: string } | null;
+}
+
+/** A page or an extension of another origin that asks, or that was let in. */
+export interface Guest {
+  id: string;
+  name: string;
+  origin: string;
+  scopes: string[];
+}
+
+export interface Guests {
+  requests: (Guest & { code: string; expires_ms: number; approved: boolean })[];
+  pairings: (Guest & { created_ms: number; last_used_ms: number | null })[];
+}
+
+/** A folder or a file that questions can be about. */
+export interface Shelf {
+  id: string;
+  name: string;
+  path: string;
+  label: Privacy;
+}
+
+/** Exactly these bytes of a document. */
+export interface Citation {
+  number: number;
+  shelf: string;
+  document: string;
+  start: number;
+  end: number;
+  text: string;
+}
+
+/** What a question needs of the shelves. */
+export interface Excerpts {
+  text: string;
+  citations: Citation[];
+  label: Privacy;
+}
+
+/** A span and what stands around it. */
+export interface Span {
+  document: string;
+  before: string;
+  text: string;
+  after: string;
+}
+
 export interface Model {
   name: string;
   kind: string;

@@ -2,7 +2,8 @@
 import * as door from '../door/door';
 import type { Wish } from '../door/door';
 import type { Chunk } from '../door/shapes';
-import { messages, read, title, Tree, type Attachment, type Turn } from '../talk/tree';
+import type { Excerpts } from '../door/shapes';
+import { guarded, messages, read, title, Tree, type Attachment, type Turn } from '../talk/tree';
 
 /** What a conversation needs to know to ask: everything of a wish but the words. */
 export type Manner = Omit<Wish, 'messages'>;
@@ -82,8 +83,13 @@ export class Conversation {
   }
 
   /** Asks `text` after what is shown. */
-  async ask(text: string, attachments: Attachment[], manner: Manner): Promise<void> {
-    await this.#question(this.#leaf, text, attachments, manner);
+  async ask(text: string, attachments: Attachment[], manner: Manner, excerpts?: Excerpts): Promise<void> {
+    await this.#question(this.#leaf, text, attachments, manner, excerpts);
+  }
+
+  /** The turn with that id. */
+  turn(id: string): Turn | undefined {
+    return this.#tree.turns.get(id);
   }
 
   /** Asks question `id` in other words, beside it. */
@@ -133,10 +139,11 @@ export class Conversation {
     await this.keep();
   }
 
-  async #question(parent: string | null, text: string, attachments: Attachment[], manner: Manner): Promise<void> {
+  async #question(parent: string | null, text: string, attachments: Attachment[], manner: Manner, excerpts?: Excerpts): Promise<void> {
     if (this.live) return;
     const turn: Turn = { id: newId(), parent, role: 'user', content: text, at: this.#now(), state: 'whole' };
     if (attachments.length > 0) turn.attachments = attachments;
+    if (excerpts) turn.excerpts = excerpts;
     this.#tree.add(turn);
     if (this.title === '') this.title = title(text) || (attachments[0]?.name ?? '');
     await this.#answer(turn.id, manner);
@@ -146,7 +153,8 @@ export class Conversation {
     // A seed of its own for each answer, and kept: so any answer can be had again, bit for bit.
     const seed = manner.seed ?? (crypto.getRandomValues(new Uint32Array(1))[0] as number);
     const turn: Turn = { id: newId(), parent: question, role: 'assistant', content: '', at: this.#now(), state: 'streaming', model: manner.model, mode: manner.mode, seed };
-    const wish = { ...manner, seed, messages: messages(this.system, this.#tree.path(question)) };
+    const path = this.#tree.path(question);
+    const wish = { ...manner, seed, privacy: guarded(manner.privacy, path), messages: messages(this.system, path) };
     this.#tree.add(turn);
     const live = new Live(turn);
     this.live = live;

@@ -1,6 +1,7 @@
 // A conversation is a tree of turns: editing a question or asking for another answer adds a branch and loses nothing.
 // What is shown is the path from the root to one leaf.
 import type { Receipt } from '../door/receipt';
+import type { Excerpts, Privacy } from '../door/shapes';
 
 /** A text file that went with a question. */
 export interface Attachment {
@@ -21,6 +22,8 @@ export interface Turn {
   at: number;
   state: State;
   attachments?: Attachment[];
+  /** What of the person's folders went with a question. */
+  excerpts?: Excerpts;
   /** Why it failed, as a sentence. */
   error?: string;
   model?: string;
@@ -101,10 +104,21 @@ export function messages(system: string, path: Turn[]): { role: string; content:
   return system.trim() === '' ? told : [{ role: 'system', content: system.trim() }, ...told];
 }
 
-/** A turn's text with its attachments. */
-export function whole(turn: Pick<Turn, 'content' | 'attachments'>): string {
+/** A turn's text with its attachments. Excerpts hold the question already, behind them. */
+export function whole(turn: Pick<Turn, 'content' | 'attachments' | 'excerpts'>): string {
   const files = (turn.attachments ?? []).map((file) => `${file.name}\n${fenced(file.content)}\n\n`);
-  return files.join('') + turn.content;
+  return files.join('') + (turn.excerpts?.text ?? turn.content);
+}
+
+/** Labels, the strictest first. */
+const STRICT: readonly Privacy[] = ['nothing', 'own', 'policy'];
+
+/** What may leave of a conversation: what is wished, or less where excerpts on `path` have a stricter label. A label that is
+ *  none counts as the strictest. */
+export function guarded(wished: Privacy, path: Turn[]): Privacy {
+  const labels = path.flatMap((turn) => (turn.excerpts ? [turn.excerpts.label] : []));
+  const strict = [wished, ...labels].map((label) => Math.max(0, STRICT.indexOf(label)));
+  return STRICT[Math.min(...strict)] as Privacy;
 }
 
 /** `text` between fences that are longer than any within it. */

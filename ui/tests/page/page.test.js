@@ -1,8 +1,11 @@
 // The page in Debian's chromium, before the real `heph serve` with the bundled model: what a person does with it, what it
 // must never do, and that everyone can use it.
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { request as asked } from 'node:http';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { browser, executable } from './browser.js';
 import { cable, missing, serve } from './door.js';
@@ -176,6 +179,79 @@ test('editing and retrying branch, lose nothing, and are there after a reload', 
   await context.close();
 });
 
+test('answers stand beside each other, and the page says whether they are the same words', { skip }, async () => {
+  const { page, context } = await open();
+  await ask(page, 'What is the capital of France?');
+  await page.getByRole('button', { name: 'Another answer', exact: true }).click();
+  await page.locator('.turn.assistant').getByText('2 of 2').waitFor();
+  await page.locator('.went').waitFor();
+  await page.getByRole('button', { name: 'Side by side' }).click();
+  await page.getByText('The same words, letter for letter.').waitFor();
+  assert.equal(await page.locator('.beside li').count(), 2);
+  await sound(page, 'side by side');
+  await page.getByRole('button', { name: 'Go on from this one' }).first().click();
+  await page.locator('.turn.assistant').getByText('1 of 2').waitFor();
+  await context.close();
+});
+
+test('a folder is asked about, its citation opens where it stands, and nothing of it leaves', { skip }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'heph-folder-'));
+  await writeFile(join(folder, 'boats.txt'), 'Notes of the harbour.\n\nThe ferry to Elba leaves at 7:40 from pier four.\n');
+  const { page, context } = await open({ settings: { tokensMax: 8 }, at: '#/folders' });
+  await page.getByLabel('Path of a folder').fill(folder);
+  await page.getByRole('button', { name: 'Add it' }).click();
+  await page.getByRole('heading', { name: 'heph-folder-' }).waitFor();
+  await sound(page, 'folders');
+  await page.evaluate(() => (location.hash = '#/chat'));
+  const sent = page.waitForRequest((request) => request.url().endsWith('/v1/chat/completions'));
+  await ask(page, 'When does the ferry to Elba leave?');
+  const { messages, heph } = (await sent).postDataJSON();
+  assert.match(messages.at(-1).content, /^Excerpts[^]*leaves at 7:40[^]*When does the ferry to Elba leave\?$/);
+  assert.equal(heph.privacy, 'nothing');
+  await page.locator('.cited > summary').click();
+  await page.locator('.cited details summary').first().click();
+  await page.locator('.cited mark', { hasText: '7:40' }).waitFor();
+  await sound(page, 'citations');
+  await page.evaluate(() => (location.hash = '#/folders'));
+  await page.getByRole('button', { name: /^Forget/ }).click();
+  await page.getByText('No folder yet.').waitFor();
+  await rm(folder, { recursive: true });
+  await context.close();
+});
+
+/** Asks the door as a page of `origin` would. */
+function from(origin, method, path, { token, body } = {}) {
+  const headers = { origin, 'content-type': 'application/json', ...(token ? { authorization: `Bearer ${token}` } : {}) };
+  return new Promise((give, fail) => {
+    const sent = asked(door.address + path, { method, headers }, async (response) => {
+      let text = '';
+      for await (const piece of response.setEncoding('utf8')) text += piece;
+      give({ status: response.statusCode, json: () => JSON.parse(text) });
+    });
+    sent.on('error', fail);
+    sent.end(body && JSON.stringify(body));
+  });
+}
+
+test('a page of another origin comes in when the person says so, and is out when they say so', { skip }, async () => {
+  const origin = 'https://reader.example';
+  const { page, context } = await open();
+  const { id, code, secret } = (await from(origin, 'POST', '/heph/v1/pairing', { body: { name: 'Reader' } })).json();
+  await page.getByText('“Reader” asks to come in').waitFor();
+  await page.getByRole('link', { name: 'Look at it' }).click();
+  await page.getByText(`${code.slice(0, 3)} ${code.slice(3)}`).waitFor();
+  await sound(page, 'a page asks');
+  assert.equal((await from(origin, 'GET', '/v1/models', { token: secret })).status, 403);
+  await page.getByRole('button', { name: 'It does: let it in' }).click();
+  await page.getByText('None was let in.').waitFor();
+  const { token } = (await from(origin, 'GET', `/heph/v1/pairing/${id}`, { token: secret })).json();
+  assert.equal((await from(origin, 'GET', '/v1/models', { token })).status, 200);
+  await page.getByRole('button', { name: 'Send away: Reader' }).click();
+  await page.getByText('None was let in.').waitFor();
+  assert.equal((await from(origin, 'GET', '/v1/models', { token })).status, 401);
+  await context.close();
+});
+
 test('text files go with a question, and what is no text does not', { skip }, async () => {
   const { page, context } = await open({ settings: { tokensMax: 8 } });
   await page.locator('.composer input[type=file]').setInputFiles([
@@ -345,7 +421,7 @@ for (const [look, settings, width] of LOOKS) {
     await sound(page, `${look}: receipt`);
     await page.locator('header button.shield').click();
     await sound(page, `${look}: shield`);
-    for (const name of ['nodes', 'models', 'settings']) {
+    for (const name of ['folders', 'nodes', 'models', 'settings']) {
       await page.evaluate((name) => (location.hash = `#/${name}`), name);
       await page.locator(`h1#${name}`).waitFor();
       await sound(page, `${look}: ${name}`);

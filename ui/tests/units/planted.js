@@ -13,6 +13,8 @@ const TABLE = [
   ['bytes that are no text are sent', 'text/files.ts', '{ fatal: true }', '{ fatal: false }'],
   ['a machine that was sent something is not told', 'parts/picture.ts', 'gather([...seen, ...silent])', 'gather(seen)'],
   ['a machine saw less than it did', 'parts/picture.ts', 'known.sight = sight', 'known.sight = known.sight'],
+  ['a private folder leaves', 'talk/tree.ts', 'Math.min(...strict)', 'Math.max(...strict)'],
+  ['a label that is none lets leave', 'talk/tree.ts', 'Math.max(0, STRICT.indexOf(label))', '(STRICT.indexOf(label) + 3) % 3'],
   ['a file ends its own fence', 'talk/tree.ts', "'`'.repeat(longest + 1)", "'```'"],
 ];
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { messages, read, title, Tree, whole, type Turn } from '../../src/talk/tree';
+import { guarded, messages, read, title, Tree, whole, type Turn } from '../../src/talk/tree';
 
 const turn = (id: string, parent: string | null, at: number, more: Partial<Turn> = {}): Turn => ({
   id, parent, at, role: id.startsWith('q') ? 'user' : 'assistant', content: `words of ${id}`, state: 'whole', ...more,
@@ -62,4 +62,19 @@ test('a file stands between fences that it does not contain', () => {
 test('a chat is called by the first line of its question', () => {
   assert.equal(title('  Why?\nBecause.'), 'Why?');
   assert.equal(title('x'.repeat(80)).length, 58);
+});
+
+test('what stands on a private shelf makes the whole conversation private', () => {
+  const excerpts = (label: string): Partial<Turn> => ({ excerpts: { text: 'excerpts and question', citations: [], label: label as 'own' } });
+  const path = [turn('q1', null, 1, excerpts('own')), turn('a1', 'q1', 2), turn('q2', 'a1', 3)];
+  assert.equal(guarded('policy', path), 'own');
+  assert.equal(guarded('nothing', path), 'nothing');
+  assert.equal(guarded('policy', [...path, turn('q3', 'q2', 4, excerpts('nothing'))]), 'nothing');
+  assert.equal(guarded('policy', [turn('q1', null, 1, excerpts('whatever'))]), 'nothing', 'a label that is none is the strictest');
+  assert.equal(guarded('policy', [turn('q1', null, 1)]), 'policy');
+});
+
+test('excerpts hold the question', () => {
+  const [, told] = messages('be brief', [turn('q1', null, 1, { excerpts: { text: 'excerpts and question', citations: [], label: 'own' } })]);
+  assert.equal(told?.content, 'excerpts and question');
 });
