@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, models, node, peers,
-    plan, providers, quantize, read, relay, render, run, serve, tokenize,
+    bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, mcp, models, node,
+    pairing, peers, plan, providers, quantize, read, relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -30,6 +30,11 @@ pub(crate) enum Command {
     Run(run::Arguments),
     /// Answer other programs over HTTP and show a page
     Serve(serve::Arguments),
+    /// Give HEPH's tools to a program over standard input and output (Model Context Protocol)
+    Mcp(mcp::Arguments),
+    /// See, let in and send away the pages and extensions that ask `heph serve`
+    #[command(subcommand)]
+    Pairing(pairing::Command),
     /// Answer questions about long texts part by part, on several machines at once
     Read(read::Arguments),
     /// Say where an answer would be computed, what that takes, and why not elsewhere

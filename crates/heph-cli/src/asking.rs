@@ -397,6 +397,7 @@ impl Asking {
             home: self.home.clone(),
             away: met.into_iter().filter_map(away).collect(),
             network: self.network.clone(),
+            forward: self.forward,
         }
     }
 

@@ -16,8 +16,10 @@ pub(crate) mod excerpts;
 pub(crate) mod join;
 pub(crate) mod logits;
 pub(crate) mod man;
+pub(crate) mod mcp;
 pub(crate) mod models;
 pub(crate) mod node;
+pub(crate) mod pairing;
 pub(crate) mod peers;
 pub(crate) mod plan;
 pub(crate) mod providers;
@@ -40,6 +42,8 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Plan(arguments) => plan::run(&arguments, settings),
         Command::Node(arguments) => node::run(&arguments, settings),
         Command::Join(arguments) => join::run(&arguments, settings),
+        Command::Mcp(arguments) => mcp::run(&arguments, settings),
+        Command::Pairing(command) => pairing::run(command, settings),
         Command::Peers(arguments) => peers::run(&arguments, settings),
         Command::Providers(arguments) => providers::run(&arguments, settings),
         Command::Relay(arguments) => relay::run(&arguments, settings),

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::engines::EngineError;
-use crate::house::{Door, House, HouseError, Options};
+use crate::house::{Door, House, HouseError, Options, now_ms};
 use crate::routes;
 use crate::tls::Tls;
 
@@ -20,6 +20,9 @@ const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a caller may take to say what it wants, up to the body.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// How soon an open stream ends whose page was sent away by another program.
+const LEAVE_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
 
 /// Bytes that a connection may have ready to be sent, besides what the system holds.
 const SEND_BUFFER: usize = 16 << 10;
@@ -118,12 +121,25 @@ impl Server {
         } = self;
         runtime.block_on(async move {
             tokio::select! {
+                () = keep_up(Arc::clone(&door)) => {}
                 () = accept(listener, tls, door) => {}
                 () = until => {}
             }
         });
         // Answers under way end with their connections; a download stops between two blocks.
         runtime.shutdown_timeout(Duration::from_secs(2));
+    }
+}
+
+/// Looks again and again whether another program took somebody's leave back.
+async fn keep_up(door: Door) {
+    loop {
+        tokio::time::sleep(LEAVE_LOOKED_AT_EVERY).await;
+        let door = Arc::clone(&door);
+        let kept_up = move || door.guard.pairings.keep_up(now_ms());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(kept_up).await {
+            tracing::warn!(%error, "pairings");
+        }
     }
 }
 

@@ -4,12 +4,14 @@ use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::IntoResponse;
-use utoipa::OpenApi;
+use utoipa::openapi::ResponseBuilder;
+use utoipa::{Modify, OpenApi};
 
-use crate::{anthropic, heph, ollama, openai};
+use crate::{anthropic, heph, mcp, ollama, openai};
 
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&Refusals),
     info(
         title = "HEPH",
         description = "Language models on your own machine: OpenAI's, Ollama's and Anthropic's shapes, and HEPH's own."
@@ -32,6 +34,7 @@ use crate::{anthropic, heph, ollama, openai};
         ollama::version,
         anthropic::messages,
         anthropic::count_tokens,
+        mcp::server::over_http,
         heph::health,
         heph::metrics,
         heph::status,
@@ -40,6 +43,20 @@ use crate::{anthropic, heph, ollama, openai};
         heph::streams::end,
         heph::places::plan,
         heph::places::nodes,
+        heph::pairing::ask,
+        heph::pairing::look,
+        heph::pairing::list,
+        heph::pairing::approve,
+        heph::pairing::refuse,
+        heph::pairing::revoke,
+        heph::meeting::invite,
+        heph::meeting::join,
+        heph::knowledge::list,
+        heph::knowledge::add,
+        heph::knowledge::remove,
+        heph::knowledge::search,
+        heph::knowledge::span,
+        heph::knowledge::folders,
         heph::models::list,
         heph::models::one,
         heph::models::pull,
@@ -54,6 +71,42 @@ use crate::{anthropic, heph, ollama, openai};
     )
 )]
 struct Document;
+
+/// Adds to every operation the refusals that it shares with all others; what it says of its own stays.
+struct Refusals;
+
+impl Modify for Refusals {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            let takes_name = path.contains('{');
+            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                let has_body = operation.request_body.is_some();
+                let has_parameters = operation.parameters.as_ref().is_some_and(|list| !list.is_empty());
+                let shared = [
+                    ("400", has_body || has_parameters, "The request has no meaning"),
+                    ("401", true, "The token is missing or wrong"),
+                    (
+                        "403",
+                        true,
+                        "The host's name, or the page's origin, is not known here",
+                    ),
+                    ("404", has_body || takes_name, "There is no such model or thing"),
+                    ("413", has_body, "The body is too long"),
+                    ("503", has_body, "Too many answers are under way"),
+                ];
+                for (status, _, about) in shared.into_iter().filter(|(_, may, _)| *may) {
+                    let told = || ResponseBuilder::new().description(about).build().into();
+                    operation
+                        .responses
+                        .responses
+                        .entry(status.to_owned())
+                        .or_insert_with(told);
+                }
+            }
+        }
+    }
+}
 
 static TEXT: LazyLock<String> = LazyLock::new(|| Document::openapi().to_json().unwrap_or_default());
 

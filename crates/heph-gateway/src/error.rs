@@ -10,7 +10,7 @@ use heph_runtime::service::{Fate, ServiceError};
 use serde_json::{Value, json};
 
 /// How long a caller that found the queue full is asked to wait: a short answer of a small model.
-const RETRY_AFTER_S: u32 = 1;
+const RETRY_AFTER_S: u64 = 1;
 
 /// Whose error shape it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     code: Option<&'static str>,
     param: Option<&'static str>,
-    retry_after_s: Option<u32>,
+    retry_after_s: Option<u64>,
 }
 
 impl Refusal {
@@ -74,6 +74,12 @@ impl Refusal {
     /// Something of ours failed.
     pub(crate) fn ours(error: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+
+    /// The caller may come again after so many seconds.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
     }
 
     pub(crate) fn code(mut self, code: &'static str) -> Self {
@@ -143,8 +149,7 @@ impl From<ServiceError> for Refusal {
                 };
                 let mut refusal = Self::new(status, message);
                 if let Fate::Limited(after) = fate {
-                    let seconds = after.map_or(u64::from(RETRY_AFTER_S), |after| after.as_secs().max(1));
-                    refusal.retry_after_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+                    refusal.retry_after_s = Some(after.map_or(RETRY_AFTER_S, |after| after.as_secs().max(1)));
                 }
                 refusal
             }
@@ -161,6 +166,10 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// Marks a response whose body has its shape already.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AsItIs;
+
 /// Gives every refusal, and what the router itself refuses, the shape that callers of the path expect.
 pub(crate) async fn shaped(request: Request, next: Next) -> Response {
     let dialect = Dialect::of(request.uri().path());
@@ -168,6 +177,7 @@ pub(crate) async fn shaped(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let refusal = match response.extensions_mut().remove::<Refusal>() {
         Some(refusal) => refusal,
+        None if response.extensions().get::<AsItIs>().is_some() => return response,
         None if response.status() == StatusCode::METHOD_NOT_ALLOWED => Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{what} is not answered here"),

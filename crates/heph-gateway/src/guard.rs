@@ -1,7 +1,7 @@
 //! Who may come in: the token, the host that was meant, and the page that asks.
 //!
 //! A browser sends whatever a page wants to this machine. The host's name stops names that were bound anew to it (DNS
-//! rebinding), the origin stops foreign pages, and the token stops everybody else.
+//! rebinding), the origin stops foreign pages that no person let in, and the token stops everybody else.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,11 +11,15 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 
 use crate::error::Refusal;
+use crate::house::now_ms;
+use crate::mcp::agent::WITHOUT_TOOLS;
+use crate::pairing::{Leave, Pairings, Scope};
 
 /// What is asked of everybody who knocks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Guard {
     /// The token to show; nobody is asked for one where there is none.
     pub token: Option<String>,
@@ -23,6 +27,16 @@ pub struct Guard {
     pub hosts: Vec<String>,
     /// Origins whose pages may ask, besides this one and those of loopback.
     pub origins: Vec<String>,
+    /// Origins that a person let in, each with a token of its own.
+    pub pairings: Arc<Pairings>,
+}
+
+/// Who came in.
+enum Caller {
+    /// The person, or somebody who needs no leave: for the page's files, or for asking to be let in.
+    Anybody,
+    /// A page of an origin that was let in, for as long as it is.
+    Paired(Leave),
 }
 
 /// Paths that show nothing of anybody and ask for no token.
@@ -34,26 +48,71 @@ const SENT: &str = "authorization, content-type, x-api-key, anthropic-version, a
 const SHOWN: &str = "heph-request-id, heph-mode, heph-exactness, heph-receipt, retry-after";
 
 impl Guard {
-    fn admits(&self, request: &Request) -> Result<(), Refusal> {
+    fn admits(&self, request: &Request) -> Result<Caller, Refusal> {
         self.host(request)?;
         let headers = request.headers();
-        if let Some(origin) = headers.get(header::ORIGIN)
-            && !self.knows(origin, headers)
-        {
-            return Err(
-                Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not ask here").code("origin"),
-            );
+        let origin = headers.get(header::ORIGIN);
+        let foreign = origin.filter(|origin| !self.knows(origin, headers));
+        let shown = shown(headers);
+        if is_asking(request) {
+            return Ok(Caller::Anybody);
+        }
+        if let Some(token) = shown.iter().find(|token| Pairings::is_token(token)) {
+            let origin = origin.and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+            return self.paired(request, origin, token);
+        }
+        if let Some(origin) = foreign {
+            let asks_first = request.method() == Method::OPTIONS && self.was_let_in(origin);
+            return match asks_first {
+                true => Ok(Caller::Anybody),
+                false => Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    "pages of this origin may not ask here; POST /heph/v1/pairing asks the person to let them in",
+                )
+                .code("origin")),
+            };
         }
         let path = request.uri().path();
         let open = OPEN_PATHS.contains(&path) || request.method() == Method::OPTIONS || is_page(request);
+        let is_right = |token: &String| shown.iter().any(|shown| same(shown.as_bytes(), token.as_bytes()));
         match &self.token {
-            Some(token) if !open && !shows(headers, token) => Err(Refusal::new(
+            Some(token) if !open && !is_right(token) => Err(Refusal::new(
                 StatusCode::UNAUTHORIZED,
                 "the token is missing or wrong; it stands in the file gateway.token of HEPH's home folder",
             )
             .code("invalid_api_key")),
-            _ => Ok(()),
+            _ => Ok(Caller::Anybody),
         }
+    }
+
+    /// A page that shows a token of its own: it is asked for its origin and its leave, whoever else might ask the same.
+    fn paired(&self, request: &Request, origin: &str, token: &str) -> Result<Caller, Refusal> {
+        let leave = self.pairings.admit(now_ms(), origin, token).ok_or_else(|| {
+            let sentence = "this token was revoked, or belongs to pages of another origin";
+            Refusal::new(StatusCode::UNAUTHORIZED, sentence).code("invalid_api_key")
+        })?;
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        match Scope::of(method, path) {
+            Some(scope) if leave.scopes.contains(&scope) => Ok(Caller::Paired(leave)),
+            Some(scope) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                format!("this page was let in without the scope {:?}", scope.name()),
+            )
+            .code("scope")),
+            None if request.method() == Method::OPTIONS || OPEN_PATHS.contains(&path) => {
+                Ok(Caller::Paired(leave))
+            }
+            None => Err(Refusal::new(StatusCode::FORBIDDEN, "only the person may do this").code("scope")),
+        }
+    }
+
+    fn was_let_in(&self, origin: &HeaderValue) -> bool {
+        origin.to_str().is_ok_and(|origin| self.pairings.knows(origin))
+    }
+
+    /// Whether pages of `origin` may read what they are told.
+    fn may_read(&self, request: &Request, origin: &HeaderValue) -> bool {
+        is_asking(request) || self.knows(origin, request.headers()) || self.was_let_in(origin)
     }
 
     fn host(&self, request: &Request) -> Result<(), Refusal> {
@@ -120,24 +179,49 @@ fn without_port(host: &str) -> &str {
 /// Whether the page itself is asked for: its files show nothing of anybody.
 fn is_page(request: &Request) -> bool {
     let path = request.uri().path();
-    let of_api = ["/v1/", "/api/", "/heph/", "/metrics", "/tokenize", "/detokenize"];
+    let of_api = [
+        "/v1/",
+        "/api/",
+        "/heph/",
+        "/mcp",
+        "/metrics",
+        "/tokenize",
+        "/detokenize",
+    ];
     matches!(*request.method(), Method::GET | Method::HEAD)
         && !of_api.iter().any(|start| path.starts_with(start))
 }
 
-/// Whether the headers show the token.
-fn shows(headers: &HeaderMap, token: &str) -> bool {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|h| h.to_str().ok())
-        .and_then(|h| h.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, shown)| shown.trim());
+/// Whether somebody asks to be let in, or looks what became of that: pages of all origins may.
+fn is_asking(request: &Request) -> bool {
+    let asked = match *request.method() {
+        Method::OPTIONS => request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD),
+        _ => None,
+    };
+    let method = asked.map_or(request.method().as_str(), |method| {
+        method.to_str().unwrap_or_default()
+    });
+    let rest = request.uri().path().strip_prefix("/heph/v1/pairing");
+    match (method, rest) {
+        ("POST", Some("")) => true,
+        ("GET", Some(rest)) => rest
+            .strip_prefix('/')
+            .is_some_and(|id| !id.is_empty() && !id.contains('/')),
+        _ => false,
+    }
+}
+
+/// The token that stands in the usual header.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let said = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = said.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
+}
+
+/// The tokens that the headers show.
+fn shown(headers: &HeaderMap) -> Vec<&str> {
     let key = headers.get("x-api-key").and_then(|h| h.to_str().ok());
-    [bearer, key]
-        .into_iter()
-        .flatten()
-        .any(|shown| same(shown.as_bytes(), token.as_bytes()))
+    bearer(headers).into_iter().chain(key).collect()
 }
 
 /// Compares in a time that tells nothing of where two texts differ.
@@ -146,22 +230,32 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// Asks everybody who knocks.
-pub(crate) async fn guarded(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub(crate) async fn guarded(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
+    request.headers_mut().remove(WITHOUT_TOOLS);
     let origin = request.headers().get(header::ORIGIN).cloned();
-    if let Err(refusal) = guard.admits(&request) {
-        let mut response = refusal.into_response();
-        // A known page may read why it was refused.
-        if let Some(origin) = origin.filter(|origin| guard.knows(origin, request.headers())) {
-            guard.welcome(&origin, response.headers_mut());
-        }
-        return response;
-    }
+    let reader = origin.filter(|origin| guard.may_read(&request, origin));
     let preflight = request.method() == Method::OPTIONS;
-    let mut response = match preflight {
-        true => (StatusCode::NO_CONTENT, Body::empty()).into_response(),
-        false => next.run(request).await,
+    let mut response = match guard.admits(&request) {
+        // A page that may read is told why it was refused.
+        Err(refusal) => {
+            let mut response = refusal.into_response();
+            if let Some(origin) = reader {
+                guard.welcome(&origin, response.headers_mut());
+            }
+            return response;
+        }
+        Ok(_) if preflight => (StatusCode::NO_CONTENT, Body::empty()).into_response(),
+        Ok(Caller::Anybody) => next.run(request).await,
+        Ok(Caller::Paired(leave)) => {
+            if !leave.scopes.contains(&Scope::Tools) {
+                request
+                    .headers_mut()
+                    .insert(WITHOUT_TOOLS, HeaderValue::from_static("1"));
+            }
+            while_it_holds(leave, next.run(request)).await
+        }
     };
-    if let Some(origin) = origin {
+    if let Some(origin) = reader {
         let headers = response.headers_mut();
         guard.welcome(&origin, headers);
         if preflight {
@@ -176,6 +270,28 @@ pub(crate) async fn guarded(State(guard): State<Arc<Guard>>, request: Request, n
         }
     }
     response
+}
+
+/// The response, and its body piece by piece, until the leave is taken back: then the connection breaks off, which no reader takes
+/// for the end of an answer.
+async fn while_it_holds(mut leave: Leave, response: impl Future<Output = Response>) -> Response {
+    let response = tokio::select! {
+        biased;
+        () = leave.revoked() => {
+            return Refusal::new(StatusCode::UNAUTHORIZED, "this page's leave was taken back").into_response();
+        }
+        response = response => response,
+    };
+    let (head, body) = response.into_parts();
+    let pieces = stream::unfold(Some((leave, body.into_data_stream())), |open| async {
+        let (mut leave, mut body) = open?;
+        tokio::select! {
+            biased;
+            () = leave.revoked() => Some((Err(axum::Error::new("this page's leave was taken back")), None)),
+            piece = body.next() => piece.map(|piece| (piece, Some((leave, body)))),
+        }
+    });
+    Response::from_parts(head, Body::from_stream(pieces))
 }
 
 #[cfg(test)]
@@ -195,12 +311,13 @@ mod tests {
             token: Some("secret".repeat(6)),
             hosts: vec!["box.lan".to_owned()],
             origins: vec!["https://app.example".to_owned()],
+            pairings: Arc::new(Pairings::at(std::path::Path::new("/nowhere"))),
         }
     }
 
     fn status(method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
         let admitted = guard().admits(&asked(method, path, headers));
-        admitted.map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+        admitted.map_or_else(|refusal| refusal.status.as_u16(), |_| 200)
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! HEPH's own paths, under `/heph/v1`: what the page asks.
 
 pub(crate) mod chats;
+pub(crate) mod knowledge;
+pub(crate) mod meeting;
 pub(crate) mod models;
+pub(crate) mod pairing;
 pub(crate) mod places;
 pub(crate) mod streams;
 

@@ -9,13 +9,16 @@ use data_encoding::HEXLOWER;
 use heph_runtime::service::{ErrandLimits, Errands, Load};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
+use sha2::{Digest, Sha256};
 
 use crate::engines::{EngineChoice, EngineError, Engines};
 use crate::excerpts::Chooser;
 use crate::guard::Guard;
 use crate::history::History;
 use crate::kept::KeptStreams;
+use crate::knowledge::Knowledge;
 use crate::machines::Machines;
+use crate::mcp::client::Servers;
 use crate::metrics::Counters;
 use crate::outside::Asker;
 use crate::receipts::Receipts;
@@ -62,22 +65,27 @@ pub(crate) struct House {
     pub(crate) receipts: Receipts,
     pub(crate) kept: KeptStreams,
     pub(crate) history: History,
+    pub(crate) knowledge: Knowledge,
+    /// The person's servers of tools.
+    pub(crate) servers: Servers,
     pub(crate) counters: Counters,
     pub(crate) began: Instant,
     next: AtomicU64,
-    /// Tells the requests of this process from those of others.
-    run: String,
+    /// From this and their number come the names of requests.
+    run: [u8; 32],
 }
 
 impl House {
     pub(crate) fn open(options: Options) -> Result<Door, HouseError> {
-        let mut run = [0; 6];
+        let mut run = [0; 32];
         getrandom::fill(&mut run).map_err(|_| HouseError::Random)?;
         let store = Store::new(&options.settings.models);
         let history: PathBuf = options.settings.home.join("chats.sqlite");
         Ok(Arc::new(Self {
             engines: Arc::new(Engines::open(&options.model, store, options.choice)?),
             history: History::new(history),
+            knowledge: Knowledge::at(&options.settings.home),
+            servers: Servers::default(),
             settings: options.settings,
             guard: Arc::new(options.guard),
             machines: options.machines,
@@ -89,7 +97,7 @@ impl House {
             counters: Counters::default(),
             began: Instant::now(),
             next: AtomicU64::new(0),
-            run: HEXLOWER.encode(&run),
+            run,
         }))
     }
 
@@ -103,9 +111,14 @@ impl House {
         }
     }
 
-    /// A name for one request, never used twice.
+    /// A name for one request, never used twice. Who knows one cannot tell another: kept replies and receipts are had by them.
     pub(crate) fn serial(&self) -> String {
-        format!("{}{:06x}", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = Sha256::new()
+            .chain_update(self.run)
+            .chain_update(number.to_le_bytes())
+            .finalize();
+        HEXLOWER.encode(&name[..16])
     }
 }
 

@@ -76,6 +76,28 @@ pub trait Course: Send + Sync {
     fn answer(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError>;
 }
 
+/// An invitation for another machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Invitation {
+    /// What `heph join`, or the page of the other machine, takes.
+    pub ticket: String,
+    /// Until when it works, in milliseconds since 1970.
+    pub expires_ms: u64,
+    /// The ticket as a QR code: modules a side, and the dark ones as the path of an SVG picture.
+    pub picture: Option<(usize, String)>,
+}
+
+/// A machine that was met by its ticket.
+#[derive(Debug, Clone, Serialize)]
+pub struct MetMachine {
+    /// Its identity, as hexadecimal digits.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// What it is to the person.
+    pub role: Role,
+}
+
 /// Who knows the other machines.
 pub trait Machines: Send + Sync {
     /// This machine's identity, as hexadecimal digits, where it has one.
@@ -89,6 +111,23 @@ pub trait Machines: Send + Sync {
     /// # Errors
     /// A sentence where no plan meets the wish.
     fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String>;
+
+    /// Invites another machine: whoever has the ticket may meet this one, once. An earlier invitation ends.
+    ///
+    /// # Errors
+    /// A sentence where nobody can be met.
+    fn invite(&self) -> Result<Invitation, String> {
+        Err("this program invites no machines".to_owned())
+    }
+
+    /// Meets the machine whose ticket this is. May take as long as it takes to answer.
+    ///
+    /// # Errors
+    /// A sentence where the ticket is none, or the machine does not answer.
+    fn join(&self, ticket: &str) -> Result<MetMachine, String> {
+        let _ = ticket;
+        Err("this program meets no machines".to_owned())
+    }
 
     /// Who was met, and who is there. May take as long as machines take to answer.
     ///

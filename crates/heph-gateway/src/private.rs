@@ -42,16 +42,23 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// Whether other users may read or write the file. Always `false` where files have no such mode.
 pub(crate) fn is_open(path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o077 != 0)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        false
-    }
+    lets_others(path, 0o077)
+}
+
+/// Whether other users may write the file. Always `false` where files have no such mode.
+pub(crate) fn is_writable(path: &Path) -> bool {
+    lets_others(path, 0o022)
+}
+
+#[cfg(unix)]
+fn lets_others(path: &Path, bits: u32) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|m| m.permissions().mode() & bits != 0)
+}
+
+#[cfg(not(unix))]
+fn lets_others(_: &Path, _: u32) -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use crate::ask::writer;
 use crate::error::{Refusal, shaped};
 use crate::guard::guarded;
-use crate::heph::{self, chats, models, places, streams};
+use crate::heph::{self, chats, knowledge, meeting, models, pairing, places, streams};
 use crate::house::Door;
 use crate::openai::{self, read};
-use crate::{anthropic, document, ollama, page};
+use crate::{anthropic, document, mcp, ollama, page};
 
 /// Bytes of a body.
 const BODY_MAX: usize = 8 << 20;
@@ -50,6 +50,10 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize));
     let own = Router::new()
+        .route(
+            "/mcp",
+            post(mcp::server::over_http).layer(DefaultBodyLimit::max(mcp::MESSAGE_BYTES_MAX)),
+        )
         .route("/health", get(heph::health))
         .route("/metrics", get(heph::metrics))
         .route("/openapi.json", get(document::document))
@@ -58,6 +62,22 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/heph/v1/streams/{id}", get(streams::stream).delete(streams::end))
         .route("/heph/v1/plan", post(places::plan))
         .route("/heph/v1/nodes", get(places::nodes))
+        .route("/heph/v1/pairing", post(pairing::ask))
+        .route("/heph/v1/pairing/{id}", get(pairing::look))
+        .route("/heph/v1/pairing/{id}/approve", post(pairing::approve))
+        .route("/heph/v1/pairing/{id}/refuse", post(pairing::refuse))
+        .route("/heph/v1/pairings", get(pairing::list))
+        .route("/heph/v1/pairings/{id}", axum::routing::delete(pairing::revoke))
+        .route("/heph/v1/machines/invite", post(meeting::invite))
+        .route("/heph/v1/machines/join", post(meeting::join))
+        .route("/heph/v1/knowledge", get(knowledge::list).post(knowledge::add))
+        .route("/heph/v1/knowledge/search", post(knowledge::search))
+        .route(
+            "/heph/v1/knowledge/{id}",
+            axum::routing::delete(knowledge::remove),
+        )
+        .route("/heph/v1/knowledge/{id}/span", get(knowledge::span))
+        .route("/heph/v1/folders", get(knowledge::folders))
         .route("/heph/v1/models", get(models::list))
         .route("/heph/v1/models/pull", post(models::pull))
         .route("/heph/v1/models/{name}", get(models::one).delete(models::remove))
@@ -102,7 +122,8 @@ struct Tokenize {
     parse_special: bool,
 }
 
-async fn tokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
+/// The tokens of a text.
+pub(crate) async fn tokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let Tokenize {
         model,
         content,

@@ -1,5 +1,8 @@
 //! Text without personal data: sources of this tree and tables of numbers; and any text at all, which may not upset the scanner.
-#![allow(clippy::disallowed_methods, reason = "the test reads sources; the crate does not")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test reads sources; the crate does not"
+)]
 
 use std::fs;
 use std::path::Path;

@@ -317,6 +317,7 @@ fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speake
             up: done.up,
             down: done.down,
         }],
+        between: Vec::new(),
         moves: Vec::new(),
         guesses: Guesses::default(),
         degraded,

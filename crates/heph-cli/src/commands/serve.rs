@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heph_gateway::{
-    EngineChoice, EngineError, Guard, Options, ServeError, Server, Tls, TlsError, TokenError,
+    EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Tls, TlsError, TokenError,
 };
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -21,7 +21,7 @@ use crate::failure::{Exit, Failure};
 use crate::machine;
 use crate::terminal;
 
-mod met;
+pub(super) mod met;
 
 /// How often the wish to stop is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -95,6 +95,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             token: token.clone(),
             hosts: arguments.allow_host.clone(),
             origins: arguments.allow_origin.clone(),
+            pairings: Arc::new(Pairings::at(&settings.home)),
         },
         machines: Some(Arc::new(met::Met::new(&arguments.model, engine, settings))),
         tls: tls.clone(),

@@ -15,6 +15,7 @@ use crate::ask::{Ask, Source, Turn, Wishes};
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
+use crate::mcp::agent;
 use crate::shape::{self, Frames, Keep, Shape};
 use crate::tools::{Choice, MadeCall, Tool, Toolbox};
 
@@ -242,6 +243,9 @@ pub(crate) async fn completions(
 ) -> Result<Response, Refusal> {
     if let Some(resumed) = streams::resume(&door, &headers)? {
         return Ok(resumed);
+    }
+    if let Some(answered) = agent::answer(&door, &headers, &body).await? {
+        return Ok(answered);
     }
     let request: ChatRequest = read(&body)?;
     let stream = request.stream.unwrap_or(false);

@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use heph_gateway::{EngineChoice, Guard, Options, ServeError, Server, Tls};
+use heph_gateway::{EngineChoice, Guard, Options, Pairings, ServeError, Server, Tls};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::settings::{PUBLIC_HUB, Settings};
@@ -19,7 +20,7 @@ pub(crate) struct Door {
     address: SocketAddr,
     stop: Option<std::sync::mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
-    _home: TempDir,
+    pub(crate) home: TempDir,
 }
 
 impl Drop for Door {
@@ -31,7 +32,7 @@ impl Drop for Door {
     }
 }
 
-fn options(home: &TempDir, token: Option<&str>, parallel: usize, waiting: usize) -> Options {
+pub(crate) fn options(home: &TempDir, token: Option<&str>, parallel: usize, waiting: usize) -> Options {
     Options {
         model: "heph-story".to_owned(),
         choice: EngineChoice {
@@ -52,7 +53,9 @@ fn options(home: &TempDir, token: Option<&str>, parallel: usize, waiting: usize)
         },
         guard: Guard {
             token: token.map(str::to_owned),
-            ..Guard::default()
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            pairings: Arc::new(Pairings::at(home.path())),
         },
         tls: None,
         machines: None,
@@ -89,7 +92,7 @@ fn open_with(home: TempDir, options: Options) -> Door {
         address,
         stop: Some(stop),
         thread: Some(thread),
-        _home: home,
+        home,
     }
 }
 

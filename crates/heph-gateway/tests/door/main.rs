@@ -2,6 +2,9 @@
 
 mod encrypted;
 mod knocking;
+mod pairing;
+mod shelves;
+mod tools;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

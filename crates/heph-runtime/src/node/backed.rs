@@ -421,7 +421,11 @@ impl BackedStage {
             first,
             input,
             answers,
+            pass,
         } = forward;
+        if pass.is_some() {
+            return Err(StageError::Order("an engine hands no rows on"));
+        }
         let StageInput::Tokens(tokens) = input else {
             return Err(StageError::Order("an engine takes tokens and no rows"));
         };
@@ -597,6 +601,7 @@ mod tests {
             first: Position(first),
             input: StageInput::Tokens(tokens.iter().map(|t| TokenId(*t)).collect()),
             answers,
+            pass: None,
         })
     }
 

@@ -1,13 +1,17 @@
 //! The machines that were met, for the door: looked for when somebody asks, remembered for a moment, and asked for answers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use heph_gateway::{Course, Machines, NodeLine, Privacy, Wish};
+use heph_gateway::{Course, Invitation, Machines, MetMachine, NodeLine, Privacy, Wish};
+use heph_net::picture;
+use heph_net::ticket::{Ticket, TicketError};
 use heph_net::trust::TrustBook;
 use heph_plan::Record;
 use heph_runtime::desk::{AnswerOptions, DeskError, Finish, Prompt};
+use heph_runtime::network::Network;
 use heph_runtime::providers::own_alone;
 use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
 use heph_runtime::settings::{self, Settings};
@@ -16,6 +20,7 @@ use heph_types::{Leaves, NodeId, Policy, Role};
 use crate::asking::{Asking, PlaceArguments, Sizes};
 use crate::engine::EngineArguments;
 use crate::failure::Failure;
+use crate::machine;
 
 /// What was heard of other machines is asked for anew after this.
 const FRESH: Duration = Duration::from_secs(20);
@@ -23,8 +28,17 @@ const FRESH: Duration = Duration::from_secs(20);
 /// Full contexts that the caches of layers here have room for; more answers share them.
 const CONTEXTS: usize = 4;
 
+/// How long an invitation of the page works: as long as a person walks to another machine.
+const INVITED_FOR: Duration = Duration::from_secs(600);
+
+/// How long a machine that was named by its ticket may take to answer.
+const JOIN_WITHIN: Duration = Duration::from_secs(8);
+
+/// How long the goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Who was met, and how they answer for one model.
-pub(super) struct Met(Arc<Acquaintance>);
+pub(in crate::commands) struct Met(Arc<Acquaintance>);
 
 struct Acquaintance {
     model: String,
@@ -35,10 +49,12 @@ struct Acquaintance {
     meeting: Mutex<()>,
     /// Whether somebody is about to.
     looking: AtomicBool,
+    /// The invitation that is open ends when this is let go of.
+    inviting: Mutex<Option<Sender<()>>>,
 }
 
 impl Met {
-    pub(super) fn new(model: &str, engine: EngineArguments, settings: &Settings) -> Self {
+    pub(in crate::commands) fn new(model: &str, engine: EngineArguments, settings: &Settings) -> Self {
         let met = Self(Arc::new(Acquaintance {
             model: model.to_owned(),
             engine,
@@ -46,6 +62,7 @@ impl Met {
             last: Mutex::default(),
             meeting: Mutex::default(),
             looking: AtomicBool::new(false),
+            inviting: Mutex::default(),
         }));
         if met.any() {
             // Whoever asks first need not wait until everybody was met.
@@ -226,6 +243,41 @@ impl Machines for Met {
             }))
         };
         plan().map_err(|failure| failure.sentence())
+    }
+
+    fn invite(&self) -> Result<Invitation, String> {
+        let mut inviting = self.0.inviting.lock().unwrap_or_else(PoisonError::into_inner);
+        *inviting = None;
+        let network = Network::start(machine::asking(&self.0.settings)).map_err(|error| error.to_string())?;
+        let ticket = network.invite(INVITED_FOR).map_err(|error| error.to_string())?;
+        let (open, closed) = mpsc::channel();
+        *inviting = Some(open);
+        std::thread::spawn(move || {
+            // Either the time is over, or another invitation took its place, or the door is closed.
+            let _ = closed.recv_timeout(INVITED_FOR);
+            network.close(GOODBYE);
+        });
+        let text = ticket.to_string();
+        Ok(Invitation {
+            picture: picture::path(&text.to_uppercase()),
+            ticket: text,
+            expires_ms: ticket.expires * 1000,
+        })
+    }
+
+    fn join(&self, ticket: &str) -> Result<MetMachine, String> {
+        let ticket: Ticket = ticket.parse().map_err(|error: TicketError| error.to_string())?;
+        // The connections of the planner end first: two of one identity would be in each other's way.
+        *self.0.last() = None;
+        let network = Network::start(machine::asking(&self.0.settings)).map_err(|error| error.to_string())?;
+        let met = network.block_on(network.join(&ticket, JOIN_WITHIN));
+        network.close(GOODBYE);
+        let peer = met.map_err(|error| error.to_string())?;
+        Ok(MetMachine {
+            node: peer.node.to_string(),
+            name: peer.name,
+            role: peer.role,
+        })
     }
 
     fn nodes(&self) -> Result<Vec<NodeLine>, String> {

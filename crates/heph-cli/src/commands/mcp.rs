@@ -1,0 +1,69 @@
+//! `heph mcp`: HEPH's tools for a program that speaks the Model Context Protocol and starts us.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use heph_gateway::{EngineChoice, Guard, McpServer, Options, Pairings};
+use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
+use heph_runtime::bundled;
+use heph_runtime::settings::Settings;
+
+use super::serve::met::Met;
+use crate::engine::EngineArguments;
+use crate::failure::Failure;
+
+/// Answers that run together; more wait.
+const PARALLEL: usize = 4;
+
+/// Answers that wait for a place.
+const WAITING: usize = 64;
+
+/// Give HEPH's tools to a program over standard input and output (Model Context Protocol)
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The program that has the tools starts this one; in its list of servers: \
+                        {\"heph\": {\"command\": \"heph\", \"args\": [\"mcp\"]}}. `heph serve` gives the same tools over HTTP, at /mcp."
+)]
+pub(crate) struct Arguments {
+    /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
+    #[arg(long, default_value = bundled::STORY.name)]
+    model: String,
+    /// Threads to compute with [default: one per core]
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Tokens of a conversation [default: what the model was made for, up to 8192]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<NonZeroUsize>,
+}
+
+/// Answers until standard input ends.
+pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
+    let engine = EngineArguments {
+        threads: arguments.threads.map(NonZeroUsize::get),
+        context: arguments.context,
+        ..EngineArguments::with_kv(KvFormat::F16)
+    };
+    let options = Options {
+        model: arguments.model.clone(),
+        choice: EngineChoice {
+            threads: arguments.threads.map_or(settings.threads, NonZeroUsize::get),
+            isa: Isa::best(),
+            kv: KvFormat::F16,
+            context: arguments.context.map(NonZeroUsize::get),
+            parallel: PARALLEL,
+            waiting: WAITING,
+        },
+        settings: settings.clone(),
+        // Whoever started us may ask: there is no door to knock at.
+        guard: Guard {
+            token: None,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            pairings: Arc::new(Pairings::at(&settings.home)),
+        },
+        tls: None,
+        machines: Some(Arc::new(Met::new(&arguments.model, engine, settings))),
+    };
+    Ok(McpServer::open(options)?.run()?)
+}
