@@ -12,7 +12,8 @@ made from those lines and from nothing else.
 
 Leave the machine alone meanwhile, or the cores that this is bound to (taskset). Needs: a Rust toolchain, cmake, a C++ compiler, libclang, python3 with numpy.
 Environment: HEPH (default target/release/heph), PEER (default: builds peers/), BENCH_WORK (models; default
-peers/work), COMMIT (where there is no repository: of which HEPH was built), OTHER_PEER (optional: a further program that takes peer-bench's options, reported beside).
+peers/work), COMMIT (where there is no repository: of which HEPH was built), AT_ONCE (how
+many of these run beside each other, each bound to cores of its own), OTHER_PEER (optional: a further program that takes peer-bench's options, reported beside).
 """
 import argparse
 import datetime
@@ -210,8 +211,9 @@ def path_of(model):
 
 def record(name, raw):
     at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    about = {"at": at, "machine": machine(), "at_once": int(os.environ.get("AT_ONCE", 1))}
     with open(os.path.join(RAW, name), "a") as file:
-        file.write(json.dumps({"at": at, "machine": machine(), **raw}) + "\n")
+        file.write(json.dumps({**about, **raw}) + "\n")
     print(raw["model"], raw["threads"], raw["job"], flush=True)
 
 
@@ -256,6 +258,9 @@ def on_machine(name, pairs):
     text = ["", f"# {name}", "", MEASURED.format(
         first=min(p["at"] for p in pairs)[:16], last=max(p["at"] for p in pairs)[:16],
         commits=", ".join(sorted({p["commit"] for p in pairs})))]
+    at_once = max(p.get("at_once", 1) for p in pairs)
+    if at_once > 1:
+        text[-1] += " " + AT_ONCE.format(count=at_once)
     for job, title, unit in [("prefill", "Prefill of 512 tokens", "tok/s"),
                              ("decode", "Decode from an empty cache", "tok/s"),
                              ("deep", "Decode after 2,048 tokens", "tok/s")]:
@@ -275,6 +280,9 @@ here. *Ratio* is HEPH over llama.cpp, the median over the pairs; *worst* is the 
 A row stands here only if it was measured, and *pairs* says how often; fewer than five is a first look."""
 
 MEASURED = "Measured {first} to {last} UTC, HEPH at {commits}."
+
+AT_ONCE = """Up to {count} jobs ran beside each other, each with two cores of its own or one: what they share is memory, and the
+clock of the processor."""
 
 
 def newest(pairs):
