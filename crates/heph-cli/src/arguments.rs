@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Run(run::Arguments),
     /// Answer other programs over HTTP and show a page
     Serve(serve::Arguments),
-    /// Give HEPH's tools to a program over standard input and output (Model Context Protocol)
+    /// Give HEPH's tools to a program that speaks the Model Context Protocol
     Mcp(mcp::Arguments),
     /// See, let in and send away the pages and extensions that ask `heph serve`
     #[command(subcommand)]

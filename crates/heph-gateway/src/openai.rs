@@ -21,8 +21,11 @@ use crate::sampling::Sampling;
 /// What the engine's arithmetic is called: answers of one fingerprint have the same bits.
 pub(crate) const FINGERPRINT: &str = concat!("heph-", env!("CARGO_PKG_VERSION"));
 
-/// The body as what it must be.
+/// The body as what it must be: an object. The reader would take a list of its values for one.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Refusal::bad("the body is a list, and must be an object").code("invalid_json"));
+    }
     serde_json::from_slice(body)
         .map_err(|e| Refusal::bad(format!("the body cannot be read: {e}")).code("invalid_json"))
 }

@@ -19,7 +19,7 @@ const PARALLEL: usize = 4;
 /// Answers that wait for a place.
 const WAITING: usize = 64;
 
-/// Give HEPH's tools to a program over standard input and output (Model Context Protocol)
+/// Give HEPH's tools to a program that speaks the Model Context Protocol
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The program that has the tools starts this one; in its list of servers: \

@@ -82,6 +82,10 @@ pub(crate) async fn answer(door: &Door, id: &Value, method: &str, params: Value)
                 Value::Null => json!({}),
                 given => given.clone(),
             };
+            // The reader would take a list of values for an object.
+            if !arguments.is_object() {
+                return failed(id, Code::Params, "arguments are an object");
+            }
             match call(door, name, arguments).await {
                 Ok(result) => done(id, &result),
                 Err(sentence) => failed(id, Code::Params, &sentence),

@@ -209,6 +209,11 @@ fn each_refusal_has_the_shape_that_its_callers_read() {
             400,
         ),
         ("/v1/embeddings", json!({ "input": [] }).to_string(), 400),
+        (
+            "/v1/embeddings",
+            json!([null, "a list is no object", null, null]).to_string(),
+            400,
+        ),
         ("/v1/responses", json!({ "input": 7 }).to_string(), 400),
         ("/v1/messages", json!({ "messages": user }).to_string(), 400),
         ("/v1/no/such/route", "{}".to_owned(), 404),

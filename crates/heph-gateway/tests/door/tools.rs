@@ -97,6 +97,7 @@ fn the_houses_tools_answer_over_http() {
         call(&door, "ask", json!({ "quest": "Hello" }))["error"]["code"],
         -32602
     );
+    assert_eq!(call(&door, "ask", json!(["Hello"]))["error"]["code"], -32602);
     assert_eq!(call(&door, "rm", json!({}))["error"]["code"], -32602);
     let unknown = json!({ "jsonrpc": "2.0", "id": 2, "method": "resources/list" });
     assert_eq!(door.json("/mcp", &unknown)["error"]["code"], -32601);

@@ -1,6 +1,6 @@
 """The official Python client and server of the Model Context Protocol against HEPH's.
 
-    mcp.py HEPH
+    context_protocol.py HEPH
 
 Asks `heph mcp` over standard input and `heph serve` at /mcp, and lets `heph serve` ask a server made with the official package.
 """
@@ -16,12 +16,12 @@ import urllib.request
 
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from mcp.client.streamable_http import streamablehttp_client
+from mcp.client.streamable_http import streamable_http_client
 
 SERVER = """
-from mcp.server.fastmcp import FastMCP
+from mcp.server.mcpserver import MCPServer
 
-app = FastMCP("numbers")
+app = MCPServer("numbers")
 
 
 @app.tool()
@@ -45,15 +45,15 @@ def claim(what, holds, told=""):
 
 async def use(session, way):
     welcome = await session.initialize()
-    claim(f"{way}: who it is", welcome.serverInfo.name == "heph", welcome)
+    claim(f"{way}: who it is", welcome.server_info.name == "heph", welcome)
     tools = {tool.name for tool in (await session.list_tools()).tools}
     claim(f"{way}: the tools", {"ask", "plan", "list_models", "embed", "tokenize", "search_documents"} <= tools, tools)
     asked = await session.call_tool("ask", {"question": "Tell me a story about a fox.", "max_tokens": 12, "seed": 1})
-    claim(f"{way}: an answer", not asked.isError and asked.content[0].text.strip(), asked)
+    claim(f"{way}: an answer", not asked.is_error and asked.content[0].text.strip(), asked)
     tokens = await session.call_tool("tokenize", {"text": "Hello there"})
     claim(f"{way}: tokens", len(json.loads(tokens.content[0].text)["tokens"]) > 0, tokens)
     refused = await session.call_tool("ask", {"question": "Hello", "model": "no-such"})
-    claim(f"{way}: a refusal is a result", refused.isError, refused)
+    claim(f"{way}: a refusal is a result", refused.is_error, refused)
     try:
         await session.call_tool("rm", {})
         claim(f"{way}: no such tool", False)
@@ -69,7 +69,7 @@ async def over_stdio(heph, home):
 
 
 async def over_http(address):
-    async with streamablehttp_client(f"{address}/mcp") as (read, write, _), ClientSession(read, write) as session:
+    async with streamable_http_client(f"{address}/mcp") as (read, write), ClientSession(read, write) as session:
         await use(session, "HTTP")
 
 
