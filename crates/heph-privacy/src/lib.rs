@@ -3,4 +3,12 @@
 //! Called by the runtime before anything is planned or sent, and by `heph pii` for people. Never reads a clock, a file or a
 //! socket and draws no number: same input, same answer. Knows no models of language, no nodes and no prices.
 
+mod clear;
+mod hex;
+pub mod label;
 pub mod pii;
+pub mod policy;
+pub mod pseudonym;
+pub mod receipt;
+
+pub use clear::{Cleared, Purpose, Stays, clear, clear_text};

@@ -83,6 +83,29 @@ const KNOWN: &[(&str, &str)] = &[
     ("ZA_ID", "7503305044089"),
 ];
 
+/// Values of the list above, and an account number, with one digit changed.
+const BROKEN: &[(&str, &str)] = &[
+    ("CREDIT_CARD", "card 4111 1111 1111 1112"),
+    ("IBAN", "iban DE89 3704 0044 0532 0130 01"),
+    ("CH_AHV", "ahv 756.9217.0769.84"),
+    ("DE_STEUER_ID", "steuer-id 36 574 261 808"),
+    ("IN_AADHAAR", "aadhaar 2341 2341 2347"),
+    ("CN_RESIDENT_ID", "身份证 110105194912310021"),
+    ("ES_DNI", "dni 12345678A"),
+    ("BR_CPF", "cpf 529.982.247-26"),
+    ("PL_PESEL", "pesel 44051401358"),
+    ("NL_BSN", "bsn 111222334"),
+    ("FR_NIR", "nir 2 55 08 14 168 025 39"),
+    ("US_SSN", "ssn 666-12-3456"),
+];
+
+#[test]
+fn values_with_a_changed_digit_are_not_found() {
+    for (kind, text) in BROKEN {
+        assert!(!pii::patterns(text).iter().any(|s| s.kind == *kind), "{text}");
+    }
+}
+
 fn row(name: &str) -> &'static Recogniser {
     pii::recognisers()
         .iter()

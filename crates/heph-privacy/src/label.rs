@@ -1,0 +1,231 @@
+//! Labels: how private a text is and why. They join, so what is made of two things is as private as both.
+//!
+//! A label only ever rises. Nothing here takes one off: what may leave all the same is for the policy to say.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// How private something is. Each level includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nobody minds.
+    #[default]
+    Public,
+    /// Nobody said.
+    Internal,
+    /// It tells of people.
+    Private,
+    /// It opens doors, or its owner said so.
+    Secret,
+}
+
+/// No label has more tags; one that would counts as [`Label::top`].
+pub const TAGS_MAX: usize = 64;
+
+/// No tag is longer, in bytes.
+pub const TAG_BYTES_MAX: usize = 96;
+
+/// How private something is, and what made it so: `pii:EMAIL`, `folder:salaries`, `source:calendar`, `user:private`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Label {
+    level: Level,
+    tags: BTreeSet<String>,
+}
+
+impl Label {
+    /// What nobody minds.
+    pub fn public() -> Label {
+        Label::default()
+    }
+
+    /// The most private there is: everything that is joined with it stays so.
+    pub fn top() -> Label {
+        Label {
+            level: Level::Secret,
+            tags: BTreeSet::from(["*".to_owned()]),
+        }
+    }
+
+    /// A level for one reason. A tag that is too long or empty makes it [`Label::top`].
+    pub fn new(level: Level, tag: &str) -> Label {
+        if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag == "*" {
+            return Label::top();
+        }
+        Label {
+            level,
+            tags: BTreeSet::from([tag.to_owned()]),
+        }
+    }
+
+    /// The label of what was made of both.
+    #[must_use]
+    pub fn join(&self, other: &Label) -> Label {
+        let tags: BTreeSet<String> = self.tags.union(&other.tags).cloned().collect();
+        if tags.contains("*") || tags.len() > TAGS_MAX {
+            return Label::top();
+        }
+        Label {
+            level: self.level.max(other.level),
+            tags,
+        }
+    }
+
+    /// How private it is.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What made it so.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.tags.iter().map(String::as_str)
+    }
+
+    /// Whether this is at least as private as `other`, for all its reasons.
+    pub fn covers(&self, other: &Label) -> bool {
+        self.join(other) == *self
+    }
+
+    /// Whether a tag meets `pattern`: the same, or the same up to a `*` at its end. [`Label::top`] meets every pattern.
+    pub fn meets(&self, pattern: &str) -> bool {
+        self.tags.iter().any(|tag| {
+            tag == "*"
+                || pattern
+                    .strip_suffix('*')
+                    .map_or(tag == pattern, |front| tag.starts_with(front))
+        })
+    }
+
+    /// What `spans` found in a text make of it.
+    pub fn of_spans(spans: &[crate::pii::Span]) -> Label {
+        spans.iter().fold(Label::public(), |label, span| {
+            let level = if span.kind == "SECRET" {
+                Level::Secret
+            } else {
+                Level::Private
+            };
+            label.join(&Label::new(level, &format!("pii:{}", span.kind)))
+        })
+    }
+}
+
+/// A value with its label: a prompt, a cache, an answer, a summary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labelled<T> {
+    value: T,
+    label: Label,
+}
+
+impl<T> Labelled<T> {
+    /// A value that has this label.
+    pub fn new(value: T, label: Label) -> Labelled<T> {
+        Labelled { value, label }
+    }
+
+    /// Its label.
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// What it is. Looking does not take the label off: what is made of it goes through [`Labelled::map`].
+    pub fn peek(&self) -> &T {
+        &self.value
+    }
+
+    /// Something made of it alone, as a summary: as private as it is.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Labelled<U> {
+        Labelled {
+            value: make(self.value),
+            label: self.label,
+        }
+    }
+
+    /// Something made of both, as an answer of a question and a document.
+    pub fn with<U, V>(self, other: Labelled<U>, make: impl FnOnce(T, U) -> V) -> Labelled<V> {
+        let label = self.label.join(&other.label);
+        Labelled {
+            value: make(self.value, other.value),
+            label,
+        }
+    }
+
+    /// The same, at least as private as `label`.
+    #[must_use]
+    pub fn raised(self, label: &Label) -> Labelled<T> {
+        Labelled {
+            label: self.label.join(label),
+            value: self.value,
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (T, Label) {
+        (self.value, self.label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn labels() -> impl Strategy<Value = Label> {
+        let level = prop_oneof![
+            Just(Level::Public),
+            Just(Level::Internal),
+            Just(Level::Private),
+            Just(Level::Secret)
+        ];
+        // Many tags, so that some joins go beyond the most there may be.
+        let tags = prop::collection::btree_set(0_u8..120, 0..50);
+        (level, tags, any::<u8>()).prop_map(|(level, tags, odd)| {
+            if odd < 8 {
+                return Label::top();
+            }
+            Label {
+                level,
+                tags: tags.into_iter().map(|t| format!("t:{t}")).collect(),
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn joining_is_a_lattice(a in labels(), b in labels(), c in labels()) {
+            prop_assert_eq!(a.join(&b), b.join(&a));
+            prop_assert_eq!(a.join(&b).join(&c), a.join(&b.join(&c)));
+            prop_assert_eq!(a.join(&a), a.clone());
+            prop_assert_eq!(a.join(&Label::public()), a.clone());
+            prop_assert_eq!(a.join(&Label::top()), Label::top());
+            prop_assert!(a.join(&b).covers(&a) && a.join(&b).covers(&b));
+            prop_assert!(a.join(&b).level() >= a.level());
+        }
+
+        #[test]
+        fn a_reason_that_was_met_is_met_for_ever(a in labels(), b in labels(), tag in 0_u8..120) {
+            let pattern = format!("t:{tag}");
+            prop_assert!(!a.meets(&pattern) || a.join(&b).meets(&pattern));
+            prop_assert!(!a.meets("t:*") || a.join(&b).meets("t:*"));
+        }
+    }
+
+    #[test]
+    fn a_summary_of_a_private_note_is_private() {
+        let note = Labelled::new("I earn 5000.", Label::new(Level::Private, "folder:salaries"));
+        let question = Labelled::new("How much?", Label::public());
+        let answer = question.with(note, |q, n| format!("{q} {n}"));
+        let summary = answer.map(|text| text.len());
+        assert!(summary.label().meets("folder:*") && summary.label().level() == Level::Private);
+    }
+
+    #[test]
+    fn odd_tags_make_the_most_private_label() {
+        for tag in ["", "*", &"x".repeat(TAG_BYTES_MAX + 1)] {
+            assert_eq!(Label::new(Level::Public, tag), Label::top());
+        }
+        assert!(Label::top().meets("anything") && !Label::public().meets("*"));
+    }
+}

@@ -1,0 +1,484 @@
+//! What may leave, by label, destination, mode and money: a file that a person writes, and overlays that an organisation signs.
+//!
+//! Nothing leaves unless a rule allows it. Where several rules speak, the strictest counts; an overlay can only make things
+//! stricter. A file that cannot be read is no policy, and whoever has no policy has [`Policy::closed`].
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::label::{Label, Level};
+
+/// What a rule says, from the loosest to the strictest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It may leave as it is.
+    Allow,
+    /// It may leave once what it tells of people and doors has been replaced.
+    Redact,
+    /// It stays.
+    Deny,
+}
+
+/// Kinds of places outside of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A machine of the same person.
+    Own,
+    /// A machine whose enclave was attested.
+    Attested,
+    /// A provider in a cloud.
+    Provider,
+    /// A stranger's machine.
+    Miner,
+}
+
+/// Where something would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// What kind of place it is.
+    pub kind: Kind,
+    /// Its name, as `openai` or a node's.
+    #[serde(default)]
+    pub name: String,
+    /// Where it keeps data, as `eu`; empty where nobody says.
+    #[serde(default)]
+    pub region: String,
+    /// How many days it keeps what it sees; `None` where nobody says, which counts as for ever.
+    #[serde(default)]
+    pub retention_days: Option<u32>,
+}
+
+/// What somebody wants to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask<'a> {
+    /// How private it is.
+    pub label: &'a Label,
+    /// Where it would go.
+    pub to: &'a Destination,
+    /// How the answer would be computed, as `layered`.
+    pub mode: &'a str,
+    /// What it would cost, in credits.
+    pub credits: u64,
+}
+
+/// When a rule speaks: every condition that it names must hold; of a list, one entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct When {
+    /// Tags of the label, a `*` at the end stands for any rest.
+    pub labels: Vec<String>,
+    /// The label is at least this private.
+    pub level: Option<Level>,
+    /// The label is at most this private.
+    pub level_max: Option<Level>,
+    /// Kinds of places.
+    pub to: Vec<Kind>,
+    /// Names of places.
+    pub names: Vec<String>,
+    /// Regions. A place whose region nobody says is in none of them.
+    pub regions: Vec<String>,
+    /// The place is in none of these regions, or nobody says where it is.
+    pub outside_regions: Vec<String>,
+    /// The place keeps what it sees for more days than this, or nobody says how long.
+    pub keeps_longer_than_days: Option<u32>,
+    /// Modes.
+    pub modes: Vec<String>,
+    /// It costs more than so many credits.
+    pub credits_over: Option<u64>,
+}
+
+impl When {
+    fn holds(&self, ask: &Ask) -> bool {
+        let one_of =
+            |list: &[String], value: &str| list.is_empty() || list.iter().any(|entry| entry == value);
+        let outside = |list: &[String]| list.is_empty() || !list.contains(&ask.to.region);
+        (self.labels.is_empty() || self.labels.iter().any(|pattern| ask.label.meets(pattern)))
+            && self.level.is_none_or(|level| ask.label.level() >= level)
+            && self.level_max.is_none_or(|level| ask.label.level() <= level)
+            && (self.to.is_empty() || self.to.contains(&ask.to.kind))
+            && one_of(&self.names, &ask.to.name)
+            && one_of(&self.regions, &ask.to.region)
+            && outside(&self.outside_regions)
+            && self
+                .keeps_longer_than_days
+                .is_none_or(|days| ask.to.retention_days.is_none_or(|kept| kept > days))
+            && one_of(&self.modes, ask.mode)
+            && self.credits_over.is_none_or(|credits| ask.credits > credits)
+    }
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What a person calls it; receipts name it.
+    pub name: String,
+    /// When it speaks; always, where it says nothing.
+    #[serde(default)]
+    pub when: When,
+    /// What it says.
+    pub then: Verdict,
+}
+
+/// Rules that come with the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Nothing leaves.
+    #[default]
+    LocalOnly,
+    /// Machines of the same person may see everything.
+    OwnDevices,
+    /// Own machines see everything; others see text without what tells of people; secrets stay on own machines.
+    RedactThenRemote,
+    /// Everything may leave; keys and passwords are replaced.
+    Open,
+}
+
+impl Preset {
+    fn rules(self) -> Vec<Rule> {
+        let rule = |name: &str, when: When, then| Rule {
+            name: format!("preset: {name}"),
+            when,
+            then,
+        };
+        let own = || {
+            rule(
+                "own machines",
+                When {
+                    to: vec![Kind::Own],
+                    ..When::default()
+                },
+                Verdict::Allow,
+            )
+        };
+        let away = vec![Kind::Attested, Kind::Provider, Kind::Miner];
+        let to = |kinds: &[Kind]| When {
+            to: kinds.to_vec(),
+            ..When::default()
+        };
+        match self {
+            Preset::LocalOnly => Vec::new(),
+            Preset::OwnDevices => vec![own()],
+            Preset::RedactThenRemote => vec![
+                own(),
+                rule(
+                    "others",
+                    When {
+                        level_max: Some(Level::Internal),
+                        ..to(&away)
+                    },
+                    Verdict::Allow,
+                ),
+                rule(
+                    "others, without people",
+                    When {
+                        level: Some(Level::Private),
+                        ..to(&away)
+                    },
+                    Verdict::Redact,
+                ),
+                rule(
+                    "secrets stay",
+                    When {
+                        level: Some(Level::Secret),
+                        ..to(&away)
+                    },
+                    Verdict::Deny,
+                ),
+            ],
+            Preset::Open => vec![
+                rule("everything", When::default(), Verdict::Allow),
+                rule(
+                    "no keys",
+                    When {
+                        labels: vec!["pii:SECRET".into()],
+                        ..to(&away)
+                    },
+                    Verdict::Redact,
+                ),
+            ],
+        }
+    }
+}
+
+/// What a person expects of the policy, for `heph policy test`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// What it shows.
+    pub name: String,
+    /// Tags of what would leave.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How private it is.
+    #[serde(default)]
+    pub level: Level,
+    /// Where it would go.
+    pub to: Destination,
+    /// How the answer would be computed.
+    #[serde(default)]
+    pub mode: String,
+    /// What it would cost.
+    #[serde(default)]
+    pub credits: u64,
+    /// What the policy must say.
+    pub expect: Verdict,
+}
+
+/// The file of a person.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// The form of the file: 1.
+    pub version: u32,
+    /// Rules to begin with.
+    #[serde(default)]
+    pub preset: Preset,
+    /// More rules.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<Rule>,
+    /// What is expected of them.
+    #[serde(default, rename = "example")]
+    pub examples: Vec<Example>,
+}
+
+/// No policy is longer, in bytes.
+pub const BYTES_MAX: usize = 1 << 20;
+
+/// No policy has more rules.
+pub const RULES_MAX: usize = 10_000;
+
+/// The form of the file that this program reads.
+pub const VERSION: u32 = 1;
+
+/// The schema of the file in JSON, for editors.
+pub const SCHEMA: &str = include_str!("../policy.schema.json");
+
+/// Why a file is no policy. Whoever gets this sends nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// It is longer than [`BYTES_MAX`] or has more rules than [`RULES_MAX`].
+    #[error("the policy is too long; {BYTES_MAX} bytes and {RULES_MAX} rules are the most")]
+    TooLong,
+    /// It is no TOML of the right form.
+    #[error("the policy cannot be read: {0}")]
+    Form(String),
+    /// It is of another version.
+    #[error("the policy is of version {0}, this program reads version {VERSION}")]
+    Version(u32),
+    /// A rule of an overlay allows something.
+    #[error("rule {0:?} of the overlay allows something; an overlay may only deny and redact")]
+    Loosens(String),
+    /// The signature is missing or of another form.
+    #[error(
+        "the overlay has no signature that can be read; its first line is `heph-overlay 1 KEY SIGNATURE`"
+    )]
+    Unsigned,
+    /// The key is none of those that are trusted.
+    #[error("the overlay is signed by a key that is not trusted here")]
+    Untrusted,
+    /// The signature does not fit.
+    #[error("the overlay was changed after it was signed")]
+    Forged,
+    /// Its time is over, or not come.
+    #[error("the overlay is not valid now; ask whoever signed it for a new one")]
+    Expired,
+}
+
+fn form<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, PolicyError> {
+    if text.len() > BYTES_MAX {
+        return Err(PolicyError::TooLong);
+    }
+    toml::from_str(text).map_err(|error| PolicyError::Form(error.to_string()))
+}
+
+impl Policy {
+    /// Nothing leaves.
+    pub fn closed() -> Policy {
+        Policy {
+            version: VERSION,
+            ..Policy::default()
+        }
+    }
+
+    /// A preset and nothing else.
+    pub fn of(preset: Preset) -> Policy {
+        Policy {
+            preset,
+            ..Policy::closed()
+        }
+    }
+
+    /// Reads a policy file.
+    pub fn read(text: &str) -> Result<Policy, PolicyError> {
+        let policy: Policy = form(text)?;
+        if policy.version != VERSION {
+            return Err(PolicyError::Version(policy.version));
+        }
+        if policy.rules.len() + policy.examples.len() > RULES_MAX {
+            return Err(PolicyError::TooLong);
+        }
+        Ok(policy)
+    }
+}
+
+/// Rules of an organisation. They make a policy stricter and never looser.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overlay {
+    /// The form of the file: 1.
+    pub version: u32,
+    /// Whose rules they are.
+    pub organisation: String,
+    /// Valid from here on, in seconds since 1970.
+    pub valid_from: u64,
+    /// Valid until here, in seconds since 1970.
+    pub valid_until: u64,
+    /// The rules.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<Rule>,
+}
+
+/// What is signed begins with this, so that a signature for something else is none for a policy.
+const OVERLAY_CONTEXT: &[u8] = b"heph policy overlay v1\n";
+
+impl Overlay {
+    /// Reads a signed overlay: a line `heph-overlay 1 KEY SIGNATURE` in hexadecimal, then TOML. `now` is in seconds since 1970.
+    pub fn read(text: &str, trusted: &[[u8; 32]], now: u64) -> Result<Overlay, PolicyError> {
+        if text.len() > BYTES_MAX {
+            return Err(PolicyError::TooLong);
+        }
+        let (head, body) = text.split_once('\n').ok_or(PolicyError::Unsigned)?;
+        let parts: Vec<&str> = head.trim_end().split(' ').collect();
+        let ["heph-overlay", "1", key, signature] = parts[..] else {
+            return Err(PolicyError::Unsigned);
+        };
+        let key: [u8; 32] = crate::hex::read(key).ok_or(PolicyError::Unsigned)?;
+        let signature: [u8; 64] = crate::hex::read(signature).ok_or(PolicyError::Unsigned)?;
+        if !trusted.contains(&key) {
+            return Err(PolicyError::Untrusted);
+        }
+        let key = VerifyingKey::from_bytes(&key).map_err(|_| PolicyError::Untrusted)?;
+        let signed = [OVERLAY_CONTEXT, body.as_bytes()].concat();
+        let fits = key.verify_strict(&signed, &Signature::from_bytes(&signature));
+        fits.map_err(|_| PolicyError::Forged)?;
+        let overlay: Overlay = form(body)?;
+        if overlay.version != VERSION {
+            return Err(PolicyError::Version(overlay.version));
+        }
+        if overlay.rules.len() > RULES_MAX {
+            return Err(PolicyError::TooLong);
+        }
+        if let Some(rule) = overlay.rules.iter().find(|rule| rule.then == Verdict::Allow) {
+            return Err(PolicyError::Loosens(rule.name.clone()));
+        }
+        if !(overlay.valid_from..overlay.valid_until).contains(&now) {
+            return Err(PolicyError::Expired);
+        }
+        Ok(overlay)
+    }
+
+    /// What is to be signed of a body.
+    pub fn to_sign(body: &str) -> Vec<u8> {
+        [OVERLAY_CONTEXT, body.as_bytes()].concat()
+    }
+}
+
+/// All rules that count for a person: their own policy and the overlays over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policies {
+    policy: Policy,
+    overlays: Vec<Overlay>,
+}
+
+/// What the policy says, and which rules said it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// What it says.
+    pub verdict: Verdict,
+    /// Names of the rules that spoke with the strictest voice; none where no rule spoke.
+    pub rules: Vec<String>,
+}
+
+impl std::fmt::Display for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Allow => "it may leave",
+            Verdict::Redact => "it may leave once people and keys are replaced",
+            Verdict::Deny => "it stays",
+        };
+        match &self.rules[..] {
+            [] => write!(f, "{verdict}: no rule allows it, and what no rule allows stays"),
+            rules => write!(f, "{verdict}, by {}", rules.join(", ")),
+        }
+    }
+}
+
+impl Policies {
+    /// Nothing leaves.
+    pub fn closed() -> Policies {
+        Policies::new(Policy::closed(), Vec::new())
+    }
+
+    /// A policy with overlays.
+    pub fn new(policy: Policy, overlays: Vec<Overlay>) -> Policies {
+        Policies { policy, overlays }
+    }
+
+    /// What was read, or nothing leaves: a file that is there and cannot be read is worse than none.
+    pub fn or_closed(
+        policy: Result<Policy, PolicyError>,
+        overlays: Vec<Result<Overlay, PolicyError>>,
+    ) -> Policies {
+        match (policy, overlays.into_iter().collect::<Result<Vec<_>, _>>()) {
+            (Ok(policy), Ok(overlays)) => Policies::new(policy, overlays),
+            _ => Policies::closed(),
+        }
+    }
+
+    /// What the rules say of `ask`: the strictest that speaks, and deny where none does.
+    pub fn decide(&self, ask: &Ask) -> Decision {
+        let preset = self.policy.preset.rules();
+        let own = preset.iter().chain(&self.policy.rules);
+        let mut spoken: Vec<&Rule> = own.filter(|rule| rule.when.holds(ask)).collect();
+        if spoken.is_empty() {
+            return Decision {
+                verdict: Verdict::Deny,
+                rules: Vec::new(),
+            };
+        }
+        spoken.extend(
+            self.overlays
+                .iter()
+                .flat_map(|o| &o.rules)
+                .filter(|rule| rule.when.holds(ask)),
+        );
+        let verdict = spoken.iter().map(|rule| rule.then).max().unwrap_or(Verdict::Deny);
+        let rules = spoken
+            .iter()
+            .filter(|rule| rule.then == verdict)
+            .map(|rule| rule.name.clone())
+            .collect();
+        Decision { verdict, rules }
+    }
+
+    /// What the policy says of each of its examples.
+    pub fn examples(&self) -> impl Iterator<Item = (&Example, Decision)> {
+        self.policy.examples.iter().map(|example| {
+            let raise = |label: Label, tag: &String| label.join(&Label::new(example.level, tag));
+            let level = Label::public().join(&Label::new(example.level, "example"));
+            let label = example.labels.iter().fold(level, raise);
+            let ask = Ask {
+                label: &label,
+                to: &example.to,
+                mode: &example.mode,
+                credits: example.credits,
+            };
+            (example, self.decide(&ask))
+        })
+    }
+}
