@@ -65,6 +65,9 @@ impl Space<'_> {
         let time = request.objective.first_token_weight * first_token + self.answer * per_token;
         let rounds = self.answer / gain;
         let sent = chunk_count * cold;
+        if !self.saves_bytes(sent * chunk.up) {
+            return None;
+        }
         Some(Score {
             objective: time * (self.patience + inexact) + request.objective.seconds_per_credit * credits,
             first_token,
@@ -106,6 +109,13 @@ impl Space<'_> {
         let most = self.ground.permitted.request.objective.credits_max;
         let over = most.map_or(0.0, |most| (score.credits / most.max(1e-12) - 1.0).max(0.0));
         score.objective * (1.0 + OVER * over)
+    }
+
+    /// Whether so many bytes of a prompt are what spans are chosen for: fewer than the whole documents would be. Rows of
+    /// hidden states are more, even of a sixth of the text.
+    fn saves_bytes(&self, up: f64) -> bool {
+        let whole = f64::from(self.ground.permitted.request.prompt_tokens);
+        !self.preprocess || up <= FRAME_BYTES + whole * TOKEN_BYTES
     }
 
     /// Seconds of choosing spans here.

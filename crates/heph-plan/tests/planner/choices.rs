@@ -2,7 +2,10 @@
 
 use crate::scenes::{cluster, drawn, leaks, link, model, node, request};
 use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
-use heph_plan::{Cluster, DraftProfile, DraftSource, Mode, Record, Refusal, ReplayError, Request, plan};
+use heph_plan::{
+    Cluster, DocumentProfile, DraftProfile, DraftSource, Mode, Place, Record, Refusal, ReplayError, Request,
+    plan,
+};
 use heph_types::{Leaves, NodeState, Policy, Role};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -113,6 +116,39 @@ fn a_closed_node_and_a_mode_asked_for_are_respected() {
     request.mode = None;
     cluster.nodes[0].profile.state = NodeState::OwnerWorks;
     assert_eq!(mode_of(&request, &cluster), Mode::Local);
+}
+
+/// Found by a receipt: with layers kept here for nothing but speed, the rows of the excerpts were more bytes than the documents.
+#[test]
+fn spans_are_chosen_so_that_less_is_sent_and_never_for_rows() {
+    let of = model(4, 5.0);
+    let desk = node(0, Role::Own, 40.0, 2_000_000_000, &of);
+    let there = node(1, Role::Own, 40.0, 2_000_000_000, &of);
+    let cluster = cluster(desk, vec![(there, link(0.3, 8000.0))]);
+    let mut request = request(of);
+    request.prompt_tokens = 2000;
+    request.context = 4096;
+    request.mode = Some(Mode::Preprocess);
+    request.document = Some(DocumentProfile {
+        kept_tokens: 400,
+        seconds: 0.0,
+        loss: 0.02,
+    });
+    let decision = plan(&request, &cluster).expect("the other machine holds the model");
+    let prompt = decision.plan.stages.first().expect("a stage");
+    assert_eq!(
+        (prompt.place, prompt.layers.start()),
+        (Place::Peer, 0),
+        "ids go up"
+    );
+    // Where the policy keeps layers here, only rows could be sent.
+    request.policy.layers_local_first = 1;
+    assert!(matches!(
+        plan(&request, &cluster),
+        Err(Refusal::Impossible { .. })
+    ));
+    request.mode = None;
+    assert_ne!(mode_of(&request, &cluster), Mode::Preprocess);
 }
 
 /// Found by asking for each mode over two nodes as fast as the desk: nothing is gained by sharing, and it can be done.

@@ -201,11 +201,13 @@ impl<'a> Oracle<'a> {
         })
     }
 
-    /// Seconds of one pass, its busiest part, its part at the desk, and whether anything was rounded on the way.
-    fn pass(&self, way: &Way, rows: u32, context: f64, decode: bool) -> Option<(f64, f64, f64, bool)> {
+    /// Seconds of one pass, its busiest part, its part at the desk, whether anything was rounded on the way, and the bytes
+    /// that leave the desk.
+    fn pass(&self, way: &Way, rows: u32, context: f64, decode: bool) -> Option<(f64, f64, f64, bool, f64)> {
         let choice = &self.request.models[way.model].profile;
         let kv = self.request.kv[way.kv].format;
         let (mut seconds, mut busiest, mut desk, mut rounded) = (0.0, 0.0f64, 0.0, false);
+        let mut up_bytes = 0.0;
         let count = way.stages.len();
         let alone = count == 1 && way.stages[0].0 != 0 && way.draft.is_none() && decode;
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
@@ -247,6 +249,11 @@ impl<'a> Oracle<'a> {
                     }
                 };
                 rounded |= index > 0 && !codec.codec.is_exact();
+                up_bytes += match (before, index) {
+                    (Some(_), _) => 0.0,
+                    (None, 0) => 64.0 + 4.0 * f64::from(rows),
+                    (None, _) => 64.0 + numbers * codec.bytes_per_number,
+                };
                 seconds += way_trip / 2.0 + crossing;
                 busiest = busiest.max(crossing);
             }
@@ -272,7 +279,7 @@ impl<'a> Oracle<'a> {
                 }
             }
         }
-        Some((seconds, busiest.max(desk), desk, rounded))
+        Some((seconds, busiest.max(desk), desk, rounded, up_bytes))
     }
 
     /// Weighed seconds of a way, if it may be gone.
@@ -290,6 +297,11 @@ impl<'a> Oracle<'a> {
         let drafted = way.draft.map_or(0, |d| u32::from(d.1));
         let decode = self.pass(way, drafted + 1, tokens + answer / 2.0, true)?;
         let prefill = self.pass(way, rows, tokens / 2.0, false)?;
+        // Spans are chosen so that less is sent than the documents.
+        let whole = 64.0 + 4.0 * f64::from(request.prompt_tokens);
+        if way.spans && self.cold(way) * f64::from(chunks) * prefill.4 > whole {
+            return None;
+        }
         let kv = request.kv[way.kv].format;
         let last = way.stages.last().unwrap().0;
 
