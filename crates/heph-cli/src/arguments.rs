@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, mcp, models, node,
-    pairing, peers, plan, providers, quantize, read, relay, render, run, serve, tokenize,
+    bench, cache, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, mcp, models,
+    node, pairing, peers, plan, providers, quantize, read, relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// List, show, import, pull and remove models
     #[command(subcommand)]
     Models(models::Command),
+    /// Show or remove the caches of earlier prompts that lie on disk
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Write a model in another format, as a GGUF file
     Quantize(quantize::Arguments),
     /// Say what this machine is, how fast its memory is, and what fits

@@ -48,7 +48,8 @@ impl CapsArguments {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+/// A size as people write it.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size; write it as 4GB, 512MB or a number of bytes");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {

@@ -6,6 +6,7 @@ use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
 
 pub(crate) mod bench;
+pub(crate) mod cache;
 pub(crate) mod certify;
 pub(crate) mod chat;
 pub(crate) mod completions;
@@ -55,6 +56,7 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Embed(arguments) => embed::run(&arguments, settings),
         Command::Excerpts(arguments) => excerpts::run(&arguments, settings),
         Command::Models(command) => models::run(command, settings),
+        Command::Cache(command) => cache::run(&command, settings),
         Command::Quantize(arguments) => quantize::run(&arguments, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -165,7 +165,8 @@ fn help_is_what_it_was() {
     insta::assert_snapshot!("help", user.says(&["help"], ""));
     for command in [
         "chat", "run", "read", "plan", "node", "join", "peers", "relay", "bench", "certify", "tokenize",
-        "render", "logits", "quantize", "doctor", "demo", "embed", "excerpts", "serve", "mcp", "pairing",
+        "render", "logits", "quantize", "doctor", "demo", "embed", "excerpts", "serve", "cache", "mcp",
+        "pairing",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }

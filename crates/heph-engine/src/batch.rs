@@ -4,14 +4,14 @@
 //! pieces of prompts, and runs them together. A sequence's tokens do not depend on its neighbours: the
 //! engine's rows are exact, and its draws are keyed by its own seed and position.
 
-mod prefix;
-
 use crate::cache::{CacheError, KvCache};
 use crate::constrain::{Constraint, ConstraintError};
+use crate::graph::Work;
+use crate::prefix::{BlockKey, NewBlock, PrefixCache, Reach, Share, common};
 use crate::sample::{LogProbability, Sampler, SamplingError, SamplingOptions, log_probabilities};
 use crate::worker::{ForwardError, Hidden, Keep, Part, Worker};
-use heph_types::{Position, TokenId};
-use prefix::PrefixStore;
+use heph_kernels::kv::PAGE;
+use heph_types::{ModelHash, Position, TokenId};
 use std::collections::VecDeque;
 
 /// Names one sequence of a batch; never used twice.
@@ -27,8 +27,8 @@ pub struct BatchLimits {
     pub waiting: usize,
     /// Tokens that go through a layer in one step.
     pub step_tokens: usize,
-    /// Finished sequences whose caches are kept for prompts that begin alike.
-    pub kept_prefixes: usize,
+    /// Bytes of the caches of finished sequences that are kept for prompts that begin alike; they give way to sequences.
+    pub prefix_bytes: u64,
 }
 
 impl Default for BatchLimits {
@@ -37,7 +37,7 @@ impl Default for BatchLimits {
             running: 16,
             waiting: 256,
             step_tokens: crate::worker::CHUNK_DEFAULT,
-            kept_prefixes: 4,
+            prefix_bytes: 64 << 20,
         }
     }
 }
@@ -57,6 +57,10 @@ pub struct Request {
     pub constraint: Option<Constraint>,
     /// How many of the likeliest tokens to report with each token; `None` reports no probability.
     pub logprobs: Option<usize>,
+    /// Whom what is computed may serve again, and from whom it takes.
+    pub share: Share,
+    /// A cache of this model that holds the prompt's beginning already.
+    pub cache: Option<KvCache>,
 }
 
 /// Why an answer ended.
@@ -82,6 +86,13 @@ pub struct TokenReport {
 /// What a step did to a sequence.
 #[derive(Debug)]
 pub enum Event {
+    /// The sequence has its place.
+    Admitted {
+        /// Whose.
+        id: SequenceId,
+        /// Tokens of the prompt that need not be computed.
+        cached: usize,
+    },
     /// One more token of the answer.
     Token {
         /// Whose.
@@ -105,6 +116,8 @@ pub enum Event {
         /// Why.
         error: BatchError,
     },
+    /// Whole blocks of a finished sequence that may be kept on disk, and were not kept before.
+    Kept(Vec<NewBlock>),
 }
 
 /// Why a request was refused or an answer broke off.
@@ -113,6 +126,14 @@ pub enum BatchError {
     /// The prompt is empty.
     #[error("the prompt has no token")]
     EmptyPrompt,
+    /// The cache that came with the request is none of this prompt.
+    #[error("a cache of {held} positions came with a prompt of {tokens} tokens")]
+    WrongCache {
+        /// Positions that it holds.
+        held: usize,
+        /// Tokens of the prompt.
+        tokens: usize,
+    },
     /// The prompt leaves no room for an answer.
     #[error("the prompt has {tokens} tokens and the context holds {context}")]
     TooLong {
@@ -149,6 +170,9 @@ struct Sequence {
     stop_tokens: Vec<TokenId>,
     constraint: Option<Constraint>,
     logprobs: Option<usize>,
+    share: Share,
+    /// Whether it was told that it has a place.
+    admitted: bool,
 }
 
 impl Sequence {
@@ -173,15 +197,20 @@ pub struct Batch {
     waiting: VecDeque<Sequence>,
     /// Set aside until somebody reads what they made: bounded by who submits, since each was running once.
     held: Vec<Sequence>,
-    prefixes: PrefixStore,
+    prefixes: PrefixCache,
+    hash: ModelHash,
+    /// Operations that a byte of the block so many blocks into a sequence costs.
+    rates: Vec<u64>,
     next: u64,
 }
 
 impl Batch {
-    /// An empty batch.
-    pub fn new(worker: Worker, limits: BatchLimits) -> Self {
-        let prefixes = PrefixStore::new(limits.kept_prefixes);
+    /// An empty batch. `hash` is what machines call the worker's model.
+    pub fn new(worker: Worker, hash: ModelHash, limits: BatchLimits) -> Self {
+        let prefixes = PrefixCache::new(limits.prefix_bytes);
         Self {
+            rates: rates(&worker),
+            hash,
             worker,
             limits,
             running: Vec::new(),
@@ -200,6 +229,23 @@ impl Batch {
     /// Whether no sequence runs or waits; those that are held do neither.
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// What is kept of finished sequences.
+    pub fn prefixes(&self) -> &PrefixCache {
+        &self.prefixes
+    }
+
+    /// Where the blocks of those begin whom `share` names.
+    pub fn root(&self, share: &Share) -> BlockKey {
+        BlockKey::root(self.hash, self.worker.model().kv_format(), share.owner)
+    }
+
+    /// A cache of as many of `tokens` as are kept for those whom `share` names.
+    pub fn beginning(&mut self, share: &Share, tokens: &[TokenId]) -> KvCache {
+        let mut cache = self.worker.model().new_cache(self.worker.all_layers());
+        self.prefixes.begin(self.root(share), tokens, &mut cache);
+        cache
     }
 
     /// Sequences that run, and those that wait for a place.
@@ -224,18 +270,31 @@ impl Batch {
                 waiting: self.waiting.len(),
             });
         }
+        let all = self.worker.all_layers();
+        let cache = match request.cache {
+            Some(cache) if cache.len() >= request.prompt.len() => {
+                return Err(BatchError::WrongCache {
+                    held: cache.len(),
+                    tokens: request.prompt.len(),
+                });
+            }
+            Some(cache) => cache,
+            None => self.worker.model().new_cache(all),
+        };
         let id = SequenceId(self.next);
         self.next += 1;
         self.waiting.push_back(Sequence {
             id,
             prompt: request.prompt.len(),
             tokens: request.prompt,
-            cache: self.worker.model().new_cache(self.worker.all_layers()),
+            cache,
             sampler: Sampler::new(request.sampling)?,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             constraint: request.constraint,
             logprobs: request.logprobs,
+            share: request.share,
+            admitted: false,
         });
         Ok(id)
     }
@@ -264,7 +323,7 @@ impl Batch {
     /// Runs one pass and returns what came of it; empty when idle.
     pub fn step(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        self.admit();
+        self.admit(&mut events);
         let plan = self.plan(&mut events);
         if plan.is_empty() {
             return events;
@@ -276,22 +335,42 @@ impl Batch {
         events
     }
 
-    /// Moves waiting sequences into free places; their caches start from the longest prefix known.
-    fn admit(&mut self) {
+    /// Moves waiting sequences into free places; their caches start from the longest prefix known to their owner.
+    fn admit(&mut self, events: &mut Vec<Event>) {
         while self.running.len() < self.limits.running {
             let Some(mut sequence) = self.waiting.pop_front() else {
                 return;
             };
-            // The last token must go through the model again: its logits are not kept.
-            let useful = &sequence.tokens[..sequence.tokens.len() - 1];
-            let running = self.running.iter().map(|s| (s.tokens.as_slice(), &s.cache));
-            // One that was held has its own already.
-            if sequence.cache.is_empty()
-                && let Some(cache) = self.prefixes.longest(useful, running)
-            {
-                sequence.cache = cache;
+            self.begin(&mut sequence);
+            if !std::mem::replace(&mut sequence.admitted, true) {
+                events.push(Event::Admitted {
+                    id: sequence.id,
+                    cached: sequence.cache.len(),
+                });
             }
             self.running.push(sequence);
+        }
+    }
+
+    /// Finds the longest beginning of a sequence in what is kept and in what runs, unless its own cache is longer.
+    fn begin(&mut self, sequence: &mut Sequence) {
+        let share = sequence.share;
+        if share.reach == Reach::Nowhere {
+            return;
+        }
+        // The last token must go through the model again: its logits are not kept.
+        let useful = &sequence.tokens[..sequence.tokens.len() - 1];
+        let kept = self.beginning(&share, useful);
+        if kept.len() > sequence.cache.len() {
+            sequence.cache = kept;
+        }
+        let of_owner =
+            |other: &&Sequence| other.share.owner == share.owner && other.share.reach > Reach::Nowhere;
+        let alike = |other: &Sequence| common(&other.tokens, useful).min(other.cache.len());
+        let running = self.running.iter().filter(of_owner).max_by_key(|s| alike(s));
+        let in_running = running.map_or(0, alike);
+        if let Some(running) = running.filter(|_| in_running > sequence.cache.len()) {
+            sequence.cache = running.cache.fork(Position(in_running as u32));
         }
     }
 
@@ -328,23 +407,25 @@ impl Batch {
         plan
     }
 
-    /// Makes room in a sequence's cache. Kept prefixes give way first, then the caches of held and of younger
-    /// sequences, which are computed again later: exactness makes that invisible.
+    /// Makes room in a sequence's cache. Kept prefixes give way first, then the caches of sequences that are held or
+    /// wait, then those of younger ones, which are computed again later: exactness makes that invisible.
     fn prepare(&mut self, id: SequenceId, tokens: usize, plan: &[Planned]) -> Result<(), CacheError> {
         loop {
             let index = self.index(id);
             match self.running[index].cache.prepare(tokens) {
                 Err(CacheError::Full { .. })
-                    if self.prefixes.drop_oldest() || self.empty_held() || self.preempt(id, plan) => {}
+                    if self.prefixes.give_up() || self.empty_idle() || self.preempt(id, plan) => {}
                 result => return result,
             }
         }
     }
 
-    /// Empties the cache of one held sequence; false when none has any.
-    fn empty_held(&mut self) -> bool {
-        let full = self.held.iter_mut().find(|s| s.cache.bytes() > 0);
-        full.map(|held| held.cache.rollback(Position(0))).is_some()
+    /// Empties the cache of one sequence that is held or waits, the youngest that waits first; false when none has any.
+    fn empty_idle(&mut self) -> bool {
+        let waiting = self.waiting.iter_mut().rev();
+        let mut idle = waiting.chain(&mut self.held);
+        let full = idle.find(|s| s.cache.bytes() > 0);
+        full.map(|idle| idle.cache.rollback(Position(0))).is_some()
     }
 
     /// Empties the cache of the youngest sequence that is younger than `id` and not in this step's plan.
@@ -425,7 +506,20 @@ impl Batch {
         }
         for index in ended.into_iter().rev() {
             let sequence = self.running.remove(index);
-            self.prefixes.keep(sequence.tokens, sequence.cache);
+            self.keep(&sequence, events);
+        }
+    }
+
+    /// Keeps what a finished sequence leaves behind, as far as its share goes.
+    fn keep(&mut self, sequence: &Sequence, events: &mut Vec<Event>) {
+        if sequence.share.reach == Reach::Nowhere {
+            return;
+        }
+        let (root, rates) = (self.root(&sequence.share), &self.rates);
+        let rate = |number: usize| rates.get(number).copied().unwrap_or(1);
+        let new = self.prefixes.keep(root, &sequence.tokens, &sequence.cache, rate);
+        if sequence.share.reach == Reach::Disk && !new.is_empty() {
+            events.push(Event::Kept(new));
         }
     }
 
@@ -438,6 +532,21 @@ impl Batch {
             });
         }
     }
+}
+
+/// What a byte of each block of a full context costs to compute, in operations.
+fn rates(worker: &Worker) -> Vec<u64> {
+    let (model, graph) = (worker.model(), worker.model().graph());
+    let rate = |number: usize| {
+        let work = Work {
+            tokens: PAGE,
+            context: (number + 1) * PAGE,
+        };
+        let cost = graph.total_cost(work, model.kv_format());
+        let bytes = cost.kv_bytes_per_position.saturating_mul(PAGE as u64);
+        (cost.flops / bytes.max(1)).max(1)
+    };
+    (0..model.context().div_ceil(PAGE)).map(rate).collect()
 }
 
 /// Adds one token to a sequence; false when the sequence has ended.

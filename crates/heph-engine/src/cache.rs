@@ -129,6 +129,30 @@ struct LayerCache {
     len: usize,
 }
 
+/// The pages of all layers for the same 64 positions, shared with every cache that holds them.
+#[derive(Debug, Clone)]
+pub struct CacheBlock(Vec<Arc<Held>>);
+
+impl CacheBlock {
+    /// Bytes of its pages.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|held| held.page.bytes() as u64).sum()
+    }
+
+    /// Whether a cache, or another copy of this block, holds the pages too: letting go of it frees nothing then.
+    pub fn is_shared(&self) -> bool {
+        self.0.iter().any(|held| Arc::strong_count(held) > 1)
+    }
+
+    /// Keys and values of all 64 positions, as [`KvCache::export`] writes them.
+    pub fn export(&self) -> Vec<u8> {
+        let each = self.0.iter().map(|held| held.page.shape().position_bytes());
+        let mut out = Vec::with_capacity(PAGE * each.sum::<usize>());
+        self.0.iter().for_each(|held| held.page.export(PAGE, &mut out));
+        out
+    }
+}
+
 /// Keys and values of one sequence for a range of layers.
 #[derive(Debug)]
 pub struct KvCache {
@@ -268,6 +292,28 @@ impl KvCache {
             cache.len = end;
         }
         Ok(())
+    }
+
+    /// The pages of the positions from `64 * number` on, where all layers have them.
+    pub fn block(&self, number: usize) -> Option<CacheBlock> {
+        let pages = self.caches.iter().map(|cache| cache.pages.get(number).cloned());
+        pages.collect::<Option<_>>().map(CacheBlock)
+    }
+
+    /// Shares the pages of a block of the same model and format, of which `tokens` positions count from here on. They are
+    /// what comes next: the cache ends at the beginning of a page.
+    ///
+    /// # Panics
+    /// When the cache ends elsewhere, or the block is of another shape.
+    pub fn join(&mut self, block: &CacheBlock, tokens: usize) {
+        assert_eq!(block.0.len(), self.caches.len(), "a block of these layers");
+        assert!(self.len().is_multiple_of(PAGE) && tokens <= PAGE, "whole pages");
+        for ((cache, shape), held) in self.caches.iter_mut().zip(&self.shapes).zip(&block.0) {
+            assert_eq!(held.page.shape(), *shape, "a block of this format");
+            cache.pages.truncate(cache.len / PAGE);
+            cache.pages.push(Arc::clone(held));
+            cache.len += tokens;
+        }
     }
 
     /// A cache of the first `len` positions that shares their pages with this one.

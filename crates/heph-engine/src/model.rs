@@ -34,6 +34,8 @@ pub struct LoadOptions {
     pub memory: Option<u64>,
     /// Sessions of full context that the KV budget has room for.
     pub sessions: usize,
+    /// Bytes that the KV budget has besides, for caches of earlier prompts.
+    pub kept: u64,
     /// Tokens that go through a layer together.
     pub chunk: usize,
     /// The layers to hold, and what [`Graph::part`] says goes with them; `None` holds the whole model. Nothing else
@@ -60,6 +62,7 @@ impl Default for LoadOptions {
             kv: KvFormat::F16,
             memory: None,
             sessions: 1,
+            kept: 0,
             chunk: crate::worker::CHUNK_DEFAULT,
             layers: None,
             packing: Packing::AtLoad,

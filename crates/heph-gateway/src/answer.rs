@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::select_all;
+use heph_engine::recall::Recalled;
 use heph_plan::{Mode, Record};
 use heph_runtime::service::{Ending, Heard, Outcome, Reply, Said};
 use heph_runtime::words::Words;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::engines::Writer;
 use crate::error::Refusal;
 use crate::house::Door;
+use crate::recall::{self, Found, Learning};
 use crate::tools::{CallReader, Read, Style};
 
 /// What a choice is read with.
@@ -130,6 +132,8 @@ impl By {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) prompt: usize,
+    /// Of the prompt, what an earlier answer had left.
+    pub(crate) cached: usize,
     pub(crate) answer: usize,
 }
 
@@ -163,6 +167,8 @@ pub(crate) struct Answer {
     choices: usize,
     prompt_tokens: usize,
     outcomes: Vec<Outcome>,
+    recalled: Option<Recalled>,
+    learning: Option<Learning>,
     began: Instant,
     receipt: Option<Value>,
 }
@@ -192,9 +198,34 @@ impl Answer {
             id,
             open,
             outcomes: Vec::new(),
+            recalled: None,
+            learning: None,
             began: Instant::now(),
             receipt: None,
         }
+    }
+
+    /// An answer that was given before.
+    pub(crate) fn recalled(door: Door, writer: Arc<Writer>, prompt_tokens: usize, found: Found) -> Self {
+        let reply = Reply::ready(found.recalled.answer.clone(), found.outcome);
+        let start = ChoiceStart {
+            style: None,
+            begun: None,
+        };
+        let mut answer = Self::new(door, By::here(writer, None), prompt_tokens, vec![(reply, start)]);
+        answer.recalled = Some(found.recalled);
+        answer
+    }
+
+    /// The same answer, from which will be learnt where it has the model's own bits.
+    pub(crate) fn learning(mut self, learning: Option<Learning>) -> Self {
+        self.learning = learning.filter(|_| self.by.exactness == Exactness::Exact);
+        self
+    }
+
+    /// Whether it was given before.
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.recalled.is_some()
     }
 
     /// What the first choice said already.
@@ -214,9 +245,14 @@ impl Answer {
         self.by.writer.service.words()
     }
 
-    /// How it is answered, and what its bits are worth.
-    pub(crate) fn class(&self) -> (&'static str, Exactness) {
-        (self.by.mode, self.by.exactness)
+    /// How it is answered, and what its bits are worth: what was given to another question is not what the model says to
+    /// this one.
+    pub(crate) fn class(&self) -> (&'static str, String) {
+        let exactness = match &self.recalled {
+            Some(recalled) if recalled.likeness < 1.0 => "recalled".to_owned(),
+            _ => self.by.exactness.to_string(),
+        };
+        (self.by.mode, exactness)
     }
 
     /// The id that the receipt will have.
@@ -243,8 +279,15 @@ impl Answer {
     pub(crate) fn usage(&self, prompts: usize) -> Usage {
         let each = (self.choices / prompts.max(1)).max(1);
         let prompt: usize = self.outcomes.iter().map(|o| o.prompt_tokens).sum();
+        let cached = self.outcomes.iter().map(|o| o.cached_tokens);
+        // Choices of one prompt take from each other; what counts is what was there before them all.
+        let cached = match prompts {
+            0 | 1 => cached.min().unwrap_or(0),
+            _ => cached.sum::<usize>() / each,
+        };
         Usage {
             prompt: prompt / each,
+            cached,
             answer: self.outcomes.iter().map(|o| o.answer_tokens).sum(),
         }
     }
@@ -262,6 +305,9 @@ impl Answer {
         };
         match heard {
             Heard::More { text, said } => {
+                if let Some(learning) = &mut self.learning {
+                    learning.hears(&text);
+                }
                 let choice = &mut self.open[at];
                 Some(Ok(parts(choice, &self.id, text, said)))
             }
@@ -301,6 +347,9 @@ impl Answer {
                     Ending::StopText(text) => Finish::StopText(text.clone()),
                     Ending::Length | Ending::Context | Ending::Deadline => Finish::Length,
                 };
+                if let Some(learning) = self.learning.take() {
+                    learning.ends(&self.door, &outcome.ending);
+                }
                 self.outcomes.push(outcome);
                 if self.open.is_empty() {
                     self.settle();
@@ -337,6 +386,11 @@ impl Answer {
             let degraded = self.by.degraded.as_deref();
             crate::receipts::local(&id, &self.by.writer, &self.outcomes, total, degraded)
         });
+        if let Some(recalled) = &self.recalled {
+            receipt["answered_from"] = recall::told(recalled, &self.door);
+            receipt["exactness"] = self.class().1.into();
+            receipt["places"] = Value::Array(Vec::new());
+        }
         for (name, value) in self.by.shows.iter().filter_map(Value::as_object).flatten() {
             receipt[name] = value.clone();
         }

@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, Finish, Part};
+use crate::answer::{Answer, Finish, Part, Usage};
 use crate::ask::{Ask, Source, Turn, Wishes, writer};
 use crate::error::{Dialect, Refusal};
 use crate::house::Door;
@@ -40,6 +40,9 @@ pub(crate) struct MessagesRequest {
     #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     stream: Option<bool>,
+    /// `{"user_id"}`: for whom it is asked; nothing that one user asked is found again by another.
+    #[schema(value_type = Object)]
+    metadata: Option<Value>,
     heph: Option<Wishes>,
 }
 
@@ -166,6 +169,8 @@ fn ask(request: &MessagesRequest, headers: &HeaderMap) -> Result<Ask, Refusal> {
         top_k: request.top_k,
         ..Sampling::default()
     };
+    let metadata = request.metadata.as_ref();
+    ask.user = metadata.and_then(|about| about["user_id"].as_str().map(str::to_owned));
     ask.wishes = request.heph.clone().unwrap_or_default().with_headers(headers)?;
     Ok(ask)
 }
@@ -201,7 +206,7 @@ pub(crate) async fn messages(
     let mut message = message(&answer);
     message["content"] = events.blocks.iter().map(Block::json).collect();
     (message["stop_reason"], message["stop_sequence"]) = events.stop();
-    message["usage"] = json!({ "input_tokens": usage.prompt, "output_tokens": usage.answer });
+    message["usage"] = usage_of(usage);
     message["heph"] = json!(answer.receipt());
     Ok(shape::complete(&answer, &message))
 }
@@ -230,6 +235,14 @@ fn message(answer: &Answer) -> Value {
         "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.model(),
         "content": [], "stop_reason": null, "stop_sequence": null,
         "usage": { "input_tokens": answer.prompt_tokens(), "output_tokens": 0 },
+    })
+}
+
+/// The tokens, as Anthropic counts them: what was cached is no input.
+fn usage_of(usage: Usage) -> Value {
+    json!({
+        "input_tokens": usage.prompt - usage.cached, "cache_read_input_tokens": usage.cached,
+        "cache_creation_input_tokens": 0, "output_tokens": usage.answer,
     })
 }
 
@@ -364,7 +377,7 @@ impl Shape for Events {
             "message_delta",
             &json!({
                 "type": "message_delta", "delta": { "stop_reason": reason, "stop_sequence": sequence },
-                "usage": { "input_tokens": usage.prompt, "output_tokens": usage.answer }, "heph": answer.receipt(),
+                "usage": usage_of(usage), "heph": answer.receipt(),
             }),
         );
         out.event("message_stop", &json!({ "type": "message_stop" }));

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use heph_engine::constrain::Shape;
+use heph_engine::prefix::Share;
+use heph_engine::recall::Verdict;
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
 use heph_plan::Mode;
 use heph_runtime::service::Job;
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, By, ChoiceStart};
+use crate::caller;
 use crate::elsewhere::{self, Place};
 use crate::engines::{self, Engine, Writer};
 use crate::error::Refusal;
@@ -21,6 +24,7 @@ use crate::excerpts::About;
 use crate::house::{Door, House};
 use crate::machines::Privacy;
 use crate::outside;
+use crate::recall::{self, Learning};
 use crate::sampling::{Sampling, seed_of};
 use crate::tools::{MadeCall, Toolbox, compact};
 
@@ -102,6 +106,8 @@ pub(crate) struct Wishes {
     pub(crate) deadline_ms: Option<u64>,
     /// Whether the reply is kept for a lost connection.
     pub(crate) resume: Option<bool>,
+    /// Whether an earlier answer may be given again: `false` never, `true` also where words are drawn by chance.
+    pub(crate) recall: Option<bool>,
     /// Texts that the last message is about.
     pub(crate) documents: Option<Vec<AboutText>>,
 }
@@ -135,6 +141,9 @@ impl Wishes {
         self.resume = self
             .resume
             .or_else(|| text("heph-resume").map(|word| word == "1" || word == "true"));
+        self.recall = self
+            .recall
+            .or_else(|| text("heph-recall").map(|word| word == "1" || word == "true"));
         Ok(self)
     }
 
@@ -208,6 +217,8 @@ pub(crate) struct Ask {
     pub(crate) toolbox: Toolbox,
     pub(crate) logprobs: Option<usize>,
     pub(crate) wishes: Wishes,
+    /// For whom the caller asks, where it asks for several.
+    pub(crate) user: Option<String>,
 }
 
 impl Ask {
@@ -223,6 +234,7 @@ impl Ask {
             toolbox: Toolbox::empty(),
             logprobs: None,
             wishes: Wishes::default(),
+            user: None,
         }
     }
 
@@ -237,16 +249,34 @@ impl Ask {
             .wishes
             .deadline_ms
             .map(|ms| Instant::now() + Duration::from_millis(ms.min(86_400_000)));
-        let (work, house) = (Arc::clone(&writer), Arc::clone(door));
+        let share = caller::share(&self.wishes, self.user.as_deref(), door.keeping)?;
+        let (work, house, began) = (Arc::clone(&writer), Arc::clone(door), Instant::now());
         // Templates, vocabularies, grammars and other machines are work for a thread that others do not wait for.
-        let prepared = tokio::task::spawn_blocking(move || self.prepared(&house, &work, deadline)).await;
+        let prepare = move || {
+            let prepared = self.prepared(&house, &work, deadline, share);
+            prepared.map(|prepared| (self, prepared))
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let (ask, prepared) = prepared.map_err(Refusal::ours)??;
         let Prepared {
             jobs,
             starts,
             place,
             shows,
-        } = prepared.map_err(Refusal::ours)??;
+        } = prepared;
         let prompt_tokens = jobs.first().map_or(0, |job| job.prompt.len());
+        let verdict = match jobs.as_slice() {
+            [only] => recall::look(door, &ask, only, &writer, share).await,
+            _ => None,
+        };
+        let learning = match verdict {
+            Some(Verdict::Again(recalled)) => {
+                let found = recall::found(recalled, &jobs[0], &writer, began);
+                return Ok(Answer::recalled(Arc::clone(door), writer, prompt_tokens, found));
+            }
+            Some(Verdict::Ask(lesson)) => Some(Learning::new(lesson)),
+            None => None,
+        };
         let (by, replies) = match place {
             Place::Here(degraded) => {
                 let replies = writer.service.submit(jobs);
@@ -264,18 +294,20 @@ impl Ask {
             by,
             prompt_tokens,
             replies.into_iter().zip(starts).collect(),
-        ))
+        )
+        .learning(learning))
     }
 
     /// The jobs of the request, and who does them.
     fn prepared(
-        self,
+        &self,
         house: &House,
         writer: &Arc<Writer>,
         deadline: Option<Instant>,
+        share: Share,
     ) -> Result<Prepared, Refusal> {
-        let Some(about) = About::of(&self, house, writer)? else {
-            let (jobs, starts) = self.jobs(writer, deadline)?;
+        let Some(about) = About::of(self, house, writer)? else {
+            let (jobs, starts) = self.jobs(writer, deadline, share)?;
             let place = elsewhere::place(house, writer, &self.wishes, &jobs, None)?;
             return Ok(Prepared {
                 jobs,
@@ -286,12 +318,12 @@ impl Ask {
         };
         let needed = about.needs_excerpts(writer.service.context())?;
         let form = |excerpts: bool| if excerpts { &about.excerpts } else { &about.whole };
-        let (mut jobs, mut starts) = form(needed).jobs(writer, deadline)?;
+        let (mut jobs, mut starts) = form(needed).jobs(writer, deadline, share)?;
         let place = elsewhere::place(house, writer, &self.wishes, &jobs, Some(about.tokens))?;
         let planned =
             matches!(&place, Place::Course(course) if course.record().decision.plan.mode == Mode::Preprocess);
         if planned && !needed {
-            (jobs, starts) = form(true).jobs(writer, deadline)?;
+            (jobs, starts) = form(true).jobs(writer, deadline, share)?;
         }
         Ok(Prepared {
             jobs,
@@ -325,6 +357,7 @@ impl Ask {
         &self,
         writer: &Writer,
         deadline: Option<Instant>,
+        share: Share,
     ) -> Result<(Vec<Job>, Vec<ChoiceStart>), Refusal> {
         let words = writer.service.words();
         let mut prompts = self.prompts(writer)?;
@@ -387,6 +420,7 @@ impl Ask {
                     constraint,
                     logprobs: self.logprobs,
                     deadline,
+                    share,
                 });
             }
         }

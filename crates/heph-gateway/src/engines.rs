@@ -1,6 +1,7 @@
 //! The models that answer: the one served, the encoder beside it, and others of the store when they are asked for.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_engine::batch::BatchLimits;
@@ -11,6 +12,7 @@ use heph_engine::worker::{CHUNK_DEFAULT, ForwardError, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
+use heph_runtime::blocks::{self, BlockStore, BlocksError};
 use heph_runtime::bundled;
 use heph_runtime::desk;
 use heph_runtime::hardware::Hardware;
@@ -18,7 +20,7 @@ use heph_runtime::open::{self, OpenError};
 use heph_runtime::service::Service;
 use heph_runtime::store::{Found, ModelName, Store, StoreError};
 use heph_runtime::words::{Words, WordsError};
-use heph_types::TokenId;
+use heph_types::{ModelHash, TokenId};
 use serde_json::{Map, Value};
 
 use crate::tools::CallForm;
@@ -31,6 +33,9 @@ const CONTEXT_UNASKED: usize = 8192;
 
 /// Contexts that the caches have room for, the first number that fits.
 const SESSIONS: [usize; 6] = [32, 16, 8, 4, 2, 1];
+
+/// Bytes of earlier prompts' caches that stay in memory without being asked, out of those of the sessions.
+const KEPT_UNASKED: u64 = 512 << 20;
 
 /// Of the memory that is free, what a model may take.
 const MEMORY_SHARE_PERCENT: u64 = 90;
@@ -50,6 +55,17 @@ pub struct EngineChoice {
     pub parallel: usize,
     /// Answers that wait for a place; one more is refused.
     pub waiting: usize,
+}
+
+/// How much of earlier prompts' caches is kept.
+#[derive(Debug, Clone, Default)]
+pub struct CacheChoice {
+    /// Bytes in memory, for each model, beside those of answers under way; `None` keeps up to 512 MiB of what those leave.
+    pub ram: Option<u64>,
+    /// Bytes in files of HEPH's home folder, all models together; `None` writes none.
+    pub disk: Option<u64>,
+    /// Whether that of requests which must stay on this machine may be written there, too.
+    pub disk_private: bool,
 }
 
 /// Why a model does not answer.
@@ -76,6 +92,9 @@ pub enum EngineError {
     /// It only reads, or only writes.
     #[error("{0}")]
     Kind(String),
+    /// Caches cannot be kept on disk.
+    #[error(transparent)]
+    Blocks(#[from] BlocksError),
     /// The system gives no thread.
     #[error("the system gives no thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -84,6 +103,7 @@ pub enum EngineError {
 /// A model that writes.
 pub(crate) struct Writer {
     pub(crate) name: String,
+    pub(crate) hash: ModelHash,
     pub(crate) service: Service,
     pub(crate) shaper: Option<Shaper>,
     pub(crate) call_form: CallForm,
@@ -129,12 +149,19 @@ pub(crate) enum Engine {
     Reads(Arc<Reader>),
 }
 
+/// What every model is loaded with.
+struct Making {
+    choice: EngineChoice,
+    pool: Arc<Pool>,
+    kept_bytes: Option<u64>,
+    blocks: Option<Arc<BlockStore>>,
+}
+
 /// All of them.
 pub(crate) struct Engines {
     pub(crate) served: Arc<Writer>,
     store: Store,
-    choice: EngineChoice,
-    pool: Arc<Pool>,
+    making: Making,
     /// Newest use last.
     others: Mutex<Vec<(String, Engine)>>,
     loading: tokio::sync::Mutex<()>,
@@ -142,10 +169,24 @@ pub(crate) struct Engines {
 
 impl Engines {
     /// Loads the model that is served.
-    pub(crate) fn open(model: &str, store: Store, choice: EngineChoice) -> Result<Self, EngineError> {
-        let pool = Arc::new(Pool::new(choice.threads));
+    pub(crate) fn open(
+        model: &str,
+        store: Store,
+        choice: EngineChoice,
+        caches: &CacheChoice,
+        home: &Path,
+    ) -> Result<Self, EngineError> {
+        let blocks = caches
+            .disk
+            .map(|bytes| BlockStore::open(&blocks::folder(home), bytes));
+        let making = Making {
+            pool: Arc::new(Pool::new(choice.threads)),
+            choice,
+            kept_bytes: caches.ram,
+            blocks: blocks.transpose()?.map(Arc::new),
+        };
         let found = store.find(model)?;
-        let served = match load(model, &found, &choice, &pool)? {
+        let served = match load(model, &found, &making)? {
             Engine::Writes(writer) => writer,
             Engine::Reads(_) => {
                 let sentence = format!("{model} turns texts into vectors and answers nobody");
@@ -155,8 +196,7 @@ impl Engines {
         Ok(Self {
             served,
             store,
-            choice,
-            pool,
+            making,
             others: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
         })
@@ -164,12 +204,17 @@ impl Engines {
 
     /// The threads that models run on.
     pub(crate) fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+        &self.making.pool
     }
 
     /// The folder of models.
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What is kept on disk, where anything is.
+    pub(crate) fn blocks(&self) -> Option<&BlockStore> {
+        self.making.blocks.as_deref()
     }
 
     /// What is in memory besides the served model, by name.
@@ -204,7 +249,7 @@ impl Engines {
         let this = Arc::clone(self);
         let load = move || {
             let found = this.by_name(&name)?;
-            let engine = load(&name, &found, &this.choice, &this.pool)?;
+            let engine = load(&name, &found, &this.making)?;
             let mut others = this.lock();
             while others.len() >= OTHERS_MAX {
                 others.remove(0);
@@ -253,7 +298,8 @@ impl Engines {
     }
 }
 
-fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> Result<Engine, EngineError> {
+fn load(name: &str, found: &Found, making: &Making) -> Result<Engine, EngineError> {
+    let Making { choice, pool, .. } = making;
     let source = Arc::new(open::open(found)?);
     let words = Arc::new(Words::of(&source.vocabulary()?)?);
     let memory = Hardware::look().memory_available_bytes / 100 * MEMORY_SHARE_PERCENT;
@@ -270,6 +316,7 @@ fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> R
             kv: choice.kv,
             memory: Some(memory).filter(|&m| m > 0),
             sessions,
+            kept: making.kept_bytes.filter(|_| !reads).unwrap_or(0),
             chunk: CHUNK_DEFAULT,
             ..LoadOptions::default()
         };
@@ -296,12 +343,15 @@ fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> R
     let limits = BatchLimits {
         running: choice.parallel,
         waiting: choice.waiting,
+        prefix_bytes: making.kept_bytes.unwrap_or(KEPT_UNASKED),
         ..BatchLimits::default()
     };
+    let hash = found.model_hash()?;
     let prober = Worker::new(Arc::clone(worker.model()), Arc::clone(pool), choice.isa);
     Ok(Engine::Writes(Arc::new(Writer {
         prober: Mutex::new(prober),
         name: name.to_owned(),
+        hash,
         shaper: shaper(&words)?,
         call_form: CallForm::of(&words),
         layers: model.graph().layers.len(),
@@ -309,7 +359,7 @@ fn load(name: &str, found: &Found, choice: &EngineChoice, pool: &Arc<Pool>) -> R
         isa: choice.isa,
         kv: choice.kv,
         middle: middle(&words),
-        service: Service::start(worker, words, limits)?,
+        service: Service::start(worker, hash, words, limits, making.blocks.clone())?,
     })))
 }
 

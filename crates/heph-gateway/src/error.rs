@@ -137,7 +137,8 @@ impl From<ServiceError> for Refusal {
             ServiceError::Batch(
                 BatchError::EmptyPrompt | BatchError::Sampling(_) | BatchError::Constraint(_),
             ) => Self::bad(message),
-            ServiceError::Batch(BatchError::Forward(_)) | ServiceError::Unread => Self::ours(message),
+            ServiceError::Batch(BatchError::Forward(_) | BatchError::WrongCache { .. })
+            | ServiceError::Unread => Self::ours(message),
             ServiceError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, message),
             ServiceError::Elsewhere { fate, .. } => {
                 let status = match fate {

@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 
+use crate::caller;
 use crate::error::Refusal;
 use crate::house::now_ms;
 use crate::mcp::agent::WITHOUT_TOOLS;
@@ -44,8 +45,8 @@ const OPEN_PATHS: [&str; 2] = ["/health", "/openapi.json"];
 
 /// Headers that a page of another origin may send and read.
 const SENT: &str = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, last-event-id, heph-mode, \
-                    heph-privacy, heph-max-price, heph-deadline-ms, heph-resume";
-const SHOWN: &str = "heph-request-id, heph-mode, heph-exactness, heph-receipt, retry-after";
+                    heph-privacy, heph-max-price, heph-deadline-ms, heph-resume, heph-recall";
+const SHOWN: &str = "heph-request-id, heph-mode, heph-exactness, heph-receipt, heph-cache, retry-after";
 
 impl Guard {
     fn admits(&self, request: &Request) -> Result<Caller, Refusal> {
@@ -245,14 +246,19 @@ pub(crate) async fn guarded(State(guard): State<Arc<Guard>>, mut request: Reques
             return response;
         }
         Ok(_) if preflight => (StatusCode::NO_CONTENT, Body::empty()).into_response(),
-        Ok(Caller::Anybody) => next.run(request).await,
+        Ok(Caller::Anybody) => {
+            caller::Caller::of(request.headers())
+                .asks(next.run(request))
+                .await
+        }
         Ok(Caller::Paired(leave)) => {
             if !leave.scopes.contains(&Scope::Tools) {
                 request
                     .headers_mut()
                     .insert(WITHOUT_TOOLS, HeaderValue::from_static("1"));
             }
-            while_it_holds(leave, next.run(request)).await
+            let caller = caller::Caller::of(request.headers());
+            while_it_holds(leave, caller.asks(next.run(request))).await
         }
     };
     if let Some(origin) = reader {

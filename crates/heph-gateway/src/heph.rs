@@ -13,11 +13,13 @@ use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 use heph_plan::Mode;
+use heph_runtime::blocks::BlockStore;
 use heph_runtime::hardware::{self, Hardware};
 use serde_json::{Value, json};
 
 use crate::error::Refusal;
 use crate::house::Door;
+use crate::recall::Memory;
 
 /// Says that the model can answer.
 #[utoipa::path(get, path = "/health", tag = "HEPH", responses((status = 200, description = "It can")))]
@@ -28,7 +30,9 @@ pub(crate) async fn health() -> Json<Value> {
 /// Counts, as Prometheus reads them.
 #[utoipa::path(get, path = "/metrics", tag = "HEPH", responses((status = 200, description = "The counts")))]
 pub(crate) async fn metrics(State(door): State<Door>) -> impl IntoResponse {
-    let text = door.counters.text(door.load());
+    let disk = door.engines.blocks().map(BlockStore::counts).unwrap_or_default();
+    let memory = door.memory.as_ref().map(Memory::counts).unwrap_or_default();
+    let text = door.counters.text(door.load(), disk, memory);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 

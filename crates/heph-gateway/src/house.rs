@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
+use heph_engine::recall::Bound;
 use heph_runtime::service::{ErrandLimits, Errands, Load};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
 use sha2::{Digest, Sha256};
 
-use crate::engines::{EngineChoice, EngineError, Engines};
+use crate::caller::Keeping;
+use crate::engines::{CacheChoice, EngineChoice, EngineError, Engines};
 use crate::excerpts::Chooser;
 use crate::guard::Guard;
 use crate::history::History;
@@ -21,6 +23,7 @@ use crate::machines::Machines;
 use crate::mcp::client::Servers;
 use crate::metrics::Counters;
 use crate::outside::Asker;
+use crate::recall::Memory;
 use crate::receipts::Receipts;
 use crate::tls::Tls;
 
@@ -32,6 +35,10 @@ pub struct Options {
     pub choice: EngineChoice,
     /// The settings of the process.
     pub settings: Settings,
+    /// How far caches of prompts may be kept.
+    pub caches: CacheChoice,
+    /// How many of the answers that are given again may be wrong at most; `None` gives none again.
+    pub recall: Option<Bound>,
     /// Who may come in.
     pub guard: Guard,
     /// The certificate to show; without one the door stays on loopback and speaks plainly.
@@ -55,6 +62,8 @@ pub(crate) type Door = Arc<House>;
 /// What all requests share.
 pub(crate) struct House {
     pub(crate) engines: Arc<Engines>,
+    /// How far caches of prompts may be kept.
+    pub(crate) keeping: Keeping,
     pub(crate) settings: Settings,
     pub(crate) guard: Arc<Guard>,
     pub(crate) machines: Option<Arc<dyn Machines>>,
@@ -68,6 +77,7 @@ pub(crate) struct House {
     pub(crate) knowledge: Knowledge,
     /// The person's servers of tools.
     pub(crate) servers: Servers,
+    pub(crate) memory: Option<Memory>,
     pub(crate) counters: Counters,
     pub(crate) began: Instant,
     next: AtomicU64,
@@ -82,10 +92,21 @@ impl House {
         let store = Store::new(&options.settings.models);
         let history: PathBuf = options.settings.home.join("chats.sqlite");
         Ok(Arc::new(Self {
-            engines: Arc::new(Engines::open(&options.model, store, options.choice)?),
+            keeping: Keeping::of(&options.caches),
+            engines: Arc::new(Engines::open(
+                &options.model,
+                store,
+                options.choice,
+                &options.caches,
+                &options.settings.home,
+            )?),
             history: History::new(history),
             knowledge: Knowledge::at(&options.settings.home),
             servers: Servers::default(),
+            memory: match options.recall {
+                Some(bound) => Some(Memory::new(bound).ok_or(HouseError::Random)?),
+                None => None,
+            },
             settings: options.settings,
             guard: Arc::new(options.guard),
             machines: options.machines,
@@ -108,6 +129,7 @@ impl House {
             open: here.open + elsewhere.open,
             waiting: here.waiting + elsewhere.waiting,
             tokens: here.tokens + elsewhere.tokens,
+            kept: here.kept,
         }
     }
 

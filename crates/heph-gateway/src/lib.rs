@@ -7,6 +7,7 @@
 mod answer;
 mod anthropic;
 mod ask;
+mod caller;
 mod connection;
 mod document;
 mod elsewhere;
@@ -29,6 +30,7 @@ mod page;
 mod pairing;
 mod private;
 mod prompts;
+mod recall;
 mod receipts;
 mod routes;
 mod sampling;
@@ -38,8 +40,9 @@ mod token;
 mod tools;
 
 pub use connection::{ServeError, Server, pause};
-pub use engines::{EngineChoice, EngineError};
+pub use engines::{CacheChoice, EngineChoice, EngineError};
 pub use guard::Guard;
+pub use heph_engine::recall::Bound;
 pub use house::Options;
 pub use machines::{Course, Invitation, Machines, MetMachine, NodeLine, Privacy, Wish};
 pub use mcp::stdio::McpServer;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use heph_runtime::blocks::BlockCounts;
 use heph_runtime::service::{Load, Outcome};
 
 /// Upper bounds of the times to the first token, in milliseconds.
@@ -17,6 +18,7 @@ pub(crate) struct Counters {
     cancelled: AtomicU64,
     refused: AtomicU64,
     prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
     answer_tokens: AtomicU64,
     first_token: [AtomicU64; BOUNDS_MS.len() + 1],
     first_token_us: AtomicU64,
@@ -44,6 +46,8 @@ impl Counters {
         for outcome in outcomes {
             self.prompt_tokens
                 .fetch_add(outcome.prompt_tokens as u64, Relaxed);
+            self.cached_tokens
+                .fetch_add(outcome.cached_tokens as u64, Relaxed);
             self.answer_tokens
                 .fetch_add(outcome.answer_tokens as u64, Relaxed);
         }
@@ -68,7 +72,9 @@ impl Counters {
     }
 
     /// The text that Prometheus reads.
-    pub(crate) fn text(&self, load: Load) -> String {
+    pub(crate) fn text(&self, load: Load, disk: BlockCounts, memory: (u64, u64, usize)) -> String {
+        let (recalled, not_recalled, answers_kept) = memory;
+        let (kept_blocks, kept_bytes, kept_given_up) = load.kept;
         let counters = [
             (
                 "heph_requests_total",
@@ -101,6 +107,51 @@ impl Counters {
                 self.prompt_tokens.load(Relaxed),
             ),
             (
+                "heph_prompt_tokens_cached_total",
+                "Of these, tokens that an earlier answer had left",
+                self.cached_tokens.load(Relaxed),
+            ),
+            (
+                "heph_cache_ram_given_up_total",
+                "Blocks of the served model's prompts that gave way in memory",
+                kept_given_up,
+            ),
+            (
+                "heph_cache_disk_read_total",
+                "Blocks of prompts read from disk",
+                disk.read,
+            ),
+            (
+                "heph_cache_disk_written_total",
+                "Blocks of prompts written to disk",
+                disk.written,
+            ),
+            (
+                "heph_cache_disk_given_up_total",
+                "Blocks of prompts that gave way on disk",
+                disk.given_up,
+            ),
+            (
+                "heph_cache_disk_damaged_total",
+                "Blocks of prompts that were damaged on disk, and not used",
+                disk.damaged,
+            ),
+            (
+                "heph_cache_disk_failed_total",
+                "Times that the system refused to write a block",
+                disk.failed,
+            ),
+            (
+                "heph_answers_recalled_total",
+                "Answers that were given again",
+                recalled,
+            ),
+            (
+                "heph_answers_not_recalled_total",
+                "Questions that were asked though an answer might have been given again",
+                not_recalled,
+            ),
+            (
                 "heph_answer_tokens_total",
                 "Tokens of complete answers",
                 self.answer_tokens.load(Relaxed),
@@ -121,6 +172,19 @@ impl Counters {
                 "heph_answers_waiting",
                 "Of these, waiting for a place",
                 load.waiting as u64,
+            ),
+            (
+                "heph_cache_ram_blocks",
+                "Blocks of the served model's prompts in memory",
+                kept_blocks as u64,
+            ),
+            ("heph_cache_ram_bytes", "Bytes of these", kept_bytes),
+            ("heph_cache_disk_blocks", "Blocks of prompts on disk", disk.blocks),
+            ("heph_cache_disk_bytes", "Bytes of these", disk.bytes),
+            (
+                "heph_answers_kept",
+                "Answers that may be given again",
+                answers_kept as u64,
             ),
         ];
         let mut text = String::new();

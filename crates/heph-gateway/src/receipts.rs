@@ -54,6 +54,7 @@ pub(crate) fn local(
     degraded: Option<&str>,
 ) -> Value {
     let prompt = outcomes.first().map_or(0, |o| o.prompt_tokens);
+    let cached = outcomes.iter().map(|o| o.cached_tokens).min().unwrap_or(0);
     let answer: usize = outcomes.iter().map(|o| o.answer_tokens).sum();
     let first = outcomes.iter().map(|o| o.first_token).min().unwrap_or_default();
     let after = (total.saturating_sub(first)).as_secs_f64();
@@ -80,8 +81,10 @@ pub(crate) fn local(
         "traffic": [],
         "moves": [],
         "degraded": degraded.into_iter().collect::<Vec<_>>(),
+        "answered_from": null,
         "finish": outcomes.last().map_or("cancelled", |o| finish(&o.ending)),
         "prompt_tokens": prompt,
+        "cached_tokens": cached,
         "answer_tokens": answer,
         "price": 0,
         "first_token_s": first.as_secs_f64(),

@@ -195,7 +195,10 @@ fn headers(answer: &Answer, content_type: &'static str) -> HeaderMap {
     set("x-request-id", &answer.id);
     let (mode, exactness) = answer.class();
     set("heph-mode", mode);
-    set("heph-exactness", &exactness.to_string());
+    set("heph-exactness", &exactness);
+    if answer.is_recalled() {
+        set("heph-cache", "semantic");
+    }
     set("heph-receipt", &answer.receipt_id());
     headers
 }

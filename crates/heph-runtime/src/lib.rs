@@ -8,6 +8,7 @@
 pub mod acceptance;
 pub mod attendance;
 pub mod bench;
+pub mod blocks;
 pub mod bundled;
 pub mod cancel;
 pub mod certify;

@@ -341,6 +341,7 @@ fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speake
     Outcome {
         ending,
         prompt_tokens,
+        cached_tokens: 0,
         answer_tokens,
         first_token: first,
         total,

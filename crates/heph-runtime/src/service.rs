@@ -8,26 +8,32 @@ mod errands;
 mod outbox;
 #[cfg(test)]
 mod tests;
+mod tier;
 
 pub use errands::{Errand, ErrandLimits, Errands, Speaker};
 pub use outbox::{Heard, Reply, Said};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId};
+use heph_engine::cache::KvCache;
 use heph_engine::constrain::Constraint;
+use heph_engine::prefix::{Reach, Share};
 use heph_engine::sample::SamplingOptions;
 use heph_engine::text::TextStream;
 use heph_engine::worker::Worker;
-use heph_types::TokenId;
+use heph_kernels::kv::PAGE;
+use heph_types::{ModelHash, TokenId};
 
+use crate::blocks::BlockStore;
 use crate::receipt::Receipt;
 use crate::words::Words;
 use outbox::{Maker, Outbox, Taken};
+use tier::{FETCH_MAX, Tier};
 
 /// A held answer whose reader takes nothing for so long is given up.
 const HELD_MAX: Duration = Duration::from_secs(120);
@@ -52,6 +58,8 @@ pub struct Job {
     pub logprobs: Option<usize>,
     /// When the answer ends with what there is.
     pub deadline: Option<Instant>,
+    /// Whose caches it may use, and how far its own may be kept.
+    pub share: Share,
 }
 
 /// Why an answer ended.
@@ -76,6 +84,8 @@ pub struct Outcome {
     pub ending: Ending,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Of these, how many did not have to be computed.
+    pub cached_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
     /// From the submission to the first token.
@@ -135,6 +145,8 @@ pub struct Load {
     pub waiting: usize,
     /// Tokens made since the start.
     pub tokens: usize,
+    /// What is kept in memory of earlier prompts: blocks, their bytes, and blocks that gave way since the start.
+    pub kept: (usize, u64, u64),
 }
 
 /// The shared engine. Cloning shares it; the thread ends with the last clone.
@@ -155,22 +167,34 @@ struct Counts {
     open: AtomicUsize,
     waiting: AtomicUsize,
     tokens: AtomicUsize,
+    kept_blocks: AtomicUsize,
+    kept_bytes: AtomicU64,
+    kept_given_up: AtomicU64,
 }
 
-/// What the thread is told. At most three for each open answer, so the channel needs no bound of its own.
+/// What the thread is told. At most four for each open answer, so the channel needs no bound of its own.
 #[derive(Debug)]
 enum Order {
     Submit(Box<Job>, Arc<Outbox>, Instant),
+    /// What memory and disk have of this answer's prompt.
+    Fetched(u64, Box<KvCache>),
     /// Somebody took from this answer's outbox, or let go of it.
     Look(u64),
 }
 
 impl Service {
-    /// Starts the thread for the model that `worker` runs.
+    /// Starts the thread for the model that `worker` runs and that machines call `hash`. Caches of prompts are also kept in
+    /// `blocks`, where there are any.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(worker: Worker, words: Arc<Words>, limits: BatchLimits) -> std::io::Result<Self> {
+    pub fn start(
+        worker: Worker,
+        hash: ModelHash,
+        words: Arc<Words>,
+        limits: BatchLimits,
+        blocks: Option<Arc<BlockStore>>,
+    ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let counts = Arc::new(Counts::default());
         // All of them wait for a moment when they come at once.
@@ -187,7 +211,9 @@ impl Service {
             context,
         };
         let desk = Desk {
-            batch: Batch::new(worker, queue),
+            batch: Batch::new(worker, hash, queue),
+            tier: blocks.map(Tier::start).transpose()?,
+            fetching: HashMap::new(),
             words,
             inbox,
             counts,
@@ -218,6 +244,11 @@ impl Service {
             open: counts.open.load(Ordering::Relaxed),
             waiting: counts.waiting.load(Ordering::Relaxed),
             tokens: counts.tokens.load(Ordering::Relaxed),
+            kept: (
+                counts.kept_blocks.load(Ordering::Relaxed),
+                counts.kept_bytes.load(Ordering::Relaxed),
+                counts.kept_given_up.load(Ordering::Relaxed),
+            ),
         }
     }
 
@@ -251,6 +282,7 @@ struct Answer {
     stops: Vec<String>,
     logprobs: bool,
     prompt_tokens: usize,
+    cached_tokens: usize,
     answer_tokens: usize,
     submitted: Instant,
     first: Option<Instant>,
@@ -261,6 +293,9 @@ struct Answer {
 /// The thread's own things.
 struct Desk {
     batch: Batch,
+    tier: Option<Tier>,
+    /// Those whose caches are being read, and since when.
+    fetching: HashMap<u64, (Job, Arc<Outbox>, Instant, Instant)>,
     words: Arc<Words>,
     inbox: mpsc::Receiver<Order>,
     counts: Arc<Counts>,
@@ -276,14 +311,23 @@ impl Desk {
                 self.tell(event);
             }
             self.end_late_ones();
-            self.counts.waiting.store(self.batch.load().1, Ordering::Relaxed);
+            self.count();
         }
+    }
+
+    fn count(&self) {
+        let (counts, kept) = (&self.counts, self.batch.prefixes());
+        let waiting = self.batch.load().1 + self.fetching.len();
+        counts.waiting.store(waiting, Ordering::Relaxed);
+        counts.kept_blocks.store(kept.len(), Ordering::Relaxed);
+        counts.kept_bytes.store(kept.bytes(), Ordering::Relaxed);
+        counts.kept_given_up.store(kept.given_up(), Ordering::Relaxed);
     }
 
     /// Hears what there is to hear; waits where nothing can be computed. False when nobody can ask any more.
     fn take_orders(&mut self) -> bool {
         loop {
-            let order = match (self.batch.is_idle(), self.held) {
+            let order = match (self.batch.is_idle(), self.held + self.fetching.len()) {
                 (false, _) => match self.inbox.try_recv() {
                     Err(mpsc::TryRecvError::Empty) => return true,
                     order => order.ok(),
@@ -295,14 +339,42 @@ impl Desk {
                 },
             };
             match order {
-                Some(Order::Submit(job, outbox, submitted)) => self.submit(*job, outbox, submitted),
+                Some(Order::Submit(job, outbox, submitted)) => self.fetch(*job, outbox, submitted),
+                Some(Order::Fetched(serial, cache)) => {
+                    if let Some((job, outbox, submitted, _)) = self.fetching.remove(&serial) {
+                        self.submit(job, outbox, submitted, Some(*cache));
+                    }
+                }
                 Some(Order::Look(serial)) => self.look(serial),
                 None => return false,
             }
         }
     }
 
-    fn submit(&mut self, job: Job, outbox: Arc<Outbox>, submitted: Instant) {
+    /// Has what the disk holds of a prompt read first, where that is more than memory holds; else the job goes on at once.
+    fn fetch(&mut self, job: Job, outbox: Arc<Outbox>, submitted: Instant) {
+        let Some(tier) = self.tier.as_ref().filter(|_| job.share.reach == Reach::Disk) else {
+            return self.submit(job, outbox, submitted, None);
+        };
+        // The last token must go through the model again.
+        let useful = &job.prompt[..job.prompt.len().saturating_sub(1)];
+        let root = self.batch.root(&job.share);
+        let held = self.batch.prefixes().blocks_held(root, useful);
+        let on_disk = root.chain(useful).skip(held).take_while(|key| tier.holds(key));
+        let keys: Vec<_> = on_disk.collect();
+        if keys.is_empty() {
+            return self.submit(job, outbox, submitted, None);
+        }
+        let cache = self.batch.beginning(&job.share, &useful[..held * PAGE]);
+        if !tier.fetch(&outbox, cache, keys) {
+            return self.submit(job, outbox, submitted, None);
+        }
+        let serial = outbox.serial();
+        self.fetching
+            .insert(serial, (job, outbox, submitted, Instant::now()));
+    }
+
+    fn submit(&mut self, job: Job, outbox: Arc<Outbox>, submitted: Instant, cache: Option<KvCache>) {
         if outbox.is_abandoned() {
             return;
         }
@@ -314,6 +386,8 @@ impl Desk {
             stop_tokens: self.words.tokenizer.eog_ids().to_vec(),
             constraint: job.constraint,
             logprobs: job.logprobs,
+            share: job.share,
+            cache,
         };
         match self.batch.submit(request) {
             Err(error) => outbox.end(Err(error.into())),
@@ -324,6 +398,7 @@ impl Desk {
                     stops: job.stops.into_iter().filter(|stop| !stop.is_empty()).collect(),
                     logprobs: job.logprobs.is_some(),
                     prompt_tokens,
+                    cached_tokens: 0,
                     answer_tokens: 0,
                     submitted,
                     first: None,
@@ -352,6 +427,16 @@ impl Desk {
 
     fn tell(&mut self, event: Event) {
         match event {
+            Event::Admitted { id, cached } => {
+                if let Some(answer) = self.answers.get_mut(&id) {
+                    answer.cached_tokens = cached;
+                }
+            }
+            Event::Kept(blocks) => {
+                if let Some(tier) = &self.tier {
+                    tier.keep(blocks);
+                }
+            }
             Event::Token { id, token, report } => {
                 self.counts.tokens.fetch_add(1, Ordering::Relaxed);
                 let Some(answer) = self.answers.get_mut(&id) else {
@@ -397,6 +482,11 @@ impl Desk {
     /// Ends answers whose time is up, and those that nobody reads.
     fn end_late_ones(&mut self) {
         let now = Instant::now();
+        let slow = |since: Instant| now - since > FETCH_MAX + LOOK_AGAIN;
+        let slow = self.fetching.extract_if(|_, (.., since)| slow(*since));
+        for (_, (job, outbox, submitted, _)) in slow.collect::<Vec<_>>() {
+            self.submit(job, outbox, submitted, None);
+        }
         let timed = |answer: &Answer| answer.deadline.is_some_and(|deadline| now >= deadline);
         let unread = |answer: &Answer| answer.held.is_some_and(|held| now - held > HELD_MAX);
         let late: Vec<_> = self
@@ -432,6 +522,7 @@ impl Desk {
         answer.outbox.end(Ok(Outcome {
             ending,
             prompt_tokens: answer.prompt_tokens,
+            cached_tokens: answer.cached_tokens,
             answer_tokens: answer.answer_tokens,
             first_token: answer.first.unwrap_or(now) - answer.submitted,
             total: now - answer.submitted,
@@ -455,6 +546,9 @@ impl Drop for Desk {
     fn drop(&mut self) {
         for (_, answer) in self.answers.drain() {
             answer.outbox.end(Err(ServiceError::Stopped));
+        }
+        for (_, (_, outbox, ..)) in self.fetching.drain() {
+            outbox.end(Err(ServiceError::Stopped));
         }
         while let Ok(order) = self.inbox.try_recv() {
             if let Order::Submit(_, outbox, _) = order {

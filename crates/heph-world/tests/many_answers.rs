@@ -1,26 +1,33 @@
 //! Many sequences at once: each gets the tokens it would get alone, whatever happens beside it.
 
-use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId};
+use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId, TokenReport};
 use heph_engine::constrain::{Shape, Shaper, TokenText};
 use heph_engine::model::{LoadOptions, Model};
+use heph_engine::prefix::{NewBlock, Owner, Reach, Share};
 use heph_engine::sample::{Sampler, SamplingOptions};
 use heph_engine::source::Source;
 use heph_engine::worker::{Keep, Worker};
 use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
-use heph_types::{Position, TokenId};
+use heph_types::{LayerRange, ModelHash, Position, TokenId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The small draft of the bundled pair: these tests are about bookkeeping, not about text.
 fn model(context: usize, sessions: usize) -> Arc<Model> {
+    model_as(context, sessions, KvFormat::F16)
+}
+
+fn model_as(context: usize, sessions: usize, kv: KvFormat) -> Arc<Model> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/heph-story-draft.gguf");
     let bytes = std::fs::read(path).expect("the bundled pair is part of the repository");
     let source = Source::from_gguf(vec![Arc::new(bytes)]).expect("a sound file");
     let options = LoadOptions {
         context: Some(context),
         sessions,
+        kv,
         ..LoadOptions::default()
     };
     Arc::new(Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).expect("it loads"))
@@ -29,6 +36,7 @@ fn model(context: usize, sessions: usize) -> Arc<Model> {
 fn batch(model: &Arc<Model>, limits: BatchLimits) -> Batch {
     Batch::new(
         Worker::new(Arc::clone(model), Arc::new(Pool::new(2)), Isa::best()),
+        ModelHash([3; 32]),
         limits,
     )
 }
@@ -49,6 +57,16 @@ fn request(number: u32, max_tokens: usize) -> Request {
         stop_tokens: Vec::new(),
         constraint: None,
         logprobs: None,
+        share: share(1),
+        cache: None,
+    }
+}
+
+/// Whatever may be kept is kept for this owner.
+fn share(owner: u8) -> Share {
+    Share {
+        owner: Owner([owner; 32]),
+        reach: Reach::Disk,
     }
 }
 
@@ -63,6 +81,7 @@ fn finish(batch: &mut Batch) -> BTreeMap<SequenceId, (Vec<TokenId>, Option<Finis
             match event {
                 Event::Token { id, token, .. } => answers.entry(id).or_default().0.push(token),
                 Event::Finished { id, why } => answers.entry(id).or_default().1 = Some(why),
+                Event::Admitted { .. } | Event::Kept(_) => {}
                 Event::Failed { id, error } => panic!("{id:?} failed: {error}"),
             }
         }
@@ -101,7 +120,7 @@ fn a_held_answer_goes_on_as_if_nothing_had_been() {
         for event in batch.step() {
             match event {
                 Event::Token { id, token, .. } => tokens.entry(id).or_default().push(token),
-                Event::Finished { .. } => {}
+                Event::Finished { .. } | Event::Admitted { .. } | Event::Kept(_) => {}
                 Event::Failed { id, error } => panic!("{id:?} failed: {error}"),
             }
         }
@@ -131,13 +150,13 @@ fn neighbours_prefixes_and_small_steps_change_no_token() {
         BatchLimits {
             running: 3,
             step_tokens: 16,
-            kept_prefixes: 2,
+            prefix_bytes: 256 << 10,
             ..BatchLimits::default()
         },
         BatchLimits {
             running: 12,
             step_tokens: 5,
-            kept_prefixes: 0,
+            prefix_bytes: 0,
             ..BatchLimits::default()
         },
     ] {
@@ -199,6 +218,170 @@ fn a_prompt_that_was_answered_before_is_answered_alike() {
     }
 }
 
+/// The tokens with all that is reported of each, how many tokens of the prompt were there already, and the blocks that may
+/// be kept elsewhere.
+fn report(batch: &mut Batch, request: Request) -> (Vec<(TokenId, TokenReport)>, usize, Vec<NewBlock>) {
+    let asked = batch
+        .submit(Request {
+            logprobs: Some(20),
+            ..request
+        })
+        .unwrap();
+    let (mut tokens, mut held, mut kept) = (Vec::new(), None, Vec::new());
+    while !batch.is_idle() {
+        for event in batch.step() {
+            match event {
+                Event::Token { token, report, .. } => tokens.push((token, report.unwrap())),
+                Event::Admitted { id, cached } => {
+                    assert_eq!((id, held), (asked, None));
+                    held = Some(cached);
+                }
+                Event::Kept(blocks) => kept.extend(blocks),
+                Event::Finished { .. } => {}
+                Event::Failed { error, .. } => panic!("{error}"),
+            }
+        }
+    }
+    (tokens, held.unwrap(), kept)
+}
+
+/// A prompt of `tokens` tokens for this owner.
+fn long(owner: u8, tokens: u32) -> Request {
+    Request {
+        prompt: (0..tokens).map(|i| TokenId(300 + i * 7 % 900)).collect(),
+        share: share(owner),
+        ..request(1, 8)
+    }
+}
+
+#[test]
+fn warm_and_cold_answers_are_the_same_bits_down_to_every_probability() {
+    let model = model(512, 4);
+    let mut warm = batch(&model, BatchLimits::default());
+    for tokens in [200, 201, 130, 300, 300] {
+        let none = BatchLimits {
+            prefix_bytes: 0,
+            ..BatchLimits::default()
+        };
+        let (expected, cached, _) = report(&mut batch(&model, none), long(1, tokens));
+        assert_eq!(cached, 0);
+        assert_eq!(report(&mut warm, long(1, tokens)).0, expected, "{tokens} tokens");
+    }
+    let (_, cached, _) = report(&mut warm, long(1, 300));
+    assert_eq!(cached, 299, "all but the last token, whose logits are not kept");
+}
+
+#[test]
+fn nobody_takes_from_another_owner_while_it_runs_or_afterwards() {
+    let model = model(512, 8);
+    let mut batch = batch(&model, BatchLimits::default());
+    let prompt = |owner| long(owner, 200);
+    report(&mut batch, prompt(1));
+    for (owner, cached) in [(2, 0), (1, 199), (3, 0), (3, 199)] {
+        assert_eq!(report(&mut batch, prompt(owner)).1, cached, "owner {owner}");
+    }
+    // One that runs: the same owner goes on from it, others do not.
+    let fresh = |owner| Request {
+        prompt: (0..150).map(|i| TokenId(20 + i)).collect(),
+        ..prompt(owner)
+    };
+    batch
+        .submit(Request {
+            max_tokens: 100,
+            ..fresh(4)
+        })
+        .unwrap();
+    batch.step();
+    let ids = [5, 4].map(|owner| batch.submit(fresh(owner)).unwrap());
+    let held: BTreeMap<_, _> = batch
+        .step()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Admitted { id, cached } => Some((id, cached)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids.map(|id| held[&id]), [0, 149]);
+}
+
+#[test]
+fn what_may_be_kept_nowhere_is_not_kept_and_takes_from_nobody() {
+    let model = model(512, 4);
+    let mut batch = batch(&model, BatchLimits::default());
+    let with = |reach| Request {
+        share: Share { reach, ..share(1) },
+        ..long(1, 200)
+    };
+    let cases = [
+        (Reach::Nowhere, 0, 0),
+        (Reach::Memory, 0, 0),
+        (Reach::Nowhere, 0, 0),
+        (Reach::Disk, 199, 0),
+    ];
+    for (reach, cached, told) in cases {
+        let (_, held, kept) = report(&mut batch, with(reach));
+        assert_eq!((held, kept.len()), (cached, told), "{reach:?}");
+    }
+    let (_, _, kept) = report(&mut batch, long(2, 200));
+    // 200 tokens of the prompt and 7 of the answer are three whole blocks.
+    assert_eq!(kept.len(), 3);
+}
+
+#[test]
+fn blocks_that_were_written_out_and_read_again_give_the_same_bits() {
+    for kv in [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0] {
+        let model = model_as(512, 4, kv);
+        let (expected, _, blocks) = report(&mut batch(&model, BatchLimits::default()), long(1, 200));
+        let mut cache = model.new_cache(LayerRange::new(0, model.graph().layers.len(), 99).unwrap());
+        for (number, block) in blocks.iter().enumerate() {
+            let (first, bytes) = (Position(64 * number as u32), block.pages.export());
+            cache.import(first, 64, &bytes).unwrap();
+        }
+        let again = Request {
+            cache: Some(cache),
+            ..long(1, 200)
+        };
+        let (tokens, cached, _) = report(&mut batch(&model, BatchLimits::default()), again);
+        assert_eq!((tokens, cached), (expected, 192), "{kv}");
+    }
+}
+
+#[test]
+fn caches_of_those_who_wait_give_way() {
+    // Room for one full sequence; the caches that come along fill most of it.
+    let model = model(256, 1);
+    let limits = BatchLimits {
+        running: 1,
+        ..BatchLimits::default()
+    };
+    let mut batch = batch(&model, limits);
+    let filled = |tokens: u32| {
+        let mut worker = Worker::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
+        let mut cache = model.new_cache(worker.all_layers());
+        worker
+            .run(&mut cache, &long(1, tokens).prompt, Keep::Last)
+            .unwrap();
+        cache
+    };
+    let expected = alone(&model, 1, 100);
+    let first = batch
+        .submit(Request {
+            max_tokens: 100,
+            ..request(1, 100)
+        })
+        .unwrap();
+    let cache = Some(filled(190));
+    let second = batch
+        .submit(Request {
+            cache,
+            ..long(1, 200)
+        })
+        .unwrap();
+    let answers = finish(&mut batch);
+    assert_eq!(answers[&first].0, expected);
+    assert_eq!(answers[&second].0.len(), 8);
+}
+
 #[test]
 fn a_stop_token_ends_the_answer_and_is_no_part_of_it() {
     let model = model(256, 4);
@@ -223,7 +406,7 @@ fn a_cancelled_sequence_is_gone_at_once_and_disturbs_no_other() {
     let mut batch = batch(
         &model,
         BatchLimits {
-            kept_prefixes: 0,
+            prefix_bytes: 0,
             ..BatchLimits::default()
         },
     );
@@ -265,6 +448,17 @@ fn what_cannot_be_done_is_refused_by_name() {
             tokens: 65,
             context: 64
         })
+    ));
+    let mut filled = Worker::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
+    let mut cache = model.new_cache(filled.all_layers());
+    filled.run(&mut cache, &[TokenId(1); 8], Keep::Last).unwrap();
+    let with_all = Request {
+        cache: Some(cache),
+        ..ask(vec![TokenId(1); 8])
+    };
+    assert!(matches!(
+        batch.submit(with_all),
+        Err(BatchError::WrongCache { held: 8, tokens: 8 })
     ));
     batch.submit(ask(vec![TokenId(1); 8])).unwrap();
     assert!(matches!(

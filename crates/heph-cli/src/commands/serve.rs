@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heph_gateway::{
-    EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Tls, TlsError, TokenError,
+    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Tls,
+    TlsError, TokenError,
 };
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -16,6 +17,7 @@ use heph_net::picture;
 use heph_runtime::bundled;
 use heph_runtime::settings::Settings;
 
+use crate::caps;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::machine;
@@ -65,6 +67,36 @@ pub(crate) struct Arguments {
     /// Tokens of a conversation [default: what the model was made for, up to 8192]
     #[arg(long, value_name = "TOKENS")]
     context: Option<NonZeroUsize>,
+    /// Memory for caches of earlier prompts, or off [default: up to 512 MiB of what answers under way leave]
+    #[arg(long, value_name = "SIZE", value_parser = room)]
+    cache_ram: Option<u64>,
+    /// Disk for caches of earlier prompts, or off; see `heph cache`
+    #[arg(long, default_value = "off", value_name = "SIZE", value_parser = room)]
+    cache_disk: u64,
+    /// Write also what must not leave this machine to that disk
+    #[arg(long)]
+    cache_disk_private: bool,
+    /// Give answers again to questions that are alike, of which so many may be wrong at most, as in 2%
+    #[arg(long, value_name = "BOUND", value_parser = bound)]
+    semantic_cache: Option<Bound>,
+}
+
+/// A share below one half, as people write it.
+fn bound(text: &str) -> Result<Bound, String> {
+    let number = text.strip_suffix('%');
+    let share = number.unwrap_or(text).trim().parse::<f64>().ok();
+    let share = share.map(|share| if number.is_some() { share / 100.0 } else { share });
+    share
+        .and_then(Bound::new)
+        .ok_or_else(|| format!("{text:?} is no share below one half; write it as 2% or 0.02"))
+}
+
+/// A size; `off` is none.
+fn room(text: &str) -> Result<u64, String> {
+    match text {
+        "off" | "0" => Ok(0),
+        text => caps::bytes(text),
+    }
 }
 
 /// Answers until Ctrl-C.
@@ -90,6 +122,12 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             parallel: arguments.parallel.get(),
             waiting: arguments.waiting,
         },
+        caches: CacheChoice {
+            ram: arguments.cache_ram,
+            disk: Some(arguments.cache_disk).filter(|&bytes| bytes > 0),
+            disk_private: arguments.cache_disk_private,
+        },
+        recall: arguments.semantic_cache,
         settings: settings.clone(),
         guard: Guard {
             token: token.clone(),
@@ -197,6 +235,9 @@ impl From<ServeError> for Failure {
             ServeError::Engine(EngineError::Store(error)) => error.into(),
             ServeError::Engine(EngineError::Open(error)) => error.into(),
             ServeError::Engine(EngineError::Load(error)) => error.into(),
+            ServeError::Engine(EngineError::Blocks(error)) => {
+                Self::new(Exit::No, error.to_string()).hint("--cache-disk off keeps caches in memory alone")
+            }
             ServeError::OpenToOthers(_) => {
                 Self::new(Exit::Usage, error.to_string()).hint("leave --no-auth out, or listen on 127.0.0.1")
             }

@@ -123,7 +123,7 @@ fn quantized_bytes(graph: &Graph, options: &LoadOptions, format: Format) -> u64 
     packed(graph, options).map(smaller).sum()
 }
 
-/// Bytes of the caches of all sessions at full context, in whole pages.
+/// Bytes of the caches of all sessions at full context, in whole pages, and of those that are kept besides.
 fn kv_bytes(graph: &Graph, context: usize, options: &LoadOptions) -> u64 {
     let pages = context.div_ceil(PAGE) as u64;
     let one: u64 = held(graph, options)
@@ -131,6 +131,7 @@ fn kv_bytes(graph: &Graph, context: usize, options: &LoadOptions) -> u64 {
         .map(|layer| kv_shape(graph, layer, options.kv).page_bytes() as u64 * pages)
         .sum();
     one.saturating_mul(options.sessions as u64)
+        .saturating_add(options.kept)
 }
 
 /// Bytes of the values of the widest layer for one chunk, its quantised inputs, and one row of logits.

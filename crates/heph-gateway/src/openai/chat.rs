@@ -59,6 +59,10 @@ pub(crate) struct ChatRequest {
     /// `text`, `json_object` or `json_schema`; enforced.
     #[schema(value_type = Object)]
     response_format: Option<Value>,
+    /// For whom it is asked: nothing that one user asked is found again by another.
+    user: Option<String>,
+    /// The same, by its newer name.
+    safety_identifier: Option<String>,
     /// HEPH's own wishes.
     heph: Option<Wishes>,
 }
@@ -226,6 +230,7 @@ impl ChatRequest {
             (false, _) => None,
         };
         ask.sampling = self.sampling.into();
+        ask.user = self.safety_identifier.or(self.user);
         ask.wishes = self.heph.unwrap_or_default().with_headers(headers)?;
         Ok(ask)
     }
@@ -309,6 +314,7 @@ pub(crate) fn usage_of(answer: &Answer, prompts: usize) -> Value {
     let usage = answer.usage(prompts);
     json!({
         "prompt_tokens": usage.prompt, "completion_tokens": usage.answer, "total_tokens": usage.prompt + usage.answer,
+        "prompt_tokens_details": { "cached_tokens": usage.cached },
     })
 }
 

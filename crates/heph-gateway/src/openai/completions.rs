@@ -56,6 +56,8 @@ pub(crate) struct CompletionRequest {
     suffix: Option<String>,
     #[schema(value_type = Object)]
     response_format: Option<Value>,
+    /// For whom it is asked, as in chat.
+    user: Option<String>,
     heph: Option<Wishes>,
 }
 
@@ -157,6 +159,7 @@ pub(crate) async fn completions(
         ask.logprobs.get_or_insert(0);
     }
     ask.sampling = request.sampling.into();
+    ask.user = request.user;
     ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     let keep = if ask.wishes.resume.unwrap_or(false) {
         Keep::Yes

@@ -42,6 +42,10 @@ pub(crate) struct ResponsesRequest {
     previous_response_id: Option<String>,
     #[schema(value_type = Object)]
     metadata: Option<Value>,
+    /// For whom it is asked, as in chat.
+    user: Option<String>,
+    /// The same, by its newer name.
+    safety_identifier: Option<String>,
     heph: Option<Wishes>,
 }
 
@@ -165,6 +169,7 @@ pub(crate) async fn create(
         top_p: request.top_p,
         ..Sampling::default()
     };
+    ask.user = request.safety_identifier.clone().or(request.user.clone());
     ask.wishes = request.heph.clone().unwrap_or_default().with_headers(&headers)?;
     let keep = if ask.wishes.resume.unwrap_or(false) {
         Keep::Yes
@@ -255,7 +260,7 @@ impl Events {
             "model": answer.model(),
             "output": if over { json!(output) } else { json!([]) },
             "usage": if over { json!({
-                "input_tokens": usage.prompt, "input_tokens_details": { "cached_tokens": 0 },
+                "input_tokens": usage.prompt, "input_tokens_details": { "cached_tokens": usage.cached },
                 "output_tokens": usage.answer, "output_tokens_details": { "reasoning_tokens": 0 },
                 "total_tokens": usage.prompt + usage.answer,
             }) } else { Value::Null },

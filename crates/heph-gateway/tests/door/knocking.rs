@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use heph_gateway::{EngineChoice, Guard, Options, Pairings, ServeError, Server, Tls};
+use heph_gateway::{
+    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Tls,
+};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::settings::{PUBLIC_HUB, Settings};
@@ -25,9 +27,40 @@ pub(crate) struct Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+impl Door {
+    fn shut(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+
+    /// Shuts the door, and hands over its home folder.
+    pub(crate) fn leave(mut self) -> TempDir {
+        self.shut();
+        std::mem::replace(&mut self.home, TempDir::new().unwrap())
+    }
+
+    /// One of the counts of `/metrics`.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        let text = self.get_with("/metrics", &[]).1;
+        let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// Waits until a count is so much.
+    pub(crate) fn comes_to(&self, name: &str, least: u64) {
+        let began = Instant::now();
+        while self.count(name) < least {
+            assert!(began.elapsed() < PATIENCE, "{name} stays {}", self.count(name));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -51,6 +84,8 @@ pub(crate) fn options(home: &TempDir, token: Option<&str>, parallel: usize, wait
             hub_token: None,
             allow: Vec::new(),
         },
+        caches: CacheChoice::default(),
+        recall: None,
         guard: Guard {
             token: token.map(str::to_owned),
             hosts: Vec::new(),
@@ -68,6 +103,34 @@ fn open(token: Option<&str>, parallel: usize, waiting: usize) -> Door {
     open_with(home, options)
 }
 
+/// A door that keeps caches in this home folder.
+pub(crate) fn keeping(home: TempDir, caches: CacheChoice) -> Door {
+    let began = Instant::now();
+    loop {
+        let options = Options {
+            caches: caches.clone(),
+            ..options(&home, None, 32, 512)
+        };
+        match Server::open("127.0.0.1:0".parse().unwrap(), options) {
+            // The door that had the folder before is still about to let go of it.
+            Err(ServeError::Engine(EngineError::Blocks(_))) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            server => return answering(home, server.unwrap()),
+        }
+    }
+}
+
+/// A door that gives answers again, of which so many may be wrong.
+pub(crate) fn recalling(share: f64) -> Door {
+    let home = TempDir::new().unwrap();
+    let options = Options {
+        recall: Bound::new(share),
+        ..options(&home, None, 32, 512)
+    };
+    open_with(home, options)
+}
+
 /// A door that speaks TLS, and its certificate in PEM form.
 pub(crate) fn encrypted() -> (Door, String) {
     let home = TempDir::new().unwrap();
@@ -79,6 +142,10 @@ pub(crate) fn encrypted() -> (Door, String) {
 
 fn open_with(home: TempDir, options: Options) -> Door {
     let server = Server::open("127.0.0.1:0".parse().unwrap(), options).unwrap();
+    answering(home, server)
+}
+
+fn answering(home: TempDir, server: Server) -> Door {
     let address = server.address().unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {

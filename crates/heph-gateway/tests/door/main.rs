@@ -1,5 +1,7 @@
 //! A real door on loopback, knocked at over HTTP.
 
+mod again;
+mod caches;
 mod encrypted;
 mod knocking;
 mod pairing;

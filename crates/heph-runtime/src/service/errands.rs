@@ -78,6 +78,7 @@ impl Errands {
             open: self.0.counts.open.load(Ordering::Relaxed).max(under_way),
             waiting,
             tokens: self.0.counts.tokens.load(Ordering::Relaxed),
+            kept: (0, 0, 0),
         }
     }
 
@@ -213,6 +214,7 @@ mod tests {
         Outcome {
             ending: Ending::Stop,
             prompt_tokens: 1,
+            cached_tokens: 0,
             answer_tokens: tokens,
             first_token: Duration::ZERO,
             total: Duration::ZERO,

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use heph_engine::batch::BatchLimits;
 use heph_engine::model::{LoadOptions, Model};
+use heph_engine::prefix::{BlockKey, Owner};
 use heph_engine::sample::SamplingOptions;
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
 use heph_engine::worker::Worker;
 use heph_kernels::isa::Isa;
+use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
 
 use super::*;
@@ -17,6 +19,10 @@ use crate::open;
 use crate::store::Found;
 
 fn service(limits: BatchLimits) -> Service {
+    service_with(limits, None)
+}
+
+fn service_with(limits: BatchLimits, blocks: Option<Arc<BlockStore>>) -> Service {
     let source = open::open(&Found::Bundled(bundled::STORY_DRAFT)).unwrap();
     let words = Arc::new(Words::of(&source.vocabulary().unwrap()).unwrap());
     let options = LoadOptions {
@@ -25,7 +31,15 @@ fn service(limits: BatchLimits) -> Service {
     };
     let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).unwrap();
     let worker = Worker::new(Arc::new(model), Arc::new(Pool::new(2)), Isa::best());
-    Service::start(worker, words, limits).unwrap()
+    Service::start(worker, ModelHash([2; 32]), words, limits, blocks).unwrap()
+}
+
+/// Whatever may be kept is kept for this owner.
+fn share(owner: u8) -> Share {
+    Share {
+        owner: Owner([owner; 32]),
+        reach: Reach::Disk,
+    }
 }
 
 fn job(service: &Service, prompt: &str, max_tokens: usize, seed: u64) -> Job {
@@ -43,6 +57,7 @@ fn job(service: &Service, prompt: &str, max_tokens: usize, seed: u64) -> Job {
         constraint: None,
         logprobs: None,
         deadline: None,
+        share: share(1),
     }
 }
 
@@ -194,5 +209,96 @@ fn a_slow_reader_is_held_and_misses_nothing() {
         };
         assert_eq!(text, quick);
         assert!(outcome.is_ok());
+    });
+}
+
+/// A prompt of some hundred tokens.
+fn tale(sentences: usize) -> String {
+    "Once upon a time there was a little dog who liked to run and play. ".repeat(sentences)
+}
+
+/// Waits until so many blocks lie on disk.
+async fn written(blocks: &BlockStore, count: u64) {
+    for _ in 0..6_000 {
+        if blocks.counts().written >= count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?} and no more", blocks.counts());
+}
+
+#[test]
+fn an_answer_is_the_same_from_memory_from_disk_and_from_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Arc::new(BlockStore::open(home.path(), 1 << 30).unwrap());
+    let asked = |service: &Service, owner: u8| Job {
+        share: share(owner),
+        ..job(service, &tale(12), 20, 9)
+    };
+    runtime().block_on(async {
+        let first = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+        let one = |service: &Service, owner| service.submit(vec![asked(service, owner)]).unwrap().remove(0);
+        let (text, outcome) = read(one(&first, 1)).await;
+        let cold = outcome.unwrap();
+        assert_eq!(cold.cached_tokens, 0);
+        let whole = (cold.prompt_tokens - 1) / PAGE;
+        assert!(whole >= 3, "{cold:?}");
+        let (warm, outcome) = read(one(&first, 1)).await;
+        assert_eq!(
+            (&warm, outcome.unwrap().cached_tokens),
+            (&text, cold.prompt_tokens - 1)
+        );
+        assert!(first.load().kept.1 > 0);
+        written(&store, whole as u64).await;
+        drop(first);
+        // Another process, as far as memory goes.
+        let second = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+        let (again, outcome) = read(one(&second, 1)).await;
+        assert_eq!((&again, outcome.unwrap().cached_tokens), (&text, whole * PAGE));
+        let (again, outcome) = read(one(&second, 2)).await;
+        assert_eq!(
+            (&again, outcome.unwrap().cached_tokens),
+            (&text, 0),
+            "another owner"
+        );
+        // A block in the middle is spoilt: what lies before it is of use, and no bit of it is believed.
+        let third = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+        let root = BlockKey::root(ModelHash([2; 32]), KvFormat::F16, Owner([1; 32]));
+        let key = root.chain(&asked(&third, 1).prompt).nth(1).unwrap();
+        let path = home
+            .path()
+            .join(format!("{}.kv", blake3::Hash::from_bytes(key.0).to_hex()));
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let (again, outcome) = read(one(&third, 1)).await;
+        assert_eq!((&again, outcome.unwrap().cached_tokens), (&text, PAGE));
+        assert_eq!(store.counts().damaged, 1);
+    });
+}
+
+#[test]
+fn what_may_be_kept_in_memory_alone_is_not_written() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Arc::new(BlockStore::open(home.path(), 1 << 30).unwrap());
+    let service = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+    runtime().block_on(async {
+        let ask = |reach, owner| Job {
+            share: Share {
+                reach,
+                ..share(owner)
+            },
+            ..job(&service, &tale(12), 4, 1)
+        };
+        for reach in [Reach::Memory, Reach::Nowhere] {
+            let reply = service.submit(vec![ask(reach, 1)]).unwrap().remove(0);
+            assert!(read(reply).await.1.is_ok());
+        }
+        let reply = service.submit(vec![ask(Reach::Disk, 2)]).unwrap().remove(0);
+        let outcome = read(reply).await.1.unwrap();
+        let whole = (outcome.prompt_tokens + 3) / PAGE;
+        written(&store, whole as u64).await;
+        assert_eq!(crate::blocks::survey(home.path()).0, whole as u64);
     });
 }

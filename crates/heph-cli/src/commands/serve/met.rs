@@ -188,6 +188,7 @@ impl Course for Planned {
         Ok(Outcome {
             ending,
             prompt_tokens: answer.prompt.len(),
+            cached_tokens: 0,
             answer_tokens: answer.tokens.len(),
             first_token: first.unwrap_or(now) - speaker.began(),
             total: now - speaker.began(),

@@ -1,0 +1,150 @@
+//! Who asks, as far as caches have to know: what one caller left is found by no other, and not under another label.
+//!
+//! The guard says who has come in, an [`crate::ask::Ask`] asks for it. A caller is what it showed (its token), and the user
+//! that it names; whoever shows and names nothing shares with others who do neither.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use heph_engine::prefix::{Owner, Reach, Share};
+
+use crate::ask::Wishes;
+use crate::engines::CacheChoice;
+use crate::error::Refusal;
+use crate::machines::Privacy;
+
+tokio::task_local! {
+    static CALLER: Caller;
+}
+
+/// Who sent a request, as the hash of what it showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller([u8; 32]);
+
+impl Caller {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 what a caller shows");
+        for name in [header::AUTHORIZATION.as_str(), "x-api-key"] {
+            add(&mut hasher, headers.get(name).map_or(&[], HeaderValue::as_bytes));
+        }
+        Self(hasher.finalize().into())
+    }
+
+    /// Carries out this caller's request.
+    pub(crate) async fn asks<F: Future>(self, request: F) -> F::Output {
+        CALLER.scope(self, request).await
+    }
+}
+
+/// How far what is computed for a request may be kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keeping {
+    /// Where nothing is said against it.
+    usual: Reach,
+    /// Where nothing may leave this machine.
+    private: Reach,
+}
+
+impl Keeping {
+    pub(crate) fn of(choice: &CacheChoice) -> Self {
+        let usual = match choice.disk {
+            Some(_) => Reach::Disk,
+            None => Reach::Memory,
+        };
+        // A file outlives the request, and a disk may leave the house: that is for the person to say.
+        let private = if choice.disk_private { usual } else { Reach::Memory };
+        Self { usual, private }
+    }
+}
+
+/// Whom what is computed for this request may serve again. Outside of a request it serves nobody.
+pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Result<Share, Refusal> {
+    let stays_home = wishes.privacy()? == Privacy::Nothing;
+    let Ok(caller) = CALLER.try_with(|caller| *caller) else {
+        return Ok(Share::NONE);
+    };
+    let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 owner of a cache");
+    hasher.update(&caller.0);
+    add(&mut hasher, user.unwrap_or_default().as_bytes());
+    let label = wishes.privacy.as_deref().unwrap_or("policy");
+    add(&mut hasher, label.as_bytes());
+    Ok(Share {
+        owner: Owner(hasher.finalize().into()),
+        reach: if stays_home {
+            keeping.private
+        } else {
+            keeping.usual
+        },
+    })
+}
+
+/// Adds a text of any length, so that no two lists of texts are the same bytes.
+fn add(hasher: &mut blake3::Hasher, text: &[u8]) {
+    hasher.update(&(text.len() as u64).to_le_bytes()).update(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: CacheChoice = CacheChoice {
+        ram: None,
+        disk: Some(1 << 20),
+        disk_private: false,
+    };
+
+    fn shared(token: &'static str, user: Option<&str>, privacy: Option<&str>, choice: &CacheChoice) -> Share {
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(token))]);
+        let wishes = Wishes {
+            privacy: privacy.map(str::to_owned),
+            ..Wishes::default()
+        };
+        let asked = async { share(&wishes, user, Keeping::of(choice)) };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(Caller::of(&headers).asks(asked)).unwrap()
+    }
+
+    #[test]
+    fn callers_users_and_labels_have_nothing_in_common() {
+        let asked = [
+            ("Bearer a", None, None),
+            ("Bearer b", None, None),
+            ("Bearer a", Some("ann"), None),
+            ("Bearer a", Some("bob"), None),
+            ("Bearer a", None, Some("own")),
+            ("Bearer a", None, Some("nothing")),
+            ("", Some("Bearer a"), None),
+            ("", None, None),
+        ];
+        let owners: Vec<_> = asked.map(|(t, u, p)| shared(t, u, p, &DISK).owner).into();
+        for (at, owner) in owners.iter().enumerate() {
+            assert!(!owners[..at].contains(owner), "{:?}", asked[at]);
+        }
+        // The label that counts where none is named is a label like any other.
+        assert_eq!(shared("Bearer a", None, Some("policy"), &DISK).owner, owners[0]);
+    }
+
+    #[test]
+    fn what_stays_on_this_machine_is_written_only_where_a_person_said_so() {
+        let reach = |privacy, choice: &CacheChoice| shared("", None, privacy, choice).reach;
+        let said = CacheChoice {
+            disk_private: true,
+            ..DISK
+        };
+        let off = CacheChoice {
+            disk: None,
+            ..said.clone()
+        };
+        assert_eq!(reach(None, &DISK), Reach::Disk);
+        assert_eq!(reach(Some("nothing"), &DISK), Reach::Memory);
+        assert_eq!(reach(Some("nothing"), &said), Reach::Disk);
+        assert_eq!(
+            (reach(None, &off), reach(Some("nothing"), &off)),
+            (Reach::Memory, Reach::Memory)
+        );
+    }
+
+    #[test]
+    fn nothing_is_shared_by_somebody_unknown() {
+        let share = share(&Wishes::default(), None, Keeping::of(&DISK));
+        assert_eq!(share.unwrap(), Share::NONE);
+    }
+}
