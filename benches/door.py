@@ -5,7 +5,7 @@ Each task starts a server of its own, asks it over loopback and ends it. Every r
 report is made from those lines and from nothing else. What the door itself takes is read from the CPU times of its own
 threads, so a machine that others use too disturbs it little; for the other figures leave the machine alone.
 
-    door.py prefix MODEL.gguf [--rounds 3]      first token after 4,096 known tokens: from nothing, from memory, from disk
+    door.py prefix MODEL.gguf [--tokens 4096]   first token after so many known tokens: from nothing, from memory, from disk
     door.py cost                                what the door's threads take for a request and for a streamed token
     door.py streams [--count 256]               many streams at once: memory, and each text against the text alone
     door.py peer MODEL.gguf [--count 32]        tokens a second of many streams, in turn with llama.cpp's server
@@ -39,7 +39,7 @@ PEER_PYTHON = os.environ.get("PEER_PYTHON", sys.executable)
 RAW = pathlib.Path(os.environ.get("DOOR_RAW", HERE / "raw" / "door.jsonl"))
 
 # What the project asked for.
-PREFIX, PREFIX_GOAL = 4096, 12
+PREFIX_GOAL = 12
 REQUEST_US, TOKEN_US, THROUGHPUT, READER_KIB = 1000, 30, 1.3, 64
 
 START_S, ANSWER_S = 120, 900
@@ -189,13 +189,13 @@ def prefix(arguments):
     options = ["--model", arguments.model, "--context", "8192", "--cache-ram", "4GB", "--cache-disk", "8GB"]
     times = {"cold": [], "memory": [], "disk": []}
     ask = lambda server, kind, seed, end: times[kind].append(
-        asyncio.run(first_token(server.port, prompt(seed, PREFIX) + prompt(end, 16))))
+        asyncio.run(first_token(server.port, prompt(seed, arguments.tokens) + prompt(end, 16))))
     try:
         with heph(home, *options) as server:
             for seed in range(arguments.rounds):
                 ask(server, "cold", seed, 1000 + seed)
                 ask(server, "memory", seed, 2000 + seed)
-            blocks = arguments.rounds * (PREFIX // 64)
+            blocks = arguments.rounds * (arguments.tokens // 64)
             until = time.monotonic() + START_S
             while time.monotonic() < until:
                 written = int(re.search(r"^heph_cache_disk_written_total (\d+)", server.get("/metrics"), re.M)[1])
@@ -209,7 +209,7 @@ def prefix(arguments):
     finally:
         shutil.rmtree(home)
     middle = {kind: statistics.median(t for t, _ in list) for kind, list in times.items()}
-    keep("prefix", model=pathlib.Path(arguments.model).name, tokens=PREFIX, rounds=arguments.rounds,
+    keep("prefix", model=pathlib.Path(arguments.model).name, tokens=arguments.tokens, rounds=arguments.rounds,
          cold_s=middle["cold"], memory_s=middle["memory"], disk_s=middle["disk"],
          cached=[min(c for _, c in times[kind]) for kind in ("memory", "disk")])
 
@@ -368,7 +368,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(required=True)
     for run, options in [
-        (prefix, {"model": str, "--rounds": 3}), (cost, {}), (streams, {"--count": 256}),
+        (prefix, {"model": str, "--rounds": 3, "--tokens": 4096}), (cost, {}), (streams, {"--count": 256}),
         (peer, {"model": str, "--count": 32, "--rounds": 3}), (slow, {"--count": 64, "--seconds": 60}),
         (soak, {"--requests": 20_000}), (report, {}),
     ]:
