@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use heph_gateway::{EngineChoice, Guard, McpServer, Options, Pairings};
+use heph_gateway::{CacheChoice, EngineChoice, Guard, McpServer, Options, Pairings};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::bundled;
@@ -54,6 +54,13 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             parallel: PARALLEL,
             waiting: WAITING,
         },
+        // One program asks, for a moment: what it asked stays in its memory.
+        caches: CacheChoice {
+            ram: None,
+            disk: None,
+            disk_private: false,
+        },
+        recall: None,
         settings: settings.clone(),
         // Whoever started us may ask: there is no door to knock at.
         guard: Guard {
