@@ -197,12 +197,10 @@ pub(super) fn filled(order: Order, rows: &codec::PackedRows) -> Option<Order> {
     };
     let hidden = codec::unpack(rows).ok()?;
     let fits = hidden.tokens() == count;
-    fits.then(|| {
-        Order::Forward(Forward {
-            input: StageInput::Rows { hidden, tokens },
-            ..forward
-        })
-    })
+    fits.then_some(Order::Forward(Forward {
+        input: StageInput::Rows { hidden, tokens },
+        ..forward
+    }))
 }
 
 /// Hidden states as a frame.
