@@ -234,8 +234,16 @@ impl Client {
         let mut reading = Reading::new(provider.dialect);
         let mut frames = Frames::new(Reading::framing(provider.dialect), self.limits.event_bytes);
         let (mut events, mut said) = (Vec::new(), Vec::new());
+        let mut heard = false;
         while !reading.over {
-            let chunk = call.chunk(&mut response).await?;
+            let chunk = match call.chunk(&mut response).await {
+                // What there is was said; whoever set the time wants no more.
+                Err(AskError::TimeUp { .. }) if heard => {
+                    reading.end = Some(End::TimeUp);
+                    break;
+                }
+                chunk => chunk?,
+            };
             let framed = match &chunk {
                 Some(bytes) => frames.push(bytes, &mut events),
                 None => frames.finish(&mut events),
@@ -246,6 +254,7 @@ impl Client {
                     break;
                 }
                 let read = reading.read(&event, &mut said);
+                heard |= !said.is_empty();
                 // What came before a failure was said.
                 said.drain(..).for_each(&mut *say);
                 read.map_err(|wrong| call.wrong(wrong))?;

@@ -34,6 +34,8 @@ pub enum End {
     Calls,
     /// The provider does not want to say more.
     Withheld,
+    /// The time was up, and something had been said.
+    TimeUp,
 }
 
 /// What is wrong with an event.

@@ -196,23 +196,6 @@ impl Outside {
         let heard = heard.into_inner().unwrap_or_default();
         match done {
             Ok(done) => Ok(outcome(&commission, &done, &heard, speaker)),
-            // The time is up, and what there is was said.
-            Err(AskError::TimeUp { .. }) if heard.pieces > 0 => {
-                let late = Done {
-                    end: End::Length,
-                    prompt_tokens: None,
-                    answer_tokens: None,
-                    up: question.bytes() as u64,
-                    down: 0,
-                    tries: 1,
-                    dropped: Vec::new(),
-                };
-                let told = outcome(&commission, &late, &heard, speaker);
-                Ok(Outcome {
-                    ending: Ending::Deadline,
-                    ..told
-                })
-            }
             Err(error) => Err(failed(error)),
         }
     }
@@ -295,6 +278,7 @@ fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speake
         End::Stop | End::Calls | End::Withheld => (Ending::Stop, Finish::Stop),
         End::StopText(text) => (Ending::StopText(text.clone()), Finish::Stop),
         End::Length => (Ending::Length, Finish::Length),
+        End::TimeUp => (Ending::Deadline, Finish::Cancelled),
     };
     let speed = provider.speed;
     let places = LayerRange::new(0, 0, 0).map(|layers| PlaceLine {

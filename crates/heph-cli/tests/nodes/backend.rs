@@ -30,7 +30,6 @@ fn an_engine_behind_a_node_answers_whole_models_and_never_passes_for_exact() {
         "{receipt}"
     );
     assert_eq!(receipt["places"][0]["name"], "engine", "{receipt}");
-    assert!(receipt["moves"].as_array().unwrap().is_empty(), "{receipt}");
     // The engine is one of ours, so its draws are those of this machine.
     assert_eq!(there["text"], plain["text"]);
     let work = engine.get("/heph/v1/status")["requests"]["tokens"]
@@ -45,7 +44,6 @@ fn an_engine_behind_a_node_answers_whole_models_and_never_passes_for_exact() {
     assert_eq!(guessed["text"], here["text"]);
     let receipt = &guessed["receipt"];
     assert_eq!(receipt["exactness"], "unknown", "{receipt}");
-    assert!(receipt["moves"].as_array().unwrap().is_empty(), "{receipt}");
 
     // Through a door of one's own; and where the engine dies, the answer goes on here.
     let door = DoorProcess::start(&desk, &[], &[]);
