@@ -166,7 +166,7 @@ fn help_is_what_it_was() {
     for command in [
         "chat", "run", "read", "plan", "node", "join", "peers", "relay", "bench", "certify", "tokenize",
         "render", "logits", "quantize", "doctor", "demo", "embed", "excerpts", "serve", "cache", "mcp",
-        "pairing",
+        "pairing", "providers",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }
