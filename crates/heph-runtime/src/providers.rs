@@ -394,7 +394,7 @@ mod tests {
             ..provider("text")
         };
         // Ten bytes and a role of four, and what a template adds: 270 tokens at most.
-        let checked = commission(rates(100.0, 1000.0), &[], Some(0.037))
+        let checked = commission(rates(100.0, 1000.0), &[], Some(0.0375))
             .checked()
             .unwrap();
         assert_eq!(checked.question.max_tokens, Some(10));

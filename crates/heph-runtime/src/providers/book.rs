@@ -219,7 +219,7 @@ mod tests {
         [[provider]]
         name = "eu-cloud"
         dialect = "vllm"
-        url = "https://llm.example/v1/"
+        url = "https://llm.example/v1"
         models = ["big", "org/small"]
         sees = "text"
         region = "eu-west"
