@@ -125,6 +125,9 @@ struct Mortal {
     dead: Arc<AtomicUsize>,
     /// The ways between the nodes of this world.
     ways: Ways,
+    /// What seats throw their dice by: the world's seed, and how many were opened.
+    seed: u64,
+    opened: AtomicUsize,
 }
 
 /// The ways between nodes: what was handed over and not taken, by ticket.
@@ -184,7 +187,7 @@ impl Host for Mortal {
             skip: self.plant == Plant::ReplayLate && after_a_death,
             shift: 0,
             ways: self.ways.clone(),
-            dice: Dice::new(session.0 ^ 0x5bd1),
+            dice: Dice::new(self.seed + 31 * self.opened.fetch_add(1, Ordering::Relaxed) as u64),
             bell: bell.clone(),
             chooses: spec.choose.is_some(),
             from: None,
@@ -685,6 +688,8 @@ fn nodes(case: Case, plant: Plant, dead: &Arc<AtomicUsize>) -> Vec<Arc<dyn Host>
             plant,
             dead: Arc::clone(dead),
             ways: ways.clone(),
+            seed: case.seed * 1_000 + u64::from(id),
+            opened: AtomicUsize::new(0),
         }));
     }
     hosts.push(Arc::new(node(HERE)));
@@ -880,6 +885,8 @@ fn an_answer_survives_losses_in_a_row_and_the_conversation_goes_on() {
             plant: Plant::Nothing,
             dead: Arc::clone(&dead),
             ways: Ways::default(),
+            seed: 0,
+            opened: AtomicUsize::new(0),
         })
     });
     let hosts = hosts.chain([Arc::new(node(HERE)) as Arc<dyn Host>]).collect();

@@ -291,9 +291,11 @@ impl Line {
         news.sort_by_key(|piece| piece.first);
         if let Some(stream) = &mut self.stream {
             stream.sent = false;
-            // A node went on alone; from now on each token goes through several.
-            if alone && stages > 1 {
-                let last = self.tokens.len() - 1;
+            // A node went on alone; from now on each token goes through several. The last one may wait already, where the
+            // node was to answer it before it went on.
+            let last = self.tokens.len() - 1;
+            let waits = news.last().is_some_and(|piece| piece.end() > last);
+            if alone && stages > 1 && !waits {
                 news.push(Piece::new(last, 1, 1, Kind::New));
             }
         }
