@@ -113,6 +113,8 @@ struct NodeProcess {
     ticket: String,
     /// Where it listens.
     address: String,
+    /// The models of which others may fetch layers.
+    offers: Vec<String>,
 }
 
 impl NodeProcess {
@@ -140,11 +142,14 @@ impl NodeProcess {
         });
         let ticket = said["ticket"].as_str().unwrap().to_owned();
         let address = said["addresses"][0].as_str().unwrap().to_owned();
+        let offers = said["offers"].as_array().into_iter().flatten();
+        let offers = offers.map(|hash| hash.as_str().unwrap().to_owned()).collect();
         Self {
             home,
             child,
             ticket,
             address,
+            offers,
         }
     }
 

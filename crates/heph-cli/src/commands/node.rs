@@ -76,8 +76,8 @@ pub(crate) struct Arguments {
     /// Let the machines that this one has met fetch layers of the models that it lends
     #[arg(long)]
     offer: bool,
-    /// Fetch layers of this model from machines that offer it, and lend them: its content, as `heph models` prints it there
-    #[arg(long, value_name = "CONTENT", value_parser = content, requires = "layers", conflicts_with = "backend")]
+    /// Fetch layers of this model from machines that offer it, and lend them: its hash, as `heph node --offer` prints it there
+    #[arg(long, value_name = "HASH", value_parser = content, requires = "layers", conflicts_with = "backend")]
     fetch: Option<ModelHash>,
     /// Which layers to fetch, as 0..8
     #[arg(long, value_name = "FROM..TO", value_parser = layers, requires = "fetch")]
@@ -118,12 +118,20 @@ impl Arguments {
             false => self.models.clone(),
         }
     }
+
+    /// What other machines call the models whose layers they may fetch here.
+    fn offered(&self, profile: &NodeProfile) -> Vec<String> {
+        let own = profile.holds.iter().map(|held| held.model);
+        let own = own.filter(|model| self.offer && Some(*model) != self.fetch);
+        own.map(|ModelHash(hash)| blake3::Hash::from_bytes(hash).to_hex().to_string())
+            .collect()
+    }
 }
 
 fn content(text: &str) -> Result<ModelHash, String> {
     let hash = blake3::Hash::from_hex(text.trim());
     hash.map(|hash| ModelHash(*hash.as_bytes()))
-        .map_err(|_| "64 hexadecimal digits are needed, as `heph models` prints them".to_owned())
+        .map_err(|_| "64 hexadecimal digits are needed, as `heph node --offer` prints them".to_owned())
 }
 
 fn layers(text: &str) -> Result<LayerRange, String> {
@@ -145,6 +153,9 @@ struct Report<'a> {
     node: String,
     name: &'a str,
     models: &'a [String],
+    /// What `--fetch` takes on another machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    offers: Vec<String>,
     addresses: Vec<SocketAddr>,
     ticket: String,
     expires_unix_s: u64,
@@ -194,11 +205,11 @@ fn attend(
 ) -> Result<(), Failure> {
     let asked = input();
     let mut attendance = Attendance::new(arguments.caps.caps());
-    invite(arguments, network)?;
+    invite(arguments, network, &lending.profile)?;
     let bar = terminal::spinner();
     while !cancel.is_raised() {
         match asked.recv_timeout(LOOK) {
-            Ok(()) => bar.suspend(|| invite(arguments, network))?,
+            Ok(()) => bar.suspend(|| invite(arguments, network, &lending.profile))?,
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) if arguments.while_input_open => break,
             Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
@@ -379,7 +390,12 @@ fn lend(
         if arguments.offer
             && let Some(found) = opened.sendable()
         {
-            shelf.put(found)?;
+            // Of several files the parts would have another name than the whole.
+            if shelf.put(found)? != hash {
+                let sentence =
+                    format!("{name} has several files, and only models of one file can be offered");
+                return Err(Failure::new(Exit::Usage, sentence));
+            }
         }
     }
     for (model, layers) in arguments.fetch.iter().zip(arguments.layers) {
@@ -447,7 +463,7 @@ fn fetch(network: &Network, shelf: &Shelf, model: ModelHash, layers: LayerRange)
 }
 
 /// Prints a new ticket.
-fn invite(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
+fn invite(arguments: &Arguments, network: &Network, profile: &NodeProfile) -> Result<(), Failure> {
     let lasts = Duration::from_secs(arguments.ticket_minutes.get() * 60);
     let ticket = network
         .invite(lasts)
@@ -458,6 +474,7 @@ fn invite(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
             node: network.node().to_string(),
             name: network.name(),
             models: &arguments.lent(),
+            offers: arguments.offered(profile),
             addresses: network.address().direct,
             ticket: ticket.to_string(),
             expires_unix_s: ticket.expires,
@@ -467,6 +484,12 @@ fn invite(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
         return Ok(out.flush()?);
     }
     write_ticket(&mut out, arguments, network, &ticket)?;
+    for offered in arguments.offered(profile) {
+        writeln!(
+            out,
+            "Layers can be fetched:\n\n  heph node --fetch {offered} --layers 0..8\n"
+        )?;
+    }
     Ok(out.flush()?)
 }
 

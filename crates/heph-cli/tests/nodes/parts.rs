@@ -24,11 +24,8 @@ fn a_machine_without_the_file_serves_layers_after_fetching_only_theirs() {
         .iter()
         .find(|model| model["name"] == "heph-story");
     let story = story.unwrap();
-    let (content, bytes) = (
-        story["content"].as_str().unwrap(),
-        story["bytes"].as_u64().unwrap(),
-    );
-    let part = ["--fetch", content, "--layers", "1..3"];
+    let (content, bytes) = (offering.offers[0].clone(), story["bytes"].as_u64().unwrap());
+    let part = ["--fetch", &content, "--layers", "1..3"];
     let node = NodeProcess::start_more(fetching, "part", "127.0.0.1:0", &part);
     let taken = bytes_on_disk(&node.home.0.path().join("shards"));
     assert!(
