@@ -451,12 +451,8 @@ impl Policies {
                 rules: Vec::new(),
             };
         }
-        spoken.extend(
-            self.overlays
-                .iter()
-                .flat_map(|o| &o.rules)
-                .filter(|rule| rule.when.holds(ask)),
-        );
+        let over = self.overlays.iter().flat_map(|o| &o.rules);
+        spoken.extend(over.filter(|rule| rule.when.holds(ask)));
         let verdict = spoken.iter().map(|rule| rule.then).max().unwrap_or(Verdict::Deny);
         let rules = spoken
             .iter()

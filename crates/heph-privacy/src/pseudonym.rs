@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -260,35 +259,30 @@ impl Pseudonyms {
     }
 
     /// The pairs, sealed with `key`. `nonce` is never to be used twice with one key.
-    pub fn seal(&self, key: &[u8; 32], nonce: [u8; 24]) -> Result<Vec<u8>, VaultError> {
-        let pairs = self
-            .given
-            .iter()
-            .map(|((kind, original), name)| (kind.clone(), original.clone(), name.clone()));
+    pub fn seal(&self, key: &[u8; 32], nonce: [u8; NONCE_LEN]) -> Result<Vec<u8>, VaultError> {
+        let pairs = self.given.iter();
+        let pairs = pairs.map(|((kind, original), name)| (kind.clone(), original.clone(), name.clone()));
         let vault = Vault {
             key: self.key,
             pairs: pairs.collect(),
         };
-        let plain = serde_json::to_vec(&vault).map_err(|_| VaultError::Damaged)?;
-        let payload = Payload {
-            msg: &plain,
-            aad: VAULT,
-        };
-        let sealed = XChaCha20Poly1305::new(key.into()).encrypt(&XNonce::from(nonce), payload);
-        Ok([VAULT, &nonce, &sealed.map_err(|_| VaultError::Damaged)?].concat())
+        let mut sealed = serde_json::to_vec(&vault).map_err(|_| VaultError::Damaged)?;
+        let lock = lock(key)?;
+        let done =
+            lock.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(VAULT), &mut sealed);
+        done.map_err(|_| VaultError::Damaged)?;
+        Ok([VAULT, &nonce, &sealed].concat())
     }
 
     /// The pairs that [`Pseudonyms::seal`] sealed with the same key.
     pub fn open(sealed: &[u8], key: &[u8; 32]) -> Result<Pseudonyms, VaultError> {
         let rest = sealed.strip_prefix(VAULT).ok_or(VaultError::Unknown)?;
-        let (nonce, rest) = rest.split_first_chunk::<24>().ok_or(VaultError::Damaged)?;
-        let payload = Payload {
-            msg: rest,
-            aad: VAULT,
-        };
-        let plain = XChaCha20Poly1305::new(key.into()).decrypt(&XNonce::from(*nonce), payload);
-        let vault: Vault = serde_json::from_slice(&plain.map_err(|_| VaultError::Damaged)?)
-            .map_err(|_| VaultError::Damaged)?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(VaultError::Damaged)?;
+        let mut plain = rest.to_vec();
+        let opened =
+            lock(key)?.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(VAULT), &mut plain);
+        let plain = opened.map_err(|_| VaultError::Damaged)?;
+        let vault: Vault = serde_json::from_slice(plain).map_err(|_| VaultError::Damaged)?;
         if vault.pairs.len() > PAIRS_MAX {
             return Err(VaultError::Damaged);
         }
@@ -303,6 +297,12 @@ impl Pseudonyms {
 
 /// What a vault begins with; a part of what its seal covers.
 const VAULT: &[u8] = b"heph vault 1\n";
+
+fn lock(key: &[u8; 32]) -> Result<LessSafeKey, VaultError> {
+    UnboundKey::new(&CHACHA20_POLY1305, key)
+        .map(LessSafeKey::new)
+        .map_err(|_| VaultError::Damaged)
+}
 
 #[derive(Serialize, Deserialize)]
 struct Vault {
@@ -419,7 +419,7 @@ impl Drawn {
 
     fn below(&mut self, n: u32) -> u32 {
         let drawn = (0..4).fold(0, |n, _| n << 8 | u64::from(self.byte()));
-        (drawn * u64::from(n) >> 32) as u32
+        ((drawn * u64::from(n)) >> 32) as u32
     }
 
     fn of<'a>(&mut self, list: &[&'a str]) -> &'a str {

@@ -216,6 +216,21 @@ fn an_overlay_counts_only_if_it_is_signed_by_who_is_trusted_and_now() {
     }
 }
 
+#[test]
+fn an_overlay_forbids_what_a_person_allows() {
+    let key = SigningKey::from_bytes(&[3; 32]);
+    let overlay = Overlay::read(&signed(&key, BODY), &[*key.verifying_key().as_bytes()], 150);
+    let policies = Policies::or_closed(Ok(Policy::of(Preset::Open)), vec![overlay]);
+    assert_eq!(
+        says(&policies, &Label::public(), &place(Kind::Miner)),
+        Verdict::Deny
+    );
+    assert_eq!(
+        says(&policies, &Label::public(), &place(Kind::Provider)),
+        Verdict::Allow
+    );
+}
+
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let kinds = prop::collection::vec(
         prop_oneof![Just(Kind::Own), Just(Kind::Provider), Just(Kind::Miner)],

@@ -671,6 +671,8 @@ mod tests {
             ("if password == other1.password2 {", &[]),
             ("key = \"layers.12.attention.weight_0\"", &[]),
             ("postgres://user:<password>@host/db", &[]),
+            ("postgres://user:${DB_PASS}@host/db", &[]),
+            ("password: settings.db_password2", &[]),
         ];
         for (text, wanted) in cases {
             assert_eq!(found(text), *wanted, "{text}");
