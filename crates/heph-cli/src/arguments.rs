@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, cache, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, mcp, models,
-    node, pairing, peers, plan, providers, quantize, read, relay, render, run, serve, tokenize,
+    node, pairing, peers, pii, plan, policy, providers, quantize, read, receipt, relay, render, run, serve,
+    tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -63,6 +64,14 @@ pub(crate) enum Command {
     Embed(embed::Arguments),
     /// Show what of documents would be sent with a question
     Excerpts(excerpts::Arguments),
+    /// Show personal data, keys and passwords in a text
+    Pii(pii::Arguments),
+    /// Check, explain and test what may leave this machine
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Check receipts of answers
+    #[command(subcommand)]
+    Receipt(receipt::Command),
     /// List, show, import, pull and remove models
     #[command(subcommand)]
     Models(models::Command),

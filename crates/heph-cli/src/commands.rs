@@ -22,10 +22,13 @@ pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod pairing;
 pub(crate) mod peers;
+pub(crate) mod pii;
 pub(crate) mod plan;
+pub(crate) mod policy;
 pub(crate) mod providers;
 pub(crate) mod quantize;
 pub(crate) mod read;
+pub(crate) mod receipt;
 pub(crate) mod relay;
 pub(crate) mod render;
 pub(crate) mod run;
@@ -57,6 +60,9 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Excerpts(arguments) => excerpts::run(&arguments, settings),
         Command::Models(command) => models::run(command, settings),
         Command::Cache(command) => cache::run(&command, settings),
+        Command::Pii(arguments) => pii::run(&arguments),
+        Command::Policy(command) => policy::run(command, settings),
+        Command::Receipt(command) => receipt::run(command),
         Command::Quantize(arguments) => quantize::run(&arguments, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -164,9 +164,29 @@ fn help_is_what_it_was() {
     let user = user();
     insta::assert_snapshot!("help", user.says(&["help"], ""));
     for command in [
-        "chat", "run", "read", "plan", "node", "join", "peers", "relay", "bench", "certify", "tokenize",
-        "render", "logits", "quantize", "doctor", "demo", "embed", "excerpts", "serve", "cache", "mcp",
-        "pairing", "providers",
+        "chat",
+        "run",
+        "read",
+        "plan",
+        "node",
+        "join",
+        "peers",
+        "relay",
+        "bench",
+        "certify",
+        "tokenize",
+        "render",
+        "logits",
+        "quantize",
+        "doctor",
+        "demo",
+        "embed",
+        "excerpts",
+        "serve",
+        "cache",
+        "mcp",
+        "pairing",
+        "providers",
     ] {
         insta::assert_snapshot!(format!("help_{command}"), user.says(&["help", command], ""));
     }
@@ -675,4 +695,88 @@ fn a_long_document_is_asked_about_by_its_excerpts() {
         "Who was Zoe?",
     ];
     assert_eq!(user.output(&whole, b"").status.code(), Some(4));
+}
+
+#[test]
+fn personal_data_is_told_in_code_points_a_line_each() {
+    let user = user();
+    let lines = "{\"id\":\"é\",\"text\":\"Café: ann@example.org\"}\n\n{\"id\":2,\"text\":\"nothing\"}\n";
+    let output = user.output(&["pii", "--jsonl", "--patterns"], lines.as_bytes());
+    let said: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(said.len(), 2);
+    let span = &said[0]["spans"][0];
+    assert_eq!((&said[0]["id"], &said[1]["id"]), (&"é".into(), &2.into()));
+    assert_eq!(
+        (&span["start"], &span["end"], &span["type"]),
+        (&6.into(), &21.into(), &"EMAIL".into())
+    );
+    assert_eq!(said[1]["spans"], serde_json::json!([]));
+    let marked = user.says(&["pii"], "Call Joan Austin on +49 30 6509482.");
+    assert!(
+        marked.contains("[Joan Austin](PERSON) on [+49 30 6509482](PHONE)."),
+        "{marked}"
+    );
+    assert!(
+        user.says(&["pii", "--jsonl"], "{\"id\":1}\n")
+            .starts_with("exit 3")
+    );
+}
+
+#[test]
+fn a_policy_is_checked_explained_and_tested() {
+    let user = user();
+    let policy = "version = 1\npreset = \"own-devices\"\n[[example]]\nname = \"home\"\nto = { kind = \"own\" }\nexpect = \"allow\"\n";
+    user.file("policy.toml", policy.as_bytes());
+    user.file("broken.toml", b"version = 1\npreset = \"opne\"\n");
+    assert!(
+        user.says(&["policy", "check", "policy.toml"], "")
+            .starts_with("exit 0")
+    );
+    assert!(
+        user.says(&["policy", "test", "policy.toml"], "")
+            .contains("1 passed, 0 failed")
+    );
+    let explain = |more: &[&str]| {
+        user.says(
+            &[&["policy", "explain", "policy.toml", "--to"], more].concat(),
+            "",
+        )
+    };
+    assert!(explain(&["own"]).contains("it may leave, by preset: own machines"));
+    assert!(explain(&["provider"]).contains("it stays: no rule allows it"));
+    let broken = user.says(&["policy", "check", "broken.toml"], "");
+    assert!(
+        broken.starts_with("exit 3") && broken.contains("lets nothing leave"),
+        "{broken}"
+    );
+    assert!(user.says(&["policy", "check"], "").starts_with("exit 3"));
+    let wrong = policy.replace("allow", "deny");
+    user.file("wrong.toml", wrong.as_bytes());
+    assert!(
+        user.says(&["policy", "test", "wrong.toml"], "")
+            .starts_with("exit 1")
+    );
+}
+
+#[test]
+fn what_is_no_receipt_is_refused() {
+    let user = user();
+    user.file("note.txt", b"no receipt\n");
+    user.file("bare.txt", b"heph-receipt 1\n{}\n");
+    assert!(
+        user.says(&["receipt", "verify", "note.txt"], "")
+            .starts_with("exit 3")
+    );
+    assert!(
+        user.says(&["receipt", "verify", "bare.txt"], "")
+            .starts_with("exit 1")
+    );
+    assert!(
+        user.says(&["receipt", "verify", "nowhere.txt"], "")
+            .starts_with("exit 3")
+    );
 }
