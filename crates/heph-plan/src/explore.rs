@@ -1,6 +1,9 @@
 //! Runs the search over every choice of model, cache format and spans, and writes shapes out as plans.
 
+use crate::cover::join;
+use crate::field;
 use crate::ground::{DESK, Ground};
+use crate::moves::{FAMILIES, From, well_formed};
 use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
 use crate::score::{Rounds, Score};
@@ -96,6 +99,47 @@ pub(crate) fn repriced(permitted: &Permitted, plan: &Plan) -> Option<Plan> {
         let score = space.score(&shape).filter(|score| space.affordable(score))?;
         Some(written(space, &shape, &score))
     })
+}
+
+/// Plans that one small change of places makes of this one, the cheapest first.
+pub(crate) fn beside(permitted: &Permitted, plan: &Plan, count: usize) -> Vec<Plan> {
+    let ground = Ground::new(permitted);
+    let spaces = spaces(&ground);
+    let own = spaces
+        .iter()
+        .find_map(|space| Some((space, shape_of(space, plan)?)));
+    let Some((space, shape)) = own else {
+        return Vec::new();
+    };
+    let used = |site: &usize| shape.segments.iter().any(|g| g.site == *site);
+    let nodes = field::nodes(space, Effort::Glance);
+    let unused: Vec<usize> = nodes.into_iter().filter(|site| !used(site)).collect();
+    let from = From {
+        segments: &shape.segments,
+        unused: &unused,
+    };
+    let mut found: Vec<(Score, Shape)> = Vec::new();
+    for family in FAMILIES {
+        family(&from, &mut |segments| {
+            join(segments);
+            if well_formed(segments, space.layers()) {
+                let trial = Shape {
+                    segments: segments.clone(),
+                    ..shape.clone()
+                };
+                let score = space.score(&trial).filter(|score| space.affordable(score));
+                found.extend(
+                    score
+                        .filter(|_| mode(space, &trial).is_some())
+                        .map(|score| (score, trial)),
+                );
+            }
+            false
+        });
+    }
+    found.sort_by(|a, b| a.0.objective.total_cmp(&b.0.objective));
+    let best = found.iter().take(count);
+    best.map(|(score, shape)| written(space, shape, score)).collect()
 }
 
 /// What rounds of a plan that guesses cost, or `None` where it does not guess or cannot run there.

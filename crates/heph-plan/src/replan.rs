@@ -4,7 +4,7 @@
 //! two plans of nearly one worth do not take turns. A plan that cannot go on is replaced at once.
 
 use crate::cluster::Cluster;
-use crate::explore::{explore, repriced};
+use crate::explore::{beside, explore, repriced};
 use crate::permit::permit;
 use crate::plan::{Place, Plan};
 use crate::request::Request;
@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// A new plan must take this much less of what remains before anything is moved that need not be.
 const MARGIN: f64 = 0.9;
+/// Plans that one small change makes of the old one, of the cheapest, that are looked at with what moving costs.
+const NEARBY: usize = 32;
 /// For this long nothing is moved again that need not be.
 pub const CALM: Duration = Duration::from_secs(5);
 
@@ -181,24 +183,42 @@ pub fn replan(
     let permitted = permit(&rest, cluster);
     let explored = explore(&permitted, Effort::Full, Some(old));
     let kept = repriced(&permitted, old).filter(|_| takes_work(cluster, old));
-    let Some(best) = explored.chosen(rest.mode) else {
+    let Some(chosen) = explored.chosen(rest.mode).cloned() else {
         return Err(Refusal::impossible(&rest, cluster));
     };
-    let moves = moves(&rest, cluster, old, best, progress);
-    let seconds: f64 = moves.iter().map(|m| m.seconds).sum();
+    // The best plan may want much moved for little; where nothing has to move, one that leaves more where it is may save
+    // more in the end.
+    let mut plans = vec![chosen];
+    if kept.is_some() {
+        plans.extend(explored.best.into_iter().flatten());
+        plans.extend(beside(&permitted, old, NEARBY));
+        plans.retain(|plan| rest.mode.is_none_or(|mode| mode == plan.mode));
+    }
+    let moved = plans.into_iter().map(|plan| {
+        let moves = moves(&rest, cluster, old, &plan, progress);
+        let seconds: f64 = moves.iter().map(|m| m.seconds).sum();
+        (plan, moves, seconds)
+    });
+    let all = |(plan, _, seconds): &(Plan, Vec<Move>, f64)| plan.expected.objective + seconds;
+    let Some((best, moves, seconds)) = moved.min_by(|a, b| all(a).total_cmp(&all(b))) else {
+        return Err(Refusal::impossible(&rest, cluster));
+    };
     // Nothing of the prompt has to be taken in again but what the moves replay.
     let left = |plan: &Plan| f64::from(progress.tokens_left) * plan.expected.per_token.as_secs_f64();
     match kept {
         Some(kept) => {
             let calm = progress.since_move.is_some_and(|since| since < CALM);
-            let worth = left(best) + seconds < MARGIN * left(&kept);
+            let worth = left(&best) + seconds < MARGIN * left(&kept);
             let stays = calm || !worth || best.same_places(&kept);
             Ok(match stays {
                 true => going_on(kept, calm),
-                false => moving(best.clone(), moves, seconds, left(&kept) - left(best)),
+                false => {
+                    let gain = left(&kept) - left(&best);
+                    moving(best, moves, seconds, gain)
+                }
             })
         }
-        None => Ok(moving(best.clone(), moves, seconds, f64::INFINITY)),
+        None => Ok(moving(best, moves, seconds, f64::INFINITY)),
     }
 }
 

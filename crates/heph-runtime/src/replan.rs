@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
+use heph_plan::replan::{CALM, Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{Cluster, Peer, Place, Plan, Request};
 use heph_types::{LayerRange, NodeId};
 
@@ -53,6 +53,8 @@ pub struct Replanner {
     /// Seconds that each stage took for a token when the planner heard of it last.
     told: BTreeMap<(NodeId, usize, usize), f64>,
     moved: Option<Instant>,
+    /// Whether news came so soon after a move that nothing was moved for it: they are looked at again.
+    postponed: bool,
     /// Boundaries between machines that a line may have.
     boundaries_max: usize,
 }
@@ -68,6 +70,7 @@ impl Replanner {
             came: Vec::new(),
             told: BTreeMap::new(),
             moved: None,
+            postponed: false,
             boundaries_max: usize::MAX,
         }
     }
@@ -188,6 +191,7 @@ impl Replanner {
             return None;
         }
         self.plan = next.plan;
+        self.postponed = stages == now.stages && self.is_calm(now);
         if stages == now.stages {
             return None;
         }
@@ -198,6 +202,12 @@ impl Replanner {
             transfers,
             hosts: std::mem::take(&mut self.came),
         })
+    }
+
+    /// Whether something was moved a moment ago.
+    fn is_calm(&self, now: &Standing) -> bool {
+        self.moved
+            .is_some_and(|when| now.time.saturating_duration_since(when) < CALM)
     }
 
     /// Brings the plan to where the line stands: it may have helped itself.
@@ -249,7 +259,10 @@ impl Steering for Replanner {
     fn look(&mut self, now: &Standing) -> Option<Layout> {
         let reported = self.take_changes();
         let measured = self.take_paces(now);
-        (reported || measured).then(|| self.decide(now)).flatten()
+        let again = self.postponed && !self.is_calm(now);
+        (reported || measured || again)
+            .then(|| self.decide(now))
+            .flatten()
     }
 
     fn relieve(&mut self, node: NodeId, room: u64, now: &Standing) -> Option<Layout> {
@@ -437,6 +450,23 @@ mod tests {
         assert!(replanner.take_paces(&standing(&replanner, &slow)));
         let times = old / speed(&replanner);
         assert!((times - 5.0).abs() < 0.1, "{times}");
+    }
+
+    #[test]
+    fn news_that_come_right_after_a_move_are_looked_at_again_when_it_is_calm_no_more() {
+        let mut replanner = replanner(4);
+        let calm = standing(&replanner, &[30.0, 30.0]);
+        assert!(replanner.look(&calm).is_none(), "nothing happened");
+        replanner.moved = Some(calm.time);
+        let mut slow = standing(&replanner, &[30.0, 300.0]);
+        assert!(
+            replanner.look(&slow).is_none(),
+            "something was moved a moment ago"
+        );
+        slow.time += CALM / 2;
+        assert!(replanner.look(&slow).is_none());
+        slow.time += CALM;
+        assert!(replanner.look(&slow).is_some(), "it is still slow");
     }
 
     #[test]

@@ -102,10 +102,13 @@ fn run(model: &TinyModel, scene: &Scene, seed: u64, slow: Option<(Duration, Node
     }
     let planned = plan(&scene.request, &scene.cluster).ok()?.plan;
     let stages = Replanner::placements(&planned);
+    // As the program does: a node with the whole model goes on alone, which is what its plan counts on.
+    let alone = planned.stages.len() == 1 && planned.remote_stages().next().is_some();
+    let pace = if alone { Pace::Stream } else { Pace::Steps };
     let replanner = Replanner::new(scene.request.clone(), scene.cluster.clone(), planned);
     let line = Line::new(model.line_model(), hosts, &stages, LineLimits::default()).ok()?;
     let line = line.with_clock(world.clock()).with_steering(Box::new(replanner));
-    let mut desk = Desk::over(line, Pace::Steps, Arc::clone(&model.words), Cancel::new());
+    let mut desk = Desk::over(line, pace, Arc::clone(&model.words), Cancel::new());
     let mut times = Vec::new();
     let answer = desk.answer(Prompt::Text(PROMPT), &options(TOKENS), &mut |_| {
         times.push(world.elapsed())
