@@ -37,6 +37,15 @@ pub struct Sampler {
     kept: Vec<Candidate>,
 }
 
+/// The second best choice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunnerUp {
+    /// The token.
+    pub token: TokenId,
+    /// How far it is behind the best: of logits over temperature, with the draw's noise.
+    pub gap: f32,
+}
+
 /// A token that may still be chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
@@ -86,6 +95,44 @@ impl Sampler {
         self.keep_top_p();
         self.keep_min_p();
         self.draw(position)
+    }
+
+    /// The token that would have been chosen in place of `first`, and by how much `first` was better: the less, the less
+    /// sure the choice. The arguments are those of [`Sampler::sample`]. `None` where nothing else may follow.
+    pub fn runner_up(
+        &mut self,
+        logits: &[f32],
+        position: Position,
+        history: &[TokenId],
+        first: TokenId,
+    ) -> Option<RunnerUp> {
+        self.adjust(logits, history, None);
+        self.collect();
+        let drawn = self.options.temperature != 0.0;
+        if drawn {
+            self.keep_top_k();
+            self.keep_typical();
+            self.keep_top_p();
+            self.keep_min_p();
+        }
+        let score = |candidate: &Candidate| match drawn {
+            true => self.score(candidate, position),
+            false => candidate.logit,
+        };
+        let best = self.kept.iter().find(|c| c.id == first.0).map(score)?;
+        let others = self.kept.iter().filter(|c| c.id != first.0);
+        let scored = others.map(|c| (score(c), c.id));
+        let (second, id) = scored.reduce(|a, b| {
+            if b.0 > a.0 || b.0 == a.0 && b.1 < a.1 {
+                b
+            } else {
+                a
+            }
+        })?;
+        Some(RunnerUp {
+            token: TokenId(id),
+            gap: best - second,
+        })
     }
 
     /// Copies the logits and applies everything that changes their values.
@@ -183,8 +230,7 @@ impl Sampler {
     fn draw(&self, position: Position) -> Result<TokenId, SamplingError> {
         let mut best: Option<(f32, u32)> = None;
         for candidate in &self.kept {
-            let noise = rng::gumbel(self.options.seed, position.0, candidate.id);
-            let score = candidate.logit / self.options.temperature + noise;
+            let score = self.score(candidate, position);
             let wins = best.is_none_or(|(s, id)| score > s || (score == s && candidate.id < id));
             if wins {
                 best = Some((score, candidate.id));
@@ -192,6 +238,12 @@ impl Sampler {
         }
         best.map(|(_, id)| TokenId(id))
             .ok_or(SamplingError::NothingAllowed)
+    }
+
+    /// What a draw compares candidates by.
+    fn score(&self, candidate: &Candidate, position: Position) -> f32 {
+        let noise = rng::gumbel(self.options.seed, position.0, candidate.id);
+        candidate.logit / self.options.temperature + noise
     }
 }
 
@@ -275,6 +327,24 @@ mod tests {
     fn draw(options: &SamplingOptions, logits: &[f32], position: u32) -> u32 {
         let mut sampler = Sampler::new(options.clone()).unwrap();
         sampler.sample(logits, Position(position), &[], None).unwrap().0
+    }
+
+    #[test]
+    fn the_runner_up_is_who_would_be_chosen_without_the_first() {
+        let logits: Vec<f32> = (0..50).map(|i| (i * 7 % 11) as f32 * 0.3).collect();
+        for options in [SamplingOptions::greedy(), open(3), open(4)] {
+            let mut sampler = Sampler::new(options).unwrap();
+            for at in 0..40 {
+                let at = Position(at);
+                let first = sampler.sample(&logits, at, &[], None).unwrap();
+                let others: Vec<bool> = (0..50).map(|id| id != first.0).collect();
+                let second = sampler.sample(&logits, at, &[], Some(&others)).unwrap();
+                let said = sampler.runner_up(&logits, at, &[], first).unwrap();
+                assert!(said.token == second && said.gap >= 0.0);
+            }
+            let lone = [f32::NEG_INFINITY, 1.0];
+            assert_eq!(sampler.runner_up(&lone, Position(0), &[], TokenId(1)), None);
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ use bytes::{Reader, Writer};
 
 pub use inbox::Inbox;
 pub use stage::{
-    ChoicesFrame, Epoch, Fill, ForwardFrame, GenerateFrame, HandFrame, JoinFrame, Line, RowsFrame, TakeUntil,
+    ChoicesFrame, Epoch, Fill, ForwardFrame, GenerateFrame, GuessesFrame, HandFrame, JoinFrame, Line,
+    RowsFrame, TakeUntil,
 };
 
 /// The versions of the protocol that this code speaks, first and last.
@@ -28,6 +29,9 @@ pub const CACHES_SINCE: u16 = 2;
 
 /// The first version in which nodes hand rows to each other.
 pub const HOPS_SINCE: u16 = 3;
+
+/// The first version in which guesses have a message of their own, and may branch.
+pub const GUESSES_SINCE: u16 = 3;
 
 /// What a stream of frames begins with, so that a stranger is known by its first four bytes.
 const MAGIC: [u8; 4] = *b"HEPH";
@@ -126,6 +130,8 @@ pub enum Frame {
     Closed(Line),
     /// Takes tokens through the stage.
     Forward(ForwardFrame),
+    /// Takes tokens through a whole model that are guesses but for the first, and tells which are right.
+    Guesses(GuessesFrame),
     /// Forgets everything from a position on, and begins an epoch.
     Rollback {
         /// The session.
@@ -436,6 +442,7 @@ impl Frame {
             Frame::Close(_) => "Close",
             Frame::Closed(_) => "Closed",
             Frame::Forward(_) => "Forward",
+            Frame::Guesses(_) => "Guesses",
             Frame::Rollback { .. } => "Rollback",
             Frame::Generate(_) => "Generate",
             Frame::Choose { .. } => "Choose",
@@ -585,6 +592,10 @@ impl Frame {
                 to.u8(0x34);
                 hand.write(to)?;
             }
+            Frame::Guesses(guesses) => {
+                to.u8(0x35);
+                guesses.write(to)?;
+            }
             Frame::Rollback {
                 line,
                 epoch,
@@ -720,6 +731,7 @@ impl Frame {
             0x32 => Frame::Present(Ticket(from.array()?)),
             0x33 => Frame::Welcome,
             0x34 => Frame::Hand(HandFrame::read(from)?),
+            0x35 => Frame::Guesses(GuessesFrame::read(from)?),
             0x21 => Frame::Rollback {
                 line: Line::read(from)?,
                 epoch: Epoch::read(from)?,

@@ -1,7 +1,7 @@
 //! How many tokens to draft, and by what: decided anew before each round from what rounds before took and gave.
 //!
-//! A round is only as long as what it can lose stays within a hundredth of the answer's plain time, plus what rounds
-//! before have saved. So a bad draft cannot make an answer noticeably slower than none, and a good one is found within a
+//! A round is only as long as what it can lose stays within half of what is left of a hundredth of the answer's plain
+//! time, plus what rounds before have saved. So a bad draft cannot make an answer noticeably slower than none, and a good one is found within a
 //! few rounds. Nothing is drawn: trying follows from the budget.
 
 use crate::score::expected_tokens;
@@ -9,6 +9,9 @@ use crate::space::DRAFT_MAX;
 
 /// Share of the plain time of an answer that trying drafts may cost.
 const BUDGET: f64 = 0.015;
+/// Share of what may still be lost that one round may: with all of it a good draft that begins with two unlucky rounds
+/// would never be asked again.
+const STAKE: f64 = 0.5;
 /// What a round's news keeps of what was known: half is forgotten in about 23 rounds.
 const KEEP: f64 = 0.97;
 /// Tokens that a first estimate of acceptance counts as.
@@ -18,6 +21,11 @@ const HOPE: f64 = 1.0;
 /// A round that takes more than this many times what it was thought to take was disturbed by something that has nothing to
 /// do with drafts: the rest of it teaches nothing. What lasts is learned in a few rounds all the same.
 const HICCUP: f64 = 3.0;
+/// How often a branch is thought right where a round goes wrong, before any was looked at: the second guess is right in two
+/// of three cases on the bundled pair, and the branch stands at the wrong place in one of three.
+const RESCUED: f64 = 0.2;
+/// Branches that a round may have: a third would be looked at for a place that is seldom wrong.
+const BRANCHES_MAX: u16 = 2;
 /// Sources that one control looks after.
 pub const SOURCES_MAX: usize = 8;
 
@@ -30,6 +38,8 @@ pub struct SourceStart {
     pub seconds_per_token: f64,
     /// Most tokens in a round.
     pub length_max: u16,
+    /// Other ways in which one round's tokens may go on, at most; each is as long as the round.
+    pub branches_max: u16,
 }
 
 /// What a round costs besides drafting, as it is known before the first.
@@ -46,12 +56,14 @@ pub struct RoundStart {
 }
 
 /// What the next round is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Round {
     /// Index of the source; of no meaning when nothing is drafted.
     pub source: usize,
     /// Tokens to draft; 0 for a plain step.
     pub length: u16,
+    /// Other ways in which they may go on: with any, the round is a tree.
+    pub branches: u16,
 }
 
 /// How a round went.
@@ -61,6 +73,8 @@ pub struct Outcome {
     pub round: Round,
     /// Drafted tokens that were accepted.
     pub accepted: u16,
+    /// Whether some of them stood on a branch.
+    pub branched: bool,
     /// Seconds from its beginning to the next one's.
     pub seconds: f64,
     /// Of these, spent drafting.
@@ -103,6 +117,10 @@ struct Source {
     misses: f64,
     seconds: f64,
     length_max: u16,
+    branches_max: u16,
+    /// Branches of rounds that went wrong, and those that were right then.
+    tried: f64,
+    rescued: f64,
     /// Seconds that its rounds saved; negative where they lost.
     saved: f64,
     /// Of this answer.
@@ -112,6 +130,18 @@ struct Source {
 impl Source {
     fn acceptance(&self) -> f64 {
         self.hits / (self.hits + self.misses)
+    }
+
+    /// Tokens that a round is worth when each is accepted with this probability: those of the chain, and where it goes wrong
+    /// and a branch is right, half of a round more.
+    fn worth(&self, acceptance: f64, length: u16, branches: u16) -> f64 {
+        let chain = expected_tokens(acceptance, length);
+        if branches == 0 {
+            return chain;
+        }
+        let wrong = 1.0 - acceptance.powi(i32::from(length));
+        let rescued = 1.0 - (1.0 - self.rescued / self.tried).powi(i32::from(branches));
+        chain + wrong * rescued * expected_tokens(acceptance, length / 2)
     }
 
     /// As good as it may well be.
@@ -131,6 +161,9 @@ impl Drafting {
                 misses: (1.0 - p) * PRIOR_TOKENS,
                 seconds: s.seconds_per_token.max(0.0),
                 length_max: s.length_max.min(DRAFT_MAX),
+                branches_max: s.branches_max.min(BRANCHES_MAX),
+                tried: PRIOR_TOKENS,
+                rescued: RESCUED * PRIOR_TOKENS,
                 saved: 0.0,
                 tally: Tally::default(),
             }
@@ -154,18 +187,28 @@ impl Drafting {
 
     /// As [`Drafting::next`], with only those sources that have something to say.
     pub fn next_among(&self, has: &dyn Fn(usize) -> bool) -> Round {
-        let plain = Round { source: 0, length: 0 };
+        let plain = Round::default();
         let mut best = (self.plain, plain);
         for (at, source) in self.sources.iter().enumerate().filter(|(at, _)| has(*at)) {
-            for length in 1..=source.length_max {
-                let seconds = self.round_seconds(source, length);
+            let (hoped, budget) = (source.hoped(), self.budget(source));
+            let lengths = 1..=source.length_max;
+            for (length, branches) in lengths.flat_map(|l| (0..=source.branches_max).map(move |b| (l, b))) {
+                let seconds = self.round_seconds(source, length, branches);
                 // The worst that can come of it is one token for the whole round.
-                if seconds - self.plain > self.budget(source) {
-                    break;
+                if seconds - self.plain > STAKE * budget {
+                    continue;
                 }
-                let each = seconds / expected_tokens(source.hoped(), length);
+                let each = seconds / source.worth(hoped, length, branches);
                 if each < best.0 {
-                    best = (each, Round { source: at, length });
+                    let source = at;
+                    best = (
+                        each,
+                        Round {
+                            source,
+                            length,
+                            branches,
+                        },
+                    );
                 }
             }
         }
@@ -177,10 +220,7 @@ impl Drafting {
         let round = outcome.round;
         let accepted = outcome.accepted.min(round.length);
         self.elapsed += outcome.seconds.max(0.0);
-        let thought = match self.sources.get(round.source) {
-            Some(source) if round.length > 0 => self.round_seconds(source, round.length),
-            _ => self.plain,
-        };
+        let thought = self.seconds_of(round);
         let seconds = outcome.seconds.clamp(0.0, HICCUP * thought.max(self.plain));
         let drafting = outcome.drafting.clamp(0.0, seconds);
         if round.length == 0 {
@@ -190,19 +230,33 @@ impl Drafting {
         }
         let saved = self.plain * f64::from(accepted + 1) - seconds;
         self.saved += saved;
-        let rest = seconds - drafting - self.per_row * f64::from(round.length + 1);
+        let rest = seconds - drafting - self.per_row * rows(round.length, round.branches);
         self.fixed += 0.2 * (rest.max(0.0) - self.fixed);
         let Some(source) = self.sources.get_mut(round.source) else {
             return;
         };
         source.saved += saved;
-        let each = drafting / f64::from(round.length);
+        let each = drafting / drafted(round.length, round.branches);
         source.seconds += 0.2 * (each.max(0.0) - source.seconds);
         source.hits = KEEP * source.hits + f64::from(accepted);
-        let wrong = if accepted < round.length { 1.0 } else { 0.0 };
+        let left = f64::from(u8::from(outcome.branched));
+        let wrong = left + if accepted < round.length { 1.0 } else { 0.0 };
         source.misses = KEEP * source.misses + wrong;
+        if round.branches > 0 && (outcome.branched || accepted < round.length) {
+            let right = if outcome.branched { 1.0 } else { 0.0 };
+            source.tried = KEEP * source.tried + f64::from(round.branches);
+            source.rescued = KEEP * source.rescued + right;
+        }
         source.tally.right += f64::from(accepted);
         source.tally.wrong += wrong;
+    }
+
+    /// Seconds that a round is thought to take by now.
+    pub fn seconds_of(&self, round: Round) -> f64 {
+        match self.sources.get(round.source) {
+            Some(source) if round.length > 0 => self.round_seconds(source, round.length, round.branches),
+            _ => self.plain,
+        }
     }
 
     /// What a round is thought to cost by now: the start of the next answer, which is expected to have `tokens` tokens.
@@ -225,8 +279,8 @@ impl Drafting {
         self.sources.get(source).map(|source| source.tally)
     }
 
-    fn round_seconds(&self, source: &Source, length: u16) -> f64 {
-        self.fixed + self.per_row * f64::from(length + 1) + source.seconds * f64::from(length)
+    fn round_seconds(&self, source: &Source, length: u16, branches: u16) -> f64 {
+        self.fixed + self.per_row * rows(length, branches) + source.seconds * drafted(length, branches)
     }
 
     /// Seconds that a round with this source may lose now: the source's share of the budget, less what it lost before,
@@ -235,6 +289,16 @@ impl Drafting {
         let share = self.budget_base.max(BUDGET * self.elapsed) / self.sources.len() as f64;
         share + source.saved.min(0.0) + 0.5 * self.saved.max(0.0)
     }
+}
+
+/// Rows of a round: a branch goes through the model as a sequence of its own.
+fn rows(length: u16, branches: u16) -> f64 {
+    f64::from(length + 1) * f64::from(1 + branches)
+}
+
+/// Tokens drafted for a round: a branch shares what stands before it, half of the round as a rule.
+fn drafted(length: u16, branches: u16) -> f64 {
+    f64::from(length) * (1.0 + 0.5 * f64::from(branches))
 }
 
 #[cfg(test)]
@@ -287,6 +351,7 @@ mod tests {
                 last = Some(Outcome {
                     round,
                     accepted,
+                    branched: false,
                     seconds: took,
                     drafting,
                 });
@@ -299,6 +364,7 @@ mod tests {
                 acceptance: 0.6,
                 seconds_per_token: d.0,
                 length_max: 12,
+                branches_max: 0,
             };
             let starts: Vec<_> = self.drafts.iter().map(start).collect();
             let round = RoundStart {
@@ -317,8 +383,13 @@ mod tests {
         }
 
         fn best_fixed(&self, seed: u64) -> f64 {
-            let rounds = (0..self.drafts.len())
-                .flat_map(|source| (0..=12).map(move |length| Round { source, length }));
+            let rounds = (0..self.drafts.len()).flat_map(|source| {
+                (0..=12).map(move |length| Round {
+                    source,
+                    length,
+                    branches: 0,
+                })
+            });
             rounds
                 .map(|r| self.run(seed, |_| r))
                 .fold(f64::INFINITY, f64::min)
@@ -396,6 +467,7 @@ mod tests {
             acceptance: 0.8,
             seconds_per_token: 0.0001,
             length_max: 12,
+            branches_max: 0,
         };
         let start = RoundStart {
             plain: 0.001,
@@ -409,6 +481,7 @@ mod tests {
             control.observe(Outcome {
                 round,
                 accepted: round.length,
+                branched: false,
                 seconds,
                 drafting: 0.0001 * f64::from(round.length),
             });
@@ -431,6 +504,48 @@ mod tests {
         assert!((tally.acceptance(0.2) - 0.9).abs() < 0.005);
     }
 
+    /// The first round at rows that cost so much, and the one after some in which branches were right or not.
+    fn with_branches(fixed: f64, per_row: f64, right: bool) -> (Round, Round) {
+        let source = SourceStart {
+            acceptance: 0.8,
+            seconds_per_token: 0.0002,
+            length_max: 12,
+            branches_max: 2,
+        };
+        let start = RoundStart {
+            plain: fixed + per_row,
+            fixed,
+            per_row,
+            tokens: 4000,
+        };
+        let mut control = Drafting::new(&[source], start);
+        let first = control.next();
+        for _ in 0..40 {
+            let round = control.next();
+            let seconds = fixed
+                + per_row * rows(round.length, round.branches)
+                + 0.0002 * drafted(round.length, round.branches);
+            control.observe(Outcome {
+                round,
+                accepted: round.length / 2,
+                branched: right && round.branches > 0,
+                seconds,
+                drafting: 0.0002 * drafted(round.length, round.branches),
+            });
+        }
+        (first, control.next())
+    }
+
+    #[test]
+    fn guesses_branch_over_a_long_way_and_not_where_rows_are_dear_or_branches_are_wrong() {
+        let (_, then) = with_branches(0.15, 0.0005, true);
+        assert!(then.branches > 0, "{then:?}");
+        let (first, then) = with_branches(0.002, 0.002, true);
+        assert_eq!((first.branches, then.branches), (0, 0), "rows are dear");
+        let (_, then) = with_branches(0.15, 0.0005, false);
+        assert_eq!(then.branches, 0, "branches are wrong");
+    }
+
     #[test]
     fn a_long_way_makes_long_rounds_and_a_bad_draft_none() {
         let of = |acceptance, fixed| {
@@ -438,6 +553,7 @@ mod tests {
                 acceptance,
                 seconds_per_token: 0.002,
                 length_max: 12,
+                branches_max: 0,
             };
             let start = RoundStart {
                 plain: fixed + 0.002,

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 
-use heph_engine::sample::SamplingOptions;
-use heph_types::TokenId;
+use heph_engine::sample::{RunnerUp, SamplingOptions};
+use heph_types::{Branch, TokenId};
 
 use crate::cancel::Cancel;
 use crate::line::{Line, LineError};
@@ -28,6 +28,20 @@ pub trait Drafter: Send {
     /// # Errors
     /// When its model fails.
     fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError>;
+
+    /// Other ways, at most `count`, in which `guesses`, made for what follows `history`, may go on; each goes as far as they
+    /// do, and its place is counted from the first guess. None where there is no second best.
+    ///
+    /// # Errors
+    /// When its model fails.
+    fn branches(
+        &mut self,
+        _history: &[TokenId],
+        _guesses: &[TokenId],
+        _count: usize,
+    ) -> Result<Vec<Branch>, LineError> {
+        Ok(Vec::new())
+    }
 }
 
 /// A small model with the vocabulary of the large one. It draws with the same noise, so that it guesses right wherever
@@ -35,12 +49,25 @@ pub trait Drafter: Send {
 pub struct ModelDrafter {
     line: Line,
     cancel: Cancel,
+    /// The second best of its last guesses, by their places in the conversation.
+    doubts: Vec<Doubt>,
+}
+
+/// A guess that might have been another.
+struct Doubt {
+    position: usize,
+    guess: TokenId,
+    instead: RunnerUp,
 }
 
 impl ModelDrafter {
     /// A drafter over the line of a small model.
     pub fn new(line: Line, cancel: Cancel) -> Self {
-        Self { line, cancel }
+        Self {
+            line,
+            cancel,
+            doubts: Vec::new(),
+        }
     }
 
     /// Tokens of `history` that the small model has taken in; the last one's are never among them, since what follows it
@@ -67,6 +94,42 @@ impl Drafter for ModelDrafter {
     }
 
     fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
+        self.doubts.clear();
+        self.go_on(history, count, true)
+    }
+
+    fn branches(
+        &mut self,
+        history: &[TokenId],
+        guesses: &[TokenId],
+        count: usize,
+    ) -> Result<Vec<Branch>, LineError> {
+        let place = |doubt: &Doubt| {
+            let at = doubt.position.checked_sub(history.len())?;
+            (guesses.get(at) == Some(&doubt.guess)).then_some((at, doubt.instead))
+        };
+        let mut places: Vec<(usize, RunnerUp)> = self.doubts.iter().filter_map(place).collect();
+        // Where it was least sure, it is most likely to have been wrong; and the earlier, the more follows.
+        let worth =
+            |(at, instead): &(usize, RunnerUp)| (guesses.len() - at) as f32 / (1.0 + instead.gap.max(0.0));
+        places.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
+        places.truncate(count);
+        let mut branches = Vec::new();
+        for (at, instead) in places {
+            let known = [history, &guesses[..at], &[instead.token]].concat();
+            let rest = self.go_on(&known, guesses.len() - at - 1, false)?;
+            branches.push(Branch {
+                at: at as u32,
+                tokens: [&[instead.token], rest.as_slice()].concat(),
+            });
+        }
+        Ok(branches)
+    }
+}
+
+impl ModelDrafter {
+    /// Up to `count` tokens after `history`; with `doubts`, what they might have been instead is kept.
+    fn go_on(&mut self, history: &[TokenId], count: usize, doubts: bool) -> Result<Vec<TokenId>, LineError> {
         let room = self.line.model().context.saturating_sub(history.len());
         let mut tokens = history.to_vec();
         let mut held = self.held(history);
@@ -74,6 +137,13 @@ impl Drafter for ModelDrafter {
             self.line.feed(held, &tokens[held..], 1);
             held = tokens.len();
             tokens.extend(self.line.collect(&self.cancel)?.tokens);
+            if doubts && let Some((instead, guess)) = self.line.runner_up().zip(tokens.last()) {
+                self.doubts.push(Doubt {
+                    position: held,
+                    guess: *guess,
+                    instead,
+                });
+            }
         }
         Ok(tokens.split_off(history.len()))
     }
@@ -139,6 +209,20 @@ impl<A: Drafter, B: Drafter> Drafter for Either<A, B> {
         let first = self.0.draft(history, count)?;
         if first.is_empty() {
             self.1.draft(history, count)
+        } else {
+            Ok(first)
+        }
+    }
+
+    fn branches(
+        &mut self,
+        history: &[TokenId],
+        guesses: &[TokenId],
+        count: usize,
+    ) -> Result<Vec<Branch>, LineError> {
+        let first = self.0.branches(history, guesses, count)?;
+        if first.is_empty() {
+            self.1.branches(history, guesses, count)
         } else {
             Ok(first)
         }

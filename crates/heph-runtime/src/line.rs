@@ -22,10 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heph_engine::model::Model;
-use heph_engine::sample::SamplingOptions;
+use heph_engine::sample::{RunnerUp, SamplingOptions};
 use heph_plan::replan::MoveBy;
 use heph_types::{
-    Forward, KvFormat, LayerRange, ModelHash, NodeId, Order, Position, Reply, StageInput, TokenId,
+    Branch, Course, Forward, KvFormat, LayerRange, ModelHash, NodeId, Order, Position, Reply, StageInput,
+    TokenId,
 };
 
 use crate::cancel::Cancel;
@@ -151,6 +152,8 @@ pub struct Chosen {
     pub first: Position,
     /// One for each answered row.
     pub tokens: Vec<TokenId>,
+    /// Whether they run along a branch: all but the last count as fed then, in place of the guesses.
+    pub branched: bool,
 }
 
 /// A stage that went from one node to another.
@@ -207,6 +210,8 @@ pub struct Line {
     tokens: Vec<TokenId>,
     sampling: SamplingOptions,
     stream: Option<Stream>,
+    /// How the guesses that were fed last may go on in other ways.
+    forked: Option<Forked>,
     chosen: VecDeque<Chosen>,
     lost: Vec<(NodeId, Instant)>,
     /// Nodes that were full, and when they may have room.
@@ -232,12 +237,59 @@ pub struct Line {
     traffic: Traffic,
 }
 
+/// Guesses that branch.
+struct Forked {
+    /// Where the piece begins, and how many tokens and answers it has.
+    first: usize,
+    tokens: usize,
+    answers: usize,
+    branches: Vec<Branch>,
+}
+
 /// A node that holds the whole model goes on alone.
 struct Stream {
     left: u32,
     ends: Vec<TokenId>,
     /// Whether the seat knows.
     sent: bool,
+}
+
+impl Forked {
+    /// Whether it is about this piece, as it was fed.
+    fn is(&self, piece: &Piece) -> bool {
+        let whole = piece.live == piece.tokens && piece.tokens == self.tokens;
+        whole && piece.first == self.first && piece.kind == Kind::New
+    }
+
+    /// How an answer to the piece ran along a branch; `None` where it did not.
+    fn course(&self, piece: &Piece, reply: &Reply, fed: &[TokenId]) -> Option<Course> {
+        let Reply::Choices { tokens, .. } = reply else {
+            return None;
+        };
+        let guesses = fed
+            .get(self.first..self.first + self.tokens)
+            .filter(|_| self.is(piece))?;
+        let course = Course::of(guesses, self.answers, &self.branches, tokens);
+        // An end that knows no branches tells no more than the first token of one.
+        course
+            .branch
+            .filter(|_| tokens.len() > course.agreed + 1)
+            .map(|_| course)
+    }
+
+    /// Whether an answer that ran along a branch is one that can be.
+    fn fits(&self, course: &Course, reply: &Reply, model: &LineModel) -> Result<(), String> {
+        let Reply::Choices { first, tokens } = reply else {
+            return Err("rows where tokens were asked for".to_owned());
+        };
+        if first.index() != self.first + self.tokens - self.answers + 1 {
+            return Err("tokens for another place".to_owned());
+        }
+        if tokens.len() != course.right() + 1 || tokens.iter().any(|token| token.index() >= model.vocab) {
+            return Err("tokens that do not exist or were not asked for".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// An order that a seat took in.
@@ -285,6 +337,7 @@ impl Line {
             tokens: Vec::new(),
             sampling: SamplingOptions::greedy(),
             stream: None,
+            forked: None,
             chosen: VecDeque::new(),
             lost: Vec::new(),
             busy: Vec::new(),
@@ -402,6 +455,7 @@ impl Line {
             "a piece that follows what was fed"
         );
         self.truncate(first);
+        self.forked = None;
         self.tokens.extend_from_slice(tokens);
         let unanswered = tokens.len() - answers;
         for from in (0..tokens.len()).step_by(self.limits.chunk.max(1)) {
@@ -410,6 +464,28 @@ impl Line {
             let piece = Piece::new(first + from, to - from, wanted, Kind::New);
             self.posts[0].waiting.push_back(piece);
         }
+    }
+
+    /// As [`Line::feed`], with other ways in which the tokens may go on. They are looked at where one node holds the whole
+    /// model and takes the tokens in one piece that keeps the rules of [`Branch::check`]; they change no token.
+    ///
+    /// # Panics
+    /// As [`Line::feed`].
+    pub fn feed_guesses(&mut self, first: usize, tokens: &[TokenId], answers: usize, branches: Vec<Branch>) {
+        self.feed(first, tokens, answers);
+        let together = self.is_whole() && tokens.len() <= self.limits.chunk.max(1);
+        let sound = !branches.is_empty() && Branch::check(&branches, tokens, answers).is_ok();
+        self.forked = (together && sound).then(|| Forked {
+            first,
+            tokens: tokens.len(),
+            answers,
+            branches,
+        });
+    }
+
+    /// The second best choice in place of the last token that was chosen for a lone row.
+    pub fn runner_up(&mut self) -> Option<RunnerUp> {
+        self.posts.last_mut()?.seat.as_mut()?.runner_up()
     }
 
     /// Feeds `last` behind what was fed and lets the model go on alone from there, for `tokens_max` tokens or until one of
@@ -703,7 +779,14 @@ impl Line {
         };
         let post = &mut self.posts[at];
         let input = if at == 0 {
-            StageInput::Tokens(self.tokens[from..to].to_vec())
+            let tokens = self.tokens[from..to].to_vec();
+            match self.forked.as_ref().filter(|forked| alone && forked.is(&piece)) {
+                Some(Forked { branches, .. }) => StageInput::Guesses {
+                    tokens,
+                    branches: branches.clone(),
+                },
+                None => StageInput::Tokens(tokens),
+            }
         } else {
             let ids = last && self.sampling.looks_back();
             StageInput::Rows {
@@ -733,7 +816,14 @@ impl Line {
             post.expired = 0;
             return Ok(self.take_streamed(at, &reply));
         };
-        if let Err(why) = fits(&reply, &piece, last, &self.model, &self.tokens) {
+        // A row of stages was told no branches, whatever its choices look like.
+        let forked = self.forked.as_ref().filter(|_| last && at == 0);
+        let course = forked.and_then(|forked| forked.course(&piece, &reply, &self.tokens));
+        let fit = match (&course, forked) {
+            (Some(course), Some(forked)) => forked.fits(course, &reply, &self.model),
+            _ => fits(&reply, &piece, last, &self.model, &self.tokens),
+        };
+        if let Err(why) = fit {
             let node = post.node;
             // What was asked is still to be answered, by somebody else.
             post.flight.push_front(piece);
@@ -751,7 +841,19 @@ impl Line {
                 if let Some(token) = tokens.last() {
                     self.take_step(*token);
                 }
-                self.chosen.push_back(Chosen { first, tokens });
+                let branched = course.is_some();
+                if let Some(course) = course {
+                    // What was fed are the tokens that were chosen: they are in the cache.
+                    let right = course.right();
+                    self.tokens.truncate(first.index());
+                    self.tokens.extend_from_slice(&tokens[..right]);
+                    self.forked = None;
+                }
+                self.chosen.push_back(Chosen {
+                    first,
+                    tokens,
+                    branched,
+                });
             }
             Reply::Choices { .. } => {}
             Reply::Rows { hidden, .. } => self.pass_on(at, piece, &hidden.rows)?,
@@ -818,6 +920,7 @@ impl Line {
         self.chosen.push_back(Chosen {
             first: *first,
             tokens: vec![token],
+            branched: false,
         });
         Ok(())
     }

@@ -31,6 +31,9 @@ use crate::words::Words;
 /// Tokens in a round that a draft may have: longer runs are rarely right to the end.
 const DRAFT_LENGTH_MAX: u16 = 12;
 
+/// Other ways in which a round's guesses may go on, where one node confirms them: a third is seldom the right one.
+const BRANCHES_MAX: u16 = 2;
+
 /// What an answer from excerpts may miss: 2 of 100 questions, the most that `heph-world`'s test of retrieval lets pass.
 const EXCERPTS_LOSS: f64 = 0.02;
 
@@ -358,6 +361,7 @@ fn pace(
             drafter: by_model.unwrap_or_else(echo),
             length: usize::from(planned.length),
             ahead: 1,
+            branches: 0,
         }));
     }
     let source = |draft: &DraftProfile| {
@@ -369,6 +373,11 @@ fn pace(
             acceptance: draft.acceptance,
             seconds_per_token: draft.seconds_per_token,
             length_max: draft.length_max,
+            branches_max: match draft.source {
+                DraftSource::NGram => 0,
+                DraftSource::Model | DraftSource::Tree if alone => BRANCHES_MAX,
+                DraftSource::Model | DraftSource::Tree => 0,
+            },
         };
         Some(GuessSource {
             kind: draft.source,

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use heph_engine::sample::RunnerUp;
 use heph_net::address::NodeAddress;
 use heph_types::{
     CachePart, LayerRange, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec, Ticket,
@@ -76,6 +77,11 @@ pub trait Seat: Send {
     /// Bytes that its node says it handed to others so far.
     fn handed_bytes(&self) -> u64 {
         0
+    }
+
+    /// The second best choice in place of the last token that the stage chose for a lone row. `None`: nobody can tell.
+    fn runner_up(&mut self) -> Option<RunnerUp> {
+        None
     }
 
     /// What went over the network for this seat so far.

@@ -24,7 +24,8 @@ pub use profile::{
 };
 pub use sampling::{DryOptions, SamplingOptionError, SamplingOptions};
 pub use stage::{
-    CachePart, Forward, ModelHash, Order, Pass, Reply, SessionId, StageInput, StageSpec, Tag, Ticket,
+    BRANCHES_MAX, Branch, CachePart, Course, Forward, GUESSES_MAX, ModelHash, Order, Pass, Reply, SessionId,
+    StageInput, StageSpec, Tag, Ticket,
 };
 pub use token::TokenId;
 pub use wire_codec::{UnknownWireCodec, WireCodec};

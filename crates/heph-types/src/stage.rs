@@ -90,6 +90,14 @@ impl core::fmt::Debug for Ticket {
 pub enum StageInput {
     /// Token ids, for the stage that holds the first layer.
     Tokens(Vec<TokenId>),
+    /// Guesses to be confirmed, for a stage that holds the whole model and chooses: token ids as above, and other ways in
+    /// which they may go on. Its choices end with the first that was not guessed.
+    Guesses {
+        /// The likeliest way.
+        tokens: Vec<TokenId>,
+        /// Others; see [`Branch::check`].
+        branches: Vec<Branch>,
+    },
     /// Hidden states, one row a token.
     Rows {
         /// The rows.
@@ -112,10 +120,85 @@ impl StageInput {
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         match self {
-            Self::Tokens(tokens) => tokens.len(),
+            Self::Tokens(tokens) | Self::Guesses { tokens, .. } => tokens.len(),
             Self::Rows { hidden, .. } => hidden.tokens(),
             Self::Handed { count, .. } => *count,
         }
+    }
+}
+
+/// Other ways that one order's guesses may go at most.
+pub const BRANCHES_MAX: usize = 4;
+
+/// Tokens of an order whose guesses branch, at most: twice the longest round, and what stands before it.
+pub const GUESSES_MAX: usize = 64;
+
+/// Another way in which guesses may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// Which of the order's tokens its first one may stand for.
+    pub at: u32,
+    /// The tokens.
+    pub tokens: Vec<TokenId>,
+}
+
+impl Branch {
+    /// Whether branches are ones of an order with these tokens, of which the last `answers` are answered: each leaves the
+    /// tokens where something was guessed, with a token that nobody else guesses there, and goes no further than they do.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    pub fn check(branches: &[Branch], tokens: &[TokenId], answers: usize) -> Result<(), &'static str> {
+        if branches.len() > BRANCHES_MAX || !branches.is_empty() && tokens.len() > GUESSES_MAX {
+            return Err("its guesses branch more often, or go further, than they may");
+        }
+        for (number, branch) in branches.iter().enumerate() {
+            let (at, length) = (branch.at as usize, branch.tokens.len());
+            if length == 0 || at >= tokens.len() || length > tokens.len() - at {
+                return Err("a branch is empty or goes further than the guesses");
+            }
+            if at + answers <= tokens.len() {
+                return Err("a branch leaves the tokens where nothing was guessed");
+            }
+            let first = branch.tokens[0];
+            let again = |other: &Branch| other.at == branch.at && other.tokens[0] == first;
+            if tokens[at] == first || branches[..number].iter().any(again) {
+                return Err("a branch begins with what is guessed there already");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How chosen tokens ran through guesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Course {
+    /// Guesses that were chosen one after another, from the first.
+    pub agreed: usize,
+    /// The branch that was taken then, and how many of its tokens were chosen.
+    pub branch: Option<(usize, usize)>,
+}
+
+impl Course {
+    /// The course of what was `chosen` for the last `answers` of an order's tokens. Choices that go on behind one that was
+    /// not guessed are on no branch.
+    pub fn of(tokens: &[TokenId], answers: usize, branches: &[Branch], chosen: &[TokenId]) -> Course {
+        let guessed = &tokens[(tokens.len() + 1).saturating_sub(answers).min(tokens.len())..];
+        let same = |a: &[TokenId], b: &[TokenId]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+        let agreed = same(guessed, chosen);
+        let at = tokens.len() - guessed.len() + agreed;
+        let left = &chosen[agreed..];
+        let taken = |branch: &Branch| branch.at as usize == at && left.first() == branch.tokens.first();
+        let which = branches.iter().position(taken).filter(|_| at < tokens.len());
+        Course {
+            agreed,
+            branch: which.map(|which| (which, same(&branches[which].tokens, left))),
+        }
+    }
+
+    /// Choices that were guessed: all but the last, where a stage tells no more than it has to.
+    pub fn right(&self) -> usize {
+        self.agreed + self.branch.map_or(0, |(_, along)| along)
     }
 }
 
@@ -150,4 +233,62 @@ pub struct CachePart {
     pub check: [u8; 32],
     /// Layer after layer, position after position: keys and values in the cache's own number format.
     pub bytes: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u32]) -> Vec<TokenId> {
+        ids.iter().copied().map(TokenId).collect()
+    }
+
+    fn branch(at: u32, tokens: &[u32]) -> Branch {
+        Branch {
+            at,
+            tokens: ids(tokens),
+        }
+    }
+
+    #[test]
+    fn a_branch_leaves_the_guesses_where_one_stands_and_goes_no_further() {
+        let tokens = ids(&[1, 2, 3, 4, 5]);
+        let fits = |branches: &[Branch]| Branch::check(branches, &tokens, 4).is_ok();
+        assert!(fits(&[branch(2, &[9, 9, 9]), branch(2, &[8]), branch(4, &[9])]));
+        // The second token is the last known one: what follows it is the first guess.
+        for wrong in [
+            branch(1, &[9]),
+            branch(0, &[9]),
+            branch(5, &[9]),
+            branch(u32::MAX, &[9]),
+            branch(2, &[]),
+            branch(2, &[9; 4]),
+            branch(2, &[3]),
+        ] {
+            assert!(!fits(std::slice::from_ref(&wrong)), "{wrong:?}");
+        }
+        assert!(!fits(&[branch(2, &[9, 1]), branch(2, &[9, 2])]), "twice the same");
+        assert!(
+            !fits(&[6, 7, 8, 9, 10].map(|first| branch(2, &[first]))),
+            "too many"
+        );
+        let long = vec![TokenId(1); GUESSES_MAX + 1];
+        assert!(Branch::check(&[branch(9, &[2])], &long, long.len()).is_err());
+    }
+
+    #[test]
+    fn chosen_tokens_run_along_the_guesses_or_along_one_branch() {
+        let tokens = ids(&[1, 2, 3, 4]);
+        let branches = [branch(2, &[7, 8]), branch(3, &[9])];
+        let course = |chosen: &[u32]| Course::of(&tokens, 4, &branches, &ids(chosen));
+        let of = |agreed, branch| Course { agreed, branch };
+        assert_eq!(course(&[2, 3, 4, 5]), of(3, None));
+        assert_eq!(course(&[2, 6]), of(1, None));
+        assert_eq!(course(&[2, 7, 8, 5]), of(1, Some((0, 2))));
+        assert_eq!(course(&[2, 7, 5]), of(1, Some((0, 1))));
+        assert_eq!(course(&[2, 3, 9, 1]), of(2, Some((1, 1))));
+        assert_eq!(course(&[7]), of(0, None));
+        assert_eq!(course(&[2, 3, 9, 1]).right(), 3);
+        assert_eq!(Course::of(&tokens, 1, &[], &ids(&[5])), of(0, None));
+    }
 }

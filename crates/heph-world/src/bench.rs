@@ -9,6 +9,7 @@ use heph_runtime::node::{Node, Stage, StageError};
 use heph_types::{KvFormat, LayerRange, ModelHash, ModelProfile, Order, SamplingOptions, Speed, StageSpec};
 
 use crate::dice::Dice;
+use crate::scene;
 
 /// Share by which a piece of work takes longer or shorter than its cost says.
 const UNEVEN: f64 = 0.03;
@@ -159,7 +160,7 @@ impl Workbench {
         let passed = match &order {
             Order::Forward(forward) => Some(Passed {
                 first: forward.first.index(),
-                rows: forward.input.tokens(),
+                rows: scene::rows(&forward.input),
                 answers: forward.answers as usize,
             }),
             Order::Rollback(to) => {

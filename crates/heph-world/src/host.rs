@@ -11,6 +11,7 @@ use heph_runtime::seat::{Bell, Host, ORDERS_MAX, Refusal, Seat, SeatError, Traff
 use heph_types::{ModelHash, NodeId, Order, Reply, SamplingOptions, SessionId, Speed, StageSpec, WireCodec};
 
 use crate::bench::{Costs, Passed};
+use crate::scene;
 use crate::world::{Core, LAW, World};
 
 /// The one session of a seat's conversation.
@@ -370,7 +371,7 @@ impl Seat for NearSeat {
         let pass = match &order {
             Order::Forward(forward) => Some(Some(Passed {
                 first: forward.first.index(),
-                rows: forward.input.tokens(),
+                rows: scene::rows(&forward.input),
                 answers: forward.answers as usize,
             })),
             Order::Generate { .. } => Some(None),

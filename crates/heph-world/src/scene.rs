@@ -10,7 +10,7 @@ use heph_runtime::line::Placement;
 use heph_runtime::seat::Host;
 use heph_types::{
     Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelProfile, NodeId,
-    NodeProfile, NodeState, Policy, Price, Role, Speed, WireCodec,
+    NodeProfile, NodeState, Policy, Price, Role, Speed, StageInput, WireCodec,
 };
 
 use crate::dice::Dice;
@@ -24,6 +24,19 @@ pub const DESK: NodeId = NodeId([0; 32]);
 
 /// Bytes of a layer, as the planner and the clock see it: with seven others and the head a model of half a gigabyte.
 const LAYER_BYTES: u64 = 50_000_000;
+
+/// Rows that an order takes through a stage: each way that guesses may go is a sequence of its own.
+pub fn rows(input: &StageInput) -> usize {
+    let branches = match input {
+        StageInput::Guesses { branches, .. } => branches.as_slice(),
+        StageInput::Tokens(_) | StageInput::Rows { .. } | StageInput::Handed { .. } => &[],
+    };
+    let beside: usize = branches
+        .iter()
+        .map(|branch| branch.at as usize + branch.tokens.len())
+        .sum();
+    input.tokens() + beside
+}
 
 /// Machines, the ways to them, and what is asked.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use heph_runtime::desk::{Answer, AnswerOptions, Desk, Guess, Pace, Prompt};
 use heph_runtime::draft::{Drafter, EchoDrafter, Either, ModelDrafter};
 use heph_runtime::line::{Line, LineError, LineLimits, LineModel, Placement};
 use heph_runtime::seat::Host;
-use heph_types::{SamplingOptions, TokenId};
+use heph_types::{Branch, SamplingOptions, TokenId};
 
 use crate::dice::Dice;
 use crate::member::{Fault, Lie};
@@ -319,13 +319,14 @@ fn pace(number: u64, world: &World, model: &TinyModel) -> Pace {
                 drafter: Box::new(drafter),
                 length: 3,
                 ahead: 2,
+                branches: 2,
             })
         }
     }
 }
 
-/// Makes some of its guesses wrong.
-struct Unsure(ModelDrafter);
+/// Makes some of its guesses wrong, and knows on a branch what is right.
+pub struct Unsure(pub ModelDrafter);
 
 impl Drafter for Unsure {
     fn begin(&mut self, sampling: &SamplingOptions) {
@@ -340,6 +341,20 @@ impl Drafter for Unsure {
             }
         }
         Ok(guess)
+    }
+
+    fn branches(
+        &mut self,
+        history: &[TokenId],
+        guesses: &[TokenId],
+        count: usize,
+    ) -> Result<Vec<Branch>, LineError> {
+        let wrong = (0..guesses.len()).filter(|at| (history.len() + at).is_multiple_of(5));
+        let right = |at: usize| Branch {
+            at: at as u32,
+            tokens: [&[TokenId(guesses[at].0 ^ 1)], &guesses[at + 1..]].concat(),
+        };
+        Ok(wrong.take(count).map(right).collect())
     }
 }
 

@@ -16,7 +16,7 @@ use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{
     Answer, AnswerOptions, Desk, DeskError, Finish, Guess, GuessSource, Pace, Plain, Prompt, Speculation,
 };
-use heph_runtime::draft::{Drafter, EchoDrafter, Either, ModelDrafter};
+use heph_runtime::draft::{EchoDrafter, Either, ModelDrafter};
 use heph_runtime::line::{Layout, Line, LineError, LineLimits, LineModel, Placement, Standing, Steering};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError};
@@ -25,6 +25,7 @@ use heph_types::{
     CachePart, Forward, Hidden, LayerRange, ModelHash, NodeId, Order, Pass, Position, Reply, SessionId,
     StageInput, StageSpec, Tag, Ticket, TokenId,
 };
+use heph_world::storm::Unsure;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -391,7 +392,7 @@ impl MortalSeat {
         if self.skip && forward.first == Position(0) && forward.answers == 0 && forward.input.tokens() > 1 {
             (self.skip, self.shift) = (false, 1);
             match &mut forward.input {
-                StageInput::Tokens(tokens) => drop(tokens.remove(0)),
+                StageInput::Tokens(tokens) | StageInput::Guesses { tokens, .. } => drop(tokens.remove(0)),
                 StageInput::Rows { hidden, .. } => drop(hidden.rows.drain(..hidden.width)),
                 // A replay's rows come from the desk.
                 StageInput::Handed { .. } => {}
@@ -620,6 +621,7 @@ fn pace(number: u64) -> Pace {
                 drafter: Box::new(drafter),
                 length: 3,
                 ahead: 2,
+                branches: 2,
             })
         }
         _ => {
@@ -631,6 +633,7 @@ fn pace(number: u64) -> Pace {
                     acceptance,
                     seconds_per_token: 1e-6,
                     length_max: 6,
+                    branches_max: 1,
                 },
             };
             let sources = vec![
@@ -643,25 +646,6 @@ fn pace(number: u64) -> Pace {
             ];
             Pace::Adapt(Box::new(Speculation::new(sources, Plain::Stream, None)))
         }
-    }
-}
-
-/// Makes some of its guesses wrong.
-struct Unsure(ModelDrafter);
-
-impl Drafter for Unsure {
-    fn begin(&mut self, sampling: &SamplingOptions) {
-        self.0.begin(sampling);
-    }
-
-    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
-        let mut guess = self.0.draft(history, count)?;
-        for (at, token) in guess.iter_mut().enumerate() {
-            if (history.len() + at).is_multiple_of(5) {
-                *token = TokenId(token.0 ^ 1);
-            }
-        }
-        Ok(guess)
     }
 }
 

@@ -92,9 +92,10 @@ fn samplings() -> [SamplingOptions; 3] {
 #[test]
 fn a_guess_changes_no_token() {
     let (target, draft) = (load(bundled::STORY), load(bundled::STORY_DRAFT));
+    let mut followed = 0;
     for sampling in samplings() {
         let alone = target.answer(&[], Pace::Steps, &sampling);
-        for (length, ahead) in [(1, 1), (4, 1), (4, 2), (8, 3), (0, 1)] {
+        for (length, ahead, branches) in [(1, 1, 0), (4, 1, 1), (4, 2, 2), (8, 3, 0), (8, 1, 2), (0, 1, 1)] {
             for cuts in [&[] as &[usize], &[2], &[0, 1, 3]] {
                 let small = ModelDrafter::new(draft.line(&[]), Cancel::new());
                 let drafters: [Box<dyn Drafter>; 2] = [
@@ -106,16 +107,64 @@ fn a_guess_changes_no_token() {
                         drafter,
                         length,
                         ahead,
+                        branches,
                     };
                     let answer = target.answer(cuts, Pace::Guess(guess), &sampling);
                     assert_eq!(
                         answer.tokens, alone.tokens,
-                        "{length} tokens, {ahead} pieces, cut before {cuts:?}"
+                        "{length} tokens, {ahead} pieces, {branches} branches, cut before {cuts:?}"
+                    );
+                    followed += answer.guesses.branched;
+                    assert!(
+                        cuts.is_empty() || answer.guesses.branches == 0,
+                        "a row of stages is told none"
                     );
                 }
             }
         }
     }
+    assert!(followed > 20, "{followed} branches were taken");
+}
+
+/// Tokens of a pass in stories of which the small model guesses eight tokens and so many other ways at a time, greedy and
+/// drawn, and how often one of these was taken.
+fn passes(target: &Loaded, draft: &Loaded, length: usize, branches: usize) -> (f64, usize) {
+    let (mut tokens, mut pieces, mut branched) = (0, 0, 0);
+    for seed in 0..6 {
+        let sampling = match seed {
+            0 => SamplingOptions::greedy(),
+            seed => SamplingOptions {
+                temperature: 0.8,
+                seed,
+                ..SamplingOptions::default()
+            },
+        };
+        let guess = Guess {
+            drafter: Box::new(ModelDrafter::new(draft.line(&[]), Cancel::new())),
+            length,
+            ahead: 1,
+            branches,
+        };
+        let answer = target.answer(&[], Pace::Guess(guess), &sampling);
+        tokens += answer.tokens.len();
+        pieces += answer.guesses.pieces;
+        branched += answer.guesses.branched;
+    }
+    (tokens as f64 / pieces as f64, branched)
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "with --nocapture the test is the measurement")]
+fn branches_bring_more_tokens_a_pass() {
+    let (target, draft) = (load(bundled::STORY), load(bundled::STORY_DRAFT));
+    println!("length | branches | tokens a pass | branches taken");
+    let mut all = Vec::new();
+    for (length, branches) in [(4, 0), (4, 1), (4, 2), (8, 0), (8, 1), (8, 2)] {
+        let (each, taken) = passes(&target, &draft, length, branches);
+        println!("{length} | {branches} | {each:.2} | {taken}");
+        all.push(each);
+    }
+    assert!(all[2] > 1.03 * all[0] && all[5] > 1.03 * all[3], "{all:?}");
 }
 
 /// What one round could gain from second guesses, counted over the target's own tokens.
@@ -252,6 +301,7 @@ fn most_guesses_of_the_bundled_draft_are_right() {
         drafter,
         length: 5,
         ahead: 1,
+        branches: 0,
     };
     let answer = target.answer(&[], Pace::Guess(guess), &SamplingOptions::greedy());
     assert!(

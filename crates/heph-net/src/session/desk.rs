@@ -403,12 +403,12 @@ impl DeskEnd {
 
     /// Sends what waits, as far as the window has room.
     fn send(&mut self, now: Duration, line: Line) -> Result<(), SessionError> {
-        let said = self.talk.said;
+        let (said, theirs) = (self.talk.said, self.talk.their_last());
         let Some(seated) = self.lines.get_mut(&line) else {
             return Ok(());
         };
         while seated.has_room(0) {
-            let Some(frame) = seated.ready(line)? else {
+            let Some(frame) = seated.ready(line, theirs)? else {
                 break;
             };
             if !seated.has_room(weight(&frame)) {

@@ -226,6 +226,10 @@ impl NodeEnd {
                 let line = forward.line;
                 self.ordered(now, line, "Forward", |lent| lent.forward(forward))?;
             }
+            Frame::Guesses(guesses) => {
+                let line = guesses.line;
+                self.ordered(now, line, "Guesses", |lent| lent.guesses(guesses))?;
+            }
             Frame::Rollback { line, epoch, to } => {
                 self.ordered(now, line, "Rollback", |lent| lent.roll_back(epoch, to))?;
             }

@@ -1,10 +1,13 @@
 //! Orders and replies as frames, and back: the shapes are checked against what the session is.
 
-use heph_types::{Forward, Order, Pass, Position, Reply, StageInput, StageSpec, Tag, TokenId, WireCodec};
+use heph_types::{
+    Branch, Course, Forward, GUESSES_MAX, Order, Pass, Position, Reply, StageInput, StageSpec, Tag, TokenId,
+    WireCodec,
+};
 
 use super::{Codecs, SessionError};
 use crate::codec;
-use crate::wire::{ChoicesFrame, Epoch, Fill, ForwardFrame, Line, RowsFrame, TakeUntil};
+use crate::wire::{ChoicesFrame, Epoch, Fill, ForwardFrame, Frame, GuessesFrame, Line, RowsFrame, TakeUntil};
 
 /// What both ends remember of a forward order until it is answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +23,8 @@ pub(super) struct Asked {
     pub(super) reply: WireCodec,
     /// The ids that the order holds for the positions of its answers but the last; empty where it holds none.
     pub(super) ids: Vec<TokenId>,
+    /// Other ways in which these ids may go on, counted from the first of them.
+    pub(super) branches: Vec<Branch>,
     /// What it takes of the window: four bytes for each number and each id, however they travel.
     pub(super) bytes: usize,
     /// The name of its rows, where another node hands them over.
@@ -56,10 +61,44 @@ impl Asked {
             until: frame.until,
             reply: frame.reply,
             ids: ids[from..].to_vec(),
+            branches: Vec::new(),
             bytes: 4 * (numbers + ids.len()),
             handed,
             void: false,
         }
+    }
+
+    /// What is to be remembered of guesses. A branch takes as much of the window as all that goes through the stage for it.
+    pub(super) fn of_guesses(frame: &GuessesFrame) -> Asked {
+        let count = frame.tokens.len();
+        let branches = frame.branches.iter().map(|branch| Branch {
+            at: branch.at.saturating_sub(1),
+            tokens: branch.tokens.clone(),
+        });
+        let along: usize = frame
+            .branches
+            .iter()
+            .map(|b| b.at as usize + b.tokens.len())
+            .sum();
+        Asked {
+            epoch: frame.epoch,
+            first: frame.first,
+            count,
+            answers: count,
+            until: TakeUntil::Disagreement,
+            reply: WireCodec::F32,
+            ids: frame.tokens.get(1..).unwrap_or_default().to_vec(),
+            branches: branches.collect(),
+            bytes: 4 * (count + along),
+            handed: None,
+            void: false,
+        }
+    }
+
+    /// How choices ran through what was guessed.
+    fn course(&self, chosen: &[TokenId]) -> Course {
+        // As many answers as ids, and one more: the first id is the first guess.
+        Course::of(&self.ids, self.ids.len() + 1, &self.branches, chosen)
     }
 
     /// The position behind its last token.
@@ -73,16 +112,35 @@ impl Asked {
     }
 }
 
-/// A forward order as a frame, for a session with rows of `width` numbers.
+/// What the other end understands, and what the session is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Means {
+    pub(super) chooses: bool,
+    pub(super) codecs: Codecs,
+    /// Numbers of a row.
+    pub(super) width: usize,
+    /// Whether guesses have a message of their own.
+    pub(super) guesses: bool,
+}
+
+/// A forward order as a frame. Where the other end knows no branches, they are left out: they change no choice.
 pub(super) fn forward_frame(
     line: Line,
     epoch: Epoch,
     forward: &Forward,
-    chooses: bool,
-    (codecs, width): (Codecs, usize),
-) -> Result<ForwardFrame, SessionError> {
+    means: Means,
+) -> Result<Frame, SessionError> {
+    let Means {
+        chooses,
+        codecs,
+        width,
+        ..
+    } = means;
+    if let Some(guesses) = guesses_frame(line, epoch, forward, means) {
+        return Ok(Frame::Guesses(guesses));
+    }
     let fill = match &forward.input {
-        StageInput::Tokens(tokens) => Fill::Tokens(tokens.clone()),
+        StageInput::Tokens(tokens) | StageInput::Guesses { tokens, .. } => Fill::Tokens(tokens.clone()),
         StageInput::Rows { hidden, tokens } => Fill::Rows {
             rows: codec::pack(hidden, codecs.up)?,
             tokens: tokens.clone(),
@@ -99,7 +157,7 @@ pub(super) fn forward_frame(
     };
     // What follows a token that would not have been chosen is no use to anybody.
     let guesses = chooses && ids && forward.answers > 1;
-    Ok(ForwardFrame {
+    Ok(Frame::Forward(ForwardFrame {
         line,
         epoch,
         first: forward.first,
@@ -112,7 +170,57 @@ pub(super) fn forward_frame(
         reply: codecs.down,
         fill,
         pass: forward.pass.map(|pass| pass.tag),
+    }))
+}
+
+/// The shorter frame of an order that is guesses but for its first token.
+fn guesses_frame(line: Line, epoch: Epoch, forward: &Forward, means: Means) -> Option<GuessesFrame> {
+    let (tokens, branches) = match &forward.input {
+        StageInput::Tokens(tokens) => (tokens, Vec::new()),
+        StageInput::Guesses { tokens, branches } => (tokens, branches.clone()),
+        StageInput::Rows { .. } | StageInput::Handed { .. } => return None,
+    };
+    let all = forward.pass.is_none() && forward.answers as usize == tokens.len();
+    let guesses = all && (2..=GUESSES_MAX).contains(&tokens.len());
+    (means.guesses && means.chooses && guesses).then(|| GuessesFrame {
+        line,
+        epoch,
+        first: forward.first,
+        branches,
+        tokens: tokens.clone(),
     })
+}
+
+/// The order in a frame of guesses.
+pub(super) fn guesses_order(frame: GuessesFrame, spec: &StageSpec) -> Result<Order, SessionError> {
+    let broken = |why| SessionError::Unexpected {
+        frame: "Guesses",
+        why,
+    };
+    if spec.choose.is_none() || spec.layers.start() != 0 {
+        return Err(broken("only a whole model confirms them"));
+    }
+    let answers = frame.tokens.len();
+    if answers < 2 {
+        return Err(broken("it holds none"));
+    }
+    if frame.first.index().saturating_add(answers) > spec.context as usize {
+        return Err(broken("it reaches beyond the context"));
+    }
+    Branch::check(&frame.branches, &frame.tokens, answers).map_err(broken)?;
+    let input = match frame.branches.is_empty() {
+        true => StageInput::Tokens(frame.tokens),
+        false => StageInput::Guesses {
+            tokens: frame.tokens,
+            branches: frame.branches,
+        },
+    };
+    Ok(Order::Forward(Forward {
+        first: frame.first,
+        input,
+        answers: answers as u32,
+        pass: None,
+    }))
 }
 
 /// The order in a frame, for a session that is `spec` with rows of `width` numbers.
@@ -220,11 +328,11 @@ pub(super) fn rows_frame(
 
 /// Chosen tokens as a frame: those that the order guessed are only counted.
 pub(super) fn choices_frame(line: Line, asked: &Asked, first: Position, tokens: &[TokenId]) -> ChoicesFrame {
-    let agreed = tokens.iter().zip(&asked.ids).take_while(|(a, b)| a == b).count();
-    let rest = &tokens[agreed..];
+    let course = asked.course(tokens);
+    let agreed = course.agreed;
     let rest = match asked.until {
-        TakeUntil::End => rest,
-        TakeUntil::Disagreement => &rest[..rest.len().min(1)],
+        TakeUntil::End => &tokens[agreed..],
+        TakeUntil::Disagreement => &tokens[agreed..tokens.len().min(course.right() + 1)],
     };
     ChoicesFrame {
         line,
@@ -264,17 +372,19 @@ pub(super) fn choices_reply(frame: ChoicesFrame, asked: &Asked) -> Result<Reply,
         return Err(broken("they are for another place"));
     }
     let (all, told) = (asked.answers, agreed + frame.tokens.len());
-    let ends_early = asked.until == TakeUntil::Disagreement
-        && frame.tokens.len() == 1
-        && asked
-            .ids
-            .get(agreed)
-            .is_some_and(|guess| *guess != frame.tokens[0]);
-    if agreed > asked.ids.len() || !(told == all || told < all && ends_early) {
+    if agreed > asked.ids.len() {
         return Err(broken("they are not as many as were asked for"));
     }
-    let mut tokens = asked.ids[..agreed].to_vec();
-    tokens.extend(frame.tokens);
+    let tokens = [&asked.ids[..agreed], &frame.tokens].concat();
+    let course = asked.course(&tokens);
+    let fits = match asked.until {
+        TakeUntil::End => told == all,
+        // Behind the last that was guessed there is one more, on a branch too; those that agree are counted.
+        TakeUntil::Disagreement => tokens.len() == course.right() + 1 && course.agreed == agreed,
+    };
+    if !fits {
+        return Err(broken("they are not as many as were asked for"));
+    }
     Ok(Reply::Choices {
         first: frame.first,
         tokens,

@@ -2,8 +2,8 @@
 //! `docs/wire.md`.
 
 use heph_types::{
-    CachePart, DryOptions, KvFormat, LayerRange, ModelHash, NodeId, Position, SamplingOptions, StageSpec,
-    Tag, Ticket, TokenId, WireCodec,
+    BRANCHES_MAX, Branch, CachePart, DryOptions, GUESSES_MAX, KvFormat, LayerRange, ModelHash, NodeId,
+    Position, SamplingOptions, StageSpec, Tag, Ticket, TokenId, WireCodec,
 };
 
 use super::bytes::{Reader, Writer};
@@ -73,6 +73,21 @@ pub enum Fill {
         /// The ids.
         tokens: Vec<TokenId>,
     },
+}
+
+/// `Order::Forward` on the wire, where every row is answered up to the first choice that was not guessed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuessesFrame {
+    /// The session.
+    pub line: Line,
+    /// Its epoch; the next one where the order goes back.
+    pub epoch: Epoch,
+    /// Position of the first token.
+    pub first: Position,
+    /// Other ways in which the tokens may go on.
+    pub branches: Vec<Branch>,
+    /// The tokens: the last one known, and what is guessed to follow.
+    pub tokens: Vec<TokenId>,
 }
 
 /// `Order::Generate` on the wire.
@@ -349,6 +364,65 @@ impl JoinFrame {
             }),
             false => Err(WireError::Address),
         }
+    }
+}
+
+/// Number of branches and of tokens are one number, of which these bits are the branches': a byte less in each round.
+const BRANCHES_BITS: u32 = 3;
+
+impl GuessesFrame {
+    pub(super) fn write(&self, to: &mut Writer) -> Result<(), WireError> {
+        self.line.write(to);
+        self.epoch.write(to);
+        to.short(self.first.0);
+        if self.branches.len() > BRANCHES_MAX || self.tokens.len() > GUESSES_MAX {
+            return Err(WireError::TooLong {
+                what: "guesses",
+                got: self.tokens.len(),
+                max: GUESSES_MAX,
+            });
+        }
+        to.short((self.tokens.len() << BRANCHES_BITS | self.branches.len()) as u64);
+        for branch in &self.branches {
+            to.length("place of a branch", branch.at as usize, GUESSES_MAX)?;
+            to.tokens("tokens of a branch", &branch.tokens, GUESSES_MAX)?;
+        }
+        self.tokens.iter().for_each(|token| to.short(token.0));
+        Ok(())
+    }
+
+    pub(super) fn read(from: &mut Reader<'_>) -> Result<GuessesFrame, WireError> {
+        let (line, epoch, first) = (Line::read(from)?, Epoch::read(from)?, Position(from.short()?));
+        let both = from.length("guesses", GUESSES_MAX << BRANCHES_BITS | BRANCHES_MAX)?;
+        let (count, branches) = (both >> BRANCHES_BITS, both & ((1 << BRANCHES_BITS) - 1));
+        if branches > BRANCHES_MAX {
+            return Err(WireError::TooLong {
+                what: "branches",
+                got: branches,
+                max: BRANCHES_MAX,
+            });
+        }
+        // A branch is a place, a count and a token at least.
+        if 3 * branches + count > from.rest.len() {
+            return Err(WireError::Short);
+        }
+        let mut frame = GuessesFrame {
+            line,
+            epoch,
+            first,
+            branches: Vec::with_capacity(branches),
+            tokens: Vec::with_capacity(count),
+        };
+        for _ in 0..branches {
+            frame.branches.push(Branch {
+                at: from.length("place of a branch", GUESSES_MAX)? as u32,
+                tokens: from.tokens("tokens of a branch", GUESSES_MAX)?,
+            });
+        }
+        for _ in 0..count {
+            frame.tokens.push(TokenId(from.short()?));
+        }
+        Ok(frame)
     }
 }
 

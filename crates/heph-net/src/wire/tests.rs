@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use heph_types::{
-    CachePart, DryOptions, Hidden, KvFormat, LayerRange, ModelHash, NodeId, Position, SamplingOptions,
-    SessionId, StageSpec, Tag, Ticket, TokenId, WireCodec,
+    Branch, CachePart, DryOptions, Hidden, KvFormat, LayerRange, ModelHash, NodeId, Position,
+    SamplingOptions, SessionId, StageSpec, Tag, Ticket, TokenId, WireCodec,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -291,6 +291,20 @@ fn samples_of_version_3() -> Vec<(String, Frame)> {
         let rows = rows(2, 40, codec);
         Frame::Hand(HandFrame { tag, rows })
     };
+    let ids = |ids: &[u32]| ids.iter().copied().map(TokenId).collect::<Vec<_>>();
+    let guesses = |branches: Vec<Branch>| {
+        Frame::Guesses(GuessesFrame {
+            line: Line(3),
+            epoch: Epoch(130),
+            first: Position(1000),
+            branches,
+            tokens: ids(&[1, 127, 128, 31_999, 2_097_151]),
+        })
+    };
+    let branch = |at, tokens: &[u32]| Branch {
+        at,
+        tokens: ids(tokens),
+    };
     let named = [
         ("expect", Frame::Expect { line, from, ticket }),
         ("join", join(address)),
@@ -328,6 +342,11 @@ fn samples_of_version_3() -> Vec<(String, Frame)> {
         ),
         ("forward-on-tokens", on(Fill::Tokens(tokens))),
         ("forward-on-handed", on(handed(Vec::new()))),
+        ("guesses", guesses(Vec::new())),
+        (
+            "guesses-tree",
+            guesses(vec![branch(1, &[9, 300]), branch(4, &[5])]),
+        ),
     ];
     named.map(|(name, frame)| (name.to_owned(), frame)).into()
 }
@@ -527,6 +546,23 @@ fn frame() -> impl Strategy<Value = Frame> {
                     pass,
                 })
             }),
+        (
+            line(),
+            epoch(),
+            position(),
+            vec((0u32..64, vec(token(), 1..20)), 0..4),
+            vec(token(), 0..40)
+        )
+            .prop_map(|(line, epoch, first, branches, tokens)| {
+                let branches = branches.into_iter().map(|(at, tokens)| Branch { at, tokens });
+                Frame::Guesses(GuessesFrame {
+                    line,
+                    epoch,
+                    first,
+                    branches: branches.collect(),
+                    tokens,
+                })
+            }),
         (line(), epoch(), position()).prop_map(|(line, epoch, to)| Frame::Rollback { line, epoch, to }),
         (
             line(),
@@ -675,6 +711,11 @@ fn reserved(frame: &Frame) -> usize {
                 .as_ref()
                 .map_or(0, |relay| relay.to_string().len());
             join.address.direct.capacity() * size_of::<std::net::SocketAddr>() / 8 + relay
+        }
+        Frame::Guesses(guesses) => {
+            let branches = guesses.branches.capacity() * size_of::<Branch>();
+            let along: usize = guesses.branches.iter().map(|branch| tokens(&branch.tokens)).sum();
+            branches + along + tokens(&guesses.tokens)
         }
         Frame::Generate(generate) => tokens(&generate.ends),
         Frame::Rows(rows) => rows.rows.bytes.capacity(),
@@ -871,6 +912,19 @@ fn a_token_costs_the_bytes_that_are_promised() {
         assert!(
             bytes <= 4 * drafted + 16,
             "{bytes} bytes up for {drafted} drafted tokens"
+        );
+        // Guesses beside the last known token, in a vocabulary of 16 thousand: what the tokens' own bytes leave of four each.
+        let short = Frame::Guesses(GuessesFrame {
+            line: Line(0),
+            epoch: Epoch(100),
+            first: Position(16_000),
+            branches: Vec::new(),
+            tokens: vec![TokenId(16_000); drafted + 1],
+        });
+        let bytes = short.encode().unwrap().len();
+        assert!(
+            drafted < 5 || bytes <= 4 * drafted,
+            "{bytes} bytes for {drafted} drafted tokens"
         );
         let down = ChoicesFrame {
             line,

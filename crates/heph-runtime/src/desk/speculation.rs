@@ -8,7 +8,7 @@ use std::time::Duration;
 use heph_engine::sample::SamplingOptions;
 use heph_plan::DraftSource;
 use heph_plan::draft::{Drafting, Outcome, Round, RoundStart, SourceStart, Tally};
-use heph_types::TokenId;
+use heph_types::{Branch, TokenId};
 
 use crate::draft::Drafter;
 use crate::line::LineError;
@@ -85,11 +85,33 @@ struct Ahead {
 pub(super) struct Drafted {
     pub(super) round: Round,
     pub(super) tokens: Vec<TokenId>,
+    /// Other ways in which they may go on.
+    pub(super) branches: Vec<Branch>,
     pub(super) seconds: f64,
 }
 
+/// How a round went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct News {
+    /// Answers that were asked for.
+    pub(super) answers: usize,
+    /// Tokens that came.
+    pub(super) gained: usize,
+    /// Whether they ran along a branch.
+    pub(super) branched: bool,
+    /// Whether it was sent while another was looked at: the time between their answers says nothing of the way.
+    pub(super) behind: bool,
+    /// What it took, and how long of that the desk waited.
+    pub(super) seconds: f64,
+    pub(super) waited: f64,
+}
+
 /// A round of no guesses.
-const STEP: Round = Round { source: 0, length: 0 };
+const STEP: Round = Round {
+    source: 0,
+    length: 0,
+    branches: 0,
+};
 
 impl Drafted {
     /// No guesses.
@@ -97,6 +119,7 @@ impl Drafted {
         Self {
             round: STEP,
             tokens: Vec::new(),
+            branches: Vec::new(),
             seconds: 0.0,
         }
     }
@@ -179,11 +202,12 @@ impl Speculation {
         guessed.collect()
     }
 
-    /// Guesses for the next round after `known`, at most `room` of them.
+    /// Guesses for the next round after `known`, at most `room` of them, with others beside them where they `may_branch`.
     pub(super) fn draft(
         &mut self,
         known: &[TokenId],
         room: usize,
+        may_branch: bool,
         time: &dyn Fn() -> Duration,
     ) -> Result<Drafted, LineError> {
         let mut idle = vec![false; self.sources.len()];
@@ -199,10 +223,26 @@ impl Speculation {
                 None => self.sources[round.source].drafter.draft(known, length)?,
             };
             if !tokens.is_empty() {
+                let wanted = if may_branch {
+                    usize::from(round.branches)
+                } else {
+                    0
+                };
+                let branches = match wanted {
+                    0 => Vec::new(),
+                    _ => self.sources[round.source]
+                        .drafter
+                        .branches(known, &tokens, wanted)?,
+                };
                 let seconds = time().saturating_sub(began).as_secs_f64();
+                let round = Round {
+                    branches: branches.len() as u16,
+                    ..round
+                };
                 return Ok(Drafted {
                     round,
                     tokens,
+                    branches,
                     seconds,
                 });
             }
@@ -229,6 +269,14 @@ impl Speculation {
         let Some(acceptance) = control.acceptance(sent.round.source) else {
             return false;
         };
+        // A longer piece is looked at in one pass, and a second one in two.
+        let longest = self
+            .sources
+            .get(sent.round.source)
+            .map(|source| source.start.length_max);
+        if longest.is_none_or(|longest| sent.tokens.len() < usize::from(longest)) {
+            return false;
+        }
         let right = acceptance.powi(sent.tokens.len() as i32 + 1);
         let start = control.round(self.tokens);
         let pass = (start.fixed - expected.way).max(0.0) + start.per_row * sent.tokens.len() as f64;
@@ -260,8 +308,16 @@ impl Speculation {
         Ok(())
     }
 
-    /// Learns how a round went: `gained` tokens in `seconds`, of which the desk waited `waited`.
-    pub(super) fn learn(&mut self, sent: &Drafted, answers: usize, gained: usize, seconds: f64, waited: f64) {
+    /// Learns how a round went.
+    pub(super) fn learn(&mut self, sent: &Drafted, news: News) {
+        let News {
+            answers,
+            gained,
+            branched,
+            behind,
+            seconds,
+            waited,
+        } = news;
         self.waiting += WAIT_SHARE * (waited - self.waiting);
         let Some(control) = &mut self.control else {
             self.time_step(answers, seconds);
@@ -272,9 +328,16 @@ impl Speculation {
         if length == 0 && !sent.tokens.is_empty() {
             return;
         }
+        let round = Round { length, ..sent.round };
+        let seconds = if behind {
+            control.seconds_of(round)
+        } else {
+            seconds
+        };
         control.observe(Outcome {
-            round: Round { length, ..sent.round },
+            round,
             accepted: gained.saturating_sub(1) as u16,
+            branched,
             seconds,
             drafting: sent.seconds.min(seconds),
         });

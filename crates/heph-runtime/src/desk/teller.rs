@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use heph_engine::sample::SamplingOptions;
-use heph_types::TokenId;
+use heph_types::{Branch, TokenId};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::draft::Drafter;
 use crate::line::{Line, LineError};
 
-use super::speculation::{Drafted, Guessed, Speculation};
+use super::speculation::{Drafted, Guessed, News, Speculation};
 
 /// How tokens are asked for.
 pub enum Pace {
@@ -35,6 +35,8 @@ pub struct Guess {
     pub length: usize,
     /// Pieces under way at most. With two, the next is guessed and sent while the last is confirmed.
     pub ahead: usize,
+    /// Other ways in which they may go on, sent with them where nothing else is under way.
+    pub branches: usize,
 }
 
 impl Pace {
@@ -67,6 +69,10 @@ pub struct Guesses {
     pub sent: usize,
     /// Pieces that were sent.
     pub pieces: usize,
+    /// Other ways sent with them.
+    pub branches: usize,
+    /// Pieces in which one of these was right.
+    pub branched: usize,
 }
 
 /// One answer's tokens on their way.
@@ -106,6 +112,8 @@ struct Sent {
     owed: usize,
     /// Answers that were asked for.
     answers: usize,
+    /// Whether another was under way when it was sent.
+    behind: bool,
     /// Whether it holds a part of the prompt, whose time tells nothing of a round's.
     prompt: bool,
     drafted: Drafted,
@@ -155,7 +163,10 @@ impl<'a> Teller<'a> {
                 Fed::To(fed) => self.send(history, fed)?,
             }
             let chosen = self.line.collect(self.cancel)?;
-            self.settle(&chosen.tokens);
+            if chosen.branched {
+                self.follow(&chosen.tokens, history.len());
+            }
+            self.settle(&chosen.tokens, chosen.branched);
             self.choices.extend(chosen.tokens);
         }
         let token = self
@@ -164,6 +175,13 @@ impl<'a> Teller<'a> {
             .unwrap_or_else(|| unreachable!("there is one"));
         self.judge(token, history.len());
         Ok(token)
+    }
+
+    /// What was fed are the chosen tokens of a branch, in place of the guesses.
+    fn follow(&mut self, tokens: &[TokenId], known: usize) {
+        self.guesses.branched += 1;
+        self.guessed = tokens[..tokens.len().saturating_sub(1)].iter().copied().collect();
+        self.fed = Fed::To(known + self.guessed.len());
     }
 
     /// Compares a chosen token with the guess in its place; a wrong guess makes everything after it void.
@@ -184,12 +202,12 @@ impl<'a> Teller<'a> {
 
     /// Counts answers that came, and lets the control learn from them. Nothing is left to tell at this moment, so the
     /// first of them stands where the first guess does.
-    fn settle(&mut self, tokens: &[TokenId]) {
+    fn settle(&mut self, tokens: &[TokenId], branched: bool) {
         let judged = tokens.len().min(self.guessed.len());
         let pairs = tokens.iter().zip(&self.guessed);
         let right = pairs.take_while(|(token, guess)| token == guess).count();
         // What follows a wrong guess may be left out, and what was sent behind it is void.
-        let wrong = right < judged;
+        let wrong = right < judged || branched;
         let gained = tokens.len().min(right + 1);
         let mut count = tokens.len();
         while let Some(sent) = self.under_way.front_mut() {
@@ -202,14 +220,14 @@ impl<'a> Teller<'a> {
             let Some(sent) = self.under_way.pop_front() else {
                 return;
             };
-            self.learn(&sent, gained);
+            self.learn(&sent, gained, branched);
             if wrong || count == 0 {
                 return;
             }
         }
     }
 
-    fn learn(&mut self, sent: &Sent, gained: usize) {
+    fn learn(&mut self, sent: &Sent, gained: usize, branched: bool) {
         let Pace::Adapt(speculation) = &mut *self.pace else {
             return;
         };
@@ -218,7 +236,15 @@ impl<'a> Teller<'a> {
         if let Some((when, waited_then)) = before.filter(|_| !sent.prompt) {
             let seconds = now.saturating_duration_since(when).as_secs_f64();
             let gained = gained.min(sent.answers);
-            speculation.learn(&sent.drafted, sent.answers, gained, seconds, waited - waited_then);
+            let news = News {
+                answers: sent.answers,
+                gained,
+                branched,
+                behind: sent.behind,
+                seconds,
+                waited: waited - waited_then,
+            };
+            speculation.learn(&sent.drafted, news);
         }
     }
 
@@ -253,15 +279,24 @@ impl<'a> Teller<'a> {
             }
             self.guessed.extend(&drafted.tokens);
             let answers = tokens.len() - fed.max(self.prompt - 1);
-            self.line.feed(fed, &tokens[fed..], answers);
+            // A branch's place is counted from the first guess, and the line's from the first token.
+            let branches = drafted.branches.iter().map(|branch| Branch {
+                at: branch.at + (known.len() - fed) as u32,
+                ..branch.clone()
+            });
+            let branches = branches.collect();
+            self.line.feed_guesses(fed, &tokens[fed..], answers, branches);
             self.line.nudge()?;
             let prompt = fed < self.prompt;
             fed = tokens.len();
             self.fed = Fed::To(fed);
             self.guesses.pieces += 1;
             self.guesses.sent += drafted.tokens.len();
+            self.guesses.branches += drafted.branches.len();
+            let behind = !self.under_way.is_empty();
             self.under_way.push_back(Sent {
                 owed: answers,
+                behind,
                 answers,
                 prompt,
                 drafted,
@@ -273,6 +308,10 @@ impl<'a> Teller<'a> {
     /// Whether another piece should be sent behind those under way.
     fn sends_more(&self) -> bool {
         let last = self.under_way.back().map(|sent| &sent.drafted);
+        // What would follow guesses that branch is not known.
+        if last.is_some_and(|sent| !sent.branches.is_empty()) {
+            return false;
+        }
         match &*self.pace {
             Pace::Steps | Pace::Stream => false,
             Pace::Guess(guess) => self.under_way.len() < guess.ahead.max(1),
@@ -287,6 +326,8 @@ impl<'a> Teller<'a> {
         let clock = Arc::clone(self.line.clock());
         let began = clock.now();
         let time = || clock.now().saturating_duration_since(began);
+        // Stages in a row would have to be told which way was right.
+        let may_branch = self.under_way.is_empty() && self.line.is_whole();
         match &mut *self.pace {
             Pace::Steps | Pace::Stream => Ok(Drafted::none()),
             Pace::Guess(guess) => {
@@ -296,12 +337,18 @@ impl<'a> Teller<'a> {
                 } else {
                     Vec::new()
                 };
+                let wanted = if may_branch { guess.branches } else { 0 };
+                let branches = match wanted > 0 && !tokens.is_empty() {
+                    true => guess.drafter.branches(known, &tokens, wanted)?,
+                    false => Vec::new(),
+                };
                 Ok(Drafted {
                     tokens,
+                    branches,
                     ..Drafted::none()
                 })
             }
-            Pace::Adapt(speculation) => speculation.draft(known, room, &time),
+            Pace::Adapt(speculation) => speculation.draft(known, room, may_branch, &time),
         }
     }
 

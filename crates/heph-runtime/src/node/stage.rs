@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use heph_engine::cache::{CacheError, KvCache};
-use heph_engine::sample::{Sampler, SamplingError, SamplingOptions};
+use heph_engine::sample::{RunnerUp, Sampler, SamplingError, SamplingOptions};
 use heph_engine::worker::{ForwardError, Keep, Part, Worker};
 use heph_types::{
-    CachePart, Forward, Hidden, KvFormat, LayerRange, NodeId, Order, Position, Reply, StageInput, StageSpec,
-    TokenId,
+    Branch, CachePart, Course, Forward, Hidden, KvFormat, LayerRange, NodeId, Order, Position, Reply,
+    StageInput, StageSpec, TokenId,
 };
 
 use super::SessionPlace;
@@ -109,6 +109,13 @@ pub enum StageError {
     Backend(String),
 }
 
+/// What a token was chosen from.
+struct Lone {
+    logits: Vec<f32>,
+    position: usize,
+    token: TokenId,
+}
+
 /// Carries out the orders of one session. As a [`Seat`] it computes when it is asked for a reply.
 pub struct Stage {
     node: NodeId,
@@ -125,6 +132,8 @@ pub struct Stage {
     /// The first position that came with a cache and without its id: from there on no ids are kept.
     untold: Option<usize>,
     orders: VecDeque<Order>,
+    /// What the last token was chosen from, where it was chosen for a lone row.
+    lone: Option<Lone>,
     pressure: Option<Pressure>,
     _place: Option<SessionPlace>,
 }
@@ -170,6 +179,7 @@ impl Stage {
             tokens: Vec::new(),
             untold: None,
             orders: VecDeque::new(),
+            lone: None,
             worker,
             pressure: None,
             _place: place,
@@ -395,12 +405,79 @@ impl Stage {
         }
         self.roll_back(first);
         self.check_room(count)?;
-        let reply = self.run(forward, count);
+        let reply = match &forward.input {
+            StageInput::Guesses { tokens, branches } if !branches.is_empty() => {
+                self.confirm(first, tokens, branches, forward.answers as usize)
+            }
+            _ => self.run(forward, count).map(|reply| (reply, count)),
+        };
         match &reply {
-            Ok(_) => self.held = first.index() + count,
+            Ok((_, held)) => self.held = first.index() + held,
             Err(_) => self.roll_back(first),
         }
-        reply
+        reply.map(|(reply, _)| reply)
+    }
+
+    /// Confirms guesses that branch; says how many positions of the order are held afterwards. Each branch goes through the
+    /// layers beside the chain as a sequence of its own, in a cache that was forked where the order begins, so its bits are
+    /// those of a chain. Choices end with the first that was not guessed.
+    fn confirm(
+        &mut self,
+        first: Position,
+        chain: &[TokenId],
+        branches: &[Branch],
+        answers: usize,
+    ) -> Result<(Reply, usize), StageError> {
+        if self.layers.start() != 0 || self.sampler.is_none() {
+            return Err(StageError::Order(
+                "only a whole model confirms guesses that branch",
+            ));
+        }
+        Branch::check(branches, chain, answers).map_err(StageError::Order)?;
+        let path = |branch: &Branch| [&chain[..branch.at as usize], &branch.tokens].concat();
+        let paths: Vec<Vec<TokenId>> = branches.iter().map(path).collect();
+        let all = [chain, &paths.concat()].concat();
+        self.check_room(all.len())?;
+        let mut hidden = self.worker.embed(&all)?;
+        let mut forks: Vec<KvCache> = paths.iter().map(|_| self.cache.fork(first)).collect();
+        let caches = std::iter::once(&mut self.cache).chain(&mut forks);
+        let lengths = std::iter::once(chain.len()).chain(paths.iter().map(Vec::len));
+        let part = |(cache, tokens)| Part { cache, tokens, first };
+        let mut parts: Vec<Part> = caches.zip(lengths).map(part).collect();
+        self.worker
+            .forward(self.layers, &mut parts, &mut hidden, Keep::All)?;
+
+        let width = hidden.width;
+        let rows = |from: usize, to: usize| &hidden.rows[from * width..to * width];
+        let unanswered = chain.len() - answers;
+        let (start, mut chosen) = (first.index(), Vec::new());
+        self.note(chain);
+        self.choose(rows(unanswered, chain.len()), start + unanswered + 1, &mut chosen)?;
+        let course = Course::of(chain, answers, branches, &chosen);
+        let mut held = chain.len();
+        chosen.truncate(course.agreed + 1);
+        if let Some((which, _)) = course.branch {
+            let branch = &branches[which];
+            let at = branch.at as usize;
+            held = at + branch.tokens.len();
+            self.cache = forks.swap_remove(which);
+            self.tokens.truncate(start + at);
+            self.note(&branch.tokens);
+            let before: usize = paths[..which].iter().map(Vec::len).sum();
+            let from = chain.len() + before + at;
+            let taken = rows(from, from + branch.tokens.len());
+            self.choose(taken, start + at + 1, &mut chosen)?;
+            let right = Course::of(chain, answers, branches, &chosen).right();
+            chosen.truncate(right + 1);
+        }
+        let first = Position((start + unanswered + 1) as u32);
+        Ok((
+            Reply::Choices {
+                first,
+                tokens: chosen,
+            },
+            held,
+        ))
     }
 
     /// Takes `count` tokens through the layers, some at a time.
@@ -449,10 +526,10 @@ impl Stage {
     /// Hidden states of the tokens `from..to` of an input before the first of the stage's layers.
     fn rows(&mut self, input: &StageInput, from: usize, to: usize) -> Result<Hidden, StageError> {
         match input {
-            StageInput::Tokens(_) if self.layers.start() != 0 => Err(StageError::Order(
-                "tokens are for the stage that holds the first layer",
-            )),
-            StageInput::Tokens(tokens) => {
+            StageInput::Tokens(_) | StageInput::Guesses { .. } if self.layers.start() != 0 => Err(
+                StageError::Order("tokens are for the stage that holds the first layer"),
+            ),
+            StageInput::Tokens(tokens) | StageInput::Guesses { tokens, .. } => {
                 let tokens = &tokens[from..to];
                 self.note(tokens);
                 Ok(self.worker.embed(tokens)?)
@@ -504,6 +581,8 @@ impl Stage {
             return Ok(());
         };
         let looks_back = sampler.options().looks_back();
+        let alone = rows.len() == width;
+        self.lone = None;
         for rows in rows.chunks(HEAD_ROWS * width) {
             let rows = rows.to_vec();
             let logits = self.worker.head(&Hidden { width, rows })?;
@@ -520,6 +599,11 @@ impl Stage {
                 chosen.push(sampler.sample(logits, Position(position as u32), history, None)?);
                 position += 1;
             }
+            self.lone = chosen.last().filter(|_| alone).map(|token| Lone {
+                position: position - 1,
+                token: *token,
+                logits,
+            });
         }
         Ok(())
     }
@@ -540,6 +624,16 @@ impl Seat for Stage {
 
     fn choose_by(&mut self, options: &SamplingOptions) -> bool {
         self.choose_anew(options)
+    }
+
+    fn runner_up(&mut self) -> Option<RunnerUp> {
+        let (lone, sampler) = (self.lone.as_ref()?, self.sampler.as_mut()?);
+        let history = match self.tokens.get(..lone.position) {
+            Some(history) => history,
+            None if sampler.options().looks_back() => return None,
+            None => &[],
+        };
+        sampler.runner_up(&lone.logits, Position(lone.position as u32), history, lone.token)
     }
 
     fn leave(&mut self, to: Position) -> bool {
@@ -623,6 +717,129 @@ mod tests {
     fn reply(stage: &mut Stage, order: Order) -> Reply {
         stage.take(order).unwrap();
         stage.work().unwrap().unwrap()
+    }
+
+    /// What the model itself says after a prompt, and guesses of which one is wrong.
+    fn guessed(stage: &mut Stage, wrong: usize) -> (Vec<TokenId>, Vec<TokenId>) {
+        let Reply::Choices { tokens, .. } = reply(stage, forward(0, 5..25)) else {
+            panic!("a stage that chooses");
+        };
+        let mut right = vec![*tokens.last().unwrap()];
+        for at in 0..7 {
+            let next = Order::Forward(Forward {
+                first: Position(20 + at),
+                input: StageInput::Tokens(vec![right[at as usize]]),
+                answers: 1,
+                pass: None,
+            });
+            let Reply::Choices { tokens, .. } = reply(stage, next) else {
+                panic!("a stage that chooses");
+            };
+            right.extend(tokens);
+        }
+        let mut tokens = right[..7].to_vec();
+        tokens[wrong] = TokenId(tokens[wrong].0 ^ 1);
+        (right, tokens)
+    }
+
+    fn confirm(stage: &mut Stage, tokens: &[TokenId], branches: Vec<Branch>) -> Vec<TokenId> {
+        let order = Order::Forward(Forward {
+            first: Position(20),
+            input: StageInput::Guesses {
+                tokens: tokens.to_vec(),
+                branches,
+            },
+            answers: tokens.len() as u32,
+            pass: None,
+        });
+        match reply(stage, order) {
+            Reply::Choices { first, tokens } => {
+                assert_eq!(first, Position(21));
+                tokens
+            }
+            Reply::Rows { .. } => panic!("a stage that chooses"),
+        }
+    }
+
+    #[test]
+    fn a_branch_that_is_right_is_followed_and_is_what_the_cache_holds_then() {
+        for wrong in 1..7 {
+            let [mut stage, mut plain] = stages(0, 2, true);
+            let (right, tokens) = guessed(&mut plain, wrong);
+            guessed(&mut stage, wrong);
+            let branch = |at: usize, tokens: &[TokenId]| Branch {
+                at: at as u32,
+                tokens: tokens.to_vec(),
+            };
+            // One that is wrong stands before it, where there is room for one.
+            let mut branches = vec![branch(wrong, &right[wrong..7])];
+            if wrong > 1 {
+                branches.insert(0, branch(wrong - 1, &[TokenId(right[wrong - 1].0 ^ 1)]));
+            }
+            assert_eq!(
+                confirm(&mut stage, &tokens, branches),
+                right[1..],
+                "wrong at {wrong}"
+            );
+            let more = || forward(27, 30..40);
+            assert_eq!(
+                reply(&mut stage, more()),
+                reply(&mut plain, more()),
+                "wrong at {wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_branch_that_is_wrong_in_the_middle_is_followed_so_far() {
+        let [mut stage, mut plain] = stages(0, 2, true);
+        let (right, tokens) = guessed(&mut plain, 2);
+        guessed(&mut stage, 2);
+        let mut along = right[2..7].to_vec();
+        along[3] = TokenId(along[3].0 ^ 1);
+        let branches = vec![Branch { at: 2, tokens: along }];
+        assert_eq!(confirm(&mut stage, &tokens, branches), right[1..6]);
+        let more = || forward(25, 30..40);
+        assert_eq!(reply(&mut stage, more()), reply(&mut plain, more()));
+        // Nothing that is right: as a chain.
+        let [mut stage, _] = stages(0, 2, true);
+        guessed(&mut stage, 2);
+        let branches = vec![Branch {
+            at: 3,
+            tokens: vec![TokenId(right[3].0 ^ 1)],
+        }];
+        assert_eq!(confirm(&mut stage, &tokens, branches), right[1..3]);
+    }
+
+    #[test]
+    fn branches_are_refused_where_they_cannot_be_followed() {
+        let branches = |at| {
+            vec![Branch {
+                at,
+                tokens: vec![TokenId(9)],
+            }]
+        };
+        let order = |at| {
+            Order::Forward(Forward {
+                first: Position(0),
+                input: StageInput::Guesses {
+                    tokens: [1, 2, 3].map(TokenId).to_vec(),
+                    branches: branches(at),
+                },
+                answers: 3,
+                pass: None,
+            })
+        };
+        let refused = |stage: &mut Stage, at| {
+            stage.take(order(at)).unwrap();
+            stage.work().is_err()
+        };
+        let [mut whole, _] = stages(0, 2, true);
+        assert!(refused(&mut whole, 0) && refused(&mut whole, 3));
+        assert!(!refused(&mut whole, 2));
+        let [mut last, _] = stages(1, 2, true);
+        let [mut blind, _] = stages(0, 2, false);
+        assert!(refused(&mut last, 2) && refused(&mut blind, 2));
     }
 
     #[test]

@@ -74,6 +74,26 @@ impl Link {
         Ok((drive(stream, DeskEnd::new(law(), Duration::ZERO), epoch), found))
     }
 
+    /// A new connection beside one that is kept, made once that one has been silent for a while: where the peer has forgotten
+    /// it, or is gone, that is known by then. `None` where none was kept.
+    pub(super) async fn another(
+        &self,
+        silent: Duration,
+        deadline: Duration,
+    ) -> Option<Result<Connection, SeatError>> {
+        let kept = self.connection.lock().await.clone();
+        kept.filter(Connection::is_open)?;
+        tokio::time::sleep(silent).await;
+        let made = self.network.reach(self.node, Protocol::Session, deadline).await;
+        Some(made.map_err(|error| self.unreached(&error)))
+    }
+
+    /// Uses this connection from now on.
+    pub(super) async fn take(&self, made: Connection) {
+        *self.connection.lock().await = Some(made.clone());
+        self.note(Some(made));
+    }
+
     async fn connection(&self, deadline: Duration) -> Result<(Connection, Found), SeatError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {

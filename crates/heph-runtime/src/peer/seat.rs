@@ -24,6 +24,10 @@ const LINE: Line = Line(0);
 /// How long a stream may take to say whether a session is open: what its own end waits, and a little.
 const ANSWER_DEADLINE: Duration = OPEN_DEADLINE.saturating_add(Duration::from_secs(1));
 
+/// How long a kept connection may be silent before another is tried beside it, so that it is known whether the peer can be
+/// reached when the silence means loss.
+const SILENT: Duration = Duration::from_millis(900);
+
 /// How long a part of a cache may take to travel: 4 MB at 3 Mbit/s.
 const CACHE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -172,15 +176,25 @@ pub(super) fn open(
     };
     let (way, bell, hears) = (Arc::clone(link), bell.clone(), Arc::clone(&heard));
     let opened = async move {
-        match try_open(&way, ask.clone(), &hears, &bell, CONNECT_DEADLINE).await {
-            Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) => {
-                way.leave().await;
-                let deadline = again_within(&error);
-                let again = try_open(&way, ask, &hears, &bell, deadline).await;
-                again.map_err(|(error, _)| error)
+        let other = Arc::clone(&way);
+        let mut another = tokio::spawn(async move { other.another(SILENT, AGAIN_DEADLINE).await });
+        let first = try_open(&way, ask.clone(), &hears, &bell, CONNECT_DEADLINE).await;
+        let Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) = first else {
+            another.abort();
+            return first.map_err(|(error, _)| error);
+        };
+        way.leave().await;
+        // Both were waited for at once.
+        match another.is_finished() {
+            true => {
+                if let Ok(Some(made)) = (&mut another).await {
+                    way.take(made?).await;
+                }
             }
-            opened => opened.map_err(|(error, _)| error),
+            false => another.abort(),
         }
+        let again = try_open(&way, ask, &hears, &bell, again_within(&error)).await;
+        again.map_err(|(error, _)| error)
     };
     let (commands, listener) = wait(link, opened)??;
     Ok(Box::new(PeerSeat {

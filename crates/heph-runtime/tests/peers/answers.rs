@@ -1,9 +1,11 @@
 //! The same bits, whoever computes them, and what travels for it.
 
+use heph_engine::sample::SamplingOptions;
 use heph_net::session::Codecs;
 use heph_runtime::desk::Guess;
-use heph_runtime::draft::{EchoDrafter, Either, ModelDrafter};
-use heph_types::WireCodec;
+use heph_runtime::draft::{Drafter, EchoDrafter, Either, ModelDrafter};
+use heph_runtime::line::LineError;
+use heph_types::{Branch, TokenId, WireCodec};
 
 use super::*;
 
@@ -24,7 +26,62 @@ fn guesses() -> Pace {
         drafter: Box::new(drafter),
         length: 4,
         ahead: 2,
+        branches: 0,
     })
+}
+
+/// Knows everything, and says every third token wrong with the right one on a branch.
+struct Contrary(ModelDrafter);
+
+impl Drafter for Contrary {
+    fn begin(&mut self, sampling: &SamplingOptions) {
+        self.0.begin(sampling);
+    }
+
+    fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
+        let mut guesses = self.0.draft(history, count)?;
+        for (at, token) in guesses.iter_mut().enumerate() {
+            if (history.len() + at).is_multiple_of(3) {
+                *token = TokenId(token.0 ^ 1);
+            }
+        }
+        Ok(guesses)
+    }
+
+    fn branches(
+        &mut self,
+        history: &[TokenId],
+        guesses: &[TokenId],
+        count: usize,
+    ) -> Result<Vec<Branch>, LineError> {
+        let wrong = (0..guesses.len()).filter(|at| (history.len() + at).is_multiple_of(3));
+        let right = |at: usize| Branch {
+            at: at as u32,
+            tokens: [&[TokenId(guesses[at].0 ^ 1)], &guesses[at + 1..]].concat(),
+        };
+        Ok(wrong.take(count).map(right).collect())
+    }
+}
+
+#[test]
+fn a_peer_follows_the_branch_that_is_right() {
+    let world = World::new(1);
+    for sampled in [false, true] {
+        let expected = at_home(&options(sampled));
+        let node = Arc::new(node_of(NodeId([9; 32])));
+        let line = Line::whole(model(), node, LineLimits::default());
+        let guess = Guess {
+            drafter: Box::new(Contrary(ModelDrafter::new(line, Cancel::new()))),
+            length: 4,
+            ahead: 1,
+            branches: 1,
+        };
+        let mut desk = desk(world.line(&[(0, 0, 2)]), Pace::Guess(guess));
+        let answer = ask(&mut desk, PROMPT, &options(sampled)).expect("an answer");
+        assert_eq!((&answer.tokens, &answer.text), (&expected.tokens, &expected.text));
+        assert_eq!(answer.moves, []);
+        assert!(answer.guesses.branched > 3, "{:?}", answer.guesses);
+    }
 }
 
 #[test]

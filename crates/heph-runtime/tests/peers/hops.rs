@@ -53,6 +53,7 @@ fn answer(
 fn guessing() -> Pace {
     let line = Line::whole(model(), Arc::new(node_of(NodeId([1; 32]))), LineLimits::default());
     Pace::Guess(Guess {
+        branches: 0,
         drafter: Box::new(Either(
             EchoDrafter::default(),
             ModelDrafter::new(line, Cancel::new()),

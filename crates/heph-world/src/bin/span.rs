@@ -285,6 +285,7 @@ fn guessing() -> Done<Pace> {
             acceptance: 0.75,
             seconds_per_token: 1e-4,
             length_max: 16,
+            branches_max: 0,
         },
     };
     let speculation = Speculation::new(vec![source], Plain::Steps, None);

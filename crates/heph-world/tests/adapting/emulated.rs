@@ -14,9 +14,9 @@ use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::seat::{Bell, Host, Seat, SeatError};
 use heph_runtime::words::Words;
 use heph_types::{
-    Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, ModelProfile,
-    NodeId, NodeProfile, NodeState, Order, Policy, Price, Reply, Role, SamplingOptions, SessionId, Speed,
-    StageSpec, TimedPass, TokenId, WireCodec,
+    Branch, Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash,
+    ModelProfile, NodeId, NodeProfile, NodeState, Order, Policy, Price, Reply, Role, SamplingOptions,
+    SessionId, Speed, StageSpec, TimedPass, TokenId, WireCodec,
 };
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -330,7 +330,7 @@ struct EmulatedSeat {
 impl EmulatedSeat {
     fn schedule(&mut self, order: Order) {
         let rows = match &order {
-            Order::Forward(forward) => forward.input.tokens(),
+            Order::Forward(forward) => heph_world::scene::rows(&forward.input),
             Order::Rollback(_) | Order::Generate { .. } => 1,
         };
         let heard = self.machine.work(self.machine.pass(rows, self.layers)) + self.machine.rtt / 2;
@@ -398,5 +398,18 @@ impl<D: Drafter> Drafter for Timed<D> {
         let tokens = self.inner.draft(history, count)?;
         self.clock.spend(self.token * tokens.len() as u32);
         Ok(tokens)
+    }
+
+    fn branches(
+        &mut self,
+        history: &[TokenId],
+        guesses: &[TokenId],
+        count: usize,
+    ) -> Result<Vec<Branch>, LineError> {
+        let branches = self.inner.branches(history, guesses, count)?;
+        // The first token of each is known from when the guesses were made.
+        let drafted: usize = branches.iter().map(|branch| branch.tokens.len() - 1).sum();
+        self.clock.spend(self.token * drafted as u32);
+        Ok(branches)
     }
 }

@@ -78,6 +78,7 @@ impl Scene {
             acceptance,
             seconds_per_token,
             length_max: 16,
+            branches_max: 2,
         };
         let sources = vec![
             GuessSource {
@@ -215,6 +216,7 @@ fn a_drafter_that_is_always_wrong_costs_next_to_nothing() {
             acceptance: 0.6,
             seconds_per_token: 1e-4,
             length_max: 16,
+            branches_max: 0,
         };
         let sources = vec![GuessSource {
             kind: DraftSource::Model,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use heph_types::{CachePart, Hidden, Order, Position, Reply, SamplingOptions, StageSpec, TokenId};
 
-use crate::session::orders::{self, Asked};
+use crate::session::orders::{self, Asked, Means};
 use crate::session::{Codecs, SessionError};
-use crate::wire::{ChoicesFrame, Epoch, Frame, GenerateFrame, Line, RowsFrame};
+use crate::wire::{ChoicesFrame, Epoch, Frame, GUESSES_SINCE, GenerateFrame, Line, RowsFrame};
 
 /// One session as the desk sees it.
 #[derive(Debug)]
@@ -111,12 +111,12 @@ impl Seated {
         }
     }
 
-    /// The next frame.
-    pub(super) fn ready(&mut self, line: Line) -> Result<Option<Frame>, SessionError> {
+    /// The next frame, to an end that speaks versions up to `theirs`.
+    pub(super) fn ready(&mut self, line: Line, theirs: Option<u16>) -> Result<Option<Frame>, SessionError> {
         if self.ready.is_some() {
             return Ok(self.ready.take());
         }
-        let frame = self.next_frame(line)?;
+        let frame = self.next_frame(line, theirs)?;
         if frame.is_some() {
             self.waiting.pop_front();
         }
@@ -124,7 +124,7 @@ impl Seated {
     }
 
     /// The frame for what waits longest, if it may be sent at all now.
-    fn next_frame(&mut self, line: Line) -> Result<Option<Frame>, SessionError> {
+    fn next_frame(&mut self, line: Line, theirs: Option<u16>) -> Result<Option<Frame>, SessionError> {
         loop {
             let (epoch, held) = (self.epoch, self.held());
             let Some(waiting) = self.waiting.front() else {
@@ -146,9 +146,13 @@ impl Seated {
                         return Err(SessionError::Misuse("an order with more answers than tokens"));
                     }
                     let epoch = from(forward.first.index())?;
-                    let chooses = self.spec.choose.is_some();
-                    let shape = (self.codecs, self.width());
-                    Frame::Forward(orders::forward_frame(line, epoch, forward, chooses, shape)?)
+                    let means = Means {
+                        chooses: self.spec.choose.is_some(),
+                        codecs: self.codecs,
+                        width: self.width(),
+                        guesses: theirs.is_some_and(|last| last >= GUESSES_SINCE),
+                    };
+                    orders::forward_frame(line, epoch, forward, means)?
                 }
                 Waiting::Order(Order::Rollback(to)) => {
                     if to.index() >= held && !self.streams() {
@@ -219,12 +223,8 @@ impl Seated {
     /// Remembers what was sent.
     pub(super) fn sent(&mut self, frame: Frame) {
         match frame {
-            Frame::Forward(frame) => {
-                let asked = Asked::of(&frame);
-                self.go_on(asked.epoch, asked.first, asked.end());
-                self.asked_bytes += asked.bytes;
-                self.asked.push_back(Pending::Forward(asked));
-            }
+            Frame::Forward(frame) => self.sent_forward(Asked::of(&frame)),
+            Frame::Guesses(frame) => self.sent_forward(Asked::of_guesses(&frame)),
             Frame::Rollback { epoch, to, .. } => {
                 self.go_on(epoch, to, to.index());
                 self.forgot += 1;
@@ -240,6 +240,12 @@ impl Seated {
             }
             _ => {}
         }
+    }
+
+    fn sent_forward(&mut self, asked: Asked) {
+        self.go_on(asked.epoch, asked.first, asked.end());
+        self.asked_bytes += asked.bytes;
+        self.asked.push_back(Pending::Forward(asked));
     }
 
     /// What is sent begins at `first`, and the stage holds `end` positions afterwards. A new epoch makes void what was
@@ -373,6 +379,7 @@ impl Seated {
 pub(super) fn weight(frame: &Frame) -> usize {
     match frame {
         Frame::Forward(forward) => Asked::of(forward).bytes,
+        Frame::Guesses(guesses) => Asked::of_guesses(guesses).bytes,
         _ => 0,
     }
 }

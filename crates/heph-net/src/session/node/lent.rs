@@ -8,7 +8,7 @@ use heph_types::{Order, Position, SamplingOptions, StageSpec, Tag, TokenId};
 use crate::codec::PackedRows;
 use crate::session::orders::{self, Asked};
 use crate::session::{ORDERS_WINDOW, SessionError};
-use crate::wire::{Epoch, ForwardFrame, Frame, GenerateFrame, TakeUntil};
+use crate::wire::{Epoch, ForwardFrame, Frame, GenerateFrame, GuessesFrame, TakeUntil};
 
 /// Orders of one session that its stage has at a time: one under way, and one so that it need not wait for the next.
 const HANDED_MAX: usize = 2;
@@ -290,7 +290,17 @@ impl Lent {
             }
             self.tag = Some(tag);
         }
-        self.go_on("Forward", asked.epoch, asked.first.index(), asked.end())?;
+        self.queue_forward("Forward", asked, order)
+    }
+
+    pub(super) fn guesses(&mut self, frame: GuessesFrame) -> Result<(), SessionError> {
+        let asked = Asked::of_guesses(&frame);
+        let order = orders::guesses_order(frame, &self.spec)?;
+        self.queue_forward("Guesses", asked, order)
+    }
+
+    fn queue_forward(&mut self, frame: &'static str, asked: Asked, order: Order) -> Result<(), SessionError> {
+        self.go_on(frame, asked.epoch, asked.first.index(), asked.end())?;
         self.bytes += asked.bytes;
         self.queue.push_back(Queued::Forward(asked, order));
         Ok(())

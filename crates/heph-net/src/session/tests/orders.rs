@@ -1,10 +1,12 @@
 //! What is asked is answered as a stage at hand would, whatever overtakes what.
 
-use heph_types::{Forward, Hidden, Position, StageInput};
+use heph_types::{Branch, Forward, Hidden, Position, StageInput};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::session::orders::{Asked, Means, choices_reply, forward_frame};
+use crate::wire::{ChoicesFrame, Epoch, Fill, GuessesFrame, TakeUntil};
 
 /// One thing that a desk does; numbers are taken modulo what there is.
 #[derive(Debug, Clone, Copy)]
@@ -267,6 +269,176 @@ fn a_verification_costs_what_is_promised() {
         };
         assert_eq!(tokens.len(), right + 1);
     }
+}
+
+#[test]
+fn guesses_that_branch_are_followed_where_the_branch_is_right_at_what_is_promised() {
+    let drafted = 6;
+    for leaves in 0..drafted {
+        let mut world = World::opened(1, Duration::from_millis(50), whole());
+        let mut at_hand = Toy::new(LINE, &whole());
+        at_hand.carry_out(forward(&whole(), 0, 4, 1));
+        world.order(forward(&whole(), 0, 4, 1));
+        world.run(Duration::from_secs(2));
+        // What the model itself says, and guesses that leave it and come back to it by a branch.
+        let mut right = vec![at_hand.choice(4)];
+        for at in 0..=drafted {
+            let mut trial = Toy::new(LINE, &whole());
+            trial.carry_out(forward(&whole(), 0, 4, 1));
+            trial.carry_out(Order::Forward(Forward {
+                first: Position(4),
+                input: StageInput::Tokens(right.clone()),
+                answers: 1,
+                pass: None,
+            }));
+            right.push(trial.choice(5 + at));
+        }
+        let mut tokens = right[..=drafted].to_vec();
+        tokens[leaves + 1] = TokenId(151_000);
+        let branches = vec![Branch {
+            at: leaves as u32 + 1,
+            tokens: right[leaves + 1..=drafted].to_vec(),
+        }];
+        let before = world.bytes;
+        let answers = tokens.len() as u32;
+        world.order(Order::Forward(Forward {
+            first: Position(4),
+            input: StageInput::Guesses { tokens, branches },
+            answers,
+            pass: None,
+        }));
+        world.run(Duration::from_millis(400));
+        let (up, down) = (world.bytes.0 - before.0, world.bytes.1 - before.1);
+        let sent = drafted + drafted - leaves;
+        assert!(up <= 4 * (sent + 1) + 16 && down <= 32, "{up} up, {down} down");
+        let Some(Reply::Choices { tokens, .. }) = world.replies().last().copied() else {
+            panic!("choices");
+        };
+        assert_eq!(tokens, &right[1..], "left at {leaves}");
+        // The stage holds the branch: the next order goes on behind it.
+        world.order(Order::Forward(Forward {
+            first: Position(4 + drafted as u32 + 1),
+            input: StageInput::Tokens(right[drafted + 1..].to_vec()),
+            answers: 1,
+            pass: None,
+        }));
+        world.run(Duration::from_millis(400));
+        assert_eq!(world.over(), (None, None));
+        assert_eq!(world.stages[0].held(), 4 + drafted + 2);
+    }
+}
+
+#[test]
+fn branches_that_break_a_rule_end_the_stream() {
+    let branch = |at, tokens: &[u32]| Branch {
+        at,
+        tokens: tokens.iter().copied().map(TokenId).collect(),
+    };
+    let goes_on = |branches: Vec<Branch>| {
+        let mut world = World::opened(1, Duration::from_millis(5), whole());
+        world.order(forward(&whole(), 0, 4, 1));
+        world.order(Order::Forward(Forward {
+            first: Position(4),
+            input: StageInput::Guesses {
+                tokens: ids(1..5),
+                branches,
+            },
+            answers: 4,
+            pass: None,
+        }));
+        world.run(Duration::from_millis(200));
+        world.over() == (None, None)
+    };
+    assert!(goes_on(vec![branch(2, &[9, 9]), branch(3, &[9])]));
+    for wrong in [
+        vec![branch(0, &[9])],
+        vec![branch(4, &[9])],
+        vec![branch(2, &[])],
+        vec![branch(2, &[9, 9, 9])],
+        vec![branch(2, &[3])],
+        vec![branch(2, &[9]), branch(2, &[9, 1])],
+    ] {
+        assert!(!goes_on(wrong.clone()), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_branch_is_told_to_its_end_or_to_where_it_is_left_and_no_further() {
+    let frame = GuessesFrame {
+        line: LINE,
+        epoch: Epoch(0),
+        first: Position(4),
+        branches: vec![Branch {
+            at: 2,
+            tokens: ids(7..9),
+        }],
+        tokens: ids(1..5),
+    };
+    let asked = Asked::of_guesses(&frame);
+    let reply = |agreed: u32, tokens: &[u32]| {
+        let tokens = tokens.iter().copied().map(TokenId).collect();
+        let (line, epoch, first) = (LINE, Epoch(0), Position(5));
+        let frame = ChoicesFrame {
+            line,
+            epoch,
+            first,
+            agreed,
+            tokens,
+        };
+        match choices_reply(frame, &asked) {
+            Ok(Reply::Choices { tokens, .. }) => Some(tokens),
+            _ => None,
+        }
+    };
+    assert_eq!(reply(1, &[7, 8, 50]), Some([2, 7, 8, 50].map(TokenId).to_vec()));
+    assert_eq!(reply(1, &[7, 50]), Some([2, 7, 50].map(TokenId).to_vec()));
+    assert_eq!(reply(1, &[50]), Some([2, 50].map(TokenId).to_vec()));
+    assert_eq!(reply(3, &[50]), Some([2, 3, 4, 50].map(TokenId).to_vec()));
+    for (agreed, tokens) in [
+        (1, &[7][..]),
+        (1, &[7, 8]),
+        (1, &[7, 8, 50, 51]),
+        (1, &[7, 50, 51]),
+        (0, &[2, 50]),
+        (2, &[7, 50]),
+        (4, &[50]),
+        (3, &[]),
+    ] {
+        assert_eq!(reply(agreed, tokens), None, "{agreed} agreed and {tokens:?}");
+    }
+}
+
+#[test]
+fn an_end_that_knows_no_branches_is_sent_none() {
+    let branches = vec![Branch {
+        at: 2,
+        tokens: vec![TokenId(9)],
+    }];
+    let guesses = Forward {
+        first: Position(4),
+        input: StageInput::Guesses {
+            tokens: ids(1..5),
+            branches,
+        },
+        answers: 4,
+        pass: None,
+    };
+    let means = |guesses| Means {
+        chooses: true,
+        codecs: Codecs {
+            up: WireCodec::F32,
+            down: WireCodec::F32,
+        },
+        width: WIDTH,
+        guesses,
+    };
+    let frame = |knows| forward_frame(LINE, Epoch(0), &guesses, means(knows)).unwrap();
+    let Frame::Forward(plain) = frame(false) else {
+        panic!("a message of version 1");
+    };
+    assert_eq!(plain.fill, Fill::Tokens(ids(1..5)));
+    assert_eq!(plain.until, TakeUntil::Disagreement);
+    assert!(matches!(frame(true), Frame::Guesses(guesses) if guesses.branches.len() == 1));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use heph_types::{Forward, Hidden, Order, Pass, Position, Reply, StageInput, StageSpec, TokenId};
+use heph_types::{Branch, Forward, Hidden, Order, Pass, Position, Reply, StageInput, StageSpec, TokenId};
 
 use super::WIDTH;
 use crate::session::NodeCommand;
@@ -115,6 +115,7 @@ impl Toy {
         self.passed = forward.pass.or(self.passed);
         match &forward.input {
             StageInput::Tokens(tokens) => self.held.extend(tokens.iter().map(|token| token.0)),
+            StageInput::Guesses { tokens, branches } => return self.confirm(first, tokens, branches),
             StageInput::Rows { hidden, .. } => {
                 let rows = hidden.rows.chunks(hidden.width);
                 self.held.extend(rows.map(|row| row[0].to_bits()));
@@ -134,6 +135,31 @@ impl Toy {
                 first: Position(start),
                 hidden: Hidden { width: WIDTH, rows },
             }
+        }
+    }
+
+    /// Follows the guesses as long as they are what it chooses, and a branch where it chooses that.
+    fn confirm(&mut self, first: usize, tokens: &[TokenId], branches: &[Branch]) -> Reply {
+        let mut way = tokens.to_vec();
+        let mut chosen = Vec::new();
+        for at in 1..=tokens.len() {
+            self.held.truncate(first);
+            self.held.extend(way.iter().map(|token| token.0));
+            let token = self.choice(first + at);
+            chosen.push(token);
+            let goes = |branch: &&Branch| branch.at as usize == at && branch.tokens[0] == token;
+            if way.get(at) == Some(&token) {
+                continue;
+            }
+            let Some(branch) = branches.iter().find(goes).filter(|_| way == tokens) else {
+                break;
+            };
+            way.truncate(at);
+            way.extend(&branch.tokens);
+        }
+        Reply::Choices {
+            first: Position(first as u32 + 1),
+            tokens: chosen,
         }
     }
 
