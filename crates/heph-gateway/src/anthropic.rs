@@ -27,6 +27,7 @@ pub(crate) struct MessagesRequest {
     #[schema(value_type = Vec<Object>)]
     messages: Vec<Value>,
     /// A text or text blocks.
+    #[serde(default)]
     #[schema(value_type = Object)]
     system: Option<Value>,
     /// Tokens to make at most.
@@ -37,10 +38,12 @@ pub(crate) struct MessagesRequest {
     top_k: Option<i64>,
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
+    #[serde(default)]
     #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     stream: Option<bool>,
     /// `{"user_id"}`: for whom it is asked; nothing that one user asked is found again by another.
+    #[serde(default)]
     #[schema(value_type = Object)]
     metadata: Option<Value>,
     heph: Option<Wishes>,

@@ -84,6 +84,7 @@ pub(crate) struct ChatRequest {
     messages: Vec<Message>,
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
+    #[serde(default)]
     #[schema(value_type = Object)]
     format: Option<Value>,
     options: Option<Options>,
@@ -173,6 +174,7 @@ pub(crate) struct GenerateRequest {
     system: Option<String>,
     /// Whether the prompt is taken as it is.
     raw: Option<bool>,
+    #[serde(default)]
     #[schema(value_type = Object)]
     format: Option<Value>,
     options: Option<Options>,

@@ -277,7 +277,7 @@ fn nobody_takes_from_another_owner_while_it_runs_or_afterwards() {
     let mut batch = batch(&model, BatchLimits::default());
     let prompt = |owner| long(owner, 200);
     report(&mut batch, prompt(1));
-    for (owner, cached) in [(2, 0), (1, 199), (3, 0), (3, 199)] {
+    for (owner, cached) in [(2, 0), (1, 192), (3, 0), (3, 192)] {
         assert_eq!(report(&mut batch, prompt(owner)).1, cached, "owner {owner}");
     }
     // One that runs: the same owner goes on from it, others do not.
@@ -316,7 +316,7 @@ fn what_may_be_kept_nowhere_is_not_kept_and_takes_from_nobody() {
         (Reach::Nowhere, 0, 0),
         (Reach::Memory, 0, 0),
         (Reach::Nowhere, 0, 0),
-        (Reach::Disk, 199, 0),
+        (Reach::Disk, 192, 0),
     ];
     for (reach, cached, told) in cases {
         let (_, held, kept) = report(&mut batch, with(reach));

@@ -1,3 +1,5 @@
+//! Questions that are alike and not, and what is given again for them.
+
 use super::*;
 
 const REALM: Realm = Realm([1; 32]);

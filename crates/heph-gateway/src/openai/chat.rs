@@ -52,11 +52,13 @@ pub(crate) struct ChatRequest {
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     /// `none`, `auto`, `required`, or one tool.
+    #[serde(default)]
     #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     /// Whether there may be several calls.
     parallel_tool_calls: Option<bool>,
     /// `text`, `json_object` or `json_schema`; enforced.
+    #[serde(default)]
     #[schema(value_type = Object)]
     response_format: Option<Value>,
     /// For whom it is asked: nothing that one user asked is found again by another.

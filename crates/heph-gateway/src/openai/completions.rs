@@ -54,6 +54,7 @@ pub(crate) struct CompletionRequest {
     return_token_ids: Option<bool>,
     /// What comes after the answer.
     suffix: Option<String>,
+    #[serde(default)]
     #[schema(value_type = Object)]
     response_format: Option<Value>,
     /// For whom it is asked, as in chat.

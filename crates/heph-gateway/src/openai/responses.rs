@@ -32,14 +32,17 @@ pub(crate) struct ResponsesRequest {
     top_p: Option<f64>,
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
+    #[serde(default)]
     #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     /// `{"format": …}`, as `response_format` of chat.
+    #[serde(default)]
     #[schema(value_type = Object)]
     text: Option<Value>,
     stream: Option<bool>,
     previous_response_id: Option<String>,
+    #[serde(default)]
     #[schema(value_type = Object)]
     metadata: Option<Value>,
     /// For whom it is asked, as in chat.
