@@ -22,6 +22,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::private;
 
+/// The versions of TLS that the door speaks.
+const SPOKEN: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
 /// The files of a certificate of our own, inside HEPH's home folder.
 const CERTIFICATE_FILE: &str = "gateway.crt";
 const KEY_FILE: &str = "gateway.key";
@@ -157,7 +160,7 @@ impl Tls {
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| damaged("key", kept))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_protocol_versions(SPOKEN)?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
