@@ -475,7 +475,7 @@ impl Line {
         self.feed(first, tokens, answers);
         let together = self.is_whole() && tokens.len() <= self.limits.chunk.max(1);
         let sound = !branches.is_empty() && Branch::check(&branches, tokens, answers).is_ok();
-        self.forked = (together && sound).then(|| Forked {
+        self.forked = (together && sound).then_some(Forked {
             first,
             tokens: tokens.len(),
             answers,
