@@ -74,7 +74,7 @@ struct Added {
     /// What it speaks: openai, anthropic, ollama, vllm, llama-server or gemini
     #[arg(long)]
     dialect: Dialect,
-    /// Where it is, as in https://api.example.com/v1
+    /// Where it is, as in `https://api.example.com/v1`
     #[arg(long, value_name = "ADDRESS")]
     url: Address,
     /// A model to ask it for, as it calls it; may be given several times
