@@ -71,7 +71,7 @@ const FORMS: &[Form] = &[
     ("gitlab", "GR1348941", Url, 20, 20), ("bitbucket", "ATBB", Plain, 24, 40),
     ("atlassian", "ATATT3", Base64, 180, 400), ("atlassian", "ATCTT3", Base64, 180, 400),
     ("npm", "npm_", Plain, 36, 36), ("pypi", "pypi-AgE", Url, 40, 500), ("pypi", "pypi-", Url, 85, 500),
-    ("rubygems", "rubygems_", Hex, 48, 48), ("crates.io", "cio", Plain, 32, 32),
+    ("rubygems", "rubygems_", Hex, 48, 48), ("cargo", "cio", Plain, 32, 32),
     ("clojars", "CLOJARS_", Plain, 60, 60), ("nuget", "oy2", Plain, 43, 43),
     ("docker", "dckr_pat_", Url, 27, 40), ("docker", "dckr_oat_", Url, 32, 40),
     ("jfrog", "AKCp", Plain, 60, 80), ("sourcegraph", "sgp_", Url, 40, 80), ("sonar", "squ_", Hex, 40, 40),
