@@ -18,11 +18,10 @@ llama.cpp's server: PEER_PYTHON=path.
 """
 import argparse
 import asyncio
-import datetime
+import functools
 import json
 import os
 import pathlib
-import platform
 import random
 import re
 import shutil
@@ -32,6 +31,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+import raw_lines
 
 HERE = pathlib.Path(__file__).resolve().parent
 HEPH = os.environ.get("HEPH", str(HERE.parent / "target" / "release" / "heph"))
@@ -45,18 +46,7 @@ REQUEST_US, TOKEN_US, THROUGHPUT, READER_KIB = 1000, 30, 1.3, 64
 START_S, ANSWER_S = 120, 900
 
 
-def keep(kind, **numbers):
-    line = {"kind": kind, "at": datetime.datetime.now().isoformat(timespec="seconds"), "cpu": cpu()} | numbers
-    with RAW.open("a") as out:
-        out.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
-
-
-def cpu():
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+keep = functools.partial(raw_lines.keep, RAW)
 
 
 class Server:

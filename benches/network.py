@@ -13,11 +13,10 @@ raw line is kept in raw/network.jsonl; the report is made from those lines and f
 
 Leave the machine alone meanwhile. Needs root, Linux, and cargo build --release --workspace.
 """
-import datetime
+import functools
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "lab"))
 from netlab import TARGET, Lab, why_not  # noqa: E402
 from nodes import Desk, Node  # noqa: E402
+
+import raw_lines
 
 RAW = HERE / "raw" / "network.jsonl"
 SPAN = TARGET / "span"
@@ -42,18 +43,7 @@ RPC_ONE = 37.0
 RPC_PREFILL, RPC_PREFILL_ONE = 125, 105
 
 
-def keep(kind, **numbers):
-    line = {"kind": kind, "at": datetime.datetime.now().isoformat(timespec="seconds"), "cpu": cpu()} | numbers
-    with RAW.open("a") as out:
-        out.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
-
-
-def cpu():
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+keep = functools.partial(raw_lines.keep, RAW)
 
 
 class Span:

@@ -10,10 +10,12 @@ made from those lines and from nothing else.
     run.py pairs  [--models A,B] [--threads 2,1] [--jobs prefill,decode,deep] [--pairs 5]
     run.py report                                        writes RESULTS.md
 
-Leave the machine alone meanwhile, or the cores that this is bound to (taskset). Needs: a Rust toolchain, cmake, a C++ compiler, libclang, python3 with numpy.
+Leave the machine alone meanwhile, or the cores that this is bound to (taskset). Needs: a Rust toolchain, cmake, a C++
+compiler, libclang, python3 with numpy.
 Environment: HEPH (default target/release/heph), PEER (default: builds peers/), BENCH_WORK (models; default
-peers/work), COMMIT (where there is no repository: of which HEPH was built), AT_ONCE (how
-many of these run beside each other, each bound to cores of its own), OTHER_PEER (optional: a further program that takes peer-bench's options, reported beside).
+peers/work), COMMIT (where there is no repository: of which HEPH was built), AT_ONCE (how many of these run beside each
+other, each bound to cores of its own), OTHER_PEER (optional: a further program that takes peer-bench's options, reported
+beside).
 """
 import argparse
 import datetime
@@ -223,8 +225,8 @@ def lines(name):
 
 
 def commit():
-    return os.environ.get("COMMIT") or subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True,
-                          text=True).stdout.strip()
+    asked = ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]
+    return os.environ.get("COMMIT") or subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
 def machine():
