@@ -8,7 +8,7 @@
 # that stay, once with bits that may fall. Every answer ends, or is refused with a sentence; nothing is killed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-heph=target/release/heph
+heph=target/tests/heph
 
 no() { echo "$1"; exit 2; }
 [ "$(id -u)" -eq 0 ] || no "only root may make a control group"

@@ -5,7 +5,8 @@
 #   tests/acceptance/openapi.sh HEPH SCHEMATHESIS [SECONDS]
 #
 # Left out: downloads, which need a network; meeting machines, which opens sockets to others; and the check that whatever fits the
-# document is answered, since names of models, roles and limits of a model stand in no document.
+# document is answered, since names of models, roles and limits of a model stand in no document. Names in an address are drawn until
+# one can stand there, however long that takes.
 set -u
 heph=$(realpath "$1") schemathesis=$(realpath -s "$2") seconds=${3:-40}
 home=$(mktemp -d) door=""
@@ -24,8 +25,8 @@ done
 
 cd "$home" || exit 1
 timeout $((seconds + 60)) "$schemathesis" run "$address/openapi.json" --max-time "$seconds" --generation-deterministic --no-shrink \
-    --phases examples,coverage,fuzzing --continue-on-failure --max-examples 20 --request-timeout 30 --workers 2 --no-color \
-    --exclude-path-regex 'pull$|/machines/' --exclude-checks positive_data_acceptance >"$home/told" 2>&1
+    --phases examples,coverage,fuzzing --continue-on-failure --max-examples 20 --request-timeout 30 --workers 1 --no-color \
+    --exclude-path-regex '(pull|look)$|/machines/' --exclude-checks positive_data_acceptance --suppress-health-check=filter_too_much >"$home/told" 2>&1
 code=$?
 failed=$(grep -c '^- ST' "$home/told")
 [ "$code" -eq 0 ] || cat "$home/told"

@@ -11,13 +11,13 @@
 set -eu
 cd "$(dirname "$0")/../.."
 accept=$(cd ../shared/accept && pwd)
-heph=target/release/heph
+heph=target/tests/heph
 venv=target/other-seeds/venv
 python=${PYTHON:-$venv/bin/python}
 only=llama,llama-gqa-rope3,llama-linear-rope,mistral-swa,mistral,mixtral,qwen2,qwen3,qwen3moe
 [ "$#" -gt 0 ] || set -- 1 7
 
-cargo build --release --quiet
+cargo build --profile tests --quiet
 if ! "$python" -c 'import torch, transformers, sentencepiece, safetensors, gguf' 2>/dev/null; then
     python3 -m venv "$venv"
     python=$venv/bin/python

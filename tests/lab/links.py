@@ -8,7 +8,7 @@
     links.py relay [S]     a relay's rate over so long (300 seconds), the direct way closed
     links.py all           everything at full length
 
-The machines are processes of `cargo build --release -p heph-net --example meet`, each in a network namespace.
+The machines are processes of `cargo build --profile tests -p heph-net --example meet`, each in a network namespace.
 """
 
 import json
@@ -21,16 +21,10 @@ import tempfile
 import threading
 import time
 
+from claims import claim, no_start, verdict
 from netlab import TARGET, Lab, ip, why_not
 
 MEET = TARGET / "examples" / "meet"
-PASSED, FAILED = [], []
-
-
-def claim(name, holds, detail=""):
-    """Counts a claim that holds or does not."""
-    (PASSED if holds else FAILED).append(name)
-    print(f"{'ok    ' if holds else 'FAILED'} {name}  {detail}", flush=True)
 
 
 class Machine:
@@ -224,12 +218,8 @@ def lan():
 
 def main():
     what = sys.argv[1] if len(sys.argv) > 1 else "short"
-    missing = why_not() or (None if MEET.exists() else f"{MEET} is not built")
-    if missing:
-        print(missing)
-        return 1 if what == "--can-run" else 2
-    if what == "--can-run":
-        return 0
+    if (code := no_start(what, why_not(), MEET)) is not None:
+        return code
     number = lambda usual: float(sys.argv[2]) if len(sys.argv) > 2 else usual
     if what == "short":
         lan(), silence(), relayed(8, 0.25), deaths(2, 3), alarms(0.2)
@@ -241,11 +231,7 @@ def main():
         alarms(number(30))
     elif what == "relay":
         relayed(int(number(300)))
-    else:
-        print(__doc__)
-        return 2
-    print(f"{len(PASSED)} passed, {len(FAILED)} failed")
-    return 1 if FAILED else 0
+    return verdict(__doc__)
 
 
 if __name__ == "__main__":

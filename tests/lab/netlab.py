@@ -19,7 +19,9 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+# Benches measure what is shipped, tests what the check built.
+PROFILE = os.environ.get("HEPH_PROFILE", "tests")
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / PROFILE
 PREFIX = "hephlab"
 
 
@@ -128,7 +130,7 @@ class Strait:
             [TARGET / "strait", *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
         if not self.process.stdout.readline():
-            raise RuntimeError("strait did not start; build it with cargo build --release -p heph-world")
+            raise RuntimeError(f"strait did not start; build it with cargo build --profile {PROFILE} -p heph-world")
         for name, host, own, other in zip(names, (left, right), (self.left, self.right), (self.right, self.left)):
             ip("link", "set", name, "netns", host.space)
             ip("-n", host.space, "addr", "add", own, "peer", other, "dev", name)

@@ -25,11 +25,13 @@ class Machine:
     def __init__(self, host):
         self.host = host
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"{host.space}-"))
+        # Variables of every program on it.
+        self.more = {}
         host.lab.folders.append(self.home)
 
     def environment(self, threads=1):
         kept = {name: os.environ[name] for name in ("PATH", "RUST_BACKTRACE") if name in os.environ}
-        return kept | {"HEPH_HOME": str(self.home), "HEPH_THREADS": str(threads)}
+        return kept | {"HEPH_HOME": str(self.home), "HEPH_KEYS": "file", "HEPH_THREADS": str(threads)} | self.more
 
 
 class Node(Machine):

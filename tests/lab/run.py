@@ -4,27 +4,27 @@
     run.py --can-run      says what is missing, and ends with 1 where something is
     run.py kills [N] [FIRST]   strikes real nodes in mid-answer, N times and 100 by default, and compares the texts;
                           FIRST is the number of the first answer, from which everything drawn follows
+    run.py dead [N]       strikes both nodes of N answers (20 by default) at one moment: how much later they end
     run.py straits        holds the distances themselves: round trips, rates, loss and cuts, measured by UDP
     run.py all            everything at full length
-    run.py                the short version, for ./check: at most 90 s
+    run.py                the short version, for ./check: at most two minutes
 """
 
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
+from claims import claim, no_start, verdict
 from netlab import ROOT, Lab, why_not
-from nodes import HEPH, small_network, struck
+from nodes import HEPH, PROMPTS, small_network, struck
 
 PROBE = ROOT / "tests" / "lab" / "probe.py"
-PASSED, FAILED = [], []
 
-
-def claim(name, holds, detail=""):
-    """Counts a claim that holds or does not."""
-    (PASSED if holds else FAILED).append(name)
-    print(f"{'ok    ' if holds else 'FAILED'} {name}  {detail}", flush=True)
+# How much later an answer ends that lost both of its nodes: a silent connection is given up after 2.4 s, another is tried beside
+# it, and a machine that does much else takes as long again.
+DEAD_SECONDS_MAX = 5
 
 
 def straits(rtts, mbits):
@@ -86,29 +86,52 @@ def kills(wanted, seconds_max, first=0):
     claim("nodes were lost at work", hits >= wanted, f"{hits} of {wanted}")
 
 
+def dead(wanted, seconds_max):
+    """Both nodes of an answer are struck at one moment, until so many answers lost one: the next that is asked is dead, too."""
+    late, wrong, answers = [], [], 0
+    began = time.monotonic()
+    with Lab() as lab:
+        desk, nodes = small_network(lab, [5, 20])
+        ask = lambda mode: desk.ask(mode, PROMPTS[0], 7, 90, 0)
+        calm, usual = ask("local"), ask("layered")
+        while len(late) < wanted and time.monotonic() - began < seconds_max:
+            how, share = ("kill -9", "SIGSTOP")[answers % 2], (0.6, 0.4, 0.5, 0.7)[answers // 2 % 4]
+            answers += 1
+            timers = [threading.Timer(usual["seconds"] * share, node.strike, [how]) for node in nodes]
+            for timer in timers:
+                timer.start()
+            try:
+                told = ask("layered")
+                wrong += [answers] if told["text"] != calm["text"] else []
+                late += [told["seconds"] - usual["seconds"]] if told["receipt"]["moves"] else []
+            except RuntimeError as error:
+                # Both gone before the plan was made: that is said, and right.
+                wrong += [] if "no plan is possible" in str(error) else [answers]
+            for timer in timers:
+                timer.join()
+            for node in nodes:
+                node.recover()
+    detail = f"{statistics.median(late):.2f} s in the middle, {max(late):.2f} s at most, of {len(late)}" if late else "nobody was lost"
+    claim("losing both nodes changes no text", not wrong, f"{len(wrong)} of {answers} answers")
+    claim("both nodes were lost at work", len(late) >= wanted, f"{len(late)} of {wanted}")
+    claim(f"two dead hosts make it {DEAD_SECONDS_MAX} s later at most", bool(late) and max(late) <= DEAD_SECONDS_MAX, detail)
+
+
 def main():
     what = sys.argv[1] if len(sys.argv) > 1 else "short"
-    missing = why_not()
-    if missing:
-        print(missing)
-        return 1 if what == "--can-run" else 2
-    if what == "--can-run":
-        return 0
-    if not HEPH.exists():
-        print(f"there is no {HEPH}; build it with cargo build --release --workspace")
-        return 2
+    if (code := no_start(what, why_not(), HEPH)) is not None:
+        return code
     if what in ("straits", "all"):
         straits([0, 5, 20, 80, 150, 300], [1, 10, 100])
     if what in ("kills", "all"):
         kills(*[int(word) for word in (sys.argv[2:] + ["100"])[:1]], 1800, *map(int, sys.argv[3:4]))
+    if what in ("dead", "all"):
+        dead(int((sys.argv[2:] + ["20"])[0]), 1800)
     if what == "short":
         straits([0, 80], [10])
         kills(3, 70)
-    if not PASSED + FAILED:
-        print(__doc__)
-        return 2
-    print(f"{len(PASSED)} passed, {len(FAILED)} failed")
-    return 1 if FAILED else 0
+        dead(2, 60)
+    return verdict(__doc__)
 
 
 if __name__ == "__main__":

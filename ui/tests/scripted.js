@@ -67,10 +67,13 @@ function receipt(id, mode, model) {
   };
 }
 
-/** The door. `pace`: milliseconds between two pieces of an answer; `lose`: the first stream breaks after so many events. */
-export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
+/** The door. `pace`: milliseconds between two pieces of an answer; `lose`: the first stream breaks after so many events;
+ *  `answer`: what is said to a question. */
+export function scripted({ pace = 12, lose = Infinity, token = null, answer: written = null } = {}) {
   const chats = new Map();
   const streams = new Map();
+  const asked = new Set();
+  const policy = { preset: 'redact-then-remote', by: 'file', rules: 0, organisations: [], providers: [], cut: false, trouble: null };
   let losses = 1;
 
   const events = (id, answer, mode, model) => {
@@ -80,6 +83,32 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
       ...pieces.map((content) => chunk({ delta: { content }, finish_reason: null })),
       chunk({ delta: {}, finish_reason: 'stop' }, { heph: { receipt_id: id, receipt: receipt(id, mode, model) } }),
     ].map((event) => JSON.stringify(event)).concat('[DONE]');
+  };
+
+  /** An answer that wants a tool; with the person's word it goes on. */
+  const withTools = (id, { heph, mode, model }) => {
+    const chunk = (choice, more = {}) => JSON.stringify({ id, object: 'chat.completion.chunk', model, choices: [{ index: 0, delta: {}, ...choice }], ...more });
+    const call = { id: 'call_1', server: 'files', tool: 'read', arguments: { path: '/home/ada/notes/boats.txt' } };
+    if (!asked.has(heph.mcp.join())) {
+      asked.add(heph.mcp.join());
+      const made = { index: 0, id: call.id, type: 'function', function: { name: 'files__read', arguments: JSON.stringify(call.arguments) } };
+      return [
+        chunk({ delta: { content: 'Let me look. ' } }),
+        chunk({ delta: { tool_calls: [made] } }),
+        chunk({ finish_reason: 'tool_calls' }, { heph: { receipt_id: id, receipt: receipt(id, mode, model), tools: { made: [], waiting: [{ ...call, policy: 'ask' }] } } }),
+        '[DONE]',
+      ];
+    }
+    asked.delete(heph.mcp.join());
+    const yes = heph.approved.includes(call.id);
+    const step = { id: call.id, server: call.server, tool: call.tool, state: yes ? 'done' : 'refused', result: yes ? 'From outside: The ferry to Elba leaves at 7:40.' : 'The person did not allow this call.', seconds: 0.1 };
+    return [
+      ...(yes ? [chunk({}, { heph: { tool: { ...call, state: 'called' } } })] : []),
+      chunk({}, { heph: { tool: step } }),
+      ...(yes ? 'It leaves at 7:40 from pier four.' : 'I could not look.').split(/(?<= )/).map((content) => chunk({ delta: { content } })),
+      chunk({ finish_reason: 'stop' }, { heph: { receipt_id: id, receipt: receipt(id, mode, model), tools: { made: [step], waiting: [] } } }),
+      '[DONE]',
+    ];
   };
 
   async function stream(response, id, from) {
@@ -99,6 +128,27 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
 
   const routes = {
     'GET /heph/v1/status': () => ({ name: 'HEPH', version: '0.1.0', model: 'heph-story', context: 1024, threads: 2, isa: 'avx512', kv: 'f16', memory: { total_bytes: 25.3e9, available_bytes: 22.1e9, peak_bytes: 1e8 }, uptime_s: 12.5, auth: token ? 'token' : 'none', modes: ['auto', 'local', 'remote', 'layered', 'speculative', 'layered-speculative'], requests: { running: 1, waiting: 0, answered: 3, failed: 0, refused: 0, tokens: 412 } }),
+    'GET /heph/v1/policy': () => policy,
+    'PUT /heph/v1/policy': (body) => Object.assign(policy, body, body.preset ? { by: 'file' } : {}),
+    'GET /v1/models': () => ({ object: 'list', data: [{ id: 'heph-story' }, { id: 'far/big' }] }),
+    'GET /heph/v1/hardware': () => ({ cpu: 'Emerald 8-Core', cores: 2, hardware_threads: 4, instruction_sets: ['scalar', 'avx2', 'avx512'], instruction_set_best: 'avx512', memory_bytes: 25.3e9, memory_available_bytes: 22.1e9, fits: [{ quantisation: 'f16', parameters_billion: 10.5 }, { quantisation: 'q4_k_m', parameters_billion: 34.7 }] }),
+    'POST /heph/v1/models/look': (body) => ({
+      repository: body.repository, hub: 'https://hub.example', licence: 'apache-2.0', gated: false,
+      models: [
+        { file: 'model-q4_k_m.gguf', bytes: 2.5e9, files: 1, fit: { fits: true, memory_bytes: 3.1e9, available_bytes: 22.1e9, sentence: '' } },
+        { file: 'model-f16.gguf', bytes: 24e9, files: 2, fit: { fits: false, memory_bytes: 30e9, available_bytes: 22.1e9, sentence: '' } },
+      ],
+    }),
+    'GET /heph/v1/models/heph-story/formats': () => ({ formats: [{ type: 'q4_0', bytes: 6.9e6 }, { type: 'q4_k_m', bytes: 7.4e6 }, { type: 'q8_0', bytes: 12.4e6 }] }),
+    'GET /heph/v1/egress': () => ({
+      since: 1_795_763_635,
+      left: { up: 18_233, down: 402_113 },
+      damaged: 0,
+      ways: [
+        { kind: 'peer', to: '192.0.2.7:7842', who: 'laptop', purpose: 'session', labels: ['private'], counted: 'on-the-wire', up: 18_233, down: 402_113, leaves: true },
+        { kind: 'peer', to: '127.0.0.1:7842', who: 'beside', purpose: 'members', counted: 'on-the-wire', up: 410, down: 380, leaves: false },
+      ],
+    }),
     'GET /heph/v1/nodes': () => ({
       here: { node: HERE, name: 'desk', threads: 2, isa: 'avx512', memory_bytes: 25.3e9 },
       nodes: [
@@ -108,15 +158,18 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
       ],
     }),
     'GET /heph/v1/pairings': () => ({
-      requests: [{ id: 'r1', name: 'Notes', origin: 'chrome-extension://abcdefghijklmnopabcdefghijklmnop', scopes: ['chat', 'models'], code: '483920', expires_ms: Date.now() + 200_000, approved: false }],
+      requests: [{ id: 'r1', name: 'Notes', origin: 'chrome-extension://abcdefghijklmnopabcdefghijklmnop', scopes: ['chat', 'models'], code: '483920', expires_ms: Date.now() + 200_000, approved: asked.has('r1') }],
       pairings: [{ id: 'p1', name: 'Reader', origin: 'https://reader.example', scopes: ['chat', 'embed'], created_ms: 1.79e12, last_used_ms: 1.7905e12 }],
     }),
+    'POST /heph/v1/pairing/r1/approve': () => void asked.add('r1'),
     'POST /heph/v1/machines/invite': () => ({
       ticket: `heph-${'aeb2c3d4e5f6'.repeat(12)}`, expires_ms: Date.now() + 600_000,
       picture: { side: 21, path: Array.from({ length: 21 }, (_, y) => Array.from({ length: 21 }, (_, x) => ((x * 7 + y * 5 + x * y) % 3 === 0 ? `M${x} ${y}h1v1h-1z` : '')).join('')).join('') },
     }),
     'POST /heph/v1/machines/join': () => ({ node: LAPTOP, name: 'laptop', role: 'own' }),
     'GET /heph/v1/knowledge': () => ({ shelves: [{ id: 's1', name: 'Notes', path: '/home/ada/notes', label: 'nothing' }, { id: 's2', name: 'Manuals', path: '/usr/share/doc/manuals', label: 'policy' }] }),
+    'PUT /heph/v1/knowledge/s1': (body) => ({ id: 's1', name: 'Notes', path: '/home/ada/notes', ...body }),
+    'GET /heph/v1/servers': () => ({ servers: [{ name: 'files', kind: 'program', tools: {}, others: 'ask' }, { name: 'weather', kind: 'address', tools: {}, others: 'allow' }] }),
     'GET /heph/v1/folders': () => ({ path: '/home/ada', parent: '/home', folders: ['letters', 'notes', 'recipes'] }),
     'POST /heph/v1/knowledge/search': (body) => ({
       text: `Excerpts, each with its number, source and byte range:\n\n[1 boats.txt:40-89]\nThe ferry to Elba leaves at 7:40 from pier four.\n\n${body.question}`,
@@ -156,17 +209,29 @@ export function scripted({ pace = 12, lose = Infinity, token = null } = {}) {
       response.end(value === undefined ? '' : JSON.stringify(value));
     };
     if (url.pathname === '/health') return answer(200, { status: 'ok' });
-    if (!/^\/(v1|heph)\//.test(url.pathname)) return file(response, url.pathname);
+    if (!/^\/(v1|heph|metrics$)/.test(url.pathname)) return file(response, url.pathname);
     if (token && request.headers.authorization !== `Bearer ${token}`) return answer(401, { error: { message: 'the token is missing or wrong' } });
     const [, id] = /^\/heph\/v1\/chats\/([\w-]+)/.exec(url.pathname) ?? [];
     const [, streamId] = /^\/heph\/v1\/streams\/(.+)/.exec(url.pathname) ?? [];
     const route = routes[`${request.method} ${url.pathname}`];
     if (route) return answer(200, route(body, url.searchParams));
+    if (url.pathname === '/metrics') return response.end('heph_requests_total{path="/v1/chat/completions"} 3\nheph_tokens_total 412\n');
+    if (/\/(certify|quantize)$/.test(url.pathname)) {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      for (let done = 1; done <= 20 && !response.destroyed; done += 1) {
+        response.write(`data: ${JSON.stringify({ status: 'working', done, total: 20 })}\n\n`);
+        await new Promise((resume) => setTimeout(resume, pace));
+      }
+      const last = url.pathname.endsWith('certify')
+        ? { status: 'done', certificate: { kv: 'f16', blake3: '5e'.repeat(32), ways: 20, mismatches: [] }, holds: true, arithmetic: 1 }
+        : { status: 'done', model: { name: body.name, bytes: 7.4e6 } };
+      return response.end(`data: ${JSON.stringify(last)}\n\n`);
+    }
     if (url.pathname === '/v1/chat/completions') {
       const name = `r-${streams.size + 1}`;
       const last = body.messages.at(-1).content;
-      const text = /fox/.test(last) ? 'Here is a story about a little fox.\nIn a green place, there lived a little fox called Maya. '.repeat(3) : ANSWER;
-      streams.set(name, { list: events(name, text, body.heph.mode, body.model) });
+      const text = written ? written(last) : /ferry/.test(last) && /^Excerpts/.test(last) ? 'The ferry leaves at 7:40 from pier four [1].' : /fox/.test(last) ? 'Here is a story about a little fox.\nIn a green place, there lived a little fox called Maya. '.repeat(3) : ANSWER;
+      streams.set(name, { list: body.heph.mcp ? withTools(name, body) : events(name, text, body.heph.mode, body.model) });
       return stream(response, name, 0);
     }
     if (streamId) {

@@ -11,6 +11,7 @@ use heph_runtime::bundled;
 use heph_runtime::preprocess::{Document, Embedder, Library, Preprocessed, preprocess};
 use heph_runtime::settings::Settings;
 
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::terminal;
@@ -33,7 +34,7 @@ pub(crate) struct DocumentArguments {
     #[arg(long = "document", alias = "documents", value_name = "PATH")]
     pub(crate) documents: Vec<PathBuf>,
     /// The encoder that compares question and spans: a name, a GGUF file, or a Hugging Face folder
-    #[arg(long, value_name = "MODEL", default_value = bundled::EMBED.name)]
+    #[arg(long, value_name = "MODEL", default_value = bundled::EMBED.name, add = complete::model())]
     pub(crate) embedder: String,
 }
 
@@ -73,6 +74,7 @@ pub(crate) struct About {
     pub(crate) chosen: Preprocessed,
     /// The documents.
     pub(crate) library: Library,
+    embedder: Embedder,
 }
 
 impl About {
@@ -94,8 +96,30 @@ impl About {
             whole,
             chosen,
             library,
+            embedder,
         })
     }
+
+    /// Chooses less, where a model that can read `room` tokens needs that; `tokens` counts those of a text.
+    pub(crate) fn fit(
+        &mut self,
+        question: &str,
+        room: usize,
+        tokens: &dyn Fn(&str) -> Result<usize, Failure>,
+    ) -> Result<(), Failure> {
+        if tokens(&self.chosen.upload.text)? > room {
+            self.chosen = choose(question, &mut self.library, &mut self.embedder, room, tokens)?;
+        }
+        Ok(())
+    }
+}
+
+/// Of the context, the share that excerpts leave to the answer.
+const ANSWER_DIVISOR: usize = 4;
+
+/// Tokens that a question and its excerpts may have, in a context of so many, before an answer of at most so many.
+pub(crate) fn room(context: usize, answer_tokens_max: usize) -> usize {
+    context.saturating_sub(answer_tokens_max.min(context / ANSWER_DIVISOR))
 }
 
 /// What of `library` goes with a question to a model that can read `room` tokens of it; `tokens` counts those of a text.
@@ -133,8 +157,12 @@ pub(crate) fn cited(citations: &[Citation], documents: &[Document]) -> Vec<Strin
         let shown: String = words.chars().take(SHOWN_CHARS).collect();
         let more = if shown.len() < words.len() { "..." } else { "" };
         format!(
-            "[{}] {}, bytes {}..{}: {shown}{more}",
-            citation.number, citation.name, span.start, span.end
+            "[{}] {}, bytes {}..{}: {}{more}",
+            citation.number,
+            terminal::plain(&citation.name),
+            span.start,
+            span.end,
+            terminal::plain(&shown)
         )
     };
     citations.iter().map(line).collect()

@@ -1,11 +1,13 @@
 //! What can be typed after `heph`. Each command's own arguments stand in the command's file.
 
+use std::num::NonZeroUsize;
+
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, cache, certify, chat, completions, demo, doctor, embed, excerpts, join, logits, man, mcp, models,
-    node, pairing, peers, pii, plan, policy, providers, quantize, read, receipt, relay, render, run, serve,
-    tokenize,
+    bench, cache, certify, chat, completions, demo, doctor, egress, embed, excerpts, join, logits, man, mcp,
+    models, node, pairing, peers, pii, plan, policy, privacy_report, providers, quantize, read, receipt,
+    relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -13,7 +15,8 @@ use crate::commands::{
 #[command(name = "heph", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 no or unforeseen, 2 command line, 3 model or file, 4 memory or \
-                        disk, 5 network, 130 stopped."
+                        disk, 5 network, 130 stopped. With --json, an error is one JSON object on standard \
+                        error: error, hint, exit."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -69,6 +72,10 @@ pub(crate) enum Command {
     /// Check, explain and test what may leave this machine
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Show what left this machine, to whom, for what, in bytes
+    Egress(egress::Arguments),
+    /// Show how much of a text can be read back from what a split sends to another machine
+    PrivacyReport(privacy_report::Arguments),
     /// Check receipts of answers
     #[command(subcommand)]
     Receipt(receipt::Command),
@@ -86,4 +93,10 @@ pub(crate) enum Command {
     Completions(completions::Arguments),
     /// Print the manual page, or write one per command into a folder
     Man(man::Arguments),
+}
+
+/// A count that nothing is not one of.
+pub(crate) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "a whole number from 1 on is needed".to_owned())
 }

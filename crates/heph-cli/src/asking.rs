@@ -6,6 +6,7 @@ mod here;
 mod place;
 mod readers;
 mod relief;
+mod send;
 
 pub(crate) use here::{part_speed, speed};
 pub(crate) use place::{Asked, PlaceArguments, Rows};
@@ -13,42 +14,53 @@ pub(crate) use readers::Readers;
 pub(crate) use relief::ReliefArguments;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use heph_engine::worker::ForwardError;
 use heph_kernels::isa::Isa;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
-use heph_plan::{Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Request};
+use heph_plan::{
+    Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Refusal, Request, Stage,
+};
+use heph_privacy::label::Label;
+use heph_privacy::pii::names::Model;
+use heph_privacy::pseudonym::Pseudonyms;
 use heph_runtime::acceptance::{Acceptances, Task};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
 use heph_runtime::codecs;
 use heph_runtime::desk::{Answer, Desk, Precision, Relief};
+use heph_runtime::discretion::{Discretion, destination, shows_text_alone};
 use heph_runtime::draft::{Drafter, ModelDrafter};
-use heph_runtime::gate::Meter;
+use heph_runtime::gate::{Doors, Meter};
 use heph_runtime::line::{Line, LineLimits, LineModel};
 use heph_runtime::network::seconds_since_1970;
-use heph_runtime::node::{Lent, Node, NodeCaps};
-use heph_runtime::pool::{Came, Contact, Doors, NodePool, contacts, follow};
+use heph_runtime::node::{Node, NodeCaps};
+use heph_runtime::pool::{Came, Contact, NodePool, contacts, follow};
 use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::receipt::Receipt;
 use heph_runtime::route::{self, Guessing, Question, Route};
+use heph_runtime::rules::Rules;
 use heph_runtime::seat::Traffic;
 use heph_runtime::settings::Settings;
+use heph_runtime::ways::Distances;
 use heph_runtime::words::Words;
 use heph_types::{ModelHash, ModelProfile, NodeId, Policy};
 
-use crate::engine::EngineArguments;
-use crate::failure::Failure;
+use crate::engine::{EngineArguments, LentModel};
+use crate::failure::{Exit, Failure};
 use crate::machine::{self, Joined};
-use crate::terminal;
+use crate::terminal::{self, Style};
 use draft::{Draft, draft};
 use here::{Lazy, desk_profile, here};
+use send::Sent;
 
 /// Tokens that an answer is expected to have where nobody says how long it will be.
 const ANSWER_TOKENS_USUAL: usize = 200;
@@ -77,6 +89,31 @@ pub(crate) struct Ready {
     pub(crate) isa: Isa,
 }
 
+impl Ready {
+    /// Whether anything of what is asked goes to another machine.
+    pub(crate) fn leaves(&self) -> bool {
+        let planned = self.planned.as_ref();
+        planned.is_some_and(|planned| planned.record.decision.plan.remote_stages().next().is_some())
+    }
+
+    /// As [`Planned::replace`]; the desk that may ask the texts is this one's from then on.
+    pub(crate) fn replace(&mut self, texts: &mut [String]) -> Result<(), Failure> {
+        if let Some(planned) = &mut self.planned
+            && let Some(desk) = planned.replace(texts)?
+        {
+            self.desk = desk;
+        }
+        Ok(())
+    }
+
+    /// Turns back in an answer what was replaced in what was last asked.
+    pub(crate) fn restore(&self, answer: &mut String) {
+        if let Some(pseudonyms) = self.planned.as_ref().and_then(Planned::pseudonyms) {
+            *answer = pseudonyms.restore(answer);
+        }
+    }
+}
+
 /// A decision that a desk carries out.
 pub(crate) struct Planned {
     pub(crate) record: Record,
@@ -85,6 +122,8 @@ pub(crate) struct Planned {
     mode: Option<Mode>,
     precision: Precision,
     books: Books,
+    /// What stood for people and doors so far.
+    pseudonyms: Option<Pseudonyms>,
 }
 
 /// What is written down while a desk answers.
@@ -105,12 +144,7 @@ impl Books {
         // What cannot be kept is learned again.
         let _ = self.acceptances.learn(&answer.guessed);
         let now = self.meter.read();
-        let spent = now.iter().map(|(node, bytes)| {
-            let before = self.counted.get(node).copied().unwrap_or_default();
-            let (up, down) = (bytes.up - before.up, bytes.down - before.down);
-            (*node, Traffic { up, down })
-        });
-        let spent: BTreeMap<NodeId, Traffic> = spent.collect();
+        let spent = self.spent(&now);
         self.counted = now;
         if let Some(network) = &asking.network {
             learn(network, &spent, answer.prefill + answer.decode);
@@ -123,53 +157,123 @@ impl Books {
         });
         let handed: BTreeMap<_, _> = handed.collect();
         self.between = between;
-        Receipt::new(plan, &pool, answer, &spent).with_between(&pool, &handed)
+        Receipt::new(plan, &pool, answer, &spent)
+            .with_between(&pool, &handed)
+            .with_model(asking.hash, asking.precision.clone())
+            .with_left(&self.meter.read_left())
+    }
+
+    /// What the meter, which says `now`, counted since the last answer.
+    fn spent(&self, now: &BTreeMap<NodeId, Traffic>) -> BTreeMap<NodeId, Traffic> {
+        let spent = now.iter().map(|(node, bytes)| {
+            let before = self.counted.get(node).copied().unwrap_or_default();
+            let (up, down) = (bytes.up - before.up, bytes.down - before.down);
+            (*node, Traffic { up, down })
+        });
+        spent.collect()
+    }
+
+    /// Takes over what went out for the same answer by a desk that failed: it left, too.
+    pub(crate) fn go_on_from(&self, failed: &Books) {
+        let spent = failed.spent(&failed.meter.read());
+        self.meter.take_over(&spent, &failed.meter.read_left());
     }
 }
 
 impl Planned {
+    /// What may be told of the conversation.
+    pub(crate) fn discretion(&self) -> &Discretion {
+        self.asking.discretion()
+    }
+
     /// Peers that did not answer: name and why.
     pub(crate) fn away(&self) -> &[(String, String)] {
         self.asking.away()
     }
 
-    /// Plans again for a prompt of another size. Returns the desk of the new plan where that differs in more than its
-    /// expectations.
+    /// Plans again for a prompt of another size, or for one that became more private. Returns the desk of the new plan where that
+    /// differs in more than its expectations.
     pub(crate) fn again(
         &mut self,
         sizes: Sizes,
         answer_tokens_max: Option<usize>,
     ) -> Result<Option<Desk>, Failure> {
-        let record = self.asking.plan(self.mode, sizes, answer_tokens_max)?;
+        // Whether anything will be replaced is asked anew for the new plan.
+        let bounds = Bounds {
+            discretion: &self.asking.discretion.clone().unreplaced(),
+            ..self.asking.bounds()
+        };
+        let cluster = self.asking.pool.cluster();
+        let record = self
+            .asking
+            .best(&cluster, &bounds, self.mode, sizes, answer_tokens_max)?;
         let (old, new) = (&self.record.decision.plan, &record.decision.plan);
         let source = |plan: &Plan| plan.draft.map(|draft| draft.source);
         let same = old.mode == new.mode && old.same_places(new) && source(old) == source(new);
-        let desk = match same {
-            true => None,
-            false => {
-                let seated = self
-                    .asking
-                    .desk(&record, Guessing::WhereItHelps, self.precision)?;
-                let Books {
-                    came,
-                    meter,
-                    counted,
-                    between,
-                    ..
-                } = &mut self.books;
-                (*meter, *came) = (seated.meter, seated.came);
-                (*counted, *between) = Default::default();
-                Some(seated.desk)
-            }
-        };
         self.record = record;
-        Ok(desk)
+        (!same).then(|| self.seat()).transpose()
+    }
+
+    /// Replaces what tells of people and doors in `texts`, which are all that will be asked, where the machines of the plan may
+    /// see no more; the same thing has the same pseudonym all through a conversation. Returns a desk where the one before may
+    /// not ask them.
+    pub(crate) fn replace(&mut self, texts: &mut [String]) -> Result<Option<Desk>, Failure> {
+        let discretion = self.asking.discretion.clone().unreplaced();
+        self.asking.discretion = match self.asking.wants_replaced(&self.record, &discretion) {
+            true => {
+                let session = session(&mut self.pseudonyms)?;
+                let replaced = heph_privacy::replace(texts, &discretion.label(), Model::bundled(), session);
+                let replaced = replaced.map_err(|stays| Failure::new(Exit::No, stays.to_string()))?;
+                discretion.with_replaced(replaced)
+            }
+            false if self.asking.discretion.is_replaced() => discretion,
+            false => return Ok(None),
+        };
+        self.seat().map(Some)
+    }
+
+    /// The way back from what was last asked, where something in it may have been replaced.
+    pub(crate) fn pseudonyms(&self) -> Option<&Pseudonyms> {
+        self.pseudonyms
+            .as_ref()
+            .filter(|_| self.asking.discretion.is_replaced())
+    }
+
+    /// A desk for the plan as it stands, with books of its own.
+    fn seat(&mut self) -> Result<Desk, Failure> {
+        let seated = self
+            .asking
+            .desk(&self.record, Guessing::WhereItHelps, self.precision)?;
+        let Books {
+            came,
+            meter,
+            counted,
+            between,
+            ..
+        } = &mut self.books;
+        (*meter, *came) = (seated.meter, seated.came);
+        (*counted, *between) = Default::default();
+        Ok(seated.desk)
     }
 
     /// As [`Books::settle`].
     pub(crate) fn settle(&mut self, answer: &Answer) -> Receipt {
         self.books
             .settle(&self.asking, &self.record.decision.plan, answer)
+    }
+}
+
+/// The pseudonyms of a conversation, drawn from a key of its own from the first time on that they are needed.
+pub(crate) fn session(pseudonyms: &mut Option<Pseudonyms>) -> Result<&mut Pseudonyms, Failure> {
+    match pseudonyms {
+        Some(known) => Ok(known),
+        None => {
+            let mut key = [0; 32];
+            getrandom::fill(&mut key).map_err(|error| {
+                Failure::new(Exit::No, format!("the system gives no randomness: {error}"))
+            })?;
+            Ok(pseudonyms.insert(Pseudonyms::new(key)))
+        }
     }
 }
 
@@ -231,26 +335,35 @@ pub(crate) struct Ask<'a> {
     pub(crate) place: &'a PlaceArguments,
     pub(crate) relief: &'a ReliefArguments,
     pub(crate) settings: &'a Settings,
+    /// What is asked, as far as it is known: it is looked through before anything is planned.
+    pub(crate) texts: &'a [&'a str],
+    /// The files and folders that it is about.
+    pub(crate) paths: &'a [PathBuf],
+    /// Whether a receipt is wanted also where there is nothing to choose.
+    pub(crate) receipt: bool,
 }
 
 impl Ask<'_> {
     /// A desk for the model: planned where other machines are known or a mode is asked for, else simply here. `size` tells
-    /// the tokens of the prompt.
+    /// the tokens of the prompt, for a model that holds so many.
     pub(crate) fn ready(
         &self,
         answer_tokens_max: Option<usize>,
-        size: impl FnOnce(&Words) -> Result<Sizes, Failure>,
+        size: impl FnOnce(&Words, usize) -> Result<Sizes, Failure>,
     ) -> Result<Ready, Failure> {
-        match self.place.is_plain(self.settings)? {
+        self.place.check()?;
+        match !self.receipt && self.place.is_plain(self.settings)? {
             true => self.here(size),
             false => self.planned(answer_tokens_max, size),
         }
     }
 
-    fn here(&self, size: impl FnOnce(&Words) -> Result<Sizes, Failure>) -> Result<Ready, Failure> {
+    fn here(&self, size: impl FnOnce(&Words, usize) -> Result<Sizes, Failure>) -> Result<Ready, Failure> {
         let (engine, given_up) = relief::load(self)?;
+        self.place.check_layers(engine.model.graph().layers.len())?;
         let (words, mode) = (engine.words()?, self.place.mode.by_name());
-        let excerpts = size(&words)?.takes_excerpts(mode, engine.model.context());
+        let context = engine.model.context();
+        let excerpts = size(&words, context)?.takes_excerpts(mode, context);
         let cancel = terminal::cancel_on_ctrl_c()?;
         let desk = Desk::new(engine.worker(), words, cancel.clone());
         let desk = match relief::plain(self, &engine, given_up, &cancel)? {
@@ -267,14 +380,66 @@ impl Ask<'_> {
         })
     }
 
+    /// Tells that nothing leaves where the policy cannot be read: whoever asked for others has no answer, else it is given here.
+    fn say_what_stays(&self, asking: &Asking) -> Result<(), Failure> {
+        let Some(why) = asking.rules.trouble() else {
+            return Ok(());
+        };
+        match self.place.mode.by_name() {
+            None => Ok(writeln!(io::stderr().lock(), "{}", Style::of_stderr().dim(&why))?),
+            Some(Mode::Local) => Ok(()),
+            Some(_) => {
+                Err(Failure::new(Exit::Input, why).hint("`heph policy check` tells what is wrong with it"))
+            }
+        }
+    }
+
+    /// Raises the label by what is asked and by where the files stand that it is about.
+    fn look_through(&self, asking: &Asking) {
+        asking.discretion.about(self.texts.iter().copied());
+        for path in self.paths {
+            let label = match path.canonicalize() {
+                // What lies in a folder has the folder above it.
+                Ok(path) if path.is_dir() => Label::of_path(&path.join("file").to_string_lossy()),
+                Ok(path) => Label::of_path(&path.to_string_lossy()),
+                Err(_) => Label::top(),
+            };
+            asking.discretion.also(&label);
+        }
+    }
+
     fn planned(
         &self,
         answer_tokens_max: Option<usize>,
-        size: impl FnOnce(&Words) -> Result<Sizes, Failure>,
+        size: impl FnOnce(&Words, usize) -> Result<Sizes, Failure>,
     ) -> Result<Ready, Failure> {
         let asking = Asking::open(self.model, self.engine, self.place, self.settings)?;
-        let (sizes, mode) = (size(asking.words())?, self.place.mode.by_name());
-        let record = asking.plan(mode, sizes, answer_tokens_max)?;
+        self.look_through(&asking);
+        self.say_what_stays(&asking)?;
+        let context = asking.model.opened.context();
+        let (sizes, mode) = (size(asking.words(), context)?, self.place.mode.by_name());
+        let record = asking.best(
+            &asking.cluster_that_takes(),
+            &asking.bounds(),
+            mode,
+            sizes,
+            answer_tokens_max,
+        )?;
+        let (asking, record) = match asking.send(&record.decision.plan) {
+            Sent::Nothing => (asking, record),
+            // Whoever has the layers now says so, and whoever does not is not counted on.
+            Sent::Layers | Sent::Refused => {
+                let asking = asking.again()?.unwrap_or(asking);
+                let record = asking.best(
+                    &asking.pool.cluster(),
+                    &asking.bounds(),
+                    mode,
+                    sizes,
+                    answer_tokens_max,
+                )?;
+                (asking, record)
+            }
+        };
         let precision = self.relief.precision;
         let seated = asking.desk(&record, Guessing::WhereItHelps, precision)?;
         let opened = &asking.model.opened;
@@ -291,6 +456,7 @@ impl Ask<'_> {
                 mode,
                 precision,
                 books,
+                pseudonyms: None,
             }),
         })
     }
@@ -325,6 +491,8 @@ pub(crate) struct Asking {
     model: Arc<Lazy>,
     hash: ModelHash,
     profile: ModelProfile,
+    /// How its weights are kept.
+    precision: String,
     words: Arc<Words>,
     draft: Option<Draft>,
     /// What is certified of rounded rows, where they may be used.
@@ -332,7 +500,14 @@ pub(crate) struct Asking {
     /// Whether rows may go from machine to machine.
     forward: DirectForwarding,
     pool: NodePool,
-    policy: Policy,
+    /// The rules of this machine.
+    rules: Arc<Rules>,
+    /// What may be told of what is asked, where each question is not one for itself.
+    discretion: Discretion,
+    /// What stays here whatever may leave, and what the bits must be worth.
+    stays: Policy,
+    /// What an answer may cost at most.
+    credits_max: Option<f64>,
     cancel: Cancel,
     /// Where HEPH keeps what it learned.
     home: PathBuf,
@@ -340,6 +515,39 @@ pub(crate) struct Asking {
     away: Vec<(String, String)>,
     /// What carries the connections; they end with it.
     network: Option<Arc<Joined>>,
+}
+
+/// The lesser of two bounds, where any is said.
+fn lesser(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    one.into_iter().chain(other).reduce(f64::min)
+}
+
+/// What a plan for a request of its own keeps to.
+pub(crate) struct Bounds<'a> {
+    /// What may be told of it, and to whom.
+    pub(crate) discretion: &'a Discretion,
+    /// What stays here whatever may leave, and what the bits must be worth.
+    pub(crate) stays: &'a Policy,
+    /// Credits that it may cost at most, and never more than was said at the start.
+    pub(crate) credits_max: Option<f64>,
+}
+
+/// What layers here may take.
+pub(crate) struct Memory {
+    /// Full contexts that their caches have room for.
+    pub(crate) contexts: usize,
+    /// A model that is in memory already.
+    pub(crate) lent: Option<LentModel>,
+}
+
+impl Default for Memory {
+    /// For one conversation.
+    fn default() -> Self {
+        Self {
+            contexts: 1,
+            lent: None,
+        }
+    }
 }
 
 impl Asking {
@@ -350,23 +558,22 @@ impl Asking {
         place: &PlaceArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        Self::open_for(1, model, engine, place, settings)
+        Self::open_for(&Memory::default(), model, engine, place, settings)
     }
 
-    /// As [`Asking::open`], with caches here that hold so many full contexts: for several answers at once.
+    /// As [`Asking::open`], for several answers at once.
     pub(crate) fn open_for(
-        sessions: usize,
+        memory: &Memory,
         model: &str,
         engine: &EngineArguments,
         place: &PlaceArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        let others = place.mode != Asked::Mode(Mode::Local);
-        let network = match others && !TrustBook::open(&settings.home)?.peers().is_empty() {
-            true => Some(Joined::start(machine::asking(settings))?),
-            false => None,
+        let network = match place.stays_here(settings)? {
+            true => None,
+            false => Some(Joined::start(machine::asking(settings))?),
         };
-        Self::over(network, sessions, model, engine, place, settings)
+        Self::over(network, memory, model, engine, place, settings)
     }
 
     /// The same model among the machines as they are now: those of the book are asked anew, over the connections that there
@@ -388,11 +595,15 @@ impl Asking {
             model: Arc::clone(&self.model),
             hash: self.hash,
             profile: self.profile.clone(),
+            precision: self.precision.clone(),
             words: Arc::clone(&self.words),
             draft: self.draft.clone(),
             rounding: self.rounding.clone(),
-            pool: alone.among(&met),
-            policy: self.policy.clone(),
+            pool: alone.among(&met).apart(distances(self.network.as_deref())),
+            rules: Arc::clone(&self.rules),
+            discretion: self.discretion.clone(),
+            stays: self.stays.clone(),
+            credits_max: self.credits_max,
             cancel: self.cancel.clone(),
             home: self.home.clone(),
             away: met.into_iter().filter_map(away).collect(),
@@ -414,7 +625,7 @@ impl Asking {
         }
         Self::over(
             Some(network),
-            1,
+            &Memory::default(),
             model,
             engine,
             &PlaceArguments::usual(),
@@ -424,16 +635,21 @@ impl Asking {
 
     fn over(
         network: Option<Joined>,
-        sessions: usize,
+        memory: &Memory,
         model: &str,
         engine: &EngineArguments,
         place: &PlaceArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        let opened = engine.open(model, None, sessions, settings)?;
+        place.check()?;
+        let opened = engine.open(model, None, memory.contexts, settings)?;
+        if opened.only_reads()? {
+            return Err(Failure::from(ForwardError::OnlyReads).of(model));
+        }
         let (hash, words, graph) = (opened.hash()?, opened.words()?, opened.graph()?);
         let profile = profile::of_model(hash, model, &graph, opened.source.config().context);
-        let model = Arc::new(Lazy::new(opened));
+        place.check_layers(profile.layers.len())?;
+        let model = Arc::new(Lazy::new(opened, memory.lent.as_ref())?);
         let cancel = terminal::cancel_on_ctrl_c()?;
         let draft = draft(place, &words, settings)?;
         let kept = |home| {
@@ -454,16 +670,21 @@ impl Asking {
             Some(network) => contacts(network, &network.peers()?, ANSWER_DEADLINE),
             None => Vec::new(),
         };
+        let rules = Rules::new(settings, &place.allow);
         Ok(Self {
-            policy: place.policy(settings),
+            discretion: Discretion::new(&rules, place.label()),
+            rules,
+            stays: place.stays(),
+            credits_max: place.max_price,
             model,
             hash,
             profile,
+            precision: graph.precision().to_string(),
             words,
             draft,
             rounding,
             forward: place.forward,
-            pool: pool.among(&met),
+            pool: pool.among(&met).apart(distances(network.as_ref())),
             away: met.into_iter().filter_map(away).collect(),
             cancel,
             home: settings.home.clone(),
@@ -491,29 +712,100 @@ impl Asking {
         &self.words
     }
 
-    /// What the planner says to a prompt of so many tokens, with all that it was told.
-    pub(crate) fn plan(
+    /// The machines, with those that take layers they lack: see [`Asking::send`].
+    pub(crate) fn cluster_that_takes(&self) -> Cluster {
+        match self.model.opened.sendable() {
+            Some(_) => self.pool.cluster_that_takes(),
+            None => self.pool.cluster(),
+        }
+    }
+
+    /// The best plan over `cluster` for a request of its own. Where no plan shows anything to others, or none is possible, one
+    /// that shows them the request with people and doors replaced, if that is sooner there.
+    pub(crate) fn best(
         &self,
+        cluster: &Cluster,
+        bounds: &Bounds<'_>,
         mode: Option<Mode>,
         sizes: Sizes,
         answer_tokens_max: Option<usize>,
     ) -> Result<Record, Failure> {
-        self.plan_over(self.pool.cluster(), mode, sizes, answer_tokens_max)
+        let Bounds {
+            discretion,
+            stays,
+            credits_max,
+        } = *bounds;
+        let plan = |discretion: &Discretion, mode| -> Result<Record, Failure> {
+            let policy = self.planned(discretion, stays.clone(), mode);
+            let mut request = self.request(policy, mode, sizes, answer_tokens_max);
+            request.objective.credits_max = lesser(credits_max, self.credits_max);
+            Record::new(request, cluster.clone()).map_err(|refusal| self.refused(refusal))
+        };
+        let whole = plan(discretion, mode);
+        let alone = match &whole {
+            Ok(record) => record.decision.plan.mode == Mode::Local,
+            Err(_) => true,
+        };
+        let telling = match mode {
+            None => Some(Mode::Remote),
+            Some(mode) => Some(mode).filter(|mode| shows_text_alone(mode.name())),
+        };
+        let replaced = telling
+            .filter(|_| alone)
+            .and_then(|mode| plan(&discretion.clone().replaceable(), Some(mode)).ok());
+        let expected = |record: &Record| record.decision.plan.expected.total;
+        match (whole, replaced) {
+            (Ok(whole), Some(replaced)) if expected(&replaced) < expected(&whole) => Ok(replaced),
+            (Err(_), Some(replaced)) => Ok(replaced),
+            (whole, _) => whole,
+        }
     }
 
-    /// As [`Asking::plan`], where no more may leave than `policy` says.
-    pub(crate) fn plan_under(
-        &self,
-        policy: Policy,
-        mode: Option<Mode>,
-        sizes: Sizes,
-        answer_tokens_max: Option<usize>,
-    ) -> Result<Record, Failure> {
-        let request = self.request(policy, mode, sizes, answer_tokens_max);
-        Ok(Record::new(request, self.pool.cluster())?)
+    /// Whether a machine of this plan may see the request with people and doors replaced only.
+    pub(crate) fn wants_replaced(&self, record: &Record, discretion: &Discretion) -> bool {
+        let plan = &record.decision.plan;
+        let asked = discretion.clone().in_mode(plan.mode.name());
+        let wants = |stage: &Stage| {
+            let profile = self.pool.profile(stage.node);
+            profile.is_some_and(|profile| asked.wants_replacing(&destination(profile)))
+        };
+        plan.remote_stages().any(wants)
     }
 
-    /// As [`Asking::plan`], over machines as `cluster` says they are: a demonstration takes the same ones for several.
+    /// What the planner is told that machines may see.
+    fn planned(&self, discretion: &Discretion, stays: Policy, mode: Option<Mode>) -> Policy {
+        let machines: Vec<_> = self
+            .pool
+            .others()
+            .iter()
+            .map(|machine| &machine.profile)
+            .collect();
+        let discretion = match mode {
+            Some(mode) => discretion.clone().in_mode(mode.name()),
+            None => discretion.clone(),
+        };
+        discretion.planned(stays, &machines)
+    }
+
+    fn bounds(&self) -> Bounds<'_> {
+        Bounds {
+            discretion: &self.discretion,
+            stays: &self.stays,
+            credits_max: self.credits_max,
+        }
+    }
+
+    /// What may be told of what is asked.
+    pub(crate) fn discretion(&self) -> &Discretion {
+        &self.discretion
+    }
+
+    /// The rules of this machine.
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// The decision over machines as `cluster` says they are: a demonstration takes the same ones for several.
     pub(crate) fn plan_over(
         &self,
         cluster: Cluster,
@@ -521,8 +813,25 @@ impl Asking {
         sizes: Sizes,
         answer_tokens_max: Option<usize>,
     ) -> Result<Record, Failure> {
-        let request = self.request(self.policy.clone(), mode, sizes, answer_tokens_max);
-        Ok(Record::new(request, cluster)?)
+        let policy = self.planned(&self.discretion, self.stays.clone(), mode);
+        let request = self.request(policy, mode, sizes, answer_tokens_max);
+        Record::new(request, cluster).map_err(|refusal| self.refused(refusal))
+    }
+
+    /// Why there is no plan; where it is that nobody else is there, what to do about that.
+    fn refused(&self, refusal: Refusal) -> Failure {
+        let alone = self.pool.others().is_empty() && matches!(refusal, Refusal::Impossible { .. });
+        let failure = Failure::from(refusal);
+        match (alone, self.away.first()) {
+            (false, _) => failure,
+            (true, Some((name, why))) => {
+                failure.hint(format!("no other machine is there; {name} is known and away: {why}"))
+            }
+            (true, None) => failure.hint(
+                "no other machine is known here: `heph node` on it prints a ticket for `heph join`; ask for auto \
+                 or local until then",
+            ),
+        }
     }
 
     fn request(
@@ -547,6 +856,7 @@ impl Asking {
         };
         let mut request = question.request();
         request.direct = self.forward;
+        request.objective.credits_max = self.credits_max;
         self.rounding
             .iter()
             .for_each(|rounding| codecs::offer(&mut request, rounding));
@@ -560,23 +870,31 @@ impl Asking {
         guessing: Guessing,
         precision: Precision,
     ) -> Result<Seated, Failure> {
-        self.desk_until(record, guessing, precision, &self.cancel)
+        self.desk_until(record, &self.discretion, guessing, precision, &self.cancel)
     }
 
     /// A desk for one answer among several, which whoever raises `cancel` ends; with the books of what it does.
     pub(crate) fn desk_for_one(
         &self,
         record: &Record,
+        discretion: &Discretion,
         sizes: Sizes,
         cancel: &Cancel,
     ) -> Result<(Desk, Books), Failure> {
-        let seated = self.desk_until(record, Guessing::WhereItHelps, Precision::Kept, cancel)?;
+        let seated = self.desk_until(
+            record,
+            discretion,
+            Guessing::WhereItHelps,
+            Precision::Kept,
+            cancel,
+        )?;
         Ok(seated.with_books(self.acceptances(sizes)))
     }
 
     fn desk_until(
         &self,
         record: &Record,
+        discretion: &Discretion,
         guessing: Guessing,
         precision: Precision,
         cancel: &Cancel,
@@ -599,6 +917,10 @@ impl Asking {
             .map(|draft| self.drafter(draft, cancel));
         let meter = Meter::default();
         let doors = || Doors {
+            discretion: discretion
+                .clone()
+                .in_mode(plan.mode.name())
+                .costing(plan.expected.credits),
             policy: record.request.policy.clone(),
             layers: model.layers,
             meter: meter.clone(),
@@ -614,6 +936,7 @@ impl Asking {
             rounding: self.rounding.as_ref(),
             guessing,
             limits: LineLimits::default(),
+            discretion: discretion.clone(),
             changes,
             meter: meter.clone(),
             cancel: cancel.clone(),
@@ -668,13 +991,34 @@ impl Asking {
     fn drafter(&self, draft: &Draft, cancel: &Cancel) -> Box<dyn Drafter> {
         let model = LineModel::of(draft.hash, &draft.engine.model);
         let node = Node::new(ALONE, NodeCaps::default()).with_stop(cancel.flag());
-        let node = node.with(draft.hash, Lent::of(&draft.engine.worker()));
+        let node = node.with(draft.hash, draft.engine.lent());
         let line = Line::whole(model, Arc::new(node), LineLimits::default());
         Box::new(ModelDrafter::new(line, cancel.clone()))
     }
 }
 
+/// How far the other machines are from each other, as they told.
+fn distances(network: Option<&Joined>) -> Distances {
+    network.map_or_else(Distances::new, |network| {
+        network.ways().distances(seconds_since_1970())
+    })
+}
+
 /// A peer that did not answer.
 fn away(contact: Contact) -> Option<(String, String)> {
     contact.reached.err().map(|why| (contact.peer.name, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_may_cost_more_than_the_person_said() {
+        assert_eq!(lesser(Some(1_000.0), Some(10.0)), Some(10.0));
+        assert_eq!(lesser(Some(5.0), Some(10.0)), Some(5.0));
+        assert_eq!(lesser(None, Some(10.0)), Some(10.0));
+        assert_eq!(lesser(Some(5.0), None), Some(5.0));
+        assert_eq!(lesser(None, None), None);
+    }
 }

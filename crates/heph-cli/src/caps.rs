@@ -38,6 +38,7 @@ impl CapsArguments {
             bytes_per_second: self.bandwidth.map(|bytes| bytes as f64),
             hours: self.hours,
             pause_while_i_work: self.pause_while_i_work,
+            accepts_bytes: 0,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The commands, one file each, all of one shape: `Arguments`, then `run`.
 
+use heph_runtime::seal;
 use heph_runtime::settings::Settings;
 
 use crate::arguments::{Arguments, Command};
@@ -12,6 +13,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod egress;
 pub(crate) mod embed;
 pub(crate) mod excerpts;
 pub(crate) mod join;
@@ -25,6 +27,7 @@ pub(crate) mod peers;
 pub(crate) mod pii;
 pub(crate) mod plan;
 pub(crate) mod policy;
+pub(crate) mod privacy_report;
 pub(crate) mod providers;
 pub(crate) mod quantize;
 pub(crate) mod read;
@@ -35,8 +38,12 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod tokenize;
 
-/// Runs the command that was typed.
+/// Runs the command that was typed. One that asks nobody else gives up the network first.
 pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failure> {
+    if asks_nobody(&arguments.command, settings)? {
+        // What this says is in `heph doctor`; where there is no such filter, the command asks nobody all the same.
+        seal::process();
+    }
     match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments, settings),
         Command::Chat(arguments) => chat::run(&arguments, settings),
@@ -62,10 +69,51 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Cache(command) => cache::run(&command, settings),
         Command::Pii(arguments) => pii::run(&arguments),
         Command::Policy(command) => policy::run(command, settings),
+        Command::Egress(arguments) => egress::run(&arguments, settings),
+        Command::PrivacyReport(arguments) => privacy_report::run(&arguments, settings),
         Command::Receipt(command) => receipt::run(command),
         Command::Quantize(arguments) => quantize::run(&arguments, settings),
         Command::Doctor(arguments) => doctor::run(&arguments, settings),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     }
+}
+
+/// Whether a command opens no socket, as it was typed.
+fn asks_nobody(command: &Command, settings: &Settings) -> Result<bool, Failure> {
+    Ok(match command {
+        Command::Chat(arguments) => arguments.place.stays_here(settings)?,
+        // A receipt is signed with the key of this machine, which the system's key store may have.
+        Command::Run(arguments) => arguments.receipt.is_none() && arguments.place.stays_here(settings)?,
+        Command::Read(arguments) => arguments.place.stays_here(settings)?,
+        Command::Plan(arguments) => arguments.place.stays_here(settings)?,
+        Command::Models(command) => !matches!(command, models::Command::Pull(_)),
+        Command::Tokenize(_)
+        | Command::Render(_)
+        | Command::Bench(_)
+        | Command::Certify(_)
+        | Command::Logits(_)
+        | Command::Embed(_)
+        | Command::Excerpts(_)
+        | Command::Cache(_)
+        | Command::Pii(_)
+        | Command::Policy(_)
+        | Command::PrivacyReport(_)
+        | Command::Egress(_)
+        | Command::Receipt(_)
+        | Command::Quantize(_)
+        | Command::Completions(_)
+        | Command::Man(_) => true,
+        // Where this machine's key lies is asked of the system's key store; the doctor gives up the network after that.
+        Command::Doctor(_) => false,
+        Command::Demo(_)
+        | Command::Serve(_)
+        | Command::Node(_)
+        | Command::Join(_)
+        | Command::Mcp(_)
+        | Command::Pairing(_)
+        | Command::Peers(_)
+        | Command::Providers(_)
+        | Command::Relay(_) => false,
+    })
 }

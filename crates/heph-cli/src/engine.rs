@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use heph_engine::cache::KvBudget;
 use heph_engine::graph::{Graph, TensorSpec};
 use heph_engine::model::{LoadError, LoadOptions, Model, Packing};
 use heph_engine::quantize::FileType;
@@ -13,14 +14,18 @@ use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
 use heph_runtime::hardware::Hardware;
+use heph_runtime::node::Lent;
 use heph_runtime::open;
 use heph_runtime::pressure;
+use heph_runtime::seal;
 use heph_runtime::settings::{Settings, THREADS_MAX};
 use heph_runtime::store::{Found, ModelFiles, Progress, Store};
 use heph_runtime::words::Words;
 use heph_types::{LayerRange, ModelHash};
 
-use crate::failure::Failure;
+use crate::arguments::count;
+use crate::complete;
+use crate::failure::{Exit, Failure};
 use crate::terminal;
 
 /// Of the memory that is free, what a model may take: the rest is the system's and the program's.
@@ -34,19 +39,19 @@ pub(crate) struct EngineArguments {
     #[arg(long, value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Instruction set: scalar, avx2, avx2vnni, avx512, neon, neondot [default: the best here]
-    #[arg(long, value_parser = isa)]
+    #[arg(long, value_parser = complete::isa(isa), hide_possible_values = true)]
     pub(crate) isa: Option<Isa>,
     /// How keys and values are stored: f32, f16, q8_0 [default: f16; f32 for logits]
-    #[arg(long, value_parser = str::parse::<KvFormat>)]
+    #[arg(long, value_parser = complete::kv(), hide_possible_values = true)]
     pub(crate) kv: Option<KvFormat>,
     /// Quantise the weights while they are loaded: q4_k_m, q8_0 and so on
-    #[arg(long, value_name = "TYPE", value_parser = str::parse::<FileType>)]
+    #[arg(long, value_name = "TYPE", value_parser = complete::file_type(), hide_possible_values = true)]
     pub(crate) quantize: Option<FileType>,
     /// Tokens of a prompt that go through a layer together
-    #[arg(long, default_value_t = NonZeroUsize::new(CHUNK_DEFAULT).unwrap_or(NonZeroUsize::MIN), value_name = "TOKENS")]
+    #[arg(long, default_value_t = NonZeroUsize::new(CHUNK_DEFAULT).unwrap_or(NonZeroUsize::MIN), value_name = "TOKENS", value_parser = count)]
     pub(crate) chunk: NonZeroUsize,
     /// Tokens that a session may hold [default: what the model was made for, up to 8192]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     pub(crate) context: Option<NonZeroUsize>,
 }
 
@@ -85,15 +90,27 @@ fn isa(text: &str) -> Result<Isa, String> {
 
 /// A model in memory with what it takes to run it.
 pub(crate) struct Engine {
+    name: String,
     pub(crate) model: Arc<Model>,
     pub(crate) source: Arc<Source>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) isa: Isa,
     pub(crate) load_time: Duration,
     chunk: usize,
+    /// Where its caches take their room, where that is not the model's own.
+    room: Option<Arc<KvBudget>>,
 }
 
 impl Engine {
+    /// The model for those who open stages of it.
+    pub(crate) fn lent(&self) -> Lent {
+        let lent = Lent::of(&self.worker());
+        match &self.room {
+            Some(room) => lent.with_room(Arc::clone(room)),
+            None => lent,
+        }
+    }
+
     /// A worker with an empty set of buffers.
     pub(crate) fn worker(&self) -> Worker {
         Worker::new(Arc::clone(&self.model), Arc::clone(&self.pool), self.isa).with_chunk(self.chunk)
@@ -101,8 +118,40 @@ impl Engine {
 
     /// The model's text side.
     pub(crate) fn words(&self) -> Result<Arc<Words>, Failure> {
-        Ok(Arc::new(Words::of(&self.source.vocabulary()?)?))
+        words(&self.source, &self.name)
     }
+
+    /// Whether it runs as `opened` would, once that is loaded.
+    fn runs_as(&self, opened: &Opened) -> bool {
+        let (context, kv) = (self.model.context(), self.model.kv_format());
+        context >= opened.context() && kv == opened.options.kv && self.isa == opened.isa
+    }
+}
+
+/// A model that somebody else holds in memory here, and what it takes to run it.
+#[derive(Clone)]
+pub(crate) struct LentModel {
+    hash: ModelHash,
+    lent: Lent,
+}
+
+impl LentModel {
+    /// The model that `worker` runs, whose caches take their room apart from those of whoever lends it: so many contexts at most.
+    pub(crate) fn new(hash: ModelHash, worker: &Worker, contexts: usize) -> Self {
+        let model = worker.model();
+        let whole = model.new_cache(worker.all_layers()).position_bytes() * model.context() * contexts;
+        let room = KvBudget::new((whole as u64).min(memory_free()));
+        Self {
+            hash,
+            lent: Lent::of(worker).with_room(room),
+        }
+    }
+}
+
+/// The text side of the model called `name`, which a failure names.
+fn words(source: &Source, name: &str) -> Result<Arc<Words>, Failure> {
+    let read = || -> Result<Words, Failure> { Ok(Words::of(&source.vocabulary()?)?) };
+    read().map(Arc::new).map_err(|failure| failure.of(name))
 }
 
 impl EngineArguments {
@@ -157,6 +206,14 @@ impl EngineArguments {
             Some(file_type) => source.quantized(file_type),
             None => source,
         });
+        let most = source.config().context;
+        if let Some(asked) = self.context.filter(|asked| asked.get() > most) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("{model} was made for {most} tokens, and --context asks for {asked}"),
+            )
+            .hint(format!("leave it away, or give {most} at most")));
+        }
         let asked = self.context.map(NonZeroUsize::get).or(context);
         let options = LoadOptions {
             context: Some(asked.unwrap_or(CONTEXT_UNASKED.min(source.config().context))),
@@ -203,6 +260,22 @@ impl Opened {
         })
     }
 
+    /// The same model out of memory, where it is the one that is `lent` and runs alike.
+    pub(crate) fn take(&self, lent: &LentModel) -> Result<Option<Engine>, Failure> {
+        let LentModel { hash, lent } = lent;
+        let engine = Engine {
+            name: self.name.clone(),
+            model: Arc::clone(&lent.model),
+            source: Arc::clone(&self.source),
+            pool: Arc::clone(&lent.pool),
+            isa: lent.isa,
+            load_time: Duration::ZERO,
+            chunk: self.options.chunk,
+            room: lent.room.clone(),
+        };
+        Ok((self.hash()? == *hash && engine.runs_as(self)).then_some(engine))
+    }
+
     /// Its files as they lie here, for others to bring parts of; `None` where they are no files that can be cut.
     pub(crate) fn sendable(&self) -> Option<&Found> {
         let gguf = match &self.found {
@@ -214,7 +287,13 @@ impl Opened {
 
     /// Its operators, from which everything is counted.
     pub(crate) fn graph(&self) -> Result<Graph, Failure> {
-        Graph::build(self.source.config(), self.source.as_ref()).map_err(|e| LoadError::Graph(e).into())
+        let graph = Graph::build(self.source.config(), self.source.as_ref());
+        graph.map_err(|e| Failure::from(LoadError::Graph(e)).of(&self.name))
+    }
+
+    /// Whether it only turns texts into vectors.
+    pub(crate) fn only_reads(&self) -> Result<bool, Failure> {
+        Ok(self.graph()?.pooling.is_some())
     }
 
     /// Positions that a session may hold.
@@ -225,12 +304,13 @@ impl Opened {
 
     /// The model's text side.
     pub(crate) fn words(&self) -> Result<Arc<Words>, Failure> {
-        Ok(Arc::new(Words::of(&self.source.vocabulary()?)?))
+        words(&self.source, &self.name)
     }
 
     /// Brings it into memory, with a bar where somebody watches.
     pub(crate) fn load(&self, packing: Packing) -> Result<Engine, Failure> {
-        Ok(self.try_load(None, packing)?)
+        self.try_load(None, packing)
+            .map_err(|error| Failure::from(error).of(&self.name))
     }
 
     /// How its weights come into memory: as they are used where memory holds them twice over, so that what is counted as
@@ -252,7 +332,7 @@ impl Opened {
             memory: self.options.memory.map(|memory| memory.min(memory_free())),
             ..self.options
         };
-        let pool = Arc::new(Pool::new(self.threads));
+        let pool = Arc::new(seal::within(|| Pool::new(self.threads)));
         let bar = terminal::bytes_bar(&format!("loading {}", self.name));
         let mut show = |p: heph_engine::model::Progress| {
             terminal::show(
@@ -266,12 +346,14 @@ impl Opened {
         let model = Model::load(Arc::clone(&self.source), &options, &pool, &mut show);
         bar.finish_and_clear();
         Ok(Engine {
+            name: self.name.clone(),
             model: Arc::new(model?),
             source: Arc::clone(&self.source),
             pool,
             isa: self.isa,
             load_time: began.elapsed(),
             chunk: self.options.chunk,
+            room: None,
         })
     }
 }

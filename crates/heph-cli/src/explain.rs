@@ -83,8 +83,12 @@ fn stage_words(stage: &Stage, plan: &Plan) -> String {
         Place::Peer => format!("{} ({})", stage.name, stage.role),
     };
     let memory = terminal::bytes(stage.memory);
+    let sent = match stage.send_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of it sent there first", terminal::bytes(bytes)),
+    };
     format!(
-        "{:<16} {place:<20} {memory}",
+        "{:<16} {place:<20} {memory}{sent}",
         layers(stage.layers, all_layers(plan))
     )
 }

@@ -1,20 +1,26 @@
 //! How a command fails: one plain sentence, a hint where we have one, and an exit code.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use heph_engine::model::{Fit, LoadError};
+use heph_engine::sample::{SamplingError, SamplingOptionError};
 use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
 use heph_kernels::format::Format;
+use heph_net::identity::IdentityError;
 use heph_net::relay::RelayError;
 use heph_net::transfer::TransferError;
 use heph_net::trust::TrustError;
 use heph_plan::{Constraint, InputError, Refusal};
+use heph_runtime::bench::BenchError;
 use heph_runtime::certify::CertifyError;
 use heph_runtime::decompose::{DecomposeError, ReadingError};
 use heph_runtime::desk::DeskError;
+use heph_runtime::files::FileError;
+use heph_runtime::inversion::InversionError;
 use heph_runtime::network::{JoinError, NetworkError};
 use heph_runtime::open::OpenError;
 use heph_runtime::preprocess::{DocumentError, PreprocessError};
@@ -25,6 +31,7 @@ use heph_runtime::settings::SettingsError;
 use heph_runtime::shards::ShardError;
 use heph_runtime::store::StoreError;
 use heph_runtime::words::WordsError;
+use serde::Serialize;
 
 use crate::terminal;
 
@@ -33,6 +40,8 @@ use crate::terminal;
 pub(crate) enum Failure {
     /// Something to tell the user.
     Said(Sentence),
+    /// A command line that cannot be understood, in clap's words.
+    Slip(clap::Error),
     /// Nobody reads our output any more, as in `heph models list | head -1`. Not a failure to speak of.
     OutputClosed,
     /// The user pressed Ctrl-C.
@@ -81,7 +90,18 @@ impl Failure {
                 hint: Some(hint.into()),
                 ..sentence
             }),
-            Self::OutputClosed | Self::Stopped => self,
+            Self::OutputClosed | Self::Stopped | Self::Slip(_) => self,
+        }
+    }
+
+    /// The same, of the file or model of that name.
+    pub(crate) fn of(self, name: &str) -> Self {
+        match self {
+            Self::Said(sentence) if !sentence.text.contains(name) => Self::Said(Sentence {
+                text: format!("{name}: {}", sentence.text),
+                ..sentence
+            }),
+            other => other,
         }
     }
 
@@ -110,31 +130,140 @@ impl Failure {
             Self::Said(sentence) => sentence.text.clone(),
             Self::OutputClosed => "nobody reads the output any more".to_owned(),
             Self::Stopped => "it was stopped".to_owned(),
+            Self::Slip(slip) => slip.to_string(),
         }
     }
 
-    /// Tells the user, and gives the exit code.
+    /// Tells the user, or the script where `--json` was said, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
+        let mut out = io::stderr().lock();
+        // Where standard error is closed too there is nobody left to tell.
         match self {
             Self::OutputClosed => ExitCode::SUCCESS,
-            Self::Stopped => ExitCode::from(Exit::Stopped as u8),
+            Self::Stopped => ExitCode::from(terminal::stopped_code()),
+            Self::Slip(slip) => {
+                if wants_json() {
+                    let _ = Sentence::of(&slip).write_json(&mut out);
+                } else {
+                    drop(out);
+                    let _ = slip.print();
+                }
+                ExitCode::from(Exit::Usage as u8)
+            }
             Self::Said(sentence) => {
-                // Where standard error is closed too there is nobody left to tell.
-                let _ = sentence.write(&mut io::stderr().lock());
+                let _ = match wants_json() {
+                    true => sentence.write_json(&mut out),
+                    false => sentence.write(&mut out),
+                };
                 ExitCode::from(sentence.exit as u8)
             }
         }
     }
 }
 
+/// Whether a script asked. Looked for in the command line itself, since it may be one that cannot be understood.
+fn wants_json() -> bool {
+    let mut options = std::env::args_os().skip(1).take_while(|word| word != "--");
+    options.any(|word| word == OsStr::new("--json"))
+}
+
 impl Sentence {
+    /// What clap says, on one line.
+    fn of(slip: &clap::Error) -> Self {
+        let said = slip.to_string();
+        let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+        let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+        let text = told.collect::<Vec<_>>().join(" ");
+        Self {
+            text: text.trim_start_matches("error: ").to_owned(),
+            hint: Some("--help shows what may be said".to_owned()),
+            exit: Exit::Usage,
+        }
+    }
+
+    /// What files and other machines wrote may stand in a sentence: it steers no terminal.
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let style = terminal::Style::of_stderr();
-        writeln!(out, "{} {}", style.red("error:"), self.text)?;
+        writeln!(out, "{} {}", style.red("error:"), terminal::plain(&self.text))?;
         match &self.hint {
-            Some(hint) => writeln!(out, "{} {hint}", style.dim("hint:")),
+            Some(hint) => writeln!(out, "{} {}", style.dim("hint:"), terminal::plain(hint)),
             None => Ok(()),
         }
+    }
+
+    fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Told<'a> {
+            error: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hint: Option<&'a str>,
+            exit: u8,
+        }
+        let told = Told {
+            error: &self.text,
+            hint: self.hint.as_deref(),
+            exit: self.exit as u8,
+        };
+        serde_json::to_writer(&mut *out, &told).map_err(io::Error::from)?;
+        writeln!(out)
+    }
+}
+
+impl From<clap::Error> for Failure {
+    fn from(slip: clap::Error) -> Self {
+        Self::Slip(slip)
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        let exit = match &error {
+            FileError::Taken { .. } => Exit::Usage,
+            FileError::Special { .. } | FileError::TooLong { .. } | FileError::Read { .. } => Exit::Input,
+            FileError::DiskFull { .. } => Exit::Room,
+            FileError::Write { .. } => Exit::No,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::TooLong { .. } => Self::new(Exit::Usage, error.to_string())
+                .hint("give a smaller --prompt, --gen, --depth or --verify"),
+            BenchError::Forward(error) => error.into(),
+        }
+    }
+}
+
+/// A value without meaning is the user's; numbers that are none are the model's.
+impl From<SamplingError> for Failure {
+    fn from(error: SamplingError) -> Self {
+        match error {
+            SamplingError::Option(error) => error.into(),
+            SamplingError::NothingAllowed => Self::new(Exit::Input, error.to_string())
+                .hint("the weights may be damaged, or --logit-bias forbids every token"),
+        }
+    }
+}
+
+impl From<SamplingOptionError> for Failure {
+    fn from(error: SamplingOptionError) -> Self {
+        let allowed = allowed(&error);
+        Self::new(Exit::Usage, error.to_string()).hint(format!("it may be {allowed}"))
+    }
+}
+
+/// The values that the option may have, in words.
+pub(crate) fn allowed(error: &SamplingOptionError) -> &'static str {
+    match error.name {
+        "temperature" | "dry multiplier" => "0 or more",
+        "top_p" | "typical_p" => "more than 0, and at most 1",
+        "min_p" => "from 0 to 1",
+        "repeat_penalty" => "more than 0",
+        "dry base" => "1 or more",
+        _ => "any number that is finite",
     }
 }
 
@@ -159,6 +288,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = match &error {
             StoreError::Stopped => return Self::Stopped,
+            StoreError::Open(_) | StoreError::Absent { .. } => Exit::Input,
             StoreError::Taken(_) | StoreError::PartOfTheProgram(_) | StoreError::Name(_) => Exit::Usage,
             StoreError::Unknown { .. }
             | StoreError::NotAModel { .. }
@@ -202,7 +332,10 @@ impl From<PullError> for Failure {
     fn from(error: PullError) -> Self {
         let exit = match error {
             PullError::Store(error) => return error.into(),
-            PullError::Repository(_) | PullError::Sha256(_) | PullError::Several { .. } => Exit::Usage,
+            PullError::Repository(_)
+            | PullError::Sha256(_)
+            | PullError::SumOfSeveral { .. }
+            | PullError::Several { .. } => Exit::Usage,
             PullError::NoModel(_) => Exit::Input,
             PullError::Unreachable { .. }
             | PullError::CutShort { .. }
@@ -256,7 +389,12 @@ impl From<ForwardError> for Failure {
             | ForwardError::Layers { .. }
             | ForwardError::NotHeld { .. } => Exit::No,
         };
-        Self::new(exit, error.to_string())
+        let hint = match &error {
+            ForwardError::OnlyReads => Some("`heph embed` turns texts into vectors with it"),
+            ForwardError::OnlyWrites => Some("`heph run` and `heph chat` answer with it"),
+            _ => None,
+        };
+        Self::new(exit, error.to_string()).maybe_hint(hint)
     }
 }
 
@@ -296,12 +434,24 @@ impl From<DocumentError> for Failure {
     }
 }
 
+impl From<InversionError> for Failure {
+    fn from(error: InversionError) -> Self {
+        match error {
+            InversionError::Stopped => Self::Stopped,
+            InversionError::Forward(error) => error.into(),
+            InversionError::NoText => Self::new(Exit::Input, error.to_string()),
+            InversionError::Split { .. } => Self::new(Exit::Usage, error.to_string()),
+            InversionError::Blind { .. } | InversionError::Rows(_) => Self::new(Exit::No, error.to_string()),
+        }
+    }
+}
+
 impl From<CertifyError> for Failure {
     fn from(error: CertifyError) -> Self {
         match error {
             CertifyError::Stopped => Self::Stopped,
             CertifyError::Forward(error) => error.into(),
-            CertifyError::Sampling(error) => Self::new(Exit::No, error.to_string()),
+            CertifyError::Sampling(error) => error.into(),
             CertifyError::Rows(error) => Self::new(Exit::No, error.to_string()),
         }
     }
@@ -346,13 +496,21 @@ impl From<TrustError> for Failure {
     }
 }
 
+/// What to do where the store does not give what it keeps.
+const IN_THE_STORE: &str = "start heph where the key store is open; started there with HEPH_KEYS=file, it moves the key to a private file";
+
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
         match error {
             NetworkError::Book(error) => error.into(),
+            NetworkError::Identity(error @ IdentityError::Store { .. }) => {
+                Self::new(Exit::Input, chain(&error)).hint(IN_THE_STORE)
+            }
             NetworkError::Identity(error) => Self::new(Exit::Input, chain(&error)),
             NetworkError::Bind(error) => Self::new(Exit::Network, chain(&error))
                 .hint("another heph may be listening there; --listen chooses another address"),
+            NetworkError::Relay { .. } => Self::new(Exit::No, chain(&error))
+                .hint("a rule of policy.toml with to = [\"relay\"] lets machines wait at relays"),
             NetworkError::Threads(_) => Self::new(Exit::Room, chain(&error)),
         }
     }
@@ -412,11 +570,60 @@ impl From<DeskError> for Failure {
         let (hint, sentence) = (error.hint(), error.to_string());
         let exit = match error {
             DeskError::Forward(error) => return error.into(),
-            DeskError::NoTemplate | DeskError::Template(_) => Exit::Input,
-            DeskError::Empty | DeskError::Sampling(_) => Exit::Usage,
+            DeskError::Sampling(error) => return error.into(),
+            DeskError::NoTemplate | DeskError::Template(_) | DeskError::Wordless => Exit::Input,
+            DeskError::Empty => Exit::Usage,
             DeskError::TooLong { .. } | DeskError::Memory(_) => Exit::Room,
             DeskError::Line(_) => Exit::Network,
         };
         Self::new(exit, sentence).maybe_hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(failure: Failure) -> Sentence {
+        match failure {
+            Failure::Said(sentence) => sentence,
+            other => panic!("{other:?} says nothing"),
+        }
+    }
+
+    #[test]
+    fn a_sentence_steers_no_terminal_and_a_script_reads_it_as_it_is() {
+        let failure = Failure::new(Exit::Input, "no \x1b[31m red").hint("a \x07 bell");
+        let sentence = sentence(failure);
+        let (mut shown, mut told) = (Vec::new(), Vec::new());
+        sentence.write(&mut shown).unwrap();
+        sentence.write_json(&mut told).unwrap();
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(
+            shown.contains("no \\u{1b}[31m red") && shown.contains("a \\u{7} bell"),
+            "{shown}"
+        );
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+        let wanted = serde_json::json!({"error": "no \x1b[31m red", "hint": "a \x07 bell", "exit": 3});
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn a_failure_names_its_file_once() {
+        let text = |failure: Failure| sentence(failure).text;
+        let failure = || Failure::new(Exit::Input, "it is damaged");
+        assert_eq!(text(failure().of("a.gguf")), "a.gguf: it is damaged");
+        assert_eq!(text(failure().of("a.gguf").of("a.gguf")), "a.gguf: it is damaged");
+    }
+
+    #[test]
+    fn numbers_of_the_user_are_a_slip_and_those_of_the_model_are_damage() {
+        let exit = |error: SamplingError| sentence(DeskError::Sampling(error).into()).exit;
+        let name = "temperature";
+        let value = f32::NAN;
+        assert_eq!(exit(SamplingOptionError { name, value }.into()), Exit::Usage);
+        assert_eq!(exit(SamplingError::NothingAllowed), Exit::Input);
+        assert_eq!(sentence(DeskError::Wordless.into()).exit, Exit::Input);
+        assert_eq!(sentence(DeskError::Empty.into()).exit, Exit::Usage);
     }
 }

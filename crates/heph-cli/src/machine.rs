@@ -71,6 +71,7 @@ pub(crate) fn options(settings: &Settings, name: Option<&str>, endpoint: Endpoin
     let own = || sysinfo::System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());
     NetworkOptions {
         home: settings.home.clone(),
+        keys: settings.keys,
         name: name.map_or_else(own, str::to_owned),
         endpoint,
     }

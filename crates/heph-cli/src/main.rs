@@ -12,16 +12,22 @@
 //! | 4 | memory or disk is too small |
 //! | 5 | the network or the other side failed |
 //! | 130 | stopped with Ctrl-C |
+//! | 143 | ended by a signal to terminate, what was begun being thrown away |
+//!
+//! With `--json`, an error is one JSON object on standard error: `error`, `hint` where there is one, and `exit`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 
 mod about;
 mod arguments;
 mod asking;
 mod caps;
 mod commands;
+mod complete;
 mod engine;
 mod explain;
 mod failure;
@@ -30,15 +36,33 @@ mod sampling;
 mod terminal;
 
 use arguments::Arguments;
+use commands::completions;
+use failure::Failure;
+use heph_runtime::crash;
 use heph_runtime::settings::Settings;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = Settings::read()
-        .map_err(Into::into)
-        .and_then(|settings| commands::run(arguments, &settings));
+    crash::tell_no_words();
+    // A shell that asks what may come next: it is answered, and nothing else is done.
+    CompleteEnv::with_factory(Arguments::command)
+        .var(completions::VARIABLE)
+        .complete();
+    let done = match Arguments::try_parse() {
+        Ok(arguments) => Settings::read()
+            .map_err(Into::into)
+            .and_then(|settings| commands::run(arguments, &settings)),
+        Err(help) if !help.use_stderr() => show(&help),
+        Err(slip) => Err(slip.into()),
+    };
+    heph_runtime::network::note_all();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Help, or the version, which were asked for.
+fn show(text: &clap::Error) -> Result<(), Failure> {
+    text.print()?;
+    Ok(std::io::stdout().flush()?)
 }

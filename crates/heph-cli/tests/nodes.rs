@@ -19,6 +19,8 @@ mod door;
 mod mock;
 #[path = "nodes/parts.rs"]
 mod parts;
+#[path = "nodes/policy.rs"]
+mod policy;
 #[path = "nodes/providers.rs"]
 mod providers;
 
@@ -36,6 +38,7 @@ impl Home {
             .args(arguments)
             .env_clear()
             .env("HEPH_HOME", self.0.path())
+            .env("HEPH_KEYS", "file")
             .env("HEPH_THREADS", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

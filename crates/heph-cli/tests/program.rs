@@ -7,6 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+#[path = "program/guards.rs"]
+mod guards;
+
 /// A user with a home folder of their own and no settings.
 struct User {
     home: TempDir,
@@ -224,13 +227,24 @@ fn a_model_comes_and_goes() {
 #[test]
 fn every_shell_completes_every_command() {
     let user = user();
-    for shell in ["bash", "zsh", "fish"] {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = user.says(&["completions", shell], "");
+        assert!(script.contains("HEPH_COMPLETE"), "{shell}: {script}");
+        let output = user
+            .command(&["--", "heph", ""])
+            .env("HEPH_COMPLETE", shell)
+            .env("_CLAP_COMPLETE_INDEX", "1")
+            .output()
+            .unwrap();
+        let offered = String::from_utf8(output.stdout).unwrap();
         for command in [
             "demo", "chat", "run", "plan", "node", "join", "peers", "relay", "bench", "models", "quantize",
             "doctor", "certify",
         ] {
-            assert!(script.contains(command), "{shell} does not know {command}");
+            assert!(
+                offered.contains(command),
+                "{shell} is not told of {command}: {offered}"
+            );
         }
     }
 }
@@ -265,7 +279,28 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn the_doctor_knows_this_machine() {
-    let report = user().json(&["doctor", "--json", "--quick"]);
+    let user = user();
+    let report = user.json(&["doctor", "--json", "--quick"]);
+    assert_eq!(report["identity"]["kept"], "nowhere");
+    let path = user.home.path().join("heph/identity");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let node = "ab".repeat(32);
+    for (content, kept, said) in [
+        ("whatever", "file", "in the private file "),
+        (
+            "HEPH identity, version 1, kept in the key store of this system, for the node:\n",
+            "store",
+            "in this system's key store, as node abababab",
+        ),
+    ] {
+        fs::write(&path, format!("{content}{node}\n")).unwrap();
+        let told = user.json(&["doctor", "--json", "--quick"]);
+        assert_eq!(told["identity"]["kept"], kept);
+        assert!(
+            told["identity"]["told"].as_str().unwrap().contains(said),
+            "{told}"
+        );
+    }
     assert!(report["memory_bytes"].as_u64().unwrap() > 0);
     assert!(
         report["instruction_sets"]
@@ -315,6 +350,52 @@ fn the_seed_decides_the_answer_and_threads_do_not() {
         answer(&["--seed", "7", "--threads", "3", "--isa", "scalar", "--chunk", "5"])
     );
     assert_ne!(first, answer(&["--seed", "8"]));
+}
+
+#[test]
+fn an_answer_has_the_shape_and_the_probabilities_that_were_asked_for() {
+    let user = user();
+    let shaped = [
+        "run",
+        "--json",
+        "--max-tokens",
+        "40",
+        "--regex",
+        "(cat|dog) [0-9]{2}",
+        "Which?",
+    ];
+    let text = user.json(&shaped)["text"].as_str().unwrap().to_owned();
+    let (animal, number) = text.split_once(' ').unwrap();
+    assert!(["cat", "dog"].contains(&animal), "{text}");
+    assert!(
+        number.len() == 2 && number.bytes().all(|b| b.is_ascii_digit()),
+        "{text}"
+    );
+    let told = user.json(&[
+        "run",
+        "--json",
+        "--max-tokens",
+        "3",
+        "--logprobs",
+        "2",
+        "Tell me a story.",
+    ]);
+    let tokens = told["logprobs"].as_array().unwrap();
+    assert_eq!(tokens.len(), 3);
+    assert!(tokens.iter().all(|token| token["logprob"].as_f64() <= Some(0.0)));
+    assert!(
+        tokens
+            .iter()
+            .all(|token| token["top"].as_array().unwrap().len() == 2)
+    );
+    for (more, why) in [
+        (&["--regex", "("][..], "the answer's shape is not usable"),
+        (&["--regex", "a", "--mode", "remote"], "--mode cannot be given"),
+        (&["--grammar", "none.gbnf"], "cannot read none.gbnf"),
+    ] {
+        let said = user.says(&[&["run"][..], more, &["hello"]].concat(), "");
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[test]
@@ -778,5 +859,163 @@ fn what_is_no_receipt_is_refused() {
     assert!(
         user.says(&["receipt", "verify", "nowhere.txt"], "")
             .starts_with("exit 3")
+    );
+}
+
+/// What the kernel says of each thread of a process: its name, and whether a filter is kept (`Seccomp: 2`).
+#[cfg(target_os = "linux")]
+fn filters(pid: u32) -> Vec<(String, bool)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads = tasks.filter_map(|task| {
+        let path = task.ok()?.path();
+        let status = fs::read_to_string(path.join("status")).ok()?;
+        let name = fs::read_to_string(path.join("comm")).ok()?;
+        let kept = status
+            .lines()
+            .any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
+        Some((name.trim().to_owned(), kept))
+    });
+    threads.collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_chat_that_stays_here_has_no_network() {
+    use std::io::Read;
+
+    let user = user();
+    for arguments in [
+        &["chat", "--max-tokens", "4", "--threads", "3"][..],
+        &["chat", "--mode", "local", "--max-tokens", "4"],
+    ] {
+        let mut child = user.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"Hello\n").unwrap();
+        // Its first word is there, so everything that computes is.
+        let mut word = [0; 1];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+        let threads = filters(child.id());
+        drop(input);
+        assert!(child.wait().unwrap().success());
+        assert!(
+            !threads.is_empty() && threads.iter().all(|(_, kept)| *kept),
+            "{threads:?}"
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_computes_for_the_door_has_no_network() {
+    use std::io::Read;
+
+    let user = user();
+    let mut child = user
+        .command(&["serve", "--listen", "127.0.0.1:0", "--no-auth", "--threads", "3"])
+        .spawn()
+        .unwrap();
+    let mut told = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut told).unwrap();
+    // The thread of the batch takes its name when it runs for the first time.
+    let is_service = |(name, _): &&(String, bool)| name == "heph-service";
+    let threads = (0..600).find_map(|_| {
+        let threads = filters(child.id());
+        let sealed = threads.iter().filter(is_service).any(|(_, kept)| *kept);
+        if !sealed {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        sealed.then_some(threads)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let threads = threads.expect("the batch runs sealed");
+    // The batch, and the pool beside its caller; the door itself speaks with callers.
+    assert!(
+        threads.iter().filter(|(_, kept)| *kept).count() >= 3,
+        "{threads:?}"
+    );
+    assert!(threads.iter().any(|(_, kept)| !kept), "{threads:?}");
+}
+
+#[test]
+fn a_split_is_told_what_it_gives_away() {
+    let user = user();
+    let report = user.json(&[
+        "privacy-report",
+        "heph-story-draft",
+        "--split",
+        "1",
+        "--codec",
+        "int8,f32",
+        "--tokens",
+        "8",
+        "--json",
+    ]);
+    let findings = report[0]["findings"].as_array().unwrap();
+    assert_eq!(
+        (report[0]["split"].as_u64(), report[0]["tokens"].as_u64()),
+        (Some(1), Some(8))
+    );
+    assert_eq!(findings.len(), 3 * 2);
+    let matched = findings.iter().filter(|f| f["attack"] == "vocabulary-matching");
+    assert!(
+        matched.clone().all(|f| f["first"].as_u64() >= Some(7)),
+        "{findings:?}"
+    );
+    let said = user.says(
+        &[
+            "privacy-report",
+            "heph-story-draft",
+            "--split",
+            "0",
+            "--tokens",
+            "4",
+        ],
+        "",
+    );
+    assert!(
+        said.contains("Whoever gets these rows reads 100 % of the tokens, by vocabulary matching"),
+        "{said}"
+    );
+    for (arguments, word) in [
+        (["heph-story-draft", "99"], "cannot be split after 99"),
+        (["heph-embed", "1"], "only reads"),
+    ] {
+        let [model, split] = arguments;
+        let said = user.says(&["privacy-report", model, "--split", split], "");
+        assert!(said.starts_with("exit 2") && said.contains(word), "{said}");
+    }
+}
+
+#[test]
+fn where_nothing_left_the_network_log_says_so() {
+    let user = user();
+    let said = user.says(&["egress"], "");
+    assert_eq!(said, "exit 0\n--- out\nnothing left this machine\n--- err\n");
+    let home = user.home.path().join("heph");
+    fs::create_dir_all(&home).unwrap();
+    let line = |to: &str, up: u64| {
+        format!(
+            r#"{{"at":1700000000,"kind":"peer","to":"{to}","who":"laptop","purpose":"session","counted":"on-the-wire","up":{up},"down":7}}"#
+        )
+    };
+    let log = format!(
+        "{}\n{}\nnot a line\n",
+        line("192.0.2.7:7842", 1200),
+        line("127.0.0.1:9", 5)
+    );
+    fs::write(home.join("egress.jsonl"), log).unwrap();
+    let report = user.json(&["egress", "--json"]);
+    assert_eq!(
+        (report["left"]["up"].as_u64(), report["damaged"].as_u64()),
+        (Some(1200), Some(1))
+    );
+    assert_eq!(report["ways"].as_array().unwrap().len(), 2);
+    let late = user.json(&["egress", "--json", "--hours", "1"]);
+    assert_eq!(late["left"]["up"].as_u64(), Some(0), "that was long ago");
+    let said = user.says(&["egress"], "");
+    assert!(
+        said.contains("1.20 kB left this machine and 7 B came to it"),
+        "{said}"
     );
 }

@@ -30,7 +30,8 @@ impl Drop for Server {
 
 fn heph(home: &TempDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heph"));
-    command.args(arguments).env_clear().env("HEPH_HOME", home.path());
+    command.args(arguments).env_clear();
+    command.env("HEPH_HOME", home.path()).env("HEPH_KEYS", "file");
     command
 }
 
@@ -182,9 +183,10 @@ fn many_requests_leave_nothing_behind() {
             }
         });
     };
-    ask(0, 400);
+    // As many receipts are kept as are kept at most.
+    ask(0, 1_100);
     let (memory, files) = (server.memory_kb("VmRSS:"), server.files());
-    ask(400, 1_000);
+    ask(1_100, 1_700);
     server.comes_to("heph_requests_total", 1);
     let grown = server.memory_kb("VmRSS:") - memory;
     assert!(grown < 4_096, "{grown} kB more after 600 requests");
@@ -230,4 +232,93 @@ fn caches_on_disk_are_shown_and_removed() {
     .output();
     let said = String::from_utf8(second.unwrap().stderr).unwrap();
     assert!(said.contains("another process keeps its caches in"), "{said}");
+}
+
+/// What `heph serve --json` says in its next line.
+#[cfg(unix)]
+fn said(from: &mut impl BufRead) -> Value {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|e| panic!("it says {line:?}: {e}"))
+}
+
+#[cfg(unix)]
+#[test]
+fn a_door_behind_an_inherited_socket_ends_with_who_began_it_and_keeps_nobody_waiting() {
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+    let home = TempDir::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Who comes before the door is there waits in the socket.
+    let mut early = TcpStream::connect(address).unwrap();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early
+        .write_all(b"GET /health HTTP/1.0\r\nhost: localhost\r\n\r\n")
+        .unwrap();
+    let begin = |parent: u32| {
+        let socket = OwnedFd::from(listener.try_clone().unwrap());
+        heph(
+            &home,
+            &["serve", "--json", "--attach", "--threads", "1", "--inherited"],
+        )
+        .arg(parent.to_string())
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+    };
+    let mut process = begin(std::process::id());
+    let mut out = BufReader::new(process.stdout.take().unwrap());
+    let door = said(&mut out);
+    assert_eq!(door["address"], format!("http://{address}"));
+    assert_eq!(
+        (&door["attached"], &door["auth"], &door["pid"]),
+        (&json!(false), &json!(true), &json!(process.id()))
+    );
+    let token = fs::read_to_string(home.path().join("gateway.token")).unwrap();
+    assert_eq!(door["page"], format!("http://{address}/#token={}", token.trim()));
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    // One whose parent is another process than the one named is alone.
+    let mut orphan = begin(u32::MAX);
+    let began = Instant::now();
+    while orphan.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < PATIENCE, "it goes on alone");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_door_of_a_home_waits_for_the_first_and_takes_its_place() {
+    let home = TempDir::new().unwrap();
+    let serve = |arguments: &[&str]| {
+        let usual = ["serve", "--json", "--threads", "1", "--listen", "127.0.0.1:0"];
+        let mut process = heph(&home, &[&usual[..], arguments].concat())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(process.stdout.take().unwrap());
+        (process, out)
+    };
+    let (mut first, mut out) = serve(&[]);
+    let there = said(&mut out);
+    let (mut second, mut second_out) = serve(&["--attach"]);
+    let found = said(&mut second_out);
+    assert_eq!((&found["page"], &found["pid"]), (&there["page"], &there["pid"]));
+    assert_eq!(found["attached"], true);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let taken = said(&mut second_out);
+    assert_eq!(
+        (&taken["page"], &taken["attached"]),
+        (&there["page"], &json!(false))
+    );
+    assert_eq!(taken["pid"], second.id());
+    second.kill().unwrap();
+    second.wait().unwrap();
 }

@@ -165,7 +165,7 @@ struct Sequence {
     tokens: Vec<TokenId>,
     prompt: usize,
     cache: KvCache,
-    sampler: Sampler,
+    sampling: SamplingOptions,
     max_tokens: usize,
     stop_tokens: Vec<TokenId>,
     constraint: Option<Constraint>,
@@ -199,6 +199,8 @@ pub struct Batch {
     held: Vec<Sequence>,
     prefixes: PrefixCache,
     hash: ModelHash,
+    /// Its buffers are as long as the vocabulary, so there is one for all.
+    sampler: Sampler,
     /// Operations that a byte of the block so many blocks into a sequence costs.
     rates: Vec<u64>,
     next: u64,
@@ -211,6 +213,7 @@ impl Batch {
         Self {
             rates: rates(&worker),
             hash,
+            sampler: Sampler::default(),
             worker,
             limits,
             running: Vec::new(),
@@ -270,6 +273,7 @@ impl Batch {
                 waiting: self.waiting.len(),
             });
         }
+        request.sampling.check().map_err(SamplingError::from)?;
         let all = self.worker.all_layers();
         let cache = match request.cache {
             Some(cache) if cache.len() >= request.prompt.len() => {
@@ -288,7 +292,7 @@ impl Batch {
             prompt: request.prompt.len(),
             tokens: request.prompt,
             cache,
-            sampler: Sampler::new(request.sampling)?,
+            sampling: request.sampling,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             constraint: request.constraint,
@@ -500,7 +504,13 @@ impl Batch {
         for (planned, logits) in plan.iter().zip(rows) {
             let Some(logits) = logits else { continue };
             let index = self.index(planned.id);
-            if !advance(&mut self.running[index], &logits, context, events) {
+            if !advance(
+                &mut self.running[index],
+                &mut self.sampler,
+                &logits,
+                context,
+                events,
+            ) {
                 ended.push(index);
             }
         }
@@ -550,9 +560,15 @@ fn rates(worker: &Worker) -> Vec<u64> {
 }
 
 /// Adds one token to a sequence; false when the sequence has ended.
-fn advance(sequence: &mut Sequence, logits: &[f32], context: usize, events: &mut Vec<Event>) -> bool {
+fn advance(
+    sequence: &mut Sequence,
+    sampler: &mut Sampler,
+    logits: &[f32],
+    context: usize,
+    events: &mut Vec<Event>,
+) -> bool {
     let id = sequence.id;
-    match choose(sequence, logits, context) {
+    match choose(sequence, sampler, logits, context) {
         Err(error) => {
             events.push(Event::Failed { id, error });
             false
@@ -582,7 +598,12 @@ fn advance(sequence: &mut Sequence, logits: &[f32], context: usize, events: &mut
     }
 }
 
-fn choose(sequence: &mut Sequence, logits: &[f32], context: usize) -> Result<TokenId, BatchError> {
+fn choose(
+    sequence: &mut Sequence,
+    sampler: &mut Sampler,
+    logits: &[f32],
+    context: usize,
+) -> Result<TokenId, BatchError> {
     let made = sequence.tokens.len() - sequence.prompt;
     let left = context.saturating_sub(sequence.tokens.len()).max(1);
     let room = sequence.max_tokens.saturating_sub(made).min(left);
@@ -591,9 +612,8 @@ fn choose(sequence: &mut Sequence, logits: &[f32], context: usize) -> Result<Tok
         Some(constraint) => Some(constraint.allowed_within(room)?),
         None => None,
     };
-    let token = sequence
-        .sampler
-        .sample(logits, position, &sequence.tokens, allowed.as_deref())?;
+    let (options, tokens) = (&mut sequence.sampling, &sequence.tokens);
+    let token = sampler.sample_as(options, logits, position, tokens, allowed.as_deref())?;
     match &mut sequence.constraint {
         Some(constraint) => Ok(constraint.accept_within(token, room)?),
         None => Ok(token),

@@ -1,8 +1,10 @@
 //! A conversation as the text a model was trained on: the Jinja template that comes with the model, rendered
 //! as Hugging Face's `apply_chat_template` does.
 //!
-//! The template is not trusted: it can call nothing but string and list work, its steps, depth and output are
-//! bounded. The time of day is an argument. Knows no token.
+//! The template is not trusted: it can call nothing but string and list work. Its source, the length of its expressions,
+//! its steps and the bytes it makes (both are paid from one budget), the depth of its values and its output are bounded,
+//! so that no template takes more than some hundred MB, or more stack than a thread has. The time of day is an argument.
+//! Knows no token.
 
 mod clock;
 mod filters;
@@ -59,17 +61,21 @@ pub enum ChatError {
     Render(String),
 }
 
-/// Instructions a template may run: some thousand times what a long conversation takes.
-const FUEL: u64 = 50_000_000;
+/// What a template may do: a unit runs one instruction, or makes 64 bytes of text or list. It is some hundred times what
+/// a long conversation takes, and 256 MiB of text.
+const FUEL: u64 = 4 << 20;
+
+/// Fuel on top for each byte of the conversation: a template may look at every word of it some hundred times.
+const FUEL_PER_BYTE: u64 = 4;
 
 /// Nesting of macros and loops.
 const DEPTH: usize = 200;
 
-/// Bytes a template may write.
-const OUTPUT_MAX: usize = 64 << 20;
+/// Bytes a template may write, and that one of its texts may have: more than any context holds.
+const OUTPUT_MAX: usize = 16 << 20;
 
-/// Bytes a template itself may have.
-const SOURCE_MAX: usize = 4 << 20;
+/// Bytes a template itself may have: the largest of those known have 17 kB.
+const SOURCE_MAX: usize = 128 << 10;
 
 const NAME: &str = "chat";
 
@@ -86,7 +92,7 @@ impl ChatTemplate {
         }
         let wrong = |cause: Error| ChatError::Template(cause.to_string());
         let mut environment = environment().map_err(wrong)?;
-        let source = source::translate(source);
+        let source = source::translate(source).map_err(|why| ChatError::Template(why.to_owned()))?;
         environment.add_template_owned(NAME, source).map_err(wrong)?;
         Ok(Self { environment })
     }
@@ -97,6 +103,7 @@ impl ChatTemplate {
     /// [`ChatError::Refused`] where the template calls `raise_exception`; [`ChatError::Render`] where it fails.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<String, ChatError> {
         let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + FUEL_PER_BYTE * input.bytes()));
         let now = input.now;
         environment.add_function("strftime_now", move |format: &str| now.format(format));
         let template = environment
@@ -111,6 +118,12 @@ impl ChatTemplate {
 }
 
 impl ChatInput<'_> {
+    /// About how long the conversation is.
+    fn bytes(&self) -> u64 {
+        let others = self.kwargs.values().chain(self.tools);
+        others.chain([self.messages]).map(bytes).sum()
+    }
+
     fn context(&self) -> Value {
         let text = |text: &str| Value::from(text);
         let fixed = [
@@ -127,6 +140,20 @@ impl ChatInput<'_> {
             .iter()
             .map(|(name, value)| (name.clone(), python::value(value)));
         Value::from_pairs(fixed.chain(named))
+    }
+}
+
+/// About how many bytes `json` has as text.
+fn bytes(json: &serde_json::Value) -> u64 {
+    use serde_json::Value as Json;
+    match json {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 1,
+        Json::String(text) => text.len() as u64,
+        Json::Array(items) => items.iter().map(bytes).sum::<u64>() + 1,
+        Json::Object(entries) => entries
+            .iter()
+            .map(|(key, item)| key.len() as u64 + bytes(item))
+            .sum(),
     }
 }
 
@@ -153,7 +180,6 @@ fn environment() -> Result<Environment<'static>, Error> {
     );
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH);
     environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(|out, _, value| {

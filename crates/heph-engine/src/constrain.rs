@@ -4,6 +4,8 @@
 //! [`Shaper`] is built per vocabulary and shared; each answer gets a [`Constraint`] of its own.
 
 mod closing;
+mod finite;
+mod gbnf;
 
 use closing::Closing;
 use heph_types::TokenId;
@@ -21,8 +23,10 @@ pub enum Shape {
     JsonSchema(serde_json::Value),
     /// Text that matches a regular expression from end to end.
     Regex(String),
-    /// Text that a grammar in Lark form derives.
+    /// Text that a grammar derives, in the form of Lark or of llama.cpp (GBNF, which has `::=`).
     Lark(String),
+    /// One of these texts.
+    Choice(Vec<String>),
 }
 
 /// Why a shape cannot be used or an answer left it.
@@ -82,15 +86,26 @@ impl Shaper {
 
     /// A constraint for one answer.
     pub fn constraint(&self, shape: &Shape) -> Result<Constraint, ConstraintError> {
+        shape.check()?;
         let grammar = match shape {
             Shape::JsonObject => TopLevelGrammar::from_json_schema(serde_json::json!({ "type": "object" })),
             Shape::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
             Shape::Regex(expression) => TopLevelGrammar::from_regex(expression),
+            Shape::Lark(grammar) if gbnf::is_gbnf(grammar) => {
+                TopLevelGrammar::from_lark(gbnf::to_lark(grammar).map_err(ConstraintError::Shape)?)
+            }
             Shape::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+            Shape::Choice(texts) => {
+                let texts: Vec<String> = texts
+                    .iter()
+                    .map(|text| serde_json::json!(text).to_string())
+                    .collect();
+                TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
+            }
         };
         let matcher = Matcher::new(self.factory.create_parser(grammar));
         match matcher.get_error() {
-            Some(error) => Err(ConstraintError::Shape(first_line(&error))),
+            Some(error) => Err(ConstraintError::Shape(plain(&error))),
             None => Ok(Constraint {
                 matcher,
                 vocab: self.vocab,
@@ -99,6 +114,60 @@ impl Shaper {
             }),
         }
     }
+}
+
+/// Bytes of a regular expression or a choice.
+const TEXT_MAX: usize = 64 << 10;
+
+/// Bytes of a grammar; those made of many tools are long.
+const GRAMMAR_MAX: usize = 1 << 20;
+
+/// Brackets within brackets: the compilers go through them by recursion.
+const NESTING_MAX: usize = 250;
+
+impl Shape {
+    /// Refuses what would cost the compiler seconds or its stack, and what no answer can fit.
+    fn check(&self) -> Result<(), ConstraintError> {
+        let (bytes, most) = match self {
+            Self::JsonObject => (0, 0),
+            Self::JsonSchema(schema) => return finite::check(schema).map_err(ConstraintError::Shape),
+            Self::Regex(expression) => (expression.len(), TEXT_MAX),
+            Self::Lark(grammar) => (grammar.len(), GRAMMAR_MAX),
+            Self::Choice(texts) => (texts.iter().map(String::len).sum(), TEXT_MAX),
+        };
+        if bytes > most {
+            return Err(ConstraintError::Shape(format!(
+                "it has {bytes} bytes, and {most} is the most"
+            )));
+        }
+        match self {
+            Self::Regex(text) | Self::Lark(text) if nesting(text) > NESTING_MAX => Err(
+                ConstraintError::Shape(format!("its brackets are nested more than {NESTING_MAX} deep")),
+            ),
+            Self::Choice(texts) if texts.is_empty() => Err(ConstraintError::Shape(
+                "there is nothing to choose from".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How deeply brackets are nested in `text`; those behind a backslash do not count.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest, mut escaped) = (0usize, 0, false);
+    for c in text.bytes() {
+        match c {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'(' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b')' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// The progress of one answer through its shape.
@@ -183,6 +252,19 @@ fn word(token: TokenText) -> Vec<u8> {
 fn left(error: impl std::fmt::Display) -> ConstraintError {
     ConstraintError::Left(first_line(&error.to_string()))
 }
+
+/// What the library says of a shape, in words for people: its own limits are sums of things that nobody sees.
+fn plain(error: &str) -> String {
+    let line = first_line(error);
+    let limited = ["limit", "too large", "too many", "fuel"];
+    match limited.iter().any(|word| line.contains(word)) {
+        true => "it is too large or too ambiguous".to_owned(),
+        false => line.chars().take(SENTENCE_MAX).collect(),
+    }
+}
+
+/// Characters of a message that are passed on.
+const SENTENCE_MAX: usize = 300;
 
 /// The library adds its state to its messages; people need the first line.
 fn first_line(text: &str) -> String {
@@ -308,6 +390,45 @@ mod tests {
             assert!(value.is_ok(), "{room}: {text}");
         }
         assert!(serde_json::from_str::<serde_json::Value>(&ramble(schema, 8)).is_err());
+    }
+
+    #[test]
+    fn a_choice_and_a_grammar_of_llama_cpp_force_their_text() {
+        let choice = Shape::Choice(vec!["true".into(), "name\"".into()]);
+        let (text, complete) = write(&choice, |w| w.len() as i32, 12);
+        assert!(complete && ["true", "name\""].contains(&text.as_str()), "{text}");
+        let grammar = Shape::Lark("root ::= digit{3} (\"-\" | [x-z])\ndigit ::= [0-9]".into());
+        let (text, complete) = write(&grammar, |w| w.len() as i32, 12);
+        assert!(
+            complete && text.len() == 4 && text[..3].bytes().all(|b| b.is_ascii_digit()),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_shape_that_has_no_end_or_is_too_large_is_refused_at_once() {
+        let (shaper, _) = shaper();
+        let many: serde_json::Map<_, _> = (0..5_000)
+            .map(|n| (format!("p{n}"), serde_json::json!({ "type": "string" })))
+            .collect();
+        for (shape, why) in [
+            (
+                Shape::JsonSchema(serde_json::json!({ "$ref": "#" })),
+                "no value is finite",
+            ),
+            (
+                Shape::JsonSchema(serde_json::json!({ "type": "object", "properties": many })),
+                "5000 properties",
+            ),
+            (Shape::Regex("(".repeat(10_000)), "nested"),
+            (Shape::Lark("start: ".to_owned() + &"(".repeat(10_000)), "nested"),
+            (Shape::Regex("a".repeat(100_000)), "bytes"),
+            (Shape::Choice(Vec::new()), "nothing to choose"),
+            (Shape::Lark("root ::= \"a".into()), "line 1"),
+        ] {
+            let error = shaper.constraint(&shape).unwrap_err().to_string();
+            assert!(error.contains(why) && error.len() < 400, "{error}");
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub enum GgufError {
         index: u64,
     },
     /// A tensor format that HEPH does not read.
-    #[error("tensor {name:?} has the format number {id}, which is not supported")]
+    #[error("tensor {name:?} is stored as {}, which is not supported", format_name(.id))]
     TensorType {
         /// The tensor.
         name: String,
@@ -235,6 +235,33 @@ impl<'a> Gguf<'a> {
             by_name,
         })
     }
+}
+
+/// What the format numbers of ggml that HEPH does not read are called.
+const UNREAD: [(u32, &str); 18] = [
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (40, "NVFP4"),
+];
+
+fn format_name(id: &u32) -> String {
+    let named = UNREAD.iter().find(|(number, _)| number == id);
+    named.map_or_else(|| format!("format number {id}"), |(_, name)| (*name).to_owned())
 }
 
 fn version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {

@@ -253,7 +253,33 @@ pub struct Graph {
     pub pooling: Option<Pooling>,
 }
 
+/// The architectures that [`Graph::build`] knows, as GGUF files name them.
+pub const ARCHITECTURES: [&str; 8] = [
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "bert",
+    "nomic-bert",
+];
+
 impl Graph {
+    /// The format that most of its weights are stored in.
+    pub fn precision(&self) -> Format {
+        let mut counts: Vec<(Format, usize)> = Vec::new();
+        for tensor in &self.tensors {
+            let count = tensor.rows * tensor.cols * tensor.experts;
+            match counts.iter_mut().find(|(format, _)| *format == tensor.format) {
+                Some((_, sum)) => *sum += count,
+                None => counts.push((tensor.format, count)),
+            }
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.map_or(Format::F32, |(format, _)| format)
+    }
+
     /// Builds the graph of the architecture that `config` names from the tensors in `index`.
     /// Fails when a tensor is missing or has another shape than the configuration says.
     pub fn build(config: &ModelConfig, index: &dyn TensorIndex) -> Result<Graph, GraphError> {

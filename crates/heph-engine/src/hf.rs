@@ -149,9 +149,36 @@ fn plain_name(name: String) -> Result<String, HfError> {
 fn json<'a, T: Deserialize<'a>>(file: &'static str, bytes: &'a [u8]) -> Result<T, HfError> {
     serde_json::from_slice(bytes).map_err(|error| HfError::Json {
         file,
-        why: error.to_string(),
+        why: match key_at(bytes, &error) {
+            Some(key) => format!("{key:?}: {error}"),
+            None => error.to_string(),
+        },
     })
 }
+
+/// The key whose value an error of type or range is about: the last one before the place that it names.
+fn key_at(bytes: &[u8], error: &serde_json::Error) -> Option<String> {
+    if error.classify() != serde_json::error::Category::Data {
+        return None;
+    }
+    let lines = bytes.split_inclusive(|&byte| byte == b'\n');
+    let start: usize = lines.take(error.line().checked_sub(1)?).map(<[u8]>::len).sum();
+    let before = bytes.get(..(start + error.column()).min(bytes.len()))?;
+    let text = std::str::from_utf8(before).ok()?;
+    let mut ends = text.rmatch_indices('"').map(|(at, _)| at);
+    let mut end = ends.next()?;
+    for begin in ends {
+        let is_key = text[end + 1..].trim_start().starts_with(':');
+        if is_key && end - begin <= KEY_MAX {
+            return Some(text[begin + 1..end].to_owned());
+        }
+        end = begin;
+    }
+    None
+}
+
+/// Bytes of a key that is named in a sentence.
+const KEY_MAX: usize = 64;
 
 impl<'a> Folder<'a> {
     /// The model's shape as `config.json` says it.

@@ -253,11 +253,16 @@ impl Model {
 
     /// An empty cache for some of the layers, stored otherwise than the model was loaded for.
     pub fn new_cache_as(&self, layers: LayerRange, kv: KvFormat) -> KvCache {
+        self.new_cache_from(layers, kv, &self.budget)
+    }
+
+    /// The same, with its room taken from `budget`.
+    pub fn new_cache_from(&self, layers: LayerRange, kv: KvFormat, budget: &Arc<KvBudget>) -> KvCache {
         let shapes = layers
             .iter()
             .map(|layer| fit::kv_shape(&self.graph, layer, kv))
             .collect();
-        KvCache::new(layers, shapes, self.context, Arc::clone(&self.budget))
+        KvCache::new(layers, shapes, self.context, Arc::clone(budget))
     }
 
     /// What happens to looked up rows before the first layer: nothing in most models.

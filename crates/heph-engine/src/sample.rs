@@ -30,7 +30,7 @@ pub enum SamplingError {
 }
 
 /// Chooses tokens; keeps its buffers between calls and nothing else.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Sampler {
     options: SamplingOptions,
     logits: Vec<f32>,
@@ -95,6 +95,21 @@ impl Sampler {
         self.keep_top_p();
         self.keep_min_p();
         self.draw(position)
+    }
+
+    /// As [`Sampler::sample`], by these checked options: one set of buffers serves many sequences.
+    pub fn sample_as(
+        &mut self,
+        options: &mut SamplingOptions,
+        logits: &[f32],
+        position: Position,
+        history: &[TokenId],
+        allowed: Option<&[bool]>,
+    ) -> Result<TokenId, SamplingError> {
+        std::mem::swap(&mut self.options, options);
+        let chosen = self.sample(logits, position, history, allowed);
+        std::mem::swap(&mut self.options, options);
+        chosen
     }
 
     /// The token that would have been chosen in place of `first`, and by how much `first` was better: the less, the less

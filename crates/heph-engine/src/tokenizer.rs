@@ -19,28 +19,31 @@ mod special;
 mod spm;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod trie;
 mod unigram;
 mod wordpiece;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use heph_types::TokenId;
 
 pub use metadata::VocabularyMetadata;
+pub use texts::Texts;
 
 use bpe::Bpe;
 use normalizer::Normalizer;
 use pieces::{Cut, Pieces};
 use special::{AddedTokens, Section};
 use spm::Spm;
+use texts::Ids;
 use unigram::Unigram;
 use wordpiece::WordPiece;
 
 /// A vocabulary and the rules by which text becomes tokens.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    tokens: Vec<Token>,
+    tokens: Tokens,
     /// Found in the text as it comes.
     added: AddedTokens,
     /// Found in the text after it was rewritten.
@@ -56,12 +59,54 @@ pub struct Tokenizer {
     space_prefix: bool,
 }
 
-/// One entry of a vocabulary.
-#[derive(Debug, Clone)]
-struct Token {
-    text: String,
-    bytes: Box<[u8]>,
-    control: bool,
+/// The entries of a vocabulary.
+#[derive(Debug, Clone, Default)]
+struct Tokens {
+    /// How the vocabulary spells each.
+    texts: Arc<Texts>,
+    /// What each adds to a text, one after another.
+    bytes: Vec<u8>,
+    /// Where each one's bytes end.
+    ends: Vec<u32>,
+    control: Vec<bool>,
+}
+
+impl Tokens {
+    /// The tokens spelled `texts`; `entry` adds what one stands for to the bytes it is given and says whether it is a
+    /// control token.
+    fn new(texts: Arc<Texts>, mut entry: impl FnMut(u32, &str, &mut Vec<u8>) -> bool) -> Self {
+        let mut tokens = Self {
+            bytes: Vec::with_capacity(texts.len()),
+            ends: Vec::with_capacity(texts.len()),
+            control: Vec::with_capacity(texts.len()),
+            texts: Arc::clone(&texts),
+        };
+        for (text, id) in texts.iter().zip(0..) {
+            tokens.control.push(entry(id, text, &mut tokens.bytes));
+            // No spelling is longer in bytes than twice its text, and there are less than 4 GiB of texts.
+            tokens
+                .ends
+                .push(u32::try_from(tokens.bytes.len()).unwrap_or(u32::MAX));
+        }
+        tokens.bytes.shrink_to_fit();
+        tokens
+    }
+
+    fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    fn bytes(&self, at: usize) -> &[u8] {
+        let Some(&end) = self.ends.get(at) else {
+            return &[];
+        };
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+    }
+
+    fn is_control(&self, at: usize) -> bool {
+        self.control.get(at).copied().unwrap_or_default()
+    }
 }
 
 /// The tokens with a part to play.
@@ -81,7 +126,7 @@ enum Model {
     WordPiece(WordPiece),
     /// Each piece is one token or the unknown one.
     Words {
-        ids: HashMap<String, u32>,
+        ids: Box<Ids>,
         unknown: Option<u32>,
     },
 }
@@ -139,11 +184,19 @@ pub enum TokenizerError {
         cause: Box<fancy_regex::Error>,
     },
     /// The file is not JSON, or not of the form of a `tokenizer.json`.
-    #[error("the tokenizer file cannot be read")]
+    #[error("the tokenizer file cannot be read: {0}")]
     Json(#[from] serde_json::Error),
     /// A part of a `tokenizer.json` is of a kind that is not known.
     #[error("the tokenizer file asks for {0}, which is not known")]
     UnknownPart(String),
+    /// A part of the file is larger than any vocabulary needs.
+    #[error("the tokenizer file holds {what}, and {most} is the most")]
+    TooMuch {
+        /// What there is too much of.
+        what: String,
+        /// What may be there.
+        most: usize,
+    },
 }
 
 impl Tokenizer {
@@ -203,28 +256,26 @@ impl Tokenizer {
     /// The bytes that `token` adds to a text: none for control tokens and ids outside the vocabulary. May be
     /// a part of a character only.
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
-        match self.tokens.get(token.index()) {
-            Some(token) if !token.control => &token.bytes,
-            _ => &[],
+        match self.tokens.is_control(token.index()) {
+            true => &[],
+            false => self.tokens.bytes(token.index()),
         }
     }
 
     /// How the vocabulary itself spells `token`, control tokens included.
     pub fn token_text(&self, token: TokenId) -> Option<&str> {
-        self.tokens.get(token.index()).map(|token| token.text.as_str())
+        self.tokens.texts.get(token.index())
     }
 
     /// The token that the vocabulary spells exactly `text`. Looks at every token: for set-up, not per token.
     pub fn token_of_text(&self, text: &str) -> Option<TokenId> {
-        self.tokens
-            .iter()
-            .position(|token| token.text == text)
-            .map(|at| TokenId(at as u32))
+        let at = self.tokens.texts.iter().position(|token| token == text)?;
+        Some(TokenId(at as u32))
     }
 
     /// Whether `token` steers the model and stands for no text.
     pub fn is_control(&self, token: TokenId) -> bool {
-        self.tokens.get(token.index()).is_some_and(|token| token.control)
+        self.tokens.is_control(token.index())
     }
 
     /// The tokens that end an answer, in order of their ids.
@@ -249,8 +300,7 @@ impl Tokenizer {
 
     /// Whether each id is the same token in both, so that what one model drafts another can verify.
     pub fn same_tokens(&self, other: &Tokenizer) -> bool {
-        let mut pairs = self.tokens.iter().zip(&other.tokens);
-        self.tokens.len() == other.tokens.len() && pairs.all(|(a, b)| a.bytes == b.bytes)
+        self.tokens.ends == other.tokens.ends && self.tokens.bytes == other.tokens.bytes
     }
 
     /// Number of tokens.
@@ -273,10 +323,7 @@ impl Tokenizer {
         scratch: &mut bpe::Scratch,
         ids: &mut Vec<u32>,
     ) {
-        let text = self
-            .normalizers
-            .iter()
-            .fold(text.to_owned(), |text, step| step.apply(&text));
+        let text = normalizer::apply_all(&self.normalizers, text);
         for section in self.added_normalized.sections(&text, parse) {
             match section {
                 Section::Token(id) => ids.push(id),
@@ -299,16 +346,22 @@ impl Model {
             Self::Spm(spm) => spm.encode(piece, ids),
             Self::Unigram(unigram) => unigram.encode(piece, ids),
             Self::WordPiece(words) => words.encode(piece, ids),
-            Self::Words { ids: known, unknown } => ids.extend(known.get(piece).copied().or(*unknown)),
+            Self::Words { ids: known, unknown } => ids.extend(known.get(piece).or(*unknown)),
         }
     }
 }
 
 /// The token of each byte in a vocabulary that spells bytes `<0x00>` to `<0xFF>`, or `None` without any.
-fn byte_tokens(id_of: impl Fn(&str) -> Option<u32>) -> Option<Box<[Option<u32>; 256]>> {
+fn byte_tokens<'a>(tokens: impl Iterator<Item = (&'a str, u32)>) -> Option<Box<[Option<u32>; 256]>> {
     let mut table = Box::new([None; 256]);
-    for (byte, entry) in table.iter_mut().enumerate() {
-        *entry = id_of(&format!("<0x{byte:02X}>"));
+    for (text, id) in tokens {
+        if let Some(byte) = byte_of_token(text)
+            && !text
+                .bytes()
+                .any(|digit| digit.is_ascii_lowercase() && digit != b'x')
+        {
+            table[usize::from(byte)] = Some(id);
+        }
     }
     table.iter().any(Option::is_some).then_some(table)
 }
@@ -344,14 +397,12 @@ const ENDS: [&str; 18] = [
 
 /// The ids that end an answer: `named` by the file, and those whose spelling says so. Where a vocabulary
 /// ends its answers with `<|return|>` or `<|call|>`, `<|end|>` ends only a message.
-fn end_ids(tokens: &[Token], named: impl IntoIterator<Item = Option<u32>>) -> Vec<TokenId> {
-    let spelled = (0..)
-        .zip(tokens)
-        .filter(|(_, token)| ENDS.contains(&token.text.as_str()));
+fn end_ids(tokens: &Texts, named: impl IntoIterator<Item = Option<u32>>) -> Vec<TokenId> {
+    let spelled = (0..).zip(tokens.iter()).filter(|(_, token)| ENDS.contains(token));
     let mut ends: Vec<u32> = spelled.map(|(id, _)| id).collect();
-    let has = |text: &str| ends.iter().any(|&id| tokens[id as usize].text == text);
+    let has = |text: &str| ends.iter().any(|&id| tokens.get(id as usize) == Some(text));
     if (has("<|return|>") && has("<|call|>")) || (has("<|flush|>") && (has("<|calls|>") || has("<|call|>"))) {
-        ends.retain(|&id| tokens[id as usize].text != "<|end|>");
+        ends.retain(|&id| tokens.get(id as usize) != Some("<|end|>"));
     }
     ends.extend(
         named

@@ -17,12 +17,12 @@ use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvPage;
 use heph_kernels::matmul::{Job, Store, matmul};
 use heph_kernels::norm::{rms_norm, rms_norm_in_place};
-use heph_kernels::pool::Pool;
+use heph_kernels::pool::{self, Pool};
 use heph_kernels::rope::{RopeRows, RopeTable, rope};
 pub use heph_types::Hidden;
 use heph_types::{LayerRange, Position, TokenId};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// The tokens of one sequence in a batch, which stand one after another in the hidden states.
 #[derive(Debug)]
@@ -143,7 +143,8 @@ impl Worker {
         self
     }
 
-    /// Gives work up between two layers once `flag` is set, with [`ForwardError::Stopped`].
+    /// Gives work up once `flag` is set, with [`ForwardError::Stopped`]: between layers, and inside one when each thread has
+    /// done the task it is at, which for a prompt is a small part of a matrix product.
     pub fn with_stop(mut self, flag: Arc<AtomicBool>) -> Self {
         self.stop = Some(flag);
         self
@@ -283,25 +284,30 @@ impl Worker {
                 .iter()
                 .flat_map(|p| (0..p.tokens).map(|t| p.first.index() + t)),
         );
-        for layer in layers.iter() {
-            if self
-                .stop
-                .as_ref()
-                .is_some_and(|flag| flag.load(Ordering::Relaxed))
-            {
-                return Err(ForwardError::Stopped);
+        self.stoppable(|worker| {
+            for layer in layers.iter() {
+                if pool::stopped() {
+                    return Err(ForwardError::Stopped);
+                }
+                let last = layer + 1 == count && keep == Keep::Last;
+                let keep = if last { Keep::Last } else { Keep::All };
+                worker.block(&model, model.layer_program(layer), layer, parts, keep);
             }
-            let last = layer + 1 == count && keep == Keep::Last;
-            self.block(
-                &model,
-                model.layer_program(layer),
-                layer,
-                parts,
-                if last { Keep::Last } else { Keep::All },
-            );
-        }
+            Ok(())
+        })?;
         std::mem::swap(&mut self.buffers[0], &mut hidden.rows);
         Ok(())
+    }
+
+    /// Does `work`, which is worth nothing where the flag was set in its midst.
+    fn stoppable(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), ForwardError>,
+    ) -> Result<(), ForwardError> {
+        match self.stop.clone() {
+            Some(flag) => pool::until(&flag, || work(self)).unwrap_or(Err(ForwardError::Stopped)),
+            None => work(self),
+        }
     }
 
     /// Logits of each row of hidden states that left the last layer: `(rows, vocabulary)`.
@@ -313,7 +319,10 @@ impl Worker {
         let mut input = hidden.clone();
         self.take_in(&mut input);
         let program = model.head_program();
-        self.block(&model, program, usize::MAX, &mut [], Keep::All);
+        self.stoppable(|worker| {
+            worker.block(&model, program, usize::MAX, &mut [], Keep::All);
+            Ok(())
+        })?;
         Ok(std::mem::take(&mut self.buffers[program.output.0]))
     }
 
@@ -352,13 +361,16 @@ impl Worker {
         std::mem::swap(&mut self.buffers[0], &mut hidden.rows);
     }
 
-    /// Runs the steps of one block on buffer 0; the caches of `parts` have room for it.
+    /// Runs the steps of one block on buffer 0; the caches of `parts` have room for it. Ends early where the work is to stop.
     fn block(&mut self, model: &Model, program: &Program, layer: usize, parts: &mut [Part], keep: Keep) {
         while self.buffers.len() < program.widths.len() {
             self.buffers.push(Vec::new());
         }
         let mut tokens = self.buffers[0].len() / program.widths[0];
         for step in &program.steps {
+            if pool::stopped() {
+                return;
+            }
             match step {
                 Step::Norm { x, out, weight, eps } => self.norm(model, *x, *out, *weight, *eps),
                 Step::LayerNorm { x, weight, bias, eps } => {

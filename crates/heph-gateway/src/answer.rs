@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures_util::future::select_all;
 use heph_engine::recall::Recalled;
 use heph_plan::{Mode, Record};
+use heph_runtime::receipt::ToolLine;
 use heph_runtime::service::{Ending, Heard, Outcome, Reply, Said};
 use heph_runtime::words::Words;
 use heph_types::Exactness;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use crate::engines::Writer;
 use crate::error::Refusal;
 use crate::house::Door;
+use crate::provenance::Trace;
 use crate::recall::{self, Found, Learning};
 use crate::tools::{CallReader, Read, Style};
 
@@ -54,6 +56,8 @@ pub(crate) enum Part {
         text: String,
         said: Vec<Said>,
     },
+    /// What an outside provider's model thinks before it answers; no part of the answer.
+    Thought { choice: usize, text: String },
     /// A call begins: its number within the choice, and its tool.
     Call {
         choice: usize,
@@ -150,10 +154,15 @@ struct Choice {
 
 impl Choice {
     async fn next(&mut self) -> Heard {
-        match self.heard.take() {
+        match self.ready() {
             Some(heard) => heard,
             None => self.reply.next().await,
         }
+    }
+
+    /// What is there already.
+    fn ready(&mut self) -> Option<Heard> {
+        self.heard.take().or_else(|| self.reply.take())
     }
 }
 
@@ -169,6 +178,7 @@ pub(crate) struct Answer {
     outcomes: Vec<Outcome>,
     recalled: Option<Recalled>,
     learning: Option<Learning>,
+    trace: Option<Trace>,
     began: Instant,
     receipt: Option<Value>,
 }
@@ -200,6 +210,7 @@ impl Answer {
             outcomes: Vec::new(),
             recalled: None,
             learning: None,
+            trace: None,
             began: Instant::now(),
             receipt: None,
         }
@@ -220,6 +231,12 @@ impl Answer {
     /// The same answer, from which will be learnt where it has the model's own bits.
     pub(crate) fn learning(mut self, learning: Option<Learning>) -> Self {
         self.learning = learning.filter(|_| self.by.exactness == Exactness::Exact);
+        self
+    }
+
+    /// The same answer, whose label is remembered.
+    pub(crate) fn tracing(mut self, trace: Trace) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -303,31 +320,55 @@ impl Answer {
                 (at, heard)
             }
         };
+        Some(self.take(at, heard))
+    }
+
+    /// What came already; `None` where the next piece has to be waited for, and after the end.
+    pub(crate) fn ready(&mut self) -> Option<Result<Vec<Part>, Refusal>> {
+        let mut open = self.open.iter_mut().enumerate();
+        let (at, heard) = open.find_map(|(at, choice)| Some((at, choice.ready()?)))?;
+        Some(self.take(at, heard))
+    }
+
+    fn take(&mut self, at: usize, heard: Heard) -> Result<Vec<Part>, Refusal> {
         match heard {
             Heard::More { text, said } => {
+                if let Some(trace) = &mut self.trace {
+                    trace.hears(self.open[at].number, &text);
+                }
                 if let Some(learning) = &mut self.learning {
                     learning.hears(&text);
                 }
                 let choice = &mut self.open[at];
-                Some(Ok(parts(choice, &self.id, text, said)))
+                Ok(parts(choice, &self.id, text, said))
+            }
+            Heard::Thought(text) => {
+                let choice = self.open[at].number;
+                if let Some(trace) = &mut self.trace {
+                    trace.hears_thought(choice, &text);
+                }
+                Ok(vec![Part::Thought { choice, text }])
             }
             Heard::Call { id, name } => {
                 let choice = &mut self.open[at];
                 choice.called += 1;
-                Some(Ok(vec![Part::Call {
+                Ok(vec![Part::Call {
                     choice: choice.number,
                     call: choice.called - 1,
                     id,
                     name,
-                }]))
+                }])
             }
             Heard::Arguments(text) => {
                 let choice = &self.open[at];
-                Some(Ok(vec![Part::Arguments {
+                if let Some(trace) = &mut self.trace {
+                    trace.calls(choice.number, &text);
+                }
+                Ok(vec![Part::Arguments {
                     choice: choice.number,
                     call: choice.called.saturating_sub(1),
                     text,
-                }]))
+                }])
             }
             Heard::End(Ok(outcome)) => {
                 let mut choice = self.open.remove(at);
@@ -352,20 +393,23 @@ impl Answer {
                 }
                 self.outcomes.push(outcome);
                 if self.open.is_empty() {
+                    // Before the last word is told: who asks again at once shows words that are known.
+                    self.trace_ends();
                     self.settle();
                 }
                 last.push(Part::End {
                     choice: choice.number,
                     finish,
                 });
-                Some(Ok(last))
+                Ok(last)
             }
             Heard::End(Err(error)) => {
                 // The other choices of a broken answer are of no use to anybody.
                 self.open.clear();
                 self.door.counters.failed();
-                tracing::warn!(request = %self.id, %error, "failed");
-                Some(Err(error.into()))
+                // Its sentence may repeat what was asked, as a provider's does: whoever asked reads it, a log does not.
+                tracing::warn!(request = %self.id, kind = error.kind(), "failed");
+                Err(error.into())
             }
         }
     }
@@ -378,6 +422,22 @@ impl Answer {
     /// The field `heph` of a complete answer.
     pub(crate) fn receipt(&self) -> Option<&Value> {
         self.receipt.as_ref()
+    }
+
+    /// What was said is remembered with how private it is; nobody waits for that but who shows it again.
+    fn trace_ends(&mut self) {
+        if let (Some(trace), Ok(threads)) = (self.trace.take(), tokio::runtime::Handle::try_current()) {
+            let ending = trace.ends(&self.door);
+            drop(threads.spawn_blocking(move || ending.remember()));
+        }
+    }
+
+    /// The answer came by tools: its receipt tells what their servers and the rounds before it were told.
+    pub(crate) fn came_by(&mut self, rounds: &[String], tools: &[ToolLine]) {
+        let told = self.door.receipts.complete(&self.receipt_id(), rounds, tools);
+        if let (Some(receipt), Some(told)) = (&mut self.receipt, told) {
+            receipt["receipt"] = told;
+        }
     }
 
     fn settle(&mut self) {
@@ -396,7 +456,10 @@ impl Answer {
         }
         tracing::info!(request = %self.id, tokens = self.outcomes.iter().map(|o| o.answer_tokens).sum::<usize>(), "answered");
         self.door.counters.answered(&self.outcomes);
-        self.door.receipts.keep(&self.receipt_id(), receipt.clone());
+        let typed = crate::receipts::sum(&self.outcomes)
+            .unwrap_or_else(|| crate::receipts::here(&self.by.writer, &self.outcomes, total));
+        receipt["signed"] = format!("/heph/v1/receipts/{id}/signed").into();
+        self.door.receipts.keep(&self.receipt_id(), &receipt, typed);
         self.receipt = Some(serde_json::json!({ "receipt_id": self.receipt_id(), "receipt": receipt }));
     }
 }
@@ -404,6 +467,7 @@ impl Answer {
 /// Whoever lets go of an answer under way is counted.
 impl Drop for Answer {
     fn drop(&mut self) {
+        self.trace_ends();
         if !self.open.is_empty() {
             self.door.counters.cancelled();
             tracing::info!(request = %self.id, "cancelled");

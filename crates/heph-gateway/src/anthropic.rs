@@ -5,15 +5,17 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use heph_providers::Picture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Finish, Part, Usage};
-use crate::ask::{Ask, Source, Turn, Wishes, writer};
+use crate::ask::{Ask, Form, Source, Turn, Wishes, writer};
 use crate::error::{Dialect, Refusal};
 use crate::house::Door;
 use crate::openai::chat::count;
-use crate::openai::read;
+use crate::openai::{Guides, form, guided, read};
+use crate::pictures;
 use crate::sampling::Sampling;
 use crate::shape::{self, Frames, Keep, Shape};
 use crate::tools::{Choice, MadeCall, MadeFunction, Tool, Toolbox};
@@ -28,7 +30,6 @@ pub(crate) struct MessagesRequest {
     messages: Vec<Value>,
     /// A text or text blocks.
     #[serde(default)]
-    #[schema(value_type = Object)]
     system: Option<Value>,
     /// Tokens to make at most.
     max_tokens: Option<i64>,
@@ -39,14 +40,31 @@ pub(crate) struct MessagesRequest {
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     #[serde(default)]
-    #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     stream: Option<bool>,
+    /// `{"type": "enabled"}` or `adaptive`: what a provider's model thinks before it answers is told, where it says it.
+    #[serde(default)]
+    thinking: Option<Value>,
     /// `{"user_id"}`: for whom it is asked; nothing that one user asked is found again by another.
     #[serde(default)]
-    #[schema(value_type = Object)]
     metadata: Option<Value>,
+    /// `{"format": {"type": "json_schema", "schema"}}`: the answer is such a value.
+    #[serde(default)]
+    output_config: Option<Value>,
+    /// The same format by itself, as it was called before.
+    #[serde(default)]
+    output_format: Option<Value>,
+    #[serde(flatten)]
+    guides: Guides,
     heph: Option<Wishes>,
+}
+
+impl MessagesRequest {
+    /// Whether the caller wants to know what is thought before the answer.
+    fn thinks(&self) -> bool {
+        let kind = self.thinking.as_ref().map(|thinking| &thinking["type"]);
+        kind.is_some_and(|kind| *kind == "enabled" || *kind == "adaptive")
+    }
 }
 
 /// The text of a text or of text blocks.
@@ -99,6 +117,7 @@ fn blocks_of(role: &str, blocks: &[Value]) -> Result<Vec<Turn>, Refusal> {
         let text = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
         match block["type"].as_str() {
             Some("text") => own.content.push_str(&text("text")),
+            Some("image") => own.pictures.push(picture(role, &block["source"])?),
             Some("tool_use") => {
                 let function = MadeFunction {
                     name: text("name"),
@@ -123,10 +142,24 @@ fn blocks_of(role: &str, blocks: &[Value]) -> Result<Vec<Turn>, Refusal> {
             }
         }
     }
-    if turns.is_empty() || !own.content.is_empty() || !own.calls.is_empty() {
+    if turns.is_empty() || !own.content.is_empty() || !own.calls.is_empty() || !own.pictures.is_empty() {
         turns.push(own);
     }
     Ok(turns)
+}
+
+/// What a block shows, by its source.
+fn picture(role: &str, source: &Value) -> Result<Picture, Refusal> {
+    if role != "user" {
+        return Err(Refusal::bad("only a message of the user shows a picture").code("picture"));
+    }
+    match source["type"].as_str() {
+        Some("base64") => pictures::of_base64(
+            source["media_type"].as_str(),
+            source["data"].as_str().unwrap_or_default(),
+        ),
+        _ => pictures::of_address(source["url"].as_str().unwrap_or_default()),
+    }
 }
 
 fn toolbox(request: &MessagesRequest) -> Result<Toolbox, Refusal> {
@@ -158,12 +191,28 @@ fn toolbox(request: &MessagesRequest) -> Result<Toolbox, Refusal> {
     Toolbox::new(tools.collect::<Result<_, _>>()?, choice, !alone)
 }
 
+/// What the answer must look like.
+fn shape_of(request: &MessagesRequest) -> Result<Form, Refusal> {
+    let newer = request.output_config.as_ref().map(|config| &config["format"]);
+    let newer = form("output_config", newer)?;
+    let older = form("output_format", request.output_format.as_ref())?;
+    let own = match (newer, older) {
+        (Form::Text, own) | (own, Form::Text) => own,
+        _ => {
+            let sentence = "an answer has one shape: output_config and output_format are both given";
+            return Err(Refusal::param("output_format", sentence));
+        }
+    };
+    guided("output_config", own, request.guides.clone())
+}
+
 fn ask(request: &MessagesRequest, headers: &HeaderMap) -> Result<Ask, Refusal> {
     let mut ask = Ask::new(
         request.model.clone().unwrap_or_default(),
         Source::Chat(turns(request)?),
     );
     ask.toolbox = toolbox(request)?;
+    ask.form = shape_of(request)?;
     ask.max_tokens = count("max_tokens", request.max_tokens, 1)?;
     ask.stops = request.stop_sequences.clone().unwrap_or_default();
     ask.sampling = Sampling {
@@ -192,6 +241,7 @@ pub(crate) async fn messages(
     }
     let mut answer = ask(&request, &headers)?.submit(&door).await?;
     let mut events = Events {
+        thinks: request.thinks(),
         blocks: Vec::new(),
         open: false,
         finish: None,
@@ -251,6 +301,7 @@ fn usage_of(usage: Usage) -> Value {
 
 #[derive(Debug)]
 enum Block {
+    Thought(String),
     Text(String),
     Call {
         id: String,
@@ -262,6 +313,8 @@ enum Block {
 impl Block {
     fn json(&self) -> Value {
         match self {
+            // Its signature is for the provider that made it, and what is sent back of it is passed over.
+            Self::Thought(text) => json!({ "type": "thinking", "thinking": text, "signature": "" }),
             Self::Text(text) => json!({ "type": "text", "text": text }),
             Self::Call { id, name, arguments } => {
                 let input: Value = serde_json::from_str(arguments).unwrap_or_else(|_| json!({}));
@@ -273,6 +326,8 @@ impl Block {
 
 /// The answer as events.
 struct Events {
+    /// Whether the caller wants to know what is thought before the answer: others take the first block for the answer.
+    thinks: bool,
     blocks: Vec<Block>,
     open: bool,
     finish: Option<Finish>,
@@ -345,6 +400,16 @@ impl Shape for Events {
                     whole.push_str(&text);
                 }
                 self.delta(&json!({ "type": "text_delta", "text": text }), out);
+            }
+            Part::Thought { .. } if !self.thinks => {}
+            Part::Thought { text, .. } => {
+                if !(self.open && matches!(self.blocks.last(), Some(Block::Thought(_)))) {
+                    self.start(Block::Thought(String::new()), out);
+                }
+                if let Some(Block::Thought(whole)) = self.blocks.last_mut() {
+                    whole.push_str(&text);
+                }
+                self.delta(&json!({ "type": "thinking_delta", "thinking": text }), out);
             }
             Part::Call { id, name, .. } => {
                 let id = format!("toolu_{}", id.trim_start_matches("call_"));

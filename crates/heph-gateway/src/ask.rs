@@ -9,6 +9,12 @@ use heph_engine::prefix::Share;
 use heph_engine::recall::Verdict;
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
 use heph_plan::Mode;
+use heph_privacy::label::{Label, TAGS_MAX};
+use heph_privacy::pii::names::Model;
+use heph_privacy::pseudonym::{PseudonymError, Pseudonyms};
+use heph_privacy::{Replaced, Stays};
+use heph_providers::Picture;
+use heph_runtime::discretion::{Discretion, unsaid};
 use heph_runtime::service::Job;
 use heph_runtime::words::Words;
 use heph_types::TokenId;
@@ -22,8 +28,10 @@ use crate::engines::{self, Engine, Writer};
 use crate::error::Refusal;
 use crate::excerpts::About;
 use crate::house::{Door, House};
-use crate::machines::Privacy;
+use crate::machines::{Course, Privacy};
 use crate::outside;
+use crate::pictures::PICTURES_MAX;
+use crate::provenance::{self, Trace, Wait};
 use crate::recall::{self, Learning};
 use crate::sampling::{Sampling, seed_of};
 use crate::tools::{MadeCall, Toolbox, compact};
@@ -45,6 +53,8 @@ pub(crate) const TOP_LOGPROBS_MAX: usize = 20;
 pub(crate) struct Turn {
     pub(crate) role: String,
     pub(crate) content: String,
+    /// Shown with it.
+    pub(crate) pictures: Vec<Picture>,
     pub(crate) calls: Vec<MadeCall>,
     /// Which call this is the result of.
     pub(crate) call_id: Option<String>,
@@ -56,6 +66,7 @@ impl Turn {
         Self {
             role: role.to_owned(),
             content: content.into(),
+            pictures: Vec::new(),
             calls: Vec::new(),
             call_id: None,
             name: None,
@@ -89,6 +100,8 @@ pub(crate) enum Form {
     Text,
     Object,
     Schema(Value),
+    /// What a regular expression matches, a grammar derives or a list holds.
+    Words(Shape),
 }
 
 /// HEPH's own wishes; see `docs/gateway.md`.
@@ -98,6 +111,8 @@ pub(crate) struct Wishes {
     pub(crate) mode: Option<String>,
     /// `nothing`, `own` or `policy`: what may leave at most.
     pub(crate) privacy: Option<String>,
+    /// Words that rules of the policy know, as `salaries`; each makes the request private at least.
+    pub(crate) labels: Option<Vec<String>>,
     /// What the bits of the answer must be worth: `exact`, or `any`.
     pub(crate) exactness: Option<String>,
     /// Credits that the answer may cost at most.
@@ -133,6 +148,10 @@ impl Wishes {
         };
         self.mode = self.mode.or_else(|| text("heph-mode").map(str::to_owned));
         self.privacy = self.privacy.or_else(|| text("heph-privacy").map(str::to_owned));
+        self.labels = self.labels.or_else(|| {
+            let list = text("heph-labels")?;
+            Some(list.split(',').map(|word| word.trim().to_owned()).collect())
+        });
         self.exactness = self
             .exactness
             .or_else(|| text("heph-exactness").map(str::to_owned));
@@ -186,12 +205,33 @@ impl Wishes {
         match self.privacy.as_deref() {
             Some("nothing") => Ok(Privacy::Nothing),
             Some("own") => Ok(Privacy::Own),
-            None | Some("policy") => Ok(Privacy::Policy),
+            None | Some("policy" | "public" | "internal" | "private" | "secret") => Ok(Privacy::Policy),
             Some(word) => Err(Refusal::param(
                 "privacy",
-                format!("{word:?} is no privacy label; known are nothing, own and policy"),
+                format!(
+                    "{word:?} is no privacy label; known are nothing, own and policy, and for the policy public, \
+                     internal, private and secret"
+                ),
             )),
         }
+    }
+
+    /// How private the caller says the request is.
+    pub(crate) fn label(&self) -> Result<Label, Refusal> {
+        let words = self.labels.iter().flatten();
+        if self.labels.as_ref().is_some_and(|words| words.len() > TAGS_MAX) {
+            return Err(Refusal::param(
+                "labels",
+                format!("there may be {TAGS_MAX} labels"),
+            ));
+        }
+        self.privacy()?;
+        let level = self
+            .privacy
+            .as_deref()
+            .filter(|word| !matches!(*word, "nothing" | "own" | "policy"));
+        let marks = words.map(String::as_str).chain(level).map(Label::mark);
+        Ok(marks.reduce(|all, one| all.join(&one)).unwrap_or_else(unsaid))
     }
 }
 
@@ -202,6 +242,8 @@ struct Prepared {
     place: Place,
     /// What the excerpts of texts show, where they are asked about.
     shows: Option<Value>,
+    /// What its answers are turned back by.
+    pseudonyms: Option<Arc<Pseudonyms>>,
 }
 
 /// One request.
@@ -238,6 +280,161 @@ impl Ask {
         }
     }
 
+    /// What may be told of the request, and to whom: as private as the caller says and as what stands in it.
+    /// Token ids are looked through as the text that they are, where `words` reads them; else nobody knows what they say.
+    pub(crate) fn discretion(&self, house: &House, words: Option<&Words>) -> Result<Discretion, Refusal> {
+        self.discretion_when(house, words, Wait::Written)
+    }
+
+    /// The same once more at the answer's end.
+    pub(crate) fn discretion_at_end(&self, house: &House) -> Result<Discretion, Refusal> {
+        self.discretion_when(house, None, Wait::Not)
+    }
+
+    fn discretion_when(
+        &self,
+        house: &House,
+        words: Option<&Words>,
+        wait: Wait,
+    ) -> Result<Discretion, Refusal> {
+        let (label, limit) = (self.wishes.label()?, self.wishes.privacy()?.limit());
+        let discretion = Discretion::new(&house.rules, label).within(limit);
+        let (mut texts, mut read) = (Vec::new(), Vec::new());
+        // The copy is only read.
+        let seen = self.clone().each_text(&mut |text| {
+            texts.push(text.clone());
+            Ok(())
+        });
+        seen.map_err(Refusal::ours)?;
+        for ids in self.ids() {
+            match words {
+                Some(words) => read.push(words.tokenizer.decode(&ids)),
+                None => discretion.also(&Label::top()),
+            }
+        }
+        if self.pictures() > 0 {
+            // Nobody here sees what they show.
+            discretion.also(&Label::top());
+        }
+        discretion.about(texts.iter().chain(&read).map(String::as_str));
+        if discretion.minds_labels() {
+            let (history, writing) = (&house.history, &house.writing);
+            discretion.also(&provenance::known(history, writing, self, &read, wait));
+        }
+        Ok(discretion)
+    }
+
+    /// How many pictures are shown in it.
+    fn pictures(&self) -> usize {
+        match &self.source {
+            Source::Chat(turns) => turns.iter().map(|turn| turn.pictures.len()).sum(),
+            Source::Texts(_) => 0,
+        }
+    }
+
+    /// Prompts that came as token ids.
+    fn ids(&self) -> impl Iterator<Item = Vec<TokenId>> {
+        let texts = match &self.source {
+            Source::Texts(texts) => texts.as_slice(),
+            Source::Chat(_) => &[],
+        };
+        texts.iter().filter_map(|text| match text {
+            Text::Tokens(ids) => Some(ids.iter().map(|&id| TokenId(id)).collect()),
+            Text::Words(_) | Text::Between(..) => None,
+        })
+    }
+
+    /// The same request with everything that tells of people and doors replaced by pseudonyms, what was replaced, and the way
+    /// back for its answers.
+    pub(crate) fn replaced(
+        &self,
+        house: &House,
+        discretion: &Discretion,
+    ) -> Result<(Ask, Replaced, Arc<Pseudonyms>), Refusal> {
+        let stays = |stays: Stays| {
+            Refusal::new(axum::http::StatusCode::FORBIDDEN, stays.to_string()).code("stays_here")
+        };
+        // Nothing is found in them, and so nothing can be replaced.
+        if self.ids().next().is_some() || self.pictures() > 0 {
+            return Err(stays(Stays::NoText));
+        }
+        let mut session = Pseudonyms::new(caller::pseudonym_key(&house.pseudonym_key, self.user.as_deref()));
+        let (mut ask, mut texts) = (self.clone(), Vec::new());
+        let read = ask.each_text(&mut |text| {
+            texts.push(std::mem::take(text));
+            Ok(())
+        });
+        read.map_err(Refusal::ours)?;
+        let replaced = heph_privacy::replace(&mut texts, &discretion.label(), Model::bundled(), &mut session)
+            .map_err(stays)?;
+        let mut ask = self.clone();
+        let mut texts = texts.into_iter();
+        let written = ask.each_text(&mut |text| {
+            *text = texts.next().unwrap_or_default();
+            Ok(())
+        });
+        written.map_err(|_| stays(Stays::NoPseudonym(PseudonymError::Ambiguous)))?;
+        Ok((ask, replaced, Arc::new(session)))
+    }
+
+    /// Shows everything that somebody wrote in it, always in the same order, and takes what is made of it: messages, names,
+    /// calls and their results, what tools are told to do, shapes of answers, texts that end one, documents. JSON is shown as it is
+    /// written.
+    pub(crate) fn each_text(
+        &mut self,
+        look: &mut dyn FnMut(&mut String) -> Result<(), serde_json::Error>,
+    ) -> Result<(), serde_json::Error> {
+        let json = |value: &mut Value, look: &mut dyn FnMut(&mut String) -> Result<(), serde_json::Error>| {
+            let mut text = value.to_string();
+            let before = text.clone();
+            look(&mut text)?;
+            // Whoever only reads may take the text away.
+            if !text.is_empty() && text != before {
+                *value = serde_json::from_str(&text)?;
+            }
+            Ok::<(), serde_json::Error>(())
+        };
+        match &mut self.source {
+            Source::Chat(turns) => {
+                for turn in turns {
+                    look(&mut turn.content)?;
+                    turn.name.iter_mut().try_for_each(&mut *look)?;
+                    for call in &mut turn.calls {
+                        json(&mut call.function.arguments, look)?;
+                    }
+                }
+            }
+            Source::Texts(texts) => {
+                for text in texts {
+                    match text {
+                        Text::Words(words) => look(words)?,
+                        Text::Between(before, behind) => {
+                            look(before)?;
+                            look(behind)?;
+                        }
+                        Text::Tokens(_) => {}
+                    }
+                }
+            }
+        }
+        self.stops.iter_mut().try_for_each(&mut *look)?;
+        match &mut self.form {
+            Form::Text | Form::Object | Form::Words(Shape::JsonObject) => {}
+            Form::Schema(schema) | Form::Words(Shape::JsonSchema(schema)) => json(schema, look)?,
+            Form::Words(Shape::Regex(text) | Shape::Lark(text)) => look(text)?,
+            Form::Words(Shape::Choice(texts)) => texts.iter_mut().try_for_each(&mut *look)?,
+        }
+        for tool in &mut self.toolbox.tools {
+            look(&mut tool.description)?;
+            json(&mut tool.parameters, look)?;
+        }
+        for document in self.wishes.documents.iter_mut().flatten() {
+            look(&mut document.name)?;
+            look(&mut document.text)?;
+        }
+        Ok(())
+    }
+
     /// Hands the request to the engine. Everything that can be wrong with it is said here, before anything is written.
     pub(crate) async fn submit(self, door: &Door) -> Result<Answer, Refusal> {
         if outside::is_outside(door, &self.model)? {
@@ -263,7 +460,9 @@ impl Ask {
             starts,
             place,
             shows,
+            pseudonyms,
         } = prepared;
+        let ask = Arc::new(ask);
         let prompt_tokens = jobs.first().map_or(0, |job| job.prompt.len());
         let verdict = match jobs.as_slice() {
             [only] => recall::look(door, &ask, only, &writer, share).await,
@@ -272,7 +471,8 @@ impl Ask {
         let learning = match verdict {
             Some(Verdict::Again(recalled)) => {
                 let found = recall::found(recalled, &jobs[0], &writer, began);
-                return Ok(Answer::recalled(Arc::clone(door), writer, prompt_tokens, found));
+                let answer = Answer::recalled(Arc::clone(door), writer, prompt_tokens, found);
+                return Ok(answer.tracing(Trace::new(ask)));
             }
             Some(Verdict::Ask(lesson)) => Some(Learning::new(lesson)),
             None => None,
@@ -284,7 +484,8 @@ impl Ask {
             }
             Place::Course(course) => {
                 let by = By::course(writer, course.record());
-                (by, door.errands.submit(elsewhere::errands(&course, jobs)))
+                let errands = elsewhere::errands(&course, jobs, pseudonyms.as_ref());
+                (by, door.errands.submit(errands))
             }
         };
         let by = by.showing(shows);
@@ -295,7 +496,8 @@ impl Ask {
             prompt_tokens,
             replies.into_iter().zip(starts).collect(),
         )
-        .learning(learning))
+        .learning(learning)
+        .tracing(Trace::new(ask)))
     }
 
     /// The jobs of the request, and who does them.
@@ -306,20 +508,47 @@ impl Ask {
         deadline: Option<Instant>,
         share: Share,
     ) -> Result<Prepared, Refusal> {
+        let mut prepared = self.prepared_for(house, writer, deadline, share, None)?;
+        if let Place::Course(course) = &prepared.place
+            && course.wants_replaced()
+        {
+            // The plan stands; what it is about is told with pseudonyms.
+            let (ask, replaced, pseudonyms) = self.replaced(house, course.discretion())?;
+            let course = course.with_replaced(replaced);
+            prepared = ask.prepared_for(house, writer, deadline, share, Some(course))?;
+            prepared.pseudonyms = Some(pseudonyms);
+        }
+        Ok(prepared)
+    }
+
+    /// As [`Ask::prepared`]; `course` is taken where one was chosen already.
+    fn prepared_for(
+        &self,
+        house: &House,
+        writer: &Arc<Writer>,
+        deadline: Option<Instant>,
+        share: Share,
+        course: Option<Arc<dyn Course>>,
+    ) -> Result<Prepared, Refusal> {
+        let place = |jobs: &[Job], about| match course {
+            Some(course) => Ok(Place::Course(course)),
+            None => elsewhere::place(house, writer, self, jobs, about),
+        };
         let Some(about) = About::of(self, house, writer)? else {
             let (jobs, starts) = self.jobs(writer, deadline, share)?;
-            let place = elsewhere::place(house, writer, &self.wishes, &jobs, None)?;
+            let place = place(&jobs, None)?;
             return Ok(Prepared {
                 jobs,
                 starts,
                 place,
                 shows: None,
+                pseudonyms: None,
             });
         };
         let needed = about.needs_excerpts(writer.service.context())?;
         let form = |excerpts: bool| if excerpts { &about.excerpts } else { &about.whole };
         let (mut jobs, mut starts) = form(needed).jobs(writer, deadline, share)?;
-        let place = elsewhere::place(house, writer, &self.wishes, &jobs, Some(about.tokens))?;
+        let place = place(&jobs, Some(about.tokens))?;
         let planned =
             matches!(&place, Place::Course(course) if course.record().decision.plan.mode == Mode::Preprocess);
         if planned && !needed {
@@ -330,10 +559,27 @@ impl Ask {
             starts,
             place,
             shows: (needed || planned).then(|| about.told()),
+            pseudonyms: None,
         })
     }
 
+    /// That nothing is shown to the model called `name`, which is of this house and reads words alone.
+    fn sees_nothing(&self, name: &str) -> Result<(), Refusal> {
+        match self.pictures() {
+            0 => Ok(()),
+            _ => {
+                let sentence =
+                    format!("the model {name} reads no pictures; a provider's model may (`heph providers`)");
+                Err(Refusal::param("messages", sentence).code("picture"))
+            }
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Refusal> {
+        if self.pictures() > PICTURES_MAX {
+            let sentence = format!("there may be {PICTURES_MAX} pictures in a request");
+            return Err(Refusal::param("messages", sentence).code("picture"));
+        }
         if self.choices == 0 || self.choices > CHOICES_MAX {
             return Err(Refusal::param("n", format!("n must be from 1 to {CHOICES_MAX}")));
         }
@@ -374,6 +620,7 @@ impl Ask {
             _ if self.toolbox.must_call() => self.toolbox.shape(&writer.call_form),
             Form::Object => Some(Shape::JsonSchema(compact(&json!({ "type": "object" })))),
             Form::Schema(schema) => Some(Shape::JsonSchema(compact(schema))),
+            Form::Words(shape) => Some(shape.clone()),
         };
         // Free text in which calls may stand has no end to be brought to.
         let complete = self.form != Form::Text || self.toolbox.must_call();
@@ -429,6 +676,7 @@ impl Ask {
 
     /// The tokens to go on from.
     pub(crate) fn prompts(&self, writer: &Writer) -> Result<Vec<Vec<TokenId>>, Refusal> {
+        self.sees_nothing(&writer.name)?;
         let words = writer.service.words();
         match &self.source {
             Source::Chat(turns) => Ok(vec![self.chat(turns, writer)?]),

@@ -5,6 +5,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use heph_engine::prefix::{Owner, Reach, Share};
+use heph_privacy::label::Level;
 
 use crate::ask::Wishes;
 use crate::engines::CacheChoice;
@@ -26,6 +27,11 @@ impl Caller {
             add(&mut hasher, headers.get(name).map_or(&[], HeaderValue::as_bytes));
         }
         Self(hasher.finalize().into())
+    }
+
+    /// Whose request is being carried out here.
+    pub(crate) fn now() -> Option<Self> {
+        CALLER.try_with(|caller| *caller).ok()
     }
 
     /// Carries out this caller's request.
@@ -57,8 +63,8 @@ impl Keeping {
 
 /// Whom what is computed for this request may serve again. Outside of a request it serves nobody.
 pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Result<Share, Refusal> {
-    let stays_home = wishes.privacy()? == Privacy::Nothing;
-    let Ok(caller) = CALLER.try_with(|caller| *caller) else {
+    let stays_home = wishes.privacy()? == Privacy::Nothing || wishes.label()?.level() >= Level::Private;
+    let Some(caller) = Caller::now() else {
         return Ok(Share::NONE);
     };
     let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 owner of a cache");
@@ -66,6 +72,10 @@ pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Re
     add(&mut hasher, user.unwrap_or_default().as_bytes());
     let label = wishes.privacy.as_deref().unwrap_or("policy");
     add(&mut hasher, label.as_bytes());
+    // Each label for itself, in whatever order they were named.
+    for tag in wishes.label()?.tags() {
+        add(&mut hasher, tag.as_bytes());
+    }
     Ok(Share {
         owner: Owner(hasher.finalize().into()),
         reach: if stays_home {
@@ -74,6 +84,16 @@ pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Re
             keeping.usual
         },
     })
+}
+
+/// What this caller's pseudonyms are drawn from: those of one caller and user are not those of another.
+pub(crate) fn pseudonym_key(secret: &[u8; 32], user: Option<&str>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
+    if let Some(Caller(showed)) = Caller::now() {
+        hasher.update(&showed);
+    }
+    add(&mut hasher, user.unwrap_or("").as_bytes());
+    hasher.finalize().into()
 }
 
 /// Adds a text of any length, so that no two lists of texts are the same bytes.
@@ -120,6 +140,41 @@ mod tests {
         }
         // The label that counts where none is named is a label like any other.
         assert_eq!(shared("Bearer a", None, Some("policy"), &DISK).owner, owners[0]);
+    }
+
+    #[test]
+    fn a_word_of_the_policy_is_a_label_of_caches_too() {
+        let owner = |labels: &[&str]| {
+            let wishes = Wishes {
+                labels: Some(labels.iter().map(|&word| word.to_owned()).collect()),
+                ..Wishes::default()
+            };
+            let asked = async { share(&wishes, None, Keeping::of(&DISK)).unwrap() };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let share = runtime.block_on(Caller::of(&HeaderMap::new()).asks(asked));
+            (share.owner, share.reach)
+        };
+        let plain = shared("", None, None, &DISK).owner;
+        let (salaries, reach) = owner(&["salaries"]);
+        assert!(
+            salaries != plain
+                && salaries != owner(&["works"]).0
+                && salaries != owner(&["salaries", "works"]).0
+        );
+        assert_eq!(owner(&["works", "salaries"]), owner(&["salaries", "works"]));
+        assert_eq!(
+            reach,
+            Reach::Memory,
+            "what is private is not written on a disk unasked"
+        );
+        let levels =
+            ["public", "internal", "private", "secret"].map(|word| shared("", None, Some(word), &DISK).owner);
+        assert!(
+            levels
+                .iter()
+                .enumerate()
+                .all(|(at, owner)| !levels[..at].contains(owner) && *owner != plain)
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 use crate::engines::EngineError;
@@ -24,8 +24,18 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// How soon an open stream ends whose page was sent away by another program.
 const LEAVE_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
 
+/// Threads that read and write. What waits or computes has threads of its own, and with two of these each token of a lone
+/// stream would wake both.
+const DOOR_THREADS: usize = 1;
+
 /// Bytes that a connection may have ready to be sent, besides what the system holds.
 const SEND_BUFFER: usize = 16 << 10;
+
+/// Bytes that the system holds for a reader who is too slow; it may take twice that for them.
+const SYSTEM_BUFFER: u32 = 16 << 10;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Why there is no door.
 #[derive(Debug, thiserror::Error)]
@@ -78,23 +88,37 @@ impl Server {
     ///
     /// # Errors
     /// When the address is open to others and there is no token or no certificate, or cannot be had, or the model does not load.
-    pub fn open(address: SocketAddr, mut options: Options) -> Result<Self, ServeError> {
-        if options.guard.token.is_none() && !address.ip().is_loopback() {
-            return Err(ServeError::OpenToOthers(address));
-        }
-        let tls = options.tls.take();
-        if tls.is_none() && !address.ip().is_loopback() {
-            return Err(ServeError::PlainToOthers(address));
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("heph-door")
-            .enable_all()
-            .build()?;
+    pub fn open(address: SocketAddr, options: Options) -> Result<Self, ServeError> {
+        allowed(address, &options)?;
+        let runtime = threads()?;
         // Before the model is loaded: an address that is taken is told at once.
         let listener = runtime
-            .block_on(TcpListener::bind(address))
+            .block_on(async { listening(address) })
             .map_err(|cause| ServeError::Bind { address, cause })?;
+        Self::with(listener, runtime, options)
+    }
+
+    /// The same on a socket that listens already: whoever comes before the model is loaded waits in it.
+    ///
+    /// # Errors
+    /// As [`Server::open`].
+    pub fn on(listener: std::net::TcpListener, options: Options) -> Result<Self, ServeError> {
+        allowed(listener.local_addr()?, &options)?;
+        let runtime = threads()?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        Self::with(listener, runtime, options)
+    }
+
+    fn with(
+        listener: TcpListener,
+        runtime: tokio::runtime::Runtime,
+        mut options: Options,
+    ) -> Result<Self, ServeError> {
+        let tls = options.tls.take();
         Ok(Self {
             door: House::open(options)?,
             runtime,
@@ -119,6 +143,8 @@ impl Server {
             listener,
             tls,
         } = self;
+        // What is let go of last may wait for threads of its own, as whoever asks providers does, and nothing may wait in there.
+        let last = Arc::clone(&door);
         runtime.block_on(async move {
             tokio::select! {
                 () = keep_up(Arc::clone(&door)) => {}
@@ -128,7 +154,54 @@ impl Server {
         });
         // Answers under way end with their connections; a download stops between two blocks.
         runtime.shutdown_timeout(Duration::from_secs(2));
+        drop(last);
     }
+}
+
+/// A listener whose connections hold no more than [`SYSTEM_BUFFER`].
+fn listening(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A door that was just closed may be opened again; on Windows this would let another program listen, too.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SYSTEM_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A socket that listens at `address`, for [`Server::on`].
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn socket_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let listener = runtime.block_on(async { listening(address) })?;
+    listener.into_std()
+}
+
+/// Whether a door may stand at `address`.
+fn allowed(address: SocketAddr, options: &Options) -> Result<(), ServeError> {
+    if options.guard.token.is_none() && !address.ip().is_loopback() {
+        return Err(ServeError::OpenToOthers(address));
+    }
+    if options.tls.is_none() && !address.ip().is_loopback() {
+        return Err(ServeError::PlainToOthers(address));
+    }
+    Ok(())
+}
+
+/// The threads that read and write.
+fn threads() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(DOOR_THREADS)
+        .thread_name("heph-door")
+        .enable_all()
+        .build()
 }
 
 /// Looks again and again whether another program took somebody's leave back.
@@ -150,8 +223,8 @@ async fn accept(listener: TcpListener, tls: Option<Tls>, door: Door) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             // Out of file handles, mostly: they come back when connections end.
             Err(error) => {
                 tracing::warn!(%error, "no connection");
@@ -166,9 +239,10 @@ async fn accept(listener: TcpListener, tls: Option<Tls>, door: Door) {
         tokio::spawn(async move {
             match tls {
                 None => speak(stream, service).await,
+                // In boxes of their own: a plain connection has no room for them, and after the handshake none has for that.
                 Some(tls) => {
-                    if let Some(stream) = tls.shake(stream).await {
-                        speak(stream, service).await;
+                    if let Some(stream) = Box::pin(tls.shake(stream, from.ip())).await {
+                        Box::pin(speak(stream, service)).await;
                     }
                 }
             }

@@ -39,10 +39,20 @@ use crate::{anthropic, heph, mcp, ollama, openai};
         heph::metrics,
         heph::status,
         heph::receipt,
+        heph::signed_receipt,
         heph::streams::stream,
         heph::streams::end,
         heph::places::plan,
         heph::places::nodes,
+        heph::servers::list,
+        heph::egress::egress,
+        heph::policy::look,
+        heph::policy::change,
+        heph::workshop::hardware,
+        heph::workshop::offers,
+        heph::workshop::formats,
+        heph::workshop::quantize,
+        heph::workshop::certify,
         heph::pairing::ask,
         heph::pairing::look,
         heph::pairing::list,
@@ -54,6 +64,7 @@ use crate::{anthropic, heph, mcp, ollama, openai};
         heph::knowledge::list,
         heph::knowledge::add,
         heph::knowledge::remove,
+        heph::knowledge::mark,
         heph::knowledge::search,
         heph::knowledge::span,
         heph::knowledge::folders,
@@ -108,7 +119,11 @@ impl Modify for Refusals {
     }
 }
 
-static TEXT: LazyLock<String> = LazyLock::new(|| Document::openapi().to_json().unwrap_or_default());
+static TEXT: LazyLock<String> = LazyLock::new(|| {
+    let text = Document::openapi().to_json().unwrap_or_default();
+    // The format of an unsigned number as OpenAPI's registry of formats has it; the library hyphenates it.
+    text.replace("\"u-int", "\"uint")
+});
 
 /// The document.
 pub(crate) async fn document() -> impl IntoResponse {

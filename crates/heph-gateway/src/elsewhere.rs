@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use heph_plan::Mode;
+use heph_privacy::pseudonym::Pseudonyms;
 use heph_runtime::service::{Errand, Job};
 
-use crate::ask::Wishes;
+use crate::ask::Ask;
 use crate::engines::Writer;
 use crate::error::Refusal;
 use crate::house::House;
@@ -25,22 +26,24 @@ pub(crate) enum Place {
 pub(crate) fn place(
     house: &House,
     writer: &Arc<Writer>,
-    wishes: &Wishes,
+    ask: &Ask,
     jobs: &[Job],
     about: Option<(usize, usize)>,
 ) -> Result<Place, Refusal> {
-    let (mode, privacy) = (wishes.mode()?, wishes.privacy()?);
+    let (mode, privacy) = (ask.wishes.mode()?, ask.wishes.privacy()?);
     match mode {
         Some(Mode::Local) => Ok(Place::Here(None)),
-        Some(mode) => by_name(house, writer, wishes, jobs, about, mode).map(Place::Course),
+        Some(mode) => by_name(house, writer, ask, jobs, about, mode).map(Place::Course),
         None if privacy == Privacy::Nothing => Ok(Place::Here(None)),
-        None => Ok(wherever(house, writer, wishes, jobs, about)),
+        None => Ok(wherever(house, writer, ask, jobs, about)),
     }
 }
 
 /// The wish of a request whose first prompt stands for all.
 fn wish(
-    wishes: &Wishes,
+    house: &House,
+    writer: &Writer,
+    ask: &Ask,
     jobs: &[Job],
     about: Option<(usize, usize)>,
     mode: Option<Mode>,
@@ -51,8 +54,9 @@ fn wish(
         excerpts_tokens: about.map(|(_, excerpts)| excerpts),
         answer_tokens_max: jobs.iter().map(|job| job.max_tokens).max(),
         mode,
-        privacy: wishes.privacy()?,
-        any_bits: wishes.any_bits()?,
+        price_max: ask.wishes.max_price,
+        discretion: ask.discretion(house, Some(writer.service.words()))?,
+        any_bits: ask.wishes.any_bits()?,
     })
 }
 
@@ -60,7 +64,9 @@ fn wish(
 fn only_here(jobs: &[Job]) -> Option<&'static str> {
     let asks = |is: fn(&Job) -> bool| jobs.iter().any(is);
     if asks(|job| job.constraint.is_some()) {
-        Some("holds no answer to a shape (tools that are enforced, response_format)")
+        Some(
+            "holds no answer to a shape (tools that are enforced, response_format, an expression or a grammar)",
+        )
     } else if asks(|job| job.logprobs.is_some()) {
         Some("tells no probabilities")
     } else {
@@ -71,7 +77,7 @@ fn only_here(jobs: &[Job]) -> Option<&'static str> {
 fn by_name(
     house: &House,
     writer: &Arc<Writer>,
-    wishes: &Wishes,
+    ask: &Ask,
     jobs: &[Job],
     about: Option<(usize, usize)>,
     mode: Mode,
@@ -90,9 +96,10 @@ fn by_name(
         return Err(unavailable(why));
     }
     let course = machines
-        .course(&wish(wishes, jobs, about, Some(mode))?)
+        .course(&wish(house, writer, ask, jobs, about, Some(mode))?)
         .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
-    wishes.affords(course.record().decision.plan.expected.credits)?;
+    ask.wishes
+        .affords(course.record().decision.plan.expected.credits)?;
     Ok(course)
 }
 
@@ -100,7 +107,7 @@ fn by_name(
 fn wherever(
     house: &House,
     writer: &Arc<Writer>,
-    wishes: &Wishes,
+    ask: &Ask,
     jobs: &[Job],
     about: Option<(usize, usize)>,
 ) -> Place {
@@ -108,29 +115,43 @@ fn wherever(
         .machines
         .as_ref()
         .filter(|machines| machines.any() && Arc::ptr_eq(writer, &house.engines.served));
-    let (Some(machines), None) = (machines, only_here(jobs)) else {
+    let Some(machines) = machines else {
         return Place::Here(None);
     };
-    let Ok(wish) = wish(wishes, jobs, about, None) else {
+    if let Some(why) = only_here(jobs) {
+        return Place::Here(Some(format!(
+            "Other machines were not asked: a line over them {why}."
+        )));
+    }
+    let Ok(wish) = wish(house, writer, ask, jobs, about, None) else {
         return Place::Here(None);
     };
     match machines.course(&wish) {
         Err(sentence) => Place::Here(Some(format!("Other machines could not be asked: {sentence}."))),
         Ok(course) => {
             let plan = &course.record().decision.plan;
-            match plan.mode == Mode::Local || wishes.affords(plan.expected.credits).is_err() {
-                true => Place::Here(None),
+            match plan.mode == Mode::Local || ask.wishes.affords(plan.expected.credits).is_err() {
+                true => Place::Here(house.rules.trouble()),
                 false => Place::Course(course),
             }
         }
     }
 }
 
-/// An errand for each job.
-pub(crate) fn errands(course: &Arc<dyn Course>, jobs: Vec<Job>) -> Vec<Errand> {
+/// An errand for each job. Where the question was asked with pseudonyms, its answer is turned back.
+pub(crate) fn errands(
+    course: &Arc<dyn Course>,
+    jobs: Vec<Job>,
+    pseudonyms: Option<&Arc<Pseudonyms>>,
+) -> Vec<Errand> {
     let errand = |job: Job| -> Errand {
-        let course = Arc::clone(course);
-        Box::new(move |speaker| course.answer(&job, speaker))
+        let (course, pseudonyms) = (Arc::clone(course), pseudonyms.cloned());
+        Box::new(move |speaker| {
+            if let Some(pseudonyms) = &pseudonyms {
+                speaker.restore(pseudonyms);
+            }
+            course.answer(&job, speaker)
+        })
     };
     jobs.into_iter().map(errand).collect()
 }

@@ -6,23 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_engine::batch::BatchLimits;
 use heph_engine::chat::{ChatError, ChatInput};
-use heph_engine::constrain::{ConstraintError, Shaper, TokenText};
+use heph_engine::constrain::{ConstraintError, Shaper};
 use heph_engine::model::{LoadError, LoadOptions, Model};
 use heph_engine::worker::{CHUNK_DEFAULT, ForwardError, Worker};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
-use heph_runtime::blocks::{self, BlockStore, BlocksError};
+use heph_runtime::blocks::{BlockStore, BlocksError};
 use heph_runtime::bundled;
 use heph_runtime::desk;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open::{self, OpenError};
+use heph_runtime::seal;
 use heph_runtime::service::Service;
 use heph_runtime::store::{Found, ModelName, Store, StoreError};
 use heph_runtime::words::{Words, WordsError};
 use heph_types::{ModelHash, TokenId};
 use serde_json::{Map, Value};
 
+use crate::machines::Machines;
 use crate::tools::CallForm;
 
 /// Models besides the served one that stay in memory; the one that was asked for longest ago gives way.
@@ -104,6 +106,8 @@ pub enum EngineError {
 pub(crate) struct Writer {
     pub(crate) name: String,
     pub(crate) hash: ModelHash,
+    /// How its weights are kept.
+    pub(crate) precision: String,
     pub(crate) service: Service,
     pub(crate) shaper: Option<Shaper>,
     pub(crate) call_form: CallForm,
@@ -176,11 +180,9 @@ impl Engines {
         caches: &CacheChoice,
         home: &Path,
     ) -> Result<Self, EngineError> {
-        let blocks = caches
-            .disk
-            .map(|bytes| BlockStore::open(&blocks::folder(home), bytes));
+        let blocks = caches.disk.map(|bytes| BlockStore::open(home, bytes));
         let making = Making {
-            pool: Arc::new(Pool::new(choice.threads)),
+            pool: Arc::new(seal::within(|| Pool::new(choice.threads))),
             choice,
             kept_bytes: caches.ram,
             blocks: blocks.transpose()?.map(Arc::new),
@@ -200,6 +202,12 @@ impl Engines {
             others: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Lends the served model to those who answer with other machines.
+    pub(crate) fn lend(&self, machines: &dyn Machines) {
+        let worker = self.served.prober.lock().unwrap_or_else(PoisonError::into_inner);
+        machines.lend(self.served.hash, &worker);
     }
 
     /// The threads that models run on.
@@ -352,33 +360,16 @@ fn load(name: &str, found: &Found, making: &Making) -> Result<Engine, EngineErro
         prober: Mutex::new(prober),
         name: name.to_owned(),
         hash,
-        shaper: shaper(&words)?,
+        shaper: words.shaper()?,
         call_form: CallForm::of(&words),
         layers: model.graph().layers.len(),
+        precision: model.graph().precision().to_string(),
         threads: pool.threads(),
         isa: choice.isa,
         kv: choice.kv,
         middle: middle(&words),
         service: Service::start(worker, hash, words, limits, making.blocks.clone())?,
     })))
-}
-
-/// What answers of a shape are made with; nothing for a vocabulary without an end.
-pub(crate) fn shaper(words: &Words) -> Result<Option<Shaper>, EngineError> {
-    let tokenizer = &words.tokenizer;
-    let Some(&end) = tokenizer.eog_ids().first() else {
-        return Ok(None);
-    };
-    let tokens = (0..tokenizer.vocab_size() as u32)
-        .map(TokenId)
-        .map(|token| TokenText {
-            bytes: match tokenizer.is_control(token) {
-                true => tokenizer.token_text(token).unwrap_or_default().as_bytes(),
-                false => tokenizer.token_bytes(token),
-            },
-            is_control: tokenizer.is_control(token),
-        });
-    Ok(Some(Shaper::new(tokens, end)?))
 }
 
 /// The spellings that models are trained on, by family.

@@ -1,12 +1,17 @@
 //! HEPH's own paths, under `/heph/v1`: what the page asks.
 
 pub(crate) mod chats;
+pub(crate) mod egress;
 pub(crate) mod knowledge;
 pub(crate) mod meeting;
 pub(crate) mod models;
 pub(crate) mod pairing;
 pub(crate) mod places;
+pub(crate) mod policy;
+pub(crate) mod reports;
+pub(crate) mod servers;
 pub(crate) mod streams;
+pub(crate) mod workshop;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -82,6 +87,21 @@ fn modes(door: &Door) -> Vec<&'static str> {
     std::iter::once("auto").chain(named).collect()
 }
 
+/// A receipt as text that this machine signed, for `heph receipt verify`, while it is kept.
+#[utoipa::path(get, path = "/heph/v1/receipts/{id}/signed", tag = "HEPH",
+    params(("id" = String, Path, description = "As the header `heph-receipt` named it")),
+    responses((status = 200, description = "The receipt, signed"), (status = 404, description = "It is not kept")))]
+pub(crate) async fn signed_receipt(
+    State(door): State<Door>,
+    Path(id): Path<String>,
+) -> Result<String, Refusal> {
+    let sign = move || door.receipts.signed(&id, &door.settings.home);
+    let signed = tokio::task::spawn_blocking(sign).await.map_err(Refusal::ours)?;
+    signed
+        .ok_or_else(|| Refusal::missing("no receipt of that id is kept"))?
+        .map_err(Refusal::ours)
+}
+
 /// A receipt, while it is kept.
 #[utoipa::path(get, path = "/heph/v1/receipts/{id}", tag = "HEPH",
     params(("id" = String, Path, description = "As the header `heph-receipt` named it")),
@@ -89,9 +109,8 @@ fn modes(door: &Door) -> Vec<&'static str> {
 pub(crate) async fn receipt(
     State(door): State<Door>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    door.receipts
-        .find(&id)
-        .map(Json)
-        .ok_or_else(|| Refusal::missing("no receipt of that id is kept"))
+) -> Result<impl IntoResponse, Refusal> {
+    let told = door.receipts.find(&id);
+    let told = told.ok_or_else(|| Refusal::missing("no receipt of that id is kept"))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], told))
 }

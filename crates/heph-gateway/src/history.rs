@@ -3,12 +3,18 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use heph_privacy::label::Label;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::provenance::Mark;
+
 /// Bytes of one chat.
 const BODY_MAX: usize = 8 << 20;
+
+/// Lines of answers, and answers, whose label is remembered: a year of fifty long private answers a day.
+const LABELS_MAX: i64 = 500_000;
 
 /// Letters of a title.
 const TITLE_MAX: usize = 300;
@@ -28,6 +34,7 @@ const TABLES: &str = "
         updated_ms INTEGER NOT NULL, body TEXT NOT NULL
     );
     CREATE INDEX IF NOT EXISTS chats_by_time ON chats (updated_ms DESC, number DESC);
+    CREATE TABLE IF NOT EXISTS labels (number INTEGER PRIMARY KEY, line BLOB NOT NULL UNIQUE, label TEXT NOT NULL);
     CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (title, said);
     PRAGMA user_version = 1;
 ";
@@ -168,6 +175,47 @@ impl History {
         Ok(Page {
             chats: shown.iter().map(|(_, line)| line.clone()).collect(),
             next,
+        })
+    }
+
+    /// Remembers how private lines of an answer, or an answer in its place, are; what is known of one already is joined with it.
+    pub(crate) fn label(&self, marks: &[Mark], label: &Label) -> Result<(), HistoryError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        self.with(|connection| {
+            let turn = connection.transaction()?;
+            for mark in marks {
+                let known: Option<String> = turn
+                    .prepare_cached("SELECT label FROM labels WHERE line = ?1")?
+                    .query_row([mark.as_slice()], |row| row.get(0))
+                    .optional()?;
+                let joined = known.map_or_else(|| label.clone(), |known| read_label(&known).join(label));
+                let text = serde_json::to_string(&joined).unwrap_or_default();
+                turn.prepare_cached("INSERT OR REPLACE INTO labels (line, label) VALUES (?1, ?2)")?
+                    .execute(params![mark.as_slice(), text])?;
+            }
+            // Older ones give way.
+            turn.execute(
+                "DELETE FROM labels WHERE number <= (SELECT max(number) FROM labels) - ?1",
+                [LABELS_MAX],
+            )?;
+            Ok(turn.commit()?)
+        })
+    }
+
+    /// How private each of these is; `None` where no answer had it.
+    pub(crate) fn labels(&self, marks: &[Mark]) -> Result<Vec<Option<Label>>, HistoryError> {
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.with(|connection| {
+            let mut look = connection.prepare_cached("SELECT label FROM labels WHERE line = ?1")?;
+            let mut label = |mark: &Mark| -> rusqlite::Result<Option<Label>> {
+                let known: Option<String> = look.query_row([mark.as_slice()], |row| row.get(0)).optional()?;
+                Ok(known.map(|text| read_label(&text)))
+            };
+            Ok(marks.iter().map(&mut label).collect::<Result<_, _>>()?)
         })
     }
 
@@ -323,6 +371,11 @@ fn search(query: &str) -> String {
 fn cursor(text: &str) -> Option<(i64, i64)> {
     let (time, number) = text.split_once('-')?;
     Some((time.parse().ok()?, number.parse().ok()?))
+}
+
+/// A label as it was written; one that cannot be read is as private as can be.
+fn read_label(text: &str) -> Label {
+    serde_json::from_str(text).unwrap_or_else(|_| Label::top())
 }
 
 #[cfg(test)]

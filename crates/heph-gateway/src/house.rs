@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use heph_engine::recall::Bound;
+use heph_runtime::rules::Rules;
 use heph_runtime::service::{ErrandLimits, Errands, Load};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
@@ -23,6 +24,7 @@ use crate::machines::Machines;
 use crate::mcp::client::Servers;
 use crate::metrics::Counters;
 use crate::outside::Asker;
+use crate::provenance::Writing;
 use crate::recall::Memory;
 use crate::receipts::Receipts;
 use crate::tls::Tls;
@@ -65,6 +67,8 @@ pub(crate) struct House {
     /// How far caches of prompts may be kept.
     pub(crate) keeping: Keeping,
     pub(crate) settings: Settings,
+    /// What may leave.
+    pub(crate) rules: Arc<Rules>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) machines: Option<Arc<dyn Machines>>,
     /// Answers that the batch does not make.
@@ -74,6 +78,8 @@ pub(crate) struct House {
     pub(crate) receipts: Receipts,
     pub(crate) kept: KeptStreams,
     pub(crate) history: History,
+    /// Of which answers is being written down what they were made of.
+    pub(crate) writing: Writing,
     pub(crate) knowledge: Knowledge,
     /// The person's servers of tools.
     pub(crate) servers: Servers,
@@ -81,32 +87,42 @@ pub(crate) struct House {
     pub(crate) counters: Counters,
     pub(crate) began: Instant,
     next: AtomicU64,
+    /// From this pseudonyms are drawn: the same thing has the same one as long as the process lives.
+    pub(crate) pseudonym_key: [u8; 32],
     /// From this and their number come the names of requests.
     run: [u8; 32],
 }
 
 impl House {
     pub(crate) fn open(options: Options) -> Result<Door, HouseError> {
-        let mut run = [0; 32];
+        let (mut run, mut pseudonym_key) = ([0; 32], [0; 32]);
         getrandom::fill(&mut run).map_err(|_| HouseError::Random)?;
+        getrandom::fill(&mut pseudonym_key).map_err(|_| HouseError::Random)?;
         let store = Store::new(&options.settings.models);
         let history: PathBuf = options.settings.home.join("chats.sqlite");
+        let engines = Engines::open(
+            &options.model,
+            store,
+            options.choice,
+            &options.caches,
+            &options.settings.home,
+        )?;
+        let rules = Rules::new(&options.settings, &[]);
+        if let Some(machines) = &options.machines {
+            engines.lend(machines.as_ref());
+        }
         Ok(Arc::new(Self {
             keeping: Keeping::of(&options.caches),
-            engines: Arc::new(Engines::open(
-                &options.model,
-                store,
-                options.choice,
-                &options.caches,
-                &options.settings.home,
-            )?),
+            engines: Arc::new(engines),
             history: History::new(history),
+            writing: Writing::default(),
             knowledge: Knowledge::at(&options.settings.home),
-            servers: Servers::default(),
+            servers: Servers::of(&options.settings.home, &rules),
             memory: match options.recall {
                 Some(bound) => Some(Memory::new(bound).ok_or(HouseError::Random)?),
                 None => None,
             },
+            rules,
             settings: options.settings,
             guard: Arc::new(options.guard),
             machines: options.machines,
@@ -118,6 +134,7 @@ impl House {
             counters: Counters::default(),
             began: Instant::now(),
             next: AtomicU64::new(0),
+            pseudonym_key,
             run,
         }))
     }
@@ -130,6 +147,7 @@ impl House {
             waiting: here.waiting + elsewhere.waiting,
             tokens: here.tokens + elsewhere.tokens,
             kept: here.kept,
+            caches: here.caches,
         }
     }
 

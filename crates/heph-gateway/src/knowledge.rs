@@ -229,6 +229,17 @@ impl Knowledge {
         })
     }
 
+    /// Says anew what of a shelf may leave: for every question from now on. What a conversation already holds of it keeps the
+    /// label that it had.
+    pub(crate) fn mark(&self, id: &str, label: Label) -> Result<Shelf, KnowledgeError> {
+        self.edit(|shelves| {
+            let shelf = shelves.iter_mut().find(|shelf| shelf.id == id);
+            let shelf = shelf.ok_or_else(|| KnowledgeError::Unknown(id.to_owned()))?;
+            shelf.label = label;
+            Ok(shelf.clone())
+        })
+    }
+
     /// Takes a shelf away; its folder stays as it is. Whether there was one.
     pub(crate) fn remove(&self, id: &str) -> Result<bool, KnowledgeError> {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;

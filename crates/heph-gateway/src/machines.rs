@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use heph_engine::worker::Worker;
 use heph_plan::{Mode, Record};
+use heph_privacy::Replaced;
+use heph_runtime::discretion::{Discretion, Limit};
 use heph_runtime::service::{Job, Outcome, ServiceError, Speaker};
-use heph_types::{Leaves, NodeState, Role};
+use heph_types::{Leaves, ModelHash, NodeState, Role};
 use serde::Serialize;
 
 /// What may leave this machine at most.
@@ -19,6 +22,17 @@ pub enum Privacy {
     Policy,
 }
 
+impl Privacy {
+    /// The same, for the rules.
+    pub(crate) fn limit(self) -> Limit {
+        match self {
+            Self::Nothing => Limit::Nothing,
+            Self::Own => Limit::Own,
+            Self::Policy => Limit::Rules,
+        }
+    }
+}
+
 /// What is to be planned.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -30,8 +44,10 @@ pub struct Wish {
     pub answer_tokens_max: Option<usize>,
     /// A mode that is asked for by name.
     pub mode: Option<Mode>,
-    /// What may leave at most.
-    pub privacy: Privacy,
+    /// What may be told of it, and to whom.
+    pub discretion: Discretion,
+    /// Credits that the answer may cost at most.
+    pub price_max: Option<u64>,
     /// Whether machines may answer whose bits are not those of this one.
     pub any_bits: bool,
 }
@@ -67,6 +83,17 @@ pub struct NodeLine {
 pub trait Course: Send + Sync {
     /// The plan, and what it was made from.
     fn record(&self) -> &Record;
+
+    /// What may be told of the request, and to whom.
+    fn discretion(&self) -> &Discretion;
+
+    /// Whether the machines of the plan may see the request with people and doors replaced only.
+    fn wants_replaced(&self) -> bool {
+        false
+    }
+
+    /// The same plan, for the same request with these things replaced.
+    fn with_replaced(&self, replaced: Replaced) -> Arc<dyn Course>;
 
     /// Answers `job`, and says the answer as it comes. Ends soon after the speaker's wish to stop or the job's deadline. The
     /// outcome holds a receipt.
@@ -106,6 +133,12 @@ pub trait Machines: Send + Sync {
     /// Whether there may be anybody else. Answers at once.
     fn any(&self) -> bool;
 
+    /// The served model is in memory: `worker` runs it, and machines call it `hash`. Whoever needs layers of it here may take
+    /// these.
+    fn lend(&self, hash: ModelHash, worker: &Worker) {
+        let _ = (hash, worker);
+    }
+
     /// What the planner says to `wish`. May take as long as machines take to answer, the first time.
     ///
     /// # Errors
@@ -119,6 +152,9 @@ pub trait Machines: Send + Sync {
     fn invite(&self) -> Result<Invitation, String> {
         Err("this program invites no machines".to_owned())
     }
+
+    /// Ends every way to others at once: this machine was cut off.
+    fn part(&self) {}
 
     /// Meets the machine whose ticket this is. May take as long as it takes to answer.
     ///

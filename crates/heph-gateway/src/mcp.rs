@@ -6,13 +6,16 @@
 pub(crate) mod agent;
 pub(crate) mod client;
 pub(crate) mod config;
+mod offers;
 pub(crate) mod server;
 pub(crate) mod stdio;
 
 use std::io;
+use std::pin::Pin;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+use tokio::sync::mpsc;
 
 /// The versions of the protocol that are spoken, newest first. What we use of it is the same in all of them.
 pub(crate) const VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
@@ -41,6 +44,50 @@ pub(crate) fn failed(id: &Value, code: Code, sentence: &str) -> Value {
 /// The answer that it went well.
 pub(crate) fn done(id: &Value, result: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "result": result })
+}
+
+/// An answer that is waited for, and what is told meanwhile.
+pub(crate) struct Listening<F: Future, M> {
+    answer: Pin<Box<F>>,
+    told: mpsc::Receiver<M>,
+    said: Option<F::Output>,
+}
+
+/// What is heard next.
+pub(crate) enum Next<T, M> {
+    /// It was told before the answer.
+    Told(M),
+    /// The answer; nothing comes after it.
+    Said(T),
+}
+
+impl<F: Future, M> Listening<F, M> {
+    pub(crate) fn new(answer: F, told: mpsc::Receiver<M>) -> Self {
+        Self {
+            answer: Box::pin(answer),
+            told,
+            said: None,
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Next<F::Output, M> {
+        let said = match self.said.take() {
+            Some(said) => said,
+            None => tokio::select! {
+                biased;
+                Some(told) = self.told.recv() => return Next::Told(told),
+                said = &mut self.answer => said,
+            },
+        };
+        // What came with the answer was told before it.
+        match self.told.try_recv() {
+            Ok(told) => {
+                self.said = Some(said);
+                Next::Told(told)
+            }
+            Err(_) => Next::Said(said),
+        }
+    }
 }
 
 /// One line of what the other side says.
@@ -135,6 +182,27 @@ pub(crate) fn line_waited_for(from: &mut impl io::BufRead, bytes_max: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_with_the_answer_is_heard_before_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (tell, told) = mpsc::channel(4);
+            let answer = async move {
+                (1..4).for_each(|n| tell.try_send(n).unwrap());
+                "so"
+            };
+            let mut listening = Listening::new(answer, told);
+            let mut heard = Vec::new();
+            let said = loop {
+                match listening.next().await {
+                    Next::Told(n) => heard.push(n),
+                    Next::Said(said) => break said,
+                }
+            };
+            assert_eq!((said, heard), ("so", vec![1, 2, 3]));
+        });
+    }
 
     #[test]
     fn lines_are_whole_or_too_long() {

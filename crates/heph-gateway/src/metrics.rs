@@ -179,6 +179,11 @@ impl Counters {
                 kept_blocks as u64,
             ),
             ("heph_cache_ram_bytes", "Bytes of these", kept_bytes),
+            (
+                "heph_caches_bytes",
+                "Bytes of all keys and values of the served model: of these, and of answers under way",
+                load.caches,
+            ),
             ("heph_cache_disk_blocks", "Blocks of prompts on disk", disk.blocks),
             ("heph_cache_disk_bytes", "Bytes of these", disk.bytes),
             (

@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use heph_providers::Picture;
 use heph_runtime::bundled;
 use heph_runtime::store::Found;
 use serde::Deserialize;
@@ -19,7 +20,8 @@ use crate::error::{Dialect, Refusal};
 use crate::heph::models::{Pull, pull_stream};
 use crate::house::Door;
 use crate::openai::embeddings::{Input, TooLong, encode};
-use crate::openai::{OneOrMany, read};
+use crate::openai::{Guides, OneOrMany, guided, read};
+use crate::pictures;
 use crate::sampling::Sampling;
 use crate::shape::{self, Frames, Keep, Shape};
 use crate::tools::{MadeCall, Tool, Toolbox};
@@ -85,8 +87,9 @@ pub(crate) struct ChatRequest {
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     #[serde(default)]
-    #[schema(value_type = Object)]
     format: Option<Value>,
+    #[serde(flatten)]
+    guides: Guides,
     options: Option<Options>,
     stream: Option<bool>,
     heph: Option<Wishes>,
@@ -102,9 +105,13 @@ pub(crate) struct Message {
     tool_calls: Option<Vec<MadeCall>>,
     #[serde(default)]
     tool_name: Option<String>,
-    #[serde(default)]
-    #[schema(value_type = Object)]
-    images: Option<Value>,
+    /// Pictures in base64.
+    images: Option<Vec<String>>,
+}
+
+fn shown(images: Option<Vec<String>>) -> Result<Vec<Picture>, Refusal> {
+    let images = images.unwrap_or_default().into_iter();
+    images.map(|image| pictures::of_base64(None, &image)).collect()
 }
 
 impl Message {
@@ -112,13 +119,11 @@ impl Message {
         if !["system", "user", "assistant", "tool"].contains(&self.role.as_str()) {
             return Err(Refusal::bad(format!("{:?} is no role", self.role)));
         }
-        if self
-            .images
-            .is_some_and(|images| images.as_array().is_some_and(|list| !list.is_empty()))
-        {
-            return Err(Refusal::bad("this model reads no images"));
-        }
         let mut turn = Turn::new(&self.role, self.content.unwrap_or_default());
+        turn.pictures = shown(self.images)?;
+        if self.role != "user" && !turn.pictures.is_empty() {
+            return Err(Refusal::bad("only a message of the user shows a picture").code("picture"));
+        }
         turn.calls = self.tool_calls.unwrap_or_default();
         turn.name = self.tool_name;
         Ok(turn)
@@ -134,6 +139,8 @@ pub(crate) async fn chat(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let request: ChatRequest = read(&body)?;
+    let form = guided("format", form(request.format.as_ref())?, request.guides)?;
+    let wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     if request.messages.is_empty() {
         return loaded(&door, &request.model, Kind::Chat).await;
     }
@@ -150,9 +157,9 @@ pub(crate) async fn chat(
         .collect::<Result<_, _>>()?;
     let mut ask = Ask::new(request.model.clone(), Source::Chat(turns));
     ask.toolbox = toolbox;
-    ask.form = form(request.format.as_ref())?;
+    ask.form = form;
     request.options.unwrap_or_default().apply(&mut ask);
-    ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
+    ask.wishes = wishes;
     answer(
         &door,
         ask,
@@ -170,13 +177,16 @@ pub(crate) struct GenerateRequest {
     model: String,
     #[serde(default)]
     prompt: Option<String>,
+    /// Pictures in base64.
+    images: Option<Vec<String>>,
     suffix: Option<String>,
     system: Option<String>,
     /// Whether the prompt is taken as it is.
     raw: Option<bool>,
     #[serde(default)]
-    #[schema(value_type = Object)]
     format: Option<Value>,
+    #[serde(flatten)]
+    guides: Guides,
     options: Option<Options>,
     stream: Option<bool>,
     heph: Option<Wishes>,
@@ -191,6 +201,8 @@ pub(crate) async fn generate(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let request: GenerateRequest = read(&body)?;
+    let form = guided("format", form(request.format.as_ref())?, request.guides)?;
+    let wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     let prompt = request.prompt.unwrap_or_default();
     if prompt.is_empty() {
         return loaded(&door, &request.model, Kind::Generate).await;
@@ -198,17 +210,22 @@ pub(crate) async fn generate(
     let model = reader(&door, &request.model).await?;
     let templated = model.service.words().template.is_some() && !request.raw.unwrap_or(false);
     let source = match request.suffix.filter(|suffix| !suffix.is_empty()) {
-        Some(suffix) => Source::Texts(vec![Text::Between(prompt, suffix)]),
         None if templated => {
             let system = request.system.map(|text| Turn::new("system", text));
-            Source::Chat(system.into_iter().chain([Turn::new("user", prompt)]).collect())
+            let mut turn = Turn::new("user", prompt);
+            turn.pictures = shown(request.images)?;
+            Source::Chat(system.into_iter().chain([turn]).collect())
         }
+        _ if request.images.as_ref().is_some_and(|images| !images.is_empty()) => {
+            return Err(Refusal::bad("a text that is taken as it is shows no pictures").code("picture"));
+        }
+        Some(suffix) => Source::Texts(vec![Text::Between(prompt, suffix)]),
         None => Source::Texts(vec![Text::Words(prompt)]),
     };
     let mut ask = Ask::new(request.model.clone(), source);
-    ask.form = form(request.format.as_ref())?;
+    ask.form = form;
     request.options.unwrap_or_default().apply(&mut ask);
-    ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
+    ask.wishes = wishes;
     answer(
         &door,
         ask,
@@ -252,11 +269,12 @@ async fn answer(door: &Door, ask: Ask, kind: Kind, model: String, stream: bool) 
     if stream {
         return Ok(shape::stream(door, answer, lines, Keep::No));
     }
-    let mut text = String::new();
+    let (mut text, mut thought) = (String::new(), String::new());
     let mut calls: Vec<(String, String)> = Vec::new();
     let mut finish = None;
     shape::whole(&mut answer, |part| match part {
         Part::Text { text: more, .. } => text.push_str(&more),
+        Part::Thought { text: more, .. } => thought.push_str(&more),
         Part::Call { name, .. } => calls.push((name, String::new())),
         Part::Arguments { text, .. } => {
             if let Some(call) = calls.last_mut() {
@@ -269,10 +287,22 @@ async fn answer(door: &Door, ask: Ask, kind: Kind, model: String, stream: bool) 
     lines.finish = finish;
     let mut line = lines.last(&answer);
     kind.put(&mut line, &text, &calls);
+    kind.put_thought(&mut line, &thought);
     Ok(shape::complete(&answer, &line))
 }
 
 impl Kind {
+    /// What was thought before the answer, where anything was.
+    fn put_thought(self, line: &mut Value, thought: &str) {
+        let place = match self {
+            Self::Generate => line,
+            Self::Chat => &mut line["message"],
+        };
+        if !thought.is_empty() {
+            place["thinking"] = json!(thought);
+        }
+    }
+
     fn put(self, line: &mut Value, text: &str, calls: &[(String, String)]) {
         match self {
             Self::Generate => line["response"] = json!(text),
@@ -343,6 +373,11 @@ impl Shape for Lines {
         match part {
             Part::Text { text, .. } if text.is_empty() => {}
             Part::Text { text, .. } => out.line(&self.line(&text, &[])),
+            Part::Thought { text, .. } => {
+                let mut line = self.line("", &[]);
+                self.kind.put_thought(&mut line, &text);
+                out.line(&line);
+            }
             Part::Call { name, .. } => self.calls.push((name, String::new())),
             Part::Arguments { text, .. } => {
                 if let Some(call) = self.calls.last_mut() {

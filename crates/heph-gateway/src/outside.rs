@@ -1,23 +1,23 @@
 //! Requests for an outside provider's model, named `PROVIDER/MODEL`: what it is asked, and who must agree first.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use heph_plan::Mode;
+use heph_privacy::pseudonym::Pseudonyms;
 use heph_providers::{Limits, Question, Tool, ToolChoice};
-use heph_runtime::providers::{
-    BookError, Commission, CommissionError, Outside, ProviderBook, own_alone, policy,
-};
+use heph_runtime::providers::{BookError, Commission, CommissionError, Outside, ProviderBook, leave};
 use heph_runtime::service::{Errand, Heard, Reply};
-use heph_types::{Leaves, Policy};
+use heph_types::Leaves;
 use serde_json::Value;
 
 use crate::answer::{Answer, By, ChoiceStart};
 use crate::ask::{Ask, Form, Source, Text, Turn};
 use crate::error::Refusal;
 use crate::house::{Door, House};
-use crate::machines::Privacy;
+use crate::provenance::Trace;
 use crate::sampling::seed_of;
 use crate::tools::{Choice, MadeCall};
 
@@ -75,24 +75,29 @@ pub(crate) async fn submit(ask: Ask, door: &Door) -> Result<Answer, Refusal> {
         let outside = house.asker.outside(&house)?;
         Ok::<_, Refusal>((outside, commissions(&ask, &house)?, ask))
     });
-    let (outside, commissions, ask) = prepared.await.map_err(Refusal::ours)??;
+    let (outside, (commissions, pseudonyms), ask) = prepared.await.map_err(Refusal::ours)??;
     let starts = commissions.iter().map(|_| ChoiceStart {
         style: None,
         begun: None,
     });
     let starts: Vec<_> = starts.collect();
     let errand = |commission: Commission| -> Errand {
-        let outside = Arc::clone(&outside);
-        Box::new(move |speaker| outside.answer(commission, speaker))
+        let (outside, pseudonyms) = (Arc::clone(&outside), pseudonyms.clone());
+        Box::new(move |speaker| {
+            if let Some(pseudonyms) = &pseudonyms {
+                speaker.restore(pseudonyms);
+            }
+            outside.answer(commission, speaker)
+        })
     };
     let errands = commissions.into_iter().map(errand).collect();
     let submitted = door.errands.submit(errands);
     let mut replies = submitted.inspect_err(|_| door.counters.refused())?;
     let first = first_of(&mut replies).await?;
-    let by = By::outside(Arc::clone(&door.engines.served), ask.model);
+    let by = By::outside(Arc::clone(&door.engines.served), ask.model.clone());
     let mut answer = Answer::new(Arc::clone(door), by, 0, replies.into_iter().zip(starts).collect());
     answer.heard_first(first);
-    Ok(answer)
+    Ok(answer.tracing(Trace::new(Arc::new(ask))))
 }
 
 /// What the first choice says first; a failure before anything was said is the request's.
@@ -106,8 +111,10 @@ async fn first_of(replies: &mut [Reply]) -> Result<Option<Heard>, Refusal> {
     }
 }
 
-/// A commission for each choice of the request.
-fn commissions(ask: &Ask, house: &House) -> Result<Vec<Commission>, Refusal> {
+/// A commission for each choice of the request, and what the answers are turned back by.
+type Commissions = (Vec<Commission>, Option<Arc<Pseudonyms>>);
+
+fn commissions(ask: &Ask, house: &House) -> Result<Commissions, Refusal> {
     ask.check()?;
     let unavailable = |why: String| Refusal::param("mode", why).code("mode_unavailable");
     match ask.wishes.mode()? {
@@ -142,36 +149,45 @@ fn commissions(ask: &Ask, house: &House) -> Result<Vec<Commission>, Refusal> {
     let named = book.named(&ask.model);
     let (provider, model) =
         named.ok_or_else(|| Refusal::missing("no such provider").code("model_not_found"))?;
-    let allowed = policy(&house.settings.allow, provider);
-    let policy = match ask.wishes.privacy()? {
-        Privacy::Nothing => Policy::closed(),
-        Privacy::Own => own_alone(allowed),
-        Privacy::Policy => allowed,
+    let usual = leave(provider).into_iter().collect();
+    let discretion = ask.discretion(house, None)?.with_usual(usual);
+    let asked = discretion.clone().in_mode(Mode::Remote.name());
+    let (told, discretion, pseudonyms) = match asked.wants_replacing(&provider.destination()) {
+        true => {
+            let (told, replaced, pseudonyms) = ask.replaced(house, &discretion)?;
+            (
+                Cow::Owned(told),
+                discretion.with_replaced(replaced),
+                Some(pseudonyms),
+            )
+        }
+        false => (Cow::Borrowed(ask), discretion, None),
     };
     let deadline = ask
         .wishes
         .deadline_ms
         .map(|ms| Instant::now() + Duration::from_millis(ms.min(86_400_000)));
-    let questions = questions(ask, model)?;
+    let questions = questions(&told, model)?;
     // What all of them cost together is within what was said.
     let share = questions.len().max(1) as f64;
     let commission = |question| {
         let commission = Commission {
             provider: provider.clone(),
             question,
-            policy: policy.clone(),
+            discretion: discretion.clone(),
             price_max: ask.wishes.max_price.map(|most| most as f64 / share),
             deadline,
         };
         commission.checked().map_err(refused)
     };
-    questions.into_iter().map(commission).collect()
+    let commissions = questions.into_iter().map(commission).collect::<Result<_, _>>()?;
+    Ok((commissions, pseudonyms))
 }
 
 fn refused(error: CommissionError) -> Refusal {
     let sentence = error.to_string();
     match error {
-        CommissionError::Forbidden(_) => {
+        CommissionError::Unallowed(_) | CommissionError::Forbidden { .. } => {
             Refusal::new(StatusCode::FORBIDDEN, sentence).code("provider_forbidden")
         }
         CommissionError::Model { .. } => Refusal::missing(sentence).code("model_not_found"),
@@ -193,6 +209,11 @@ fn questions(ask: &Ask, model: &str) -> Result<Vec<Question>, Refusal> {
             })
             .collect::<Result<_, _>>()?,
     };
+    if let Form::Words(_) = ask.form {
+        return Err(Refusal::bad(
+            "a provider's model cannot be held to a regular expression, a grammar or a choice: only a model of this house can",
+        ));
+    }
     let mut questions = Vec::new();
     for source in sources {
         for _ in 0..ask.choices {
@@ -239,7 +260,7 @@ fn question(ask: &Ask, model: &str, source: heph_providers::Source) -> Question 
             Choice::Named(name) => ToolChoice::Named(name.clone()),
         },
         form: match &ask.form {
-            Form::Text => heph_providers::Form::Text,
+            Form::Text | Form::Words(_) => heph_providers::Form::Text,
             Form::Object => heph_providers::Form::Object,
             Form::Schema(schema) => heph_providers::Form::Schema(schema.clone()),
         },
@@ -255,6 +276,7 @@ fn turn(turn: &Turn) -> heph_providers::Turn {
     heph_providers::Turn {
         role: role.to_owned(),
         content: turn.content.clone(),
+        pictures: turn.pictures.clone(),
         calls: turn.calls.iter().map(call).collect(),
         call_id: turn.call_id.clone(),
         name: turn.name.clone(),

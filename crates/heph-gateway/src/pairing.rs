@@ -876,6 +876,7 @@ mod tests {
             ("POST", "/heph/v1/pairing/x/approve", None),
             ("DELETE", "/heph/v1/pairings/x", None),
             ("GET", "/heph/v1/nodes", None),
+            ("GET", "/heph/v1/egress", None),
             ("GET", "/metrics", None),
             ("GET", "/heph/v1/streams/", None),
         ] {

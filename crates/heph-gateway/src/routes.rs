@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use crate::ask::writer;
 use crate::error::{Refusal, shaped};
 use crate::guard::guarded;
-use crate::heph::{self, chats, knowledge, meeting, models, pairing, places, streams};
+use crate::heph::{
+    self, chats, egress, knowledge, meeting, models, pairing, places, policy, servers, streams, workshop,
+};
 use crate::house::Door;
 use crate::openai::{self, read};
 use crate::{anthropic, document, mcp, ollama, page};
@@ -59,9 +61,14 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/openapi.json", get(document::document))
         .route("/heph/v1/status", get(heph::status))
         .route("/heph/v1/receipts/{id}", get(heph::receipt))
+        .route("/heph/v1/receipts/{id}/signed", get(heph::signed_receipt))
         .route("/heph/v1/streams/{id}", get(streams::stream).delete(streams::end))
         .route("/heph/v1/plan", post(places::plan))
         .route("/heph/v1/nodes", get(places::nodes))
+        .route("/heph/v1/servers", get(servers::list))
+        .route("/heph/v1/egress", get(egress::egress))
+        .route("/heph/v1/policy", get(policy::look).put(policy::change))
+        .route("/heph/v1/hardware", get(workshop::hardware))
         .route("/heph/v1/pairing", post(pairing::ask))
         .route("/heph/v1/pairing/{id}", get(pairing::look))
         .route("/heph/v1/pairing/{id}/approve", post(pairing::approve))
@@ -74,12 +81,16 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/heph/v1/knowledge/search", post(knowledge::search))
         .route(
             "/heph/v1/knowledge/{id}",
-            axum::routing::delete(knowledge::remove),
+            axum::routing::delete(knowledge::remove).put(knowledge::mark),
         )
         .route("/heph/v1/knowledge/{id}/span", get(knowledge::span))
         .route("/heph/v1/folders", get(knowledge::folders))
         .route("/heph/v1/models", get(models::list))
         .route("/heph/v1/models/pull", post(models::pull))
+        .route("/heph/v1/models/look", post(workshop::offers))
+        .route("/heph/v1/models/{name}/formats", get(workshop::formats))
+        .route("/heph/v1/models/{name}/quantize", post(workshop::quantize))
+        .route("/heph/v1/models/{name}/certify", post(workshop::certify))
         .route("/heph/v1/models/{name}", get(models::one).delete(models::remove))
         .route("/heph/v1/chats", get(chats::list))
         .route(

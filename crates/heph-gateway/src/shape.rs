@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -14,6 +15,16 @@ use crate::answer::{Answer, Part};
 use crate::error::{Dialect, Refusal};
 use crate::house::Door;
 use crate::kept::{self, KeptStream};
+
+/// Bytes of frames that go into one write where the answer has more ready than was taken of it.
+const WRITE_BYTES: usize = 4 << 10;
+
+/// Writes of a stream that wait for nothing: short answers, and the beginning of long ones.
+const WRITES_AT_ONCE: usize = 8;
+
+/// Between two writes after those, where tokens come faster than that: no screen shows 250 pictures a second, and a token that is
+/// written by itself costs a thread's waking and the reader's.
+const WRITE_EVERY: Duration = Duration::from_millis(4);
 
 /// Frames that are ready to be sent.
 #[derive(Debug, Default)]
@@ -38,6 +49,42 @@ impl Frames {
     /// A word that is no JSON.
     pub(crate) fn word(&mut self, word: &str) {
         self.0.push(format!("data: {word}\n\n"));
+    }
+
+    /// The event of a mould, with this text.
+    pub(crate) fn cast(&mut self, mould: &Mould, words: &str) {
+        self.0
+            .push([mould.before.as_str(), &text(&words), &mould.after].concat());
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(String::len).sum()
+    }
+}
+
+/// An event that comes again for each token with another text: everything but the text, written once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mould {
+    before: String,
+    after: String,
+}
+
+impl Mould {
+    /// Stands where the text will be. What follows it in an event is ours, and never this.
+    pub(crate) const HOLE: &str = "\u{1}";
+
+    /// An event with data alone.
+    ///
+    /// # Panics
+    /// Where the event has no text that is [`Mould::HOLE`].
+    pub(crate) fn data(event: &impl Serialize) -> Self {
+        let whole = format!("data: {}\n\n", text(event));
+        let parts = whole.rsplit_once(&text(&Self::HOLE));
+        let (before, after) = parts.expect("an event of a mould has a hole");
+        Self {
+            before: before.to_owned(),
+            after: after.to_owned(),
+        }
     }
 }
 
@@ -66,37 +113,63 @@ pub(crate) trait Shape: Send + 'static {
     }
 }
 
+/// What a stream is read from.
+pub(crate) trait Source: Send + 'static {
+    /// The next frames; `None` after the last.
+    fn next(&mut self) -> impl Future<Output = Option<Vec<String>>> + Send;
+}
+
 struct Writing<S> {
     answer: Answer,
     shape: S,
     over: bool,
+    /// How often it was written, and when last.
+    writes: usize,
+    last: Instant,
+}
+
+impl<S: Shape> Source for Writing<S> {
+    /// What comes next, and what is ready behind it: a write costs more than what it writes.
+    async fn next(&mut self) -> Option<Vec<String>> {
+        let mut out = Frames::default();
+        let since = self.last.elapsed();
+        if self.writes >= WRITES_AT_ONCE && since < WRITE_EVERY {
+            tokio::time::sleep(WRITE_EVERY - since).await;
+        }
+        while out.0.is_empty() && !self.over {
+            let heard = self.answer.next().await;
+            self.write(heard, &mut out);
+        }
+        while !self.over
+            && out.bytes() < WRITE_BYTES
+            && let Some(heard) = self.answer.ready()
+        {
+            self.write(Some(heard), &mut out);
+        }
+        self.writes += 1;
+        self.last = Instant::now();
+        Some(out.0).filter(|frames| !frames.is_empty())
+    }
 }
 
 impl<S: Shape> Writing<S> {
-    async fn next(&mut self) -> Option<Vec<String>> {
-        let mut out = Frames::default();
-        while out.0.is_empty() {
-            if self.over {
-                return None;
-            }
-            match self.answer.next().await {
-                Some(Ok(parts)) => {
-                    for part in parts {
-                        self.shape.part(&self.answer, part, &mut out);
-                    }
-                    if self.answer.is_over() {
-                        self.over = true;
-                        self.shape.end(&self.answer, &mut out);
-                    }
+    fn write(&mut self, heard: Option<Result<Vec<Part>, Refusal>>, out: &mut Frames) {
+        match heard {
+            Some(Ok(parts)) => {
+                for part in parts {
+                    self.shape.part(&self.answer, part, out);
                 }
-                Some(Err(refusal)) => {
+                if self.answer.is_over() {
                     self.over = true;
-                    self.shape.broken(&refusal, &mut out);
+                    self.shape.end(&self.answer, out);
                 }
-                None => self.over = true,
             }
+            Some(Err(refusal)) => {
+                self.over = true;
+                self.shape.broken(&refusal, out);
+            }
+            None => self.over = true,
         }
-        Some(out.0)
     }
 }
 
@@ -115,19 +188,33 @@ pub(crate) fn stream<S: Shape>(door: &Door, answer: Answer, mut shape: S, keep: 
     let mut first = Frames::default();
     shape.begin(&answer, &mut first);
     let id = answer.id.clone();
-    let mut writing = Writing {
+    let writing = Writing {
         answer,
         shape,
         over: false,
+        writes: 0,
+        last: Instant::now(),
     };
+    sent(door, &id, headers, first.0, writing, keep)
+}
+
+/// A stream called `id`, which begins with `first`.
+pub(crate) fn sent(
+    door: &Door,
+    id: &str,
+    headers: HeaderMap,
+    first: Vec<String>,
+    mut source: impl Source,
+    keep: Keep,
+) -> Response {
     if keep == Keep::Yes {
-        let kept = door.kept.open(&id);
+        let kept = door.kept.open(id);
         let fed = Arc::clone(&kept);
         tokio::spawn(async move {
-            fed.put(first.0);
+            fed.put(first);
             loop {
                 tokio::select! {
-                    frames = writing.next() => match frames {
+                    frames = source.next() => match frames {
                         Some(frames) => fed.put(frames),
                         None => break,
                     },
@@ -139,13 +226,13 @@ pub(crate) fn stream<S: Shape>(door: &Door, answer: Answer, mut shape: S, keep: 
         });
         return (headers, kept_body(kept, 0)).into_response();
     }
-    let begin = Some(first.0).filter(|frames| !frames.is_empty());
-    let body = stream::unfold((begin, writing), |(begin, mut writing)| async move {
+    let begin = Some(first).filter(|frames| !frames.is_empty());
+    let body = stream::unfold((begin, source), |(begin, mut source)| async move {
         let frames = match begin {
             Some(frames) => frames,
-            None => writing.next().await?,
+            None => source.next().await?,
         };
-        Some((Ok::<_, Infallible>(Bytes::from(frames.concat())), (None, writing)))
+        Some((Ok::<_, Infallible>(Bytes::from(frames.concat())), (None, source)))
     });
     (headers, Body::from_stream(body)).into_response()
 }
@@ -180,19 +267,31 @@ pub(crate) fn complete(answer: &Answer, body: &Value) -> Response {
     (headers(answer, "application/json"), text(body)).into_response()
 }
 
-fn headers(answer: &Answer, content_type: &'static str) -> HeaderMap {
+/// The headers of every answer.
+pub(crate) fn named(id: &str, content_type: &'static str) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("content-type", content_type),
+        ("cache-control", "no-cache"),
+        // Proxies such as nginx would hold a stream back otherwise.
+        ("x-accel-buffering", "no"),
+        ("heph-request-id", id),
+        ("x-request-id", id),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
+}
+
+fn headers(answer: &Answer, content_type: &'static str) -> HeaderMap {
+    let mut headers = named(&answer.id, content_type);
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    set("content-type", content_type);
-    set("cache-control", "no-cache");
-    // Proxies such as nginx would hold a stream back otherwise.
-    set("x-accel-buffering", "no");
-    set("heph-request-id", &answer.id);
-    set("x-request-id", &answer.id);
     let (mode, exactness) = answer.class();
     set("heph-mode", mode);
     set("heph-exactness", &exactness);
@@ -201,4 +300,24 @@ fn headers(answer: &Answer, content_type: &'static str) -> HeaderMap {
     }
     set("heph-receipt", &answer.receipt_id());
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_from_a_mould_is_the_event_with_that_text() {
+        let event =
+            |text: &str| json!({ "model": "\u{1}m\"\u{1}", "choices": [{ "text": text, "why": null }] });
+        let mould = Mould::data(&event(Mould::HOLE));
+        for words in ["", "x", " \"so\" \\ \n\u{0}", Mould::HOLE, "日本 🦊 \u{2028}"] {
+            let (mut cast, mut whole) = (Frames::default(), Frames::default());
+            cast.cast(&mould, words);
+            whole.data(&event(words));
+            assert_eq!(cast.0, whole.0);
+        }
+    }
 }

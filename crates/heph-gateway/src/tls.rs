@@ -3,9 +3,11 @@
 //! Where no certificate is named, the door makes its own at its first start and keeps it. Nobody vouches for it: whoever comes
 //! compares its fingerprint with the one that `heph serve` prints.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use data_encoding::HEXUPPER;
@@ -40,11 +42,21 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(30 * DAY_S);
 
 const DAY_S: u64 = 86_400;
 
+/// Addresses of before that a new certificate names too, the latest first.
+const ADDRESSES_KEPT: usize = 16;
+
 /// How long a caller may take from its first byte to the first encrypted one; over a slow phone line it is about two seconds.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Handshakes at one time: each costs a signature and keeps its keys; those that come later wait within their own deadline.
 const HANDSHAKES_MAX: usize = 64;
+
+/// Of these, those with one address: more than a browser begins, and few enough that nobody holds up all others.
+const HANDSHAKES_EACH: usize = 16;
+
+/// Connections of one address that have not shaken hands yet, an eighth of all that there may be: one more is closed at once. A way in
+/// for many, as a proxy is, shakes hands as fast as it connects.
+const BEFORE_EACH: usize = 128;
 
 /// Bytes that wait to be encrypted, a connection.
 const BUFFER_MAX: usize = 16 << 10;
@@ -97,7 +109,58 @@ pub enum TlsError {
 pub struct Tls {
     acceptor: TlsAcceptor,
     fingerprint: String,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
+}
+
+/// Who may shake hands now.
+struct Places {
+    all: Semaphore,
+    /// Of those who are at it or wait.
+    each: Mutex<HashMap<IpAddr, Weak<Own>>>,
+}
+
+/// The places of one caller.
+struct Own {
+    /// For connections that have not shaken hands yet.
+    before: Semaphore,
+    /// For those that are at it.
+    shaking: Semaphore,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            all: Semaphore::new(HANDSHAKES_MAX),
+            each: Mutex::default(),
+        }
+    }
+
+    /// The places of one caller. There are no more of these than connections.
+    fn of(&self, caller: IpAddr) -> Arc<Own> {
+        let caller = household(caller);
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = each.get(&caller).and_then(Weak::upgrade) {
+            return places;
+        }
+        each.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Own {
+            before: Semaphore::new(BEFORE_EACH),
+            shaking: Semaphore::new(HANDSHAKES_EACH),
+        });
+        each.insert(caller, Arc::downgrade(&places));
+        places
+    }
+}
+
+/// The address that stands for all that one caller has: of version 6 it has 2^64.
+fn household(caller: IpAddr) -> IpAddr {
+    match caller.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
 }
 
 impl std::fmt::Debug for Tls {
@@ -108,8 +171,8 @@ impl std::fmt::Debug for Tls {
 
 impl Tls {
     /// The door's own certificate for `names` (names and IP addresses); made now where there is none, where it ends soon, or
-    /// where it lacks one of the names; an address that is new alone is no reason, since it would change what people compared.
-    /// The key stays the same.
+    /// where it lacks one of the names. Addresses that the machine had before stay in it: whoever goes back and forth between two
+    /// networks sees what they compared. The key stays the same.
     ///
     /// # Errors
     /// When the files are no certificate's, the key is open to others, or they cannot be made.
@@ -122,15 +185,14 @@ impl Tls {
             Err(cause) => return Err(failed("read", &shown)(cause)),
         };
         let now = crate::house::now_ms() / 1000;
-        let lacks = |has: &[&str]| {
-            names
-                .iter()
-                .any(|name| !is_address(name) && !has.contains(&name.as_str()))
-        };
+        let lacks = |has: &[&str]| names.iter().any(|name| !has.contains(&name.as_str()));
         let text = match good_for(&old, now) {
             Some(has) if !lacks(&has) => old,
-            _ => {
-                let made = make(&key, names, now)?;
+            has => {
+                let before = has.iter().flatten().map(|name| (*name).to_owned());
+                let before = before.filter(|name| is_address(name) && !names.contains(name));
+                let all: Vec<String> = names.iter().cloned().chain(before.take(ADDRESSES_KEPT)).collect();
+                let made = make(&key, &all, now)?;
                 private::replace(&shown, &made).map_err(failed("make", &shown))?;
                 made
             }
@@ -167,7 +229,7 @@ impl Tls {
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             fingerprint,
-            places: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            places: Arc::new(Places::new()),
         })
     }
 
@@ -177,9 +239,11 @@ impl Tls {
         &self.fingerprint
     }
 
-    /// The encrypted connection. `None` for a caller that takes too long or speaks something else: it was told why where it can
-    /// understand that.
-    pub(crate) async fn shake(&self, mut stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    /// The encrypted connection with `caller`. `None` for a caller that takes too long, has too many connections that say nothing, or
+    /// speaks something else: it was told why where it can understand that.
+    pub(crate) async fn shake(&self, mut stream: TcpStream, caller: IpAddr) -> Option<TlsStream<TcpStream>> {
+        let own = self.places.of(caller);
+        let _before = own.before.try_acquire().ok()?;
         let shaken = async {
             let mut first = [0];
             // A caller that says nothing keeps nobody from their handshake.
@@ -190,7 +254,9 @@ impl Tls {
                 tell_plainly(&mut stream).await;
                 return None;
             }
-            let _place = self.places.acquire().await.ok()?;
+            // Its own first: those who wait for it take nobody's place.
+            let _own = own.shaking.acquire().await.ok()?;
+            let _place = self.places.all.acquire().await.ok()?;
             let accepted = self
                 .acceptor
                 .accept_with(stream, |it| it.set_buffer_limit(Some(BUFFER_MAX)));
@@ -304,7 +370,7 @@ mod tests {
         let home = &home.path().join("new");
         let first = Tls::own(home, &names(&["localhost", "10.0.0.7"])).unwrap();
         assert!(!private::is_open(&home.join(KEY_FILE)));
-        let again = Tls::own(home, &names(&["localhost", "10.0.0.8"])).unwrap();
+        let again = Tls::own(home, &names(&["localhost"])).unwrap();
         assert_eq!(again.fingerprint(), first.fingerprint());
         assert_eq!(first.fingerprint().len(), 32 * 3 - 1);
         let key = fs::read(home.join(KEY_FILE)).unwrap();
@@ -313,6 +379,101 @@ mod tests {
         assert_eq!(fs::read(home.join(KEY_FILE)).unwrap(), key);
         let files = Tls::of_files(&home.join(CERTIFICATE_FILE), &home.join(KEY_FILE)).unwrap();
         assert_eq!(files.fingerprint(), named.fingerprint());
+    }
+
+    #[test]
+    fn a_machine_that_moved_is_named_by_all_its_addresses() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |list: &[&str]| Tls::own(home.path(), &names(list)).unwrap().fingerprint;
+        let named = || fs::read_to_string(home.path().join(CERTIFICATE_FILE)).unwrap();
+        let house = at(&["localhost", "box.lan", "10.0.0.7"]);
+        let office = at(&["localhost", "10.1.0.7"]);
+        assert_ne!(office, house);
+        assert!(
+            named().contains(" for localhost 10.1.0.7 10.0.0.7\n"),
+            "{}",
+            named()
+        );
+        // Back and forth nothing changes.
+        assert_eq!(at(&["localhost", "10.0.0.7"]), office);
+        assert_eq!(at(&["localhost", "10.1.0.7"]), office);
+        for n in 0..40 {
+            at(&["localhost", &format!("10.2.0.{n}")]);
+        }
+        let line = named().lines().next().unwrap().to_owned();
+        assert_eq!(line.split(' ').count(), 5 + 1 + ADDRESSES_KEPT, "{line}");
+        assert!(line.contains(" 10.2.0.39 10.2.0.38 "), "{line}");
+    }
+
+    #[test]
+    fn nobody_has_more_handshakes_than_its_own() {
+        let places = Places::new();
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let of = |text: &str| places.of(ip(text));
+        let one = of("192.0.2.1");
+        let held = one.shaking.try_acquire_many(HANDSHAKES_EACH as u32).unwrap();
+        assert!(of("192.0.2.1").shaking.try_acquire().is_err());
+        assert!(of("::ffff:192.0.2.1").shaking.try_acquire().is_err());
+        assert!(of("192.0.2.2").shaking.try_acquire().is_ok());
+        drop(held);
+        assert!(of("192.0.2.1").shaking.try_acquire().is_ok());
+        // All of one household's addresses are one caller.
+        let household = of("2001:db8::1");
+        let all = household
+            .shaking
+            .try_acquire_many(HANDSHAKES_EACH as u32)
+            .unwrap();
+        assert!(of("2001:db8::ffff").shaking.try_acquire().is_err());
+        assert!(of("2001:db8:0:1::1").shaking.try_acquire().is_ok());
+        drop(all);
+        drop((one, household));
+        // Nothing is remembered of those who left.
+        of("192.0.2.9");
+        assert_eq!(places.each.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn nobody_has_all_connections_that_say_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let tls = Tls::own(home.path(), &names(&["localhost"])).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        runtime.block_on(async {
+            let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut silent = Vec::new();
+            // One that says nothing, and the door's side of it, until it is closed.
+            let comes = async |from: IpAddr| {
+                let caller = TcpStream::connect(door.local_addr().unwrap()).await.unwrap();
+                let (stream, _) = door.accept().await.unwrap();
+                let tls = tls.clone();
+                (
+                    caller,
+                    tokio::spawn(async move { tls.shake(stream, from).await.is_some() }),
+                )
+            };
+            for _ in 0..BEFORE_EACH {
+                silent.push(comes(ip("192.0.2.1")).await);
+            }
+            while tls.places.of(ip("192.0.2.1")).before.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let (mut more, _) = comes(ip("192.0.2.1")).await;
+            assert_eq!(more.read(&mut [0]).await.unwrap_or(0), 0, "it is closed at once");
+            assert!(silent.iter().all(|(_, shaking)| !shaking.is_finished()));
+            // Whoever else comes is heard, and so is the same when one of its own has gone.
+            let (mut other, _) = comes(ip("192.0.2.2")).await;
+            other.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+            assert!(other.read(&mut [0; 64]).await.unwrap() > 0);
+            let (gone, shaking) = silent.pop().unwrap();
+            drop(gone);
+            assert!(!shaking.await.unwrap());
+            let (mut again, _) = comes(ip("192.0.2.1")).await;
+            again.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+            assert!(again.read(&mut [0; 64]).await.unwrap() > 0);
+        });
     }
 
     #[test]

@@ -437,7 +437,7 @@ mod tests {
     /// Whether the shape of these calls takes `text` to its end, and whether the answer may end there.
     fn takes(style: Style, choice: Choice, text: &str) -> (bool, bool) {
         let words = open::words(&Found::Bundled(bundled::STORY)).unwrap();
-        let shaper = engines::shaper(&words).unwrap().unwrap();
+        let shaper = words.shaper().unwrap().unwrap();
         let form = CallForm {
             style,
             native: true,

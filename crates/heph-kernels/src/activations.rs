@@ -351,3 +351,46 @@ fn halves(codes: &[i8]) -> Pair {
 fn add(a: Pair, b: Pair) -> Pair {
     [a[0] + b[0], a[1] + b[1]]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proof::{CASES, Draws};
+
+    /// A block of 32 with these values first and zeros behind them: its step and codes.
+    fn encoded(values: &[f32]) -> (f32, [i8; 32]) {
+        let (mut x, mut codes) = ([0.0; 32], [0; 32]);
+        x[..values.len()].copy_from_slice(values);
+        (encode(&x, &mut codes), codes)
+    }
+
+    #[test]
+    fn codes_are_rounded_to_the_nearest_and_ties_to_even() {
+        let (d, codes) = encoded(&[127.0, 1.4, 1.5, 2.5, -2.5, -3.6, 0.5, -0.5]);
+        assert_eq!((d, &codes[..8]), (1.0, &[127, 1, 2, 2, -2, -4, 0, 0][..]));
+        let mut draws = Draws::new(61);
+        for _ in 0..CASES {
+            let scale = 2.0f32.powi(draws.below(200) as i32 - 100);
+            let values: Vec<f32> = (0..32)
+                .map(|_| (draws.below(20001) as f32 - 10000.0) * scale)
+                .collect();
+            let (d, codes) = encoded(&values);
+            for (x, code) in values.iter().zip(codes) {
+                let off = (f64::from(*x) / f64::from(d) - f64::from(code)).abs();
+                assert!(off <= 0.5 + 1e-4 || d == 0.0, "{x} in steps of {d} is {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_has_no_step_and_what_is_no_number_makes_its_block_none() {
+        assert_eq!(encoded(&[]), (0.0, [0; 32]));
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (d, codes) = encoded(&[1.0, wrong]);
+            assert!(d.is_nan() && codes == [0; 32], "{wrong}");
+        }
+        // The inverse of the least magnitude is infinite.
+        let least = f32::from_bits(1);
+        assert_eq!(encoded(&[least, -least]).1[..3], [127, -127, 0]);
+    }
+}

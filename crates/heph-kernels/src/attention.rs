@@ -618,6 +618,21 @@ mod tests {
         }
     }
 
+    /// Small, so that there can be many cases: one head to three, and short rows.
+    fn draw_small_shape(draws: &mut Draws) -> AttentionShape {
+        let kv_heads = 1 + draws.below(2);
+        let head_dim = [1 + draws.below(20), 8, 16, 24][draws.below(4)];
+        AttentionShape {
+            heads: kv_heads * (1 + draws.below(3)),
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: [None, Some(1 + draws.below(30) as u32)][draws.below(2)],
+            softcap: [None, None, None, Some(20.0)][draws.below(4)],
+            sight: Sight::Back,
+        }
+    }
+
     fn draw_shape(draws: &mut Draws) -> AttentionShape {
         let kv_heads = 1 + draws.below(2);
         let head_dim = [1 + draws.below(48), 8, 16, 24, 32, 40, 64, 80][draws.below(8)];
@@ -636,20 +651,23 @@ mod tests {
     fn every_instruction_set_follows_the_law() {
         let mut draws = Draws::new(41);
         let pools = [Pool::new(1), Pool::new(3)];
-        let mut rows = 0;
-        for case in 0.. {
-            let shape = draw_shape(&mut draws);
-            let tokens = 1 + draws.below([3, 70, 200][case % 3]);
+        for case in 0..CASES {
+            let (shape, longest, most) = match case % 50 {
+                0 => (draw_shape(&mut draws), [3, 70, 200][draws.below(3)], 9),
+                _ => (
+                    draw_small_shape(&mut draws),
+                    [3, 12, 66][usize::from(case % 10 == 1) + draws.below(2)],
+                    3,
+                ),
+            };
+            let tokens = 1 + draws.below(longest);
             let format = KvFormat::ALL[draws.below(3)];
             let case = Case::draw(&mut draws, shape, format, tokens);
-            let first = tokens - (1 + draws.below(9)).min(tokens);
+            let first = tokens - (1 + draws.below(most)).min(tokens);
             let want = case.law(first..tokens);
             for isa in Isa::all_available() {
-                same_bits(&want, &case.run(first..tokens, isa, &pools[draws.below(2)]), isa);
-            }
-            rows += (tokens - first) * shape.heads;
-            if rows >= CASES {
-                return;
+                let pool = &pools[usize::from(draws.below(8) == 0)];
+                same_bits(&want, &case.run(first..tokens, isa, pool), isa);
             }
         }
     }

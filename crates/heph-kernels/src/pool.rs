@@ -6,7 +6,7 @@
 //! to places of their own.
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,47 @@ const NEXT_JOB: u64 = 1 << 18;
 thread_local! {
     /// Whether this thread is inside a task; a `run` from there must not wait for the pool it is part of.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// What ends the jobs of this thread early.
+    static WISH: RefCell<Option<Arc<Stop>>> = const { RefCell::new(None) };
+}
+
+/// A wish to stop, and whether a task was left out because of it.
+struct Stop {
+    wished: Arc<AtomicBool>,
+    dropped: AtomicBool,
+}
+
+/// Runs `work`. Once `wish` is set, the jobs that this thread gives to a pool meanwhile leave out the tasks that have not
+/// begun, so that at most one task a thread is waited for. `None` where that happened: what was computed is then worth
+/// nothing.
+pub fn until<R>(wish: &Arc<AtomicBool>, work: impl FnOnce() -> R) -> Option<R> {
+    let stop = Arc::new(Stop {
+        wished: Arc::clone(wish),
+        dropped: AtomicBool::new(false),
+    });
+    let _outer = Stopping(WISH.replace(Some(Arc::clone(&stop))));
+    let result = work();
+    (!stop.dropped.load(Ordering::Relaxed)).then_some(result)
+}
+
+/// Whether the work of this thread is to stop, as its [`until`] was wished. Whoever is told so leaves the rest out, and
+/// [`until`] then gives nothing.
+pub fn stopped() -> bool {
+    WISH.with_borrow(|stop| {
+        stop.as_ref().is_some_and(|stop| {
+            let wished = stop.wished.load(Ordering::Relaxed);
+            stop.dropped.fetch_or(wished, Ordering::Relaxed) || wished
+        })
+    })
+}
+
+/// Puts back what ended jobs before.
+struct Stopping(Option<Arc<Stop>>);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        WISH.set(self.0.take());
+    }
 }
 
 /// A fixed set of threads that run the tasks of one job at a time, the caller among them.
@@ -71,12 +112,22 @@ impl Pool {
 
     /// Runs `f(0)` to `f(tasks - 1)`, each exactly once, in no fixed order, and returns when all are done.
     ///
-    /// Inside a task of any pool, the tasks run on the calling thread in order.
+    /// Inside a task of any pool, the tasks run on the calling thread in order. Inside [`until`] it ends early on a wish.
     ///
     /// # Panics
     /// With the panic of the first task that panicked; tasks not yet begun are then dropped. The pool
     /// stays usable.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
+        let Some(stop) = WISH.with_borrow(Clone::clone) else {
+            return self.run_all(tasks, f);
+        };
+        self.run_all(tasks, &|task| match stop.wished.load(Ordering::Relaxed) {
+            true => stop.dropped.store(true, Ordering::Relaxed),
+            false => f(task),
+        });
+    }
+
+    fn run_all(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         if tasks <= 1 || self.workers.is_empty() || INSIDE.get() {
             (0..tasks).for_each(f);
             return;
@@ -410,6 +461,49 @@ mod tests {
             counts[i].fetch_add(1, Ordering::Relaxed);
         });
         counts.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn a_wish_to_stop_lets_no_further_task_begin() {
+        for threads in [1, 2, 4] {
+            let pool = Pool::new(threads);
+            let (wish, begun) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+            let done = until(&wish, || {
+                pool.run(1000, &|task| {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    wish.fetch_or(task == 7, Ordering::Relaxed);
+                    // The others are in their task meanwhile.
+                    while task > 7 && !wish.load(Ordering::Relaxed) {
+                        thread::yield_now();
+                    }
+                });
+                assert!(stopped());
+                pool.run(1000, &|_| panic!("a job begins after the wish"));
+            });
+            assert_eq!(done, None);
+            let begun = begun.load(Ordering::Relaxed);
+            assert!(
+                (8..8 + threads).contains(&begun),
+                "{begun} tasks with {threads} threads"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_wish_all_is_done_and_outside_nothing_stops() {
+        let pool = Pool::new(2);
+        let wish = Arc::new(AtomicBool::new(false));
+        let count = AtomicUsize::new(0);
+        let all = |tasks| {
+            pool.run(tasks, &|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        assert_eq!(until(&wish, || all(50)), Some(()));
+        wish.store(true, Ordering::Relaxed);
+        all(50);
+        assert!(!stopped() && until(&wish, || ()).is_some());
+        assert_eq!(count.load(Ordering::Relaxed), 100);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! internet: without a relay and discovery not one packet goes to a host that the caller did not name. Who may connect
 //! is not decided here: the caller asks the [book of peers](crate::trust) about [`Connection::peer`] before it answers.
 
+mod tally;
+
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::discovery::{self, Discovery};
 use crate::identity::Identity;
 use crate::throttle::Throttle;
 use crate::{key_exchange, relay};
+use tally::{Bearer, Tally};
+pub use tally::{Passed, SocketTotal};
 
 /// The longest that anybody waits for a peer to answer a first time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -122,6 +126,7 @@ pub struct Endpoint {
     relay: Option<RelayAddress>,
     lan: Option<MdnsAddressLookup>,
     throttle: Throttle,
+    tally: Tally,
 }
 
 /// What keeps a machine from being among its peers.
@@ -219,6 +224,8 @@ impl Endpoint {
                     .collect(),
             )
             .transport_config(transport())
+            // Where SSLKEYLOGFILE says, and in builds for tests alone: the lab searches what was sent in the clear.
+            .keylog(cfg!(debug_assertions))
             .portmapper_config(PortmapperConfig::Disabled)
             .relay_mode(match &relay {
                 Some(relay) => RelayMode::Custom(RelayMap::from_iter([relay::as_seen_by_clients(relay)])),
@@ -240,6 +247,7 @@ impl Endpoint {
             relay,
             lan,
             throttle: Throttle::default(),
+            tally: Tally::default(),
         })
     }
 
@@ -251,6 +259,31 @@ impl Endpoint {
     /// What the conversations of all its connections together keep to.
     pub fn throttle(&self) -> &Throttle {
         &self.throttle
+    }
+
+    /// What every connection has sent and received, those that ended since this was asked last among them.
+    pub fn passed(&self) -> Vec<Passed> {
+        self.tally.passed()
+    }
+
+    /// What every open connection has sent and received so far, by its number in [`Endpoint::passed`].
+    pub fn passing(&self) -> Vec<(u64, Traffic)> {
+        self.tally.passing()
+    }
+
+    /// What the socket itself has sent, for connections and for none.
+    pub fn total(&self) -> SocketTotal {
+        let counted = &self.iroh.metrics().socket;
+        SocketTotal {
+            sent_bytes: counted.send_ipv4.get() + counted.send_ipv6.get(),
+            relayed_bytes: counted.send_relay.get(),
+        }
+    }
+
+    /// Whether nothing but this machine can be reached from the socket.
+    pub fn is_loopback(&self) -> bool {
+        let bound = self.iroh.bound_sockets();
+        self.relay.is_none() && !bound.is_empty() && bound.iter().all(|socket| socket.ip().is_loopback())
     }
 
     /// Where it can be reached: every network address that the socket listens at, and its relay.
@@ -294,6 +327,7 @@ impl Endpoint {
         let nowhere = address.is_empty();
         match tokio::time::timeout(deadline, self.iroh.connect(address, protocol.alpn())).await {
             Ok(Ok(iroh)) => Ok(Connection {
+                bearer: self.tally.count(&iroh, protocol),
                 iroh,
                 protocol,
                 throttle: self.throttle.clone(),
@@ -311,6 +345,7 @@ impl Endpoint {
         Some(Arriving {
             incoming,
             throttle: self.throttle.clone(),
+            tally: self.tally.clone(),
         })
     }
 
@@ -376,6 +411,7 @@ fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) 
 pub struct Arriving {
     incoming: iroh::endpoint::Incoming,
     throttle: Throttle,
+    tally: Tally,
 }
 
 impl Arriving {
@@ -393,6 +429,7 @@ impl Arriving {
         let protocol = Protocol::of(iroh.alpn());
         let protocol = protocol.ok_or_else(|| AcceptError::Failed("an unknown protocol".to_owned()))?;
         Ok(Connection {
+            bearer: self.tally.count(&iroh, protocol),
             iroh,
             protocol,
             throttle: self.throttle,
@@ -415,6 +452,7 @@ pub struct Connection {
     iroh: iroh::endpoint::Connection,
     protocol: Protocol,
     throttle: Throttle,
+    bearer: Bearer,
 }
 
 /// Why a connection ended, or was refused.
@@ -581,12 +619,12 @@ impl Connection {
 
     /// What has passed so far.
     pub fn traffic(&self) -> Traffic {
-        let stats = self.iroh.stats();
-        Traffic {
-            sent_bytes: stats.udp_tx.bytes,
-            received_bytes: stats.udp_rx.bytes,
-            lost_packets: stats.lost_packets,
-        }
+        Traffic::of(&self.iroh.stats())
+    }
+
+    /// In the network log, what passes from now on counts as bearing this label: see [`Passed::labels`].
+    pub fn bears(&self, label: &str) {
+        self.bearer.bears(label);
     }
 
     /// Whether it is not known to have ended.

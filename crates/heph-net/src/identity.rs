@@ -1,8 +1,10 @@
 //! Who this machine is to its peers: an Ed25519 key, made at the first start and kept.
 //!
-//! It is kept in a private file. A person may move it to the system's [key store](crate::key_store) and back; a file
-//! that names the node and nothing secret then stands in the key's place. Moving writes the new place, reads it back and
-//! only then gives up the old one, so no crash and no store that forgets loses an identity.
+//! It is kept in the system's [key store](crate::key_store) where one is open at the first start, else in a private file.
+//! Where the store has it, a file that names the node and nothing secret stands in the key's place: whoever finds that
+//! file asks the store, and never makes another key. A person may move the key from one to the other; nothing else does.
+//! Moving, as the first start, writes the new place, reads it back and only then gives up the old one, so no crash and
+//! no store that forgets loses an identity.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,7 +69,7 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// The system's store does not give the key, or does not take it; the identity is where it was.
-    #[error("the identity {path} and the key store of this system: {cause}")]
+    #[error("the identity {path} is for the key store of this system: {cause}")]
     Store {
         /// The file.
         path: PathBuf,
@@ -86,8 +88,36 @@ pub enum IdentityError {
     NoRandom(#[source] io::Error),
 }
 
+/// Where a machine's key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// None was made yet.
+    Nowhere,
+    /// In this private file.
+    File(PathBuf),
+    /// In the system's key store, under the name of this node.
+    Store(NodeId),
+}
+
+impl Kept {
+    /// Where the key of `home` is, by its file alone: the store is not asked.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn below(home: &Path) -> Result<Kept, IdentityError> {
+        let path = home.join(FILE);
+        match kept::read(&path, BYTES_MAX) {
+            Ok(bytes) => Ok(elsewhere(&bytes).map_or(Kept::File(path), Kept::Store)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Kept::Nowhere),
+            Err(cause) if cause.kind() == io::ErrorKind::InvalidData => Err(IdentityError::Damaged { path }),
+            Err(cause) => Err(IdentityError::Read { path, cause }),
+        }
+    }
+}
+
 impl Identity {
-    /// The identity kept below `home`; made there if none is.
+    /// The identity kept below `home`, wherever it is. Where none is, one is made: in the system's key store if that is
+    /// open, else in a file.
     pub fn load_or_create(home: &Path) -> Result<Identity, IdentityError> {
         Identity::load_or_create_with(home, &SystemStore)
     }
@@ -103,18 +133,50 @@ impl Identity {
     }
 
     fn load_or_create_with(home: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
-        let path = home.join(FILE);
-        match load(&path, store) {
-            Err(IdentityError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
-            loaded => return loaded,
+        match find(home, store)? {
+            Some(found) => Ok(found),
+            None => Identity::create(home, store, |fresh, path| fresh.goes_to(path, store)),
         }
+    }
+
+    /// Makes an identity, in the store where `stored` says that it is there.
+    fn create(
+        home: &Path,
+        store: &dyn KeyStore,
+        stored: impl FnOnce(&Identity, &Path) -> bool,
+    ) -> Result<Identity, IdentityError> {
+        let path = home.join(FILE);
         let fresh = Identity::fresh()?;
-        match kept::create(&path, fresh.as_text().as_bytes()) {
+        let stored = stored(&fresh, &path);
+        let text = if stored {
+            pointer(fresh.node())
+        } else {
+            fresh.as_text()
+        };
+        let made = kept::create(&path, text.as_bytes());
+        if made.is_err() && stored {
+            // Nobody knows it; what the store keeps beyond that is never asked for.
+            let _ = store.remove(fresh.node());
+        }
+        match made {
             Ok(()) => Ok(fresh),
             // Another process of this machine started at the same moment and was first.
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => load(&path, store),
             Err(cause) => Err(IdentityError::Write { path, cause }),
         }
+    }
+
+    /// Puts a new identity into the store, if that is open and gives it back. A person is asked for nothing.
+    fn goes_to(&self, path: &Path, store: &dyn KeyStore) -> bool {
+        if store.ready().is_err() {
+            return false;
+        }
+        let node = self.node();
+        let kept = store.put(node, &self.as_text()).is_ok() && from_store(path, node, store).is_ok();
+        if !kept {
+            let _ = store.remove(node);
+        }
+        kept
     }
 
     fn move_to_store(home: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
@@ -126,18 +188,22 @@ impl Identity {
         };
         store.put(node, &identity.as_text()).map_err(refused)?;
         from_store(&path, node, store)?;
-        let pointer = format!("{ELSEWHERE}\n{node}\n");
-        kept::replace(&path, pointer.as_bytes()).map_err(|cause| IdentityError::Write { path, cause })?;
+        kept::replace(&path, pointer(node).as_bytes())
+            .map_err(|cause| IdentityError::Write { path, cause })?;
         Ok(identity)
     }
 
     fn move_to_file(home: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
-        let identity = Identity::load_or_create_with(home, store)?;
-        let path = home.join(FILE);
-        let text = identity.as_text();
-        kept::replace(&path, text.as_bytes()).map_err(|cause| IdentityError::Write { path, cause })?;
-        // Where the store has it still, or never had it, the file counts all the same.
-        let _ = store.remove(identity.node());
+        let Some(identity) = find(home, store)? else {
+            return Identity::create(home, store, |_, _| false);
+        };
+        if let Kept::Store(node) = Kept::below(home)? {
+            let path = home.join(FILE);
+            let text = identity.as_text();
+            kept::replace(&path, text.as_bytes()).map_err(|cause| IdentityError::Write { path, cause })?;
+            // Where the store has it still, the file counts all the same.
+            let _ = store.remove(node);
+        }
         Ok(identity)
     }
 
@@ -155,6 +221,11 @@ impl Identity {
         NodeId(*self.secret.public().as_bytes())
     }
 
+    /// A signature (Ed25519) of `bytes`, which say first what they are for.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        self.secret.sign(bytes).to_bytes()
+    }
+
     pub(crate) fn secret(&self) -> &SecretKey {
         &self.secret
     }
@@ -170,6 +241,19 @@ impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Identity({})", self.node().short())
     }
+}
+
+/// The identity below `home`; `None` where none was made yet.
+fn find(home: &Path, store: &dyn KeyStore) -> Result<Option<Identity>, IdentityError> {
+    match load(&home.join(FILE), store) {
+        Err(IdentityError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        loaded => loaded.map(Some),
+    }
+}
+
+/// The file that stands in the key's place.
+fn pointer(node: NodeId) -> String {
+    format!("{ELSEWHERE}\n{node}\n")
 }
 
 fn load(path: &Path, store: &dyn KeyStore) -> Result<Identity, IdentityError> {
@@ -242,7 +326,7 @@ mod tests {
     #[test]
     fn a_machine_stays_who_it_is() {
         let home = tempfile::tempdir().unwrap();
-        let first = Identity::load_or_create(home.path()).unwrap();
+        let first = Identity::keep_in_file(home.path()).unwrap();
         let second = Identity::load_or_create(home.path()).unwrap();
         assert_eq!(first.node(), second.node());
         assert_ne!(first.node(), Identity::fresh().unwrap().node());
@@ -252,7 +336,7 @@ mod tests {
     #[test]
     fn starting_twice_at_once_makes_one_identity() {
         let home = tempfile::tempdir().unwrap();
-        let start = || Identity::load_or_create(home.path()).unwrap().node();
+        let start = || Identity::keep_in_file(home.path()).unwrap().node();
         let nodes: Vec<NodeId> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -265,7 +349,7 @@ mod tests {
     fn a_key_that_others_can_read_is_refused_with_what_to_do() {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
-        Identity::load_or_create(home.path()).unwrap();
+        Identity::keep_in_file(home.path()).unwrap();
         let path = home.path().join(FILE);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -273,19 +357,49 @@ mod tests {
         assert!(refused.to_string().contains("chmod 600"), "{refused}");
     }
 
-    /// A store in memory: it may refuse, forget what it is given, or keep something else.
+    /// A store in memory: it may be locked, refuse, forget what it is given, or keep something else.
     #[derive(Default)]
     struct Memory {
         kept: Mutex<BTreeMap<NodeId, String>>,
+        locked: bool,
         refuses: bool,
         forgets: bool,
         mixes_up: bool,
     }
 
+    impl Memory {
+        fn locked() -> Memory {
+            Memory {
+                locked: true,
+                ..Memory::default()
+            }
+        }
+
+        /// Those that take nothing, each in its way.
+        fn bad() -> [Memory; 3] {
+            [(true, false, false), (false, true, false), (false, false, true)].map(
+                |(refuses, forgets, mixes_up)| Memory {
+                    refuses,
+                    forgets,
+                    mixes_up,
+                    ..Memory::default()
+                },
+            )
+        }
+    }
+
     impl KeyStore for Memory {
+        fn ready(&self) -> Result<(), KeyStoreError> {
+            match self.locked {
+                true => Err(KeyStoreError::Locked),
+                false => Ok(()),
+            }
+        }
+
         fn put(&self, node: NodeId, secret: &str) -> Result<(), KeyStoreError> {
+            assert!(!self.locked, "a locked store would ask its owner");
             if self.refuses {
-                return Err(KeyStoreError::NoAnswer);
+                return Err(KeyStoreError::Refused("it is full".to_owned()));
             }
             let secret = match self.mixes_up {
                 true => Identity::fresh().unwrap().as_text(),
@@ -298,6 +412,7 @@ mod tests {
         }
 
         fn get(&self, node: NodeId) -> Result<String, KeyStoreError> {
+            self.ready()?;
             let kept = self.kept.lock().unwrap().get(&node).cloned();
             kept.ok_or(KeyStoreError::Refused("nothing is kept".to_owned()))
         }
@@ -308,51 +423,99 @@ mod tests {
         }
     }
 
+    /// What the file below `home` says, and whether it is the key of this identity.
+    fn holds_key(home: &Path, identity: &Identity) -> bool {
+        let secret = data_encoding::HEXLOWER.encode(&identity.secret.to_bytes());
+        fs::read_to_string(home.join(FILE)).unwrap().contains(&secret)
+    }
+
     #[test]
-    fn an_identity_moves_to_the_systems_store_and_back_and_stays_who_it_is() {
+    fn the_first_start_keeps_the_key_in_a_store_that_is_open_and_no_file_has_it() {
         let home = tempfile::tempdir().unwrap();
-        let (path, store) = (home.path().join(FILE), Memory::default());
+        let store = Memory::default();
+        assert_eq!(Kept::below(home.path()).unwrap(), Kept::Nowhere);
         let first = Identity::load_or_create_with(home.path(), &store).unwrap();
-        let secret = data_encoding::HEXLOWER.encode(&first.secret.to_bytes());
-        for _ in 0..2 {
-            let moved = Identity::move_to_store(home.path(), &store).unwrap();
-            assert_eq!(moved.node(), first.node());
-            let file = fs::read_to_string(&path).unwrap();
-            assert!(!file.contains(&secret) && file.contains(&first.node().to_string()));
-            let again = Identity::load_or_create_with(home.path(), &store).unwrap();
-            assert_eq!(again.node(), first.node());
+        assert!(!holds_key(home.path(), &first));
+        assert_eq!(Kept::below(home.path()).unwrap(), Kept::Store(first.node()));
+        assert_eq!(store.kept.lock().unwrap().len(), 1);
+        let second = Identity::load_or_create_with(home.path(), &store).unwrap();
+        assert_eq!(second.node(), first.node());
+        // Whatever becomes of the store, there is no second machine: it is missed, and found again.
+        for gone in [Memory::default(), Memory::locked()] {
+            let error = Identity::load_or_create_with(home.path(), &gone).unwrap_err();
+            assert!(matches!(error, IdentityError::Store { .. }), "{error}");
+            assert!(Identity::move_to_file(home.path(), &gone).is_err());
         }
-        // Another machine's store does not have it: that is an error, and no new identity.
-        let elsewhere = Identity::load_or_create_with(home.path(), &Memory::default()).unwrap_err();
-        assert!(matches!(elsewhere, IdentityError::Store { .. }), "{elsewhere}");
-        let back = Identity::move_to_file(home.path(), &store).unwrap();
-        assert_eq!(back.node(), first.node());
-        assert!(store.kept.lock().unwrap().is_empty());
+        let again = Identity::load_or_create_with(home.path(), &store).unwrap();
+        assert_eq!(again.node(), first.node());
+    }
+
+    #[test]
+    fn the_first_start_keeps_the_key_in_a_file_where_no_store_takes_it() {
+        for store in Memory::bad().into_iter().chain([Memory::locked()]) {
+            let home = tempfile::tempdir().unwrap();
+            let first = Identity::load_or_create_with(home.path(), &store).unwrap();
+            assert!(holds_key(home.path(), &first));
+            assert!(matches!(Kept::below(home.path()).unwrap(), Kept::File(_)));
+            assert!(
+                store.kept.lock().unwrap().is_empty(),
+                "nothing is left in the store"
+            );
+            // And it stays there when a store opens later.
+            let open = Memory::default();
+            let second = Identity::load_or_create_with(home.path(), &open).unwrap();
+            assert_eq!(second.node(), first.node());
+            assert!(open.kept.lock().unwrap().is_empty() && holds_key(home.path(), &first));
+        }
+    }
+
+    #[test]
+    fn whoever_wants_a_file_asks_no_store() {
+        let (home, store) = (tempfile::tempdir().unwrap(), Memory::default());
+        let first = Identity::move_to_file(home.path(), &store).unwrap();
+        assert!(holds_key(home.path(), &first) && store.kept.lock().unwrap().is_empty());
         assert_eq!(
-            Identity::load_or_create_with(home.path(), &store).unwrap().node(),
+            Identity::move_to_file(home.path(), &store).unwrap().node(),
             first.node()
         );
     }
 
     #[test]
+    fn starting_twice_at_once_with_a_store_makes_one_identity_and_leaves_no_other_in_it() {
+        let (home, store) = (tempfile::tempdir().unwrap(), Memory::default());
+        let start = || Identity::load_or_create_with(home.path(), &store).unwrap().node();
+        let nodes: Vec<NodeId> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(nodes.iter().all(|node| *node == nodes[0]));
+        assert_eq!(store.kept.lock().unwrap().keys().collect::<Vec<_>>(), [&nodes[0]]);
+    }
+
+    #[test]
+    fn an_identity_moves_to_the_systems_store_and_back_and_stays_who_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Memory::default();
+        let first = Identity::load_or_create_with(home.path(), &Memory::locked()).unwrap();
+        for _ in 0..2 {
+            let moved = Identity::move_to_store(home.path(), &store).unwrap();
+            assert_eq!(moved.node(), first.node());
+            assert!(!holds_key(home.path(), &first));
+            let again = Identity::load_or_create_with(home.path(), &store).unwrap();
+            assert_eq!(again.node(), first.node());
+        }
+        let back = Identity::move_to_file(home.path(), &store).unwrap();
+        assert_eq!(back.node(), first.node());
+        assert!(store.kept.lock().unwrap().is_empty() && holds_key(home.path(), &first));
+        let still = Identity::load_or_create_with(home.path(), &store).unwrap();
+        assert_eq!(still.node(), first.node());
+    }
+
+    #[test]
     fn a_store_that_refuses_forgets_or_mixes_up_loses_no_identity() {
-        let bad = [
-            Memory {
-                refuses: true,
-                ..Memory::default()
-            },
-            Memory {
-                forgets: true,
-                ..Memory::default()
-            },
-            Memory {
-                mixes_up: true,
-                ..Memory::default()
-            },
-        ];
-        for store in bad {
+        for store in Memory::bad() {
             let home = tempfile::tempdir().unwrap();
-            let first = Identity::load_or_create_with(home.path(), &store).unwrap();
+            let first = Identity::load_or_create_with(home.path(), &Memory::locked()).unwrap();
             assert!(Identity::move_to_store(home.path(), &store).is_err());
             let still = Identity::load_or_create_with(home.path(), &store).unwrap();
             assert_eq!(still.node(), first.node());
@@ -362,7 +525,7 @@ mod tests {
     #[test]
     fn a_damaged_key_is_named_and_never_replaced() {
         let home = tempfile::tempdir().unwrap();
-        Identity::load_or_create(home.path()).unwrap();
+        Identity::keep_in_file(home.path()).unwrap();
         let path = home.path().join(FILE);
         let whole = fs::read_to_string(&path).unwrap();
         let at = TITLE.len() + 3;

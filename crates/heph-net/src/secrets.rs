@@ -188,9 +188,16 @@ mod tests {
     }
 
     impl KeyStore for InMemory {
+        fn ready(&self) -> Result<(), KeyStoreError> {
+            match self.broken {
+                true => Err(KeyStoreError::Locked),
+                false => Ok(()),
+            }
+        }
+
         fn put(&self, node: NodeId, secret: &str) -> Result<(), KeyStoreError> {
             if self.broken {
-                return Err(KeyStoreError::NoAnswer);
+                return Err(KeyStoreError::Locked);
             }
             self.kept.lock().unwrap().insert(node, secret.to_owned());
             Ok(())
@@ -210,6 +217,10 @@ mod tests {
     struct Absent;
 
     impl KeyStore for Absent {
+        fn ready(&self) -> Result<(), KeyStoreError> {
+            Err(KeyStoreError::None)
+        }
+
         fn put(&self, _: NodeId, _: &str) -> Result<(), KeyStoreError> {
             Err(KeyStoreError::None)
         }
@@ -274,10 +285,7 @@ mod tests {
             ..InMemory::default()
         };
         let refused = secrets(home.path(), &broken).keep(OWNER, "cloud", "sk-1", None);
-        assert!(matches!(
-            refused,
-            Err(SecretError::Store(KeyStoreError::NoAnswer))
-        ));
+        assert!(matches!(refused, Err(SecretError::Store(KeyStoreError::Locked))));
         let wanted = secrets(home.path(), &Absent).keep(OWNER, "cloud", "sk-1", Some(Keeper::System));
         assert!(matches!(wanted, Err(SecretError::Store(KeyStoreError::None))));
         assert!(!home.path().join("keys/cloud").exists());

@@ -158,8 +158,10 @@ impl SessionError {
                 Some(FaultCode::Protocol)
             }
             Self::Version { .. } | Self::Law { .. } => Some(FaultCode::Incompatible),
-            Self::Silent(_) | Self::Late { .. } => Some(FaultCode::Late),
+            Self::Late { .. } => Some(FaultCode::Late),
             Self::Misuse(_) => Some(FaultCode::Worker),
+            // A way on which nobody is heard is closed at once: what is written then would be counted and never sent.
+            Self::Silent(_) => None,
             Self::Fault { .. } | Self::Left(_) | Self::Cut => None,
         }
     }

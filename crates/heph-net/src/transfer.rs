@@ -5,10 +5,13 @@
 //! whoever knows a file's hash can check an outline from anybody, and with it each group alone. A machine that serves
 //! some layers asks for the byte ranges of their tensors and keeps a file with holes, in which every offset is right.
 //!
-//! The same connections tell how fast the way is that files would take: see [`probe()`].
+//! The same connections tell how fast the way is that files would take: see [`probe()`]. And on them a machine asks another
+//! to take layers from it: see [`hand()`].
 
+mod intake;
 mod probe;
 
+pub use intake::{Taker, Wanted, hand};
 pub use probe::{Goodput, PROBE_DEADLINE, probe};
 
 use std::borrow::Cow;
@@ -121,6 +124,9 @@ pub enum TransferError {
     /// Nobody to ask.
     #[error("nobody is known who has that file")]
     NoSource,
+    /// The peer takes no layers, or not these: its own sentence.
+    #[error("the other machine does not take the layers: {0}")]
+    Refused(String),
     /// The disk is full.
     #[error("the disk is full; what arrived is kept")]
     DiskFull,
@@ -312,13 +318,16 @@ fn read_range(file: &mut File, range: Range<u64>) -> io::Result<Vec<u8>> {
 const ASK_OUTLINE: u8 = 1;
 const ASK_GROUPS: u8 = 2;
 const ASK_PROBE: u8 = 3;
+const ASK_TAKE: u8 = 4;
 const HERE: u8 = 0;
 const NOT_HERE: u8 = 1;
 
-/// Answers a peer's requests until it leaves, some at once; `find` says which files it may have.
+/// Answers a peer's requests until it leaves, some at once; `find` says which files it may have. Layers are taken from it
+/// where there is a `taker`.
 pub async fn serve(
     connection: &Connection,
     find: impl Fn([u8; 32]) -> Option<Arc<Offer>> + Send + Sync + 'static,
+    taker: Option<Taker>,
 ) -> Result<(), LinkError> {
     let find = Arc::new(find);
     let mut answers = JoinSet::new();
@@ -327,10 +336,18 @@ pub async fn serve(
         if answers.len() >= ASKED_AT_ONCE {
             answers.join_next().await;
         }
-        let find = Arc::clone(&find);
+        let (find, taker) = (Arc::clone(&find), taker.clone());
         answers.spawn(async move {
             // A request that fails costs the peer that request; the next one is heard all the same.
-            let _ = tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, &*find)).await;
+            let asked = tokio::time::timeout(RUN_DEADLINE, asked(&mut stream, &*find)).await;
+            match asked.ok().flatten() {
+                // Each step of it has a deadline of its own.
+                Some(Request::Take(wanted)) => drop(intake::answer(&mut stream, wanted, taker).await),
+                Some(request) => {
+                    drop(tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, request)).await);
+                }
+                None => {}
+            }
         });
     }
 }
@@ -340,6 +357,7 @@ enum Request {
     Outline { offer: Arc<Offer> },
     Groups { offer: Arc<Offer>, range: Range<u64> },
     Probe { up: u64, down: u64 },
+    Take(Wanted),
     NotHere,
 }
 
@@ -358,6 +376,9 @@ impl Request {
                 down: count,
             });
         }
+        if kind == ASK_TAKE {
+            return Wanted::read(hash, first, count).map(Request::Take);
+        }
         match (kind, find(hash)) {
             (ASK_OUTLINE, Some(offer)) => Some(Request::Outline { offer }),
             (ASK_GROUPS, Some(offer)) => {
@@ -373,10 +394,14 @@ impl Request {
     }
 }
 
-async fn answer(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offer>>) -> Option<()> {
+/// What a peer asks for on a stream; `None` where that is no request.
+async fn asked(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offer>>) -> Option<Request> {
     let mut asked = [0; REQUEST_BYTES];
     stream.read(&mut asked).await.ok()?;
-    let request = Request::read(&asked, find)?;
+    Request::read(&asked, find)
+}
+
+async fn answer(stream: &mut Stream, request: Request) -> Option<()> {
     if let Request::Probe { up, down } = request {
         return probe::answer(stream, up, down).await;
     }
@@ -388,7 +413,7 @@ async fn answer(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offe
             let read = tokio::task::spawn_blocking(move || offer.read(range));
             Some(read.await.ok()?.ok()?)
         }
-        Request::Probe { .. } | Request::NotHere => None,
+        Request::Probe { .. } | Request::Take(_) | Request::NotHere => None,
     };
     match bytes {
         Some(bytes) => {

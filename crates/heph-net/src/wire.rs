@@ -22,7 +22,7 @@ pub use stage::{
 };
 
 /// The versions of the protocol that this code speaks, first and last.
-pub const VERSIONS: (u16, u16) = (1, 3);
+pub const VERSIONS: (u16, u16) = (1, 4);
 
 /// The first version in which caches travel.
 pub const CACHES_SINCE: u16 = 2;
@@ -32,6 +32,9 @@ pub const HOPS_SINCE: u16 = 3;
 
 /// The first version in which guesses have a message of their own, and may branch.
 pub const GUESSES_SINCE: u16 = 3;
+
+/// The version since which nodes sign what they computed.
+pub const VOUCHES_SINCE: u16 = 4;
 
 /// What a stream of frames begins with, so that a stranger is known by its first four bytes.
 const MAGIC: [u8; 4] = *b"HEPH";
@@ -214,6 +217,10 @@ pub enum Frame {
         /// Bytes, frames included.
         bytes: u64,
     },
+    /// Asks a node to sign what it computed for a session. Version 4.
+    Vouch(Line),
+    /// Answers a [`Frame::Vouch`]. Version 4.
+    Vouched(VouchedFrame),
     /// What a node that hands rows over shows first. Version 3.
     Present(Ticket),
     /// Answers a [`Frame::Present`]: rows may come. Version 3.
@@ -238,6 +245,19 @@ pub enum Frame {
         /// Its bytes.
         body: Vec<u8>,
     },
+}
+
+/// What a node computed for a session, signed by it: which bytes are signed is `heph_privacy::receipt::to_state`'s affair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VouchedFrame {
+    /// The session.
+    pub line: Line,
+    /// The first position that it computed.
+    pub first: heph_types::Position,
+    /// The first that it did not compute any more.
+    pub to: heph_types::Position,
+    /// The node's signature (Ed25519).
+    pub signature: [u8; 64],
 }
 
 /// The kinds that belong to membership.
@@ -456,6 +476,8 @@ impl Frame {
             Frame::Joined { .. } => "Joined",
             Frame::Parted { .. } => "Parted",
             Frame::HandedOn { .. } => "HandedOn",
+            Frame::Vouch(_) => "Vouch",
+            Frame::Vouched(_) => "Vouched",
             Frame::Present(_) => "Present",
             Frame::Welcome => "Welcome",
             Frame::Hand(_) => "Hand",
@@ -582,6 +604,17 @@ impl Frame {
                 to.u8(0x31);
                 line.write(to);
                 to.short(*bytes);
+            }
+            Frame::Vouch(line) => {
+                to.u8(0x36);
+                line.write(to);
+            }
+            Frame::Vouched(vouched) => {
+                to.u8(0x37);
+                vouched.line.write(to);
+                to.short(vouched.first.0);
+                to.short(vouched.to.0);
+                to.raw(&vouched.signature);
             }
             Frame::Present(ticket) => {
                 to.u8(0x32);
@@ -731,6 +764,13 @@ impl Frame {
             0x32 => Frame::Present(Ticket(from.array()?)),
             0x33 => Frame::Welcome,
             0x34 => Frame::Hand(HandFrame::read(from)?),
+            0x36 => Frame::Vouch(Line::read(from)?),
+            0x37 => Frame::Vouched(VouchedFrame {
+                line: Line::read(from)?,
+                first: heph_types::Position(from.short()?),
+                to: heph_types::Position(from.short()?),
+                signature: from.array()?,
+            }),
             0x35 => Frame::Guesses(GuessesFrame::read(from)?),
             0x21 => Frame::Rollback {
                 line: Line::read(from)?,

@@ -1,6 +1,7 @@
 //! How long a decision takes, with everything that it holds: the plan, its reason and its alternatives.
 //! `cargo bench -p heph-plan` prints the median, the 99th of a hundred and the worst over clusters of each size: seconds
-//! of the processor where the system tells them, so that other programs do not count, else of the clock.
+//! of the processor where the system tells them, so that other programs do not count, else of the clock. Beside them what
+//! the plans are worth: the geometric mean of their objectives, in seconds.
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 #![allow(
     clippy::disallowed_methods,
@@ -57,7 +58,7 @@ fn main() {
     type Scene = fn(u64, usize, usize, f64) -> (Request, Cluster);
     let kinds: [(&str, Scene); 2] = [("plain", plain), ("mixed", scenes::crowd)];
     println!(
-        "kind   nodes  layers  share of the model a node holds  median ms   p99 ms  worst ms  without a plan"
+        "kind   nodes  layers  share of the model a node holds  median ms   p99 ms  worst ms  without a plan  objective"
     );
     // Words after `--` choose a kind, or a number of nodes.
     let words: Vec<String> = std::env::args()
@@ -70,7 +71,7 @@ fn main() {
             if !wanted(kind) && !wanted(&nodes.to_string()) {
                 continue;
             }
-            let mut refused = 0;
+            let (mut refused, mut worth) = (0, 0.0);
             let mut times: Vec<f64> = (0..CLUSTERS)
                 .map(|seed| {
                     let (request, cluster) = scene(seed, nodes, layers, share);
@@ -78,17 +79,21 @@ fn main() {
                     let planned = plan(&request, &cluster);
                     let took = spent.and_then(|before| Some(processor()? - before));
                     let took = took.unwrap_or(begun.elapsed().as_secs_f64()) * 1e3;
-                    refused += usize::from(planned.is_err());
+                    match &planned {
+                        Ok(decision) => worth += decision.plan.expected.objective.ln(),
+                        Err(_) => refused += 1,
+                    }
                     took
                 })
                 .collect();
             times.sort_by(f64::total_cmp);
             let at = |share: f64| times[(share * (times.len() - 1) as f64) as usize];
             println!(
-                "{kind:5}  {nodes:>5}  {layers:>6}  {share:>31}  {:>9.2}  {:>7.2}  {:>8.2}  {refused:>14}",
+                "{kind:5}  {nodes:>5}  {layers:>6}  {share:>31}  {:>9.2}  {:>7.2}  {:>8.2}  {refused:>14}  {:>9.4}",
                 at(0.5),
                 at(0.99),
-                at(1.0)
+                at(1.0),
+                (worth / (times.len() - refused).max(1) as f64).exp()
             );
         }
     }

@@ -3,6 +3,7 @@
 use crate::request::{Request, WAIT_MAX};
 use heph_types::{LinkProfile, ModelProfile, NodeId, NodeProfile};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// Nodes that one cluster may list.
 pub const NODES_MAX: usize = 1024;
@@ -40,6 +41,21 @@ pub struct Between {
     pub to: NodeId,
     /// The way.
     pub link: LinkProfile,
+}
+
+/// Two machines, by their places in [`Cluster::nodes`].
+pub(crate) type Pair = (usize, usize);
+
+impl Cluster {
+    /// Whom the ways in [`Cluster::between`] lead between, in their order; `None` where one of them is not listed.
+    pub(crate) fn pairs(&self) -> Vec<Option<Pair>> {
+        let places = self.nodes.iter().enumerate();
+        let places: HashMap<NodeId, usize> = places.map(|(at, peer)| (peer.profile.node, at)).collect();
+        let between = self.between.iter();
+        between
+            .map(|way| Some((*places.get(&way.from)?, *places.get(&way.to)?)))
+            .collect()
+    }
 }
 
 /// A number that no plan can be made from.

@@ -63,7 +63,8 @@ pub(crate) struct Rates<'s, 'a> {
     space: &'s Space<'a>,
     chunk: usize,
     rows: u32,
-    forwarding: Forwarding,
+    /// Changes no running cost.
+    pub(crate) forwarding: Forwarding,
     first: f64,
     /// Passes of a chunk that a stage is charged for.
     chunk_passes: f64,
@@ -74,15 +75,42 @@ pub(crate) struct Rates<'s, 'a> {
     answer_price: f64,
     /// Running cost before each layer, by site.
     sums: Vec<OnceCell<Vec<f64>>>,
+    /// What using a site costs on the way from the desk and back: in the middle, first, last, both.
+    alone: Vec<OnceCell<[f64; 4]>>,
 }
 
 /// In which order layers may run through nodes.
 #[derive(Clone, Copy)]
 pub(crate) enum Order<'o> {
     /// As they stand.
-    Given(&'o [usize]),
+    Given(&'o Row<'o>),
     /// In the cheapest; for a few nodes.
     Any(&'o [usize]),
+}
+
+/// Nodes in the order in which layers may run through them, and what layers cost at least from each of them on.
+pub(crate) struct Row<'o> {
+    nodes: &'o [usize],
+    /// For each node, and one more: of the layers from each one on, each where it is cheapest of those that come.
+    least: Vec<f64>,
+}
+
+/// What a node and those behind it can do at best.
+#[derive(Clone, Copy)]
+struct Rest {
+    /// Layers that they have room for, and the one of them that has most.
+    room: usize,
+    most: usize,
+    /// What using one of them costs besides its layers.
+    fixed: f64,
+}
+
+/// A node's turn to take layers.
+struct Turn {
+    site: usize,
+    /// What using it costs besides its layers: in the middle and at the end, and of these where it goes on after another
+    /// and where it begins.
+    fixed: [[f64; 2]; 2],
 }
 
 /// Rooms that a cover works in, kept from one to the next.
@@ -94,15 +122,21 @@ pub(crate) struct Bench {
     /// For each set of nodes, what is best before each layer, where that layer's stage began, and who took it after whom.
     states: Vec<f64>,
     origins: Vec<(u32, u32)>,
+    rests: Vec<Rest>,
+    /// Layers from each place on.
+    left: Vec<f64>,
     room: Room,
 }
 
 /// Room for letting one node take layers.
 #[derive(Default)]
 struct Room {
-    /// What was best before each layer, less what the node would have cost by then.
+    /// What was best before each layer, less what the node would have cost by then; infinite where it is not worth it.
     ahead: Vec<f64>,
-    window: Vec<u32>,
+    window: Vec<(f64, u32)>,
+    /// The first and the last place from which on it is worth it.
+    from: usize,
+    to: usize,
 }
 
 /// No layers of this node end here.
@@ -136,23 +170,68 @@ impl<'s, 'a> Rates<'s, 'a> {
             prompt_price: credit * f64::from(space.prompt),
             answer_price: credit * space.answer * f64::from(rows) / gain,
             sums: (0..space.ground.sites.len()).map(|_| OnceCell::new()).collect(),
+            alone: vec![OnceCell::new(); space.ground.sites.len()],
         }
     }
 
     /// Running cost before each layer at a site.
     pub(crate) fn sums(&self, site: usize) -> &[f64] {
         self.sums[site].get_or_init(|| {
-            let space = self.space;
-            let price = space.ground.sites[site].profile.price;
-            let credits = price.prompt_token * self.prompt_price + price.answer_token * self.answer_price;
-            let prefill = &space.sums(site, Phase::Prefill(self.chunk)).layers;
-            let decode = &space.sums(site, Phase::Decode(self.rows)).layers;
-            let sum = |at: usize| {
-                let prompt = self.chunk_passes * prefill[at] + space.load_seconds(site, 0, at);
-                self.first * prompt + self.tokens * decode[at] + credits * space.work[at]
-            };
-            (0..=space.layers()).map(sum).collect()
+            let prefill = self.space.sums(site, Phase::Prefill(self.chunk));
+            let decode = self.space.sums(site, Phase::Decode(self.rows));
+            let credits = self.credits(site);
+            let passes = prefill.running().zip(decode.running());
+            let all = passes.zip(&self.space.work);
+            match self.space.loads(site) {
+                Some(loads) => all
+                    .zip(loads)
+                    .map(|(((p, d), work), load)| self.sum(p, *load, d, credits * work))
+                    .collect(),
+                None => all
+                    .map(|((p, d), work)| self.sum(p, 0.0, d, credits * work))
+                    .collect(),
+            }
         })
+    }
+
+    /// Cost of all layers at a site where they take so many seconds in a chunk's pass and in a round's.
+    pub(crate) fn through(&self, site: usize, prefill: f64, decode: f64) -> f64 {
+        let layers = self.space.layers();
+        let load = self.space.load_seconds(site, 0, layers);
+        self.sum(
+            prefill,
+            load,
+            decode,
+            self.credits(site) * self.space.work[layers],
+        )
+    }
+
+    fn sum(&self, prefill: f64, load: f64, decode: f64, credits: f64) -> f64 {
+        let prompt = self.chunk_passes * prefill + load;
+        self.first * prompt + self.tokens * decode + credits
+    }
+
+    /// What all of the work costs at a site.
+    fn credits(&self, site: usize) -> f64 {
+        let price = self.space.ground.sites[site].profile.price;
+        price.prompt_token * self.prompt_price + price.answer_token * self.answer_price
+    }
+
+    /// As [`Rates::fixed`], from the desk and back to it.
+    fn fixed_alone(&self, site: usize, first: bool, last: bool) -> f64 {
+        let known = self.alone[site].get_or_init(|| {
+            [(false, false), (true, false), (false, true), (true, true)].map(|(first, last)| {
+                self.fixed(
+                    site,
+                    Hop {
+                        first,
+                        last,
+                        ..Hop::MIDDLE
+                    },
+                )
+            })
+        });
+        known[usize::from(first) + 2 * usize::from(last)]
     }
 
     /// Cost of using a remote site at all: the way there and back, its overhead and queue, and the head where it is last.
@@ -171,7 +250,7 @@ impl<'s, 'a> Rates<'s, 'a> {
         let each = bytes(hop.first) / rate + back.1;
         let way = |rows: f64| trip / 2.0 + back.0 + of.overhead + rows * each;
         let head = match hop.last {
-            true => self.space.sums(site, Phase::Decode(self.rows)).head,
+            true => self.space.sums(site, Phase::Decode(self.rows)).head(),
             false => 0.0,
         };
         let prompt = way(f64::from(self.space.chunks[self.chunk].0)) + of.queue;
@@ -196,48 +275,78 @@ impl<'s, 'a> Rates<'s, 'a> {
         bench: &mut Bench,
     ) -> Option<Vec<Segment>> {
         match order {
-            Order::Given(nodes) => self.cover_in_order(nodes, ends, bound, bench),
+            Order::Given(row) => self.cover_in_order(row, ends, bound, bench),
             Order::Any(nodes) => self.cover_in_any_order(nodes, ends, bound, bench),
         }
     }
 
+    /// Nodes in an order, for these rates.
+    pub(crate) fn row<'o>(&self, nodes: &'o [usize]) -> Row<'o> {
+        let (layers, wide) = (self.space.layers(), self.space.layers() + 1);
+        let mut least = vec![0.0; (nodes.len() + 1) * wide];
+        let mut each = vec![f64::INFINITY; layers];
+        for (turn, site) in nodes.iter().enumerate().rev() {
+            let sums = self.sums(*site);
+            for (each, sums) in each.iter_mut().zip(sums.windows(2)) {
+                *each = each.min(sums[1] - sums[0]);
+            }
+            let (mut sum, row) = (0.0, &mut least[turn * wide..][..layers]);
+            for (least, each) in row.iter_mut().zip(&each).rev() {
+                sum += each;
+                *least = sum;
+            }
+        }
+        Row { nodes, least }
+    }
+
     fn cover_in_order(
         &self,
-        order: &[usize],
+        row: &Row,
         ends: DeskEnds,
         bound: f64,
         bench: &mut Bench,
     ) -> Option<Vec<Segment>> {
-        let layers = self.space.layers();
+        let (order, layers) = (row.nodes, self.space.layers());
         let target = layers - ends.suffix.unwrap_or(0);
         self.desk_prefixes(ends, bound, &mut bench.best)?;
         bench.choices.clear();
         bench.choices.resize(order.len() * (target + 1), SKIPPED);
-        for (turn, site) in order.iter().enumerate() {
-            let before = turn.checked_sub(1).map(|t| order[t]);
-            let from = match (self.forwarding, before) {
-                (Forwarding::Direct, Some(before)) => match self.space.ground.between(before, *site) {
-                    Some(way) => Some(way),
-                    None => continue,
-                },
-                _ => None,
+        let turns: Vec<Option<Turn>> = (0..order.len())
+            .map(|turn| self.turn(order, turn, ends))
+            .collect();
+        self.rests(&turns, bound, &mut bench.rests);
+        let filled = self.filled(row, &turns, (ends, bound), &bench.best);
+        bench.left.clear();
+        bench.left.extend((0..=target).rev().map(|left| left as f64));
+        for (number, turn) in turns.iter().enumerate() {
+            let Some(turn) = turn else {
+                continue;
             };
             let Bench {
                 best,
                 new,
                 choices,
+                rests,
+                left,
                 room,
                 ..
             } = bench;
-            let choice = &mut choices[turn * (target + 1)..][..target + 1];
+            let choice = &mut choices[number * (target + 1)..][..target + 1];
+            let (least, rest) = (&row.least[number * (layers + 1)..][..target + 1], rests[number]);
+            let from = target.saturating_sub(rest.room);
+            let further = Further {
+                least,
+                left,
+                fixed: rest.fixed,
+                each: rest.fixed / rest.most as f64,
+            };
+            let whole = best[target].min(filled);
+            room.begin(best, whole, self.sums(turn.site), from, &further);
+            if room.from == target {
+                continue;
+            }
             new.clone_from(best);
-            self.extend((*site, from), (ends, bound), best, room, |end, start, cost| {
-                let better = cost < new[end];
-                if better {
-                    new[end] = cost;
-                    choice[end] = start;
-                }
-            });
+            self.extend(turn, (ends, bound), room, (&mut new[..], choice), |start| start);
             std::mem::swap(best, new);
         }
         bench.best[target].is_finite().then_some(())?;
@@ -251,6 +360,124 @@ impl<'s, 'a> Rates<'s, 'a> {
             }
         }
         Some(finished(segments, at))
+    }
+
+    /// A node's turn in an order. `None` where the node before it should send to it and no way is known.
+    fn turn(&self, order: &[usize], turn: usize, ends: DeskEnds) -> Option<Turn> {
+        let (site, before) = (order[turn], turn.checked_sub(1).map(|before| order[before]));
+        match (self.forwarding, before) {
+            (Forwarding::Direct, Some(before)) => {
+                let way = self.space.ground.between(before, site)?;
+                Some(self.turn_of(site, Some(way), ends))
+            }
+            _ => Some(self.turn_of(site, None, ends)),
+        }
+    }
+
+    fn turn_of(&self, site: usize, from: Option<&Way>, ends: DeskEnds) -> Turn {
+        let direct = self.forwarding == Forwarding::Direct;
+        let fixed = [false, true].map(|at_end| {
+            [false, true].map(|first| {
+                let last = at_end && ends.suffix.is_none();
+                match from.filter(|_| !first).is_some() || direct && !at_end {
+                    false => self.fixed_alone(site, first, last),
+                    true => self.fixed(
+                        site,
+                        Hop {
+                            from: from.filter(|_| !first),
+                            first,
+                            last,
+                            back: !direct || at_end,
+                        },
+                    ),
+                }
+            })
+        });
+        Turn { site, fixed }
+    }
+
+    /// What it costs where each node in its turn takes as many layers as it can; infinite where that covers not all.
+    fn filled(&self, row: &Row, turns: &[Option<Turn>], (ends, bound): (DeskEnds, f64), best: &[f64]) -> f64 {
+        let target = best.len() - 1;
+        let with_rest = |at: usize| best[at] + row.least[at];
+        let first = (0..target).min_by(|a, b| with_rest(*a).total_cmp(&with_rest(*b)));
+        let mut at = first.unwrap_or(0);
+        let mut cost = best[at];
+        for turn in turns.iter().flatten() {
+            let Some(end) = self.reach(turn.site, at, target, (ends, bound)) else {
+                continue;
+            };
+            let sums = self.sums(turn.site);
+            cost += sums[end] - sums[at] + turn.fixed[usize::from(end == target)][usize::from(at == 0)];
+            at = end;
+            if at == target {
+                return cost;
+            }
+        }
+        f64::INFINITY
+    }
+
+    /// How far a site can go on from here; `None` where it has no room for a layer.
+    fn reach(
+        &self,
+        site: usize,
+        start: usize,
+        target: usize,
+        (ends, bound): (DeskEnds, f64),
+    ) -> Option<usize> {
+        let (space, layers) = (self.space, self.space.layers());
+        let (node, prefill) = (
+            &space.ground.sites[site],
+            space.sums(site, Phase::Prefill(self.chunk)),
+        );
+        let most = match node.leaves == Leaves::Text {
+            true => target,
+            false if start == 0 => return None,
+            false => target.min(layers - 1),
+        };
+        let begins = space.begins(site).first.get(start + 1..=most)?;
+        let roomy = begins.partition_point(|begin| *begin as usize <= start);
+        let in_time = |end: usize| prefill.span(start, end) <= bound;
+        let (mut end, mut beyond) = (start, start + roomy + 1);
+        while beyond - end > 1 {
+            let middle = end + (beyond - end) / 2;
+            match in_time(middle) {
+                true => end = middle,
+                false => beyond = middle,
+            }
+        }
+        let fits = |end: usize| {
+            let last = end == layers && ends.suffix.is_none();
+            space.bytes[end] - space.bytes[start] + space.ends_bytes(start == 0, last) <= node.memory
+        };
+        (start + 1..=end).rev().find(|end| fits(*end))
+    }
+
+    /// For each turn, what it and all later ones can do at best, no stage longer than the bound.
+    fn rests(&self, turns: &[Option<Turn>], bound: f64, rests: &mut Vec<Rest>) {
+        let none = Rest {
+            room: 0,
+            most: 1,
+            fixed: f64::INFINITY,
+        };
+        rests.clear();
+        rests.resize(turns.len(), none);
+        let mut rest = none;
+        for (turn, own) in turns.iter().zip(rests).rev() {
+            if let Some(turn) = turn {
+                let quickest = self.space.sums(turn.site, Phase::Prefill(self.chunk)).least();
+                let room = self.space.begins(turn.site).most;
+                // One more, since the quotient is rounded.
+                let in_time = match quickest > 0.0 {
+                    true => ((bound / quickest) as usize).saturating_add(1),
+                    false => room,
+                };
+                rest.room += room.min(in_time);
+                rest.most = rest.most.max(room.min(in_time));
+                rest.fixed = turn.fixed.iter().flatten().fold(rest.fixed, |a, b| a.min(*b));
+            }
+            *own = rest;
+        }
     }
 
     /// The last segment of a cover, where the desk keeps it.
@@ -289,6 +516,7 @@ impl<'s, 'a> Rates<'s, 'a> {
         origins.clear();
         origins.resize(states.len(), (0, 0));
         let mut least = (f64::INFINITY, 0);
+        let none = vec![0.0; wide];
         for set in 0..1usize << count {
             for last in 0..if direct && set > 0 { count } else { 1 } {
                 let own = state(set, last);
@@ -314,19 +542,16 @@ impl<'s, 'a> Rates<'s, 'a> {
                     let then = state(set | 1 << next, next);
                     let new = &mut later[(then - own - 1) * wide..][..wide];
                     let origin = &mut origins[then * wide..][..wide];
-                    self.extend(
-                        (nodes[next], from),
-                        (ends, bound),
-                        known,
-                        room,
-                        |end, start, cost| {
-                            let better = cost < new[end];
-                            if better {
-                                new[end] = cost;
-                                origin[end] = (start, (own * count + next) as u32);
-                            }
-                        },
-                    );
+                    let turn = self.turn_of(nodes[next], from, ends);
+                    let further = Further {
+                        least: &none,
+                        left: &none,
+                        fixed: 0.0,
+                        each: 0.0,
+                    };
+                    room.begin(known, least.0, self.sums(turn.site), 0, &further);
+                    let before = (own * count + next) as u32;
+                    self.extend(&turn, (ends, bound), room, (new, origin), |start| (start, before));
                 }
             }
         }
@@ -347,9 +572,9 @@ impl<'s, 'a> Rates<'s, 'a> {
         let space = self.space;
         let layers = space.layers();
         let suffix = ends.suffix.unwrap_or(0);
-        let sums = self.sums(DESK);
-        let prefill = &space.sums(DESK, Phase::Prefill(self.chunk)).layers;
+        let (sums, prefill) = (self.sums(DESK), space.sums(DESK, Phase::Prefill(self.chunk)));
         let spent = |sums: &[f64], a: usize| sums[a] + sums[layers] - sums[layers - suffix];
+        let seconds = |a: usize| prefill.before(a) + prefill.before(layers) - prefill.before(layers - suffix);
         let memory = space.ground.sites[DESK].memory - self.draft_memory;
         let queue = self.first * space.ground.sites[DESK].queue;
         let waits = |a: usize| {
@@ -365,7 +590,7 @@ impl<'s, 'a> Rates<'s, 'a> {
             let held = space.can_have(DESK, 0, a) && space.can_have(DESK, layers - suffix, layers);
             // All layers at the desk is no cover by nodes; the whole model in one place is looked at by itself.
             let shares = a < layers - suffix;
-            match shares && a >= ends.prefix_min && held && bytes <= memory && spent(prefill, a) <= bound {
+            match shares && a >= ends.prefix_min && held && bytes <= memory && seconds(a) <= bound {
                 true => spent(sums, a) + waits(a),
                 false => f64::INFINITY,
             }
@@ -373,77 +598,129 @@ impl<'s, 'a> Rates<'s, 'a> {
         best.iter().any(|c| c.is_finite()).then_some(())
     }
 
-    /// Lets one more node take layers, anywhere after what is already covered at the least costs in `best`. Tells, for each
-    /// end, where it would best begin, and what all costs then.
-    fn extend(
+    /// Lets one more node take layers, anywhere after what is already covered. Notes, for each end where that costs less, what it
+    /// costs then, and by `origin` where it would best begin.
+    fn extend<C>(
         &self,
-        (site, from): (usize, Option<&'s Way>),
+        turn: &Turn,
         (ends, bound): (DeskEnds, f64),
-        best: &[f64],
         room: &mut Room,
-        mut tell: impl FnMut(usize, u32, f64),
+        (new, choice): (&mut [f64], &mut [C]),
+        origin: impl Fn(u32) -> C,
     ) {
-        let space = self.space;
-        let (layers, target) = (space.layers(), best.len() - 1);
-        let node = &space.ground.sites[site];
-        let sums = &self.sums(site)[..=target];
-        let prefill = &space.sums(site, Phase::Prefill(self.chunk)).layers[..=target];
+        let (space, layers, target) = (self.space, self.space.layers(), new.len() - 1);
+        let node = &space.ground.sites[turn.site];
+        let sums = &self.sums(turn.site)[..=target];
+        let prefill = space.sums(turn.site, Phase::Prefill(self.chunk));
         let bytes = &space.bytes[..=target];
+        let begins = &space.begins(turn.site).first[..=target];
+        let choice = &mut choice[..=target];
         let sees_text = node.leaves == Leaves::Text;
-        let from_start = sees_text && best[0].is_finite();
-        let direct = self.forwarding == Forwarding::Direct;
-        // What using the node costs besides its layers: where it goes on after another and where it begins, by whether
-        // something comes after it.
-        let hop = |first: bool, end: usize| {
-            let last = end == layers && ends.suffix.is_none();
-            Hop {
-                from: from.filter(|_| !first),
-                first,
-                last,
-                back: !direct || end == target,
-            }
-        };
-        let fixed = [0, target].map(|end| [false, true].map(|first| self.fixed(site, hop(first, end))));
-        let Room { ahead, window } = room;
-        ahead.clear();
-        ahead.extend(best.iter().zip(sums).map(|(best, sum)| best - sum));
-        window.clear();
-        window.resize(target + 1, 0);
+        let (from, to) = (room.from, room.to);
+        let (ahead, window) = (&room.ahead[..=target], &mut room.window[..=target]);
+        let from_start = sees_text && from == 0 && ahead[0].is_finite();
         // Where it may begin stands in window[front..back], what that costs rising.
-        let (mut front, mut back) = (0, 0);
-        let (ahead, window) = (&ahead[..=target], &mut window[..=target]);
-        let memory_last = node.memory - space.ends_bytes(false, true);
-        let whole = space.can_have(site, 0, layers);
+        let (mut front, mut back, mut in_time) = (0, 0, 0);
         let reach = if sees_text { target } else { target.min(layers - 1) };
-        for end in 1..=reach {
-            let last = end == layers && ends.suffix.is_none();
-            let [inner, outer] = fixed[usize::from(end == target)];
-            let memory = if last { memory_last } else { node.memory };
-            let fits = |start: usize| {
-                bytes[end] - bytes[start] <= memory
-                    && prefill[end] - prefill[start] <= bound
-                    && (whole || space.can_have(site, start, end))
-            };
-            let start = end - 1;
-            let value = ahead[start];
-            if start > 0 && value.is_finite() {
-                while back > front && ahead[window[back - 1] as usize] >= value {
-                    back -= 1;
+        let inside = (from + 1..reach.min(target - 1) + 1, turn.fixed[0], false);
+        let at_end = (
+            target.max(from + 1)..reach + 1,
+            turn.fixed[1],
+            ends.suffix.is_none(),
+        );
+        'ends: for (range, [inner, outer], last) in [inside, at_end] {
+            for end in range {
+                let mut begin = begins[end] as usize;
+                if bound.is_finite() {
+                    while prefill.span(in_time, end) > bound {
+                        in_time += 1;
+                    }
+                    begin = begin.max(in_time);
                 }
-                window[back] = start as u32;
-                back += 1;
-            }
-            while back > front && !fits(window[front] as usize) {
-                front += 1;
-            }
-            if back > front {
-                let start = window[front];
-                tell(end, start, ahead[start as usize] + sums[end] + inner);
-            }
-            if from_start && fits(0) && bytes[end] + space.ends_bytes(true, last) <= node.memory {
-                tell(end, 0, ahead[0] + sums[end] + outer);
+                // No later end can begin where it is worth it either.
+                if begin > to {
+                    break 'ends;
+                }
+                if last {
+                    let memory = node.memory - space.ends_bytes(false, true);
+                    while begin < end && bytes[end] - bytes[begin] > memory {
+                        begin += 1;
+                    }
+                }
+                let start = end - 1;
+                let value = ahead[start];
+                if start > 0 && value.is_finite() {
+                    while back > front && window[back - 1].0 >= value {
+                        back -= 1;
+                    }
+                    window[back] = (value, start as u32);
+                    back += 1;
+                }
+                while back > front && (window[front].1 as usize) < begin {
+                    front += 1;
+                }
+                if back > front {
+                    let (cost, start) = window[front];
+                    let cost = cost + sums[end] + inner;
+                    if cost < new[end] {
+                        (new[end], choice[end]) = (cost, origin(start));
+                    }
+                }
+                if from_start && begin == 0 && bytes[end] + space.ends_bytes(true, last) <= node.memory {
+                    let cost = ahead[0] + sums[end] + outer;
+                    if cost < new[end] {
+                        (new[end], choice[end]) = (cost, origin(0));
+                    }
+                }
             }
         }
+    }
+}
+
+/// What is still to come at least, from each place on.
+struct Further<'b> {
+    /// Of the layers.
+    least: &'b [f64],
+    /// Layers that are left.
+    left: &'b [f64],
+    /// Of using nodes: for one, and for each layer that is left.
+    fixed: f64,
+    each: f64,
+}
+
+impl Room {
+    /// Makes ready for a node to go on from what is covered at the costs in `best`, where that is worth it: with what is still
+    /// to come, it must cost less than a whole cover does. Nothing before `from` is worth it.
+    fn begin(&mut self, best: &[f64], whole: f64, sums: &[f64], from: usize, further: &Further) {
+        let target = best.len() - 1;
+        // A rounding is no reason to be left out.
+        let most = whole * (1.0 + 1e-9) + further.least[target];
+        self.ahead.clear();
+        self.ahead.resize(target + 1, f64::INFINITY);
+        self.window.resize(target + 1, (0.0, 0));
+        let (best, sums, ahead) = (
+            &best[from..target],
+            &sums[from..target],
+            &mut self.ahead[from..target],
+        );
+        let (least, left) = (&further.least[from..target], &further.left[from..target]);
+        let places = best.iter().zip(sums).zip(least).zip(left).zip(&mut *ahead);
+        for ((((best, sum), least), left), ahead) in places {
+            let stages = left * further.each;
+            let stages = if stages > further.fixed {
+                stages
+            } else {
+                further.fixed
+            };
+            let worth = best + (stages + least) < most;
+            *ahead = if worth { best - sum } else { f64::INFINITY };
+        }
+        let first = ahead.iter().position(|cost| cost.is_finite());
+        let last = ahead.iter().rposition(|cost| cost.is_finite());
+        (self.from, self.to) = (
+            first.map_or(target, |at| from + at),
+            last.map_or(0, |at| from + at),
+        );
     }
 }
 
@@ -466,4 +743,117 @@ pub(crate) fn join(segments: &mut Vec<Segment>) {
         }
         same
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field;
+    use crate::ground::Ground;
+    use crate::permit::permit;
+    use crate::scenes::crowd;
+    use crate::search::Effort;
+
+    /// The cheapest cover in an order, with nothing left out: from the last node to the first, each takes nothing or any run.
+    fn cheapest(rates: &Rates, order: &[usize], ends: DeskEnds, bound: f64) -> f64 {
+        let target = rates.space.layers() - ends.suffix.unwrap_or(0);
+        let mut best = Vec::new();
+        if rates.desk_prefixes(ends, bound, &mut best).is_none() {
+            return f64::INFINITY;
+        }
+        let mut rest = vec![f64::INFINITY; target + 1];
+        rest[target] = 0.0;
+        for number in (0..order.len()).rev() {
+            let Some(turn) = rates.turn(order, number, ends) else {
+                continue;
+            };
+            let sums = rates.sums(turn.site);
+            let from = |start: usize| {
+                let runs =
+                    (start + 1..=target).filter(|end| may_run(rates, turn.site, (start, *end), ends, bound));
+                let cost = |end: usize| {
+                    let fixed = turn.fixed[usize::from(end == target)][usize::from(start == 0)];
+                    fixed + (sums[end] - sums[start]) + rest[end]
+                };
+                runs.map(cost).fold(rest[start], f64::min)
+            };
+            rest = (0..=target).map(from).collect();
+        }
+        best.iter()
+            .zip(&rest)
+            .map(|(best, rest)| best + rest)
+            .fold(f64::INFINITY, f64::min)
+    }
+
+    fn may_run(rates: &Rates, site: usize, (start, end): (usize, usize), ends: DeskEnds, bound: f64) -> bool {
+        let (space, of) = (rates.space, &rates.space.ground.sites[site]);
+        let last = end == space.layers() && ends.suffix.is_none();
+        let bytes = space.bytes[end] - space.bytes[start] + space.ends_bytes(start == 0, last);
+        let at_an_end = start == 0 || end == space.layers();
+        let seconds = space.sums(site, Phase::Prefill(rates.chunk)).span(start, end);
+        (of.leaves == Leaves::Text || !at_an_end)
+            && bytes <= of.memory
+            && space.can_have(site, start, end)
+            && seconds <= bound
+    }
+
+    /// What the rates say of a cover that was found.
+    fn cost(rates: &Rates, order: &[usize], ends: DeskEnds, bound: f64, cover: &[Segment]) -> f64 {
+        let target = rates.space.layers() - ends.suffix.unwrap_or(0);
+        let mut best = Vec::new();
+        rates.desk_prefixes(ends, bound, &mut best).unwrap();
+        let remote = cover.iter().filter(|g| g.site != DESK);
+        let first = remote.clone().next().unwrap().start;
+        remote.fold(best[first], |sum, g| {
+            let number = order.iter().position(|site| *site == g.site).unwrap();
+            assert!(may_run(rates, g.site, (g.start, g.end), ends, bound), "{g:?}");
+            let fixed = rates.turn(order, number, ends).unwrap().fixed;
+            let sums = rates.sums(g.site);
+            sum + fixed[usize::from(g.end == target)][usize::from(g.start == 0)] + sums[g.end] - sums[g.start]
+        })
+    }
+
+    /// What is left out on the way to it is what cannot lead to the cheapest.
+    #[test]
+    fn covers_are_the_cheapest_of_their_order() {
+        let (mut bench, mut found) = (Bench::default(), 0);
+        for (seed, share) in (0..24).flat_map(|seed| [(seed, 0.1), (seed, 0.4), (seed, 2.0)]) {
+            let (request, cluster) = crowd(seed, 10, 24, share);
+            let permitted = permit(&request, &cluster);
+            let ground = Ground::new(&permitted);
+            let space = Space::new(&ground, (seed as usize % 2, 0), false);
+            let mut order = field::nodes(&space, Effort::Full);
+            if seed % 3 == 0 {
+                order.reverse();
+            }
+            for forwarding in [Forwarding::ThroughDesk, Forwarding::Direct] {
+                let wishes = Wishes {
+                    draft: None,
+                    credit: 0.01,
+                    pace: 0.3,
+                    forwarding,
+                };
+                let rates = Rates::new(&space, space.chunks.len() / 2, wishes);
+                let row = rates.row(&order);
+                for ends in [(1, Some(1)), (1, Some(0)), (1, None), (0, None)] {
+                    let (ends, mut bound) = (DeskEnds::new(ends.0, ends.1), f64::INFINITY);
+                    for _ in 0..3 {
+                        let least = cheapest(&rates, &order, ends, bound);
+                        let Some(cover) = rates.cover(Order::Given(&row), ends, bound, &mut bench) else {
+                            assert!(least.is_infinite(), "seed {seed}: there is a cover of {least}");
+                            break;
+                        };
+                        let cost = cost(&rates, &order, ends, bound, &cover);
+                        assert!(
+                            (cost / least - 1.0).abs() < 1e-9,
+                            "seed {seed}: {cost}, not {least}"
+                        );
+                        found += 1;
+                        bound = 0.8 * rates.busiest(&cover);
+                    }
+                }
+            }
+        }
+        assert!(found > 300, "{found} covers were found");
+    }
 }

@@ -8,7 +8,7 @@ use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
 use crate::score::{Rounds, Score};
 use crate::search::{Effort, SMALL, Search, mode};
-use crate::space::{Segment, Shape, Space};
+use crate::space::{DRAFT_MAX, Segment, Shape, Space};
 use core::time::Duration;
 use heph_types::{LayerRange, Leaves};
 
@@ -27,6 +27,8 @@ const SURE_SMALL: usize = 4;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Explored {
     pub(crate) best: [Option<Plan>; Mode::ALL.len()],
+    /// The plan that the search began from as well, as it would be here; `None` where it cannot be, or there was none.
+    pub(crate) seed: Option<Plan>,
 }
 
 impl Explored {
@@ -56,7 +58,10 @@ impl Explored {
 pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>) -> Explored {
     let ground = Ground::new(permitted);
     let (spaces, only) = (spaces(&ground), permitted.request.mode);
-    let mut explored = Explored::default();
+    let mut explored = Explored {
+        seed: seed.and_then(|plan| spaces.iter().find_map(|space| repriced(space, plan))),
+        ..Explored::default()
+    };
     let seeds = |space, effort| {
         let seed = seed.and_then(|plan| shape_of(space, plan));
         Search::seeds(space, effort, seed.as_ref())
@@ -91,14 +96,11 @@ pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>
     explored
 }
 
-/// What a plan costs on another cluster than it was made for, or `None` where it cannot run there.
-pub(crate) fn repriced(permitted: &Permitted, plan: &Plan) -> Option<Plan> {
-    let ground = Ground::new(permitted);
-    spaces(&ground).iter().find_map(|space| {
-        let shape = shape_of(space, plan)?;
-        let score = space.score(&shape).filter(|score| space.affordable(score))?;
-        Some(written(space, &shape, &score))
-    })
+/// What a plan costs in a space of another cluster than it was made for, or `None` where it cannot run there.
+fn repriced(space: &Space, plan: &Plan) -> Option<Plan> {
+    let shape = shape_of(space, plan)?;
+    let score = space.score(&shape).filter(|score| space.affordable(score))?;
+    Some(written(space, &shape, &score))
 }
 
 /// Plans that one small change of places makes of this one, the cheapest first.
@@ -184,8 +186,12 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
         (end <= space.layers()).then_some(Segment { site, start, end })
     });
     let draft = plan.draft.map(|d| (d.choice, d.length));
-    let valid =
-        draft.is_none_or(|(at, length)| request.drafts.get(at).is_some_and(|d| length <= d.length_max));
+    let valid = draft.is_none_or(|(at, length)| {
+        request
+            .drafts
+            .get(at)
+            .is_some_and(|d| length <= d.length_max.min(DRAFT_MAX))
+    });
     valid.then_some(())?;
     let segments = segments.collect::<Option<Vec<Segment>>>()?;
     let again =
@@ -267,5 +273,9 @@ fn stage(space: &Space, shape: &Shape, at: usize) -> Stage {
         wire_in: wire_in.map(|c| c.codec),
         wire_out: wire_out.map(|c| c.codec),
         memory: space.bytes_at(shape, segment.site) as u64,
+        send_bytes: match segment.site {
+            DESK => 0,
+            site => space.lacking_bytes(site, segment.start, segment.end) as u64,
+        },
     }
 }

@@ -25,7 +25,12 @@ pub(crate) fn nodes(space: &Space, effort: Effort) -> Vec<usize> {
         pace: 0.1,
         forwarding: Forwarding::ThroughDesk,
     };
-    let rates = Rates::new(space, space.chunks.len() / 2, wishes);
+    let middle = space.chunks.len() / 2;
+    let rates = Rates::new(space, middle, wishes);
+    // With no draft a round is one row; most nodes are seen here only, so nothing is kept of them.
+    let decode: Vec<f64> = (0..space.ground.sites.len())
+        .map(|site| space.through(site, Phase::Decode(1)))
+        .collect();
     let layers = space.layers();
     let mean = space.bytes[layers] / layers as f64;
     let room = |site: usize| {
@@ -39,7 +44,8 @@ pub(crate) fn nodes(space: &Space, effort: Effort) -> Vec<usize> {
         } else {
             0.0
         };
-        let each = rates.sums(site)[layers] / layers as f64;
+        let all = rates.through(site, space.through(site, Phase::Prefill(middle)), decode[site]);
+        let each = all / layers as f64;
         (each + rates.fixed(site, Hop::MIDDLE) / room(site) as f64) * (space.patience + loss)
     };
     let usable = (DESK + 1..space.ground.sites.len()).filter(|site| room(*site) > 0);
@@ -54,7 +60,7 @@ pub(crate) fn nodes(space: &Space, effort: Effort) -> Vec<usize> {
         let sorted = sorted_by(&dense, key);
         sorted.into_iter().take(near / BEST_OF_EACH).collect::<Vec<_>>()
     };
-    let seconds = |site: usize| space.sums(site, Phase::Decode(1)).layers[layers];
+    let seconds = |site: usize| decode[site];
     let qualities = [
         best(&seconds),
         best(&|site| space.ground.sites[site].way.round_trip),
@@ -62,14 +68,15 @@ pub(crate) fn nodes(space: &Space, effort: Effort) -> Vec<usize> {
     ];
     qualities.iter().flatten().for_each(|site| chosen[*site] = true);
     let (mut count, mut places, mut holders) = (0, 0, vec![0; layers]);
+    let mut rare: Vec<usize> = (0..layers).collect();
     for site in &dense {
-        let rare = (0..layers).filter(|at| holders[*at] < HOLDERS && space.can_have(*site, *at, at + 1));
-        if count < near || places < ROOM * layers || rare.count() > 0 {
+        let has = |at: &usize| space.can_have(*site, *at, at + 1);
+        if count < near || places < ROOM * layers || rare.iter().any(has) {
             chosen[*site] = true;
             count += 1;
             places += room(*site);
-            let held = (0..layers).filter(|at| space.can_have(*site, *at, at + 1));
-            held.for_each(|at| holders[at] += 1);
+            rare.iter().filter(|at| has(at)).for_each(|at| holders[*at] += 1);
+            rare.retain(|at| holders[*at] < HOLDERS);
         }
     }
     dense.into_iter().filter(|site| chosen[*site]).collect()
@@ -79,7 +86,7 @@ pub(crate) fn nodes(space: &Space, effort: Effort) -> Vec<usize> {
 /// that are not exact.
 pub(crate) fn orders(space: &Space, nodes: &[usize]) -> Vec<Vec<usize>> {
     let layers = space.layers();
-    let speed = sorted_by(nodes, &|site| space.sums(site, Phase::Decode(1)).layers[layers]);
+    let speed = sorted_by(nodes, &|site| space.sums(site, Phase::Decode(1)).before(layers));
     let reversed = |order: &[usize]| order.iter().rev().copied().collect::<Vec<_>>();
     let exact = |site: &usize| space.ground.sites[*site].profile.exactness == Exactness::Exact;
     let exact: Vec<usize> = nodes.iter().copied().filter(exact).collect();

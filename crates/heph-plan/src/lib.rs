@@ -15,6 +15,7 @@ mod field;
 mod ground;
 pub mod ladder;
 mod moves;
+mod pass;
 mod permit;
 mod plan;
 mod reason;
@@ -55,10 +56,10 @@ pub fn plan(request: &Request, cluster: &Cluster) -> Result<Decision, Refusal> {
     let permitted = permit::permit(request, cluster);
     let explored = explore::explore(&permitted, search::Effort::Full, None);
     let Some(plan) = explored.chosen(request.mode).cloned() else {
-        return Err(Refusal::impossible(request, cluster));
+        return Err(Refusal::impossible(&permitted));
     };
     Ok(Decision {
-        reason: reason::reason(request, cluster, &plan),
+        reason: reason::reason(&permitted, &plan),
         alternatives: reason::alternatives(request, permitted.peers.len(), explored, &plan),
         plan,
     })
@@ -85,9 +86,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    fn impossible(request: &Request, cluster: &Cluster) -> Refusal {
+    fn impossible(permitted: &permit::Permitted) -> Refusal {
         Refusal::Impossible {
-            constraint: reason::obstacle(request, cluster),
+            constraint: reason::obstacle(permitted),
         }
     }
 }

@@ -3,9 +3,10 @@
 //! A [`Permitted`] can be made only here, and the search takes nothing else: a later rule cannot weigh privacy against
 //! time, because what the policy forbids is no longer there.
 
-use crate::cluster::{Cluster, Peer};
+use crate::cluster::{Cluster, Pair, Peer};
 use crate::request::{CodecProfile, Request};
 use heph_types::{Exactness, Leaves, NodeState};
+use std::rc::Rc;
 
 /// What is left of a cluster after policy, and where the text must stay.
 #[derive(Debug, Clone)]
@@ -20,11 +21,22 @@ pub(crate) struct Permitted<'a> {
     pub(crate) codecs: Vec<CodecProfile>,
     /// Layers that must run here at the beginning and at the end.
     pub(crate) local: (u16, u16),
+    /// As [`Cluster::pairs`].
+    pub(crate) pairs: Rc<[Option<Pair>]>,
 }
 
 /// Drops every node that the policy, its owner or its exactness keeps out, and every codec that an exact answer cannot
 /// use.
 pub(crate) fn permit<'a>(request: &'a Request, cluster: &'a Cluster) -> Permitted<'a> {
+    permit_among(request, cluster, cluster.pairs().into())
+}
+
+/// As [`permit`], where [`Cluster::pairs`] are known.
+pub(crate) fn permit_among<'a>(
+    request: &'a Request,
+    cluster: &'a Cluster,
+    pairs: Rc<[Option<Pair>]>,
+) -> Permitted<'a> {
     let policy = &request.policy;
     let exact = |class: Exactness| class == Exactness::Exact || !policy.exact_only;
     let peers = cluster.nodes.iter().filter_map(|peer| {
@@ -42,6 +54,7 @@ pub(crate) fn permit<'a>(request: &'a Request, cluster: &'a Cluster) -> Permitte
             .filter(|c| c.codec.is_exact() || !policy.exact_only)
             .collect(),
         local: (policy.layers_local_first, policy.layers_local_last),
+        pairs,
     }
 }
 
@@ -61,6 +74,7 @@ mod tests {
             peers: cluster.nodes.iter().map(text).collect(),
             codecs: request.codecs.clone(),
             local: (0, 0),
+            pairs: cluster.pairs().into(),
         }
     }
 
@@ -72,5 +86,40 @@ mod tests {
         assert!(leaks(planted.chosen(None).unwrap(), &request));
         let right = explore(&permit(&request, &cluster), Effort::Full, None);
         assert!(!right.best.iter().flatten().any(|plan| leaks(plan, &request)));
+    }
+
+    /// Whoever gets rows reads the text, however many layers ran before (`heph privacy-report`): keeping layers here is a
+    /// wish about places, and lets nobody see more.
+    #[test]
+    fn no_number_of_local_layers_lets_anybody_see_more() {
+        let (request, cluster) = private_scene();
+        let layers = request.models[0].profile.layers.len() as u16;
+        let seen = |first, last| {
+            let mut request = request.clone();
+            (
+                request.policy.layers_local_first,
+                request.policy.layers_local_last,
+            ) = (first, last);
+            let permitted = permit(&request, &cluster);
+            let seen: Vec<_> = permitted
+                .peers
+                .iter()
+                .map(|(peer, sees)| (peer.profile.node, *sees))
+                .collect();
+            let plans = explore(&permitted, Effort::Full, None);
+            let leaked = plans.best.iter().flatten().any(|plan| leaks(plan, &request));
+            (seen, leaked)
+        };
+        let usual = seen(0, 0).0;
+        assert_eq!(usual.len(), 1, "the stranger is out and the friend is in");
+        for first in 0..=layers {
+            for last in [0, 1, layers - first] {
+                assert_eq!(
+                    seen(first, last),
+                    (usual.clone(), false),
+                    "{first} and {last} kept here"
+                );
+            }
+        }
     }
 }

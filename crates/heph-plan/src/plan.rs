@@ -157,6 +157,8 @@ pub struct Stage {
     pub wire_out: Option<WireCodec>,
     /// Bytes of weights and cache that the node needs for all its stages.
     pub memory: u64,
+    /// Bytes of weights that the node lacks and that are to be sent there first.
+    pub send_bytes: u64,
 }
 
 /// Whether a stage runs at the desk.

@@ -4,14 +4,16 @@
 //! how the tests hold each sentence against the decision.
 
 use crate::cluster::Cluster;
-use crate::explore::{explore, repriced};
-use crate::permit::permit;
+use crate::explore::explore;
+use crate::permit::{Permitted, permit, permit_among};
 use crate::plan::{Alternative, Mode, Place, Plan};
 use crate::request::Request;
 use crate::search::Effort;
 use core::time::Duration;
 use heph_types::{Leaves, NodeState};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::rc::Rc;
 
 /// Something that keeps a plan from being better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,28 +93,33 @@ impl Constraint {
 
     /// Takes the constraint away. `false` where it was not there.
     pub fn relax(self, request: &mut Request, cluster: &mut Cluster) -> bool {
-        let before = (request.clone(), cluster.clone());
-        let fast = |speed: &mut heph_types::Speed| {
-            speed.bytes_per_second *= EASE;
-            speed.flops_per_second *= EASE;
-            speed.overhead = Duration::ZERO;
-        };
-        let peers = &mut cluster.nodes;
+        let (mut free, mut wide) = (Cow::Borrowed(&*request), Cow::Borrowed(&*cluster));
+        let stood = self.take_away(&mut free, &mut wide);
+        (*request, *cluster) = (free.into_owned(), wide.into_owned());
+        stood
+    }
+
+    /// As [`Constraint::relax`]; what it does not stand in is not copied.
+    fn take_away(self, request: &mut Cow<Request>, cluster: &mut Cow<Cluster>) -> bool {
         match self {
-            Constraint::Asked => request.mode = None,
+            Constraint::Asked => put(&mut request.to_mut().mode, None),
             Constraint::Policy => {
-                let exact_only = request.policy.exact_only;
-                request.policy = heph_types::Policy::open(Leaves::Text, &heph_types::Role::ALL);
-                request.policy.exact_only = exact_only;
+                let open = heph_types::Policy {
+                    exact_only: request.policy.exact_only,
+                    ..heph_types::Policy::open(Leaves::Text, &heph_types::Role::ALL)
+                };
+                put(&mut request.to_mut().policy, open)
             }
             Constraint::ExactOnly => {
-                request.policy.exact_only = false;
-                request.objective.inexact_loss = 0.0;
+                let request = request.to_mut();
+                put(&mut request.policy.exact_only, false) | put(&mut request.objective.inexact_loss, 0.0)
             }
-            Constraint::MemoryHere => ample(&mut cluster.desk),
-            Constraint::MemoryThere => peers.iter_mut().for_each(|p| ample(&mut p.profile)),
-            Constraint::CreditsMax => request.objective.credits_max = None,
-            Constraint::Closed => peers.iter_mut().for_each(|p| p.profile.state = NodeState::Open),
+            Constraint::MemoryHere => ample(&mut cluster.to_mut().desk),
+            Constraint::MemoryThere => any(&mut cluster.to_mut().nodes, |p| ample(&mut p.profile)),
+            Constraint::CreditsMax => put(&mut request.to_mut().objective.credits_max, None),
+            Constraint::Closed => any(&mut cluster.to_mut().nodes, |p| {
+                put(&mut p.profile.state, NodeState::Open)
+            }),
             Constraint::Weights => {
                 let all = request.models.iter().filter_map(|m| {
                     let count = m.profile.layers.len();
@@ -121,36 +128,21 @@ impl Constraint {
                     Some(heph_types::Held { model, layers })
                 });
                 let all: Vec<_> = all.collect();
-                cluster.desk.holds.clone_from(&all);
-                peers.iter_mut().for_each(|p| p.profile.holds.clone_from(&all));
+                any(machines(cluster.to_mut()), |m| put(&mut m.holds, all.clone()))
             }
-            Constraint::Queue => {
-                cluster.desk.queue = Duration::ZERO;
-                peers.iter_mut().for_each(|p| p.profile.queue = Duration::ZERO);
-            }
-            Constraint::RoundTrip => {
-                peers.iter_mut().for_each(|p| p.link.rtt = Duration::ZERO);
-                cluster
-                    .between
-                    .iter_mut()
-                    .for_each(|b| b.link.rtt = Duration::ZERO);
-            }
+            Constraint::Queue => any(machines(cluster.to_mut()), |m| put(&mut m.queue, Duration::ZERO)),
+            Constraint::RoundTrip => any(links(cluster.to_mut()), |link| put(&mut link.rtt, Duration::ZERO)),
             Constraint::Goodput => {
-                let links = cluster.between.iter_mut().map(|b| &mut b.link);
-                peers
-                    .iter_mut()
-                    .for_each(|p| p.profile.caps.bytes_per_second = None);
-                for link in links.chain(peers.iter_mut().map(|p| &mut p.link)) {
-                    link.up *= EASE;
-                    link.down *= EASE;
-                }
+                let cluster = cluster.to_mut();
+                any(&mut cluster.nodes, |p| {
+                    put(&mut p.profile.caps.bytes_per_second, None)
+                }) | any(links(cluster), |link| ease(&mut link.up) | ease(&mut link.down))
             }
-            Constraint::SpeedThere => peers.iter_mut().for_each(|p| fast(&mut p.profile.speed)),
-            Constraint::SpeedHere => fast(&mut cluster.desk.speed),
-            Constraint::Price => request.objective.seconds_per_credit = 0.0,
-            Constraint::Nothing => {}
+            Constraint::SpeedThere => any(&mut cluster.to_mut().nodes, |p| fast(&mut p.profile.speed)),
+            Constraint::SpeedHere => fast(&mut cluster.to_mut().desk.speed),
+            Constraint::Price => put(&mut request.to_mut().objective.seconds_per_credit, 0.0),
+            Constraint::Nothing => false,
         }
-        before != (request.clone(), cluster.clone())
     }
 }
 
@@ -160,9 +152,43 @@ const EASE: f64 = 1000.0;
 /// Gains below one part in ten thousand are none.
 const GAIN: f64 = 1.0 - 1e-4;
 
-fn ample(node: &mut heph_types::NodeProfile) {
-    node.memory = u64::MAX / 4;
-    node.caps.memory = None;
+/// Puts a value in its place. `false` where it was there.
+fn put<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let other = *place != value;
+    *place = value;
+    other
+}
+
+/// Changes all of them. `false` where that changed none.
+fn any<T>(all: impl IntoIterator<Item = T>, change: impl Fn(T) -> bool) -> bool {
+    all.into_iter().fold(false, |changed, one| changed | change(one))
+}
+
+/// The desk and all others.
+fn machines(cluster: &mut Cluster) -> impl Iterator<Item = &mut heph_types::NodeProfile> {
+    let others = cluster.nodes.iter_mut().map(|peer| &mut peer.profile);
+    std::iter::once(&mut cluster.desk).chain(others)
+}
+
+/// All ways, from the desk and between the others.
+fn links(cluster: &mut Cluster) -> impl Iterator<Item = &mut heph_types::LinkProfile> {
+    let between = cluster.between.iter_mut().map(|way| &mut way.link);
+    between.chain(cluster.nodes.iter_mut().map(|peer| &mut peer.link))
+}
+
+fn ample(node: &mut heph_types::NodeProfile) -> bool {
+    put(&mut node.memory, u64::MAX / 4) | put(&mut node.caps.memory, None)
+}
+
+fn ease(rate: &mut f64) -> bool {
+    let eased = *rate * EASE;
+    put(rate, eased)
+}
+
+fn fast(speed: &mut heph_types::Speed) -> bool {
+    ease(&mut speed.bytes_per_second)
+        | ease(&mut speed.flops_per_second)
+        | put(&mut speed.overhead, Duration::ZERO)
 }
 
 /// The binding constraint, and a sentence that names it.
@@ -181,14 +207,14 @@ impl std::fmt::Display for Reason {
 }
 
 /// Finds what binds a plan.
-pub(crate) fn reason(request: &Request, cluster: &Cluster, plan: &Plan) -> Reason {
+pub(crate) fn reason(permitted: &Permitted, plan: &Plan) -> Reason {
     let binding = Constraint::ALL
         .into_iter()
-        .find(|c| binds(*c, request, cluster, plan));
+        .find(|c| binds_in(*c, permitted, plan));
     let constraint = binding.unwrap_or(Constraint::Nothing);
     let sentence = format!(
         "{}, so {}.",
-        because(constraint, request, cluster, plan),
+        because(constraint, permitted.request, permitted.cluster, plan),
         so(plan)
     );
     Reason { constraint, sentence }
@@ -196,32 +222,39 @@ pub(crate) fn reason(request: &Request, cluster: &Cluster, plan: &Plan) -> Reaso
 
 /// Whether a better plan in other places exists once the constraint is gone.
 pub fn binds(constraint: Constraint, request: &Request, cluster: &Cluster, plan: &Plan) -> bool {
-    let (mut request, mut cluster) = (request.clone(), cluster.clone());
-    if !constraint.relax(&mut request, &mut cluster) {
-        return false;
-    }
-    let permitted = permit(&request, &cluster);
-    let explored = explore(&permitted, Effort::Glance, Some(plan));
-    let Some(better) = explored.chosen(request.mode) else {
+    binds_in(constraint, &permit(request, cluster), plan)
+}
+
+fn binds_in(constraint: Constraint, permitted: &Permitted, plan: &Plan) -> bool {
+    let Some((better, kept)) = without(constraint, permitted, Some(plan)) else {
         return false;
     };
-    let now = repriced(&permitted, plan).map_or(f64::INFINITY, |p| p.expected.objective);
+    let now = kept.map_or(f64::INFINITY, |kept| kept.expected.objective);
     better.expected.objective < now * GAIN && !better.same_places(plan)
 }
 
 /// What stands against any plan at all: the first constraint without which there is one.
-pub(crate) fn obstacle(request: &Request, cluster: &Cluster) -> Constraint {
-    let opens = |constraint: &Constraint| {
-        let (mut request, mut cluster) = (request.clone(), cluster.clone());
-        constraint.relax(&mut request, &mut cluster)
-            && explore(&permit(&request, &cluster), Effort::Glance, None)
-                .chosen(request.mode)
-                .is_some()
-    };
-    Constraint::ALL
-        .into_iter()
-        .find(opens)
+pub(crate) fn obstacle(permitted: &Permitted) -> Constraint {
+    let mut all = Constraint::ALL.into_iter();
+    all.find(|constraint| without(*constraint, permitted, None).is_some())
         .unwrap_or(Constraint::Nothing)
+}
+
+/// What a glance takes for the best once the constraint is gone, and what this plan is worth then, where it can be. `None`
+/// where the constraint was not there, or nothing is possible without it either.
+fn without(
+    constraint: Constraint,
+    permitted: &Permitted,
+    plan: Option<&Plan>,
+) -> Option<(Plan, Option<Plan>)> {
+    let mut request = Cow::Borrowed(permitted.request);
+    let mut cluster = Cow::Borrowed(permitted.cluster);
+    if !constraint.take_away(&mut request, &mut cluster) {
+        return None;
+    }
+    let free = permit_among(&request, &cluster, Rc::clone(&permitted.pairs));
+    let explored = explore(&free, Effort::Glance, plan);
+    Some((explored.chosen(request.mode)?.clone(), explored.seed))
 }
 
 fn because(constraint: Constraint, request: &Request, cluster: &Cluster, plan: &Plan) -> String {
@@ -294,7 +327,11 @@ fn so(plan: &Plan) -> String {
         format!(" and {} tokens a round are drafted here", d.length)
     });
     let run = if plan.stages.len() > 1 { " run" } else { "" };
-    format!("{spans}{}{run}{draft}", places.join(", "))
+    let sent = match plan.stages.iter().map(|stage| stage.send_bytes).sum() {
+        0 => String::new(),
+        sent => format!(", once {} of weights are sent there", bytes(sent)),
+    };
+    format!("{spans}{}{run}{draft}{sent}", places.join(", "))
 }
 
 /// Every mode that was not chosen, with its best plan or what stands against it.
@@ -349,7 +386,7 @@ fn absent(mode: Mode, request: &Request, peers: usize) -> String {
     } else if mode == Mode::Preprocess && request.document.is_none() {
         "There are no documents to choose spans from."
     } else {
-        match request.policy.may_see.is_empty() || mode == Mode::Local {
+        match (request.policy.may_see.is_empty() && request.policy.nodes.is_empty()) || mode == Mode::Local {
             true => "The model does not fit there.",
             false => "Neither the memory nor the policy leaves a way to do it.",
         }

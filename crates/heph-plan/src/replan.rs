@@ -4,7 +4,7 @@
 //! two plans of nearly one worth do not take turns. A plan that cannot go on is replaced at once.
 
 use crate::cluster::Cluster;
-use crate::explore::{beside, explore, repriced};
+use crate::explore::{beside, explore};
 use crate::permit::permit;
 use crate::plan::{Place, Plan};
 use crate::request::Request;
@@ -15,7 +15,7 @@ use heph_types::{LayerRange, LinkProfile, NodeId, NodeState};
 use serde::{Deserialize, Serialize};
 
 /// A new plan must take this much less of what remains before anything is moved that need not be.
-const MARGIN: f64 = 0.9;
+const MARGIN: f64 = 0.95;
 /// Plans that one small change makes of the old one, of the cheapest, that are looked at with what moving costs.
 const NEARBY: usize = 32;
 /// For this long nothing is moved again that need not be.
@@ -182,9 +182,9 @@ pub fn replan(
     let rest = remaining(request, old, progress);
     let permitted = permit(&rest, cluster);
     let explored = explore(&permitted, Effort::Full, Some(old));
-    let kept = repriced(&permitted, old).filter(|_| takes_work(cluster, old));
+    let kept = explored.seed.clone().filter(|_| takes_work(cluster, old));
     let Some(chosen) = explored.chosen(rest.mode).cloned() else {
-        return Err(Refusal::impossible(&rest, cluster));
+        return Err(Refusal::impossible(&permitted));
     };
     // The best plan may want much moved for little; where nothing has to move, one that leaves more where it is may save
     // more in the end.
@@ -201,7 +201,7 @@ pub fn replan(
     });
     let all = |(plan, _, seconds): &(Plan, Vec<Move>, f64)| plan.expected.objective + seconds;
     let Some((best, moves, seconds)) = moved.min_by(|a, b| all(a).total_cmp(&all(b))) else {
-        return Err(Refusal::impossible(&rest, cluster));
+        return Err(Refusal::impossible(&permitted));
     };
     // Nothing of the prompt has to be taken in again but what the moves replay.
     let left = |plan: &Plan| f64::from(progress.tokens_left) * plan.expected.per_token.as_secs_f64();
@@ -225,7 +225,7 @@ pub fn replan(
 fn going_on(plan: Plan, calm: bool) -> Replan {
     let sentence = match calm {
         true => "Something was moved a moment ago, so nothing is moved again yet.",
-        false => "No other plan is better by a tenth with its moving paid, so everything stays.",
+        false => "No other plan is better by a twentieth with its moving paid, so everything stays.",
     };
     Replan {
         plan,

@@ -1,12 +1,13 @@
 //! The cost model: what a shape costs, from profiles alone. `docs/planner.md` writes the same sums out with units.
 
 use crate::ground::{DESK, Way};
+use crate::pass::{Lanes, Pass};
 use crate::request::CodecProfile;
-use crate::space::{Phase, Segment, Shape, Space};
+use crate::space::{LANES, Phase, Segment, Shape, Space};
 use heph_types::{Exactness, Leaves};
 
 /// Bytes around the payload of one message.
-const FRAME_BYTES: f64 = 64.0;
+pub(crate) const FRAME_BYTES: f64 = 64.0;
 /// Bytes of one token id on the wire.
 pub(crate) const TOKEN_BYTES: f64 = 4.0;
 
@@ -30,53 +31,176 @@ impl Space<'_> {
     /// What a shape costs, or `None` where it breaks a rule: memory, privacy, a missing layer. Whether it costs more than
     /// the most credits is for [`Space::affordable`] to say.
     pub(crate) fn score(&self, shape: &Shape) -> Option<Score> {
-        if !self.keeps_the_rules(shape) || !self.fits(shape) {
-            return None;
-        }
-        let request = self.ground.permitted.request;
-        let rows = shape.draft.map_or(1, |(_, length)| u32::from(length) + 1);
-        let (gain, length, draft) = match shape.draft {
-            Some((source, length)) => {
-                let draft = &request.drafts[source];
-                (expected_tokens(draft.acceptance, length), length, Some(draft))
-            }
-            None => (1.0, 0, None),
-        };
-        let credits = self.credits(shape, gain, f64::from(rows));
-        let both = self.passes(shape, rows)?;
-        let (pass, chunk) = (&both.answer, &both.prompt);
-        // The next round is drafted while this one is verified elsewhere; that helps when every guess was right.
-        let drafting = draft.map_or(0.0, |d| {
-            let seconds = f64::from(length) * d.seconds_per_token;
-            let hidden = d.acceptance.powi(i32::from(length) + 1) * seconds.min(pass.seconds - pass.desk);
-            seconds - hidden
-        });
-        let per_token = (pass.seconds + drafting) / gain;
+        self.score_below(shape, f64::INFINITY)
+    }
 
-        let first = &both.first;
-        let (cold, chunk_count) = (first.cold, f64::from(self.chunks[shape.chunk].1));
-        let waits = first.load + first.queue + draft.map_or(0.0, |d| d.seconds_for_prompt) + self.choosing();
-        let prefill = cold * (chunk.seconds + (chunk_count - 1.0) * chunk.bottleneck);
-        let first_token = waits + prefill + first.head;
-        let inexact = match both.exactness {
-            Exactness::Exact => 0.0,
-            Exactness::Close | Exactness::Unknown => request.objective.inexact_loss,
-        };
-        let time = request.objective.first_token_weight * first_token + self.answer * per_token;
-        let rounds = self.answer / gain;
-        let sent = chunk_count * cold;
-        if !self.saves_bytes(sent * chunk.up) {
+    /// As [`Space::score`], or `None` where it is seen on the way that the objective is `most` or more.
+    pub(crate) fn score_below(&self, shape: &Shape, most: f64) -> Option<Score> {
+        let still = self.still(shape)?;
+        let part = self.answered(&self.guessing(shape), &still, &self.answer_pass(shape));
+        if part.objective_at(0.0, self) >= most {
             return None;
         }
+        self.summed(shape, &still, &part, &self.prompt_pass(shape))
+    }
+
+    /// What stands of a shape whatever is drafted and however the prompt is cut; `None` where it breaks a rule.
+    fn still(&self, shape: &Shape) -> Option<Still> {
+        let mut still = Still::default();
+        for at in 0..shape.segments.len() {
+            still.add(&self.still_of(shape, at)?);
+        }
+        self.stands(shape).then_some(still)
+    }
+
+    /// What one stage adds to that, or `None` where it breaks a rule by itself.
+    fn still_of(&self, shape: &Shape, at: usize) -> Option<Still> {
+        let segment = shape.segments[at];
+        let site = &self.ground.sites[segment.site];
+        let (first, last) = (at == 0, at + 1 == shape.segments.len());
+        let sees = match site.leaves {
+            Leaves::Text => true,
+            Leaves::Activations => segment.start > 0 && segment.end < self.layers(),
+            Leaves::Nothing | Leaves::Embeddings => false,
+        };
+        let bytes = self.bytes[segment.end] - self.bytes[segment.start];
+        // No node but the desk comes twice in a shape.
+        let fits = segment.site == DESK || bytes + self.ends_bytes(first, last) <= site.memory;
+        if !sees || !fits || !self.can_have(segment.site, segment.start, segment.end) {
+            return None;
+        }
+        let mut still = Still {
+            load: self.load_seconds(segment.site, segment.start, segment.end),
+            queue: site.queue,
+            exactness: site.profile.exactness,
+            ..Still::default()
+        };
+        if last {
+            still.head = self.head_seconds(segment.site);
+            // A prefix in a cache helps only where the whole model runs in one place.
+            still.cold = if first { self.cold(segment.site) } else { 1.0 };
+        }
+        (still.prompt_credits, still.answer_credits) = self.credits(shape, at);
+        if segment.site != DESK {
+            let from_neighbour = !first && shape.direct && shape.segments[at - 1].site != DESK;
+            if from_neighbour && self.ways(shape, at)[0].is_none() {
+                return None;
+            }
+            let rounds = |codec: Option<CodecProfile>| codec.is_some_and(|c| !c.codec.is_exact());
+            if shape.lossy {
+                let (into, out) = self.wires(shape, at);
+                if rounds(into) || rounds(out) {
+                    still.exactness = still.exactness.max(Exactness::Close);
+                }
+            }
+        }
+        Some(still)
+    }
+
+    /// Credits of a stage: of the prompt, and of an answer in which each pass has one row and brings one token.
+    fn credits(&self, shape: &Shape, at: usize) -> (f64, f64) {
+        let segment = shape.segments[at];
+        let price = self.ground.sites[segment.site].profile.price;
+        if price.prompt_token == 0.0 && price.answer_token == 0.0 {
+            return (0.0, 0.0);
+        }
+        let last = at + 1 == shape.segments.len();
+        let head = if last { 1.0 - self.work[self.layers()] } else { 0.0 };
+        let share = self.work[segment.end] - self.work[segment.start] + head;
+        (
+            share * price.prompt_token * f64::from(self.prompt),
+            share * price.answer_token * self.answer,
+        )
+    }
+
+    /// Whether the desk has what must be there, and room for what is: the rules that no stage breaks by itself.
+    fn stands(&self, shape: &Shape) -> bool {
+        let (first_local, last_local) = self.ground.permitted.local;
+        let (Some(first), Some(last)) = (shape.segments.first(), shape.segments.last()) else {
+            return false;
+        };
+        let local = |g: &Segment, wanted: u16| {
+            wanted == 0 || g.site == DESK && g.end - g.start >= usize::from(wanted).min(self.layers())
+        };
+        let memory = self.ground.sites[DESK].memory;
+        local(first, first_local)
+            && local(last, last_local)
+            && self.bytes_of_layers_at(shape, DESK) + self.draft_bytes(shape) <= memory
+    }
+
+    fn draft_bytes(&self, shape: &Shape) -> f64 {
+        let drafts = &self.ground.permitted.request.drafts;
+        shape
+            .draft
+            .map_or(0.0, |(source, _)| drafts[source].memory as f64)
+    }
+
+    /// One pass of a round's rows through all stages.
+    fn answer_pass(&self, shape: &Shape) -> Pass<1> {
+        self.pass(shape, Phase::Decode(rows(shape)))
+    }
+
+    /// One pass of a chunk of the prompt through all stages.
+    fn prompt_pass(&self, shape: &Shape) -> Pass<1> {
+        self.pass(shape, Phase::Prefill(shape.chunk))
+    }
+
+    /// What the draft of a shape makes of a pass.
+    fn guessing(&self, shape: &Shape) -> Guessing {
+        let Some((source, length)) = shape.draft else {
+            return Guessing::NONE;
+        };
+        let draft = &self.ground.permitted.request.drafts[source];
+        Guessing {
+            rows: f64::from(rows(shape)),
+            gain: expected_tokens(draft.acceptance, length),
+            drafting: f64::from(length) * draft.seconds_per_token,
+            all_right: draft.acceptance.powi(i32::from(length) + 1),
+            before: draft.seconds_for_prompt,
+        }
+    }
+
+    /// What the answer takes.
+    fn answered(&self, guessing: &Guessing, still: &Still, pass: &Pass<1>) -> Answered {
+        // The next round is drafted while this one is verified elsewhere; that helps when every guess was right.
+        let hidden = guessing.all_right * guessing.drafting.min(pass.seconds[0] - pass.desk[0]);
+        let rounds = self.answer / guessing.gain;
+        let inexact = match still.exactness {
+            Exactness::Exact => 0.0,
+            Exactness::Close | Exactness::Unknown => self.ground.permitted.request.objective.inexact_loss,
+        };
+        Answered {
+            per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain,
+            waits: still.load + still.queue + guessing.before + self.choosing(),
+            credits: still.prompt_credits + still.answer_credits * guessing.rows / guessing.gain,
+            patience: self.patience + inexact,
+            bytes_up: rounds * pass.up[0],
+            bytes_down: rounds * pass.down[0],
+        }
+    }
+
+    /// The whole, once what a chunk takes is known too. `None` where chosen spans would save no bytes.
+    fn summed(&self, shape: &Shape, still: &Still, part: &Answered, chunk: &Pass<1>) -> Option<Score> {
+        let sent = f64::from(self.chunks[shape.chunk].1) * still.cold;
+        if !self.saves_bytes(sent * chunk.up[0]) {
+            return None;
+        }
+        let prefill = self.prefill_seconds(shape, still, chunk);
         Some(Score {
-            objective: time * (self.patience + inexact) + request.objective.seconds_per_credit * credits,
-            first_token,
-            per_token,
-            credits,
-            bytes_up: sent * chunk.up + rounds * pass.up,
-            bytes_down: sent * chunk.down + rounds * pass.down,
-            exactness: both.exactness,
+            objective: part.objective_at(prefill + still.head, self),
+            first_token: part.waits + prefill + still.head,
+            per_token: part.per_token,
+            credits: part.credits,
+            bytes_up: sent * chunk.up[0] + part.bytes_up,
+            bytes_down: sent * chunk.down[0] + part.bytes_down,
+            exactness: still.exactness,
         })
+    }
+
+    /// Seconds of a prompt whose chunks pass so.
+    fn prefill_seconds(&self, shape: &Shape, still: &Still, chunk: &Pass<1>) -> f64 {
+        let count = f64::from(self.chunks[shape.chunk].1);
+        still.cold * (chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0])
     }
 
     /// What rounds of this shape cost whose guesses have so many tokens at most, and what a token costs without guesses.
@@ -87,14 +211,15 @@ impl Space<'_> {
             draft: None,
             ..shape.clone()
         };
-        let rows = |rows: u16| Some(self.passes(shape, u32::from(rows))?.answer);
-        let (one, most) = (rows(1)?, rows(length + 1)?);
-        let per_row = (most.seconds - one.seconds).max(0.0) / f64::from(length.max(1));
+        self.still(shape)?;
+        let rows = |rows: u16| self.pass(shape, Phase::Decode(u32::from(rows)));
+        let (one, most) = (rows(1), rows(length + 1));
+        let per_row = (most.seconds[0] - one.seconds[0]).max(0.0) / f64::from(length.max(1));
         Some(Rounds {
-            plain: self.passes(&plain, 1)?.answer.seconds,
-            fixed: (one.seconds - per_row).max(0.0),
+            plain: self.answer_pass(&plain).seconds[0],
+            fixed: (one.seconds[0] - per_row).max(0.0),
             per_row,
-            way: one.way,
+            way: one.way[0],
         })
     }
 
@@ -124,69 +249,22 @@ impl Space<'_> {
         document.filter(|_| self.preprocess).map_or(0.0, |d| d.seconds)
     }
 
-    /// Whether the shape is one that the policy allows: an independent second look at what the permit let through.
-    pub(crate) fn keeps_the_rules(&self, shape: &Shape) -> bool {
-        let (first_local, last_local) = self.ground.permitted.local;
-        let layers = self.layers();
-        let (Some(first), Some(last)) = (shape.segments.first(), shape.segments.last()) else {
-            return false;
-        };
-        let local = |g: &Segment, wanted: u16| {
-            wanted == 0 || g.site == DESK && g.end - g.start >= usize::from(wanted).min(layers)
-        };
-        local(first, first_local)
-            && local(last, last_local)
-            && shape
-                .segments
-                .iter()
-                .all(|g| match self.ground.sites[g.site].leaves {
-                    Leaves::Text => true,
-                    Leaves::Activations => g.start > 0 && g.end < layers,
-                    Leaves::Nothing | Leaves::Embeddings => false,
-                })
-    }
-
-    /// No node but the desk comes twice in a shape.
-    fn fits(&self, shape: &Shape) -> bool {
-        let last = shape.segments.len() - 1;
-        let stays = |at: usize, g: &Segment| {
-            let own = self.bytes[g.end] - self.bytes[g.start] + self.ends_bytes(at == 0, at == last);
-            g.site == DESK || own <= self.ground.sites[g.site].memory
-        };
-        // A draft takes room at the desk even where no layer does.
-        self.bytes_at(shape, DESK) <= self.ground.sites[DESK].memory
-            && shape
-                .segments
-                .iter()
-                .enumerate()
-                .all(|(at, g)| stays(at, g) && self.can_have(g.site, g.start, g.end))
-    }
-
-    /// Bytes that the segments of one site take there.
+    /// Bytes that the segments of one site take there, and at the desk the draft: it takes room even where no layer does.
     pub(crate) fn bytes_at(&self, shape: &Shape, site: usize) -> f64 {
+        let draft = if site == DESK {
+            self.draft_bytes(shape)
+        } else {
+            0.0
+        };
+        self.bytes_of_layers_at(shape, site) + draft
+    }
+
+    fn bytes_of_layers_at(&self, shape: &Shape, site: usize) -> f64 {
         let own = shape.segments.iter().filter(|g| g.site == site);
         let layers: f64 = own.map(|g| self.bytes[g.end] - self.bytes[g.start]).sum();
         let first = shape.segments.first().is_some_and(|g| g.site == site);
         let last = shape.segments.last().is_some_and(|g| g.site == site);
-        let draft = shape.draft.filter(|_| site == DESK);
-        let draft = draft.map_or(0, |(d, _)| self.ground.permitted.request.drafts[d].memory);
-        layers + self.ends_bytes(first, last) + draft as f64
-    }
-
-    fn credits(&self, shape: &Shape, gain: f64, rows: f64) -> f64 {
-        let last = shape.segments.len() - 1;
-        let mut credits = 0.0;
-        for (at, g) in shape.segments.iter().enumerate() {
-            let price = self.ground.sites[g.site].profile.price;
-            let head = match at == last {
-                true => 1.0 - self.work[self.layers()],
-                false => 0.0,
-            };
-            let share = self.work[g.end] - self.work[g.start] + head;
-            let answer = price.answer_token * self.answer * rows / gain;
-            credits += share * (price.prompt_token * f64::from(self.prompt) + answer);
-        }
-        credits
+        layers + self.ends_bytes(first, last)
     }
 
     /// Codecs of hidden states into and out of a segment's site; `None` where tokens cross, or nothing does.
@@ -195,17 +273,24 @@ impl Space<'_> {
         if segment.site == DESK {
             return (None, None);
         }
-        let [before, after] = self.ways(shape, at);
-        let codec = |way: Option<&Way>| {
-            let way = way.unwrap_or(&self.ground.sites[segment.site].way);
-            way.codec(shape.lossy)
-        };
+        self.codecs(shape, at, self.ways(shape, at))
+    }
+
+    /// As [`Space::wires`], of a remote segment with these ways to its neighbours.
+    pub(crate) fn codecs(
+        &self,
+        shape: &Shape,
+        at: usize,
+        [before, after]: [Option<&Way>; 2],
+    ) -> (Option<CodecProfile>, Option<CodecProfile>) {
+        let own = &self.ground.sites[shape.segments[at].site].way;
+        let codec = |way: Option<&Way>| way.unwrap_or(own).codec(shape.lossy);
         let last = at + 1 == shape.segments.len();
         ((at > 0).then(|| codec(before)), (!last).then(|| codec(after)))
     }
 
     /// The ways to the neighbours of a segment, where it does not go through the desk and the way is known.
-    fn ways(&self, shape: &Shape, at: usize) -> [Option<&Way>; 2] {
+    pub(crate) fn ways(&self, shape: &Shape, at: usize) -> [Option<&Way>; 2] {
         let own = shape.segments[at].site;
         let remote = |other: Option<usize>| {
             let site = shape.segments.get(other?)?.site;
@@ -215,97 +300,289 @@ impl Space<'_> {
         let after = remote(at.checked_add(1)).and_then(|to| self.ground.between(own, to));
         [before, after]
     }
+}
 
-    /// One pass of a round's rows and one of a chunk's through all stages, and what stands before the first.
-    fn passes(&self, shape: &Shape, rows: u32) -> Option<Passes> {
-        let mut both = Passes::default();
-        let last = shape.segments.len() - 1;
-        for (at, segment) in shape.segments.iter().enumerate() {
-            let site = &self.ground.sites[segment.site];
-            let answer = self.sums(segment.site, Phase::Decode(rows));
-            let prompt = self.sums(segment.site, Phase::Prefill(shape.chunk));
-            let mut own = [
-                site.overhead + answer.span(segment.start, segment.end),
-                site.overhead + prompt.span(segment.start, segment.end),
-            ];
-            if at == last {
-                own[0] += answer.head;
-                both.first.head = self.head_seconds(segment.site);
-            }
-            both.first.load += self.load_seconds(segment.site, segment.start, segment.end);
-            both.first.queue = both.first.queue.max(site.queue);
-            both.exactness = both.exactness.max(site.profile.exactness);
-            for (pass, seconds) in [&mut both.answer, &mut both.prompt].into_iter().zip(own) {
-                pass.seconds += seconds;
-                match segment.site {
-                    DESK => pass.desk += seconds,
-                    _ => pass.bottleneck = pass.bottleneck.max(seconds),
-                }
-            }
-            if segment.site != DESK {
-                self.hop(shape, at, rows, &mut both)?;
-            }
+/// Shapes that differ in nothing but the draft and the cut of the prompt, scored one after another: what was counted for
+/// one of them is not counted again.
+pub(crate) struct Reckoning<'s, 'a> {
+    space: &'s Space<'a>,
+    /// Of the stages, and `None` where they break a rule.
+    still: Option<Still>,
+    /// Passes, by blocks of those that were asked for.
+    passes: Vec<Option<Pass<LANES>>>,
+}
+
+impl<'s, 'a> Reckoning<'s, 'a> {
+    pub(crate) fn new(space: &'s Space<'a>, shape: &Shape) -> Reckoning<'s, 'a> {
+        Reckoning {
+            space,
+            still: space.still(&Shape {
+                draft: None,
+                ..shape.clone()
+            }),
+            passes: vec![None; space.phases.len().div_ceil(LANES)],
         }
-        // A prefix in a cache helps only where the whole model runs in one place.
-        both.first.cold = match last {
-            0 => self.cold(shape.segments[0].site),
-            _ => 1.0,
-        };
-        for pass in [&mut both.answer, &mut both.prompt] {
-            pass.bottleneck = pass.bottleneck.max(pass.desk);
-        }
-        Some(both)
     }
 
-    /// Adds the way to a remote stage, and back to the desk where it does not go on to a neighbour.
-    fn hop(&self, shape: &Shape, at: usize, rows: u32, both: &mut Passes) -> Option<()> {
-        let site = &self.ground.sites[shape.segments[at].site];
-        let width = f64::from(self.model.width);
-        let message = |codec: Option<CodecProfile>, rows: f64, tokens: f64| match codec {
-            Some(codec) => Message {
-                bytes: FRAME_BYTES + rows * width * codec.bytes_per_number,
-                work: rows * width * codec.seconds_per_number,
-            },
-            None => Message {
-                bytes: FRAME_BYTES + tokens * TOKEN_BYTES,
-                work: 0.0,
-            },
+    /// As [`Space::score_below`], of a shape with the stages, the codecs and the forwarding of the first.
+    pub(crate) fn score_below(&mut self, shape: &Shape, most: f64) -> Option<Score> {
+        let space = self.space;
+        let still = self.still.filter(|_| space.stands(shape))?;
+        // A draft of no tokens is a round all the same, and no stream.
+        let answer = match shape.draft {
+            Some((_, 0)) => space.answer_pass(shape),
+            _ => self.pass(shape, Phase::Decode(rows(shape))),
         };
-        let (into, out) = self.wires(shape, at);
-        if [into, out].into_iter().flatten().any(|c| !c.codec.is_exact()) {
-            both.exactness = both.exactness.max(Exactness::Close);
+        let part = space.answered(&space.guessing(shape), &still, &answer);
+        if part.objective_at(0.0, space) >= most {
+            return None;
         }
-        let (chunk, rows) = (f64::from(self.chunks[shape.chunk].0), f64::from(rows));
-        let remote = |other: Option<&Segment>| shape.direct && other.is_some_and(|g| g.site != DESK);
-        let [before, _] = self.ways(shape, at);
-        let from_neighbour = at > 0 && remote(shape.segments.get(at - 1));
-        let to_neighbour = remote(shape.segments.get(at + 1));
-        // The node goes on by itself and tells each token; only the telling can hold it up.
-        let streams = shape.segments.len() == 1 && shape.draft.is_none();
-        for (pass, rows, told, streams) in [
-            (&mut both.answer, rows, rows, streams),
-            (&mut both.prompt, chunk, 1.0, false),
-        ] {
-            let (sent, back) = (message(into, rows, rows), message(out, rows, told));
-            if streams {
-                pass.seconds = pass.seconds.max(back.bytes / site.way.down);
-                pass.down += back.bytes;
-                continue;
-            }
-            match from_neighbour {
-                true => pass.cross(before?.round_trip, before?.up, sent),
-                false => {
-                    pass.up += sent.bytes;
-                    pass.cross(site.way.round_trip, site.way.up, sent);
+        space.summed(
+            shape,
+            &still,
+            &part,
+            &self.pass(shape, Phase::Prefill(shape.chunk)),
+        )
+    }
+
+    fn pass(&mut self, shape: &Shape, phase: Phase) -> Pass<1> {
+        let number = self.space.number(phase);
+        let block = number / LANES;
+        let passes = self.passes[block]
+            .get_or_insert_with(|| self.space.passes(shape, &Lanes::block(self.space, block)));
+        passes.lane(number % LANES)
+    }
+}
+
+/// A shape, and what each of its stages adds: shapes with some of these stages are scored from it.
+pub(crate) struct Neighbours<'s, 'a> {
+    space: &'s Space<'a>,
+    shape: Shape,
+    guessing: Guessing,
+    stages: Vec<Option<Added>>,
+    /// What all stages before each one add, and all from each one on.
+    before: Vec<Option<Added>>,
+    behind: Vec<Option<Added>>,
+}
+
+/// What is known of a stage of another shape, by a stage of the known one.
+#[derive(Clone, Copy)]
+enum Known {
+    /// It is the same, between neighbours that make no difference to it.
+    Same(usize),
+    /// Its node and what matters of its neighbours are the same; its layers are others.
+    Moved(usize),
+    New,
+}
+
+/// What a stage adds to a shape.
+#[derive(Clone, Copy, Default)]
+struct Added {
+    still: Still,
+    answer: Pass<1>,
+    prompt: Pass<1>,
+}
+
+/// An estimate adds in another order than a score, so it may be so much higher, as a share.
+const ROUNDED: f64 = 1e-9;
+
+impl<'s, 'a> Neighbours<'s, 'a> {
+    pub(crate) fn new(space: &'s Space<'a>, shape: Shape) -> Neighbours<'s, 'a> {
+        let stages = (0..shape.segments.len()).map(|at| Added::of(space, &shape, at));
+        let stages: Vec<Option<Added>> = stages.collect();
+        let before = running_sums(stages.iter());
+        let mut behind = running_sums(stages.iter().rev());
+        behind.reverse();
+        Neighbours {
+            space,
+            guessing: space.guessing(&shape),
+            shape,
+            stages,
+            before,
+            behind,
+        }
+    }
+
+    /// Whether a shape differs in nothing but its stages.
+    pub(crate) fn are(&self, shape: &Shape) -> bool {
+        let all = |s: &Shape| (s.direct, s.lossy, s.chunk, s.draft);
+        all(&self.shape) == all(shape)
+    }
+
+    /// As [`Space::score_below`], of a shape that differs in nothing but its stages.
+    pub(crate) fn score_below(&self, shape: &Shape, most: f64) -> Option<Score> {
+        let space = self.space;
+        if !self.may_cost_less(shape, most) || !space.stands(shape) {
+            return None;
+        }
+        let (mut sum, mut new) = (Added::default(), Vec::new());
+        for at in 0..shape.segments.len() {
+            match self.known(shape, at) {
+                Known::Same(known) => sum.add(self.stages[known].as_ref()?),
+                Known::Moved(_) | Known::New => {
+                    let added = Added::of(space, shape, at)?;
+                    sum.still.add(&added.still);
+                    sum.answer.add(&added.answer);
+                    new.push(added.prompt);
                 }
             }
-            if !to_neighbour {
-                pass.down += back.bytes;
-                pass.cross(site.way.round_trip, site.way.down, back);
+        }
+        new.iter().for_each(|prompt| sum.prompt.add(prompt));
+        let part = space.answered(&self.guessing, &sum.still, &sum.answer.all_at_desk());
+        space.summed(shape, &sum.still, &part, &sum.prompt.all_at_desk())
+    }
+
+    /// Whether a shape is not seen to break a rule, or to cost `most` or more, by what is soon counted.
+    fn may_cost_less(&self, shape: &Shape, most: f64) -> bool {
+        let space = self.space;
+        let most = most * (1.0 + ROUNDED);
+        let (ahead, end) = self.alike(shape);
+        let behind = self.shape.segments.len() - (shape.segments.len() - end);
+        let (Some(mut sum), Some(rest)) = (self.before[ahead], &self.behind[behind]) else {
+            return false;
+        };
+        sum.add(rest);
+        for at in ahead..end {
+            let Some((still, answer)) = self.answer_at_least(shape, at) else {
+                return false;
+            };
+            sum.still.add(&still);
+            sum.answer.add(&answer);
+        }
+        let part = space.answered(&self.guessing, &sum.still, &sum.answer.all_at_desk());
+        if part.objective_at(0.0, space) >= most {
+            return false;
+        }
+        for at in ahead..end {
+            sum.prompt.add(&self.prompt_at_least(shape, at));
+        }
+        let prefill = space.prefill_seconds(shape, &sum.still, &sum.prompt.all_at_desk());
+        part.objective_at(prefill + sum.still.head, space) < most
+    }
+
+    /// What a stage adds to the answer, or less where only its layers are others; `None` where it is seen to break a rule.
+    fn answer_at_least(&self, shape: &Shape, at: usize) -> Option<(Still, Pass<1>)> {
+        let space = self.space;
+        let phase = Phase::Decode(rows(shape));
+        match self.known(shape, at) {
+            Known::Same(known) => self.stages[known].map(|known| (known.still, known.answer)),
+            Known::Moved(known) => {
+                let (segment, added) = (shape.segments[at], &self.stages[known]);
+                let Some(added) = added else {
+                    return Some((space.still_of(shape, at)?, space.pass_of(shape, at, phase)));
+                };
+                let mut still = added.still;
+                still.load = space.load_seconds(segment.site, segment.start, segment.end);
+                (still.prompt_credits, still.answer_credits) = space.credits(shape, at);
+                Some((still, self.moved(segment, known, added.answer, phase)))
+            }
+            Known::New => Some((space.still_of(shape, at)?, space.pass_of(shape, at, phase))),
+        }
+    }
+
+    /// What a stage adds to the prompt, or less where only its layers are others.
+    fn prompt_at_least(&self, shape: &Shape, at: usize) -> Pass<1> {
+        let phase = Phase::Prefill(shape.chunk);
+        let known = match self.known(shape, at) {
+            Known::Same(known) => self.stages[known].map(|added| added.prompt),
+            Known::Moved(known) => {
+                let added = self.stages[known].as_ref();
+                added.map(|added| self.moved(shape.segments[at], known, added.prompt, phase))
+            }
+            Known::New => None,
+        };
+        known.unwrap_or_else(|| self.space.pass_of(shape, at, phase))
+    }
+
+    /// A pass of a known stage, with the layers that the stage of the shape in its place has. Of what may hold it up, only the
+    /// computing.
+    fn moved(&self, segment: Segment, known: usize, mut pass: Pass<1>, phase: Phase) -> Pass<1> {
+        let known = self.shape.segments[known];
+        let sums = self.space.sums(segment.site, phase);
+        let more = sums.span(segment.start, segment.end) - sums.span(known.start, known.end);
+        pass.seconds[0] += more;
+        match segment.site {
+            DESK => pass.desk[0] += more,
+            _ => pass.bottleneck[0] = sums.span(segment.start, segment.end),
+        }
+        pass
+    }
+
+    /// How many stages at the beginning are those of the known shape, and where those begin that are so at the end.
+    fn alike(&self, shape: &Shape) -> (usize, usize) {
+        let (own, known) = (&shape.segments, &self.shape.segments);
+        let equal = |of: &(&Segment, &Segment)| of.0 == of.1;
+        let same =
+            |at: usize, as_in: usize| matches!(self.known(shape, at), Known::Same(known) if known == as_in);
+        let mut ahead = own.iter().zip(known).take_while(equal).count();
+        if ahead > 0 && !same(ahead - 1, ahead - 1) {
+            ahead -= 1;
+        }
+        let most = own.len().min(known.len()) - ahead;
+        let ends = own.iter().rev().zip(known.iter().rev()).take(most);
+        let mut end = own.len() - ends.take_while(equal).count();
+        if end < own.len() && !same(end, known.len() - (own.len() - end)) {
+            end += 1;
+        }
+        (ahead, end)
+    }
+
+    /// What is known of a stage. Before a change the stages have the same number, and behind one the same number from the end.
+    fn known(&self, shape: &Shape, at: usize) -> Known {
+        let (own, known) = (&shape.segments, &self.shape.segments);
+        let from_end = (at + known.len()).checked_sub(own.len());
+        // Who they are matters where stages send to each other, and else only whether there are any.
+        let site = |of: &[Segment], at: Option<usize>| {
+            let segment = of.get(at?)?;
+            Some(if shape.direct { segment.site } else { DESK })
+        };
+        let beside = |of: &[Segment], at: usize| [site(of, at.checked_sub(1)), site(of, Some(at + 1))];
+        let mut found = Known::New;
+        for other in [Some(at), from_end].into_iter().flatten() {
+            let node = known.get(other).is_some_and(|known| known.site == own[at].site);
+            if node && beside(known, other) == beside(own, at) {
+                if known[other] == own[at] {
+                    return Known::Same(other);
+                }
+                found = Known::Moved(other);
             }
         }
-        Some(())
+        found
     }
+}
+
+/// Sums before each of some stages, and of all; `None` from one on that breaks a rule.
+fn running_sums<'s>(stages: impl Iterator<Item = &'s Option<Added>>) -> Vec<Option<Added>> {
+    let mut sum = Some(Added::default());
+    let sums = stages.map(|stage| {
+        sum = sum.zip(stage.as_ref()).map(|(mut sum, stage)| {
+            sum.add(stage);
+            sum
+        });
+        sum
+    });
+    std::iter::once(Some(Added::default())).chain(sums).collect()
+}
+
+impl Added {
+    fn add(&mut self, stage: &Added) {
+        self.still.add(&stage.still);
+        self.answer.add(&stage.answer);
+        self.prompt.add(&stage.prompt);
+    }
+
+    fn of(space: &Space, shape: &Shape, at: usize) -> Option<Added> {
+        Some(Added {
+            still: space.still_of(shape, at)?,
+            answer: space.pass_of(shape, at, Phase::Decode(rows(shape))),
+            prompt: space.pass_of(shape, at, Phase::Prefill(shape.chunk)),
+        })
+    }
+}
+
+/// Rows of a round.
+fn rows(shape: &Shape) -> u32 {
+    shape.draft.map_or(1, |(_, length)| u32::from(length) + 1)
 }
 
 /// Tokens that a round of `length` drafted ones is worth when each is accepted with this probability.
@@ -331,61 +608,162 @@ pub struct Rounds {
     pub way: f64,
 }
 
-/// One message, and the seconds of writing and reading it.
-struct Message {
-    bytes: f64,
-    work: f64,
-}
-
-/// Both passes of a shape.
-struct Passes {
-    answer: Pass,
-    prompt: Pass,
-    first: First,
-    exactness: Exactness,
-}
-
-impl Default for Passes {
-    fn default() -> Passes {
-        Passes {
-            answer: Pass::default(),
-            prompt: Pass::default(),
-            first: First::default(),
-            exactness: Exactness::Exact,
-        }
-    }
-}
-
-/// What the first token waits for besides the prompt's passes.
-#[derive(Default)]
-struct First {
+/// What stands of a shape whatever is drafted and however the prompt is cut.
+#[derive(Debug, Clone, Copy)]
+struct Still {
+    /// Seconds until the nodes have what they lack.
     load: f64,
     queue: f64,
     head: f64,
     /// Share of the prompt that is still to be computed.
     cold: f64,
+    exactness: Exactness,
+    /// Credits of the prompt, and of an answer in which each pass has one row and brings one token.
+    prompt_credits: f64,
+    answer_credits: f64,
 }
 
-/// Seconds and bytes of one pass.
-#[derive(Debug, Clone, Copy, Default)]
-struct Pass {
-    seconds: f64,
-    /// Of these, spent computing at the desk.
-    desk: f64,
-    /// The busiest machine or wire: what a long row of chunks waits for.
-    bottleneck: f64,
-    /// Of the seconds, spent by messages that are on their way, however short.
-    way: f64,
-    up: f64,
-    down: f64,
+impl Default for Still {
+    fn default() -> Still {
+        Still {
+            load: 0.0,
+            queue: 0.0,
+            head: 0.0,
+            cold: 1.0,
+            exactness: Exactness::Exact,
+            prompt_credits: 0.0,
+            answer_credits: 0.0,
+        }
+    }
 }
 
-impl Pass {
-    /// Half a round trip and the bytes of one message.
-    fn cross(&mut self, round_trip: f64, rate: f64, message: Message) {
-        let busy = message.bytes / rate + message.work;
-        self.seconds += round_trip / 2.0 + busy;
-        self.way += round_trip / 2.0;
-        self.bottleneck = self.bottleneck.max(busy);
+impl Still {
+    /// Adds what a stage behind these adds. The last one has the head.
+    fn add(&mut self, stage: &Still) {
+        self.load += stage.load;
+        self.queue = self.queue.max(stage.queue);
+        self.head += stage.head;
+        self.cold *= stage.cold;
+        self.exactness = self.exactness.max(stage.exactness);
+        self.prompt_credits += stage.prompt_credits;
+        self.answer_credits += stage.answer_credits;
+    }
+}
+
+/// What a draft makes of a pass.
+#[derive(Clone, Copy)]
+struct Guessing {
+    /// Rows of a round, and tokens that it brings.
+    rows: f64,
+    gain: f64,
+    /// Seconds of drafting a round, and of taking the prompt in.
+    drafting: f64,
+    before: f64,
+    /// How likely every guess is right.
+    all_right: f64,
+}
+
+impl Guessing {
+    const NONE: Guessing = Guessing {
+        rows: 1.0,
+        gain: 1.0,
+        drafting: 0.0,
+        before: 0.0,
+        all_right: 0.0,
+    };
+}
+
+/// What a shape costs but for its prompt.
+struct Answered {
+    per_token: f64,
+    /// What the first token waits for besides the prompt's passes.
+    waits: f64,
+    credits: f64,
+    /// One plus everything that the person would rather not have.
+    patience: f64,
+    bytes_up: f64,
+    bytes_down: f64,
+}
+
+impl Answered {
+    /// The objective where the prompt takes so many seconds.
+    fn objective_at(&self, prompt: f64, space: &Space) -> f64 {
+        let objective = &space.ground.permitted.request.objective;
+        let time = objective.first_token_weight * (self.waits + prompt) + space.answer * self.per_token;
+        time * self.patience + objective.seconds_per_credit * self.credits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ground::Ground;
+    use crate::moves::{FAMILIES, From, well_formed};
+    use crate::permit::permit;
+    use crate::scenes::crowd;
+    use crate::search::{Effort, Search};
+
+    /// What is known of a shape spares counting; it changes no score, and nothing that costs less is left out.
+    #[test]
+    fn a_changed_shape_is_scored_as_if_nothing_were_known() {
+        let mut scored = 0;
+        for seed in 0..6 {
+            let (request, cluster) = crowd(seed, 12, 24, 0.3);
+            let permitted = permit(&request, &cluster);
+            let ground = Ground::new(&permitted);
+            let space = Space::new(&ground, (seed as usize % 2, 0), false);
+            let search = Search::seeds(&space, Effort::Glance, None);
+            let unused: Vec<usize> = (DESK + 1..ground.sites.len()).take(4).collect();
+            for (base, direct) in search
+                .best
+                .iter()
+                .flatten()
+                .flat_map(|b| [(&b.0, false), (&b.0, true)])
+            {
+                let base = Shape {
+                    direct,
+                    ..base.clone()
+                };
+                let known = Neighbours::new(&space, base.clone());
+                let unused: Vec<usize> = unused
+                    .iter()
+                    .copied()
+                    .filter(|site| base.segments.iter().all(|g| g.site != *site))
+                    .collect();
+                let from = From {
+                    segments: &base.segments,
+                    unused: &unused,
+                };
+                for family in FAMILIES {
+                    family(&from, &mut |segments| {
+                        crate::cover::join(segments);
+                        if !well_formed(segments, space.layers()) {
+                            return false;
+                        }
+                        let trial = Shape {
+                            segments: segments.clone(),
+                            ..base.clone()
+                        };
+                        let (plain, quick) = (space.score(&trial), known.score_below(&trial, f64::INFINITY));
+                        assert_eq!(plain.is_some(), quick.is_some(), "seed {seed}: {trial:?}");
+                        let Some((plain, quick)) = plain.zip(quick) else {
+                            return false;
+                        };
+                        scored += 1;
+                        assert!(
+                            (quick.objective / plain.objective - 1.0).abs() < 1e-9,
+                            "seed {seed}: {trial:?}"
+                        );
+                        let most = plain.objective * (1.0 + 1e-6);
+                        assert!(
+                            known.score_below(&trial, most).is_some(),
+                            "seed {seed}: {trial:?}"
+                        );
+                        false
+                    });
+                }
+            }
+        }
+        assert!(scored > 1000, "{scored} changes were scored");
     }
 }

@@ -12,9 +12,9 @@ use crate::cover::{Bench, join};
 use crate::field;
 use crate::ground::DESK;
 use crate::moves::{FAMILIES, From, well_formed};
-use crate::plan::Mode;
+use crate::plan::{Forwarding, Mode};
 use crate::request::DirectForwarding;
-use crate::score::Score;
+use crate::score::{Neighbours, Score};
 use crate::space::{Segment, Shape, Space};
 use std::collections::{HashMap, HashSet};
 
@@ -48,7 +48,11 @@ pub(crate) struct Search<'s, 'a> {
     nodes: Vec<usize>,
     /// Stages that were tuned, and what they cost then.
     tuned: HashMap<Vec<Segment>, f64>,
+    /// For each kind of change, shapes at whose cost none of it helps.
+    exhausted: [HashMap<Shape, f64>; FAMILIES.len()],
     starts: Vec<(f64, Shape)>,
+    /// At a glance from a plan over a large cluster: how that one forwards. Covers are made for no other.
+    forwarding: Option<Forwarding>,
     bench: Bench,
     pub(crate) best: [Option<(Shape, Score)>; Mode::ALL.len()],
 }
@@ -56,12 +60,22 @@ pub(crate) struct Search<'s, 'a> {
 impl<'s, 'a> Search<'s, 'a> {
     /// Good shapes of a space to begin from. With a seed, that is one of them.
     pub(crate) fn seeds(space: &'s Space<'a>, effort: Effort, seed: Option<&Shape>) -> Search<'s, 'a> {
+        let nodes = field::nodes(space, effort);
+        let seen = seed.filter(|seed| {
+            let remote = seed.segments.iter().filter(|g| g.site != DESK);
+            effort == Effort::Glance && nodes.len() >= SMALL && remote.count() > 1
+        });
         let mut search = Search {
             space,
             effort,
-            nodes: field::nodes(space, effort),
+            nodes,
             tuned: HashMap::new(),
+            exhausted: Default::default(),
             starts: Vec::new(),
+            forwarding: seen.map(|seed| match seed.direct {
+                true => Forwarding::Direct,
+                false => Forwarding::ThroughDesk,
+            }),
             bench: Bench::default(),
             best: Default::default(),
         };
@@ -106,10 +120,24 @@ impl<'s, 'a> Search<'s, 'a> {
         modes.into_iter().take(count).map(|m| m.1).collect()
     }
 
-    /// Scores a shape, and keeps it where it is affordable and the best of its mode. Gives what it costs, weighed.
-    fn consider(&mut self, shape: &Shape) -> Option<f64> {
-        let score = self.space.score(shape)?;
-        let mode = mode(self.space, shape)?;
+    /// Scores a shape, and keeps it where it is affordable and the best of its mode. Gives what it costs, weighed; infinite
+    /// where it cannot be.
+    fn consider(&mut self, shape: &Shape) -> f64 {
+        let Some(mode) = mode(self.space, shape) else {
+            return f64::INFINITY;
+        };
+        let score = self.space.score(shape);
+        score.map_or(f64::INFINITY, |score| self.keep(shape, mode, score))
+    }
+
+    /// What a shape of this mode must cost less than to be of use.
+    fn most(&self, mode: Mode, most: f64) -> f64 {
+        let best = self.best[mode.index()].as_ref();
+        best.map_or(f64::INFINITY, |(_, score)| score.objective.max(most))
+    }
+
+    /// Keeps a shape that was scored where it is affordable and the best of its mode.
+    fn keep(&mut self, shape: &Shape, mode: Mode, score: Score) -> f64 {
         let best = &mut self.best[mode.index()];
         let kept = best.as_ref().is_some_and(|(_, b)| score.objective >= b.objective);
         if !kept && self.space.affordable(&score) {
@@ -121,7 +149,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 None => *best = Some((shape.clone(), score)),
             }
         }
-        Some(self.space.weighed(&score))
+        self.space.weighed(&score)
     }
 
     /// Makes small changes to the best shape of a mode until none helps.
@@ -168,40 +196,88 @@ impl<'s, 'a> Search<'s, 'a> {
     fn changed(&mut self, wanted: Mode, mut shape: Shape, mut cost: f64) -> (Shape, f64) {
         let layers = self.space.layers();
         let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
-        let ways: &[bool] = if direct { &[false, true] } else { &[false] };
-        for family in FAMILIES {
+        let large = self.nodes.len() >= SMALL;
+        for (kind, family) in FAMILIES.into_iter().enumerate() {
+            // In a large cluster a kind of change goes on where it helped last instead of beginning again.
+            let (mut passed, mut gained) = (0, false);
             for _ in 0..STEPS_MAX {
+                let known = self.exhausted[kind].get(&shape);
+                if passed == 0 && known.is_some_and(|known| cost <= *known) {
+                    break;
+                }
                 let chunks = self.chunks_beside(shape.chunk);
+                let ways: &[bool] = match (direct, self.effort) {
+                    (false, _) => &[false],
+                    (true, Effort::Full) => &[false, true],
+                    (true, Effort::Glance) => std::slice::from_ref(&shape.direct),
+                };
                 let mut trial = shape.clone();
                 let unused = self.unused(&shape);
+                let mut known: Vec<Neighbours> = Vec::new();
                 let from = From {
                     segments: &shape.segments,
                     unused: &unused,
                 };
+                let mut number = 0;
                 let taken = family(&from, &mut |segments| {
+                    number += 1;
+                    if number <= passed {
+                        return false;
+                    }
                     join(segments);
                     if !well_formed(segments, layers) {
                         return false;
                     }
-                    trial.segments.clone_from(segments);
+                    std::mem::swap(&mut trial.segments, segments);
+                    // How nobody forwards makes no difference.
+                    let ways = if forwards(&trial) { ways } else { &ways[..1] };
                     let settings = ways
                         .iter()
                         .flat_map(|way| chunks.iter().map(move |chunk| (*way, *chunk)));
                     settings.into_iter().any(|(direct, chunk)| {
                         (trial.direct, trial.chunk) = (direct, chunk);
-                        let now = self.consider(&trial).filter(|now| *now < cost);
-                        let better = now.filter(|_| mode(self.space, &trial) == Some(wanted));
-                        cost = better.unwrap_or(cost);
-                        better.is_some()
+                        let now = self.beside(&trial, cost, &shape, &mut known);
+                        let better = now < cost && mode(self.space, &trial) == Some(wanted);
+                        if better {
+                            cost = now;
+                        }
+                        better
                     })
                 });
-                if !taken {
+                if taken {
+                    shape = trial;
+                    (passed, gained) = (if large { number } else { 0 }, true);
+                } else if passed > 0 && gained {
+                    (passed, gained) = (0, false);
+                } else {
+                    self.exhausted[kind].insert(shape.clone(), cost);
                     break;
                 }
-                shape = trial;
             }
         }
         (shape, cost)
+    }
+
+    /// Scores a shape that is `base` with other stages, forwarding or cut of the prompt, and keeps it where it is
+    /// affordable and the best of its mode. Gives what it costs, weighed; infinite where it cannot be, or is seen to cost
+    /// `most` or more.
+    fn beside(&mut self, trial: &Shape, most: f64, base: &Shape, known: &mut Vec<Neighbours<'s, 'a>>) -> f64 {
+        let Some(mode) = mode(self.space, trial) else {
+            return f64::INFINITY;
+        };
+        let at = known.iter().position(|of| of.are(trial)).unwrap_or_else(|| {
+            let segments = base.segments.clone();
+            known.push(Neighbours::new(
+                self.space,
+                Shape {
+                    segments,
+                    ..trial.clone()
+                },
+            ));
+            known.len() - 1
+        });
+        let score = known[at].score_below(trial, self.most(mode, most));
+        score.map_or(f64::INFINITY, |score| self.keep(trial, mode, score))
     }
 
     /// Chunk sizes with which a change of stages is tried: a stage more may pay only where a prompt goes in more parts, and
@@ -226,6 +302,12 @@ impl<'s, 'a> Search<'s, 'a> {
         let unused = self.nodes.iter().copied().filter(|site| !used(*site));
         unused.take(ENTRANTS).collect()
     }
+}
+
+/// Whether there is anybody who could send to another without the desk.
+fn forwards(shape: &Shape) -> bool {
+    let mut pairs = shape.segments.windows(2);
+    pairs.any(|pair| pair[0].site != DESK && pair[1].site != DESK)
 }
 
 /// The mode that a shape is, or `None` where a space for chosen spans would send nothing anyway.

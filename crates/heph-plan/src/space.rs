@@ -1,7 +1,8 @@
 //! One model, one cache format and one prompt on the ground: running sums over the layers, made when they are first asked
 //! for.
 
-use crate::ground::{Ground, Way};
+use crate::ground::{DESK, Ground};
+use crate::request::Request;
 use core::cell::OnceCell;
 use heph_types::{KvFormat, LayerProfile, ModelProfile, NodeProfile};
 
@@ -9,6 +10,8 @@ use heph_types::{KvFormat, LayerProfile, ModelProfile, NodeProfile};
 const CHUNKS: [u32; 6] = [16, 32, 64, 128, 256, 512];
 /// Longest round of drafted tokens that a plan may choose.
 pub(crate) const DRAFT_MAX: u16 = 16;
+/// Passes whose running sums are made at once: one for which nobody waits costs hardly more than none.
+pub(crate) const LANES: usize = 8;
 
 /// Consecutive layers at one site. Empty only for a desk that keeps nothing but the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +28,7 @@ impl Segment {
 }
 
 /// Everything that is chosen once the model and its cache format are.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
     /// In layer order; the first embeds, the last runs the head.
     pub(crate) segments: Vec<Segment>,
@@ -58,42 +61,94 @@ pub(crate) struct Space<'a> {
     /// One plus everything that the person would rather not have.
     pub(crate) patience: f64,
     kv: KvFormat,
-    /// The model's different layers, and which of them each layer is.
-    kinds: Vec<&'a LayerProfile>,
+    /// The model's different layers, how many there are of each, and which of them each layer is.
+    kinds: Vec<(&'a LayerProfile, usize)>,
     kind_of: Vec<usize>,
-    costs: Vec<Costs>,
+    /// Which layers the desk holds.
+    held_here: Vec<bool>,
+    /// For each site, what it has not got; `None` where it holds all layers.
+    lacks: Vec<OnceCell<Option<Box<Lacks>>>>,
+    /// All passes: a row of the answer, each chunk size, then 2, 3, .. rows of the answer.
+    pub(crate) phases: Vec<Phase>,
+    /// For each site, these in blocks.
+    sums: Vec<OnceCell<Box<Sums>>>,
+    begins: Vec<OnceCell<Begins>>,
 }
 
-/// What the layers cost at one site.
-struct Costs {
-    /// `None` where the site holds them all.
-    lacks: Option<Lacks>,
-    /// Share of the prompt that is not in a cache of the whole model there.
-    cold: f64,
-    /// For each chunk size, and for 1, 2, .. rows of the answer.
-    prefill: Vec<OnceCell<Sums>>,
-    decode: Vec<OnceCell<Sums>>,
+/// Where layers of a site may begin.
+#[derive(Clone)]
+pub(crate) struct Begins {
+    /// For each end, the first layer from which on a site can have all layers up to there: what comes before has no room
+    /// beside them, or is not to be had.
+    pub(crate) first: Vec<u32>,
+    /// The most layers that it can have.
+    pub(crate) most: usize,
 }
 
 /// What a site has not got.
 struct Lacks {
     /// Seconds to send it, before each layer.
     load: Vec<f64>,
+    /// Bytes of it, before each layer.
+    bytes: Vec<f64>,
     /// Layers that the desk cannot send either, before each layer.
     missing: Vec<u32>,
 }
 
-/// Running seconds of one pass.
-pub(crate) struct Sums {
+/// Running seconds of some passes, beside each other.
+struct Sums {
     /// Before each layer.
-    pub(crate) layers: Vec<f64>,
+    layers: Vec<[f64; LANES]>,
     /// Of the head.
-    pub(crate) head: f64,
+    heads: [f64; LANES],
+    /// Of the quickest layer.
+    least: [f64; LANES],
 }
 
-impl Sums {
+/// Running seconds of a pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Seconds<'s> {
+    sums: &'s Sums,
+    lane: usize,
+}
+
+impl Seconds<'_> {
+    /// Of the layers before this one.
+    pub(crate) fn before(&self, layer: usize) -> f64 {
+        self.sums.layers[layer][self.lane]
+    }
+
+    /// Of the layers before each one, and of all.
+    pub(crate) fn running(&self) -> impl Iterator<Item = f64> {
+        let lane = self.lane;
+        self.sums.layers.iter().map(move |sums| sums[lane])
+    }
+
+    /// Of these layers.
     pub(crate) fn span(&self, start: usize, end: usize) -> f64 {
-        self.layers[end] - self.layers[start]
+        self.before(end) - self.before(start)
+    }
+
+    /// Of the head, behind rows of the answer.
+    pub(crate) fn head(&self) -> f64 {
+        self.sums.heads[self.lane]
+    }
+
+    /// As [`Seconds::span`], of this pass and those behind it in its block.
+    pub(crate) fn spans<const N: usize>(&self, start: usize, end: usize) -> [f64; N] {
+        let [start, end] = [start, end].map(|layer| &self.sums.layers[layer][self.lane..][..N]);
+        core::array::from_fn(|lane| end[lane] - start[lane])
+    }
+
+    /// As [`Seconds::head`], of this pass and those behind it in its block.
+    pub(crate) fn heads<const N: usize>(&self) -> [f64; N] {
+        let heads = &self.sums.heads[self.lane..][..N];
+        core::array::from_fn(|lane| heads[lane])
+    }
+
+    /// Of the quickest layer.
+    pub(crate) fn least(&self) -> f64 {
+        self.sums.least[self.lane]
     }
 }
 
@@ -120,12 +175,18 @@ impl<'a> Space<'a> {
         let context = f64::from(request.context);
         let bytes = |l: &LayerProfile| l.weight_bytes as f64 + l.kv_bytes(kv.format) * context;
         let (kinds, kind_of) = kinds(&model.profile.layers);
+        let longest = request.drafts.iter().map(|d| d.length_max.min(DRAFT_MAX)).max();
+        let chunks = chunks(prompt);
+        let rounds = (2..=u32::from(longest.unwrap_or(0)) + 1).map(Phase::Decode);
+        let phases = std::iter::once(Phase::Decode(1)).chain((0..chunks.len()).map(Phase::Prefill));
+        let phases: Vec<Phase> = phases.chain(rounds).collect();
+        let blocks = phases.len().div_ceil(LANES) * ground.sites.len();
         let mut space = Space {
             ground,
             model: &model.profile,
             choice,
             preprocess,
-            chunks: chunks(prompt),
+            chunks,
             work: work(&model.profile),
             bytes: running(model.profile.layers.iter().map(bytes)),
             prompt,
@@ -134,12 +195,15 @@ impl<'a> Space<'a> {
             kv: kv.format,
             kinds,
             kind_of,
-            costs: Vec::with_capacity(ground.sites.len()),
+            held_here: Vec::new(),
+            lacks: std::iter::repeat_with(OnceCell::new)
+                .take(ground.sites.len())
+                .collect(),
+            phases,
+            sums: std::iter::repeat_with(OnceCell::new).take(blocks).collect(),
+            begins: vec![OnceCell::new(); ground.sites.len()],
         };
-        let desk = space.held(ground.sites[crate::ground::DESK].profile);
-        for site in &ground.sites {
-            space.costs.push(space.costs(site.profile, &site.way, &desk));
-        }
+        space.held_here = space.held(ground.sites[DESK].profile);
         space
     }
 
@@ -149,50 +213,139 @@ impl<'a> Space<'a> {
     }
 
     /// Running seconds of a pass at a site.
-    pub(crate) fn sums(&self, site: usize, phase: Phase) -> &Sums {
-        let costs = &self.costs[site];
-        let half = f64::from(self.prompt) / 2.0;
-        let (cell, rows, seen) = match phase {
-            Phase::Prefill(chunk) => (&costs.prefill[chunk], self.chunks[chunk].0, half),
-            Phase::Decode(rows) => (
-                &costs.decode[rows as usize - 1],
-                rows,
-                2.0 * half + self.answer / 2.0,
-            ),
-        };
-        cell.get_or_init(|| {
-            let of = &self.ground.sites[site];
-            let seconds = |layer: &LayerProfile, seen| {
-                of.profile.speed.layer_seconds(layer, rows, seen, self.kv) / of.share
+    pub(crate) fn sums(&self, site: usize, phase: Phase) -> Seconds<'_> {
+        self.sums_from(site, self.number(phase))
+    }
+
+    /// Running seconds of the passes from this number on at a site.
+    pub(crate) fn sums_from(&self, site: usize, number: usize) -> Seconds<'_> {
+        let (block, lane) = (number / LANES, number % LANES);
+        let blocks = self.phases.len().div_ceil(LANES);
+        let sums = self.sums[site * blocks + block].get_or_init(|| Box::new(self.sums_of(site, block)));
+        Seconds { sums, lane }
+    }
+
+    /// Which of all passes it is.
+    pub(crate) fn number(&self, phase: Phase) -> usize {
+        match phase {
+            Phase::Decode(1) => 0,
+            Phase::Prefill(chunk) => 1 + chunk,
+            Phase::Decode(rows) => self.chunks.len() + rows as usize - 1,
+        }
+    }
+
+    /// The sums of a block of passes at a site; nothing for those that there are not.
+    fn sums_of(&self, site: usize, block: usize) -> Sums {
+        let mut kinds = vec![[0.0; LANES]; self.kinds.len()];
+        let (mut heads, mut least) = ([0.0; LANES], [0.0; LANES]);
+        for (lane, phase) in self.phases[block * LANES..].iter().take(LANES).enumerate() {
+            let (seconds, head) = self.seconds(site, *phase);
+            // A prompt's last token alone goes through the head, in a pass of its own.
+            heads[lane] = if matches!(phase, Phase::Decode(_)) {
+                head
+            } else {
+                0.0
             };
-            let kinds: Vec<f64> = self.kinds.iter().map(|kind| seconds(kind, seen)).collect();
-            Sums {
-                layers: running(self.kind_of.iter().map(|kind| kinds[*kind])),
-                head: seconds(&self.model.head, 0.0),
+            least[lane] = f64::INFINITY;
+            for ((kind, _), kinds) in self.kinds.iter().zip(&mut kinds) {
+                kinds[lane] = seconds(kind);
+                least[lane] = least[lane].min(kinds[lane]);
             }
-        })
+        }
+        let mut layers = Vec::with_capacity(self.layers() + 1);
+        let mut sums = [0.0; LANES];
+        layers.push(sums);
+        for kind in &self.kind_of {
+            for (sum, seconds) in sums.iter_mut().zip(&kinds[*kind]) {
+                *sum += seconds;
+            }
+            layers.push(sums);
+        }
+        Sums { layers, heads, least }
+    }
+
+    /// Seconds of a pass through all layers at a site, where nobody asks for a part of them.
+    pub(crate) fn through(&self, site: usize, phase: Phase) -> f64 {
+        let (seconds, _) = self.seconds(site, phase);
+        let kinds = self.kinds.iter();
+        kinds.map(|(kind, count)| seconds(kind) * *count as f64).sum()
+    }
+
+    /// What a layer takes in a pass at a site, and the head.
+    fn seconds(&self, site: usize, phase: Phase) -> (impl Fn(&LayerProfile) -> f64, f64) {
+        let half = f64::from(self.prompt) / 2.0;
+        let (rows, seen) = match phase {
+            Phase::Prefill(chunk) => (self.chunks[chunk].0, half),
+            Phase::Decode(rows) => (rows, 2.0 * half + self.answer / 2.0),
+        };
+        let (speed, kv) = (&self.ground.sites[site].profile.speed, self.kv);
+        let factor = self.ground.factor(site, rows);
+        let seconds = move |layer: &LayerProfile| speed.floor(layer, rows, seen, kv) * factor;
+        (seconds, speed.floor(&self.model.head, rows, 0.0, kv) * factor)
     }
 
     /// Seconds of the head alone for one row.
     pub(crate) fn head_seconds(&self, site: usize) -> f64 {
-        self.sums(site, Phase::Decode(1)).head
+        self.sums(site, Phase::Decode(1)).head()
     }
 
     /// Seconds to send the site what it lacks of these layers.
     pub(crate) fn load_seconds(&self, site: usize, start: usize, end: usize) -> f64 {
-        let lacks = self.costs[site].lacks.as_ref();
+        let lacks = self.lacks(site);
         lacks.map_or(0.0, |l| l.load[end] - l.load[start])
     }
 
-    /// Whether the site has these layers, or the desk can send them.
-    pub(crate) fn can_have(&self, site: usize, start: usize, end: usize) -> bool {
-        let lacks = self.costs[site].lacks.as_ref();
-        lacks.is_none_or(|l| l.missing[end] == l.missing[start])
+    /// As [`Space::load_seconds`], of the layers before each one; `None` where it lacks none.
+    pub(crate) fn loads(&self, site: usize) -> Option<&[f64]> {
+        self.lacks(site).map(|lacks| lacks.load.as_slice())
     }
 
-    /// Share of the prompt that is still to be computed where a site runs the whole model.
+    /// Whether the site has these layers, or the desk can send what it lacks and it takes as much.
+    pub(crate) fn can_have(&self, site: usize, start: usize, end: usize) -> bool {
+        let accepts = self.ground.sites[site].accepts;
+        let lacks = self.lacks(site);
+        lacks.is_none_or(|l| l.missing[end] == l.missing[start] && l.bytes[end] - l.bytes[start] <= accepts)
+    }
+
+    /// Bytes of these layers that the site lacks.
+    pub(crate) fn lacking_bytes(&self, site: usize, start: usize, end: usize) -> f64 {
+        let lacks = self.lacks(site);
+        lacks.map_or(0.0, |l| l.bytes[end] - l.bytes[start])
+    }
+
+    pub(crate) fn begins(&self, site: usize) -> &Begins {
+        self.begins[site].get_or_init(|| {
+            let (memory, mut begin, mut most) = (self.ground.sites[site].memory, 0, 0);
+            let first = |end: usize| {
+                let fits = |start| self.bytes[end] - self.bytes[start] <= memory;
+                while begin < end && !(fits(begin) && self.can_have(site, begin, end)) {
+                    begin += 1;
+                }
+                most = most.max(end - begin);
+                begin as u32
+            };
+            let first = (0..=self.layers()).map(first).collect();
+            Begins { first, most }
+        })
+    }
+
+    /// Share of the prompt that is still to be computed where a site runs the whole model. A cache of the prompt as it was is of
+    /// no use once spans are chosen.
     pub(crate) fn cold(&self, site: usize) -> f64 {
-        self.costs[site].cold
+        let node = self.ground.sites[site].profile.node;
+        let warm = self.ground.permitted.request.warm.iter();
+        let warm = warm.filter(|w| w.node == node && !self.preprocess);
+        let held = warm.map(|w| w.tokens).max().unwrap_or(0);
+        1.0 - f64::from(held.min(self.prompt.saturating_sub(1))) / f64::from(self.prompt.max(1))
+    }
+
+    /// The objective of the whole model at a site without guesses is no less.
+    pub(crate) fn whole_at_least(&self, site: usize) -> f64 {
+        let weight = self.ground.permitted.request.objective.first_token_weight;
+        let prefill = self.through(site, Phase::Prefill(self.chunks.len() - 1));
+        let answer = self.answer * self.through(site, Phase::Decode(1));
+        // What is added in another order may be a little more.
+        (weight * self.cold(site) * prefill + answer) * self.patience * (1.0 - 1e-9)
     }
 
     /// Bytes of token table and head for a site that is first, last or both. Where both are one tensor, either needs it.
@@ -219,57 +372,55 @@ impl<'a> Space<'a> {
         held
     }
 
-    fn costs(&self, profile: &NodeProfile, way: &Way, desk: &[bool]) -> Costs {
-        let request = self.ground.permitted.request;
-        let held = self.held(profile);
-        let layers = self.model.layers.iter();
-        let load = layers.zip(&held).map(|(layer, held)| match held {
-            true => 0.0,
-            false => layer.weight_bytes as f64 / way.up,
-        });
-        let missing = held
-            .iter()
-            .zip(desk)
-            .map(|(held, desk)| u32::from(!held && !desk));
-        let lacks = || Lacks {
-            load: running(load),
-            missing: running(missing),
+    fn lacks(&self, site: usize) -> Option<&Lacks> {
+        let lacks = || {
+            let of = &self.ground.sites[site];
+            let held = self.held(of.profile);
+            if !held.contains(&false) {
+                return None;
+            }
+            let layers = self.model.layers.iter();
+            let bytes = layers.zip(&held).map(|(layer, held)| match held {
+                true => 0.0,
+                false => layer.weight_bytes as f64,
+            });
+            let here = held.iter().zip(&self.held_here);
+            Some(Box::new(Lacks {
+                load: running(bytes.clone().map(|bytes| bytes / of.way.up)),
+                bytes: running(bytes),
+                missing: running(here.map(|(held, here)| u32::from(!held && !here))),
+            }))
         };
-        let longest = request.drafts.iter().map(|d| d.length_max.min(DRAFT_MAX)).max();
-        let rows = usize::from(longest.unwrap_or(0)) + 1;
-        Costs {
-            lacks: held.contains(&false).then(lacks),
-            cold: self.cold_share(profile),
-            prefill: empty(self.chunks.len()),
-            decode: empty(rows),
-        }
-    }
-
-    /// A cache of the prompt as it was is of no use once spans are chosen.
-    fn cold_share(&self, profile: &NodeProfile) -> f64 {
-        let warm = self.ground.permitted.request.warm.iter();
-        let warm = warm.filter(|w| w.node == profile.node && !self.preprocess);
-        let held = warm.map(|w| w.tokens).max().unwrap_or(0);
-        1.0 - f64::from(held.min(self.prompt.saturating_sub(1))) / f64::from(self.prompt.max(1))
+        self.lacks[site].get_or_init(lacks).as_deref()
     }
 }
 
-fn empty(count: usize) -> Vec<OnceCell<Sums>> {
-    (0..count).map(|_| OnceCell::new()).collect()
-}
-
-/// The different layers of a model, and which of them each is.
-fn kinds(layers: &[LayerProfile]) -> (Vec<&LayerProfile>, Vec<usize>) {
-    let mut kinds: Vec<&LayerProfile> = Vec::new();
+/// The different layers of a model with how many there are of each, and which of them each is.
+fn kinds(layers: &[LayerProfile]) -> (Vec<(&LayerProfile, usize)>, Vec<usize>) {
+    let mut kinds: Vec<(&LayerProfile, usize)> = Vec::new();
     let of = layers.iter().map(|layer| {
-        let known = kinds.iter().position(|kind| *kind == layer);
-        known.unwrap_or_else(|| {
-            kinds.push(layer);
-            kinds.len() - 1
-        })
+        let known = kinds.iter().position(|(kind, _)| *kind == layer);
+        let at = known.unwrap_or(kinds.len());
+        match kinds.get_mut(at) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((layer, 1)),
+        }
+        at
     });
     let of = of.collect();
     (kinds, of)
+}
+
+/// Rows of every pass that a request may ask for.
+pub(crate) fn rows(request: &Request) -> Vec<u32> {
+    let longest = request.drafts.iter().map(|d| d.length_max.min(DRAFT_MAX)).max();
+    let kept = request.document.map(|d| d.kept_tokens.min(request.prompt_tokens));
+    let prompts = std::iter::once(request.prompt_tokens).chain(kept);
+    let mut rows: Vec<u32> = prompts.flat_map(chunks).map(|(rows, _)| rows).collect();
+    rows.extend(1..=u32::from(longest.unwrap_or(0)) + 1);
+    rows.sort_unstable();
+    rows.dedup();
+    rows
 }
 
 /// Ways to cut a prompt into chunks of nearly equal size: rows of one and how many.

@@ -1,5 +1,7 @@
 //! The only door through which something becomes fit to leave.
 
+use std::sync::Arc;
+
 use crate::label::{Label, Labelled};
 use crate::pii::{self, names::Model};
 use crate::policy::{Ask, Decision, Destination, Policies, Verdict};
@@ -8,7 +10,7 @@ use crate::pseudonym::{PseudonymError, Pseudonyms};
 /// Something that may leave, to one destination, by one decision. Nothing else can make it:
 ///
 /// ```compile_fail
-/// let forged = heph_privacy::Cleared { value: "a secret", decision: todo!(), to: todo!() };
+/// let forged = heph_privacy::Cleared { value: "a secret", grounds: todo!() };
 /// ```
 ///
 /// and it is not for copying to other destinations:
@@ -18,9 +20,23 @@ use crate::pseudonym::{PseudonymError, Pseudonyms};
 ///     (cleared.clone(), cleared)
 /// }
 /// ```
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Cleared<T> {
     value: T,
+    grounds: Arc<Grounds>,
+}
+
+/// Printing it for a log shows where it may go, and nothing of what it is.
+impl<T> std::fmt::Debug for Cleared<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let to = &self.grounds.to;
+        write!(f, "Cleared(for {:?} {:?})", to.kind, to.name)
+    }
+}
+
+/// On what grounds something may leave.
+#[derive(Debug, PartialEq, Eq)]
+struct Grounds {
     label: Label,
     decision: Decision,
     to: Destination,
@@ -38,24 +54,32 @@ impl<T> Cleared<T> {
         self.value
     }
 
+    /// Another form of the same, as the frame that carries it: to the same destination, by the same decision.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Cleared<U> {
+        Cleared {
+            value: make(self.value),
+            grounds: self.grounds,
+        }
+    }
+
     /// How private it was before anything was replaced.
     pub fn label(&self) -> &Label {
-        &self.label
+        &self.grounds.label
     }
 
     /// Why it may.
     pub fn decision(&self) -> &Decision {
-        &self.decision
+        &self.grounds.decision
     }
 
     /// Where it may go, and nowhere else.
     pub fn to(&self) -> &Destination {
-        &self.to
+        &self.grounds.to
     }
 
     /// How many things were replaced.
     pub fn replaced(&self) -> usize {
-        self.replaced
+        self.grounds.replaced
     }
 }
 
@@ -71,6 +95,9 @@ pub enum Stays {
     /// It may leave only with people replaced, and they cannot be.
     #[error("this stays on this machine: {0}")]
     NoPseudonym(#[from] PseudonymError),
+    /// It is more private than what the decision was about.
+    #[error("this stays on this machine: it is more private than what was decided about")]
+    MorePrivate,
 }
 
 /// What is asked beside the value itself.
@@ -95,23 +122,156 @@ impl Purpose<'_> {
     }
 }
 
-/// Clears anything that is no text, as embeddings or hidden states: whole or not at all.
-pub fn clear<T>(value: Labelled<T>, purpose: Purpose, policies: &Policies) -> Result<Cleared<T>, Stays> {
-    let decision = purpose.decide(policies, value.label());
-    match decision.verdict {
-        Verdict::Deny => Err(Stays::Denied(decision)),
-        Verdict::Redact => Err(Stays::NoText),
-        Verdict::Allow => {
-            let (value, label) = value.into_parts();
-            Ok(Cleared {
-                value,
-                label,
-                decision,
-                to: purpose.to.clone(),
-                replaced: 0,
-            })
+/// The leave of one request to one destination, for the many small things that it sends there: tokens, rows, caches. The
+/// policy gives it once for the label of the whole request. Nothing else makes one:
+///
+/// ```compile_fail
+/// let forged = heph_privacy::Clearance(todo!());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clearance(Arc<Grounds>);
+
+impl Clearance {
+    /// Leave for what is as private as `label` says: whole, or not at all.
+    ///
+    /// # Errors
+    /// When the policy denies it, or would have it redacted.
+    pub fn of(label: &Label, purpose: Purpose, policies: &Policies) -> Result<Clearance, Stays> {
+        let decision = purpose.decide(policies, label);
+        match decision.verdict {
+            Verdict::Allow => Ok(Clearance::by(label, decision, purpose, 0)),
+            Verdict::Redact => Err(Stays::NoText),
+            Verdict::Deny => Err(Stays::Denied(decision)),
         }
     }
+
+    /// Leave for what is made of texts whose people and doors were replaced.
+    ///
+    /// # Errors
+    /// When the policy denies it all the same.
+    pub fn of_replaced(
+        replaced: &Replaced,
+        purpose: Purpose,
+        policies: &Policies,
+    ) -> Result<Clearance, Stays> {
+        let decision = purpose.decide(policies, &replaced.label);
+        match decision.verdict {
+            Verdict::Allow | Verdict::Redact => {
+                Ok(Clearance::by(&replaced.label, decision, purpose, replaced.count))
+            }
+            Verdict::Deny => Err(Stays::Denied(decision)),
+        }
+    }
+
+    fn by(label: &Label, decision: Decision, purpose: Purpose, replaced: usize) -> Clearance {
+        Clearance(Arc::new(Grounds {
+            label: label.clone(),
+            decision,
+            to: purpose.to.clone(),
+            replaced,
+        }))
+    }
+
+    /// Clears something that is part of the request.
+    ///
+    /// # Errors
+    /// When it is more private than the request.
+    pub fn clear<T>(&self, value: Labelled<T>) -> Result<Cleared<T>, Stays> {
+        if !self.0.label.covers(value.label()) {
+            return Err(Stays::MorePrivate);
+        }
+        let (value, _) = value.into_parts();
+        Ok(Cleared {
+            value,
+            grounds: Arc::clone(&self.0),
+        })
+    }
+
+    /// Clears something that was made of the request alone, and so is as private as it: its tokens, rows of it.
+    pub fn clear_part<T>(&self, value: T) -> Cleared<T> {
+        Cleared {
+            value,
+            grounds: Arc::clone(&self.0),
+        }
+    }
+
+    /// How private the request is.
+    pub fn label(&self) -> &Label {
+        &self.0.label
+    }
+
+    /// Why it may leave.
+    pub fn decision(&self) -> &Decision {
+        &self.0.decision
+    }
+
+    /// Where to, and nowhere else.
+    pub fn to(&self) -> &Destination {
+        &self.0.to
+    }
+
+    /// How many things were replaced.
+    pub fn replaced(&self) -> usize {
+        self.0.replaced
+    }
+}
+
+/// Says that in texts of this label every find was replaced by a pseudonym. Nothing but [`replace`] makes one:
+///
+/// ```compile_fail
+/// let forged = heph_privacy::Replaced { label: heph_privacy::label::Label::public(), count: 0 };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    label: Label,
+    count: usize,
+}
+
+impl Replaced {
+    /// How private the texts were.
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// How many things were replaced.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// How private texts are that came with `label`: as that says, and as what is found in them says.
+pub fn label_of<'a>(texts: impl IntoIterator<Item = &'a str>, label: &Label, model: &Model) -> Label {
+    texts.into_iter().fold(label.clone(), |label, text| {
+        label.join(&Label::of_spans(&pii::scan(text, model)))
+    })
+}
+
+/// Replaces what is found in each of `texts`, in place. The label is that of all of them together, as it was before.
+///
+/// # Errors
+/// When the way back would not give a text as it was. Then the texts are of no use: some may have been replaced.
+pub fn replace<'a>(
+    texts: impl IntoIterator<Item = &'a mut String>,
+    label: &Label,
+    model: &Model,
+    session: &mut Pseudonyms,
+) -> Result<Replaced, Stays> {
+    let mut replaced = Replaced {
+        label: label.clone(),
+        count: 0,
+    };
+    for text in texts {
+        let spans = pii::scan(text, model);
+        replaced.label = replaced.label.join(&Label::of_spans(&spans));
+        *text = session.replace(text, &spans)?;
+        replaced.count += spans.len();
+    }
+    Ok(replaced)
+}
+
+/// Clears anything that is no text, as embeddings or hidden states: whole or not at all.
+pub fn clear<T>(value: Labelled<T>, purpose: Purpose, policies: &Policies) -> Result<Cleared<T>, Stays> {
+    Clearance::of(value.label(), purpose, policies)?.clear(value)
 }
 
 /// Clears a text. What patterns and the model find in it raises its label first; where the policy asks for it, each find is
@@ -123,30 +283,14 @@ pub fn clear_text(
     model: &Model,
     session: &mut Pseudonyms,
 ) -> Result<Cleared<String>, Stays> {
-    let spans = pii::scan(text.peek(), model);
-    let text = text.raised(&Label::of_spans(&spans));
-    let decision = purpose.decide(policies, text.label());
-    let (value, label) = text.into_parts();
-    match decision.verdict {
-        Verdict::Deny => Err(Stays::Denied(decision)),
-        Verdict::Allow => Ok(Cleared {
-            value,
-            label,
-            decision,
-            to: purpose.to.clone(),
-            replaced: 0,
-        }),
-        Verdict::Redact => {
-            let value = session.replace(&value, &spans)?;
-            Ok(Cleared {
-                value,
-                label,
-                decision,
-                to: purpose.to.clone(),
-                replaced: spans.len(),
-            })
-        }
+    let label = label_of([text.peek().as_str()], text.label(), model);
+    match Clearance::of(&label, purpose, policies) {
+        Err(Stays::NoText) => {}
+        pass => return Ok(pass?.clear_part(text.into_parts().0)),
     }
+    let (mut value, label) = text.into_parts();
+    let replaced = replace([&mut value], &label, model, session)?;
+    Ok(Clearance::of_replaced(&replaced, purpose, policies)?.clear_part(value))
 }
 
 #[cfg(test)]
@@ -159,6 +303,7 @@ mod tests {
         Destination {
             kind,
             name: String::new(),
+            id: String::new(),
             region: String::new(),
             retention_days: None,
         }
@@ -220,5 +365,60 @@ mod tests {
             clear(hidden(Level::Secret), purpose, &policies),
             Err(Stays::Denied(_))
         ));
+    }
+
+    #[test]
+    fn a_clearance_covers_what_it_was_given_for_and_nothing_more_private() {
+        let to = place(Kind::Miner);
+        let purpose = Purpose {
+            to: &to,
+            mode: "layered",
+            credits: 0,
+        };
+        let policies = Policies::new(Policy::of(Preset::RedactThenRemote), Vec::new());
+        let clearance =
+            Clearance::of(&Label::new(Level::Internal, "source:prompt"), purpose, &policies).unwrap();
+        assert!(clearance.clear(Labelled::new(1, Label::public())).is_ok());
+        let private = Labelled::new(1, Label::new(Level::Private, "folder:x"));
+        assert_eq!(clearance.clear(private), Err(Stays::MorePrivate));
+    }
+
+    #[test]
+    fn replacing_opens_no_door_that_is_shut() {
+        let to = place(Kind::Provider);
+        let purpose = Purpose {
+            to: &to,
+            mode: "remote",
+            credits: 0,
+        };
+        let mut session = Pseudonyms::new([7; 32]);
+        let mut texts = [
+            "Ann Lee, ann.lee@example.org".to_owned(),
+            "ann.lee@example.org".to_owned(),
+        ];
+        let label = Label::new(Level::Private, "user:private");
+        let replaced = replace(&mut texts, &label, Model::bundled(), &mut session).unwrap();
+        assert!(replaced.count() >= 2 && replaced.label().meets("pii:EMAIL"));
+        // The same thing has the same pseudonym in all texts.
+        assert!(texts[0].ends_with(&texts[1]) && !texts[1].contains("ann.lee"));
+        let may = |preset| {
+            Clearance::of_replaced(&replaced, purpose, &Policies::new(Policy::of(preset), Vec::new()))
+        };
+        assert_eq!(
+            may(Preset::RedactThenRemote).unwrap().replaced(),
+            replaced.count()
+        );
+        assert!(matches!(may(Preset::OwnDevices), Err(Stays::Denied(_))));
+        let mut keys = ["password: tr0mb0ne!X".to_owned()];
+        let replaced = replace(&mut keys, &label, Model::bundled(), &mut session).unwrap();
+        let secret = Clearance::of_replaced(
+            &replaced,
+            purpose,
+            &Policies::new(Policy::of(Preset::RedactThenRemote), Vec::new()),
+        );
+        assert!(
+            matches!(secret, Err(Stays::Denied(_))),
+            "keys stay, replaced or not"
+        );
     }
 }

@@ -27,6 +27,9 @@ pub const TAGS_MAX: usize = 64;
 /// No tag is longer, in bytes.
 pub const TAG_BYTES_MAX: usize = 96;
 
+/// Folders above a file that name it.
+const FOLDERS_MAX: usize = 8;
+
 /// How private something is, and what made it so: `pii:EMAIL`, `folder:salaries`, `source:calendar`, `user:private`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Label {
@@ -57,6 +60,27 @@ impl Label {
             level,
             tags: BTreeSet::from([tag.to_owned()]),
         }
+    }
+
+    /// What a person says of a text in a word: a level, or anything else, which is a reason for [`Level::Private`].
+    pub fn mark(word: &str) -> Label {
+        let level = match word {
+            "public" => Level::Public,
+            "internal" => Level::Internal,
+            "secret" => Level::Secret,
+            _ => Level::Private,
+        };
+        Label::new(level, &format!("user:{word}"))
+    }
+
+    /// What a file is by where it stands: `folder:NAME` for each of the nearest eight folders above it, so that a rule about a
+    /// folder counts for everything below.
+    pub fn of_path(path: &str) -> Label {
+        let mut above = path.rsplit(['/', '\\']).skip(1).filter(|name| !name.is_empty());
+        let near = above.by_ref().take(FOLDERS_MAX);
+        near.fold(Label::new(Level::Internal, "source:file"), |label, name| {
+            label.join(&Label::new(Level::Internal, &format!("folder:{name}")))
+        })
     }
 
     /// The label of what was made of both.
@@ -111,10 +135,17 @@ impl Label {
 }
 
 /// A value with its label: a prompt, a cache, an answer, a summary.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Labelled<T> {
     value: T,
     label: Label,
+}
+
+/// Printing it for a log shows how private it is, and nothing of what it is.
+impl<T> std::fmt::Debug for Labelled<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Labelled({:?})", self.label)
+    }
 }
 
 impl<T> Labelled<T> {
@@ -210,6 +241,22 @@ mod tests {
             prop_assert!(!a.meets(&pattern) || a.join(&b).meets(&pattern));
             prop_assert!(!a.meets("t:*") || a.join(&b).meets("t:*"));
         }
+    }
+
+    #[test]
+    fn a_word_of_a_person_and_a_folder_are_reasons() {
+        let said = |word: &str| {
+            let label = Label::mark(word);
+            (label.level(), label.tags().map(str::to_owned).collect::<Vec<_>>())
+        };
+        assert_eq!(said("secret"), (Level::Secret, vec!["user:secret".to_owned()]));
+        assert_eq!(said("salary"), (Level::Private, vec!["user:salary".to_owned()]));
+        assert_eq!(said("public").0, Level::Public);
+        assert_eq!(Label::mark(&"x".repeat(200)), Label::top());
+        let file = Label::of_path("/home/ann/salaries/2024/may.txt");
+        assert!(file.meets("folder:salaries") && file.meets("folder:2024") && !file.meets("folder:may.txt"));
+        assert!(Label::of_path("C:\\notes\\a.txt").meets("folder:notes"));
+        assert!(!Label::of_path("a.txt").meets("folder:*"));
     }
 
     #[test]

@@ -11,4 +11,4 @@ pub mod policy;
 pub mod pseudonym;
 pub mod receipt;
 
-pub use clear::{Cleared, Purpose, Stays, clear, clear_text};
+pub use clear::{Clearance, Cleared, Purpose, Replaced, Stays, clear, clear_text, label_of, replace};

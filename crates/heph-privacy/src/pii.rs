@@ -323,7 +323,7 @@ impl<'t> Scan<'t> {
         if !(6..=17).contains(&digits) || !begins(self.bytes, start) {
             return;
         }
-        let certain = forms::phone_certainty(&dialled, self.is_prose(start, end));
+        let certain = forms::phone_certainty(&dialled, || self.is_prose(start, end));
         let perhaps = || {
             self.words
                 .near_about(About::PhonePerhaps, start, end)

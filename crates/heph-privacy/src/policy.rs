@@ -4,6 +4,7 @@
 //! stricter. A file that cannot be read is no policy, and whoever has no policy has [`Policy::closed`].
 
 use ed25519_dalek::{Signature, VerifyingKey};
+use heph_types::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::label::{Label, Level};
@@ -22,7 +23,7 @@ pub enum Verdict {
 
 /// Kinds of places outside of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A machine of the same person.
     Own,
@@ -30,8 +31,25 @@ pub enum Kind {
     Attested,
     /// A provider in a cloud.
     Provider,
+    /// A data centre near by.
+    Edge,
     /// A stranger's machine.
     Miner,
+    /// A relay: it sees who speaks to whom and how much, and nothing of what is said.
+    Relay,
+    /// A server of tools, which is told what a model wants to know.
+    ToolServer,
+}
+
+impl From<Role> for Kind {
+    fn from(role: Role) -> Kind {
+        match role {
+            Role::Own => Kind::Own,
+            Role::Cloud => Kind::Provider,
+            Role::Edge => Kind::Edge,
+            Role::Miner => Kind::Miner,
+        }
+    }
 }
 
 /// Where something would go.
@@ -40,9 +58,12 @@ pub enum Kind {
 pub struct Destination {
     /// What kind of place it is.
     pub kind: Kind,
-    /// Its name, as `openai` or a node's.
+    /// What the person calls it, as `openai` or `attic`: never what it calls itself.
     #[serde(default)]
     pub name: String,
+    /// What no two places have in common: a node's key in hexadecimal. Rules may name a place by it, too.
+    #[serde(default)]
+    pub id: String,
     /// Where it keeps data, as `eu`; empty where nobody says.
     #[serde(default)]
     pub region: String,
@@ -99,7 +120,7 @@ impl When {
             && self.level.is_none_or(|level| ask.label.level() >= level)
             && self.level_max.is_none_or(|level| ask.label.level() <= level)
             && (self.to.is_empty() || self.to.contains(&ask.to.kind))
-            && one_of(&self.names, &ask.to.name)
+            && (one_of(&self.names, &ask.to.name) || one_of(&self.names, &ask.to.id))
             && one_of(&self.regions, &ask.to.region)
             && outside(&self.outside_regions)
             && self
@@ -155,16 +176,30 @@ impl Preset {
                 Verdict::Allow,
             )
         };
-        let away = vec![Kind::Attested, Kind::Provider, Kind::Miner];
+        let away = vec![
+            Kind::Attested,
+            Kind::Provider,
+            Kind::Edge,
+            Kind::Miner,
+            Kind::ToolServer,
+        ];
         let to = |kinds: &[Kind]| When {
             to: kinds.to_vec(),
             ..When::default()
         };
+        let relays = || {
+            rule(
+                "relays, which see nothing of it",
+                to(&[Kind::Relay]),
+                Verdict::Allow,
+            )
+        };
         match self {
             Preset::LocalOnly => Vec::new(),
-            Preset::OwnDevices => vec![own()],
+            Preset::OwnDevices => vec![own(), relays()],
             Preset::RedactThenRemote => vec![
                 own(),
+                relays(),
                 rule(
                     "others",
                     When {
@@ -393,6 +428,8 @@ impl Overlay {
 pub struct Policies {
     policy: Policy,
     overlays: Vec<Overlay>,
+    /// More rules, which only make it stricter.
+    tighter: Vec<Rule>,
 }
 
 /// What the policy says, and which rules said it.
@@ -426,18 +463,47 @@ impl Policies {
 
     /// A policy with overlays.
     pub fn new(policy: Policy, overlays: Vec<Overlay>) -> Policies {
-        Policies { policy, overlays }
+        Policies {
+            policy,
+            overlays,
+            tighter: Vec::new(),
+        }
     }
 
-    /// What was read, or nothing leaves: a file that is there and cannot be read is worse than none.
+    /// What was read, or nothing leaves: a file that is there and cannot be read is worse than none. Every decision names
+    /// what could not be read.
     pub fn or_closed(
         policy: Result<Policy, PolicyError>,
         overlays: Vec<Result<Overlay, PolicyError>>,
     ) -> Policies {
         match (policy, overlays.into_iter().collect::<Result<Vec<_>, _>>()) {
             (Ok(policy), Ok(overlays)) => Policies::new(policy, overlays),
-            _ => Policies::closed(),
+            (Err(error), _) | (_, Err(error)) => Policies::unread(error.to_string().trim_end()),
         }
+    }
+
+    /// Nothing leaves, because of `why`, which every decision names.
+    pub fn unread(why: &str) -> Policies {
+        let deny = Rule {
+            name: why.to_owned(),
+            when: When::default(),
+            then: Verdict::Deny,
+        };
+        Policies {
+            policy: Policy {
+                rules: vec![deny],
+                ..Policy::closed()
+            },
+            ..Policies::closed()
+        }
+    }
+
+    /// The same with more rules, which only make it stricter: those that allow are left out.
+    #[must_use]
+    pub fn tightened(mut self, rules: impl IntoIterator<Item = Rule>) -> Policies {
+        let stricter = rules.into_iter().filter(|rule| rule.then > Verdict::Allow);
+        self.tighter.extend(stricter);
+        self
     }
 
     /// What the rules say of `ask`: the strictest that speaks, and deny where none does.
@@ -451,7 +517,7 @@ impl Policies {
                 rules: Vec::new(),
             };
         }
-        let over = self.overlays.iter().flat_map(|o| &o.rules);
+        let over = self.overlays.iter().flat_map(|o| &o.rules).chain(&self.tighter);
         spoken.extend(over.filter(|rule| rule.when.holds(ask)));
         let verdict = spoken.iter().map(|rule| rule.then).max().unwrap_or(Verdict::Deny);
         let rules = spoken
@@ -460,6 +526,15 @@ impl Policies {
             .map(|rule| rule.name.clone())
             .collect();
         Decision { verdict, rules }
+    }
+
+    /// Whether any rule looks at labels. Where none does, it makes no difference what is found in a text.
+    pub fn minds_labels(&self) -> bool {
+        let preset = self.policy.preset.rules();
+        let own = preset.iter().chain(&self.policy.rules).chain(&self.tighter);
+        let signed = self.overlays.iter().flat_map(|overlay| &overlay.rules);
+        let minds = |when: &When| !when.labels.is_empty() || when.level.is_some() || when.level_max.is_some();
+        own.chain(signed).any(|rule| minds(&rule.when))
     }
 
     /// What the policy says of each of its examples.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::ops::Deref;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
@@ -74,14 +75,20 @@ pub enum PseudonymError {
     Ambiguous,
 }
 
-/// The pairs of one session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The pairs of one session. Printing it for a log shows how many they are, and none of them.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pseudonyms {
     key: [u8; 32],
     /// By kind and original.
     given: BTreeMap<(String, String), String>,
     /// By pseudonym.
     back: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Pseudonyms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pseudonyms({})", self.len())
+    }
 }
 
 impl Pseudonyms {
@@ -321,16 +328,16 @@ pub enum VaultError {
     Damaged,
 }
 
-/// Turns pseudonyms back in a text that comes in pieces.
+/// Turns pseudonyms back in a text that comes in pieces. It owns the session, shares or borrows it.
 #[derive(Debug)]
-pub struct Restorer<'s> {
-    session: &'s Pseudonyms,
+pub struct Restorer<S> {
+    session: S,
     held: String,
 }
 
-impl<'s> Restorer<'s> {
+impl<S: Deref<Target = Pseudonyms>> Restorer<S> {
     /// For the answer of one request.
-    pub fn new(session: &'s Pseudonyms) -> Restorer<'s> {
+    pub fn new(session: S) -> Restorer<S> {
         Restorer {
             session,
             held: String::new(),

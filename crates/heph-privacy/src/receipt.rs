@@ -2,7 +2,8 @@
 //!
 //! A receipt is text: a line that names its form, a line of JSON, and a line for each signature. The first signature is that of the
 //! machine that asked; nodes sign the same body and that first signature. What the body says of other machines is what the first
-//! signer says: a counter-signature tells that its signer agrees.
+//! signer says: a counter-signature tells that its signer agrees. Nodes need not see a receipt to vouch for their part of it: each
+//! signs what it computed for a session ([`to_state`]), and the body holds these statements.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub const SIGNATURES_MAX: usize = 64;
 const FORM: &str = "heph-receipt 1";
 const CONTEXT: &[u8] = b"heph receipt v1\n";
 const COUNTER_CONTEXT: &[u8] = b"heph receipt v1, counter-signed\n";
+const STATEMENT_CONTEXT: &[u8] = b"heph computed v1\n";
 
 /// What a receipt says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,12 +41,16 @@ pub struct Body {
     pub exactness: String,
     /// How the answer was computed, as `layered`.
     pub mode: String,
-    /// Machines that took part; the other fields name them by their place in this list.
+    /// Machines that took part, by their keys in hexadecimal or, where they have none, by name; the other fields name them by
+    /// their place in this list.
     pub nodes: Vec<String>,
     /// Who computed which tokens and layers.
     pub places: Vec<Place>,
     /// What crossed the network.
     pub bytes: Vec<Bytes>,
+    /// What nodes say that they computed, each signed by the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub computed: Vec<Computed>,
     /// Rules of the policy that let it leave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,
@@ -76,6 +82,40 @@ pub struct Place {
     pub tokens: (u32, u32),
     /// First layer, and the first that it did not compute any more.
     pub layers: (u16, u16),
+}
+
+/// What a node says that it computed for one session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Computed {
+    /// The machine; its entry in the list is its key.
+    pub node: u16,
+    /// The session, as the machine that asked called it.
+    pub session: u64,
+    /// First layer, and the first that it did not compute any more.
+    pub layers: (u16, u16),
+    /// First position, and the first that it did not compute any more.
+    pub tokens: (u32, u32),
+    /// Its signature of [`to_state`], in hexadecimal.
+    pub signature: String,
+}
+
+/// What a node signs where it says what it computed: with the model of the body, for the machine `desk` that asked.
+pub fn to_state(
+    desk: &[u8; 32],
+    model: &[u8; 32],
+    session: u64,
+    layers: (u16, u16),
+    tokens: (u32, u32),
+) -> Vec<u8> {
+    let mut bytes = [STATEMENT_CONTEXT, desk, model, &session.to_le_bytes()].concat();
+    for layer in [layers.0, layers.1] {
+        bytes.extend(layer.to_le_bytes());
+    }
+    for token in [tokens.0, tokens.1] {
+        bytes.extend(token.to_le_bytes());
+    }
+    bytes
 }
 
 /// Bytes to and from a machine.
@@ -123,6 +163,9 @@ pub enum ReceiptError {
     /// It names a machine that it does not list, or a range that ends before it begins.
     #[error("the receipt contradicts itself: {0}")]
     Contradiction(&'static str),
+    /// A node did not sign what the receipt says that it computed.
+    #[error("the node {0} did not sign what the receipt says that it computed")]
+    Unstated(u16),
     /// A signature does not fit.
     #[error("signature {0} does not fit: the receipt was changed after it was signed")]
     Forged(usize),
@@ -140,11 +183,46 @@ pub struct Verified {
     pub signers: Vec<[u8; 32]>,
 }
 
+impl Verified {
+    /// Whether the machine at this place of the list signed for every layer and token that the receipt says it computed. The last
+    /// token of an answer is chosen and goes in nowhere, and a stream that is left forgets the one before it.
+    pub fn is_vouched_for(&self, node: u16) -> bool {
+        let body = &self.body;
+        let last = body
+            .prompt_tokens
+            .saturating_add(body.answer_tokens)
+            .saturating_sub(2);
+        let covers = |stated: &Computed, place: &Place| {
+            let (layers, tokens) = (stated.layers, stated.tokens);
+            stated.node == node
+                && layers.0 <= place.layers.0
+                && place.layers.1 <= layers.1
+                && tokens.0 <= place.tokens.0
+                && place.tokens.1.min(last) <= tokens.1
+        };
+        let mut places = body.places.iter().filter(|place| place.node == node).peekable();
+        places.peek().is_some()
+            && places.all(|place| body.computed.iter().any(|stated| covers(stated, place)))
+    }
+}
+
 /// A receipt, signed by the machine that asked.
 pub fn sign(body: &Body, key: &SigningKey) -> Result<String, ReceiptError> {
+    sign_by(body, key.verifying_key().as_bytes(), |bytes| {
+        key.sign(bytes).to_bytes()
+    })
+}
+
+/// As [`sign`], where the key is somewhere else: `sign` makes the signature that fits the public `key`.
+pub fn sign_by(
+    body: &Body,
+    key: &[u8; 32],
+    sign: impl FnOnce(&[u8]) -> [u8; 64],
+) -> Result<String, ReceiptError> {
     consistent(body)?;
+    stated(body, key)?;
     let json = serde_json::to_string(body).map_err(|error| ReceiptError::Body(error.to_string()))?;
-    let signature = key.sign(&[CONTEXT, json.as_bytes()].concat());
+    let signature = sign(&[CONTEXT, json.as_bytes()].concat());
     Ok(format!("{FORM}\n{json}\n{}", line(key, &signature)))
 }
 
@@ -159,7 +237,7 @@ pub fn counter_sign(receipt: &str, key: &SigningKey) -> Result<String, ReceiptEr
     Ok(format!(
         "{}\n{}",
         receipt.trim_end_matches('\n'),
-        line(key, &signature)
+        line(key.verifying_key().as_bytes(), &signature.to_bytes())
     ))
 }
 
@@ -179,6 +257,7 @@ pub fn verify(receipt: &str) -> Result<Verified, ReceiptError> {
     let body: Body =
         serde_json::from_str(parts.json).map_err(|error| ReceiptError::Body(error.to_string()))?;
     consistent(&body)?;
+    stated(&body, &parts.signatures[0].0)?;
     Ok(Verified {
         body,
         signers: parts.signatures.iter().map(|(key, _)| *key).collect(),
@@ -214,12 +293,28 @@ fn signature(line: &str) -> Option<([u8; 32], [u8; 64])> {
     (small(key) && small(signature)).then_some((hex::read(key)?, hex::read(signature)?))
 }
 
-fn line(key: &SigningKey, signature: &Signature) -> String {
-    format!(
-        "signed {} {}\n",
-        hex::write(key.verifying_key().as_bytes()),
-        hex::write(&signature.to_bytes())
-    )
+fn line(key: &[u8; 32], signature: &[u8; 64]) -> String {
+    format!("signed {} {}\n", hex::write(key), hex::write(signature))
+}
+
+/// Whether each node signed what the body says that it computed, for the machine with the key `desk`.
+fn stated(body: &Body, desk: &[u8; 32]) -> Result<(), ReceiptError> {
+    let wrong = body.computed.iter().find(|stated| !is_stated(body, desk, stated));
+    wrong.map_or(Ok(()), |stated| Err(ReceiptError::Unstated(stated.node)))
+}
+
+/// Whether its node signed this, for the machine with the key `desk` and the model of the body.
+pub fn is_stated(body: &Body, desk: &[u8; 32], stated: &Computed) -> bool {
+    let fits = || {
+        let node: [u8; 32] = hex::read(body.nodes.get(usize::from(stated.node))?)?;
+        let model: [u8; 32] = hex::read(&body.file)?;
+        let signature: [u8; 64] = hex::read(&stated.signature)?;
+        let signed = to_state(desk, &model, stated.session, stated.layers, stated.tokens);
+        let key = VerifyingKey::from_bytes(&node).ok()?;
+        key.verify_strict(&signed, &Signature::from_bytes(&signature))
+            .ok()
+    };
+    fits().is_some()
 }
 
 fn counter_signed(json: &str, first: &[u8; 64]) -> Vec<u8> {

@@ -14,6 +14,7 @@ fn place(kind: Kind) -> Destination {
     Destination {
         kind,
         name: "there".into(),
+        id: String::new(),
         region: "eu".into(),
         retention_days: Some(0),
     }
@@ -120,6 +121,17 @@ fn presets() {
             Verdict::Deny,
         ),
         (Preset::Open, Kind::Miner, Level::Secret, Verdict::Allow),
+        (Preset::LocalOnly, Kind::Relay, Level::Public, Verdict::Deny),
+        (Preset::LocalOnly, Kind::ToolServer, Level::Public, Verdict::Deny),
+        (Preset::OwnDevices, Kind::Relay, Level::Public, Verdict::Allow),
+        (Preset::OwnDevices, Kind::ToolServer, Level::Public, Verdict::Deny),
+        (
+            Preset::RedactThenRemote,
+            Kind::ToolServer,
+            Level::Private,
+            Verdict::Redact,
+        ),
+        (Preset::Open, Kind::ToolServer, Level::Private, Verdict::Allow),
     ];
     for (preset, kind, level, wanted) in cases {
         let policies = Policies::new(Policy::of(preset), Vec::new());

@@ -1,10 +1,27 @@
 //! Receipts: short, and every change of one is noticed.
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer, SigningKey};
 use heph_privacy::label::Level;
 use heph_privacy::policy::Kind;
-use heph_privacy::receipt::{self, Body, Bytes, Checked, Place, ReceiptError};
+use heph_privacy::receipt::{self, Body, Bytes, Checked, Computed, Place, ReceiptError};
 use proptest::prelude::*;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the node at this place of the list says that it computed.
+fn stated(node: u16, tokens: (u32, u32)) -> Computed {
+    let desk = *key(1).verifying_key().as_bytes();
+    let signed = receipt::to_state(&desk, &[0xab; 32], 7, (4, 12), tokens);
+    Computed {
+        node,
+        session: 7,
+        layers: (4, 12),
+        tokens,
+        signature: hex(&key(node as u8 + 1).sign(&signed).to_bytes()),
+    }
+}
 
 fn body() -> Body {
     let place = |node, from, to, first, last| Place {
@@ -27,7 +44,7 @@ fn body() -> Body {
         precision: "Q4_K_M".into(),
         exactness: "exact".into(),
         mode: "layered".into(),
-        nodes: vec!["this machine".into(), "11".repeat(32), "22".repeat(32)],
+        nodes: [1, 2, 3].map(|n| hex(key(n).verifying_key().as_bytes())).into(),
         places: vec![
             place(0, 0, 1000, 0, 4),
             place(1, 0, 612, 4, 12),
@@ -35,6 +52,7 @@ fn body() -> Body {
             place(0, 0, 1000, 12, 16),
         ],
         bytes: vec![bytes(1, 2_507_000, 2_507_000), bytes(2, 1_589_000, 1_589_000)],
+        computed: vec![stated(1, (0, 612)), stated(2, (612, 1000))],
         rules: vec!["preset: own machines".into(), "no salaries".into()],
         replaced: 3,
         credits: 12,
@@ -51,8 +69,12 @@ fn key(n: u8) -> SigningKey {
 }
 
 fn signed() -> String {
-    let receipt = receipt::sign(&body(), &key(1)).unwrap();
-    let receipt = receipt::counter_sign(&receipt, &key(2)).unwrap();
+    receipt::sign(&body(), &key(1)).unwrap()
+}
+
+/// The same with machines that agree to all of it.
+fn agreed() -> String {
+    let receipt = receipt::counter_sign(&signed(), &key(2)).unwrap();
     receipt::counter_sign(&receipt, &key(3)).unwrap()
 }
 
@@ -61,16 +83,57 @@ fn a_receipt_for_a_thousand_tokens_with_two_nodes_is_two_kilobytes_at_most() {
     let receipt = signed();
     let verified = receipt::verify(&receipt).unwrap();
     assert_eq!(verified.body, body());
+    assert_eq!(verified.signers, [*key(1).verifying_key().as_bytes()]);
+    assert!(receipt.len() <= 2048, "{} bytes", receipt.len());
+    let agreed = receipt::verify(&agreed()).unwrap();
     assert_eq!(
-        verified.signers,
+        agreed.signers,
         [1, 2, 3].map(|n| *key(n).verifying_key().as_bytes())
     );
-    assert!(receipt.len() <= 2048, "{} bytes", receipt.len());
+}
+
+#[test]
+fn nodes_vouch_for_what_they_computed_and_for_nothing_else() {
+    let verified = receipt::verify(&signed()).unwrap();
+    assert!(verified.is_vouched_for(1) && verified.is_vouched_for(2));
+    assert!(
+        !verified.is_vouched_for(0) && !verified.is_vouched_for(9),
+        "nobody signed for them"
+    );
+    let mut more = body();
+    more.places[1].tokens = (0, 700);
+    let verified = receipt::verify(&receipt::sign(&more, &key(1)).unwrap()).unwrap();
+    assert!(!verified.is_vouched_for(1) && verified.is_vouched_for(2));
+    // Layers that node 1 signed for are not vouched for where another is said to have computed them.
+    let mut others = body();
+    others.places.retain(|place| place.node == 1);
+    others.places[0].node = 0;
+    let verified = receipt::verify(&receipt::sign(&others, &key(1)).unwrap()).unwrap();
+    assert!(!verified.is_vouched_for(0));
+    // What a node signed counts for this machine, model, session, layers and tokens.
+    let changes: [fn(&mut Body); 6] = [
+        |b| b.computed[0].tokens.1 += 1,
+        |b| b.computed[0].layers.0 -= 1,
+        |b| b.computed[0].session += 1,
+        |b| b.computed[0].node = 2,
+        |b| b.file = "ac".repeat(32),
+        |b| b.computed[1].signature = b.computed[0].signature.clone(),
+    ];
+    for change in changes {
+        let mut body = body();
+        change(&mut body);
+        assert!(matches!(
+            receipt::sign(&body, &key(1)),
+            Err(ReceiptError::Unstated(_))
+        ));
+    }
+    // Another machine cannot show it as its own.
+    assert_eq!(receipt::sign(&body(), &key(4)), Err(ReceiptError::Unstated(1)));
 }
 
 #[test]
 fn every_changed_byte_is_noticed() {
-    let receipt = signed();
+    let receipt = agreed();
     for place in 0..receipt.len() - 1 {
         for flip in [1, 32] {
             let mut bytes = receipt.clone().into_bytes();
@@ -85,7 +148,7 @@ fn every_changed_byte_is_noticed() {
 
 #[test]
 fn signatures_cannot_be_moved_or_taken_from_elsewhere() {
-    let receipt = signed();
+    let receipt = agreed();
     let lines: Vec<&str> = receipt.lines().collect();
     // The second signature is over the first one, so it cannot take its place.
     let moved = [lines[0], lines[1], lines[3], lines[2]].join("\n");
@@ -110,6 +173,7 @@ fn a_receipt_that_contradicts_itself_is_none() {
     for change in wrong {
         let mut body = body();
         change(&mut body);
+        body.computed.clear();
         assert!(matches!(
             receipt::sign(&body, &key(1)),
             Err(ReceiptError::Contradiction(_))
@@ -122,7 +186,7 @@ proptest! {
 
     #[test]
     fn any_text_is_verified_or_refused(text in ".{0,400}", cut in 0_usize..2000) {
-        let receipt = signed();
+        let receipt = agreed();
         prop_assert!(receipt::verify(&text).is_err());
         let headed = format!("heph-receipt 1\n{text}");
         prop_assert!(receipt::verify(&headed).is_err());

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::provider::{Dialect, Provider};
-use crate::question::{Call, Form, Question, Sampling, Source, Tool, ToolChoice, Turn};
+use crate::question::{Call, Form, Picture, Question, Sampling, Source, Tool, ToolChoice, Turn};
 
 /// Tokens that Anthropic's models make where nobody says how many: the shape demands a number.
 const ANTHROPIC_TOKENS: u64 = 4096;
@@ -160,6 +160,13 @@ fn openai_form(form: &Form) -> Option<Value> {
 
 fn openai_turn(turn: &Turn) -> Value {
     let mut told = json!({ "role": turn.role, "content": turn.content });
+    if !turn.pictures.is_empty() {
+        let picture = |Picture { kind, base64 }: &Picture| json!({ "type": "image_url", "image_url": { "url": format!("data:{kind};base64,{base64}") } });
+        told["content"] = text_block(turn)
+            .into_iter()
+            .chain(turn.pictures.iter().map(picture))
+            .collect();
+    }
     if !turn.calls.is_empty() {
         let calls = turn.calls.iter().map(|Call { id, name, arguments }| {
             json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments.to_string() } })
@@ -170,6 +177,11 @@ fn openai_turn(turn: &Turn) -> Value {
         told["tool_call_id"] = json!(id);
     }
     told
+}
+
+/// What was said, as a block; none where nothing was.
+fn text_block(turn: &Turn) -> Option<Value> {
+    (!turn.content.is_empty()).then(|| json!({ "type": "text", "text": turn.content }))
 }
 
 fn completion(provider: &Provider, question: &Question, text: &str) -> Body {
@@ -227,6 +239,13 @@ fn ollama(question: &Question, turns: &[Turn]) -> Result<Body, &'static str> {
     }
     let turn = |turn: &Turn| {
         let mut told = json!({ "role": turn.role, "content": turn.content });
+        if !turn.pictures.is_empty() {
+            told["images"] = turn
+                .pictures
+                .iter()
+                .map(|picture| json!(picture.base64))
+                .collect();
+        }
         if !turn.calls.is_empty() {
             let calls = turn.calls.iter();
             let call =
@@ -320,12 +339,13 @@ fn anthropic(question: &Question, turns: &[Turn]) -> Result<Body, &'static str> 
             let id = turn.call_id.as_deref().unwrap_or_default();
             return vec![json!({ "type": "tool_result", "tool_use_id": id, "content": turn.content })];
         }
-        let text = (!turn.content.is_empty()).then(|| json!({ "type": "text", "text": turn.content }));
+        let picture = |Picture { kind, base64 }: &Picture| json!({ "type": "image", "source": { "type": "base64", "media_type": kind, "data": base64 } });
         let call = |call: &Call| {
             let Call { id, name, arguments } = call;
             json!({ "type": "tool_use", "id": id, "name": name, "input": arguments })
         };
-        text.into_iter().chain(turn.calls.iter().map(call)).collect()
+        let shown = turn.pictures.iter().map(picture).chain(text_block(turn));
+        shown.chain(turn.calls.iter().map(call)).collect()
     };
     let mut map = Map::new();
     put(&mut map, "model", question.model.as_str());
@@ -394,9 +414,11 @@ fn gemini(question: &Question, turns: &[Turn]) -> Result<Body, &'static str> {
             let response = json!({ "name": name, "response": { "result": turn.content } });
             return vec![json!({ "functionResponse": response })];
         }
+        let picture = |Picture { kind, base64 }: &Picture| json!({ "inlineData": { "mimeType": kind, "data": base64 } });
         let text = (!turn.content.is_empty()).then(|| json!({ "text": turn.content }));
         let call = |call: &Call| json!({ "functionCall": { "name": call.name, "args": call.arguments } });
-        text.into_iter().chain(turn.calls.iter().map(call)).collect()
+        let shown = turn.pictures.iter().map(picture).chain(text);
+        shown.chain(turn.calls.iter().map(call)).collect()
     };
     let mut config = Map::new();
     let names = [

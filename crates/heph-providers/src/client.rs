@@ -1,14 +1,17 @@
 //! Asking a provider: one request, its answer piece by piece, and every wait with an end.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use heph_privacy::Cleared;
+use heph_privacy::label::Label;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
 use crate::body::{Body, body};
 use crate::frames::Frames;
-use crate::permit::Permit;
 use crate::provider::{Dialect, Provider};
 use crate::question::Question;
 use crate::reading::{End, Reading, Said, Wrong, sentence};
@@ -108,6 +111,14 @@ pub enum AskError {
         /// What it does not do.
         what: &'static str,
     },
+    /// What was cleared is for somebody else.
+    #[error("the question was cleared for {meant:?} and not for the provider {name}")]
+    Elsewhere {
+        /// The provider.
+        name: String,
+        /// Whom it was cleared for.
+        meant: String,
+    },
     /// Nobody answers there.
     #[error("the provider {name} cannot be reached: {why}")]
     Unreachable {
@@ -185,11 +196,35 @@ pub struct Listener<'a> {
     pub deadline: Option<Instant>,
 }
 
+/// What one request and its tries carried.
+#[derive(Debug, Clone, Copy)]
+pub struct Carried<'a> {
+    /// To and from whom.
+    pub provider: &'a Provider,
+    /// Bytes of the bodies that left.
+    pub up: u64,
+    /// Bytes of the bodies that came.
+    pub down: u64,
+    /// How private what left was; `None` where nothing was said, as where only a list of models was asked for.
+    pub label: Option<&'a Label>,
+}
+
+/// Who is told what requests carried, whatever became of them.
+#[derive(Clone)]
+struct Log(Arc<dyn Fn(Carried<'_>) + Send + Sync>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
 /// Talks HTTP with providers. Follows no redirect and uses no proxy: a text goes where the person said, or nowhere.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     limits: Limits,
+    log: Log,
 }
 
 impl Client {
@@ -207,28 +242,44 @@ impl Client {
             .user_agent(concat!("heph/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Self { http, limits })
+        let log = Log(Arc::new(|_| {}));
+        Ok(Self { http, limits, log })
     }
 
-    /// Asks, and says each piece of the answer as it comes.
+    /// The same client, which tells `log` what each request carried when it is over, however it ended.
+    pub fn with_log(self, log: impl Fn(Carried<'_>) + Send + Sync + 'static) -> Self {
+        let log = Log(Arc::new(log));
+        Self { log, ..self }
+    }
+
+    /// Asks, and says each piece of the answer as it comes. What was not cleared is not asked:
+    ///
+    /// ```compile_fail
+    /// # use heph_providers::{Client, Listener, Provider, Question, Said};
+    /// async fn tell(client: &Client, to: &Provider, question: &Question, listener: &Listener<'_>) {
+    ///     let mut say = |_: Said| {};
+    ///     let _ = client.ask(to, None, question, listener, &mut say).await;
+    /// }
+    /// ```
     ///
     /// # Errors
     /// When there is no answer, or it breaks off; then it is not begun again once anything of it was heard.
     pub async fn ask(
         &self,
-        permit: Permit<'_>,
+        provider: &Provider,
         key: Option<&Secret>,
-        question: &Question,
+        question: &Cleared<Question>,
         listener: &Listener<'_>,
         say: &mut (dyn FnMut(Said) + Send),
     ) -> Result<Done, AskError> {
-        let provider = permit.provider();
+        let label = question.label().clone();
+        let question = meant(provider, question)?;
         let shape = |what| AskError::Shape {
             name: provider.name.clone(),
             what,
         };
         let Body { path, json, dropped } = body(provider, question).map_err(shape)?;
-        let mut call = Call::new(self, provider, key, listener);
+        let mut call = Call::new(self, provider, key, listener).bearing(label);
         let kind = Reading::content_type(provider.dialect);
         let mut response = call.post(&path, &json, kind).await?;
         let mut reading = Reading::new(provider.dialect);
@@ -302,6 +353,17 @@ impl Client {
     }
 }
 
+/// What was cleared, where it was cleared for `provider`.
+pub(crate) fn meant<'q, T>(provider: &Provider, cleared: &'q Cleared<T>) -> Result<&'q T, AskError> {
+    match *cleared.to() == provider.destination() {
+        true => Ok(cleared.value()),
+        false => Err(AskError::Elsewhere {
+            name: provider.name.clone(),
+            meant: cleared.to().name.clone(),
+        }),
+    }
+}
+
 /// One request, with all its tries.
 pub(crate) struct Call<'a> {
     client: &'a Client,
@@ -312,6 +374,18 @@ pub(crate) struct Call<'a> {
     pub(crate) up: u64,
     pub(crate) down: usize,
     pub(crate) tries: u32,
+    label: Option<Label>,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        (self.client.log.0)(Carried {
+            provider: self.provider,
+            up: self.up,
+            down: self.down as u64,
+            label: self.label.as_ref(),
+        });
+    }
 }
 
 impl<'a> Call<'a> {
@@ -331,7 +405,14 @@ impl<'a> Call<'a> {
             up: 0,
             down: 0,
             tries: 0,
+            label: None,
         }
+    }
+
+    /// The same, which carries something this private.
+    pub(crate) fn bearing(mut self, label: Label) -> Self {
+        self.label = Some(label);
+        self
     }
 
     /// The head of an answer of this kind; asks again where that may help, since nothing was heard.

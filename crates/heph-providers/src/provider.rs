@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use heph_privacy::policy::Destination;
 use heph_types::{Leaves, NodeId, Role};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -407,6 +408,21 @@ impl Provider {
             return Err(ProviderError::Numbers(self.name));
         }
         Ok(self)
+    }
+
+    /// Where it is, for rules. Whoever does not say how long it keeps what it sees, or trains with it, keeps it for ever.
+    pub fn destination(&self) -> Destination {
+        Destination {
+            kind: self.role.into(),
+            name: self.name.clone(),
+            id: self.node().to_string(),
+            region: self.region.as_ref().map(Region::to_string).unwrap_or_default(),
+            retention_days: match self.retention {
+                Retention::Nothing => Some(0),
+                Retention::Days(days) => Some(days),
+                Retention::Trains | Retention::Unknown => None,
+            },
+        }
     }
 
     /// Its name among nodes: derived from what it is called and where it is, so that no machine can have it.

@@ -9,12 +9,23 @@ pub struct Turn {
     pub role: String,
     /// What was said.
     pub content: String,
+    /// Pictures that were shown with it; a user's only.
+    pub pictures: Vec<Picture>,
     /// The tools that the assistant called.
     pub calls: Vec<Call>,
     /// Which call this is the result of.
     pub call_id: Option<String>,
     /// The tool whose result it is, where that is known.
     pub name: Option<String>,
+}
+
+/// A picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// What it is, as `image/png`.
+    pub kind: String,
+    /// Its bytes in base64.
+    pub base64: String,
 }
 
 /// A call of a tool.
@@ -128,6 +139,14 @@ impl Question {
             tools: Vec::new(),
             choice: ToolChoice::Auto,
             form: Form::Text,
+        }
+    }
+
+    /// Whether a picture is shown.
+    pub fn shows_pictures(&self) -> bool {
+        match &self.source {
+            Source::Text(_) => false,
+            Source::Chat(turns) => turns.iter().any(|turn| !turn.pictures.is_empty()),
         }
     }
 

@@ -10,6 +10,8 @@ use crate::provider::Dialect;
 pub enum Said {
     /// More text.
     Text(String),
+    /// More of what the model thinks before it answers, which is no part of the answer.
+    Thought(String),
     /// A tool is called.
     Call {
         /// What the call is called.
@@ -130,6 +132,11 @@ impl Reading {
             return Ok(());
         };
         let delta = &choice["delta"];
+        // The newer name of the two is that of fewer.
+        let thought = delta["reasoning_content"]
+            .as_str()
+            .or_else(|| delta["reasoning"].as_str());
+        think(thought, out);
         say(delta["content"].as_str().or_else(|| choice["text"].as_str()), out);
         for call in delta["tool_calls"].as_array().into_iter().flatten() {
             let at = call["index"].as_u64().unwrap_or(0);
@@ -176,6 +183,7 @@ impl Reading {
                     let id = block["id"].as_str().unwrap_or_default();
                     self.called(id, name, out);
                 } else {
+                    think(block["thinking"].as_str(), out);
                     say(block["text"].as_str(), out);
                 }
             }
@@ -183,13 +191,14 @@ impl Reading {
                 let delta = &event["delta"];
                 match delta["type"].as_str() {
                     Some("text_delta") => say(delta["text"].as_str(), out),
+                    Some("thinking_delta") => think(delta["thinking"].as_str(), out),
                     Some("input_json_delta") if self.block_is_call => {
                         let text = delta["partial_json"].as_str().unwrap_or_default();
                         if !text.is_empty() {
                             out.push(Said::Arguments(text.to_owned()));
                         }
                     }
-                    // Thoughts and signatures are not part of the answer.
+                    // Signatures are for the provider alone.
                     _ => {}
                 }
             }
@@ -216,6 +225,8 @@ impl Reading {
 
     fn ollama(&mut self, event: &Value, out: &mut Vec<Said>) -> Result<(), Wrong> {
         let message = &event["message"];
+        let thought = message["thinking"].as_str();
+        think(thought.or_else(|| event["thinking"].as_str()), out);
         say(
             message["content"].as_str().or_else(|| event["response"].as_str()),
             out,
@@ -251,6 +262,7 @@ impl Reading {
         let candidate = &event["candidates"][0];
         for part in candidate["content"]["parts"].as_array().into_iter().flatten() {
             if part["thought"] == true {
+                think(part["text"].as_str(), out);
                 continue;
             }
             say(part["text"].as_str(), out);
@@ -291,6 +303,12 @@ fn say(text: Option<&str>, out: &mut Vec<Said>) {
     }
 }
 
+fn think(thought: Option<&str>, out: &mut Vec<Said>) {
+    if let Some(thought) = thought.filter(|thought| !thought.is_empty()) {
+        out.push(Said::Thought(thought.to_owned()));
+    }
+}
+
 /// The sentence of an error in anybody's shape.
 pub(crate) fn sentence(error: &Value) -> String {
     let text = error.as_str().or_else(|| error["message"].as_str());
@@ -314,11 +332,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn thoughts_are_no_part_of_the_answer() {
+        let cases = [
+            (
+                Dialect::OpenAi,
+                r#"{"choices":[{"delta":{"reasoning_content":"hm","content":"so"}}]}"#,
+            ),
+            (
+                Dialect::Vllm,
+                r#"{"choices":[{"delta":{"reasoning":"hm","content":"so"}}]}"#,
+            ),
+            (Dialect::Ollama, r#"{"message":{"thinking":"hm","content":"so"}}"#),
+            (Dialect::Ollama, r#"{"thinking":"hm","response":"so"}"#),
+            (
+                Dialect::Gemini,
+                r#"{"candidates":[{"content":{"parts":[{"text":"hm","thought":true},{"text":"so"}]}}]}"#,
+            ),
+        ];
+        for (dialect, event) in cases {
+            let mut said = Vec::new();
+            Reading::new(dialect).read(event.as_bytes(), &mut said).unwrap();
+            assert_eq!(
+                said,
+                [Said::Thought("hm".to_owned()), Said::Text("so".to_owned())],
+                "{event}"
+            );
+        }
+        let (mut reading, mut said) = (Reading::new(Dialect::Anthropic), Vec::new());
+        for event in [
+            r#"{"type":"content_block_start","content_block":{"type":"thinking","thinking":"h"}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"m"}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"signature_delta","signature":"x"}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"so"}}"#,
+        ] {
+            reading.read(event.as_bytes(), &mut said).unwrap();
+        }
+        let thought = |text: &str| Said::Thought(text.to_owned());
+        assert_eq!(said, [thought("h"), thought("m"), Said::Text("so".to_owned())]);
+    }
+
     /// Sound events with a word of them exchanged, and noise.
     fn event() -> impl Strategy<Value = String> {
         let sound = prop::sample::select(vec![
             r#"{"choices":[{"delta":{"content":"x","tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{"}}]},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
             r#"{"type":"content_block_start","content_block":{"type":"tool_use","id":"a","name":"f"}}"#,
+            r#"{"choices":[{"delta":{"reasoning_content":"hm","reasoning":"hm"},"finish_reason":null}]}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"hm"}}"#,
             r#"{"type":"message_delta","delta":{"stop_reason":"stop_sequence","stop_sequence":"x"},"usage":{"output_tokens":1}}"#,
             r#"{"message":{"content":"x","tool_calls":[{"function":{"name":"f","arguments":{}}}]},"done":true,"eval_count":1}"#,
             r#"{"candidates":[{"content":{"parts":[{"text":"x"},{"functionCall":{"name":"f","args":{}}}]},"finishReason":"STOP"}]}"#,

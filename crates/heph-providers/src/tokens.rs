@@ -2,16 +2,24 @@
 //!
 //! What they compute is theirs: the tokens are the likeliest by their arithmetic, not by ours.
 
+use heph_privacy::Cleared;
 use serde_json::{Value, json};
 
-use crate::client::{AskError, Call, Client, Listener};
+use crate::client::{AskError, Call, Client, Listener, meant};
 use crate::frames::{Frames, Framing};
-use crate::permit::Permit;
+use crate::provider::Provider;
 use crate::question::Sampling;
 use crate::reading::{Wrong, sentence};
 use crate::secret::Secret;
 
-/// What is to be gone on from, and how.
+/// What is to be gone on from, and how. What was not cleared is not gone on from:
+///
+/// ```compile_fail
+/// # use heph_providers::{Client, Listener, Provider, tokens::TokenQuestion};
+/// async fn tell(client: &Client, to: &Provider, question: &TokenQuestion<'_>, listener: &Listener<'_>) {
+///     let _ = client.go_on(to, None, question, listener, &mut |_| true).await;
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenQuestion<'a> {
     /// The model, as the server calls it.
@@ -95,13 +103,15 @@ impl Client {
     /// When the server gives none, breaks off, or tells no tokens.
     pub async fn go_on(
         &self,
-        permit: Permit<'_>,
+        provider: &Provider,
         key: Option<&Secret>,
-        question: &TokenQuestion<'_>,
+        question: &Cleared<TokenQuestion<'_>>,
         listener: &Listener<'_>,
         more: &mut (dyn FnMut(u32) -> bool + Send),
     ) -> Result<(Option<TokenEnd>, Bytes), AskError> {
-        let mut call = Call::new(self, permit.provider(), key, listener);
+        let label = question.label().clone();
+        let question = meant(provider, question)?;
+        let mut call = Call::new(self, provider, key, listener).bearing(label);
         let mut json = question.json();
         json["stream"] = json!(true);
         let mut response = call.post("/completions", &json, "text/event-stream").await?;
@@ -170,19 +180,21 @@ impl Client {
     /// When no answer is wanted, or more than there are tokens.
     pub async fn likeliest(
         &self,
-        permit: Permit<'_>,
+        provider: &Provider,
         key: Option<&Secret>,
-        question: &TokenQuestion<'_>,
+        question: &Cleared<TokenQuestion<'_>>,
         answers: usize,
         end: u32,
         listener: &Listener<'_>,
     ) -> Result<(Vec<u32>, Bytes), AskError> {
+        let label = question.label().clone();
+        let question = meant(provider, question)?;
         let prompt = question.prompt;
         assert!(
             (1..=prompt.len()).contains(&answers),
             "answers for tokens of the prompt"
         );
-        let mut call = Call::new(self, permit.provider(), key, listener);
+        let mut call = Call::new(self, provider, key, listener).bearing(label);
         let mut json = question.json();
         json["max_tokens"] = json!(1);
         json["temperature"] = json!(0);

@@ -19,12 +19,14 @@ use heph_net::endpoint::{EndpointOptions, Protocol, Stream};
 use heph_net::session::Codecs;
 use heph_net::trust::Peer as Known;
 use heph_runtime::bundled;
+use heph_runtime::discretion::between_own;
 use heph_runtime::line::LineModel;
 use heph_runtime::network::{Admits, Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::peer::Peer;
 use heph_runtime::seat::{Bell, Host, Seat};
 use heph_runtime::serve::{ServeRules, serve};
+use heph_runtime::settings::Keys;
 use heph_types::{
     Forward, Hidden, ModelHash, NodeId, Order, Position, Reply, Role, SessionId, StageInput, StageSpec,
     WireCodec,
@@ -67,7 +69,10 @@ fn main() {
         up: WireCodec::F32,
         down: WireCodec::F32,
     };
-    let peer = Peer::new(&desk, node.node()).with_codecs(codecs);
+    let leave = between_own(node.node()).expect("own machines see everything");
+    let peer = Peer::new(&desk, node.node())
+        .with_codecs(codecs)
+        .with_clearance(leave);
     let mut far = peer.open(SessionId(1), &spec(&model), &bell).expect("a seat");
     let mut near = lent_by(NodeId([1; 32]), &lent)
         .open(SessionId(2), &spec(&model), &bell)
@@ -98,6 +103,7 @@ fn main() {
 fn machine(home: &std::path::Path) -> Network {
     let options = NetworkOptions {
         home: home.to_owned(),
+        keys: Some(Keys::File),
         name: "bench".to_owned(),
         endpoint: EndpointOptions::loopback(),
     };

@@ -26,11 +26,28 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Positions that the cache must hold.
+    /// Positions that the cache must hold; the most there are where they cannot be counted.
     pub fn context(&self) -> usize {
         let widest = self.verify.iter().copied().max().unwrap_or(0);
-        self.depth + self.prompt.max(self.generate).max(widest).max(1)
+        let measured = self.prompt.max(self.generate).max(widest).max(1);
+        self.depth.saturating_add(measured)
     }
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// No session of the model is as long as the plan.
+    #[error("this needs {wanted} positions, and a session of the model holds {context}")]
+    TooLong {
+        /// Positions of the plan.
+        wanted: usize,
+        /// Positions that a session holds.
+        context: usize,
+    },
+    /// A pass failed.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
 }
 
 /// What was measured, one value per repetition.
@@ -48,8 +65,12 @@ pub struct Speeds {
 /// Measures `worker`'s model. `step` is called after each measurement.
 ///
 /// # Errors
-/// When a pass fails: the cache may be too small for the plan.
-pub fn measure(worker: &mut Worker, plan: &Plan, step: &mut dyn FnMut()) -> Result<Speeds, ForwardError> {
+/// When the plan is longer than a session, or a pass fails. Nothing is allocated for a plan that is too long.
+pub fn measure(worker: &mut Worker, plan: &Plan, step: &mut dyn FnMut()) -> Result<Speeds, BenchError> {
+    let (wanted, context) = (plan.context(), worker.model().context());
+    if wanted > context {
+        return Err(BenchError::TooLong { wanted, context });
+    }
     let mut cache = worker.model().new_cache(worker.all_layers());
     let vocab = worker.model().graph().vocab;
     if plan.depth > 0 {
@@ -157,11 +178,62 @@ impl Stand<'_> {
     }
 }
 
-/// `count` tokens that look like no text: their values do not change what a pass costs, but equal rows might let
+/// `count` tokens, which a session was found to hold, that look like no text: their values do not change what a pass costs, but equal rows might let
 /// a cache help.
 fn tokens(count: usize, vocab: usize, stream: u32) -> Vec<TokenId> {
     let mix = |i: u32| (i ^ stream.rotate_left(16)).wrapping_mul(2_654_435_761) >> 8;
     (0..count as u32)
         .map(|i| TokenId((mix(i) as usize % vocab.max(1)) as u32))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use heph_engine::model::{LoadOptions, Model};
+    use heph_kernels::isa::Isa;
+    use heph_kernels::pool::Pool;
+
+    use super::*;
+    use crate::bundled::STORY_DRAFT;
+    use crate::store::Found;
+
+    #[test]
+    fn a_plan_that_no_session_holds_is_refused_before_anything_is_allocated() {
+        let source = Arc::new(crate::open::open(&Found::Bundled(STORY_DRAFT)).unwrap());
+        let options = LoadOptions {
+            context: Some(32),
+            ..LoadOptions::default()
+        };
+        let pool = Arc::new(Pool::serial());
+        let model = Arc::new(Model::load(source, &options, &pool, &mut |_| {}).unwrap());
+        let mut worker = Worker::new(model, pool, Isa::Scalar);
+        let short = Plan {
+            prompt: 16,
+            generate: 2,
+            depth: 16,
+            repetitions: 1,
+            verify: vec![4],
+        };
+        assert!(measure(&mut worker, &short, &mut || {}).is_ok());
+        for (prompt, generate, depth, widest) in [
+            (17, 2, 16, 1),
+            (99_999_999_999, 1, 0, 1),
+            (1, usize::MAX, 0, 1),
+            (1, usize::MAX, usize::MAX, 1),
+            (1, 1, 99_999_999_999, 1),
+            (1, 1, 0, usize::MAX),
+        ] {
+            let plan = Plan {
+                prompt,
+                generate,
+                depth,
+                verify: vec![widest],
+                ..short.clone()
+            };
+            let refused = measure(&mut worker, &plan, &mut || {});
+            assert!(matches!(refused, Err(BenchError::TooLong { context: 32, .. })));
+        }
+    }
 }

@@ -1,17 +1,20 @@
 //! Blocks of KV caches on disk: what earlier prompts left, for later ones that begin alike, also after a restart.
 //!
-//! Asked by the service's own thread for files. A block is checked against its BLAKE3 sum before a bit of it is used; one
-//! that is damaged, short or of another shape is a miss and is removed. Writing may fail at any time, a full disk among
-//! the reasons: the answers go on without. A file holds keys and values, from which a prompt could be guessed: it is
-//! private to the user of this machine, its name tells nothing, and whether any is written is for the caller to say.
+//! Asked by the service's own thread for files. A block is sealed with a key of this home folder (`blocks::seal`), and opens whole
+//! or not at all; one that is damaged, short, of another shape or of another key is a miss and is removed. Writing may fail
+//! at any time, a full disk among the reasons: the answers go on without. A file holds keys and values, from which a prompt
+//! could be guessed: it is private to the user of this machine, neither its name nor its bytes tell anything without the key,
+//! and whether any is written is for the caller to say.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 8 | the word `HEPHKV` and the version of this layout |
-//! | 32, 32 | the block's name, and that of the block before it |
-//! | 8, 8, 8 | how many blocks come before it; operations that one of its bytes costs; bytes of keys and values |
-//! | 32 | BLAKE3 of all the others |
-//! | the rest | keys and values of 64 positions, as `KvCache::export` writes them |
+//! | 8 | bytes of keys and values |
+//! | 12, 12 | what was drawn for the two seals |
+//! | 32, 32, 8, 8, 16 | sealed: the block's name, that of the block before it, how many come before it, operations that one of its bytes costs |
+//! | the rest | sealed with all of the above: keys and values of 64 positions, as `KvCache::export` writes them |
+
+mod seal;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -21,16 +24,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use heph_engine::prefix::{BlockKey, Entry, Hoard};
+use seal::{FRESH_BYTES, Fresh, Seal, TAG_BYTES};
 use serde::Serialize;
 
 /// The word at the beginning of each file, with the version of its layout.
-const WORD: [u8; 8] = *b"HEPHKV\0\x01";
+const WORD: [u8; 8] = *b"HEPHKV\0\x02";
 
-/// Bytes before the checksum: the word, two names and three numbers.
-const SUMMED: usize = 8 + 32 + 32 + 3 * 8;
+/// Bytes that are not sealed: the word, a number, and what was drawn for two seals.
+const PLAIN: usize = 8 + 8 + 2 * FRESH_BYTES;
 
-/// Bytes before the keys and values: those, and the checksum.
-const HEAD: usize = SUMMED + 32;
+/// Bytes before the keys and values: those, and two names and two numbers under a seal.
+const HEAD: usize = PLAIN + 32 + 32 + 2 * 8 + TAG_BYTES;
 
 /// Bytes that no block reaches: 64 positions of 80 layers with 128 heads of 256 numbers in full precision take 1.3 GiB.
 const BLOCK_BYTES_MAX: u64 = 2 << 30;
@@ -111,6 +115,7 @@ struct Known {
 #[derive(Debug)]
 pub struct BlockStore {
     folder: PathBuf,
+    seal: Seal,
     limit: u64,
     known: Mutex<Known>,
     counts: Counts,
@@ -119,12 +124,13 @@ pub struct BlockStore {
 }
 
 impl BlockStore {
-    /// Takes charge of the folder, which is made where it is not there. What it holds is known once
+    /// Takes charge of the blocks below HEPH's folder `home`; what is not there is made. What it holds is known once
     /// [`BlockStore::settle`] was called.
     ///
     /// # Errors
-    /// When the system refuses the folder, or another process is in charge of it.
-    pub fn open(folder: &Path, limit: u64) -> Result<Self, BlocksError> {
+    /// When the system refuses the folder or its key, or another process is in charge of it.
+    pub fn open(home: &Path, limit: u64) -> Result<Self, BlocksError> {
+        let folder = &folder(home);
         let failed = |cause| BlocksError::Io {
             path: folder.to_owned(),
             cause,
@@ -137,6 +143,7 @@ impl BlockStore {
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
         Ok(Self {
+            seal: Seal::of(home).map_err(failed)?,
             folder: folder.to_owned(),
             limit,
             known: Mutex::new(Known {
@@ -156,15 +163,17 @@ impl BlockStore {
         }
         // Others may ask meanwhile: a folder of many files takes a while.
         let mut found = files(&self.folder);
-        for left in found.iter().filter(|file| file.key.is_none() && file.unfinished) {
+        for left in found.iter().filter(|file| file.name.is_none() && file.unfinished) {
             // From a process that ended while it wrote. What cannot be removed is in nobody's way.
             let _ = fs::remove_file(&left.path);
         }
-        found.retain(|file| file.key.is_some());
+        found.retain(|file| file.name.is_some());
         let mut entries: Vec<(SystemTime, Entry<BlockKey>)> = Vec::with_capacity(found.len());
         for file in found {
-            match head_of(&file.path) {
-                Some(head) if Some(head.key) == file.key && file.bytes == HEAD as u64 + head.payload => {
+            match self.head_of(&file.path) {
+                Some(head)
+                    if Some(self.seal.name(&head.key)) == file.name && file.bytes == head.file_bytes() =>
+                {
                     entries.push((file.used, head.entry()));
                 }
                 _ => self.lost(&file.path, None),
@@ -190,7 +199,7 @@ impl BlockStore {
             return None;
         }
         let path = self.path(key);
-        match payload_of(&path, key, bytes) {
+        match self.payload_of(&path, key, bytes) {
             Some(payload) => {
                 self.counts.read.fetch_add(1, Relaxed);
                 Some(payload)
@@ -214,7 +223,7 @@ impl BlockStore {
     /// written is not kept.
     pub fn write(&self, entry: &Entry<BlockKey>, payload: &[u8]) {
         let entry = Entry {
-            bytes: (HEAD + payload.len()) as u64,
+            bytes: (HEAD + payload.len() + TAG_BYTES) as u64,
             ..*entry
         };
         let mut known = self.lock();
@@ -228,7 +237,7 @@ impl BlockStore {
             return;
         }
         drop(known);
-        let written = write_whole(&self.folder, &self.path(&entry.key), &entry, payload);
+        let written = self.write_whole(&entry, payload);
         match written {
             Ok(()) => {
                 self.counts.written.fetch_add(1, Relaxed);
@@ -286,9 +295,56 @@ impl BlockStore {
         let _ = fs::remove_file(path);
     }
 
-    fn path(&self, key: &BlockKey) -> PathBuf {
+    /// The file of a block.
+    pub(crate) fn path(&self, key: &BlockKey) -> PathBuf {
         self.folder
-            .join(format!("{}.{ENDING}", blake3::Hash::from_bytes(key.0).to_hex()))
+            .join(format!("{}.{ENDING}", self.seal.name(key).to_hex()))
+    }
+
+    fn head_of(&self, path: &Path) -> Option<Head> {
+        let mut bytes = [0; HEAD];
+        File::open(path).ok()?.read_exact(&mut bytes).ok()?;
+        Head::read(&self.seal, &bytes)
+    }
+
+    /// The keys and values of a file that is what its name says, whole and unchanged.
+    fn payload_of(&self, path: &Path, key: &BlockKey, bytes: usize) -> Option<Vec<u8>> {
+        let mut file = File::open(path).ok()?;
+        if file.metadata().ok()?.len() != (HEAD + bytes + TAG_BYTES) as u64 {
+            return None;
+        }
+        let mut head = [0; HEAD];
+        file.read_exact(&mut head).ok()?;
+        let known = Head::read(&self.seal, &head)?;
+        if known.key != *key || known.payload != bytes as u64 {
+            return None;
+        }
+        let mut sealed = vec![0; bytes + TAG_BYTES];
+        file.read_exact(&mut sealed).ok()?;
+        self.seal.open(known.fresh[1], &head, sealed)
+    }
+
+    /// A file appears under its name when it is whole.
+    fn write_whole(&self, entry: &Entry<BlockKey>, payload: &[u8]) -> io::Result<()> {
+        let head = Head {
+            key: entry.key,
+            parent: entry.parent,
+            depth: u64::from(entry.depth),
+            rate: entry.rate,
+            payload: payload.len() as u64,
+            fresh: [Seal::fresh()?, Seal::fresh()?],
+        };
+        let bytes = head.sealed(&self.seal)?;
+        let mut sealed = Vec::with_capacity(payload.len() + TAG_BYTES);
+        sealed.extend_from_slice(payload);
+        self.seal.close(head.fresh[1], &bytes, &mut sealed)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(&self.folder)?;
+        file.write_all(&bytes)?;
+        file.write_all(&sealed)?;
+        file.persist(self.path(&entry.key))?;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -298,7 +354,7 @@ impl BlockStore {
 
 /// How many blocks lie in a folder, whoever is in charge of it, and their bytes.
 pub fn survey(folder: &Path) -> (u64, u64) {
-    let blocks = files(folder).into_iter().filter(|file| file.key.is_some());
+    let blocks = files(folder).into_iter().filter(|file| file.name.is_some());
     blocks.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.bytes))
 }
 
@@ -309,7 +365,7 @@ pub fn survey(folder: &Path) -> (u64, u64) {
 /// When the system refuses to remove one.
 pub fn clear(folder: &Path) -> Result<(u64, u64), BlocksError> {
     let (mut count, mut bytes) = (0, 0);
-    for file in files(folder).into_iter().filter(|file| file.key.is_some()) {
+    for file in files(folder).into_iter().filter(|file| file.name.is_some()) {
         match fs::remove_file(&file.path) {
             Ok(()) => (count, bytes) = (count + 1, bytes + file.bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -326,8 +382,8 @@ pub fn clear(folder: &Path) -> Result<(u64, u64), BlocksError> {
 
 struct Found {
     path: PathBuf,
-    /// The block's name, if the file is named like one.
-    key: Option<BlockKey>,
+    /// What it is called, if it is called like a block.
+    name: Option<blake3::Hash>,
     unfinished: bool,
     bytes: u64,
     used: SystemTime,
@@ -340,9 +396,8 @@ fn files(folder: &Path) -> Vec<Found> {
         let name = file.file_name();
         let name = name.to_str()?;
         let stem = name.strip_suffix(ENDING).and_then(|stem| stem.strip_suffix('.'));
-        let key = stem.and_then(|stem| blake3::Hash::from_hex(stem).ok());
         Some(Found {
-            key: key.map(|hash| BlockKey(hash.into())),
+            name: stem.and_then(|stem| blake3::Hash::from_hex(stem).ok()),
             unfinished: name.starts_with(UNFINISHED),
             path: file.path(),
             bytes: about.len(),
@@ -362,7 +417,8 @@ struct Head {
     depth: u64,
     rate: u64,
     payload: u64,
-    sum: [u8; 32],
+    /// For its own seal, and for that of the keys and values.
+    fresh: [Fresh; 2],
 }
 
 impl Head {
@@ -371,79 +427,46 @@ impl Head {
             key: self.key,
             parent: self.parent,
             depth: u32::try_from(self.depth).unwrap_or(u32::MAX),
-            bytes: HEAD as u64 + self.payload,
+            bytes: self.file_bytes(),
             rate: self.rate,
         }
     }
 
-    /// What is summed besides the keys and values.
-    fn summed(&self) -> Vec<u8> {
-        let numbers = [self.depth, self.rate, self.payload].map(u64::to_le_bytes);
-        [&WORD[..], &self.key.0, &self.parent.0, &numbers.concat()].concat()
+    fn file_bytes(&self) -> u64 {
+        (HEAD + TAG_BYTES) as u64 + self.payload
     }
 
-    fn read(bytes: &[u8; HEAD]) -> Option<Self> {
-        let (word, rest) = bytes.split_first_chunk::<8>()?;
-        let (key, rest) = rest.split_first_chunk::<32>()?;
-        let (parent, rest) = rest.split_first_chunk::<32>()?;
-        let (depth, rest) = rest.split_first_chunk::<8>()?;
-        let (rate, rest) = rest.split_first_chunk::<8>()?;
+    fn sealed(&self, seal: &Seal) -> io::Result<Vec<u8>> {
+        let mut plain = [&WORD[..], &self.payload.to_le_bytes(), &self.fresh.concat()].concat();
+        let numbers = [self.depth, self.rate].map(u64::to_le_bytes);
+        let mut hidden = [&self.key.0[..], &self.parent.0, &numbers.concat()].concat();
+        seal.close(self.fresh[0], &plain, &mut hidden)?;
+        plain.append(&mut hidden);
+        Ok(plain)
+    }
+
+    fn read(seal: &Seal, bytes: &[u8; HEAD]) -> Option<Self> {
+        let (plain, hidden) = bytes.split_first_chunk::<PLAIN>()?;
+        let (word, rest) = plain.split_first_chunk::<8>()?;
         let (payload, rest) = rest.split_first_chunk::<8>()?;
+        let (first, second) = rest.split_first_chunk::<FRESH_BYTES>()?;
         let payload = u64::from_le_bytes(*payload);
-        (*word == WORD && payload <= BLOCK_BYTES_MAX).then_some(Self {
+        if *word != WORD || payload > BLOCK_BYTES_MAX {
+            return None;
+        }
+        let opened = seal.open(*first, plain, hidden.to_vec())?;
+        let (key, rest) = opened.split_first_chunk::<32>()?;
+        let (parent, rest) = rest.split_first_chunk::<32>()?;
+        let (depth, rate) = rest.split_first_chunk::<8>()?;
+        Some(Self {
             key: BlockKey(*key),
             parent: BlockKey(*parent),
             depth: u64::from_le_bytes(*depth),
-            rate: u64::from_le_bytes(*rate),
+            rate: u64::from_le_bytes(rate.try_into().ok()?),
             payload,
-            sum: rest.try_into().ok()?,
+            fresh: [*first, second.try_into().ok()?],
         })
     }
-
-    fn sum_with(&self, payload: &[u8]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.summed()).update(payload);
-        hasher.finalize().into()
-    }
-}
-
-fn head_of(path: &Path) -> Option<Head> {
-    let mut bytes = [0; HEAD];
-    File::open(path).ok()?.read_exact(&mut bytes).ok()?;
-    Head::read(&bytes)
-}
-
-/// The keys and values of a file that is what its name says, whole and unchanged.
-fn payload_of(path: &Path, key: &BlockKey, bytes: usize) -> Option<Vec<u8>> {
-    let mut file = File::open(path).ok()?;
-    if file.metadata().ok()?.len() != (HEAD + bytes) as u64 {
-        return None;
-    }
-    let mut head = [0; HEAD];
-    file.read_exact(&mut head).ok()?;
-    let head = Head::read(&head).filter(|head| head.key == *key && head.payload == bytes as u64)?;
-    let mut payload = vec![0; bytes];
-    file.read_exact(&mut payload).ok()?;
-    (head.sum_with(&payload) == head.sum).then_some(payload)
-}
-
-/// A file appears under its name when it is whole.
-fn write_whole(folder: &Path, path: &Path, entry: &Entry<BlockKey>, payload: &[u8]) -> io::Result<()> {
-    let mut head = Head {
-        key: entry.key,
-        parent: entry.parent,
-        depth: u64::from(entry.depth),
-        rate: entry.rate,
-        payload: payload.len() as u64,
-        sum: [0; 32],
-    };
-    head.sum = head.sum_with(payload);
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
-    file.write_all(&head.summed())?;
-    file.write_all(&head.sum)?;
-    file.write_all(payload)?;
-    file.persist(path)?;
-    Ok(())
 }
 
 /// A folder that only this user may look into.
@@ -473,8 +496,13 @@ mod tests {
         (entry, payload.collect())
     }
 
-    fn open(folder: &Path, limit: u64) -> BlockStore {
-        let store = BlockStore::open(folder, limit).unwrap();
+    /// Bytes of the file of a block of so many.
+    fn file_bytes(payload: u64) -> u64 {
+        (HEAD + TAG_BYTES) as u64 + payload
+    }
+
+    fn open(home: &Path, limit: u64) -> BlockStore {
+        let store = BlockStore::open(home, limit).unwrap();
         store.settle();
         store
     }
@@ -484,14 +512,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let folder = folder(home.path());
         let blocks: Vec<_> = (0..5).map(|depth| block(1, depth, 1000)).collect();
-        let store = open(&folder, 1 << 20);
+        let store = open(home.path(), 1 << 20);
         blocks
             .iter()
             .for_each(|(entry, payload)| store.write(entry, payload));
         drop(store);
         fs::write(folder.join(format!("{UNFINISHED}x")), "half").unwrap();
         fs::write(folder.join("note.txt"), "somebody's").unwrap();
-        let store = open(&folder, 1 << 20);
+        let store = open(home.path(), 1 << 20);
         for (entry, payload) in &blocks {
             assert_eq!(store.read(&entry.key, 1000).as_ref(), Some(payload));
             assert_eq!(store.read(&entry.parent, 999), None, "another shape");
@@ -552,21 +580,53 @@ mod tests {
     }
 
     #[test]
+    fn files_tell_nothing_without_the_key_of_the_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let store = open(home.path(), 1 << 20);
+        let (entry, payload) = block(1, 0, 400);
+        store.write(&entry, &payload);
+        let path = store.path(&entry.key);
+        let written = fs::read(&path).unwrap();
+        let shows = |bytes: &[u8]| written.windows(bytes.len()).any(|some| some == bytes);
+        assert!(!shows(&entry.key.0[..8]) && !shows(&entry.parent.0[..8]) && !shows(&payload[..8]));
+        let name = path.to_string_lossy().into_owned();
+        assert!(!name.contains(blake3::Hash::from_bytes(entry.key.0).to_hex().as_str()));
+        // The same block is never the same bytes.
+        clear(&folder(home.path())).unwrap();
+        assert_eq!(store.read(&entry.key, 400), None);
+        store.write(&entry, &payload);
+        let again = fs::read(&path).unwrap();
+        assert_eq!(again.len(), written.len());
+        let alike = written
+            .iter()
+            .zip(&again)
+            .skip(16)
+            .filter(|(a, b)| a == b)
+            .count();
+        assert!(alike < 30, "{alike} of {} bytes", written.len());
+        drop(store);
+        // With another key it is as good as none.
+        fs::remove_dir_all(home.path().join("keys")).unwrap();
+        let store = open(home.path(), 1 << 20);
+        assert_eq!(store.read(&entry.key, 400), None);
+        assert_eq!((store.counts().damaged, survey(&folder(home.path())).0), (1, 0));
+    }
+
+    #[test]
     fn damaged_heads_are_found_at_the_start_and_hostile_ones_break_nothing() {
         let home = tempfile::tempdir().unwrap();
         let store = open(home.path(), 1 << 20);
         let (entry, payload) = block(1, 3, 64);
         for number in 0..40_u8 {
-            let mut head = Head {
+            let head = Head {
                 key: BlockKey([number; 32]),
                 parent: BlockKey([39 - number; 32]),
                 depth: u64::from(number) << (number % 60),
                 rate: u64::MAX - u64::from(number),
                 payload: if number % 3 == 0 { u64::MAX } else { 64 },
-                sum: [0; 32],
+                fresh: [[number; FRESH_BYTES]; 2],
             };
-            head.sum = head.sum_with(&payload);
-            let bytes = [head.summed(), head.sum.to_vec(), payload.clone()].concat();
+            let bytes = [head.sealed(&store.seal).unwrap(), vec![number; 64 + TAG_BYTES]].concat();
             fs::write(store.path(&head.key), bytes).unwrap();
         }
         drop(store);
@@ -579,33 +639,32 @@ mod tests {
     #[test]
     fn the_bytes_of_all_files_are_bounded_and_the_newest_chain_stays() {
         let home = tempfile::tempdir().unwrap();
-        let limit = 10 * (1000 + HEAD as u64);
+        let limit = 10 * file_bytes(1000);
         let store = open(home.path(), limit);
         for chain in 1..20 {
             for depth in 0..4 {
                 let (entry, payload) = block(chain, depth, 1000);
                 store.write(&entry, &payload);
-                assert!(survey(home.path()).1 <= limit);
+                assert!(survey(&folder(home.path())).1 <= limit);
             }
         }
         for depth in 0..4 {
             let (entry, payload) = block(19, depth, 1000);
             assert_eq!(store.read(&entry.key, 1000), Some(payload));
         }
-        assert_eq!(store.counts().blocks, survey(home.path()).0);
+        assert_eq!(store.counts().blocks, survey(&folder(home.path())).0);
         drop(store);
         // A smaller bound holds from the start on.
         let store = open(home.path(), limit / 2);
-        assert!(survey(home.path()).1 <= limit / 2 && store.holds(&block(19, 0, 0).0.key));
+        assert!(survey(&folder(home.path())).1 <= limit / 2 && store.holds(&block(19, 0, 0).0.key));
     }
 
     #[test]
     fn where_nothing_can_be_written_the_rest_goes_on() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("gone");
-        let store = open(&folder, 1 << 20);
+        let store = open(home.path(), 1 << 20);
         let (entry, payload) = block(1, 0, 100);
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(folder(home.path())).unwrap();
         store.write(&entry, &payload);
         assert_eq!(store.read(&entry.key, 100), None);
         let BlockCounts {
@@ -628,7 +687,7 @@ mod tests {
         assert!(matches!(second, Err(BlocksError::InUse(_))));
         let (entry, payload) = block(1, 0, 100);
         store.write(&entry, &payload);
-        assert_eq!(clear(home.path()).unwrap(), (1, 100 + HEAD as u64));
+        assert_eq!(clear(&folder(home.path())).unwrap(), (1, file_bytes(100)));
         assert_eq!(store.read(&entry.key, 100), None);
         drop(store);
         assert!(BlockStore::open(home.path(), 1 << 20).is_ok());

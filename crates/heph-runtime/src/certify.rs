@@ -43,7 +43,8 @@ impl std::fmt::Display for Way {
             batch,
             split,
         } = self;
-        write!(f, "{isa}, {threads} threads, chunk {chunk}, batch {batch}")?;
+        let s = if *threads == 1 { "" } else { "s" };
+        write!(f, "{isa}, {threads} thread{s}, chunk {chunk}, batch {batch}")?;
         split.map_or(Ok(()), |layer| write!(f, ", split at layer {layer}"))
     }
 }

@@ -27,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use teller::Teller;
 
 use crate::cancel::Cancel;
-use crate::line::{Line, LineError, LineLimits, LineModel, Move};
+use crate::line::{Line, LineError, LineLimits, LineModel, Move, Placement};
 use crate::node::{Lent, Node, NodeCaps, StageError};
-use crate::seat::{Refusal, SeatError, Traffic};
+use crate::seat::{Refusal, SeatError, Traffic, Vouched};
 use crate::words::Words;
 
 /// One contribution to a conversation.
@@ -85,10 +85,10 @@ impl Prompt<'_> {
                 tokenizer.encode(&text, add, ParseSpecial::Yes)
             }
         };
-        if tokens.is_empty() {
-            Err(DeskError::Empty)
-        } else {
-            Ok(tokens)
+        match (tokens.is_empty(), self) {
+            (false, _) => Ok(tokens),
+            (true, Prompt::Text("") | Prompt::Tokens(_) | Prompt::Chat([])) => Err(DeskError::Empty),
+            (true, Prompt::Text(_) | Prompt::Chat(_)) => Err(DeskError::Wordless),
         }
     }
 }
@@ -135,6 +135,9 @@ pub enum Finish {
     Cancelled,
 }
 
+/// How long a machine may take to sign what it computed.
+const VOUCHED_WITHIN: Duration = Duration::from_secs(2);
+
 /// An answer and what it took.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -154,6 +157,8 @@ pub struct Answer {
     pub prefill: Duration,
     /// From there to the last.
     pub decode: Duration,
+    /// Who held which layers when it began: a line that lost somebody over an earlier answer goes on without.
+    pub stages: Vec<Placement>,
     /// Stages that went from one node to another meanwhile.
     pub moves: Vec<Move>,
     /// What guessing ahead brought.
@@ -190,6 +195,9 @@ pub enum DeskError {
     /// Nothing was said.
     #[error("the prompt is empty")]
     Empty,
+    /// Something was said that the model has no tokens for.
+    #[error("the model's vocabulary has no token for what was said")]
+    Wordless,
     /// The conversation is longer than the context.
     #[error("the prompt has {tokens} tokens and the context holds {context}")]
     TooLong {
@@ -242,7 +250,11 @@ impl DeskError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoTemplate => Some("`heph run --raw` goes on with a text as it is"),
-            Self::TooLong { .. } => Some("start anew (/reset in a chat), or give a larger --context"),
+            Self::TooLong { .. } => Some(
+                "say less, start anew (/reset in a chat), or give a larger --context, up to what `heph models show` \
+                 says of the model",
+            ),
+            Self::Wordless => Some("the file may be damaged: download or convert it again"),
             Self::Memory(_) => Some("close other programs, or take a smaller model or --context"),
             Self::Template(_) | Self::Empty | Self::Forward(_) | Self::Sampling(_) | Self::Line(_) => None,
         }
@@ -332,6 +344,7 @@ impl Desk {
         let (began, traffic) = (clock.now(), self.line.traffic());
         let most = options.max_tokens.unwrap_or(context);
         let cached_tokens = self.go_back_to(&prompt, &options.sampling);
+        let stages = self.line.stages();
         self.pace
             .begin(&options.sampling, most.min(context - prompt.len() + 1));
         let mut turn = Turn {
@@ -397,6 +410,7 @@ impl Desk {
             stopped_by,
             prefill: first - began,
             decode: last - first,
+            stages,
             moves,
             guesses,
             guessed: pace.guessed(),
@@ -406,6 +420,11 @@ impl Desk {
                 down: spent.down - traffic.down,
             },
         })
+    }
+
+    /// What the machines of the last answer sign that they computed. Costs a round trip to each.
+    pub fn vouched(&mut self) -> Vec<Vouched> {
+        self.line.vouched(VOUCHED_WITHIN)
     }
 
     /// Starts an answer, and tells how many tokens of `prompt` the line holds; the last one's are never among them,

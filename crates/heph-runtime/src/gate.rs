@@ -2,18 +2,28 @@
 //!
 //! The planner never places a stage where the policy forbids it. A line that loses a machine looks for another by itself,
 //! so the same rule stands once more at every host of a line: a stage that would show its machine more than it may see is
-//! refused before anything is sent.
+//! refused before anything is sent. What a machine may see of its structure the planner's policy says; whether this request may
+//! go there at all the rules say ([`Discretion`]), when a stage is opened and again whenever they changed since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use heph_net::address::NodeAddress;
+use heph_privacy::Clearance;
+use heph_privacy::label::Label;
+use heph_privacy::policy::{Destination, Kind};
 use heph_types::{
-    CachePart, LayerRange, Leaves, NodeId, Order, Policy, Position, Reply, Role, SamplingOptions, SessionId,
-    StageSpec,
+    CachePart, LayerRange, Leaves, NodeId, NodeProfile, Order, Policy, Position, Reply, Role,
+    SamplingOptions, SessionId, StageSpec,
 };
 
-use crate::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError, Traffic};
+use crate::discretion::{Discretion, destination};
+use crate::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError, Traffic, Vouched};
+
+/// How often an answer under way looks whether its rules still are what they were: a policy that was just written counts
+/// from the next token but few on.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Bytes by machine, shared by all gates of a line.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +35,33 @@ struct Counted {
     by_machine: BTreeMap<NodeId, Traffic>,
     /// What machines say that they handed to each other.
     between: BTreeMap<(NodeId, NodeId), u64>,
+    /// By which leave something went to a machine.
+    left: BTreeMap<NodeId, Left>,
+}
+
+/// By which leave something of a request went to a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// What kind of place it is.
+    pub kind: Kind,
+    /// How private the most private of it was.
+    pub label: Label,
+    /// The rules that allowed it.
+    pub rules: BTreeSet<String>,
+    /// Things that were replaced by pseudonyms.
+    pub replaced: usize,
+}
+
+impl Left {
+    /// By `clearance`.
+    pub fn by(clearance: &Clearance) -> Left {
+        Left {
+            kind: clearance.to().kind,
+            label: clearance.label().clone(),
+            rules: clearance.decision().rules.iter().cloned().collect(),
+            replaced: clearance.replaced(),
+        }
+    }
 }
 
 impl Meter {
@@ -36,6 +73,34 @@ impl Meter {
     /// Bytes that went from one machine to another past this one so far, by the word of the machine that sent them.
     pub fn read_between(&self) -> BTreeMap<(NodeId, NodeId), u64> {
         self.counted().between.clone()
+    }
+
+    /// By which leave something went to each machine so far.
+    pub fn read_left(&self) -> BTreeMap<NodeId, Left> {
+        self.counted().left.clone()
+    }
+
+    /// Counts what went to machines for the same answer past another meter, and by which leave.
+    pub fn take_over(&self, spent: &BTreeMap<NodeId, Traffic>, left: &BTreeMap<NodeId, Left>) {
+        spent.iter().for_each(|(node, traffic)| self.add(*node, *traffic));
+        left.iter()
+            .for_each(|(node, left)| self.left(*node, left.clone()));
+    }
+
+    fn leave(&self, node: NodeId, clearance: &Clearance) {
+        self.left(node, Left::by(clearance));
+    }
+
+    fn left(&self, node: NodeId, more: Left) {
+        let mut counted = self.counted();
+        match counted.left.get_mut(&node) {
+            Some(left) => {
+                left.label = left.label.join(&more.label);
+                left.rules.extend(more.rules);
+                left.replaced = left.replaced.max(more.replaced);
+            }
+            None => drop(counted.left.insert(node, more)),
+        }
     }
 
     fn add(&self, node: NodeId, more: Traffic) {
@@ -57,9 +122,31 @@ impl Meter {
     }
 }
 
+/// What stands at the doors of the machines that may be asked for one answer.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// What may be told of the request, and to whom.
+    pub discretion: Discretion,
+    /// What the planner was told that machines may see.
+    pub policy: Policy,
+    /// Layers of the model.
+    pub layers: usize,
+    /// Counts what passes.
+    pub meter: Meter,
+}
+
+impl Doors {
+    /// `host` behind its door; what `profile` says of it is the word of the book.
+    pub fn door(&self, host: Arc<dyn Host>, profile: &NodeProfile) -> Gate {
+        Gate::there(host, destination(profile), profile.role, self)
+    }
+}
+
 /// A host behind the policy.
 pub struct Gate {
     host: Arc<dyn Host>,
+    /// Where it is for the rules, and what may go there; `None` for this machine.
+    away: Option<(Destination, Discretion)>,
     /// What the machine may see.
     sees: Leaves,
     /// Layers from here on, and to there, may run on the machine.
@@ -74,6 +161,7 @@ impl Gate {
     pub fn here(host: Arc<dyn Host>, meter: &Meter) -> Self {
         Self {
             host,
+            away: None,
             sees: Leaves::Text,
             layers: 0..usize::MAX,
             meets: false,
@@ -81,8 +169,14 @@ impl Gate {
         }
     }
 
-    /// Another machine, for a model of `layers` layers.
-    pub fn there(host: Arc<dyn Host>, role: Role, policy: &Policy, layers: usize, meter: &Meter) -> Self {
+    /// Another machine, which is `to` for the rules.
+    pub fn there(host: Arc<dyn Host>, to: Destination, role: Role, doors: &Doors) -> Self {
+        let Doors {
+            discretion,
+            policy,
+            layers,
+            meter,
+        } = doors;
         let first = usize::from(policy.layers_local_first);
         let last = usize::from(policy.layers_local_last);
         Self {
@@ -94,6 +188,7 @@ impl Gate {
             } else {
                 layers.saturating_sub(last)
             },
+            away: Some((to, discretion.clone())),
             host,
             meter: meter.clone(),
         }
@@ -130,8 +225,26 @@ impl Host for Gate {
                 why: Refusal::Said(why),
             });
         }
+        let leave = self.away.as_ref().map(|(to, discretion)| Leave {
+            node: self.host.node(),
+            to: to.clone(),
+            discretion: discretion.clone(),
+        });
+        let rose = leave.as_ref().map_or(0, |leave| leave.discretion.rose());
+        let clearance = leave.as_ref().map(Leave::ask).transpose()?;
+        let cleared = clearance.as_ref().and_then(|clearance| {
+            self.meter.leave(self.host.node(), clearance);
+            self.host.cleared(clearance)
+        });
+        let host = cleared.as_ref().unwrap_or(&self.host);
+        let seat = host.open(session, spec, bell);
+        if seat.is_err() {
+            self.meter.add(self.host.node(), host.spent());
+        }
         Ok(Box::new(Watched {
-            seat: self.host.open(session, spec, bell)?,
+            seat: seat?,
+            leave,
+            looked: (Instant::now(), rose),
             counted: Traffic::default(),
             meets: self.meets,
             hop: None,
@@ -153,9 +266,32 @@ impl Host for Gate {
     }
 }
 
+/// The rules, for one machine and one request.
+struct Leave {
+    node: NodeId,
+    to: Destination,
+    discretion: Discretion,
+}
+
+impl Leave {
+    /// The leave as the rules stand now.
+    fn ask(&self) -> Result<Clearance, SeatError> {
+        self.discretion
+            .clearance(&self.to)
+            .map_err(|stays| SeatError::Refused {
+                node: self.node,
+                why: Refusal::Said(stays.to_string()),
+            })
+    }
+}
+
 /// A seat whose traffic is added to the meter, and that meets only whom it may.
 struct Watched {
     seat: Box<dyn Seat>,
+    /// What has to go on allowing it; `None` on this machine.
+    leave: Option<Leave>,
+    /// When that was looked at last, and how often the label had risen.
+    looked: (Instant, u64),
     counted: Traffic,
     meets: bool,
     /// Where its rows were last asked to go.
@@ -166,6 +302,24 @@ struct Watched {
 }
 
 impl Watched {
+    /// Whether the rules still let something go there.
+    fn still(&mut self) -> Result<(), SeatError> {
+        let Some(leave) = &self.leave else {
+            return Ok(());
+        };
+        let rose = leave.discretion.rose();
+        if self.looked.0.elapsed() < LOOK_EVERY && self.looked.1 == rose {
+            return Ok(());
+        }
+        let clearance = leave.ask()?;
+        if self.looked.1 != rose {
+            self.meter.leave(leave.node, &clearance);
+            self.seat.cleared(&clearance);
+        }
+        self.looked = (Instant::now(), rose);
+        Ok(())
+    }
+
     fn count(&mut self) {
         let now = self.seat.traffic();
         let more = Traffic {
@@ -188,6 +342,7 @@ impl Seat for Watched {
     }
 
     fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        self.still()?;
         self.seat.submit(order)
     }
 
@@ -206,6 +361,7 @@ impl Seat for Watched {
     }
 
     fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
+        self.still()?;
         self.seat.put_cache(part)
     }
 
@@ -238,6 +394,12 @@ impl Seat for Watched {
         self.seat.handed_bytes()
     }
 
+    fn vouch(&mut self, within: Duration) -> Option<Vouched> {
+        let vouched = self.seat.vouch(within);
+        self.count();
+        vouched
+    }
+
     fn traffic(&self) -> Traffic {
         self.seat.traffic()
     }
@@ -254,6 +416,9 @@ mod tests {
     use heph_types::{KvFormat, LayerRange, ModelHash};
 
     use super::*;
+    use crate::discretion::{place, shows_text_alone, unsaid};
+    use crate::rules::testing::rules;
+    use crate::rules::{POLICY_FILE, Rules};
 
     /// A machine that takes every stage: what reaches it has left.
     struct Anybody;
@@ -288,6 +453,40 @@ mod tests {
         }
     }
 
+    /// A machine that hears what is asked of it and opens nothing.
+    struct Shut;
+
+    impl Host for Shut {
+        fn node(&self) -> NodeId {
+            NodeId([1; 32])
+        }
+
+        fn open(&self, _: SessionId, _: &StageSpec, _: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+            Err(SeatError::Refused {
+                node: self.node(),
+                why: Refusal::Said("shut".to_owned()),
+            })
+        }
+
+        fn spent(&self) -> Traffic {
+            Traffic { up: 107, down: 20 }
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_in_vain_left_all_the_same() {
+        let policy = Policy {
+            may_see: vec![(Role::Miner, Leaves::Text)],
+            ..Policy::closed()
+        };
+        let doors = doors(&policy, open_to_strangers(unsaid()));
+        let to = place(NodeId([1; 32]), "stranger", Role::Miner);
+        let gate = Gate::there(Arc::new(Shut), to, Role::Miner, &doors);
+        assert!(gate.open(SessionId(1), &stage(0, LAYERS), &Bell::new()).is_err());
+        let read = doors.meter.read();
+        assert_eq!(read[&NodeId([1; 32])], Traffic { up: 107, down: 20 });
+    }
+
     const LAYERS: usize = 8;
 
     fn stage(start: usize, end: usize) -> StageSpec {
@@ -300,9 +499,95 @@ mod tests {
         }
     }
 
+    fn doors(policy: &Policy, discretion: Discretion) -> Doors {
+        Doors {
+            discretion,
+            policy: policy.clone(),
+            layers: LAYERS,
+            meter: Meter::default(),
+        }
+    }
+
+    fn gate(doors: &Doors) -> Gate {
+        let to = place(NodeId([1; 32]), "stranger", Role::Miner);
+        Gate::there(Arc::new(Anybody), to, Role::Miner, doors)
+    }
+
+    /// What may be told where strangers may see everything, but for what `label` says.
+    fn open_to_strangers(label: Label) -> Discretion {
+        let rules = Rules::without_files(vec!["miner=text".parse().unwrap()]);
+        Discretion::new(&rules, label).in_mode("layered")
+    }
+
     fn opens(policy: &Policy, (start, end): (usize, usize)) -> bool {
-        let gate = Gate::there(Arc::new(Anybody), Role::Miner, policy, LAYERS, &Meter::default());
+        let gate = gate(&doors(policy, open_to_strangers(unsaid())));
         gate.open(SessionId(1), &stage(start, end), &Bell::new()).is_ok()
+    }
+
+    const PRIVATE_STAYS: &str = "version = 1\npreset = \"open\"\n[[rule]]\nname = \"private stays\"\n\
+        when = { level = \"private\", to = [\"miner\"] }\nthen = \"deny\"\n";
+
+    #[test]
+    fn the_rules_are_asked_again_at_the_door_whatever_the_planner_was_told() {
+        let everything = Policy::open(Leaves::Text, &[Role::Miner]);
+        let opens = |discretion: Discretion| {
+            let doors = doors(&everything, discretion);
+            gate(&doors)
+                .open(SessionId(1), &stage(2, 4), &Bell::new())
+                .map(drop)
+        };
+        let (_home, rules) = rules(PRIVATE_STAYS);
+        let asked = |word: &str, mode| opens(Discretion::new(&rules, Label::mark(word)).in_mode(mode));
+        assert!(asked("internal", "layered").is_ok());
+        let said = asked("private", "layered").unwrap_err().to_string();
+        assert!(said.contains("private stays"), "{said}");
+        // Redaction is no measure where hidden states travel, and none was done here either.
+        let (_home, rules) = self::rules("version = 1\npreset = \"redact-then-remote\"\n");
+        for mode in ["layered", "remote", "speculative", "preprocess"] {
+            let private = Discretion::new(&rules, Label::mark("private"));
+            assert!(opens(private.clone().in_mode(mode)).is_err(), "{mode}");
+            let mut texts = ["Write to ann.lee@example.org.".to_owned()];
+            let replaced = replace(&mut texts);
+            let opened = opens(private.with_replaced(replaced).in_mode(mode)).is_ok();
+            assert_eq!(opened, shows_text_alone(mode), "{mode}");
+        }
+    }
+
+    fn replace(texts: &mut [String]) -> heph_privacy::Replaced {
+        let mut session = heph_privacy::pseudonym::Pseudonyms::new([1; 32]);
+        let model = heph_privacy::pii::names::Model::bundled();
+        heph_privacy::replace(texts, &Label::mark("private"), model, &mut session).unwrap()
+    }
+
+    #[test]
+    fn an_answer_under_way_ends_where_its_rules_or_its_label_change() {
+        let everything = Policy::open(Leaves::Text, &[Role::Miner]);
+        let order = || Order::Rollback(Position(0));
+        let (home, rules) = rules(PRIVATE_STAYS);
+        let discretion = Discretion::new(&rules, unsaid()).in_mode("layered");
+        let gate = gate(&doors(&everything, discretion.clone()));
+        let card = Label::of_spans(&heph_privacy::pii::patterns("My card is 4111 1111 1111 1111."));
+        let open = || gate.open(SessionId(1), &stage(2, 4), &Bell::new()).unwrap();
+        let (mut first, mut second) = (open(), open());
+        assert!(first.submit(order()).is_ok());
+        // A later message is private: at once, and for every answer of the conversation.
+        discretion.also(&card);
+        assert!(first.submit(order()).is_err());
+        let part = CachePart {
+            first: Position(0),
+            tokens: 0,
+            check: [0; 32],
+            bytes: Vec::new(),
+        };
+        assert!(second.put_cache(&part).is_err(), "a cache is made of it, too");
+        // The file changes so that it cannot be read.
+        let discretion = Discretion::new(&rules, unsaid()).in_mode("layered");
+        let gate = super::tests::gate(&doors(&everything, discretion));
+        let mut seat = gate.open(SessionId(1), &stage(2, 4), &Bell::new()).unwrap();
+        std::fs::write(home.path().join(POLICY_FILE), "version = 1\npreset = \"opne\"\n").unwrap();
+        std::thread::sleep(2 * LOOK_EVERY);
+        let said = seat.submit(order()).unwrap_err().to_string();
+        assert!(said.contains("nothing leaves"), "{said}");
     }
 
     #[test]
@@ -338,6 +623,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_a_desk_that_failed_sent_is_told_by_the_one_after_it() {
+        let policy = Policy::open(Leaves::Text, &[Role::Miner]);
+        let doors = doors(&policy, open_to_strangers(unsaid()));
+        let open = || gate(&doors).open(SessionId(1), &stage(0, 8), &Bell::new());
+        drop(open().unwrap());
+        let after = Meter::default();
+        after.take_over(&doors.meter.read(), &doors.meter.read_left());
+        let spent = Traffic { up: 5, down: 7 };
+        assert_eq!(after.read(), BTreeMap::from([(NodeId([1; 32]), spent)]));
+        assert_eq!(after.read_left(), doors.meter.read_left());
+        assert!(after.read_left().values().all(|left| left.kind == Kind::Miner));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use heph_types::{
 
 use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock};
-use crate::seat::{Bell, Host, SeatError, Traffic};
+use crate::seat::{Bell, Host, SeatError, Traffic, Vouched};
 use history::{History, HistoryLimits};
 use hops::Promise;
 use post::{Kind, Piece, Post, answers, fits};
@@ -224,6 +224,8 @@ pub struct Line {
     /// Hops that ended, a sentence each.
     parted: Vec<String>,
     steering: Option<Box<dyn Steering>>,
+    /// Who held the whole model when the line was made; `None` where nobody did.
+    began_at: Option<NodeId>,
     /// What the answer may still have, as its teller said last.
     tokens_left: usize,
     /// Who may stop it.
@@ -346,6 +348,10 @@ impl Line {
             tags: 0,
             parted: Vec::new(),
             steering: None,
+            began_at: match stages {
+                [whole] => Some(whole.node),
+                _ => None,
+            },
             tokens_left: 0,
             cancel: None,
             waited: Duration::ZERO,
@@ -409,6 +415,12 @@ impl Line {
     /// Time spent waiting for seats so far: what the desk could have used for guessing.
     pub fn waited(&self) -> Duration {
         self.waited
+    }
+
+    /// What the nodes of the line sign that they computed, as far as each does so within this time.
+    pub fn vouched(&mut self, within: Duration) -> Vec<Vouched> {
+        let seats = self.posts.iter_mut().filter_map(|post| post.seat.as_mut());
+        seats.filter_map(|seat| seat.vouch(within)).collect()
     }
 
     /// What went over the network so far.
@@ -511,6 +523,12 @@ impl Line {
     /// Whether this line can go on alone: one node holds the whole model.
     pub fn is_whole(&self) -> bool {
         self.posts.len() == 1
+    }
+
+    /// Whether one node holds the whole model that did not when the line was made: how its tokens are asked for was chosen
+    /// for another layout.
+    pub fn is_whole_by_move(&self) -> bool {
+        self.is_whole() && self.began_at != Some(self.posts[0].node)
     }
 
     /// Hands out what waits and takes in what is there, without waiting: keeps the line busy while the desk does other

@@ -10,15 +10,14 @@
 
 mod arrivals;
 mod pairing;
-#[cfg(test)]
-mod tests;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use heph_net::address::NodeAddress;
@@ -28,13 +27,33 @@ use heph_net::pairing::Invitations;
 use heph_net::trust::{Peer, TrustBook, TrustError};
 use heph_types::NodeId;
 
-use crate::settings::{self, Keys};
+use heph_privacy::Stays;
+
+use crate::discretion::through_relay;
+use crate::egress::{Journal, Watch};
+use crate::rules::Rules;
+use crate::settings::Keys;
 use crate::ways::Ways;
 
 pub use pairing::JoinError;
 
 /// Threads that carry bytes: one to read while another waits for the system. They compute nothing.
 const THREADS: usize = 2;
+
+/// How often what passed is written to the network log, however little it is. A person who follows it waits no longer than that.
+const NOTE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether enough passed to be written sooner: a program that is killed has told all but what passed since.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What is written sooner: more than the signs of life of a few quiet connections.
+const NOTE_BYTES: u64 = 1 << 10;
+
+/// How often the rules are asked again whether this machine may wait at its relay.
+const RELAY_ASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the goodbye may take of a machine whose relay was denied.
+const DENIED_GOODBYE: Duration = Duration::from_secs(1);
 
 /// Peers whose address was heard of and is remembered while the program runs.
 const HEARD_MAX: usize = 1_024;
@@ -44,6 +63,8 @@ const HEARD_MAX: usize = 1_024;
 pub struct NetworkOptions {
     /// Folder with the identity and the book of peers; both are made at the first start.
     pub home: PathBuf,
+    /// Where the identity is to be kept; `None` leaves it where it is, and makes it where the system keeps secrets.
+    pub keys: Option<Keys>,
     /// How this machine calls itself to the devices it meets.
     pub name: String,
     /// The socket, the relay and whether to look around.
@@ -62,6 +83,15 @@ pub enum NetworkError {
     /// It has no socket.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// It may wait at no relay, or not at this one.
+    #[error("the relay {relay} is not used: {cause}")]
+    Relay {
+        /// The one that was named.
+        relay: String,
+        /// What the policy says.
+        #[source]
+        cause: Stays,
+    },
     /// The system gives no threads.
     #[error("no threads for the network")]
     Threads(#[source] io::Error),
@@ -101,6 +131,7 @@ pub struct Network(Arc<Inner>);
 
 struct Inner {
     options: NetworkOptions,
+    identity: Identity,
     endpoint: Endpoint,
     tasks: tokio::runtime::Handle,
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
@@ -112,15 +143,25 @@ struct Inner {
     /// Held while the book is read, changed and written.
     book: Mutex<()>,
     ways: Ways,
+    journal: Journal,
+    /// What the log knows of the socket.
+    watch: Mutex<Watch>,
+    /// Why the rules let it wait at its relay no longer.
+    denied: OnceLock<Stays>,
 }
 
 impl Network {
     /// Opens the socket and begins to answer. Pairing is served from the start, nothing else.
     ///
     /// # Errors
-    /// When the identity or the book cannot be read, or there is no socket or thread.
+    /// When the identity or the book cannot be read, the policy denies the relay, or there is no socket or thread.
     pub fn start(options: NetworkOptions) -> Result<Network, NetworkError> {
-        let identity = identity(&options.home)?;
+        if let Some(relay) = &options.endpoint.relay {
+            let relay = relay.to_string();
+            through_relay(&Rules::below(&options.home), &relay)
+                .map_err(|cause| NetworkError::Relay { relay, cause })?;
+        }
+        let identity = identity(&options.home, options.keys)?;
         TrustBook::open(&options.home)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -128,10 +169,11 @@ impl Network {
             .enable_all()
             .build()
             .map_err(NetworkError::Threads)?;
-        let ways = Ways::open(&options.home);
+        let (ways, journal) = (Ways::open(&options.home), Journal::at(&options.home));
         let endpoint = runtime.block_on(Endpoint::bind(&identity, options.endpoint.clone()))?;
         let network = Network(Arc::new(Inner {
             options,
+            identity,
             endpoint,
             tasks: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
@@ -141,8 +183,16 @@ impl Network {
             invitations: Mutex::default(),
             book: Mutex::new(()),
             ways,
+            journal,
+            watch: Mutex::default(),
+            denied: OnceLock::new(),
         }));
+        live().push(Arc::downgrade(&network.0));
         network.serve_pairing();
+        network.spawn(note_often(Arc::downgrade(&network.0)));
+        if let Some(relay) = &network.0.options.endpoint.relay {
+            network.spawn(mind_relay(Arc::downgrade(&network.0), relay.to_string()));
+        }
         network.spawn(arrivals::take(
             Arc::downgrade(&network.0),
             network.0.endpoint.clone(),
@@ -155,6 +205,11 @@ impl Network {
         self.0.endpoint.node()
     }
 
+    /// This machine's signature of `bytes`, which say first what they are for.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.identity.sign(bytes)
+    }
+
     /// How it calls itself.
     pub fn name(&self) -> &str {
         &self.0.options.name
@@ -163,6 +218,15 @@ impl Network {
     /// Its folder.
     pub fn home(&self) -> &Path {
         &self.0.options.home
+    }
+
+    /// Why this machine was closed by the rules: its relay was allowed at the start and is not any more.
+    pub fn denied(&self) -> Option<NetworkError> {
+        let relay = self.0.options.endpoint.relay.as_ref()?;
+        Some(NetworkError::Relay {
+            relay: relay.to_string(),
+            cause: self.0.denied.get()?.clone(),
+        })
     }
 
     /// Whether it was closed.
@@ -308,6 +372,7 @@ impl Network {
         };
         held(&self.0.services).clear();
         runtime.block_on(self.0.endpoint.close(deadline));
+        self.0.note();
         runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
     }
 
@@ -324,10 +389,83 @@ impl Network {
     }
 }
 
+impl Inner {
+    /// Bytes that passed and are not noted yet.
+    fn unnoted(&self) -> u64 {
+        held(&self.watch).grew(&self.endpoint)
+    }
+
+    /// Writes to the network log what passed since it was asked last.
+    fn note(&self) {
+        let book = OnceCell::new();
+        let name = |node| {
+            let book = book.get_or_init(|| TrustBook::open(&self.options.home).ok());
+            Some(book.as_ref()?.peer(node)?.name.clone())
+        };
+        let lines = held(&self.watch).lines(&self.endpoint, seconds_since_1970(), name);
+        // A log that cannot be written ends no conversation.
+        let _ = self.journal.note(&lines);
+    }
+}
+
+/// Writes to the network log what every machine of this process carried and did not note yet: what a program does last, since
+/// a thread that still works may keep one open.
+pub fn note_all() {
+    let machines: Vec<_> = live().drain(..).collect();
+    for machine in machines.iter().filter_map(Weak::upgrade) {
+        machine.note();
+    }
+}
+
+/// The machines of this process, of which there are one or two at a time; those that are gone leave at the next start.
+fn live() -> MutexGuard<'static, Vec<Weak<Inner>>> {
+    static LIVE: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+    let mut live = held(&LIVE);
+    live.retain(|machine| machine.strong_count() > 0);
+    live
+}
+
+/// Writes the network log for as long as the machine is there.
+async fn note_often(inner: Weak<Inner>) {
+    let mut noted = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if is_due(noted.elapsed(), inner.unnoted()) {
+            inner.note();
+            noted = Instant::now();
+        }
+    }
+}
+
+/// Whether so many bytes that were not noted for so long are noted now.
+fn is_due(since: Duration, bytes: u64) -> bool {
+    since >= NOTE_EVERY || bytes >= NOTE_BYTES
+}
+
+/// Asks the rules again and again whether the machine may wait at its relay. A connection to a relay cannot be left alone: where
+/// they deny it, everything is closed.
+async fn mind_relay(inner: Weak<Inner>, relay: String) {
+    let Some(rules) = inner.upgrade().map(|inner| Rules::below(&inner.options.home)) else {
+        return;
+    };
+    loop {
+        tokio::time::sleep(RELAY_ASKED_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if let Err(cause) = through_relay(&rules, &relay) {
+            inner.endpoint.close(DENIED_GOODBYE).await;
+            // It is said once.
+            let _ = inner.denied.set(cause);
+            return;
+        }
+    }
+}
+
 /// A machine that nobody closed leaves without a goodbye.
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(runtime) = held(&self.runtime).take() {
+            self.note();
             runtime.shutdown_background();
         }
     }
@@ -340,8 +478,8 @@ impl std::fmt::Debug for Network {
 }
 
 /// The identity of `home`, kept where the person wants it: see [`settings`](crate::settings).
-fn identity(home: &Path) -> Result<Identity, IdentityError> {
-    match settings::keys() {
+pub(crate) fn identity(home: &Path, keys: Option<Keys>) -> Result<Identity, IdentityError> {
+    match keys {
         Some(Keys::System) => Identity::keep_in_store(home),
         Some(Keys::File) => Identity::keep_in_file(home),
         None => Identity::load_or_create(home),
@@ -358,3 +496,6 @@ pub fn seconds_since_1970() -> u64 {
 fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

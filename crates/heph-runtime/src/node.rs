@@ -10,9 +10,10 @@ pub use backed::{BackedModel, BackedStage, Backend};
 pub use stage::{Stage, StageError};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use heph_engine::cache::KvBudget;
 use heph_engine::model::Model;
 use heph_engine::worker::{CHUNK_DEFAULT, Worker};
 use heph_kernels::isa::Isa;
@@ -48,6 +49,8 @@ pub struct Lent {
     pub isa: Isa,
     /// Tokens of a prompt that go through a layer together.
     pub chunk: usize,
+    /// Where caches take their room, where that is not the model's own.
+    pub room: Option<Arc<KvBudget>>,
 }
 
 impl Lent {
@@ -59,6 +62,7 @@ impl Lent {
             pool,
             isa,
             chunk,
+            room: None,
         }
     }
 
@@ -69,6 +73,15 @@ impl Lent {
             pool: Arc::clone(worker.pool()),
             isa: worker.isa(),
             chunk: worker.chunk(),
+            room: None,
+        }
+    }
+
+    /// The same, whose caches take their room from `budget`: what others keep of this model is then in nobody's way.
+    pub fn with_room(self, budget: Arc<KvBudget>) -> Self {
+        Self {
+            room: Some(budget),
+            ..self
         }
     }
 
@@ -81,7 +94,7 @@ impl Lent {
 /// This process as a member of the network.
 pub struct Node {
     id: NodeId,
-    models: BTreeMap<ModelHash, Lent>,
+    models: RwLock<BTreeMap<ModelHash, Lent>>,
     /// Models that other engines run.
     backed: BTreeMap<ModelHash, Arc<Backend>>,
     caps: NodeCaps,
@@ -95,7 +108,7 @@ impl Node {
     pub fn new(id: NodeId, caps: NodeCaps) -> Self {
         Self {
             id,
-            models: BTreeMap::new(),
+            models: RwLock::default(),
             backed: BTreeMap::new(),
             caps,
             open: Arc::default(),
@@ -110,9 +123,16 @@ impl Node {
     }
 
     /// The node that also lends this model.
-    pub fn with(mut self, hash: ModelHash, lent: Lent) -> Self {
-        self.models.insert(hash, lent);
+    pub fn with(self, hash: ModelHash, lent: Lent) -> Self {
+        self.lend(hash, lent);
         self
+    }
+
+    /// Lends this model from now on, in the place of what was lent of it before: sessions that are open go on with that.
+    pub fn lend(&self, hash: ModelHash, lent: Lent) {
+        // Every change of the map is one step: a thread that panicked left it whole.
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        models.insert(hash, lent);
     }
 
     /// The node that also lends this model, which an engine elsewhere runs.
@@ -138,9 +158,10 @@ impl Node {
         self.id
     }
 
-    /// The models it lends.
-    pub fn models(&self) -> impl Iterator<Item = (ModelHash, &Lent)> {
-        self.models.iter().map(|(hash, lent)| (*hash, lent))
+    /// What it lends of a model.
+    pub fn lent(&self, hash: ModelHash) -> Option<Lent> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.get(&hash).cloned()
     }
 
     /// Sessions open now.
@@ -180,13 +201,17 @@ impl Node {
     }
 
     fn stage_with(&self, spec: &StageSpec, flag: Option<Arc<AtomicBool>>) -> Result<Stage, StageError> {
-        let lent = self.models.get(&spec.model).ok_or(StageError::UnknownModel)?;
+        let lent = self.lent(spec.model).ok_or(StageError::UnknownModel)?;
         let place = self.place()?;
         let worker = match flag {
             Some(flag) => lent.worker().with_stop(flag),
             None => lent.worker(),
         };
         let stage = Stage::new(self.id, worker, spec, Some(place))?;
+        let stage = match &lent.room {
+            Some(room) => stage.with_room(room),
+            None => stage,
+        };
         match &self.pressure {
             Some(pressure) => stage.with_pressure(pressure.clone()),
             None => Ok(stage),
@@ -231,6 +256,14 @@ impl Work {
         match self {
             Self::Here(stage) => stage.work(),
             Self::Elsewhere(stage) => stage.work(),
+        }
+    }
+
+    /// As [`Stage::held`].
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Here(stage) => stage.held(),
+            Self::Elsewhere(stage) => stage.held(),
         }
     }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use heph_engine::gguf::{Gguf, GgufError};
-use heph_engine::hf::{FolderTexts, HfError, weight_files};
+use heph_engine::graph::ARCHITECTURES;
+use heph_engine::hf::{FolderTexts, HfError, Safetensors, weight_files};
 use heph_engine::source::{FileBytes, Source, SourceError, Vocabulary};
 use heph_kernels::mapped::MappedFile;
 
@@ -28,6 +29,12 @@ pub enum OpenError {
         /// What the system said.
         #[source]
         cause: io::Error,
+    },
+    /// A folder, a device or a pipe goes by that name: it might never end.
+    #[error("{path} is no regular file")]
+    Special {
+        /// What goes by that name.
+        path: PathBuf,
     },
     /// A text file of a folder is too large to be one.
     #[error("{path} is larger than any file of its kind")]
@@ -71,20 +78,56 @@ impl OpenError {
     /// What to do about it, where we know.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Source {
-                cause: SourceError::Architecture { .. } | SourceError::Unsupported { .. },
-                ..
-            } => Some("`heph help` and README.md name the architectures that run".into()),
-            Self::Source { .. } | Self::Gguf { .. } | Self::Index(_) | Self::TooLarge { .. } => {
-                Some("the file may be damaged or cut short: download or convert it again".into())
-            }
-            Self::Io { .. } | Self::Words { .. } => None,
+            Self::Source { cause, .. } => Some(source_hint(cause)),
+            Self::Gguf { cause, .. } => Some(gguf_hint(cause)),
+            Self::Index(cause) => Some(folder_hint(cause)),
+            Self::TooLarge { .. } => Some(DAMAGED.to_owned()),
+            Self::Io { .. } | Self::Special { .. } | Self::Words { .. } => None,
         }
     }
 
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Self::Io { path, cause }
+    }
+}
+
+/// What to do about a file that is not as it was written.
+const DAMAGED: &str = "the file may be damaged or cut short: download or convert it again";
+
+fn source_hint(error: &SourceError) -> String {
+    match error {
+        SourceError::Architecture { .. } => {
+            format!("models of these architectures run: {}", ARCHITECTURES.join(", "))
+        }
+        SourceError::Unsupported { .. } => "take another model, or another version of this one".to_owned(),
+        SourceError::Gguf(cause) => gguf_hint(cause),
+        SourceError::Folder(cause) => folder_hint(cause),
+        SourceError::Config(_) | SourceError::MissingKey { .. } | SourceError::MissingTensor { .. } => {
+            DAMAGED.to_owned()
+        }
+    }
+}
+
+fn gguf_hint(error: &GgufError) -> String {
+    match error {
+        GgufError::TensorType { .. } => {
+            "take the model in another quantisation, such as Q4_K_M, Q8_0 or F16".to_owned()
+        }
+        GgufError::Version { .. } | GgufError::BigEndian => {
+            "convert the model again, to a little-endian GGUF of version 2 or 3".to_owned()
+        }
+        _ => DAMAGED.to_owned(),
+    }
+}
+
+fn folder_hint(error: &HfError) -> String {
+    match error {
+        HfError::Dtype { .. } => {
+            "take the model with weights in BF16, F16 or F32, or as a GGUF file, such as Q4_K_M or Q8_0"
+                .to_owned()
+        }
+        _ => DAMAGED.to_owned(),
     }
 }
 
@@ -152,6 +195,38 @@ pub fn words(found: &Found) -> Result<Words, OpenError> {
     }
 }
 
+/// Looks whether these are the files of a model, as far as their headers say: of a kind that HEPH does not run, too.
+///
+/// # Errors
+/// When a file cannot be opened, or is not what its name says.
+pub fn headers(files: &ModelFiles) -> Result<(), OpenError> {
+    match files {
+        ModelFiles::Gguf(paths) => paths.iter().try_for_each(|path| {
+            let name = path.display().to_string();
+            match Gguf::parse(map(path)?.bytes()) {
+                Ok(_) => Ok(()),
+                Err(cause) => Err(OpenError::Gguf { name, cause }),
+            }
+        }),
+        ModelFiles::HuggingFace(folder) => {
+            let texts = texts(folder)?;
+            let json: Result<serde_json::Map<String, serde_json::Value>, _> =
+                serde_json::from_slice(&texts.config);
+            json.map_err(|error| HfError::Json {
+                file: "config.json",
+                why: error.to_string(),
+            })?;
+            weights(folder)?.iter().try_for_each(|(name, file)| {
+                let header = Safetensors::parse(file.bytes()).map(drop);
+                header.map_err(|cause| {
+                    let file = name.clone();
+                    OpenError::Index(HfError::Weights { file, cause })
+                })
+            })
+        }
+    }
+}
+
 fn words_of_gguf(bytes: &[u8], name: &str) -> Result<Words, OpenError> {
     let file = Gguf::parse(bytes).map_err(|cause| OpenError::Gguf {
         name: name.to_owned(),
@@ -168,9 +243,21 @@ fn read_words(vocabulary: &Vocabulary<'_>, name: &str) -> Result<Words, OpenErro
 }
 
 pub(crate) fn map(path: &Path) -> Result<Arc<dyn FileBytes>, OpenError> {
+    regular(path)?;
     let file = File::open(path).map_err(OpenError::io(path))?;
     let mapped = MappedFile::new(&file).map_err(OpenError::io(path))?;
     Ok(Arc::new(Mapped(mapped)))
+}
+
+/// Its length, where it is a regular file: to open a pipe would wait for whoever writes into it.
+fn regular(path: &Path) -> Result<u64, OpenError> {
+    let found = fs::metadata(path).map_err(OpenError::io(path))?;
+    match found.is_file() {
+        true => Ok(found.len()),
+        false => Err(OpenError::Special {
+            path: path.to_owned(),
+        }),
+    }
 }
 
 fn texts(folder: &Path) -> Result<FolderTexts, OpenError> {
@@ -220,8 +307,7 @@ fn text_if_there(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
 }
 
 fn text(path: &Path) -> Result<Vec<u8>, OpenError> {
-    let bytes = fs::metadata(path).map_err(OpenError::io(path))?.len();
-    if bytes > TEXT_BYTES_MAX {
+    if regular(path)? > TEXT_BYTES_MAX {
         return Err(OpenError::TooLarge {
             path: path.to_owned(),
         });
@@ -269,6 +355,80 @@ mod tests {
         }
         fs::write(&path, whole).unwrap();
         assert!(open(&found(&path)).is_ok() && words(&found(&path)).is_ok());
+    }
+
+    #[test]
+    fn a_header_tells_whether_a_file_is_what_its_name_says() {
+        let at = TempDir::new().unwrap();
+        let path = at.path().join("a.gguf");
+        for (bytes, good) in [
+            (&b"<html><body>404</body></html>"[..], false),
+            (&[0; 4096], false),
+            (&STORY_DRAFT.bytes[..STORY_DRAFT.bytes.len() / 2], false),
+            (STORY_DRAFT.bytes, true),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(headers(&ModelFiles::Gguf(vec![path.clone()])).is_ok(), good);
+        }
+        let empty: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
+        for (config, weights, good) in [
+            (&b"{}"[..], empty, true),
+            (b"[]", empty, false),
+            (b"<html>", empty, false),
+            (b"{}", b"tensors", false),
+        ] {
+            let folder = folder(&[("config.json", config), ("model.safetensors", weights)]);
+            let files = ModelFiles::HuggingFace(folder.path().to_owned());
+            assert_eq!(headers(&files).is_ok(), good, "{config:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named_and_called_no_damage() {
+        let gguf = |cause| OpenError::Gguf {
+            name: "m".into(),
+            cause,
+        };
+        let error = gguf(GgufError::TensorType {
+            name: "w".into(),
+            id: 23,
+        });
+        assert!(error.to_string().contains("IQ4_XS"), "{error}");
+        assert!(error.hint().unwrap().contains("another quantisation"));
+        let version = gguf(GgufError::Version { version: 4 });
+        assert!(version.hint().unwrap().contains("version 2 or 3"));
+        let folder = OpenError::Source {
+            name: "m".into(),
+            cause: SourceError::Folder(HfError::Dtype {
+                name: "w".into(),
+                dtype: "F8_E4M3".into(),
+            }),
+        };
+        assert!(folder.hint().unwrap().contains("BF16"));
+        let architecture = OpenError::Source {
+            name: "m".into(),
+            cause: SourceError::Architecture { name: "gemma".into() },
+        };
+        assert!(architecture.hint().unwrap().contains("llama, mistral"));
+    }
+
+    #[test]
+    fn a_folder_is_no_file_whatever_it_is_called() {
+        let at = TempDir::new().unwrap();
+        let error = map(at.path()).err().unwrap();
+        assert!(matches!(error, OpenError::Special { .. }), "{error}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_pipe_is_not_waited_for() {
+        let folder = folder(&[]);
+        let pipe = folder.path().join("pipe.gguf");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert!(matches!(map(&pipe), Err(OpenError::Special { .. })));
+        assert!(matches!(text(&pipe), Err(OpenError::Special { .. })));
+        assert!(find_files(&pipe).is_err());
     }
 
     #[test]

@@ -13,13 +13,15 @@ use std::time::Duration;
 use heph_net::address::NodeAddress;
 use heph_net::endpoint::{Traffic as Packets, Way};
 use heph_net::session::{Codecs, SessionError};
+use heph_privacy::Clearance;
 use heph_types::{NodeId, NodeProfile, SessionId, StageSpec};
 
 use crate::codecs::Allowed;
 use crate::network::Network;
-use crate::seat::{Bell, Host, Seat, SeatError};
+use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Traffic};
 use link::Link;
 pub(crate) use seat::PROFILE_VERSION;
+use seat::{Leave, Vain};
 
 /// How long the first connection to a peer may take: a desk has others to ask.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -33,6 +35,10 @@ const AGAIN_DEADLINE: Duration = Duration::from_millis(1_300);
 pub struct Peer {
     link: Arc<Link>,
     formats: Formats,
+    /// The leave to show it something; without one it is shown nothing.
+    clearance: Option<Clearance>,
+    /// Conversations in which a session was asked for by that leave and not opened.
+    vain: Vain,
 }
 
 /// How rows travel.
@@ -61,6 +67,8 @@ impl Peer {
         Peer {
             link: Arc::new(Link::new(network.clone(), node)),
             formats: Formats::Any(Arc::new(Allowed::exact())),
+            clearance: None,
+            vain: Vain::default(),
         }
     }
 
@@ -74,6 +82,17 @@ impl Peer {
         Peer {
             link: Arc::clone(&self.link),
             formats,
+            clearance: self.clearance.clone(),
+            vain: Vain::default(),
+        }
+    }
+
+    /// The same peer with leave to be shown what `clearance` covers.
+    pub fn with_clearance(&self, clearance: Clearance) -> Peer {
+        Peer {
+            clearance: Some(clearance),
+            vain: Vain::default(),
+            ..self.clone()
         }
     }
 
@@ -108,7 +127,23 @@ impl Host for Peer {
     }
 
     fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
-        seat::open(&self.link, session, spec, &self.formats, bell)
+        let clearance = self.clearance.as_ref().ok_or_else(|| SeatError::Refused {
+            node: self.node(),
+            why: Refusal::Said("nothing was cleared for it".to_owned()),
+        })?;
+        let leave = Leave {
+            clearance,
+            vain: &self.vain,
+        };
+        seat::open(&self.link, session, spec, &self.formats, leave, bell)
+    }
+
+    fn spent(&self) -> Traffic {
+        self.vain.traffic()
+    }
+
+    fn cleared(&self, clearance: &Clearance) -> Option<Arc<dyn Host>> {
+        Some(Arc::new(self.with_clearance(clearance.clone())))
     }
 
     fn carrying(&self, allowed: &Allowed) -> Option<Arc<dyn Host>> {

@@ -9,10 +9,11 @@ mod following;
 mod lookout;
 
 pub use contact::{Contact, Reached, contacts};
-pub use following::{Came, Doors, follow};
+pub use following::{Came, follow};
 pub use lookout::Lookout;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use heph_plan::{Between, Cluster, NODES_MAX, Peer};
 use heph_types::{LayerRange, LinkProfile, ModelHash, NodeId, NodeProfile, Role, SessionId, StageSpec};
@@ -20,6 +21,7 @@ use heph_types::{LayerRange, LinkProfile, ModelHash, NodeId, NodeProfile, Role, 
 use crate::cancel::Cancel;
 use crate::node::{Lent, Node, NodeCaps};
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError};
+use crate::ways::Distances;
 use contact::link_to;
 
 /// Another machine.
@@ -39,6 +41,8 @@ pub struct NodePool {
     desk: NodeProfile,
     here: Arc<dyn Host>,
     others: Vec<Machine>,
+    /// How far the others are from each other, where they told.
+    distances: Distances,
 }
 
 impl NodePool {
@@ -48,7 +52,14 @@ impl NodePool {
             desk,
             here,
             others: Vec::new(),
+            distances: Distances::new(),
         }
+    }
+
+    /// That knows how far the others are from each other.
+    pub fn apart(mut self, distances: Distances) -> Self {
+        self.distances = distances;
+        self
     }
 
     /// With another machine; one that was known is replaced. What the planner cannot list is left out.
@@ -90,8 +101,16 @@ impl NodePool {
             .map_or_else(|| node.short(), |profile| profile.name.clone())
     }
 
-    /// What the planner is given.
+    /// What the planner is given, where nobody sends layers to machines that lack them.
     pub fn cluster(&self) -> Cluster {
+        let mut cluster = self.cluster_that_takes();
+        let peers = cluster.nodes.iter_mut();
+        peers.for_each(|peer| peer.profile.caps.accepts_bytes = 0);
+        cluster
+    }
+
+    /// What the planner is given, where machines may be sent layers as far as they take any.
+    pub fn cluster_that_takes(&self) -> Cluster {
         let peer = |machine: &Machine| Peer {
             profile: machine.profile.clone(),
             link: machine.link,
@@ -103,9 +122,9 @@ impl NodePool {
         }
     }
 
-    /// The ways between this person's other machines, which alone may hear of each other. Nobody measured them from here: two
-    /// machines are taken to be as far from each other as both are from here on average, and the way between them to carry
-    /// what the slower of their own ways does.
+    /// The ways between this person's other machines, which alone may hear of each other. Two that met told how far they are
+    /// from each other; others are taken to be as far as both are from here on average. The way between them is taken to
+    /// carry what the slower of their own ways does.
     fn between(&self) -> Vec<Between> {
         let own = self
             .others
@@ -114,11 +133,11 @@ impl NodePool {
         let own: Vec<&Machine> = own.take(OWN_PAIRED_MAX).collect();
         let pairs = own.iter().enumerate().flat_map(|(at, from)| {
             let others = own[at + 1..].iter();
-            others.map(|to| Between {
+            others.map(move |to| Between {
                 from: from.profile.node,
                 to: to.profile.node,
                 link: LinkProfile {
-                    rtt: (from.link.rtt + to.link.rtt) / 2,
+                    rtt: self.distance(from, to),
                     up: from.link.down.min(to.link.up),
                     down: from.link.up.min(to.link.down),
                     loss: from.link.loss.max(to.link.loss),
@@ -126,6 +145,12 @@ impl NodePool {
             })
         });
         pairs.collect()
+    }
+
+    fn distance(&self, one: &Machine, other: &Machine) -> Duration {
+        let (a, b) = (one.profile.node, other.profile.node);
+        let told = self.distances.get(&[a.min(b), a.max(b)]).copied();
+        told.unwrap_or_else(|| (one.link.rtt + other.link.rtt) / 2)
     }
 }
 
@@ -222,13 +247,13 @@ fn hull(ranges: &[LayerRange]) -> Option<LayerRange> {
 }
 
 #[cfg(test)]
-mod testing {
+pub(crate) mod testing {
     use std::time::Duration;
 
     use heph_types::{Caps, Exactness, NodeId, NodeProfile, NodeState, Price, Role, Speed};
 
     /// A machine that holds nothing.
-    pub(super) fn profile(node: NodeId, role: Role) -> NodeProfile {
+    pub(crate) fn profile(node: NodeId, role: Role) -> NodeProfile {
         NodeProfile {
             node,
             name: node.short(),
@@ -247,5 +272,43 @@ mod testing {
             queue: Duration::ZERO,
             price: Price::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::profile;
+    use super::*;
+
+    #[test]
+    fn machines_that_met_are_planned_with_as_far_from_each_other_as_they_told() {
+        let node = |which: u8| NodeId([which; 32]);
+        let ms = Duration::from_millis;
+        let here: Arc<dyn Host> = Arc::new(Node::new(node(0), NodeCaps::default()));
+        let machine = |which: u8, rtt: u64| Machine {
+            profile: profile(node(which), Role::Own),
+            link: LinkProfile {
+                rtt: ms(rtt),
+                up: 1e6,
+                down: 1e6,
+                loss: 0.0,
+            },
+            host: Arc::clone(&here),
+        };
+        let pool = NodePool::alone(profile(node(0), Role::Own), Arc::clone(&here));
+        let pool = [(3, 100), (2, 80), (1, 60)]
+            .into_iter()
+            .fold(pool, |pool, (which, rtt)| pool.with(machine(which, rtt)));
+        // Two in one house, far from here.
+        let pool = pool.apart([([node(2), node(3)], ms(1))].into());
+        let between = pool.cluster().between;
+        let rtt = |a: u8, b: u8| {
+            let is = |way: &&Between| [way.from, way.to] == [node(a), node(b)];
+            between.iter().find(is).map(|way| way.link.rtt)
+        };
+        assert_eq!(
+            (rtt(3, 2), rtt(3, 1), rtt(2, 1)),
+            (Some(ms(1)), Some(ms(80)), Some(ms(70)))
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Outside providers as executor seats: the list that a person keeps, their keys, and the answers that they give.
 //!
 //! Whoever is on the list was added by a person, and sees no text before the person allowed that too. Every answer goes
-//! through the policy ([`heph_providers::Permit`]), may cost no more than was said, and comes with a receipt that says what
+//! through the policy ([`heph_privacy::Clearance`]), may cost no more than was said, and comes with a receipt that says what
 //! left, to whom and at which price. What a provider says is worth no more than its word.
 
 mod book;
@@ -14,16 +14,20 @@ use std::time::{Duration, Instant};
 
 use heph_net::secrets::{SecretError, Secrets};
 use heph_plan::Mode;
+use heph_privacy::policy::{Rule, Verdict, When};
+use heph_privacy::{Clearance, Stays};
 use heph_providers::{
-    AskError, Client, Done, End, Forbidden, Limits, Listener, Permit, Provider, Question, Refused, Said,
-    Secret,
+    AskError, Carried, Client, Done, End, Limits, Listener, Provider, Question, Refused, Said, Secret,
 };
-use heph_types::{Exactness, LayerRange, Leaves, Policy, Role};
+use heph_types::{Exactness, LayerRange, Leaves};
 
 use crate::desk::{Finish, Guesses};
-use crate::receipt::{PlaceLine, ProviderLine, Receipt, TrafficLine};
+use crate::discretion::Discretion;
+use crate::egress::{Bytes, Counted, Journal, Kind, Line, Way, words};
+use crate::gate::Left;
+use crate::network::seconds_since_1970;
+use crate::receipt::{LeftLine, PlaceLine, ProviderLine, Receipt, TrafficLine};
 use crate::service::{Ending, Fate, Outcome, ServiceError, Speaker};
-use crate::settings::Allowance;
 
 /// What is to be answered by a provider.
 #[derive(Debug, Clone)]
@@ -32,8 +36,8 @@ pub struct Commission {
     pub provider: Provider,
     /// What it is asked.
     pub question: Question,
-    /// What may leave.
-    pub policy: Policy,
+    /// What may be told of it, and to whom.
+    pub discretion: Discretion,
     /// Credits that the answer may cost at most.
     pub price_max: Option<f64>,
     /// When the answer ends with what there is.
@@ -43,9 +47,18 @@ pub struct Commission {
 /// Why a provider is not asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CommissionError {
-    /// The policy or the person says no.
-    #[error(transparent)]
-    Forbidden(#[from] Forbidden),
+    /// The person did not allow it to see anything.
+    #[error("the provider {0} is not allowed to see any text")]
+    Unallowed(String),
+    /// The rules keep this from it.
+    #[error("the provider {provider} is not asked: {stays}")]
+    Forbidden {
+        /// The provider.
+        provider: String,
+        /// Why.
+        #[source]
+        stays: Stays,
+    },
     /// It has no such model.
     #[error("the provider {provider} is not asked for the model {model:?}; it is for {known}")]
     Model {
@@ -61,27 +74,47 @@ pub enum CommissionError {
     Price(String),
 }
 
-/// What `provider` may see, as the settings say: of its role where they say something of that, else what the person allowed
-/// the provider itself.
-pub fn policy(allow: &[Allowance], provider: &Provider) -> Policy {
-    let usual = crate::settings::policy(allow.iter().copied());
-    let said = usual.may_see.iter().any(|(role, _)| *role == provider.role);
-    let own = (!said).then_some((provider.role, provider.sees));
-    Policy {
-        may_see: usual.may_see.into_iter().chain(own).collect(),
-        exact_only: false,
-        ..usual
-    }
+/// The rule that `heph providers add --allow` makes where no policy stands in a file: this provider, at this address, may be
+/// asked. A short rule about its role counts in place of it.
+pub fn leave(provider: &Provider) -> Option<Rule> {
+    let when = When {
+        to: vec![provider.role.into()],
+        names: vec![provider.node().to_string()],
+        ..When::default()
+    };
+    (provider.sees >= Leaves::Text).then(|| Rule {
+        name: format!("the provider {} is allowed", provider.name),
+        when,
+        then: Verdict::Allow,
+    })
 }
 
 impl Commission {
+    /// Leave to ask the provider, by what the person allowed it and by the rules as they stand now.
+    fn clearance(&self) -> Result<Clearance, CommissionError> {
+        let provider = &self.provider;
+        if provider.sees < Leaves::Text {
+            return Err(CommissionError::Unallowed(provider.name.clone()));
+        }
+        let asked = self.discretion.clone().in_mode(Mode::Remote.name());
+        let to = provider.destination();
+        let clearance = match asked.sees(&to, provider.role) {
+            Leaves::Embeddings | Leaves::Activations => Err(Stays::NoText),
+            Leaves::Nothing | Leaves::Text => asked.clearance(&to),
+        };
+        clearance.map_err(|stays| CommissionError::Forbidden {
+            provider: provider.name.clone(),
+            stays,
+        })
+    }
+
     /// The commission, if it may be given; its question then asks for no more tokens than it may cost.
     ///
     /// # Errors
     /// When policy, models or price say no. Nothing was sent then.
     pub fn checked(mut self) -> Result<Self, CommissionError> {
+        self.clearance()?;
         let (provider, question) = (&self.provider, &mut self.question);
-        Permit::of(provider, &self.policy)?;
         if !provider.models.contains(&question.model) {
             return Err(CommissionError::Model {
                 provider: provider.name.clone(),
@@ -92,6 +125,13 @@ impl Commission {
         let Some(most) = self.price_max else {
             return Ok(self);
         };
+        if question.shows_pictures() {
+            let sentence = format!(
+                "what the provider {} asks for a picture is not known, and the answer may cost {most} credits",
+                provider.name
+            );
+            return Err(CommissionError::Price(sentence));
+        }
         let Some(rates) = provider.price else {
             let sentence = format!(
                 "what the provider {} costs is not known, and the answer may cost {most} credits",
@@ -140,7 +180,7 @@ impl Outside {
             .map_err(|error| format!("the system gives no thread: {error}"))?;
         let client = {
             let _inside = runtime.enter();
-            Client::new(limits)?
+            Client::new(limits)?.with_log(note(Journal::at(home)))
         };
         Ok(Self {
             home: home.to_owned(),
@@ -162,17 +202,18 @@ impl Outside {
     pub fn answer(&self, commission: Commission, speaker: &Speaker) -> Result<Outcome, ServiceError> {
         let checked = commission.checked();
         let commission = checked.map_err(|error| elsewhere(error.to_string(), Fate::Refused))?;
+        // Once more: rules may have changed while it waited for its turn.
+        let clearance = commission
+            .clearance()
+            .map_err(|error| elsewhere(error.to_string(), Fate::Refused))?;
         let Commission {
-            provider,
-            question,
-            policy,
-            deadline,
-            ..
+            provider, deadline, ..
         } = &commission;
-        let permit =
-            Permit::of(provider, policy).map_err(|error| elsewhere(error.to_string(), Fate::Refused))?;
+        let question = clearance.clear_part(commission.question.clone());
         let key = self.key(provider)?;
-        let stopped = || speaker.cancel().is_raised();
+        // And while it is asked: a policy that is written meanwhile holds another try, and ends an answer under way.
+        let forbidden = || commission.clearance().err();
+        let stopped = || speaker.cancel().is_raised() || forbidden().is_some();
         let listener = Listener {
             stopped: &stopped,
             deadline: *deadline,
@@ -185,17 +226,28 @@ impl Outside {
             }
             match said {
                 Said::Text(text) => speaker.say(&text),
+                Said::Thought(text) => speaker.think(&text),
                 Said::Call { id, name } => speaker.call(&id, &name),
                 Said::Arguments(text) => speaker.arguments(&text),
             }
         };
         let asked = self
             .client
-            .ask(permit, key.as_ref(), question, &listener, &mut say);
+            .ask(provider, key.as_ref(), &question, &listener, &mut say);
         let done = self.runtime.block_on(asked);
         let heard = heard.into_inner().unwrap_or_default();
         match done {
-            Ok(done) => Ok(outcome(&commission, &done, &heard, speaker)),
+            Ok(done) => Ok(outcome(
+                &commission,
+                &Left::by(&clearance),
+                &done,
+                &heard,
+                speaker,
+            )),
+            Err(AskError::Stopped) if !speaker.cancel().is_raised() => Err(match forbidden() {
+                Some(error) => elsewhere(error.to_string(), Fate::Refused),
+                None => failed(AskError::Stopped),
+            }),
             Err(error) => Err(failed(error)),
         }
     }
@@ -215,6 +267,29 @@ impl Outside {
     }
 }
 
+/// Writes what requests carried to the network log.
+fn note(journal: Journal) -> impl Fn(Carried<'_>) + Send + Sync {
+    move |carried| {
+        let Carried {
+            provider,
+            up,
+            down,
+            label,
+        } = carried;
+        let way = Way {
+            kind: Kind::Provider,
+            to: provider.url.host().to_owned(),
+            who: provider.name.clone(),
+            purpose: "answer".to_owned(),
+            labels: label.into_iter().flat_map(words).map(str::to_owned).collect(),
+            counted: Counted::Bodies,
+        };
+        let (at, bytes) = (seconds_since_1970(), Bytes { up, down });
+        // A log that cannot be written ends no answer.
+        let _ = journal.note(&[Line { at, way, bytes }]);
+    }
+}
+
 /// How long a list of models may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -230,7 +305,7 @@ fn elsewhere(sentence: String, fate: Fate) -> ServiceError {
 
 fn failed(error: AskError) -> ServiceError {
     let fate = match &error {
-        AskError::Shape { .. } => Fate::Refused,
+        AskError::Shape { .. } | AskError::Elsewhere { .. } => Fate::Refused,
         AskError::Unreachable { .. } => Fate::Unavailable,
         AskError::Refused { kind, .. } => match kind {
             Refused::Request => Fate::Refused,
@@ -246,7 +321,7 @@ fn failed(error: AskError) -> ServiceError {
     elsewhere(error.to_string(), fate)
 }
 
-fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speaker) -> Outcome {
+fn outcome(commission: &Commission, left: &Left, done: &Done, heard: &Heard, speaker: &Speaker) -> Outcome {
     let Commission {
         provider, question, ..
     } = commission;
@@ -313,6 +388,11 @@ fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speake
         expected_first_token_s: speed.map_or(0.0, |pace| pace.first_token_ms / 1e3),
         expected_tokens_per_s: speed.map_or(0.0, |pace| pace.tokens_per_s),
         price: provider.price.map_or(0.0, |rates| rates.of(prompt, answer)),
+        file: String::new(),
+        precision: String::new(),
+        left: vec![LeftLine::new(provider.node(), left)],
+        tools: Vec::new(),
+        vouched: Vec::new(),
         provider: Some(ProviderLine {
             name: provider.name.clone(),
             address: provider.url.to_string(),
@@ -333,24 +413,19 @@ fn outcome(commission: &Commission, done: &Done, heard: &Heard, speaker: &Speake
     }
 }
 
-/// The policy of a request that lets nobody but the person's own machines see it.
-pub fn own_alone(policy: Policy) -> Policy {
-    let may_see = policy
-        .may_see
-        .iter()
-        .filter(|(role, _)| *role == Role::Own)
-        .copied();
-    Policy {
-        may_see: may_see.collect(),
-        ..policy
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
     use heph_providers::{Rates, Turn};
 
     use super::*;
+    use crate::discretion::{Limit, unsaid};
+    use crate::rules::testing::rules;
+    use crate::rules::{POLICY_FILE, Rules};
+    use crate::service::{Errand, ErrandLimits, Errands, Heard as ServedHeard};
 
     fn provider(sees: &str) -> Provider {
         let text = format!(
@@ -359,10 +434,15 @@ mod tests {
         toml::from_str(&text).unwrap()
     }
 
+    fn discretion(provider: &Provider, allow: &[&str]) -> Discretion {
+        let usual = leave(provider).into_iter().collect();
+        let allow = allow.iter().map(|word| word.parse().unwrap()).collect();
+        Discretion::new(&Rules::without_files(allow), unsaid()).with_usual(usual)
+    }
+
     fn commission(provider: Provider, allow: &[&str], price_max: Option<f64>) -> Commission {
-        let allow: Vec<Allowance> = allow.iter().map(|word| word.parse().unwrap()).collect();
         Commission {
-            policy: policy(&allow, &provider),
+            discretion: discretion(&provider, allow),
             question: Question::chat("m", vec![Turn::new("user", "0123456789")]),
             provider,
             price_max,
@@ -371,13 +451,61 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_that_was_busy_is_not_asked_again_where_a_policy_was_written_meanwhile() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let (asked, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let read = stream.read(&mut [0; 4096]).unwrap_or(0);
+                if asked.send(read).is_err() {
+                    return;
+                }
+                let head =
+                    "HTTP/1.1 503 Busy\r\nretry-after: 4\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(head.as_bytes());
+            }
+        });
+        let (home, rules) = rules("version = 1\npreset = \"open\"\n");
+        let busy = Provider {
+            url: url.parse().unwrap(),
+            ..provider("text")
+        };
+        let commission = Commission {
+            discretion: Discretion::new(&rules, unsaid()),
+            ..commission(busy, &[], None)
+        };
+        let outside = Outside::new(home.path(), Limits::default()).unwrap();
+        let errand: Errand = Box::new(move |speaker| outside.answer(commission, speaker));
+        let mut replies = Errands::new(ErrandLimits::default())
+            .submit(vec![errand])
+            .unwrap();
+        let patience = Duration::from_secs(60);
+        heard.recv_timeout(patience).unwrap();
+        let closed = "version = 1\npreset = \"local-only\"\n";
+        std::fs::write(home.path().join(POLICY_FILE), closed).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let next = async { tokio::time::timeout(patience, replies[0].next()).await };
+        let ServedHeard::End(Err(error)) = runtime.block_on(next).expect("in time") else {
+            panic!("nobody answers");
+        };
+        assert!(error.to_string().contains("stays on this machine"), "{error}");
+        assert!(heard.try_recv().is_err(), "it was asked once");
+    }
+
+    #[test]
     fn nothing_goes_to_a_provider_that_was_not_allowed_or_whose_role_sees_less() {
         let may = |sees, allow: &[&str]| commission(provider(sees), allow, None).checked().is_ok();
         assert!(!may("nothing", &[]) && !may("nothing", &["cloud=text"]));
         assert!(may("text", &[]) && may("text", &["cloud=text"]) && may("text", &["miner=nothing"]));
-        assert!(!may("text", &["cloud=nothing"]) && !may("text", &["cloud=activations"]));
+        assert!(!may("text", &["cloud=nothing"]));
+        // A text cannot be shown in part.
+        assert!(!may("text", &["cloud=activations"]));
         let closed = Commission {
-            policy: own_alone(policy(&[], &provider("text"))),
+            discretion: discretion(&provider("text"), &[]).within(Limit::Own),
             ..commission(provider("text"), &[], None)
         };
         assert!(closed.checked().is_err());

@@ -12,10 +12,12 @@ use crate::store::{Format, ModelName, Origin, Progress, Record, Staging, Store, 
 mod download;
 mod error;
 mod hub;
+mod offer;
 mod selection;
 
 pub use error::PullError;
 pub use hub::{Hub, Repository};
+pub use offer::{Offer, Offered, offer};
 use selection::Selection;
 
 /// How long we wait and how often we try again.
@@ -88,7 +90,12 @@ pub fn pull(
         revision: request.revision.clone(),
         commit: selection.commit,
     };
-    Ok(staging.publish(selection.format, files, origin)?)
+    let published = staging.publish(selection.format, files, origin);
+    if matches!(published, Err(StoreError::Open(_))) {
+        // Whole, and no model: a page that says that there is none, for instance. To go on from it helps nobody.
+        staging.discard();
+    }
+    Ok(published?)
 }
 
 fn fetch_all(

@@ -1,16 +1,27 @@
 //! What became of a request: who computed which tokens, what crossed the network, and what the answer's bits are worth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::Path;
 
+use heph_net::identity::Identity;
 use heph_plan::replan::MoveBy;
-use heph_plan::{Mode, Plan, Stage};
-use heph_types::{Exactness, LayerRange, Leaves, NodeId, Role};
+use heph_plan::{Mode, Plan};
+use heph_privacy::label::{Label, Level};
+use heph_privacy::policy::Kind;
+use heph_privacy::receipt::{self, Body, Bytes, Checked, Computed, Place, ReceiptError};
+use heph_types::{Exactness, LayerRange, Leaves, ModelHash, NodeId, Price, Role};
 use serde::Serialize;
 
 use crate::desk::{Answer, Finish, Guesses};
+use crate::gate::Left;
+use crate::line::Placement;
+use crate::network::seconds_since_1970;
 use crate::pool::NodePool;
-use crate::seat::Traffic;
+use crate::seat::{Traffic, Vouched};
+
+/// Letters of a server's name in a signed receipt.
+const SERVER_LETTERS_MAX: usize = 40;
 
 /// The receipt of one answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,8 +60,23 @@ pub struct Receipt {
     pub expected_first_token_s: f64,
     /// What the plan expected after it, in tokens a second.
     pub expected_tokens_per_s: f64,
-    /// Credits that it costs.
+    /// Credits that the machines ask for it, by the prices that they announced; nothing is charged yet.
     pub price: f64,
+    /// The hash of the model's file; empty where nobody here has it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub file: String,
+    /// How its weights are kept.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub precision: String,
+    /// By which leave something went to each machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftLine>,
+    /// Servers of tools that were told something on the way to the answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ToolLine>,
+    /// What machines signed that they computed.
+    #[serde(skip)]
+    pub vouched: Vec<Vouched>,
     /// The outside provider that gave the answer, where one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderLine>,
@@ -105,6 +131,53 @@ pub struct TrafficLine {
     pub down: u64,
 }
 
+/// By which leave something went to a machine.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LeftLine {
+    /// The machine.
+    pub node: NodeId,
+    /// What kind of place it is.
+    pub kind: Kind,
+    /// How private the most private of it was, and why.
+    #[serde(flatten)]
+    pub label: Label,
+    /// The rules that allowed it.
+    pub rules: Vec<String>,
+    /// Things that were replaced by pseudonyms.
+    pub replaced: usize,
+}
+
+/// What a server of tools was told for an answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToolLine {
+    /// What the person calls it.
+    pub server: String,
+    /// How often it was called.
+    pub calls: u32,
+    /// Bytes of the calls and of their results, without what carries them. Of a call that failed all counts as told.
+    pub up: u64,
+    /// Bytes of the results.
+    pub down: u64,
+    /// How private the most private of it was, and why.
+    #[serde(flatten)]
+    pub label: Label,
+    /// The rules that allowed it.
+    pub rules: BTreeSet<String>,
+}
+
+impl LeftLine {
+    /// For `node`, by this leave.
+    pub fn new(node: NodeId, left: &Left) -> LeftLine {
+        LeftLine {
+            node,
+            kind: left.kind,
+            label: left.label.clone(),
+            rules: left.rules.iter().cloned().collect(),
+            replaced: left.replaced,
+        }
+    }
+}
+
 /// Bytes from one machine to another that this one did not see: the word of the machine that sent them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BetweenLine {
@@ -155,11 +228,17 @@ impl Receipt {
             down: bytes.down,
         };
         let per_token = plan.expected.per_token.as_secs_f64();
+        let places = places(pool, answer, tokens);
         Self {
             mode: plan.mode,
             model: plan.model_name.clone(),
             exactness: plan.exactness,
-            places: places(plan, pool, answer, tokens),
+            price: price(&places, answer, |node| {
+                pool.profile(node)
+                    .map(|profile| profile.price)
+                    .unwrap_or_default()
+            }),
+            places,
             traffic: traffic.iter().map(line).collect(),
             between: Vec::new(),
             moves: moves.collect(),
@@ -172,9 +251,220 @@ impl Receipt {
             tokens_per_s: answer.decode_tok_s(),
             expected_first_token_s: plan.expected.first_token.as_secs_f64(),
             expected_tokens_per_s: if per_token > 0.0 { 1.0 / per_token } else { 0.0 },
-            price: plan.expected.credits,
+            file: String::new(),
+            precision: String::new(),
+            left: Vec::new(),
+            tools: Vec::new(),
+            vouched: Vec::new(),
             provider: None,
         }
+    }
+
+    /// The receipt with what is known of the model's file.
+    pub fn with_model(self, model: ModelHash, precision: String) -> Self {
+        Self {
+            file: hex(&model.0),
+            precision,
+            ..self
+        }
+    }
+
+    /// The receipt with the leave by which something went to each machine that got anything.
+    pub fn with_left(mut self, left: &BTreeMap<NodeId, Left>) -> Self {
+        let got = |node: &NodeId| self.traffic.iter().any(|line| line.node == *node);
+        let left = left.iter().filter(|(node, _)| got(node));
+        self.left = left.map(|(node, left)| LeftLine::new(*node, left)).collect();
+        self
+    }
+
+    /// The receipt with what another answer on the way to this one cost and let leave: a round in which the model called tools.
+    #[must_use]
+    pub fn with_round(mut self, round: &Receipt) -> Self {
+        self.traffic = together(self.traffic.iter().chain(&round.traffic));
+        self.price += round.price;
+        for left in &round.left {
+            if !self
+                .left
+                .iter()
+                .any(|known| known.node == left.node && known.rules == left.rules)
+            {
+                self.left.push(left.clone());
+            }
+        }
+        self.tools_told(&round.tools);
+        self
+    }
+
+    /// Servers of tools were told this, too.
+    pub fn tools_told(&mut self, tools: &[ToolLine]) {
+        for told in tools {
+            match self.tools.iter_mut().find(|known| known.server == told.server) {
+                Some(known) => {
+                    known.calls = known.calls.saturating_add(told.calls);
+                    known.up = known.up.saturating_add(told.up);
+                    known.down = known.down.saturating_add(told.down);
+                    known.label = known.label.join(&told.label);
+                    known.rules.extend(told.rules.iter().cloned());
+                }
+                None => self.tools.push(told.clone()),
+            }
+        }
+    }
+
+    /// What a signed receipt says, of the request `id`, answered by `now` in seconds since 1970 where `here` asked.
+    pub fn body(&self, id: &str, here: NodeId, now: u64) -> Body {
+        let mut nodes = vec![here.to_string()];
+        let mut number = |node: NodeId| {
+            let key = node.to_string();
+            let at = nodes.iter().position(|known| *known == key).unwrap_or_else(|| {
+                nodes.push(key);
+                nodes.len() - 1
+            });
+            short_of(at)
+        };
+        let short = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let layer = short_of;
+        let places = self.places.iter().map(|place| Place {
+            // A machine that asks nobody has no key until it signs something.
+            node: if place.role.is_none() {
+                0
+            } else {
+                number(place.node)
+            },
+            tokens: (short(place.from), short(place.to)),
+            layers: (layer(place.layers.start()), layer(place.layers.end())),
+        });
+        let places: Vec<Place> = places.collect();
+        let bytes = self.traffic.iter().map(|line| {
+            let left = self.left.iter().find(|left| left.node == line.node);
+            Bytes {
+                node: number(line.node),
+                kind: left.map_or(Kind::Own, |left| left.kind),
+                level: left.map_or(Level::Public, |left| left.label.level()),
+                up: line.up,
+                down: line.down,
+            }
+        });
+        let bytes: Vec<Bytes> = bytes.collect();
+        let computed = self.vouched.iter().map(|vouched| Computed {
+            node: number(vouched.node),
+            session: vouched.session.0,
+            layers: (layer(vouched.layers.start()), layer(vouched.layers.end())),
+            tokens: vouched.tokens,
+            signature: hex(&vouched.signature),
+        });
+        // What a node signed wrongly is no statement of it.
+        let computed: Vec<Computed> = computed.collect();
+        let rules = self.left.iter().flat_map(|left| &left.rules);
+        let rules: BTreeSet<&String> = rules
+            .chain(self.tools.iter().flat_map(|tool| &tool.rules))
+            .collect();
+        let ms = |seconds: f64| (seconds.max(0.0) * 1e3).round().min(f64::from(u32::MAX)) as u32;
+        let after = match self.tokens_per_s > 0.0 {
+            true => self.answer_tokens.saturating_sub(1) as f64 / self.tokens_per_s,
+            false => 0.0,
+        };
+        let alone = places.iter().all(|place| place.node == 0);
+        let mut body = Body {
+            id: hex(&blake3::hash(id.as_bytes()).as_bytes()[..16]),
+            at: now,
+            model: self.model.clone(),
+            file: self.file.clone(),
+            precision: self.precision.clone(),
+            exactness: self.exactness.to_string(),
+            mode: self.mode.to_string(),
+            nodes: Vec::new(),
+            places,
+            bytes,
+            computed,
+            rules: rules.into_iter().cloned().collect(),
+            replaced: short(self.left.iter().map(|left| left.replaced).max().unwrap_or(0)),
+            credits: self.price.max(0.0).ceil() as u64,
+            prompt_tokens: short(self.prompt_tokens),
+            answer_tokens: short(self.answer_tokens),
+            first_ms: ms(self.first_token_s),
+            total_ms: ms(self.first_token_s).saturating_add(ms(after)),
+            checked: if alone { Checked::Here } else { Checked::Not },
+        };
+        body.nodes = nodes;
+        // They have no key.
+        for tool in &self.tools {
+            let node = short_of(body.nodes.len());
+            body.nodes
+                .push(tool.server.chars().take(SERVER_LETTERS_MAX).collect());
+            body.bytes.push(Bytes {
+                node,
+                kind: Kind::ToolServer,
+                level: tool.label.level(),
+                up: tool.up,
+                down: tool.down,
+            });
+        }
+        let stated = |body: &Body, stated: &Computed| receipt::is_stated(body, &here.0, stated);
+        let kept: Vec<Computed> = body
+            .computed
+            .iter()
+            .filter(|one| stated(&body, one))
+            .cloned()
+            .collect();
+        body.computed = kept;
+        body
+    }
+
+    /// The receipt of an answer of so many tokens that this machine alone computed; what else it tells is for the caller.
+    pub fn here(model: &str, layers: usize, tokens: usize) -> Self {
+        let place = LayerRange::new(0, layers, layers).map(|layers| PlaceLine {
+            from: 0,
+            to: tokens,
+            layers,
+            node: NodeId([0; 32]),
+            name: "here".to_owned(),
+            role: None,
+            saw: Leaves::Nothing,
+        });
+        Self {
+            mode: Mode::Local,
+            model: model.to_owned(),
+            exactness: Exactness::Exact,
+            places: place.into_iter().collect(),
+            traffic: Vec::new(),
+            between: Vec::new(),
+            moves: Vec::new(),
+            guesses: Guesses::default(),
+            degraded: Vec::new(),
+            finish: Finish::Stop,
+            prompt_tokens: 0,
+            answer_tokens: 0,
+            first_token_s: 0.0,
+            tokens_per_s: 0.0,
+            expected_first_token_s: 0.0,
+            expected_tokens_per_s: 0.0,
+            price: 0.0,
+            file: String::new(),
+            precision: String::new(),
+            left: Vec::new(),
+            tools: Vec::new(),
+            vouched: Vec::new(),
+            provider: None,
+        }
+    }
+
+    /// As [`Receipt::signed`], by the identity kept below `home`, HEPH's folder; made there if none is.
+    ///
+    /// # Errors
+    /// A sentence where there is no identity, or the receipt contradicts itself.
+    pub fn signed_below(&self, id: &str, home: &Path) -> Result<String, String> {
+        let identity = crate::network::identity(home, None).map_err(|error| error.to_string())?;
+        self.signed(id, &identity).map_err(|error| error.to_string())
+    }
+
+    /// The receipt, signed by this machine: text that `heph receipt verify` reads.
+    ///
+    /// # Errors
+    /// When it contradicts itself.
+    pub fn signed(&self, id: &str, identity: &Identity) -> Result<String, ReceiptError> {
+        let body = self.body(id, identity.node(), seconds_since_1970());
+        receipt::sign_by(&body, &identity.node().0, |bytes| identity.sign(bytes))
     }
 
     /// The receipt with what machines say that they sent to each other.
@@ -193,14 +483,55 @@ impl Receipt {
     }
 }
 
-/// Follows each layer of the plan through its moves, and puts neighbours with one fate together. After a move the machine
-/// holds the replayed positions too, so a later line begins where the earlier one ended.
-fn places(plan: &Plan, pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<PlaceLine> {
-    let count = plan.stages.last().map_or(0, |stage| stage.layers.end());
-    let apart = |stage: Option<&Stage>| stage.is_some_and(|stage| stage.layers.is_empty());
-    let (table_apart, head_apart) = (apart(plan.stages.first()), apart(plan.stages.last()));
-    let mut spans: Vec<Span> = plan
-        .stages
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What machines ask for their layers' share of the tokens that they took through them: those of the prompt that no cache
+/// held, those of the answer, and those that were guessed wrong, which every layer computed too.
+fn price(places: &[PlaceLine], answer: &Answer, of: impl Fn(NodeId) -> Price) -> f64 {
+    let prompt = answer.cached_tokens..answer.prompt.len();
+    let told = answer.prompt.len()..answer.prompt.len() + answer.tokens.len();
+    let wrong = answer.guesses.judged.saturating_sub(answer.guesses.right) as f64;
+    let all = places.iter().map(|place| place.layers.end()).max().unwrap_or(0);
+    let both = |place: &PlaceLine, of: &Range<usize>| {
+        let (from, to) = (place.from.max(of.start), place.to.min(of.end));
+        to.saturating_sub(from) as f64
+    };
+    let asked = places.iter().map(|place| {
+        let price = of(place.node);
+        let share = place.layers.len() as f64 / all.max(1) as f64;
+        let answered = both(place, &told);
+        let of_wrong = wrong * answered / answer.tokens.len().max(1) as f64;
+        share * (price.prompt_token * both(place, &prompt) + price.answer_token * (answered + of_wrong))
+    });
+    asked.sum()
+}
+
+/// What went to and from each machine in all of these together.
+pub fn together<'a>(lines: impl IntoIterator<Item = &'a TrafficLine>) -> Vec<TrafficLine> {
+    let mut sums: Vec<TrafficLine> = Vec::new();
+    for line in lines {
+        match sums.iter_mut().find(|sum| sum.node == line.node) {
+            Some(sum) => (sum.up, sum.down) = (sum.up + line.up, sum.down + line.down),
+            None => sums.push(line.clone()),
+        }
+    }
+    sums
+}
+
+fn short_of(at: usize) -> u16 {
+    u16::try_from(at).unwrap_or(u16::MAX)
+}
+
+/// Follows each layer from where it was when the answer began through its moves, and puts neighbours with one fate together. After
+/// a move the machine holds the replayed positions too, so a later line begins where the earlier one ended.
+fn places(pool: &NodePool, answer: &Answer, tokens: usize) -> Vec<PlaceLine> {
+    let stages = &answer.stages;
+    let count = stages.last().map_or(0, |stage| stage.layers.end());
+    let apart = |stage: Option<&Placement>| stage.is_some_and(|stage| stage.layers.is_empty());
+    let (table_apart, head_apart) = (apart(stages.first()), apart(stages.last()));
+    let mut spans: Vec<Span> = stages
         .iter()
         .flat_map(|stage| single(stage).flat_map(|layers| spans(stage, answer, tokens, layers)))
         .collect();
@@ -250,13 +581,13 @@ struct Span {
 }
 
 /// The layers of a stage, each alone. A stage without any, which embeds or chooses only, is one empty range.
-fn single(stage: &Stage) -> impl Iterator<Item = Range<usize>> {
+fn single(stage: &Placement) -> impl Iterator<Item = Range<usize>> {
     let (start, end) = (stage.layers.start(), stage.layers.end());
     (start..end.max(start + 1)).map(move |layer| layer..end.min(layer + 1))
 }
 
 /// Who computed one layer of a stage, or what a stage without layers does, for which tokens.
-fn spans(stage: &Stage, answer: &Answer, tokens: usize, layers: Range<usize>) -> Vec<Span> {
+fn spans(stage: &Placement, answer: &Answer, tokens: usize, layers: Range<usize>) -> Vec<Span> {
     let holds = |range: &LayerRange| match layers.is_empty() {
         true => *range == stage.layers,
         false => range.iter().contains(&layers.start),
@@ -278,4 +609,61 @@ fn spans(stage: &Stage, answer: &Answer, tokens: usize, layers: Range<usize>) ->
     spans.push(span(from, tokens, node));
     spans.retain(|span| span.from < span.to);
     spans
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use heph_types::TokenId;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_asks_for_its_share_of_what_it_computed() {
+        let (dear, free) = (NodeId([1; 32]), NodeId([2; 32]));
+        let place = |node, from, to, start, end| PlaceLine {
+            from,
+            to,
+            layers: LayerRange::new(start, end, 8).unwrap(),
+            node,
+            name: String::new(),
+            role: None,
+            saw: Leaves::Text,
+        };
+        let answer = Answer {
+            text: String::new(),
+            tokens: vec![TokenId(0); 10],
+            prompt: vec![TokenId(0); 20],
+            cached_tokens: 4,
+            finish: Finish::Length,
+            stopped_by: None,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+            stages: Vec::new(),
+            moves: Vec::new(),
+            guesses: Guesses {
+                judged: 9,
+                right: 4,
+                ..Guesses::default()
+            },
+            guessed: Vec::new(),
+            traffic: Traffic::default(),
+            degraded: Vec::new(),
+        };
+        let of = |node: NodeId| match node == dear {
+            true => Price {
+                prompt_token: 1.0,
+                answer_token: 10.0,
+            },
+            false => Price::default(),
+        };
+        // Half of the layers: of 16 tokens of the prompt that no cache held, of 10 of the answer and 5 wrong guesses.
+        let half = [place(free, 0, 30, 0, 4), place(dear, 0, 30, 4, 8)];
+        assert_eq!(price(&half, &answer, of), 0.5 * (16.0 + 10.0 * 15.0));
+        // It left after three tokens of the answer.
+        let left = [place(dear, 0, 23, 0, 8), place(free, 23, 30, 0, 8)];
+        assert_eq!(price(&left, &answer, of), 16.0 + 10.0 * (3.0 + 1.5));
+        assert_eq!(price(&half[..1], &answer, of), 0.0);
+    }
 }

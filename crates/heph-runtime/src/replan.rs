@@ -16,8 +16,8 @@ use crate::codecs::boundaries;
 use crate::line::{Layout, Placement, Standing, Steering};
 use crate::seat::Host;
 
-/// A stage whose time changed by this share of a whole token's is news for the planner: it moves nothing for less than a
-/// tenth of what remains.
+/// A stage whose time changed by this share of a whole token's is news for the planner, which moves nothing for less than a
+/// twentieth of what remains.
 const NEWS_SHARE: f64 = 0.1;
 
 /// And a difference below this is none, however large a share it is: what a busy scheduler does to a stage of a small model.
@@ -64,7 +64,7 @@ impl Replanner {
     pub fn new(request: Request, cluster: Cluster, plan: Plan) -> Self {
         Self {
             request,
-            cluster,
+            cluster: taking_none(cluster),
             plan,
             changes: None,
             came: Vec::new(),
@@ -111,7 +111,8 @@ impl Replanner {
                     self.cluster = after(&self.cluster, event);
                 }
                 Change::Joined { peer, host } => {
-                    self.cluster = after(&self.cluster, &Event::Joined(peer.clone()));
+                    let cluster = after(&self.cluster, &Event::Joined(peer.clone()));
+                    self.cluster = taking_none(cluster);
                     self.came.retain(|known| known.node() != host.node());
                     self.came.push(Arc::clone(host));
                 }
@@ -241,9 +242,17 @@ impl Replanner {
             place: if here { Place::Desk } else { Place::Peer },
             layers,
             sees: self.request.policy.seen_by(node, profile.role),
+            send_bytes: 0,
             ..like
         })
     }
+}
+
+/// The cluster in which nobody is sent layers: in the middle of an answer nobody waits for them.
+fn taking_none(mut cluster: Cluster) -> Cluster {
+    let peers = cluster.nodes.iter_mut();
+    peers.for_each(|peer| peer.profile.caps.accepts_bytes = 0);
+    cluster
 }
 
 impl Steering for Replanner {

@@ -20,8 +20,9 @@ use crate::cancel::Cancel;
 use crate::certify::rounding::Rounding;
 use crate::codecs::{self, Allowed, Uncertified};
 use crate::desk::{Desk, Expectation, Guess, GuessSource, Pace, Plain, Speculation};
+use crate::discretion::{Discretion, PARTS};
 use crate::draft::{Drafter, EchoDrafter};
-use crate::gate::{Gate, Meter};
+use crate::gate::{Doors, Gate, Meter};
 use crate::line::{Line, LineError, LineLimits, LineModel};
 use crate::pool::NodePool;
 use crate::replan::{Change, Replanner};
@@ -190,6 +191,8 @@ pub struct Route<'a> {
     pub guessing: Guessing,
     /// What a line waits for.
     pub limits: LineLimits,
+    /// What may be told of the request, and to whom.
+    pub discretion: Discretion,
     /// What becomes of the machines while answers are given; `None` where nobody looks.
     pub changes: Option<Receiver<Change>>,
     /// Counts what passes the doors.
@@ -251,6 +254,14 @@ impl Route<'_> {
     /// The hosts of the plan in its order, then this machine, then whoever else may help where one is lost.
     fn hosts(&self, meter: &Meter, allowed: &Allowed) -> Result<Vec<Arc<dyn Host>>, RouteError> {
         let policy = &self.record.request.policy;
+        let plan = &self.record.decision.plan;
+        let discretion = self.discretion.clone().in_mode(plan.mode.name());
+        let doors = Doors {
+            discretion: discretion.costing(plan.expected.credits),
+            policy: policy.clone(),
+            layers: self.model.layers,
+            meter: meter.clone(),
+        };
         let mut hosts: Vec<Arc<dyn Host>> = Vec::new();
         let mut admit = |host: Gate| {
             if !hosts.iter().any(|known| known.node() == host.node()) {
@@ -260,7 +271,7 @@ impl Route<'_> {
         let there = |machine: &crate::pool::Machine| {
             let host = &machine.host;
             let host = host.carrying(allowed).unwrap_or_else(|| Arc::clone(host));
-            Gate::there(host, machine.profile.role, policy, self.model.layers, meter)
+            doors.door(host, &machine.profile)
         };
         for stage in &self.record.decision.plan.stages {
             match stage.place {
@@ -303,9 +314,16 @@ pub fn alone(
     model: LineModel,
     words: &Arc<Words>,
     policy: &Policy,
+    discretion: &Discretion,
     cancel: &Cancel,
 ) -> (Vec<Alone>, Meter) {
     let meter = Meter::default();
+    let doors = Doors {
+        discretion: discretion.clone().in_mode(PARTS),
+        policy: policy.clone(),
+        layers: model.layers,
+        meter: meter.clone(),
+    };
     let here = (
         pool.desk(),
         Gate::here(Arc::clone(pool.here()), &meter),
@@ -321,7 +339,7 @@ pub fn alone(
     };
     let there = |machine: &crate::pool::Machine| {
         let host = Arc::clone(&machine.host);
-        let gate = Gate::there(host, machine.profile.role, policy, model.layers, &meter);
+        let gate = doors.door(host, &machine.profile);
         (machine.profile.clone(), gate, Pace::Stream)
     };
     let others: Vec<_> = pool.others().iter().filter(helps).map(there).collect();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use heph_engine::sample::RunnerUp;
 use heph_net::address::NodeAddress;
+use heph_privacy::Clearance;
 use heph_types::{
     CachePart, LayerRange, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec, Ticket,
 };
@@ -79,6 +80,14 @@ pub trait Seat: Send {
         0
     }
 
+    /// Has the node sign what it computed, if it does so within this time. Nothing may be under way.
+    fn vouch(&mut self, _within: Duration) -> Option<Vouched> {
+        None
+    }
+
+    /// What is made of the request goes by this leave from now on: the request became more private.
+    fn cleared(&mut self, _clearance: &Clearance) {}
+
     /// The second best choice in place of the last token that the stage chose for a lone row. `None`: nobody can tell.
     fn runner_up(&mut self) -> Option<RunnerUp> {
         None
@@ -88,6 +97,21 @@ pub trait Seat: Send {
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
+}
+
+/// What a node signed of its work for one session: `heph_privacy::receipt::to_state` tells which bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched {
+    /// The node, whose key signed.
+    pub node: NodeId,
+    /// The session.
+    pub session: SessionId,
+    /// The layers.
+    pub layers: LayerRange,
+    /// The first position that it computed, and the first that it did not compute any more.
+    pub tokens: (u32, u32),
+    /// The signature (Ed25519).
+    pub signature: [u8; 64],
 }
 
 /// A way for the rows of one boundary past the desk.
@@ -126,6 +150,16 @@ pub trait Host: Send + Sync {
     /// The same host with its rows travelling in any of these formats; `None` where none travel.
     fn carrying(&self, _allowed: &Allowed) -> Option<Arc<dyn Host>> {
         None
+    }
+
+    /// The same host with leave to be shown what is made of a request; `None` where nothing leaves this machine for it.
+    fn cleared(&self, _clearance: &Clearance) -> Option<Arc<dyn Host>> {
+        None
+    }
+
+    /// What went over the network for a session that it did not open.
+    fn spent(&self) -> Traffic {
+        Traffic::default()
     }
 
     /// Needs no more than these layers from now on: what memory others take may be given back. Stages that are open stay.

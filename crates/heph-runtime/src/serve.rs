@@ -24,7 +24,7 @@ use crate::network::{Admits, Caller, Network};
 use crate::node::Node;
 use crate::peer::law;
 use hop::{Expected, Hops};
-use session::Session;
+use session::{Session, Signer};
 use stays::Stays;
 
 /// What a serving node allows.
@@ -191,12 +191,16 @@ impl Lender {
                     Some(NodeEvent::Greeted(_)) => {
                         commands.send(self.profile()).await;
                     }
-                    Some(NodeEvent::Open { line, spec, .. }) => {
+                    Some(NodeEvent::Open { line, session, spec }) => {
                         match self.place(peer) {
                             Ok(place) => {
                                 let node = Arc::clone(&self.node);
-                                let session = Session::open(line, spec, node, commands.clone(), place);
-                                sessions.insert(line, session);
+                                let signer = Signer {
+                                    network: self.network.clone(),
+                                    desk: peer,
+                                };
+                                let opened = Session::open(line, session, spec, node, commands.clone(), place, signer);
+                                sessions.insert(line, opened);
                             }
                             Err(reason) => {
                                 commands.send(NodeCommand::Refuse { line, reason }).await;
@@ -221,6 +225,11 @@ impl Lender {
                     Some(NodeEvent::PutCache(line, part)) => {
                         if let Some(session) = sessions.get(&line) {
                             session.put_cache(part).await;
+                        }
+                    }
+                    Some(NodeEvent::Vouch(line)) => {
+                        if let Some(session) = sessions.get(&line) {
+                            session.vouch().await;
                         }
                     }
                     Some(NodeEvent::Expect { line, from, ticket }) => {

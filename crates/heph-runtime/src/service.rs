@@ -31,6 +31,7 @@ use heph_types::{ModelHash, TokenId};
 
 use crate::blocks::BlockStore;
 use crate::receipt::Receipt;
+use crate::seal;
 use crate::words::Words;
 use outbox::{Maker, Outbox, Taken};
 use tier::{FETCH_MAX, Tier};
@@ -136,6 +137,25 @@ pub enum ServiceError {
     },
 }
 
+impl ServiceError {
+    /// What kind of failure it is, in words that hold nothing of the request: for logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Busy(_) => "busy",
+            Self::Batch(_) => "batch",
+            Self::Unread => "unread",
+            Self::Stopped => "stopped",
+            Self::Elsewhere { fate, .. } => match fate {
+                Fate::Refused => "elsewhere: refused",
+                Fate::Limited(_) => "elsewhere: too often",
+                Fate::Unavailable => "elsewhere: unavailable",
+                Fate::Late => "elsewhere: late",
+                Fate::Broken => "elsewhere: broken",
+            },
+        }
+    }
+}
+
 /// How much is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -147,6 +167,8 @@ pub struct Load {
     pub tokens: usize,
     /// What is kept in memory of earlier prompts: blocks, their bytes, and blocks that gave way since the start.
     pub kept: (usize, u64, u64),
+    /// Bytes of all keys and values: of these, and of answers under way, waiting or held.
+    pub caches: u64,
 }
 
 /// The shared engine. Cloning shares it; the thread ends with the last clone.
@@ -170,6 +192,7 @@ struct Counts {
     kept_blocks: AtomicUsize,
     kept_bytes: AtomicU64,
     kept_given_up: AtomicU64,
+    caches: AtomicU64,
 }
 
 /// What the thread is told. At most four for each open answer, so the channel needs no bound of its own.
@@ -223,7 +246,10 @@ impl Service {
         };
         thread::Builder::new()
             .name("heph-service".to_owned())
-            .spawn(move || desk.run())?;
+            .spawn(move || {
+                seal::thread();
+                desk.run();
+            })?;
         Ok(Self(Arc::new(shared)))
     }
 
@@ -249,6 +275,7 @@ impl Service {
                 counts.kept_bytes.load(Ordering::Relaxed),
                 counts.kept_given_up.load(Ordering::Relaxed),
             ),
+            caches: counts.caches.load(Ordering::Relaxed),
         }
     }
 
@@ -322,6 +349,8 @@ impl Desk {
         counts.kept_blocks.store(kept.len(), Ordering::Relaxed);
         counts.kept_bytes.store(kept.bytes(), Ordering::Relaxed);
         counts.kept_given_up.store(kept.given_up(), Ordering::Relaxed);
+        let caches = self.batch.worker().model().kv_budget().used();
+        counts.caches.store(caches, Ordering::Relaxed);
     }
 
     /// Hears what there is to hear; waits where nothing can be computed. False when nobody can ask any more.

@@ -7,13 +7,13 @@
 //! | `HEPH_THREADS`  | threads for computing, 1 to 1024                       | one per physical core           |
 //! | `HEPH_HUB`      | where `models pull` asks, `https://…` or `http://…`    | `https://huggingface.co`        |
 //! | `HF_TOKEN`      | access token sent to that place, and to no other       | none                            |
-//! | `HEPH_ALLOW`    | what machines of a role may see, `cloud=text,edge=activations` | own machines text, others nothing |
-//! | `HEPH_KEYS`     | `system` moves this machine's identity to the system's key store, `file` back to its file | where it is |
+//! | `HEPH_ALLOW`    | short rules for machines of a role, `cloud=text,edge=activations`: see [`crate::rules`] | own machines text, others nothing |
+//! | `HEPH_KEYS`     | `system` keeps this machine's identity in the system's key store, `file` in a private file; one that is elsewhere moves | where it is; at first the store, if one is open |
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use heph_types::{Leaves, Policy, Role};
+use heph_types::{Leaves, Role};
 
 use crate::hardware;
 
@@ -36,8 +36,10 @@ pub struct Settings {
     pub hub: String,
     /// Access token for the hub.
     pub hub_token: Option<String>,
-    /// What machines of a role may see, where that is not the usual.
+    /// Short rules for machines of a role. Where a policy stands in a file, they may only tighten it.
     pub allow: Vec<Allowance>,
+    /// Where this machine's identity is to be kept; `None` leaves it where it is.
+    pub keys: Option<Keys>,
 }
 
 /// What machines of one role may see of a request.
@@ -72,21 +74,6 @@ impl std::str::FromStr for Allowance {
     }
 }
 
-/// What may leave: the person's own machines may see text and others nothing, unless one of these says otherwise; the
-/// later word on a role counts. Only exact answers.
-pub fn policy(allowances: impl IntoIterator<Item = Allowance>) -> Policy {
-    let mut may_see = vec![(Role::Own, Leaves::Text)];
-    for Allowance { role, leaves } in allowances {
-        may_see.retain(|(of, _)| *of != role);
-        may_see.push((role, leaves));
-    }
-    Policy {
-        may_see,
-        exact_only: true,
-        ..Policy::closed()
-    }
-}
-
 /// Why the settings could not be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
@@ -102,6 +89,9 @@ pub enum SettingsError {
     /// `HEPH_HUB` is not a web address.
     #[error("HEPH_HUB is {0:?}, not an address that starts with https:// or http://")]
     Hub(String),
+    /// `HF_TOKEN` cannot stand in a question to the hub. The token itself is not told.
+    #[error("HF_TOKEN holds a line break or another character that no access token has")]
+    Token,
     /// `HEPH_ALLOW` is not a list of permissions.
     #[error("HEPH_ALLOW cannot be read, so nothing may leave: {0}")]
     Allow(String),
@@ -115,6 +105,7 @@ impl SettingsError {
             Self::Keys(_) => "unset HEPH_KEYS to leave this machine's identity where it is",
             Self::Threads(_) => "unset HEPH_THREADS to use one thread per core",
             Self::Hub(_) => "unset HEPH_HUB to use the public hub",
+            Self::Token => "copy the token again, or unset HF_TOKEN",
             Self::Allow(_) => "write it as cloud=text,miner=activations, or unset it",
         }
     }
@@ -135,15 +126,13 @@ impl Settings {
             Some(folder) => PathBuf::from(folder),
             None => app_data(&variable).ok_or(SettingsError::NoHome)?,
         };
-        if let Some(word) = text("HEPH_KEYS").filter(|word| keys_named(word).is_none()) {
-            return Err(SettingsError::Keys(word));
-        }
         Ok(Self {
             models: variable("HEPH_MODELS").map_or_else(|| home.join("models"), PathBuf::from),
             threads: text("HEPH_THREADS").map_or_else(|| Ok(hardware::cores()), threads)?,
             hub: text("HEPH_HUB").map_or_else(|| Ok(PUBLIC_HUB.to_owned()), hub)?,
-            hub_token: text("HF_TOKEN"),
+            hub_token: text("HF_TOKEN").map(token).transpose()?.flatten(),
             allow: text("HEPH_ALLOW").map_or_else(|| Ok(Vec::new()), |list| allow(&list))?,
+            keys: text("HEPH_KEYS").map(keys).transpose()?,
             home,
         })
     }
@@ -158,16 +147,11 @@ pub enum Keys {
     File,
 }
 
-/// What `HEPH_KEYS` says; `None` leaves the identity where it is. Asked by the network alone, when it starts.
-pub fn keys() -> Option<Keys> {
-    keys_named(&std::env::var("HEPH_KEYS").ok()?)
-}
-
-fn keys_named(word: &str) -> Option<Keys> {
-    match word {
-        "system" => Some(Keys::System),
-        "file" => Some(Keys::File),
-        _ => None,
+fn keys(word: String) -> Result<Keys, SettingsError> {
+    match word.as_str() {
+        "system" => Ok(Keys::System),
+        "file" => Ok(Keys::File),
+        _ => Err(SettingsError::Keys(word)),
     }
 }
 
@@ -193,6 +177,15 @@ fn allow(list: &str) -> Result<Vec<Allowance>, SettingsError> {
     parts
         .map(|part| part.parse().map_err(SettingsError::Allow))
         .collect()
+}
+
+/// The token as a header can carry it; blanks around it belong to the file that it was copied from.
+fn token(text: String) -> Result<Option<String>, SettingsError> {
+    let token = text.trim();
+    match token.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(Some(token.to_owned()).filter(|token| !token.is_empty())),
+        false => Err(SettingsError::Token),
+    }
 }
 
 fn hub(text: String) -> Result<String, SettingsError> {
@@ -234,6 +227,7 @@ mod tests {
             ("HEPH_HUB", "http://127.0.0.1:9/"),
             ("HF_TOKEN", "t"),
             ("HEPH_ALLOW", "cloud=text, edge=activations"),
+            ("HEPH_KEYS", "system"),
         ])
         .unwrap();
         let hub_token = Some("t".to_owned());
@@ -254,6 +248,7 @@ mod tests {
                     leaves: Leaves::Activations,
                 },
             ],
+            keys: Some(Keys::System),
         };
         assert_eq!(settings, wanted);
     }
@@ -269,17 +264,19 @@ mod tests {
     }
 
     #[test]
-    fn own_machines_see_text_and_others_nothing_unless_it_is_said() {
-        let node = heph_types::NodeId([1; 32]);
-        let usual = policy([]);
-        assert_eq!(usual.seen_by(node, Role::Own), Leaves::Text);
-        for stranger in [Role::Cloud, Role::Miner, Role::Edge] {
-            assert_eq!(usual.seen_by(node, stranger), Leaves::Nothing);
+    fn a_token_that_no_header_carries_is_an_error_that_does_not_tell_it() {
+        let token = |token| read(&[("HEPH_HOME", "/d"), ("HF_TOKEN", token)]);
+        assert_eq!(token("hf_abc\n").unwrap().hub_token.as_deref(), Some("hf_abc"));
+        assert_eq!(token(" \n").unwrap().hub_token, None);
+        for wrong in ["hf_abc\nx", "hf abc", "hf_\u{7f}", "hf_é"] {
+            let error = token(wrong).unwrap_err();
+            assert_eq!(error, SettingsError::Token);
+            assert!(!error.to_string().contains("hf_"));
         }
-        let said = |list| policy(allow(list).unwrap());
-        let changed = said("miner=text,miner=activations,own=nothing");
-        assert_eq!(changed.seen_by(node, Role::Miner), Leaves::Activations);
-        assert_eq!(changed.seen_by(node, Role::Own), Leaves::Nothing);
+    }
+
+    #[test]
+    fn a_permission_without_meaning_is_an_error() {
         for wrong in ["miner", "friend=text", "miner=all", "=text"] {
             let error = read(&[("HEPH_HOME", "/d"), ("HEPH_ALLOW", wrong)]).unwrap_err();
             assert!(matches!(error, SettingsError::Allow(_)), "{wrong}");

@@ -10,7 +10,10 @@
 //! hashes, in order; the list is offered and fetched as a file itself. Which layers a node is to have is not decided here.
 
 mod bring;
+mod intake;
 mod kept;
+
+pub use intake::{Intake, NotTaken};
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,7 +26,7 @@ use heph_engine::gguf::GgufError;
 use heph_engine::graph::GraphError;
 use heph_engine::source::SourceError;
 use heph_net::endpoint::{ConnectError, Connection, Protocol};
-use heph_net::transfer::{self, Offer, Outline, Progress, TransferError};
+use heph_net::transfer::{self, Offer, Outline, Progress, TransferError, Wanted};
 use heph_types::{LayerRange, ModelHash, NodeId};
 
 use crate::network::{Admits, Network};
@@ -197,17 +200,39 @@ impl Shelf {
         self.offers().remove(&model.0);
     }
 
-    /// Answers the peers that `network` knows from now on.
-    pub fn serve(self: &Arc<Self>, network: &Network) {
+    /// Answers the peers that `network` knows from now on, and takes layers from this person's other machines where there
+    /// is an `intake`.
+    pub fn serve(self: &Arc<Self>, network: &Network, intake: Option<Arc<Intake>>) {
         let shelf = Arc::clone(self);
         network.serve(Protocol::Shards, Admits::Known, move |caller| {
-            let shelf = Arc::clone(&shelf);
+            let (shelf, intake) = (Arc::clone(&shelf), intake.clone());
             async move {
+                let taker = intake.map(|intake| shelf.taker(&caller, intake));
+                let find = move |hash: [u8; 32]| shelf.offers().get(&hash).cloned();
                 // It ends when the peer leaves; nothing is to be done about how.
-                let _ =
-                    transfer::serve(&caller.connection, move |hash| shelf.offers().get(&hash).cloned()).await;
+                let _ = transfer::serve(&caller.connection, find, taker).await;
             }
         });
+    }
+
+    /// Has `node` take the layers from here and lend them. The model must have been put on this shelf.
+    ///
+    /// # Errors
+    /// When the node cannot be reached, refuses or leaves. What arrived there stays for the next try.
+    pub async fn hand(
+        self: &Arc<Self>,
+        network: &Network,
+        node: NodeId,
+        wanted: Wanted,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), ShardError> {
+        let connection = network
+            .reach(node, Protocol::Shards, CONNECT_DEADLINE)
+            .await
+            .map_err(ShardError::Reach)?;
+        let shelf = Arc::clone(self);
+        let find = move |hash: [u8; 32]| shelf.offers().get(&hash).cloned();
+        Ok(transfer::hand(&connection, wanted, find, progress).await?)
     }
 
     /// Brings the layers from those of `peers` that can be reached, all at once, using `allowed_bytes` of the disk at

@@ -5,29 +5,38 @@
 //!   tiny-llama/            one folder per model
 //!     model.json           its record: format, files, hashes, where it came from
 //!     tiny-llama.gguf      its files, under the names they had
-//!   .incoming/             what is being imported or downloaded; never offered as a model
+//!   .incoming/             what is on its way; never offered as a model
+//!     big-llama/           what a download has brought; a later one goes on from there
+//!     .tiny-llama.import/  what an import has copied; the next one of any model throws away what nobody works on
+//!     .tiny-llama.lock     held by the process that works on that name, and gone with it
 //! ```
 //!
-//! A model appears under its name by one rename of a finished folder, so nobody ever sees half of one.
+//! A model appears under its name by one rename of a finished folder whose files could be opened, so nobody ever sees half of
+//! one, or a page that says that there is none.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bundled;
 use crate::cancel::Cancel;
+use crate::open::{self, OpenError};
 
 mod hash;
 mod name;
+mod quantised;
 mod record;
 mod source;
+mod staging;
 
 pub use name::{ModelName, NAME_LEN_MAX, NameError};
+pub use quantised::{QuantisedError, bytes_as};
 pub(crate) use record::content;
 pub use record::{FileRecord, Format, Origin, Record};
-pub use source::{ModelFiles, find_files};
+pub use source::{ModelFiles, find_files, names_one_file};
 pub(crate) use source::{belongs, part_names, shard};
+pub(crate) use staging::Staging;
+use staging::{Errand, Lock};
 
 /// The record's name inside a model's folder.
 const RECORD: &str = "model.json";
@@ -70,6 +79,15 @@ pub enum StoreError {
     /// The name cannot be a model's.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// Nothing is at the path.
+    #[error("there is no file or folder called {path}")]
+    Absent {
+        /// The path in question.
+        path: PathBuf,
+    },
+    /// The files are those of no model.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The path is no model file or folder.
     #[error("{path} is neither a .gguf file nor a folder with config.json and .safetensors files")]
     NotAModel {
@@ -131,7 +149,13 @@ impl StoreError {
             Self::Taken(name) => Some(format!(
                 "choose another with --name, or `heph models rm {name}` first"
             )),
-            Self::PartOfTheProgram(_) => Some("choose another name with --name".into()),
+            Self::PartOfTheProgram(_) => Some(
+                "only models of the store can be replaced or removed: `heph models list` shows them; --name gives \
+                 yours another name"
+                    .into(),
+            ),
+            Self::Absent { .. } => Some("check how the path is written".into()),
+            Self::Open(error) => error.hint(),
             Self::Name(_) => Some("choose another name with --name".into()),
             Self::NotAModel { .. } => Some("give a GGUF file or a Hugging Face model folder".into()),
             Self::PartMissing { .. } => Some("bring all parts into one folder".into()),
@@ -238,7 +262,7 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Record, StoreError> {
         let files = find_files(path)?;
-        let staging = self.stage(name)?;
+        let staging = self.stage_as(name, Errand::Import)?;
         let imported = copy_all(&files, staging.folder(), cancel, progress).and_then(|records| {
             let origin = Origin::Import {
                 path: path.to_owned(),
@@ -251,22 +275,33 @@ impl Store {
         imported
     }
 
-    /// Removes a model and its files.
+    /// Removes a model and its files, or what has arrived of one that is not whole.
     ///
     /// # Errors
-    /// When there is no such model, it is bundled, or the system refuses.
+    /// When there is no such model, it is bundled, it is on its way just now, or the system refuses.
     pub fn remove(&self, text: &str) -> Result<(), StoreError> {
         let name = ModelName::new(text)?;
         if bundled::find(text).is_some() {
             return Err(StoreError::PartOfTheProgram(name));
         }
         let folder = self.model_folder(&name);
-        if !folder.join(RECORD).exists() {
+        let (whole, begun) = (folder.join(RECORD).exists(), staging::begun(self, &name));
+        if !whole && begun.is_empty() {
             return Err(self.unknown(text));
         }
-        // The record goes first: from then on the folder is no model, whatever happens to the rest.
-        fs::remove_file(folder.join(RECORD)).map_err(StoreError::io("remove", &folder.join(RECORD)))?;
-        fs::remove_dir_all(&folder).map_err(StoreError::io("remove", &folder))
+        if !begun.is_empty() {
+            let _lock = Lock::take(self, &name)?;
+            for folder in begun {
+                fs::remove_dir_all(&folder).map_err(StoreError::io("remove", &folder))?;
+            }
+        }
+        if whole {
+            // The record goes first: from then on the folder is no model, whatever happens to the rest.
+            let record = folder.join(RECORD);
+            fs::remove_file(&record).map_err(StoreError::io("remove", &record))?;
+            fs::remove_dir_all(&folder).map_err(StoreError::io("remove", &folder))?;
+        }
+        Ok(())
     }
 
     /// A place to make the model `name` ready in. What an interrupted download left there is kept.
@@ -274,13 +309,18 @@ impl Store {
     /// # Errors
     /// When the name is taken or in use, or the folder cannot be made.
     pub(crate) fn stage(&self, name: &ModelName) -> Result<Staging, StoreError> {
+        self.stage_as(name, Errand::Pull)
+    }
+
+    fn stage_as(&self, name: &ModelName, errand: Errand) -> Result<Staging, StoreError> {
         if bundled::find(name.as_str()).is_some() {
             return Err(StoreError::PartOfTheProgram(name.clone()));
         }
         if self.model_folder(name).join(RECORD).exists() {
             return Err(StoreError::Taken(name.clone()));
         }
-        Staging::open(self, name)
+        staging::sweep(self);
+        Staging::open(self, name, errand)
     }
 
     fn model_folder(&self, name: &ModelName) -> PathBuf {
@@ -321,78 +361,6 @@ impl Store {
             name: text.to_owned(),
             nearest: name::nearest(text, known),
         }
-    }
-}
-
-/// A model on its way into the store, held by one process at a time.
-#[derive(Debug)]
-pub(crate) struct Staging {
-    name: ModelName,
-    folder: PathBuf,
-    target: PathBuf,
-    /// Locked as long as this lives; beside the folder, so that the folder can be renamed.
-    _lock: File,
-}
-
-impl Staging {
-    fn open(store: &Store, name: &ModelName) -> Result<Self, StoreError> {
-        let folder = store.folder.join(INCOMING).join(name.as_str());
-        fs::create_dir_all(&folder).map_err(StoreError::io("make", &folder))?;
-        let lock_path = folder.with_added_extension("lock");
-        let lock = File::create(&lock_path).map_err(StoreError::io("make", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Busy(name.clone())),
-            Err(fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", &lock_path)(e)),
-        }
-        Ok(Self {
-            name: name.clone(),
-            folder,
-            target: store.model_folder(name),
-            _lock: lock,
-        })
-    }
-
-    /// Where the files go.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Writes the record and gives the finished model its name.
-    pub(crate) fn publish(
-        &self,
-        format: Format,
-        files: Vec<FileRecord>,
-        origin: Origin,
-    ) -> Result<Record, StoreError> {
-        let added_unix_s = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
-        let record = Record::new(self.name.clone(), format, files, origin, added_unix_s);
-        self.write_record(&record)?;
-        // A folder without a record is what an interrupted removal left; it must not block the name.
-        if self.target.is_dir() && !self.target.join(RECORD).exists() {
-            fs::remove_dir_all(&self.target).map_err(StoreError::io("remove", &self.target))?;
-        }
-        fs::rename(&self.folder, &self.target).map_err(StoreError::io("name", &self.target))?;
-        Ok(record)
-    }
-
-    fn write_record(&self, record: &Record) -> Result<(), StoreError> {
-        let path = self.folder.join(RECORD);
-        let text = serde_json::to_string_pretty(record).map_err(io::Error::from);
-        let write = |text: String| -> io::Result<()> {
-            let mut file = File::create(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        };
-        text.and_then(write).map_err(StoreError::io("write", &path))
-    }
-
-    /// Throws away everything made so far.
-    pub(crate) fn discard(&self) {
-        // Best effort: a leftover is hidden from every listing and reused or replaced by the next attempt.
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The text side of a model: its tokenizer, its chat template and its special tokens, from whichever files hold them.
 
 use heph_engine::chat::{ChatError, ChatTemplate};
+use heph_engine::constrain::{ConstraintError, Shaper, TokenText};
 use heph_engine::gguf::{GgufError, Metadata};
 use heph_engine::hf::FolderTexts;
 use heph_engine::source::Vocabulary;
@@ -69,6 +70,26 @@ impl Words {
             .map(|t| ChatTemplate::new(&t))
             .transpose()?;
         Ok(Self { tokenizer, template })
+    }
+
+    /// What answers of a shape are made with; nothing for a vocabulary without an end.
+    ///
+    /// # Errors
+    /// When the vocabulary cannot be indexed.
+    pub fn shaper(&self) -> Result<Option<Shaper>, ConstraintError> {
+        let tokenizer = &self.tokenizer;
+        let Some(&end) = tokenizer.eog_ids().first() else {
+            return Ok(None);
+        };
+        let tokens = (0..tokenizer.vocab_size() as u32).map(TokenId).map(|token| {
+            let is_control = tokenizer.is_control(token);
+            let bytes = match is_control {
+                true => tokenizer.token_text(token).unwrap_or_default().as_bytes(),
+                false => tokenizer.token_bytes(token),
+            };
+            TokenText { bytes, is_control }
+        });
+        Shaper::new(tokens, end).map(Some)
     }
 
     /// How the vocabulary spells `token`; nothing for a model without such a token.

@@ -142,7 +142,8 @@ impl Speed {
         }
     }
 
-    fn floor(&self, layer: &LayerProfile, rows: u32, context: f64, kv: KvFormat) -> f64 {
+    /// The seconds of [`Speed::layer_seconds`] before [`Speed::factor`], which is the same for all layers.
+    pub fn floor(&self, layer: &LayerProfile, rows: u32, context: f64, kv: KvFormat) -> f64 {
         let bytes = layer.weight_bytes_read(rows) + layer.kv_bytes(kv) * context;
         let flops = f64::from(rows) * (layer.flops_per_token + layer.flops_per_position * context);
         (bytes / self.bytes_per_second).max(flops / self.flops_per_second)
@@ -184,6 +185,9 @@ pub struct Caps {
     pub hours: Option<Hours>,
     /// Takes no work while its owner uses it.
     pub pause_while_i_work: bool,
+    /// Bytes of layers that it still takes from its owner's other machines, to lend them.
+    #[serde(default)]
+    pub accepts_bytes: u64,
 }
 
 impl Caps {
@@ -344,6 +348,8 @@ impl std::fmt::Display for Leaves {
 pub struct Policy {
     /// What nodes of each role may see.
     pub may_see: Vec<(Role, Leaves)>,
+    /// What single nodes may see; it counts in place of what their role may.
+    pub nodes: Vec<(NodeId, Leaves)>,
     /// The first so many layers run at the desk.
     pub layers_local_first: u16,
     /// The last so many layers, and with them the head, run at the desk.
@@ -359,6 +365,7 @@ impl Policy {
     pub fn closed() -> Policy {
         Policy {
             may_see: Vec::new(),
+            nodes: Vec::new(),
             layers_local_first: 0,
             layers_local_last: 0,
             forbidden: Vec::new(),
@@ -374,10 +381,14 @@ impl Policy {
         }
     }
 
-    /// What this node may see: the least that any line says of its role, nothing where no line does.
+    /// What this node may see: the least that any line says of it, or else of its role; nothing where no line does.
     pub fn seen_by(&self, node: NodeId, role: Role) -> Leaves {
         if self.forbidden.contains(&node) {
             return Leaves::Nothing;
+        }
+        let of_it = self.nodes.iter().filter(|(of, _)| *of == node);
+        if let Some(leaves) = of_it.map(|(_, leaves)| *leaves).min() {
+            return leaves;
         }
         let lines = self.may_see.iter().filter(|(of, _)| *of == role);
         lines.map(|(_, leaves)| *leaves).min().unwrap_or(Leaves::Nothing)
@@ -443,6 +454,11 @@ mod tests {
         assert_eq!(policy.seen_by(node, Role::Miner), Leaves::Nothing);
         policy.may_see.push((Role::Own, Leaves::Activations));
         assert_eq!(policy.seen_by(node, Role::Own), Leaves::Activations);
+        policy.nodes.push((node, Leaves::Text));
+        assert_eq!(policy.seen_by(node, Role::Miner), Leaves::Text);
+        policy.nodes.push((node, Leaves::Nothing));
+        assert_eq!(policy.seen_by(node, Role::Own), Leaves::Nothing);
+        policy.nodes.clear();
         policy.forbidden.push(node);
         assert_eq!(policy.seen_by(node, Role::Own), Leaves::Nothing);
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 use heph_net::drive::Machine;
 use heph_net::session::{Codecs, DeskCommand, DeskEnd, DeskEvent, OPEN_DEADLINE, SessionError};
 use heph_net::wire::Line;
+use heph_privacy::label::Label;
+use heph_privacy::policy::{Destination, Kind, Policies, Policy as Privacy, Preset};
+use heph_privacy::{Clearance, Purpose};
 use heph_runtime::node::{Node, Stage, StageError};
 use heph_runtime::seat::{Bell, Host, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
 use heph_types::{ModelHash, NodeId, Order, Reply, SamplingOptions, SessionId, Speed, StageSpec, WireCodec};
@@ -107,6 +110,8 @@ impl Talk {
                 | DeskEvent::Cache(..)
                 | DeskEvent::CacheHeld(..)
                 | DeskEvent::CacheStays(_)
+                | DeskEvent::Vouched(_)
+                | DeskEvent::Unvouched(_)
                 | DeskEvent::Expecting(_)
                 | DeskEvent::Joined { .. }
                 | DeskEvent::Parted { .. }
@@ -200,6 +205,7 @@ impl Host for Far {
             Some((true, None)) => {
                 return Ok(Box::new(FarSeat {
                     world: self.world.clone(),
+                    leave: everything(),
                     node,
                     talk,
                     chooses: spec.choose.is_some(),
@@ -221,8 +227,27 @@ impl Host for Far {
     }
 }
 
+/// The leave of a world in which everybody may see everything: who may see what is tried elsewhere.
+fn everything() -> Clearance {
+    let to = Destination {
+        kind: Kind::Own,
+        name: String::new(),
+        id: String::new(),
+        region: String::new(),
+        retention_days: None,
+    };
+    let purpose = Purpose {
+        to: &to,
+        mode: "",
+        credits: 0,
+    };
+    let policies = Policies::new(Privacy::of(Preset::Open), Vec::new());
+    Clearance::of(&Label::public(), purpose, &policies).expect("everything may leave")
+}
+
 struct FarSeat {
     world: World,
+    leave: Clearance,
     node: NodeId,
     talk: u64,
     chooses: bool,
@@ -256,7 +281,7 @@ impl Seat for FarSeat {
         }
         self.owed += usize::from(matches!(order, Order::Forward(_)));
         self.streams = matches!(order, Order::Generate { .. });
-        self.command(DeskCommand::Order(LINE, order));
+        self.command(DeskCommand::Order(LINE, self.leave.clear_part(order)));
         Ok(())
     }
 

@@ -212,6 +212,7 @@ impl Member {
                 | NodeEvent::Misled(_)
                 | NodeEvent::TakeCache { .. }
                 | NodeEvent::PutCache(..)
+                | NodeEvent::Vouch(_)
                 | NodeEvent::Greeted(_) => None,
             };
             if let Some(command) = answer {

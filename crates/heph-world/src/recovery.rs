@@ -7,7 +7,7 @@ use heph_plan::replan::{Event, after};
 use heph_plan::{Cluster, Request, plan};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Pace, Prompt};
-use heph_runtime::line::{Line, LineLimits, Placement};
+use heph_runtime::line::{Layout, Line, LineLimits, Placement, Standing, Steering};
 use heph_runtime::replan::Replanner;
 use heph_types::{KvFormat, NodeId, SamplingOptions};
 
@@ -118,6 +118,92 @@ fn run(model: &TinyModel, scene: &Scene, seed: u64, slow: Option<(Duration, Node
         times,
         story: world.story(),
     })
+}
+
+/// What came of an answer that moved from a line of two nodes to one that holds the whole model.
+#[derive(Debug, Clone)]
+pub struct Gathered {
+    /// Whether the answer is the one of a single machine.
+    pub same: bool,
+    /// Mean time between its last pieces of text.
+    pub each: Duration,
+    /// What happened.
+    pub story: String,
+}
+
+/// The way there and back to every node of [`gathered`].
+pub const GATHERED_RTT: Duration = Duration::from_millis(200);
+
+/// The token at which all layers go to one node.
+const GATHERED_AT: usize = 20;
+
+/// Moves an answer that goes step by step through two nodes to the second of them, which is struck before its reply of some
+/// number if a fault is given.
+pub fn gathered(seed: u64, struck: Option<(Fault, u64)>) -> Option<Gathered> {
+    let model = tiny::story();
+    let mut scene = Scene::drawn(model, NODES, &mut Dice::new(seed).fork(9));
+    for peer in &mut scene.cluster.nodes {
+        (peer.link.rtt, peer.link.loss) = (GATHERED_RTT, 0.0);
+        peer.profile.speed = scene::speed(100e9);
+    }
+    let placed = |node, start, end| Placement {
+        node: scene::id(node),
+        layers: model.line_model().range(start, end),
+    };
+    let layers = model.line_model().layers;
+    let half = layers / 2;
+    let gather = Gather {
+        layout: Some(Layout {
+            stages: vec![placed(2, 0, layers)],
+            why: "one node is to hold everything".to_owned(),
+            transfers: Vec::new(),
+            hosts: Vec::new(),
+        }),
+    };
+    let answer = |stages: &[Placement], gather: Option<Gather>| {
+        let (world, hosts) = scene.world(model, seed);
+        if let Some((fault, reply)) = struck.filter(|_| gather.is_some()) {
+            world.strike_before(reply, scene::id(2), fault);
+        }
+        let line = Line::new(model.line_model(), hosts, stages, LineLimits::default()).ok()?;
+        let mut line = line.with_clock(world.clock());
+        if let Some(gather) = gather {
+            line = line.with_steering(Box::new(gather));
+        }
+        let mut desk = Desk::over(line, Pace::Steps, Arc::clone(&model.words), Cancel::new());
+        let mut times = Vec::new();
+        let answer = desk.answer(Prompt::Text(PROMPT), &options(80), &mut |_| {
+            times.push(world.elapsed())
+        });
+        Some(Told {
+            answer: answer.ok()?,
+            times,
+            story: world.story(),
+        })
+    };
+    let calm = answer(&[placed(0, 0, layers)], None)?;
+    let told = answer(&[placed(1, 0, half), placed(2, half, layers)], Some(gather))?;
+    let last = told.times.len().checked_sub(1)?;
+    Some(Gathered {
+        same: told.answer.tokens == calm.answer.tokens && told.answer.text == calm.answer.text,
+        each: Duration::from_secs_f64(1.0 / pace(&told.times, last)),
+        story: told.story,
+    })
+}
+
+/// Lays a line out anew, once.
+struct Gather {
+    layout: Option<Layout>,
+}
+
+impl Steering for Gather {
+    fn lost(&mut self, _node: NodeId, _now: &Standing) -> Option<Layout> {
+        None
+    }
+
+    fn look(&mut self, now: &Standing) -> Option<Layout> {
+        self.layout.take_if(|_| now.positions >= GATHERED_AT)
+    }
 }
 
 const PROMPT: &str = "Once upon a time there was a little fox who lived in the wood. One day";

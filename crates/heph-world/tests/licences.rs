@@ -1,6 +1,7 @@
 //! Every dependency that is built into the program carries a licence that `deny.toml` allows.
 //!
-//! `cargo deny` says more, where it is installed; this holds everywhere.
+//! `cargo deny` says more, where it is installed; this holds everywhere. The window's workspace, which is built apart, runs the
+//! same test for its own dependencies.
 
 use std::path::Path;
 use std::process::Command;
@@ -35,7 +36,7 @@ fn licences() -> Vec<(String, String)> {
             "--filter-platform",
             host,
         ])
-        .current_dir(root())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
     let metadata: serde_json::Value =

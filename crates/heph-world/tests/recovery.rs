@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use heph_world::Fault;
-use heph_world::recovery::{Slowed, lost, slowed};
+use heph_world::recovery::{GATHERED_RTT, Slowed, gathered, lost, slowed};
 
 /// A stopped machine is given up within three seconds.
 const NOTICED_MAX: Duration = Duration::from_secs(3);
@@ -50,4 +50,29 @@ fn a_node_that_becomes_slow_changes_no_token_and_is_left_in_time() {
         "{back} of {}",
         told.len()
     );
+}
+
+#[test]
+fn an_answer_that_moves_to_one_node_goes_on_there_without_a_round_trip_a_token() {
+    let calm = gathered(0, None).expect("an answer");
+    assert!(calm.same, "{}", calm.story);
+    assert!(
+        calm.each * 4 < GATHERED_RTT,
+        "{:?} a token\n{}",
+        calm.each,
+        calm.story
+    );
+    let faults = [
+        Fault::Killed,
+        Fault::Stopped,
+        Fault::HalfOpen,
+        Fault::CutOff,
+        Fault::Slowed(5.0),
+    ];
+    for seed in 0..20 {
+        let fault = faults[seed as usize % faults.len()];
+        // Before the move, in it and behind it.
+        let told = gathered(seed, Some((fault, 10 + 3 * seed))).expect("an answer");
+        assert!(told.same, "seed {seed}\n{}", told.story);
+    }
 }

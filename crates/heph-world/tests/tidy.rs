@@ -47,6 +47,38 @@ const IMPURE: &[&str] = &[
     "async fn",
 ];
 
+/// Words that make a socket, or a client that makes its own.
+const SOCKETS: &[&str] = &[
+    "TcpStream::connect",
+    "TcpListener::bind",
+    "UdpSocket::bind",
+    "TcpSocket::",
+    "iroh::Endpoint::builder",
+    "reqwest::Client::",
+    "ureq::get",
+    "ureq::post",
+    "ureq::agent()",
+    "Agent::new_with",
+    "Agent::with_parts",
+    ".new_agent()",
+];
+
+/// Where they may stand: what each opens is told in `docs/privacy.md`, "The network log".
+const OPENERS: &[&str] = &[
+    // The peers' socket and the relay, which count what they carry.
+    "heph-net/src/endpoint.rs",
+    "heph-net/src/relay.rs",
+    // HTTP that is counted between TLS and the socket, and providers, whose bodies are.
+    "heph-runtime/src/egress/counted.rs",
+    "heph-providers/src/client.rs",
+    // The door; and a look at which address this machine has, which sends nothing.
+    "heph-gateway/src/connection.rs",
+    "heph-cli/src/machine.rs",
+    // The window's socket, which the engine inherits, and its question at that door; loopback both.
+    "heph-desktop/src/engine.rs",
+    "heph-desktop/src/door.rs",
+];
+
 /// File names that hide what they own.
 const VAGUE: &[&str] = &[
     "mod", "utils", "util", "common", "helpers", "helper", "manager", "misc",
@@ -63,10 +95,21 @@ fn floor(name: &str) -> Option<u8> {
     FLOORS.iter().find(|(n, _)| *n == name).map(|(_, f)| *f)
 }
 
-/// Every crate of the workspace with the HEPH crates it imports outside of tests.
+/// Workspaces: the one of the whole tree, and that of the window, whose libraries nothing else is built with.
+const WORKSPACES: &[&str] = &["Cargo.toml", "crates/heph-desktop/Cargo.toml"];
+
+/// Every crate of the tree with the HEPH crates it imports outside of tests.
 fn imports() -> BTreeMap<String, Vec<String>> {
+    WORKSPACES
+        .iter()
+        .flat_map(|manifest| imports_of(manifest))
+        .collect()
+}
+
+fn imports_of(manifest: &str) -> BTreeMap<String, Vec<String>> {
     let out = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args(["--manifest-path", manifest])
         .current_dir(root())
         .output()
         .expect("cargo runs");
@@ -203,6 +246,44 @@ fn every_module_says_what_it_is() {
                 file.display()
             );
         }
+    }
+}
+
+#[test]
+fn sockets_are_made_where_they_are_counted() {
+    for (name, _) in imports() {
+        if name == BESIDE {
+            continue;
+        }
+        for (file, source) in sources(&name) {
+            let allowed = OPENERS.iter().any(|opener| file.ends_with(opener));
+            let tests = file.file_stem().is_some_and(|stem| stem == "tests");
+            for (number, line) in code_lines(&source).filter(|_| !allowed && !tests) {
+                for word in SOCKETS {
+                    let said = line.contains(word);
+                    assert!(
+                        !said,
+                        "{}:{number} says {word}: nobody would count what it sends",
+                        file.display()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_workspace_has_the_same_lints() {
+    let lints = |manifest: &str| {
+        let text = fs::read_to_string(root().join(manifest)).expect("a manifest");
+        let start = text
+            .find("[workspace.lints.rust]")
+            .expect("the workspace's lints");
+        let end = text[start..].find("[profile").expect("profiles after the lints");
+        text[start..start + end].to_owned()
+    };
+    for manifest in WORKSPACES {
+        assert_eq!(lints(manifest), lints(WORKSPACES[0]), "{manifest}");
     }
 }
 

@@ -1,6 +1,9 @@
 // The one place that asks the machine that serves this page. No other address is ever asked.
 import { EventReader, type ServerEvent } from './events';
-import type { Chat, ChatLine, ChatPage, Citation, Excerpts, Guests, Invitation, Model, Nodes, Plan, Privacy, PullEvent, Shelf, Span, Status } from './shapes';
+import type {
+  Call, Chat, ChatLine, ChatPage, Citation, Egress, Excerpts, Guests, Hardware, Invitation, Model, Nodes, Offer, Plan, Preset, Privacy, PullEvent, Server, Shelf,
+  Sized, Span, Standing, Status, WorkEvent,
+} from './shapes';
 
 /** Bytes of excerpts that go with a question: about 500 tokens, half the context of the bundled model. */
 const EXCERPT_BYTES = 1800;
@@ -31,12 +34,27 @@ function tokenOfAddress(): string | null {
   return clear;
 }
 
+/** What was said. */
+export interface Message {
+  role: string;
+  content: string;
+  tool_calls?: Call[];
+}
+
 /** What is asked of a model. */
 export interface Wish {
   model: string;
   mode: string;
   privacy: Privacy;
-  messages: { role: string; content: string }[];
+  /** How private the person says it is: a level and words. */
+  labels: string[];
+  /** Servers whose tools may be used. */
+  servers: string[];
+  /** Calls of the last message that the person said yes to. */
+  approved?: string[];
+  /** Texts that the last message is about. */
+  documents?: { name: string; content: string }[];
+  messages: Message[];
   temperature: number;
   seed: number | null;
   max_tokens: number;
@@ -115,8 +133,11 @@ export async function* answer(wish: Wish, after: string | null, signal: AbortSig
     yield* events(await ask('GET', streamOf(after), undefined, { signal, headers: { 'last-event-id': after } }));
     return;
   }
-  const { mode, privacy, seed, ...rest } = wish;
-  const body = { ...rest, ...(seed === null ? {} : { seed }), stream: true, heph: { mode, privacy, resume: true } };
+  const { mode, privacy, labels, seed, servers, approved, documents = [], ...rest } = wish;
+  const marked = labels.length === 0 ? {} : { labels };
+  const tools = servers.length === 0 ? {} : { mcp: servers, approved: approved ?? [] };
+  const texts = documents.length === 0 ? {} : { documents: documents.map(({ name, content }) => ({ name, text: content })) };
+  const body = { ...rest, ...(seed === null ? {} : { seed }), stream: true, heph: { mode, privacy, ...marked, resume: true, ...tools, ...texts } };
   const response = await ask('POST', '/v1/chat/completions', body, { signal });
   const stream = response.headers.get('heph-request-id');
   if (stream !== null) yield { id: `${stream}:0`, data: '' };
@@ -134,13 +155,40 @@ function streamOf(event: string): string {
 
 /** What would happen to `wish`. */
 export function plan(wish: Wish, signal: AbortSignal): Promise<Plan> {
-  const { model, messages, max_tokens, mode, privacy } = wish;
-  return json('POST', '/heph/v1/plan', { model, messages, max_tokens, mode, privacy }, { signal });
+  const { model, messages, max_tokens, mode, privacy, labels } = wish;
+  return json('POST', '/heph/v1/plan', { model, messages, max_tokens, mode, privacy, labels }, { signal });
 }
 
 export const status = (): Promise<Status> => json('GET', '/heph/v1/status');
 export const nodes = (): Promise<Nodes> => json('GET', '/heph/v1/nodes');
+
+/** What left this machine in the last hours; in all that is kept of them for 0. */
+export const egress = (hours: number): Promise<Egress> => json('GET', `/heph/v1/egress${hours > 0 ? `?hours=${hours}` : ''}`);
 export const models = async (): Promise<Model[]> => (await json<{ models: Model[] }>('GET', '/heph/v1/models')).models;
+
+/** How the policy stands. */
+export const policy = (): Promise<Standing> => json('GET', '/heph/v1/policy');
+
+/** Changes the policy's preset, or cuts everything off; gives how it stands then. */
+export const changePolicy = (change: { preset?: Preset; cut?: boolean }): Promise<Standing> => json('PUT', '/heph/v1/policy', change);
+
+/** What this machine is. */
+export const hardware = (): Promise<Hardware> => json('GET', '/heph/v1/hardware');
+
+/** Counts of the door, as text. */
+export const metrics = async (): Promise<string> => (await ask('GET', '/metrics')).text();
+
+/** A receipt that this machine signed, while it is kept. */
+export const signedReceipt = async (id: string): Promise<Blob> => (await ask('GET', `/heph/v1/receipts/${encodeURIComponent(id)}/signed`)).blob();
+
+/** Providers' models that may be asked, as PROVIDER/MODEL. */
+export async function outsideModels(): Promise<string[]> {
+  const { data } = await json<{ data: { id: string }[] }>('GET', '/v1/models');
+  return data.map(({ id }) => id).filter((id) => id.includes('/'));
+}
+
+/** The person's servers of tools. */
+export const servers = async (): Promise<Server[]> => (await json<{ servers: Server[] }>('GET', '/heph/v1/servers')).servers;
 
 /** A ticket of this machine for another one. */
 export const invite = (): Promise<Invitation> => json('POST', '/heph/v1/machines/invite');
@@ -167,6 +215,9 @@ export async function revoke(id: string): Promise<void> {
 export const shelves = async (): Promise<Shelf[]> => (await json<{ shelves: Shelf[] }>('GET', '/heph/v1/knowledge')).shelves;
 export const addShelf = (path: string, label: Privacy): Promise<Shelf> => json('POST', '/heph/v1/knowledge', { path, label });
 
+/** Says anew what of a shelf may leave. */
+export const markShelf = (id: string, label: Privacy): Promise<Shelf> => json('PUT', `/heph/v1/knowledge/${encodeURIComponent(id)}`, { label });
+
 export async function removeShelf(id: string): Promise<void> {
   await ask('DELETE', `/heph/v1/knowledge/${encodeURIComponent(id)}`);
 }
@@ -183,6 +234,20 @@ export const excerpts = (question: string, shelves: string[]): Promise<Excerpts>
 export function span({ shelf, document, start, end }: Citation): Promise<Span> {
   const asked = new URLSearchParams({ document, start: String(start), end: String(end) });
   return json('GET', `/heph/v1/knowledge/${encodeURIComponent(shelf)}/span?${asked.toString()}`);
+}
+
+/** What a repository of the hub offers. Downloads nothing, and tells the hub which one is looked at. */
+export const offer = (repository: string): Promise<Offer> => json('POST', '/heph/v1/models/look', { repository });
+
+/** How large a model would be in each format, the smallest first. */
+export const formats = async (name: string): Promise<Sized[]> => (await json<{ formats: Sized[] }>('GET', `/heph/v1/models/${encodeURIComponent(name)}/formats`)).formats;
+
+/** Writes a model in another format, or certifies it; closing the generator stops it. */
+export async function* work(name: string, what: { quantize: { type: string; name?: string } } | 'certify', signal: AbortSignal): AsyncGenerator<WorkEvent> {
+  const [path, body] = what === 'certify' ? ['certify', {}] : ['quantize', what.quantize];
+  for await (const { data } of events(await ask('POST', `/heph/v1/models/${encodeURIComponent(name)}/${path}`, body, { signal }))) {
+    yield JSON.parse(data) as WorkEvent;
+  }
 }
 
 /** Downloads a model; closing the generator stops it. */

@@ -24,6 +24,10 @@ export interface Receipt {
   traffic: { node: string | null; name: string; up: number; down: number }[];
   moves: { layers: RawLayers; from: string; to: string; why: string; at: number; gap_s: number | null }[];
   degraded?: string[];
+  /** Servers of tools that were told something on the way. */
+  tools?: { server: string; calls: number; up: number; down: number }[];
+  /** Who answered, where that was an outside provider. */
+  provider?: { name: string; address: string; model: string; region: string | null; retention: string | null } | null;
   finish: string;
   prompt_tokens: number;
   answer_tokens: number;

@@ -147,7 +147,7 @@ export interface Model {
   context: number | null;
   layers: number | null;
   source: string | null;
-  fit: { fits: boolean; memory_bytes: number; available_bytes: number; sentence: string } | null;
+  fit: Fit | null;
 }
 
 /** An event of a download. */
@@ -174,9 +174,109 @@ export interface Chat extends ChatLine {
   body: unknown;
 }
 
+/** One of the person's servers of tools. */
+export interface Server {
+  name: string;
+  kind: string;
+}
+
+/** A call of a server's tool: begun, or what became of it. */
+export interface ToolStep {
+  id: string;
+  server: string;
+  tool: string;
+  state: string;
+  arguments?: unknown;
+  result?: string;
+  /** How far it is while it is at work, by the server's own word, and how far that will be at the end. */
+  progress?: number;
+  total?: number;
+  message?: string;
+}
+
+/** A call that needs the person's word. */
+export type Waiting = Omit<ToolStep, 'state' | 'result'>;
+
+/** A call as the model made it; of a stream a piece of it. */
+export interface Call {
+  index?: number;
+  id?: string;
+  type?: string;
+  function?: { name?: string; arguments?: string };
+}
+
 /** A chunk of `/v1/chat/completions`. */
 export interface Chunk {
-  choices?: { delta?: { content?: string | null; reasoning_content?: string | null }; finish_reason?: string | null }[];
+  choices?: { delta?: { content?: string | null; reasoning_content?: string | null; tool_calls?: Call[] }; finish_reason?: string | null }[];
   error?: { message?: string };
-  heph?: { receipt_id?: string; receipt?: Receipt };
+  heph?: { receipt_id?: string; receipt?: Receipt; tool?: ToolStep; tools?: { made: ToolStep[]; waiting: Waiting[] } };
+}
+
+/** The presets of a policy. */
+export type Preset = 'local-only' | 'own-devices' | 'redact-then-remote' | 'open';
+
+/** How the policy of the machine stands. */
+export interface Standing {
+  preset: Preset;
+  /** `usual`: nobody wrote one; `unread`: what is there cannot be read. */
+  by: 'usual' | 'file' | 'unread';
+  /** Rules beside the preset's. */
+  rules: number;
+  organisations: string[];
+  /** Providers' models that may be asked where nobody wrote a policy. */
+  providers: string[];
+  /** Nothing leaves, whatever the preset is. */
+  cut: boolean;
+  trouble: string | null;
+}
+
+/** What the machine is, and what fits. */
+export interface Hardware {
+  cpu: string;
+  cores: number;
+  hardware_threads: number;
+  instruction_sets: string[];
+  instruction_set_best: string;
+  memory_bytes: number;
+  memory_available_bytes: number;
+  /** The largest models that fit, by how weights are stored, the largest weights first. */
+  fits: { quantisation: string; parameters_billion: number }[];
+}
+
+/** Whether something fits into memory. */
+export interface Fit {
+  fits: boolean;
+  memory_bytes: number;
+  available_bytes: number;
+  sentence: string;
+}
+
+/** What a repository offers. */
+export interface Offer {
+  repository: string;
+  hub: string;
+  licence: string | null;
+  /** One has to agree to something at the hub first. */
+  gated: boolean;
+  models: { file: string | null; bytes: number | null; files: number; fit: Fit | null }[];
+}
+
+/** A model's weights in one format. */
+export interface Sized {
+  type: string;
+  bytes: number;
+}
+
+/** An event of a long work on a model. */
+export type WorkEvent =
+  | { status: 'working'; done: number; total: number }
+  | { status: 'done'; model?: { name: string; bytes: number }; certificate?: { kv: string; blake3: string; ways: number; mismatches: unknown[] }; holds?: boolean }
+  | { status: 'failed'; error: { message: string; hint?: string | null } };
+
+/** The network log, summed: with whom, for what, how many bytes. */
+export interface Egress {
+  since: number | null;
+  left: { up: number; down: number };
+  ways: { kind: string; to: string; who?: string; purpose: string; labels?: string[]; counted: string; up: number; down: number; leaves: boolean }[];
+  damaged: number;
 }

@@ -61,8 +61,12 @@ export function ofReceipt(receipt: Receipt): Picture {
   const silent = receipt.traffic
     .filter((line) => !receipt.places.some((place) => place.node === line.node) && line.up + line.down > 0)
     .map((line) => ({ node: line.node, name: line.name, role: '', sight: 'nothing' as Sight, here: false, up: line.up, down: line.down }));
+  // A server of tools reads what it is told.
+  const tools = (receipt.tools ?? []).map(({ server, up, down }) => {
+    return { node: `tools:${server}`, name: server, role: '', sight: 'text' as Sight, here: false, up, down };
+  });
   const spans = receipt.places.map(({ from, to, layers, node }) => ({ from, to, ...layersOf(layers), node }));
-  return picture(spans, gather([...seen, ...silent]));
+  return picture(spans, gather([...seen, ...silent, ...tools]));
 }
 
 /** Each machine once, this one first; it saw the most that any of its lines says. */

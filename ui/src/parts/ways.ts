@@ -3,6 +3,6 @@
 /** One machine decides, or is asked alone. */
 export const ALONE = ['auto', 'local', 'remote'] as const;
 /** Machines together, or a small model with a large one. */
-export const TOGETHER = ['layered', 'speculative', 'layered-speculative'] as const;
+export const TOGETHER = ['layered', 'speculative', 'layered-speculative', 'preprocess'] as const;
 
 export const WAYS: readonly string[] = [...ALONE, ...TOGETHER];

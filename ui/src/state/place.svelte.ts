@@ -1,9 +1,9 @@
 // Which page is shown: the part of the address after #.
 
 /** The pages. */
-export type Page = 'chat' | 'folders' | 'nodes' | 'models' | 'settings';
+export type Page = 'chat' | 'folders' | 'nodes' | 'models' | 'egress' | 'settings';
 
-const PAGES: readonly string[] = ['chat', 'folders', 'nodes', 'models', 'settings'];
+const PAGES: readonly string[] = ['chat', 'folders', 'nodes', 'models', 'egress', 'settings'];
 
 class Place {
   page = $state<Page>('chat');

@@ -10,6 +10,8 @@ export interface Settings {
   size: number;
   enterSends: boolean;
   mode: string;
+  /** The model that is asked; empty for the one that the machine serves. */
+  model: string;
   privacy: Privacy;
   temperature: number;
   /** `null`: another one for every answer. */
@@ -17,6 +19,8 @@ export interface Settings {
   tokensMax: number;
   /** What new chats tell the model first. */
   system: string;
+  /** Bytes a second of the last download, for an honest guess at the next; `null` before the first. */
+  rate: number | null;
 }
 
 const USUAL: Settings = {
@@ -26,11 +30,13 @@ const USUAL: Settings = {
   size: 1,
   enterSends: true,
   mode: 'auto',
+  model: '',
   privacy: 'policy',
   temperature: 0.7,
   seed: null,
   tokensMax: 512,
   system: '',
+  rate: null,
 };
 
 /** Takes from `kept` what is of the right kind; everything else is as usual. */
@@ -51,6 +57,8 @@ export function refine(kept: unknown): Settings {
   settings.seed = typeof raw.seed === 'number' && Number.isSafeInteger(raw.seed) && raw.seed >= 0 ? raw.seed : null;
   if (typeof raw.enterSends === 'boolean') settings.enterSends = raw.enterSends;
   if (typeof raw.mode === 'string') settings.mode = raw.mode;
+  if (typeof raw.model === 'string') settings.model = raw.model;
+  if (typeof raw.rate === 'number' && raw.rate > 0 && Number.isFinite(raw.rate)) settings.rate = raw.rate;
   if (typeof raw.system === 'string') settings.system = raw.system;
   return settings;
 }

@@ -1,7 +1,9 @@
 // A conversation is a tree of turns: editing a question or asking for another answer adds a branch and loses nothing.
 // What is shown is the path from the root to one leaf.
 import type { Receipt } from '../door/receipt';
-import type { Excerpts, Privacy } from '../door/shapes';
+import type { Message } from '../door/door';
+import type { Call, Excerpts, Privacy, ToolStep, Waiting } from '../door/shapes';
+import { readLabel, UNSAID, type Label } from './label';
 
 /** A text file that went with a question. */
 export interface Attachment {
@@ -30,6 +32,13 @@ export interface Turn {
   mode?: string;
   seed?: number;
   receipt?: Receipt;
+  /** Servers whose tools it may use. */
+  servers?: string[];
+  /** Tools of the person's servers that were called. */
+  tools?: ToolStep[];
+  /** Calls that wait for the person's word, and the same as the model made them. */
+  waiting?: Waiting[];
+  calls?: Call[];
 }
 
 /** A conversation as it is kept: the branch that is shown, from its root, and every turn that is not on it. The door
@@ -37,6 +46,8 @@ export interface Turn {
 export interface Kept {
   version: 1;
   system: string;
+  /** How private the person says it is. */
+  label: Label;
   messages: Turn[];
   others: Turn[];
 }
@@ -60,6 +71,12 @@ export class Tree {
     else this.#children.set(turn.parent, [turn.id]);
   }
 
+  /** Puts `turn` in the place of the one with its id, or adds it. */
+  set(turn: Turn): void {
+    if (this.turns.has(turn.id)) this.turns.set(turn.id, turn);
+    else this.add(turn);
+  }
+
   /** The turns from the root to `leaf`; none where there is no such turn. */
   path(leaf: string | null): Turn[] {
     const path: Turn[] = [];
@@ -72,11 +89,11 @@ export class Tree {
   }
 
   /** What is to be kept of this tree while `leaf` is shown. */
-  kept(system: string, leaf: string | null): Kept {
+  kept(system: string, label: Label, leaf: string | null): Kept {
     const path = this.path(leaf);
     const shown = new Set(path.map((turn) => turn.id));
     const others = [...this.turns.values()].filter((turn) => !shown.has(turn.id));
-    return { version: 1, system, messages: path, others };
+    return { version: 1, system, label, messages: path, others };
   }
 
   /** The turns beside `id`, itself included, oldest first. */
@@ -96,11 +113,12 @@ export class Tree {
   }
 }
 
-/** What the model is given for `path`: the system prompt first, attachments before the question that they go with. */
-export function messages(system: string, path: Turn[]): { role: string; content: string }[] {
+/** What the model is given for `path`: the system prompt first, attachments before the question that they go with; those of
+ *  the question `apart` go beside it. */
+export function messages(system: string, path: Turn[], apart?: Turn): Message[] {
   const told = path
-    .filter((turn) => turn.state !== 'failed' || turn.content !== '')
-    .map((turn) => ({ role: turn.role, content: whole(turn) }));
+    .filter((turn) => (turn.state !== 'failed' && turn.waiting === undefined) || turn.content !== '')
+    .map((turn) => ({ role: turn.role, content: turn === apart ? turn.content : whole(turn) }));
   return system.trim() === '' ? told : [{ role: 'system', content: system.trim() }, ...told];
 }
 
@@ -108,6 +126,12 @@ export function messages(system: string, path: Turn[]): { role: string; content:
 export function whole(turn: Pick<Turn, 'content' | 'attachments' | 'excerpts'>): string {
   const files = (turn.attachments ?? []).map((file) => `${file.name}\n${fenced(file.content)}\n\n`);
   return files.join('') + (turn.excerpts?.text ?? turn.content);
+}
+
+/** The question of `path` whose files are to go beside it, so that only excerpts of them need leave. */
+export function apart(mode: string, path: Turn[]): Turn | undefined {
+  const question = path.at(-1);
+  return mode === 'preprocess' && question?.role === 'user' && (question.attachments ?? []).length > 0 ? question : undefined;
 }
 
 /** Labels, the strictest first. */
@@ -136,16 +160,17 @@ export function title(text: string): string {
 
 /** Reads what was kept. A turn that is no turn, or hangs on nothing, is left out; a document that is no conversation is
  *  `undefined`. */
-export function read(kept: unknown): { system: string; tree: Tree; leaf: string | null } | undefined {
+export function read(kept: unknown): { system: string; label: Label; tree: Tree; leaf: string | null } | undefined {
   if (typeof kept !== 'object' || kept === null) return undefined;
-  const { system, messages: path, others } = kept as Partial<Record<keyof Kept, unknown>>;
+  const { system, label, messages: path, others } = kept as Partial<Record<keyof Kept, unknown>>;
   if (!Array.isArray(path)) return undefined;
-  const told = path.filter(isTurn);
-  const turns = [...told, ...(Array.isArray(others) ? others.filter(isTurn) : [])].map(settled);
+  const shown = path.filter(isTurn);
+  const turns = [...shown, ...(Array.isArray(others) ? others.filter(isTurn) : [])].map(settled);
   turns.sort((a, b) => a.at - b.at);
   const tree = new Tree(turns);
-  const leaf = told.at(-1)?.id ?? null;
-  return { system: typeof system === 'string' ? system : '', tree, leaf: leaf !== null && tree.turns.has(leaf) ? leaf : null };
+  const leaf = shown.at(-1)?.id ?? null;
+  const told = typeof system === 'string' ? system : '';
+  return { system: told, label: label === undefined ? UNSAID : readLabel(label), tree, leaf: leaf !== null && tree.turns.has(leaf) ? leaf : null };
 }
 
 function isTurn(value: unknown): value is Turn {

@@ -28,7 +28,7 @@ export class Amounts {
 
   /** Seconds, in milliseconds below one. */
   seconds(value: number): string {
-    const [amount, unit] = value < 0.9995 ? [value * 1000, 'millisecond'] : value < 120 ? [value, 'second'] : [value / 60, 'minute'];
+    const [amount, unit] = value < 0.9995 ? [value * 1000, 'millisecond'] : value < 120 ? [value, 'second'] : value < 7200 ? [value / 60, 'minute'] : [value / 3600, 'hour'];
     const digits = amount < 1 ? { maximumSignificantDigits: 1 } : { maximumSignificantDigits: 3 };
     return new Intl.NumberFormat(this.#tag, { style: 'unit', unit, unitDisplay: 'short', ...digits }).format(amount);
   }

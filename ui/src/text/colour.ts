@@ -22,11 +22,19 @@ const languages = {
 };
 for (const [name, language] of Object.entries(languages)) hljs.registerLanguage(name, language);
 
-/** Longer code stays plain: colouring it would hold the page up. */
+/** So many letters have colours, and what follows them is plain: more would hold the page up. */
 const LENGTH_MAX = 40_000;
 
-/** `code` as HTML with classes, or `undefined` where the language is not known. */
-export function colour(code: string, language: string): string | undefined {
-  if (code.length > LENGTH_MAX || !hljs.getLanguage(language)) return undefined;
-  return hljs.highlight(code, { language, ignoreIllegals: true }).value;
+/** The lines of `code` from its first on that have colours, and the same as HTML with classes. */
+export interface Coloured {
+  code: string;
+  html: string;
+}
+
+/** Colours `code`, or `undefined` where the language is not known. What was coloured `before` is given back where it is the same. */
+export function colour(code: string, language: string, before: Coloured | null): Coloured | undefined {
+  if (!hljs.getLanguage(language)) return undefined;
+  const lines = code.length > LENGTH_MAX ? code.slice(0, code.lastIndexOf('\n', LENGTH_MAX) + 1) : code;
+  if (before?.code === lines) return before;
+  return { code: lines, html: hljs.highlight(lines, { language, ignoreIllegals: true }).value };
 }

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** The program; `HEPH` names another. */
-export const program = process.env.HEPH ?? fileURLToPath(new URL('../../../target/release/heph', import.meta.url));
+export const program = process.env.HEPH ?? fileURLToPath(new URL('../../../target/tests/heph', import.meta.url));
 
 /** Why the door cannot be opened here, or nothing. */
 export const missing = reason();
@@ -67,7 +67,7 @@ export async function serve() {
     clearTimeout(timer);
     await rm(home, { recursive: true, force: true });
   };
-  return { address, port, token, ask, end };
+  return { address, port, token, home, ask, end };
 }
 
 /** A cable to `port` that breaks each answer of an event stream after so many bytes, as often as `cuts` says; or, for no

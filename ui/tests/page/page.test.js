@@ -3,14 +3,13 @@
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { request as asked } from 'node:http';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { browser, executable } from './browser.js';
 import { cable, missing, serve } from './door.js';
+import { sound } from './sound.js';
 
-const AXE = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 /** Nothing is fast on a machine that also builds: everything waited for comes, or fails, within this many milliseconds. */
 const PATIENCE = 30_000;
 const skip = missing || (executable ? false : 'chromium is not installed');
@@ -110,7 +109,7 @@ test('an answer streams, and its receipt is that of the door: nothing left', { s
   await composer(page).press('Enter');
   await page.locator('.went .line').click();
   assert.match(await page.locator('.went').innerText(), /Stayed on this machine/);
-  const id = await page.locator('.went .foot span').innerText();
+  const id = await page.locator('.went .foot > span').first().innerText();
   const receipt = await (await door.ask(`/heph/v1/receipts/${id}`)).json();
   assert.deepEqual(receipt.traffic, []);
   const shown = await page.locator('.went .card').innerText();
@@ -202,6 +201,13 @@ test('a folder is asked about, its citation opens where it stands, and nothing o
   await page.getByRole('button', { name: 'Add it' }).click();
   await page.getByRole('heading', { name: 'heph-folder-' }).waitFor();
   await sound(page, 'folders');
+  // What of it may leave can be said anew, and back.
+  const label = page.getByLabel(/^What of it may leave this machine: heph-folder-/);
+  for (const wanted of ['own', 'nothing']) {
+    await label.selectOption(wanted);
+    const told = async () => (await (await door.ask('/heph/v1/knowledge')).json()).shelves[0].label;
+    for (const until = Date.now() + PATIENCE; (await told()) !== wanted; ) assert.ok(Date.now() < until, wanted);
+  }
   await page.evaluate(() => (location.hash = '#/chat'));
   const sent = page.waitForRequest((request) => request.url().endsWith('/v1/chat/completions'));
   await ask(page, 'When does the ferry to Elba leave?');
@@ -298,11 +304,15 @@ test('nothing in an answer acts, loads or leaves', { skip }, async () => {
     '[press](javascript:window.bad=1) [data](data:text/html,<script>window.bad=1</script>) <a href="http://127.0.0.1:9/e" ping="http://127.0.0.1:9/f">g</a>',
     '```html" onload="window.bad=1\n<img src=http://127.0.0.1:9/h onerror=window.bad=1>\n```',
     '```html\n<img src=http://127.0.0.1:9/i onerror=window.bad=1>\n```',
+    'Formulas: $\\href{http://127.0.0.1:9/j}{x}$ \\(\\includegraphics{http://127.0.0.1:9/k.png}\\) $\\text{<img src=x onerror=window.bad=1>}$',
+    '$$\n\\sqrt{a^2 + b^2}\n$$',
   ].join('\n\n');
   await keepChat('bad-1', 'Bad', [turn('q', null, 'user', bad, 1), turn('a', 'q', 'assistant', bad, 2)]);
   const { page, context, asked } = await open({ at: '#/chat/bad-1' });
   await page.locator('.turn.assistant figure pre').last().waitFor();
   await page.locator('.hljs-tag').first().waitFor();
+  await page.locator('.turn.assistant math[display=block] msqrt').waitFor();
+  assert.equal(await page.locator('.turn math :is(a, [href], [src], [style])').count(), 0);
   assert.equal(await page.locator('.turn :is(img, script, iframe, style, form, object)').count(), 0);
   const links = await page.locator('.turn a[href]').evaluateAll((all) => all.map((a) => [a.protocol, a.rel, a.hasAttribute('ping')]));
   assert.ok(links.length > 0);
@@ -379,6 +389,10 @@ test('a question can be asked, and everything reached, by keyboard alone', { ski
   await page.locator('header button.shield').focus();
   await page.keyboard.press('Enter');
   await page.keyboard.press('Tab');
+  assert.equal(await page.evaluate(() => document.activeElement?.getAttribute('role')), 'switch');
+  // The presets of the policy, and then what this page asks for.
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('Tab');
   await page.keyboard.press('ArrowUp');
   await page.waitForFunction(() => JSON.parse(localStorage.getItem('heph.settings')).privacy === 'own');
   await page.keyboard.press('Escape');
@@ -395,13 +409,31 @@ test('the shield says what may leave, and the door is told', { skip }, async () 
   await context.close();
 });
 
+test('the network log says that nothing left, and what did as soon as it does', { skip }, async () => {
+  const { page, context } = await open();
+  await page.locator('header button.shield').click();
+  await page.getByRole('link', { name: 'See what left this machine' }).click();
+  await page.getByText('Nothing left this machine.').waitFor();
+  const line = (to, up) => JSON.stringify({ at: Math.floor(Date.now() / 1000), kind: 'peer', to, who: 'laptop', purpose: 'session', labels: ['private'], counted: 'on-the-wire', up, down: 7 });
+  const log = join(door.home, 'egress.jsonl');
+  // What goes to another program of this machine does not leave it.
+  await writeFile(log, `${line('127.0.0.1:7842', 5)}\n`);
+  await page.getByText('on this machine').waitFor();
+  await page.getByText('Nothing left this machine.').waitFor();
+  await writeFile(log, `${line('127.0.0.1:7842', 5)}\n${line('192.0.2.7:7842', 1234)}\n`);
+  await page.getByText('1.23 kB left this machine').waitFor();
+  const row = page.getByRole('row', { name: /192\.0\.2\.7:7842/ });
+  assert.match(await row.innerText(), /laptop[\s\S]*answers[\s\S]*private[\s\S]*1\.23\skB/);
+  await page.getByLabel('the last hour').check();
+  await row.waitFor();
+  await rm(log);
+  await context.close();
+});
+
+/** Other looks and languages, before the scripted door: `references.test.js`. */
 const LOOKS = [
   ['light', { theme: 'light' }, 1200],
-  ['dark', { theme: 'dark' }, 1200],
-  ['high contrast', { theme: 'dark', contrast: 'more' }, 1200],
   ['right to left, narrow', { theme: 'light', language: 'ar' }, 360],
-  ['German, narrow', { theme: 'dark', language: 'de', size: 1.2 }, 360],
-  ['Chinese', { theme: 'light', language: 'zh' }, 800],
 ];
 
 for (const [look, settings, width] of LOOKS) {
@@ -421,7 +453,7 @@ for (const [look, settings, width] of LOOKS) {
     await sound(page, `${look}: receipt`);
     await page.locator('header button.shield').click();
     await sound(page, `${look}: shield`);
-    for (const name of ['folders', 'nodes', 'models', 'settings']) {
+    for (const name of ['folders', 'nodes', 'models', 'egress', 'settings']) {
       await page.evaluate((name) => (location.hash = `#/${name}`), name);
       await page.locator(`h1#${name}`).waitFor();
       await sound(page, `${look}: ${name}`);
@@ -429,18 +461,4 @@ for (const [look, settings, width] of LOOKS) {
     assert.deepEqual(errors, []);
     await context.close();
   });
-}
-
-/** No serious finding of axe, and nothing wider than the window. */
-async function sound(page, where) {
-  if (!(await page.evaluate(() => 'axe' in window))) await page.evaluate(AXE);
-  const findings = await page.evaluate(async () => {
-    const { violations } = await window.axe.run(document, { resultTypes: ['violations'] });
-    return violations
-      .filter(({ impact }) => impact === 'serious' || impact === 'critical')
-      .map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target.join(' ')} ${node.any[0]?.message ?? ''}`).join(' | ')}`);
-  });
-  assert.deepEqual(findings, [], where);
-  const [wide, window_] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
-  assert.ok(wide <= window_, `${where}: ${wide} pixels in ${window_}`);
 }

@@ -51,3 +51,9 @@ test('a head without layers takes no room', () => {
   assert.equal(layers, 4);
   assert.equal(bars[0]?.segments.length, 1);
 });
+
+test('a server of tools that was told something is a place that read it', () => {
+  const told = { ...receipt([place(0, 9, 0, 4, 'here')]), tools: [{ server: 'files', calls: 2, up: 120, down: 900 }] };
+  const { places } = ofReceipt(told);
+  assert.deepEqual(places.map(({ name, sight, here, up, down }) => [name, sight, here, up, down]), [['here', 'nothing', true, 0, 0], ['files', 'text', false, 120, 900]]);
+});

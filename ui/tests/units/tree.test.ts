@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { guarded, messages, read, title, Tree, whole, type Turn } from '../../src/talk/tree';
+import { apart, guarded, messages, read, title, Tree, whole, type Turn } from '../../src/talk/tree';
 
 const turn = (id: string, parent: string | null, at: number, more: Partial<Turn> = {}): Turn => ({
   id, parent, at, role: id.startsWith('q') ? 'user' : 'assistant', content: `words of ${id}`, state: 'whole', ...more,
@@ -25,7 +25,7 @@ test('a branch is turned to at its newest leaf', () => {
 
 test('what is kept comes back as it was, whichever branch is shown', () => {
   for (const leaf of ['a2', 'a3', 'q4', null]) {
-    const kept = JSON.parse(JSON.stringify(grown().kept('be brief', leaf)));
+    const kept = JSON.parse(JSON.stringify(grown().kept('be brief', { level: 'secret', words: ['salaries'] }, leaf)));
     const back = read(kept);
     assert.ok(back);
     assert.equal(back.system, 'be brief');
@@ -52,6 +52,17 @@ test('an answer that was under way when the page was closed has ended', () => {
 test('the model is given the branch, the system prompt first, and no answer that failed before its first word', () => {
   const path = [turn('q1', null, 1), turn('a1', 'q1', 2, { state: 'failed', content: '' }), turn('q2', 'a1', 3)];
   assert.deepEqual(messages(' brief ', path).map(({ role, content }) => `${role}: ${content}`), ['system: brief', 'user: words of q1', 'user: words of q2']);
+});
+
+test('in mode preprocess the files of the question go beside it, and those of earlier ones as before', () => {
+  const attachments = [{ name: 'a.md', content: 'x' }];
+  const path = [turn('q1', null, 1, { attachments }), turn('a1', 'q1', 2), turn('q2', 'a1', 3, { attachments })];
+  assert.equal(apart('preprocess', path), path[2]);
+  assert.equal(apart('layered', path), undefined);
+  assert.equal(apart('preprocess', path.slice(0, 2)), undefined);
+  const told = messages('', path, path[2]).map(({ content }) => content);
+  assert.match(told[0] ?? '', /a\.md/);
+  assert.equal(told[2], 'words of q2');
 });
 
 test('a file stands between fences that it does not contain', () => {

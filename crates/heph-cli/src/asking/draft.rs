@@ -47,7 +47,7 @@ pub(super) fn draft(
     }
     let hash = opened.hash()?;
     let profile = profile::of_model(hash, name, &opened.graph()?, opened.context());
-    let lazy = Lazy::new(opened);
+    let lazy = Lazy::new(opened, None)?;
     let engine = lazy.engine()?;
     let speed = speed(hash, &lazy.opened, settings, || Ok(Arc::clone(&engine)))?;
     Ok(Some(Draft {

@@ -15,12 +15,14 @@ use heph_types::{
     Speed,
 };
 
-use crate::engine::{Engine, Opened};
+use crate::engine::{Engine, LentModel, Opened};
 use crate::failure::{Exit, Failure};
 
 /// A model that is loaded when it is first needed here.
 pub(super) struct Lazy {
     pub(super) opened: Opened,
+    /// It is in memory already, held by somebody else.
+    lent: Option<Arc<Engine>>,
     loaded: Mutex<Option<Loaded>>,
 }
 
@@ -31,12 +33,14 @@ struct Loaded {
 }
 
 impl Lazy {
-    /// A model that is not in memory yet.
-    pub(super) fn new(opened: Opened) -> Self {
-        Self {
+    /// A model that is not in memory yet, unless it is the one that is lent.
+    pub(super) fn new(opened: Opened, lent: Option<&LentModel>) -> Result<Self, Failure> {
+        let lent = lent.map(|lent| opened.take(lent)).transpose()?.flatten();
+        Ok(Self {
             opened,
+            lent: lent.map(Arc::new),
             loaded: Mutex::default(),
-        }
+        })
     }
 
     /// The model in memory.
@@ -46,6 +50,9 @@ impl Lazy {
 
     /// These layers of it, or all, in memory, and no others.
     fn part(&self, layers: Option<LayerRange>) -> Result<Arc<Engine>, LoadError> {
+        if let Some(lent) = &self.lent {
+            return Ok(Arc::clone(lent));
+        }
         let mut held = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(loaded) = held.as_ref().filter(|loaded| loaded.layers == layers) {
             return Ok(Arc::clone(&loaded.engine));
@@ -58,11 +65,9 @@ impl Lazy {
 
     /// Loads all of it, unless something of it is in memory already.
     pub(super) fn warm(&self) -> Result<(), Failure> {
-        let held = self
-            .loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = loaded.is_some();
+        drop(loaded);
         match held {
             true => Ok(()),
             false => self.engine().map(drop),
@@ -84,7 +89,7 @@ struct Kept(Arc<Lazy>);
 impl Loader for Kept {
     fn load(&self, layers: Option<LayerRange>) -> Result<Lent, String> {
         let engine = self.0.part(layers).map_err(|error| error.to_string())?;
-        Ok(Lent::of(&engine.worker()))
+        Ok(engine.lent())
     }
 
     fn let_go(&self) {
@@ -160,4 +165,50 @@ pub(crate) fn part_speed(engine: &Engine) -> Result<Speed, Failure> {
 fn processor() -> String {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| Hardware::look().cpu).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use heph_engine::model::Packing;
+    use heph_kernels::kv::KvFormat;
+    use heph_runtime::bundled;
+    use heph_runtime::settings::PUBLIC_HUB;
+
+    use super::*;
+    use crate::engine::EngineArguments;
+
+    #[test]
+    fn a_model_that_is_lent_is_in_memory_once() {
+        let settings = Settings {
+            home: "/nowhere".into(),
+            models: "/nowhere".into(),
+            threads: 1,
+            hub: PUBLIC_HUB.to_owned(),
+            hub_token: None,
+            keys: None,
+            allow: Vec::new(),
+        };
+        let open = |kv| {
+            let arguments = EngineArguments::with_kv(kv);
+            arguments
+                .open(bundled::STORY_DRAFT.name, None, 1, &settings)
+                .unwrap()
+        };
+        let lender = open(KvFormat::F16).load(Packing::AtLoad).unwrap();
+        let hash = open(KvFormat::F16).hash().unwrap();
+        let same = |kv, hash| {
+            let lent = LentModel::new(hash, &lender.worker(), 2);
+            let engine = Lazy::new(open(kv), Some(&lent)).unwrap().engine().unwrap();
+            let once = Arc::ptr_eq(&engine.model, &lender.model);
+            assert_eq!(
+                engine.lent().room.is_some(),
+                once,
+                "caches of two have room apart"
+            );
+            once
+        };
+        assert!(same(KvFormat::F16, hash));
+        assert!(!same(KvFormat::F32, hash), "it would say other words");
+        assert!(!same(KvFormat::F16, ModelHash([0; 32])), "it is another model");
+    }
 }

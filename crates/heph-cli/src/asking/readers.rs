@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use heph_plan::Mode;
+use heph_privacy::pii::names::Model;
+use heph_privacy::pseudonym::Pseudonyms;
 use heph_runtime::decompose::WORKERS_MAX;
 use heph_runtime::desk::{Desk, Relief};
+use heph_runtime::discretion::{Discretion, PARTS, destination};
 use heph_runtime::gate::Meter;
 use heph_runtime::pressure::Pressure;
 use heph_runtime::route::{self, Alone};
 use heph_runtime::words::Words;
+use heph_types::{Leaves, NodeProfile};
 
-use super::{ALONE, Ask, Asking, relief};
+use super::{ALONE, Ask, Asking, relief, session};
 use crate::failure::{Exit, Failure};
 use crate::machine::Joined;
 use crate::terminal;
@@ -26,21 +30,26 @@ pub(crate) struct Readers {
     pub(crate) meter: Meter,
     /// Peers that did not answer: name and why.
     pub(crate) away: Vec<(String, String)>,
+    /// The way back, where people and doors were replaced in what is read.
+    pub(crate) pseudonyms: Option<Pseudonyms>,
     /// What carries the connections; they end with it.
     _network: Option<Arc<Joined>>,
 }
 
 impl Ask<'_> {
-    /// The machines that may read: by mode local only this one, by remote only others.
-    pub(crate) fn readers(&self) -> Result<Readers, Failure> {
+    /// The machines that may read `texts`: by mode local only this one, by remote only others. Where no other may see them as
+    /// they are, and some may with people and doors replaced, they are replaced in place, for all who read.
+    pub(crate) fn readers(&self, texts: &mut [String]) -> Result<Readers, Failure> {
+        self.place.check()?;
         match self.place.is_plain(self.settings)? {
             true => self.reader_here(),
-            false => self.readers_among(),
+            false => self.readers_among(texts),
         }
     }
 
     fn reader_here(&self) -> Result<Readers, Failure> {
         let (engine, given_up) = relief::load(self)?;
+        self.place.check_layers(engine.model.graph().layers.len())?;
         let (words, cancel) = (engine.words()?, terminal::cancel_on_ctrl_c()?);
         let desk = Desk::new(engine.worker(), Arc::clone(&words), cancel.clone());
         let desk = match relief::plain(self, &engine, given_up, &cancel)? {
@@ -54,15 +63,42 @@ impl Ask<'_> {
             context: engine.model.context(),
             meter: Meter::default(),
             away: Vec::new(),
+            pseudonyms: None,
             _network: None,
         })
     }
 
-    fn readers_among(&self) -> Result<Readers, Failure> {
+    fn readers_among(&self, texts: &mut [String]) -> Result<Readers, Failure> {
         let asking = Asking::open(self.model, self.engine, self.place, self.settings)?;
         let model = asking.line_model();
-        let (mut desks, meter) =
-            route::alone(&asking.pool, model, &asking.words, &asking.policy, &asking.cancel);
+        self.look_through(&asking);
+        self.say_what_stays(&asking)?;
+        let discretion = asking.discretion.clone().in_mode(PARTS);
+        let machines = || asking.pool.others().iter().map(|machine| &machine.profile);
+        let may = |asked: &Discretion| {
+            let sees =
+                |machine: &NodeProfile| asked.sees(&destination(machine), machine.role) >= Leaves::Text;
+            machines().any(sees)
+        };
+        let mut pseudonyms = None;
+        let discretion = match may(&discretion) || !may(&discretion.clone().replaceable()) {
+            true => discretion,
+            false => {
+                let session = session(&mut pseudonyms)?;
+                let replaced = heph_privacy::replace(texts, &discretion.label(), Model::bundled(), session);
+                let replaced = replaced.map_err(|stays| Failure::new(Exit::No, stays.to_string()))?;
+                discretion.with_replaced(replaced)
+            }
+        };
+        let policy = discretion.planned(asking.stays.clone(), &machines().collect::<Vec<_>>());
+        let (mut desks, meter) = route::alone(
+            &asking.pool,
+            model,
+            &asking.words,
+            &policy,
+            &discretion,
+            &asking.cancel,
+        );
         let here = asking.pool.desk().node;
         if self.place.mode.by_name() == Some(Mode::Remote) {
             desks.retain(|alone| alone.node != here);
@@ -92,6 +128,7 @@ impl Ask<'_> {
             meter,
             words: asking.words,
             away: asking.away,
+            pseudonyms,
             _network: asking.network,
         })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use heph_engine::graph::{Graph, TensorSpec};
 use heph_engine::model::{LoadError, Packing};
 use heph_engine::quantize::FileType;
+use heph_engine::worker::ForwardError;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Precision, Relief};
 use heph_runtime::node::Lent;
@@ -14,6 +15,7 @@ use heph_runtime::profile;
 use heph_types::{LayerRange, ModelHash};
 
 use super::Ask;
+use crate::complete::Named;
 use crate::engine::{Engine, EngineArguments, Opened};
 use crate::failure::Failure;
 
@@ -22,7 +24,7 @@ use crate::failure::Failure;
 #[command(next_help_heading = "Where memory becomes short")]
 pub(crate) struct ReliefArguments {
     /// exact shortens, moves or refuses an answer and keeps its bits; may-fall also takes fewer bits for caches and weights
-    #[arg(long, default_value = "exact", value_parser = precision, value_name = "exact|may-fall")]
+    #[arg(long, default_value = "exact", value_parser = Named::new(["exact", "may-fall"], precision), hide_possible_values = true, value_name = "exact|may-fall")]
     pub(crate) precision: Precision,
 }
 
@@ -49,10 +51,13 @@ const SMALLER_SHARE: f64 = 0.95;
 /// Loads the model: in fewer bits where that is allowed and nothing else fits. Returns also what was given up.
 pub(super) fn load(ask: &Ask<'_>) -> Result<(Engine, Option<String>), Failure> {
     let opened = ask.engine.open(ask.model, None, 1, ask.settings)?;
+    if opened.only_reads()? {
+        return Err(Failure::from(ForwardError::OnlyReads).of(ask.model));
+    }
     let refused = match opened.try_load(None, opened.packing()) {
         Ok(engine) => return Ok((engine, None)),
         Err(error @ LoadError::DoesNotFit { .. }) => error,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Failure::from(error).of(ask.model)),
     };
     for smaller in smaller(ask, &opened)? {
         match smaller.opened.try_load(None, Packing::AtLoad) {

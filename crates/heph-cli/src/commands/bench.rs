@@ -5,11 +5,13 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use heph_engine::model::Packing;
-use heph_runtime::bench::{self, Plan, Speeds};
+use heph_runtime::bench::{self, BenchError, Plan, Speeds};
 use heph_runtime::hardware;
 use heph_runtime::settings::Settings;
 use serde::Serialize;
 
+use crate::arguments::count;
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::Failure;
 use crate::terminal;
@@ -18,7 +20,7 @@ use crate::terminal;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long, default_value = "heph-story")]
+    #[arg(long, default_value = "heph-story", add = complete::model())]
     model: String,
     /// Tokens of the prompt; 0 measures no prefill
     #[arg(long, default_value_t = 512)]
@@ -30,10 +32,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0)]
     depth: usize,
     /// How often each is measured
-    #[arg(long, default_value = "3")]
+    #[arg(long, default_value = "3", value_parser = count)]
     repetitions: NonZeroUsize,
     /// Also time passes of so many tokens, with logits for each, as verifying a draft needs
-    #[arg(long, value_delimiter = ',', value_name = "1,2,4,8")]
+    #[arg(long, value_delimiter = ',', value_name = "1,2,4,8", value_parser = count)]
     verify: Vec<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]
@@ -71,6 +73,10 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let opened = arguments
         .engine
         .open(&arguments.model, Some(plan.context()), 1, settings)?;
+    let (wanted, context) = (plan.context(), opened.context());
+    if wanted > context {
+        return Err(BenchError::TooLong { wanted, context }.into());
+    }
     let engine = opened.load(Packing::AsUsed)?;
     engine.words()?;
     let mut worker = engine.worker();
@@ -79,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let settling = Instant::now();
     engine.model.settle(&engine.pool);
     let load = engine.load_time + settling.elapsed();
-    let bar = terminal::steps_bar("measuring", plan.repetitions as u64 + 1);
+    let bar = terminal::steps_bar("measuring", (plan.repetitions as u64).saturating_add(1));
     let speeds = bench::measure(&mut worker, &plan, &mut || bar.inc(1));
     bar.finish_and_clear();
     let report = Report {
@@ -110,7 +116,8 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         depth,
         ..
     } = report;
-    writeln!(out, "{threads} threads, {isa}, kv {kv}, depth {depth}")?;
+    let threads = terminal::counted(*threads, "thread");
+    writeln!(out, "{threads}, {isa}, kv {kv}, depth {depth}")?;
     writeln!(out, "load     {:.3} s", report.load_s)?;
     writeln!(out, "first    {:.3} s to a first token", report.first_token_s)?;
     if let Some(peak) = report.peak_rss_bytes {

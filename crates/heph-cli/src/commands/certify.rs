@@ -5,15 +5,18 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use heph_engine::model::Packing;
 use heph_engine::source::Source;
 use heph_kernels::kv::KvFormat;
-use heph_runtime::certify::rounding::{self, KeptRoundings, Rounding};
+use heph_runtime::certify::rounding::{self, KeptRoundings, Rounding, Verdict};
 use heph_runtime::certify::{self, Certificate, Depth};
 use heph_runtime::settings::Settings;
 use heph_types::TokenId;
 use serde::Serialize;
 
+use crate::arguments::count;
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::terminal::{self, Style};
@@ -22,24 +25,26 @@ use crate::terminal::{self, Style};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Prints one BLAKE3 hash of the logits per KV format. The hash is the same on every machine. \
+                        Instruction sets are tried all; threads, chunks, companions and split points each alone, with \
+                        the others as usual, and all combinations of them with --full. \
                         Exit code 1 if any way gave other bits. Then answers some prompts with rows rounded on the \
                         way between machines and keeps what was found: --rows certified of run and chat uses it."
 )]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(default_value = "heph-story")]
+    #[arg(default_value = "heph-story", add = complete::model())]
     model: String,
     /// KV formats to scan
-    #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8_0", value_parser = str::parse::<KvFormat>)]
+    #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8_0", value_parser = complete::kv(), hide_possible_values = true)]
     kv: Vec<KvFormat>,
     /// Positions of the prompt
-    #[arg(long, default_value = "72", value_name = "N")]
+    #[arg(long, default_value = "72", value_name = "N", value_parser = count)]
     tokens: NonZeroUsize,
     /// Every combination of the choices, not each choice alone
     #[arg(long)]
     full: bool,
     /// Most threads tried [default: one per core, at least 3]
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     threads: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]
@@ -52,15 +57,42 @@ struct Report {
     model: String,
     arithmetic: u32,
     tokens: usize,
+    /// `each_choice` alone, or `all_combinations`.
+    ways: &'static str,
     certificates: Vec<Certificate>,
-    rounding: Vec<Rounding>,
+    rounding: Vec<Rounded>,
+    /// Whether what rounding does is kept for `--rows certified`.
+    rounding_kept: bool,
     pass: bool,
+}
+
+/// What rounding does to the model with one KV format.
+#[derive(Debug, Serialize)]
+struct Rounded {
+    /// The hash of its files, as hexadecimal digits.
+    model: String,
+    kv: &'static str,
+    /// Boundaries between machines of one pass, at most.
+    boundaries: usize,
+    codecs: Vec<Verdict>,
+}
+
+impl From<Rounding> for Rounded {
+    fn from(rounding: Rounding) -> Self {
+        Self {
+            model: HEXLOWER.encode(&rounding.model.0),
+            kv: rounding.kv.name(),
+            boundaries: rounding.boundaries,
+            codecs: rounding.codecs,
+        }
+    }
 }
 
 /// Scans each KV format, prints a line for each.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     let (mut certificates, mut rounding) = (Vec::new(), Vec::new());
     let mut kept = KeptRoundings::open(&settings.home);
+    let mut rounding_kept = true;
     for &kv in &arguments.kv {
         let (certificate, rounded) = scan(arguments, kv, settings)?;
         if !arguments.json {
@@ -68,19 +100,37 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             write_line(&mut out, &certificate)?;
             write_rounding(&mut out, &rounded)?;
         }
-        kept.keep(rounded.clone())?;
+        if let Err(error) = kept.keep(rounded.clone()) {
+            rounding_kept = false;
+            warn(&error, settings);
+        }
         certificates.push(certificate);
-        rounding.push(rounded);
+        rounding.push(Rounded::from(rounded));
     }
     let pass = certificates.iter().all(Certificate::holds);
+    let depth = depth(arguments);
+    if !arguments.json {
+        let told = match depth {
+            Depth::EachChoice => {
+                "each choice was tried alone, with the others as usual; --full tries all combinations"
+            }
+            Depth::AllCombinations => "all combinations of the choices were tried",
+        };
+        writeln!(io::stdout().lock(), "{told}")?;
+    }
     if arguments.json {
         let (model, tokens) = (arguments.model.clone(), arguments.tokens.get());
         let report = Report {
             model,
             arithmetic: heph_kernels::ARITHMETIC_VERSION,
             tokens,
+            ways: match depth {
+                Depth::EachChoice => "each_choice",
+                Depth::AllCombinations => "all_combinations",
+            },
             certificates,
             rounding,
+            rounding_kept,
             pass,
         };
         let mut out = io::stdout().lock();
@@ -97,6 +147,23 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     }
 }
 
+/// What cannot be kept was found all the same: the bits are judged, and nothing else is.
+fn warn(error: &io::Error, settings: &Settings) {
+    // Where standard error is closed nobody wants to know.
+    let _ = writeln!(
+        io::stderr().lock(),
+        "note: what rounding changes cannot be kept below {}: {error}; --rows certified will not use it",
+        settings.home.display()
+    );
+}
+
+fn depth(arguments: &Arguments) -> Depth {
+    match arguments.full {
+        true => Depth::AllCombinations,
+        false => Depth::EachChoice,
+    }
+}
+
 fn scan(
     arguments: &Arguments,
     kv: KvFormat,
@@ -106,16 +173,26 @@ fn scan(
     let engine_arguments = EngineArguments::with_kv(kv);
     let positions = Some(tokens.max(rounding::POSITIONS));
     let opened = engine_arguments.open(&arguments.model, positions, BATCH_MAX, settings)?;
+    if tokens > opened.context() {
+        let holds = opened.context();
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "{} holds {holds} tokens, and --tokens asks for {tokens}",
+                arguments.model
+            ),
+        ));
+    }
     let (hash, engine) = (opened.hash()?, opened.load(Packing::AtLoad)?);
     let threads = arguments
         .threads
         .map_or(settings.threads.max(3), NonZeroUsize::get);
-    let depth = if arguments.full {
-        Depth::AllCombinations
-    } else {
-        Depth::EachChoice
-    };
-    let ways = certify::ways(depth, tokens, engine.model.graph().layers.len(), threads);
+    let ways = certify::ways(
+        depth(arguments),
+        tokens,
+        engine.model.graph().layers.len(),
+        threads,
+    );
     let bar = terminal::steps_bar(&format!("kv {}", kv.name()), ways.len() as u64);
     let cancel = terminal::cancel_on_ctrl_c()?;
     let prompt = prompt(&engine.source, tokens);

@@ -1,11 +1,11 @@
 //! `heph chat`: a conversation at the terminal.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
+use heph_runtime::files::{self, Existing, FileError};
 use heph_runtime::preload::Typed;
 use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
@@ -13,12 +13,13 @@ use heph_runtime::words::Words;
 
 use super::run::streamed;
 use crate::about::DocumentArguments;
-use crate::asking::{Ask, PlaceArguments, Ready, ReliefArguments, Sizes};
+use crate::asking::{Ask, PlaceArguments, Planned, Ready, ReliefArguments, Sizes};
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::sampling::SamplingArguments;
-use crate::terminal::{self, Style};
+use crate::terminal::{self, note};
 
 mod lines;
 mod memory;
@@ -35,7 +36,7 @@ const SAVED_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(default_value = "heph-story")]
+    #[arg(default_value = "heph-story", add = complete::model())]
     model: String,
     /// A system message
     #[arg(long)]
@@ -48,7 +49,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     sampling: SamplingArguments,
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     #[command(flatten)]
     relief: ReliefArguments,
     #[command(flatten)]
@@ -84,6 +85,8 @@ struct Chat<'a> {
     ready: Ready,
     /// Tokens of the prompt that the plan in force was made for.
     planned_for: usize,
+    /// How often the label had risen then.
+    planned_at: u64,
     messages: Vec<Message>,
     memory: Memory,
     asked: Asked,
@@ -109,6 +112,7 @@ impl<'a> Chat<'a> {
             settings,
             ready,
             planned_for: PROMPT_TOKENS_USUAL,
+            planned_at: 0,
             messages,
             memory,
             asked: Asked::default(),
@@ -127,6 +131,10 @@ impl<'a> Chat<'a> {
             let text = match said {
                 Said::Goodbye => return Ok(()),
                 Said::Nothing => continue,
+                Said::Garbled => {
+                    note("that was no text in UTF-8, so nothing was said");
+                    continue;
+                }
                 Said::Message(text) if text.is_empty() => continue,
                 Said::Message(text) => text,
             };
@@ -188,9 +196,13 @@ impl<'a> Chat<'a> {
         let encoder = || documents.encoder(engine, self.settings);
         let most = self.arguments.max_tokens;
         self.asked = self.memory.asked(&self.messages, desk, most, encoder)?;
+        self.look_through();
         self.plan_again()?;
+        self.replace()?;
         let prompt = Prompt::Chat(&self.asked.messages);
-        let answer = streamed(&mut self.ready.desk, prompt, &options, &self.cancel)?;
+        let pseudonyms = self.ready.planned.as_ref().and_then(Planned::pseudonyms);
+        let mut answer = streamed(&mut self.ready.desk, prompt, &options, &self.cancel, pseudonyms)?;
+        self.ready.restore(&mut answer.text);
         let excerpts = self.asked.excerpts.iter();
         excerpts.flat_map(|e| &e.cited).for_each(|line| note(line));
         match answer.finish {
@@ -205,7 +217,16 @@ impl<'a> Chat<'a> {
         Ok(Next::Go)
     }
 
-    /// Plans again where what is asked has grown past what the plan was made for.
+    /// Raises the label of the conversation by what is asked now, excerpts and earlier answers included. It never falls: what
+    /// was private once stays so in all that follows.
+    fn look_through(&self) {
+        if let Some(planned) = &self.ready.planned {
+            let texts = self.asked.messages.iter().map(|message| message.content.as_str());
+            planned.discretion().about(texts);
+        }
+    }
+
+    /// Plans again where what is asked has grown past what the plan was made for, or has become more private.
     fn plan_again(&mut self) -> Result<(), Failure> {
         let Some(planned) = &mut self.ready.planned else {
             return Ok(());
@@ -213,18 +234,37 @@ impl<'a> Chat<'a> {
         let tokens = Prompt::Chat(&self.asked.messages)
             .tokens(self.ready.desk.words())?
             .len();
-        if tokens < self.planned_for.saturating_mul(GROWN) {
+        let rose = planned.discretion().rose();
+        let grown = tokens >= self.planned_for.saturating_mul(GROWN);
+        if !grown && rose == self.planned_at {
             return Ok(());
         }
-        self.planned_for = tokens;
         if let Some(desk) = planned.again(Sizes::of(tokens), Some(self.arguments.max_tokens))? {
             self.ready.desk = desk;
             let decision = &planned.record.decision;
+            let became = match grown {
+                true => format!("grown to {tokens} tokens"),
+                false => "become more private".to_owned(),
+            };
             note(&format!(
-                "the conversation has grown to {tokens} tokens and is answered another way, {}: {}",
+                "the conversation has {became} and is answered another way, {}: {}",
                 decision.plan.mode, decision.reason.sentence
             ));
         }
+        // Only now: what could not be planned is planned for again with the next message.
+        (self.planned_for, self.planned_at) = (tokens.max(PROMPT_TOKENS_USUAL), rose);
+        Ok(())
+    }
+
+    /// Asks with pseudonyms where those who answer may see no more.
+    fn replace(&mut self) -> Result<(), Failure> {
+        let messages = &mut self.asked.messages;
+        let mut texts: Vec<String> = messages.iter().map(|message| message.content.clone()).collect();
+        self.ready.replace(&mut texts)?;
+        messages
+            .iter_mut()
+            .zip(texts)
+            .for_each(|(message, text)| message.content = text);
         Ok(())
     }
 
@@ -233,7 +273,7 @@ impl<'a> Chat<'a> {
             Slash::Help => write!(io::stdout().lock(), "{}", slash::HELP)?,
             Slash::Reset => self.reset(),
             Slash::Regenerate => return self.regenerate(),
-            Slash::Save(path) => self.save(&path)?,
+            Slash::Save(path, existing) => self.save(&path, existing)?,
             Slash::Load(path) => self.load(&path)?,
             Slash::Documents(None) => self.show_documents()?,
             Slash::Documents(Some(path)) => self.change_documents(path)?,
@@ -265,14 +305,15 @@ impl<'a> Chat<'a> {
         self.answer()
     }
 
-    fn save(&self, path: &Path) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(&self.messages).map_err(io::Error::from)?;
-        fs::write(path, text + "\n").map_err(|e| Failure::writing(path, &e))?;
-        note(&format!(
-            "{} messages written to {}",
-            self.messages.len(),
-            path.display()
-        ));
+    fn save(&self, path: &Path, existing: Existing) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(&self.messages).map_err(io::Error::from)? + "\n";
+        let written = files::write(path, text.as_bytes(), existing);
+        written.map_err(|error| match error {
+            FileError::Taken { .. } => Failure::from(error).hint("/save! replaces it"),
+            error => error.into(),
+        })?;
+        let count = terminal::counted(self.messages.len(), "message");
+        note(&format!("{count} written to {}", path.display()));
         Ok(())
     }
 
@@ -283,17 +324,10 @@ impl<'a> Chat<'a> {
                 format!("{} is no saved conversation: {e}", path.display()),
             )
         };
-        let bytes = fs::metadata(path).map_err(|e| unreadable(&e))?.len();
-        if bytes > SAVED_BYTES_MAX {
-            return Err(unreadable(&"it is too long"));
-        }
-        let text = fs::read_to_string(path).map_err(|e| unreadable(&e))?;
-        self.messages = serde_json::from_str(&text).map_err(|e| unreadable(&e))?;
-        note(&format!(
-            "{} messages taken from {}",
-            self.messages.len(),
-            path.display()
-        ));
+        let text = files::read(path, SAVED_BYTES_MAX)?;
+        self.messages = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
+        let count = terminal::counted(self.messages.len(), "message");
+        note(&format!("{count} taken from {}", path.display()));
         Ok(())
     }
 
@@ -304,7 +338,7 @@ impl<'a> Chat<'a> {
             ..self.arguments.clone()
         };
         self.ready = ready(&arguments, self.settings)?;
-        self.planned_for = PROMPT_TOKENS_USUAL;
+        (self.planned_for, self.planned_at) = (PROMPT_TOKENS_USUAL, 0);
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));
         Ok(())
@@ -334,10 +368,8 @@ impl<'a> Chat<'a> {
             self.arguments.documents.documents.pop();
         }
         self.memory.learn(read?);
-        note(&format!(
-            "messages are asked with {} documents",
-            self.memory.documents().len()
-        ));
+        let count = terminal::counted(self.memory.documents().len(), "document");
+        note(&format!("messages are asked with {count}"));
         Ok(())
     }
 
@@ -362,9 +394,12 @@ impl<'a> Chat<'a> {
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         if name == "max-tokens" {
-            let parsed = value
-                .parse()
-                .map_err(|_| Failure::new(Exit::Usage, format!("{value:?} is no value for max-tokens")))?;
+            let parsed = value.parse().map_err(|_| {
+                Failure::new(
+                    Exit::Usage,
+                    format!("{value:?} is no value for max-tokens: a whole number from 0 on is needed"),
+                )
+            })?;
             self.arguments.max_tokens = parsed;
             return Ok(());
         }
@@ -400,7 +435,8 @@ impl<'a> Chat<'a> {
             last.decode_tok_s()
         )?;
         let Ready { threads, isa, .. } = &self.ready;
-        writeln!(out, "running  {threads} threads, {isa}")?;
+        let threads = terminal::counted(*threads, "thread");
+        writeln!(out, "running  {threads}, {isa}")?;
         if let Some(excerpts) = self
             .asked
             .excerpts
@@ -423,8 +459,14 @@ fn ready(arguments: &Arguments, settings: &Settings) -> Result<Ready, Failure> {
         place: &arguments.place,
         relief: &arguments.relief,
         settings,
+        texts: &[],
+        paths: &arguments.documents.documents,
+        receipt: false,
     };
-    ask.ready(None, |_: &Words| Ok(Sizes::of(PROMPT_TOKENS_USUAL)))
+    ask.ready(None, |words: &Words, _| {
+        arguments.sampling.check(words)?;
+        Ok(Sizes::of(PROMPT_TOKENS_USUAL))
+    })
 }
 
 fn system(arguments: &Arguments) -> Vec<Message> {
@@ -433,10 +475,4 @@ fn system(arguments: &Arguments) -> Vec<Message> {
         .iter()
         .map(|text| Message::new("system", text))
         .collect()
-}
-
-/// Says something beside the conversation.
-fn note(text: &str) {
-    // Where standard error is closed nobody wants to know.
-    let _ = writeln!(io::stderr().lock(), "{}", Style::of_stderr().dim(text));
 }

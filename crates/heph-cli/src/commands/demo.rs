@@ -11,9 +11,11 @@ use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::{self, Certificate, Way};
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Message, Prompt};
-use heph_runtime::settings::Settings;
+use heph_runtime::settings::{Keys, Settings};
 use heph_types::TokenId;
+use serde::Serialize;
 
+use super::models::print_json;
 use super::run::streamed;
 use super::tokenize::unreadable;
 use crate::about::{About, DocumentArguments};
@@ -26,7 +28,7 @@ mod harbor;
 mod modes;
 mod nodes;
 
-use modes::Task;
+use modes::{Row, Task};
 
 /// What is asked where nobody is there to ask.
 const QUESTION: &str = "Tell me a story about a little fox.";
@@ -46,17 +48,42 @@ pub(crate) struct Arguments {
     /// Only this process: start no nodes
     #[arg(long)]
     alone: bool,
+    /// Print one JSON object at the end instead of the text
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     engine: EngineArguments,
 }
 
+/// What a script reads.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    question: &'a str,
+    text: &'a str,
+    load_s: f64,
+    prompt_tokens: usize,
+    prefill_tok_s: f64,
+    answer_tokens: usize,
+    decode_tok_s: f64,
+    threads: usize,
+    isa: &'static str,
+    /// How the answer was computed again; the certificate says which of these ways gave other bits.
+    ways: &'a [Way],
+    certificate: &'a Certificate,
+    /// The same question in every mode, one of them losing a node; empty where it stayed in this process.
+    modes: &'a [Row],
+}
+
 /// Asks, answers, computes the answer again in other ways, shows the table.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
-    let question = question(arguments.prompt.as_deref())?;
+    let question = match arguments.json {
+        true => arguments.prompt.clone().unwrap_or_else(|| QUESTION.to_owned()),
+        false => question(arguments.prompt.as_deref())?,
+    };
     let engine = arguments.engine.load(bundled::STORY.name, None, 2, settings)?;
-    let cancel = terminal::cancel_on_ctrl_c()?;
+    let cancel = terminal::cancel_on_any_signal()?;
     let mut desk = Desk::new(engine.worker(), engine.words()?, cancel.clone());
-    let messages = [Message::new("user", question)];
+    let messages = [Message::new("user", question.as_str())];
     let sampling = SamplingOptions {
         temperature: 0.7,
         ..SamplingOptions::default()
@@ -67,19 +94,15 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         stops: Vec::new(),
     };
     let prompt = Prompt::Chat(&messages);
-    let answer = streamed(&mut desk, prompt, &options, &cancel)?;
+    let answer = match arguments.json {
+        true => desk.answer(prompt, &options, &mut |_| {})?,
+        false => streamed(&mut desk, prompt, &options, &cancel, None)?,
+    };
     cancel.lower();
     let history = [&answer.prompt[..], &answer.tokens].concat();
     let (ways, certificate) = again(&engine, &history, &cancel)?;
-    write_table(&mut io::stdout().lock(), &engine, &answer, &ways, &certificate)?;
-    if !certificate.holds() {
-        return Err(Failure::new(
-            Exit::No,
-            "the same answer gave different bits; this is a defect of heph",
-        ));
-    }
-    if arguments.alone {
-        return Ok(());
+    if !arguments.json {
+        write_table(&mut io::stdout().lock(), &engine, &answer, &ways, &certificate)?;
     }
     let task = Task {
         prompt,
@@ -87,15 +110,42 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         answer: &answer,
         cancel: &cancel,
     };
-    over_nodes(arguments, settings, &task)
+    let rows = match arguments.alone || !certificate.holds() {
+        true => Vec::new(),
+        false => over_nodes(arguments, settings, &task)?,
+    };
+    if arguments.json {
+        print_json(&Report {
+            question: &question,
+            text: &answer.text,
+            load_s: engine.load_time.as_secs_f64(),
+            prompt_tokens: answer.prompt.len(),
+            prefill_tok_s: answer.prefill_tok_s(),
+            answer_tokens: answer.tokens.len(),
+            decode_tok_s: answer.decode_tok_s(),
+            threads: engine.pool.threads(),
+            isa: engine.isa.name(),
+            ways: &ways,
+            certificate: &certificate,
+            modes: &rows,
+        })?;
+    }
+    if !certificate.holds() {
+        return Err(Failure::new(
+            Exit::No,
+            "the same answer gave different bits; this is a defect of heph",
+        ));
+    }
+    modes::check(&rows)
 }
 
 /// Answers the question again over machines of its own, which end with it.
-fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Result<(), Failure> {
+fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Result<Vec<Row>, Failure> {
     let folder = nodes::folder()?;
     let settings = Settings {
         home: folder.path().join("desk"),
         models: folder.path().join("models"),
+        keys: Some(Keys::File),
         ..settings.clone()
     };
     let mut out = io::stdout().lock();
@@ -115,14 +165,18 @@ fn over_nodes(arguments: &Arguments, settings: &Settings, task: &Task<'_>) -> Re
         .iter()
         .map(|node| format!("{} (process {})", node.name, node.id()))
         .collect();
-    writeln!(
-        out,
-        "\nThe same question over this machine and two nodes, {}:",
-        ids.join(" and ")
-    )?;
+    if !arguments.json {
+        writeln!(
+            out,
+            "\nThe same question over this machine and two nodes, {}:",
+            ids.join(" and ")
+        )?;
+    }
     let rows = modes::rows(&asking, &mut nodes, task, &about)?;
-    modes::write(&mut out, &rows)?;
-    modes::check(&rows)
+    if !arguments.json {
+        modes::write(&mut out, &rows)?;
+    }
+    Ok(rows)
 }
 
 /// The question about a document, whose excerpts are chosen here.
@@ -232,11 +286,7 @@ fn write_table(
         } else {
             "in one piece"
         };
-        let threads = if way.threads == 1 {
-            "1 thread".to_owned()
-        } else {
-            format!("{} threads", way.threads)
-        };
+        let threads = terminal::counted(way.threads, "thread");
         writeln!(out, "  {:<9} {threads:<10} {pieces:<15} {same}", way.isa)?;
     }
     writeln!(out, "  blake3 {}", certificate.blake3)

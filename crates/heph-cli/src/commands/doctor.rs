@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
+use heph_net::identity::Kept;
+use heph_net::key_store::{KeyStore, SystemStore};
 use heph_runtime::hardware::{self, Bandwidth, Fit, Hardware};
+use heph_runtime::seal;
 use heph_runtime::settings::Settings;
 use serde::Serialize;
 
@@ -30,6 +33,52 @@ struct Report {
     memory_bandwidth: Vec<Bandwidth>,
     fits: Vec<Fit>,
     models_folder: String,
+    identity: Whereabouts,
+    /// Whether the kernel keeps what needs no network from it.
+    seal: String,
+}
+
+/// Where this machine's key lies.
+#[derive(Debug, Serialize)]
+struct Whereabouts {
+    kept: Place,
+    /// A sentence about it.
+    told: String,
+}
+
+/// What keeps it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Place {
+    Nowhere,
+    File,
+    Store,
+    Unreadable,
+}
+
+impl Whereabouts {
+    /// As the file of `settings` says, and what the system's store has to say to that. Nobody is asked to unlock it.
+    fn look(settings: &Settings) -> Self {
+        let told = |kept, told: String| Self { kept, told };
+        match Kept::below(&settings.home) {
+            Ok(Kept::Nowhere) => told(
+                Place::Nowhere,
+                "none yet; the first start on the network makes one".to_owned(),
+            ),
+            Ok(Kept::File(path)) => told(Place::File, format!("in the private file {}", path.display())),
+            Ok(Kept::Store(node)) => {
+                let whose = format!("in this system's key store, as node {}", node.short());
+                told(
+                    Place::Store,
+                    match SystemStore.ready() {
+                        Ok(()) => whose,
+                        Err(why) => format!("{whose}; {why}"),
+                    },
+                )
+            }
+            Err(error) => told(Place::Unreadable, error.to_string()),
+        }
+    }
 }
 
 /// Looks, measures, prints.
@@ -60,6 +109,8 @@ fn examine(arguments: &Arguments, settings: &Settings) -> Report {
         threads: settings.threads,
         memory_bandwidth,
         models_folder: settings.models.display().to_string(),
+        identity: Whereabouts::look(settings),
+        seal: seal::process().to_string(),
     }
 }
 
@@ -89,30 +140,30 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         let speed = terminal::bytes(probe.bytes_per_s as u64);
         writeln!(
             out,
-            "memory reads      {speed}/s with {} thread{}",
-            probe.threads,
-            plural(probe.threads)
+            "memory reads      {speed}/s with {}",
+            terminal::counted(probe.threads, "thread")
         )?;
     }
     writeln!(out, "models folder     {}", report.models_folder)?;
+    writeln!(out, "identity          {}", report.identity.told)?;
+    writeln!(out, "network           {}", report.seal)?;
     writeln!(
         out,
         "\nThe largest model that fits, by how its weights are stored:"
     )?;
     for fit in &report.fits {
-        write!(
+        writeln!(
             out,
             "  {:<8} {:>6.1} billion parameters",
             fit.quantisation, fit.parameters_billion
         )?;
-        match fit.decode_tok_s_limit {
-            Some(limit) => writeln!(out, ", at most {limit:.1} tokens a second")?,
-            None => writeln!(out)?,
-        }
     }
-    Ok(())
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
+    // Each of them fills the same memory, and is read through for every token.
+    match report.fits.iter().find_map(|fit| fit.decode_tok_s_limit) {
+        Some(limit) => writeln!(
+            out,
+            "One that large writes at most {limit:.1} tokens a second; one of half the size twice as many."
+        ),
+        None => Ok(()),
+    }
 }

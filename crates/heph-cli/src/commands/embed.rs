@@ -11,6 +11,8 @@ use heph_runtime::words::Words;
 use heph_types::TokenId;
 use serde::Serialize;
 
+use crate::arguments::count;
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 
@@ -23,10 +25,10 @@ const BATCH: usize = 64;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder of an encoder (bert, nomic-bert)
-    #[arg(long, default_value = bundled::EMBED.name)]
+    #[arg(long, default_value = bundled::EMBED.name, add = complete::model())]
     model: String,
     /// Tokens to read of each text at most; a longer one is an error otherwise
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     cut: Option<NonZeroUsize>,
     /// One JSON object a line: text, tokens, cut, embedding
     #[arg(long)]

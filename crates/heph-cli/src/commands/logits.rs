@@ -7,11 +7,13 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use heph_engine::model::Packing;
 use heph_engine::worker::{Keep, Worker};
 use heph_kernels::kv::KvFormat;
 use heph_runtime::settings::Settings;
 use heph_types::TokenId;
 
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 
@@ -19,7 +21,7 @@ use crate::failure::{Exit, Failure};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long)]
+    #[arg(long, add = complete::model())]
     model: String,
     /// A text file: one prompt a line, token ids separated by blanks
     #[arg(long, value_name = "FILE")]
@@ -44,7 +46,17 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         kv,
         ..arguments.engine.clone()
     };
-    let engine = running.load(&arguments.model, Some(longest + arguments.greedy), 1, settings)?;
+    let wanted = longest.saturating_add(arguments.greedy);
+    let opened = running.open(&arguments.model, Some(wanted), 1, settings)?;
+    if wanted > opened.context() {
+        let sentence = format!(
+            "the longest prompt and --greedy need {wanted} tokens, and {} holds {}",
+            arguments.model,
+            opened.context()
+        );
+        return Err(Failure::new(Exit::Usage, sentence).hint("give shorter prompts or a smaller --greedy"));
+    }
+    let engine = opened.load(Packing::AtLoad)?;
     let mut worker = engine.worker();
     let mut sink = Sink::create(&arguments.out)?;
     for prompt in &prompts {

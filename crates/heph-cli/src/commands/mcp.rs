@@ -10,6 +10,8 @@ use heph_runtime::bundled;
 use heph_runtime::settings::Settings;
 
 use super::serve::met::Met;
+use crate::arguments::count;
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::Failure;
 
@@ -27,13 +29,13 @@ const WAITING: usize = 64;
 )]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long, default_value = bundled::STORY.name)]
+    #[arg(long, default_value = bundled::STORY.name, add = complete::model())]
     model: String,
     /// Threads to compute with [default: one per core]
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     threads: Option<NonZeroUsize>,
     /// Tokens of a conversation [default: what the model was made for, up to 8192]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     context: Option<NonZeroUsize>,
 }
 
@@ -44,6 +46,9 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         context: arguments.context,
         ..EngineArguments::with_kv(KvFormat::F16)
     };
+    if arguments.context.is_some() {
+        engine.open(&arguments.model, None, 1, settings)?;
+    }
     let options = Options {
         model: arguments.model.clone(),
         choice: EngineChoice {

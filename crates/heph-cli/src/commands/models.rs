@@ -4,9 +4,11 @@ use std::io::{self, Write};
 
 use clap::Subcommand;
 use heph_runtime::settings::Settings;
-use heph_runtime::store::Store;
+use heph_runtime::store::{Record, Store};
+use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::terminal;
 
 mod import;
 mod list;
@@ -41,8 +43,40 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Result<(), Failure> 
     }
 }
 
+/// A model in a few words, for people and scripts.
+#[derive(Debug, Serialize)]
+struct Line {
+    name: String,
+    format: &'static str,
+    bytes: u64,
+    bundled: bool,
+    content: String,
+}
+
+impl From<Record> for Line {
+    fn from(record: Record) -> Self {
+        Self {
+            bytes: record.bytes(),
+            name: record.name.to_string(),
+            format: record.format.name(),
+            bundled: false,
+            content: record.content,
+        }
+    }
+}
+
+/// Tells of a model that came.
+fn tell(record: Record, json: bool) -> Result<(), Failure> {
+    let line = Line::from(record);
+    if json {
+        return print_json(&line);
+    }
+    let (name, size, content) = (&line.name, terminal::bytes(line.bytes), &line.content);
+    Ok(writeln!(io::stdout().lock(), "{name}  {size}  {content:.12}")?)
+}
+
 /// Prints `value` as one JSON document.
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
     Ok(writeln!(out)?)

@@ -26,7 +26,7 @@ use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::serve::{ServeRules, Serving, serve};
 use heph_runtime::settings::Settings;
-use heph_runtime::shards::{Shard, Shelf};
+use heph_runtime::shards::{Intake, Shard, Shelf};
 use heph_runtime::store::Progress;
 use heph_types::{
     Exactness, Held, LayerRange, ModelHash, NodeId, NodeProfile, NodeState, Price, Role, Speed,
@@ -34,8 +34,9 @@ use heph_types::{
 use serde::Serialize;
 
 use crate::asking;
-use crate::caps::CapsArguments;
-use crate::engine::EngineArguments;
+use crate::caps::{CapsArguments, bytes};
+use crate::commands::providers::rates;
+use crate::engine::{Engine, EngineArguments};
 use crate::failure::{Exit, Failure};
 use crate::machine;
 use crate::terminal::{self, Style};
@@ -82,6 +83,14 @@ pub(crate) struct Arguments {
     /// Which layers to fetch, as 0..8
     #[arg(long, value_name = "FROM..TO", value_parser = layers, requires = "fetch")]
     layers: Option<LayerRange>,
+    /// Take layers that your other machines send when their plans need them here, up to so many bytes on the disk, as 4GB, and
+    /// lend them; nobody else's
+    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "backend")]
+    accept_layers: Option<u64>,
+    /// What the work costs here: credits for a million tokens of prompts and of answers, as 0.5,1.5. It is announced, and
+    /// planned with; nothing is charged yet
+    #[arg(long, value_name = "PROMPT,ANSWER", value_parser = price)]
+    price: Option<Price>,
     /// UDP socket to listen at; port 0 for any free one
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -142,6 +151,17 @@ fn layers(text: &str) -> Result<LayerRange, String> {
     let (from, to) = ends.ok_or_else(|| "two numbers are needed, as 0..8".to_owned())?;
     LayerRange::new(from, to, usize::from(u16::MAX)).map_err(|e| e.to_string())
 }
+
+fn price(text: &str) -> Result<Price, String> {
+    let rates = rates(text)?;
+    Ok(Price {
+        prompt_token: rates.prompt / TOKENS_OF_A_RATE,
+        answer_token: rates.answer / TOKENS_OF_A_RATE,
+    })
+}
+
+/// Tokens that a price is said for.
+const TOKENS_OF_A_RATE: f64 = 1e6;
 
 fn part_words(layers: LayerRange) -> String {
     format!("layers {}..{}", layers.start(), layers.end())
@@ -205,11 +225,15 @@ fn attend(
 ) -> Result<(), Failure> {
     let asked = input();
     let mut attendance = Attendance::new(arguments.caps.caps());
-    invite(arguments, network, &lending.profile)?;
+    invite(arguments, network, &lending.profile())?;
     let bar = terminal::spinner();
     while !cancel.is_raised() {
+        if let Some(denied) = network.denied() {
+            bar.finish_and_clear();
+            return Err(denied.into());
+        }
         match asked.recv_timeout(LOOK) {
-            Ok(()) => bar.suspend(|| invite(arguments, network, &lending.profile))?,
+            Ok(()) => bar.suspend(|| invite(arguments, network, &lending.profile()))?,
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) if arguments.while_input_open => break,
             Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
@@ -229,24 +253,64 @@ struct Lending {
     _claim: Claim,
     /// What is offered to others.
     _shelf: Arc<Shelf>,
-    profile: NodeProfile,
+    /// What it says of itself; layers that it takes are added.
+    profile: Arc<Mutex<NodeProfile>>,
     state: Arc<Mutex<NodeState>>,
     sessions_max: u16,
     /// What the members were told last.
-    told: Mutex<Option<(NodeState, Load)>>,
+    told: Mutex<Option<(NodeProfile, Load)>>,
+}
+
+/// What a node begins with.
+struct Start {
+    node: Node,
+    profile: NodeProfile,
+    shelf: Arc<Shelf>,
+    /// Opens layers that come later; `None` where none may.
+    parts: Option<Parts>,
+}
+
+/// Loads parts of models, as far as there is memory.
+struct Parts {
+    how: EngineArguments,
+    sessions: usize,
+    settings: Settings,
+    memory: Mutex<u64>,
+}
+
+impl Parts {
+    fn load(&self, part: &Shard, layers: LayerRange) -> Result<Engine, Failure> {
+        let name = part_words(layers);
+        let mut opened = self
+            .how
+            .open_found(&name, part.found(), None, self.sessions, &self.settings)?;
+        let mut left = held(&self.memory);
+        opened.options.memory = Some(*left);
+        let engine = opened.try_load(Some(layers), Packing::AtLoad)?;
+        let counted = profile::of_model(part.model, &name, engine.model.graph(), engine.model.context());
+        let weights = counted.layers.get(layers.iter()).unwrap_or_default().iter();
+        *left = left.saturating_sub(weights.map(|layer| layer.weight_bytes).sum());
+        Ok(engine)
+    }
 }
 
 impl Lending {
     fn begin(
         network: &Network,
-        (node, profile, shelf): (Node, NodeProfile, Arc<Shelf>),
+        Start {
+            node,
+            profile,
+            shelf,
+            parts,
+        }: Start,
         arguments: &Arguments,
     ) -> Result<Self, Failure> {
-        let state = Arc::new(Mutex::new(NodeState::Open));
-        let (now, said) = (Arc::clone(&state), profile.clone());
+        let (node, state) = (Arc::new(node), Arc::new(Mutex::new(NodeState::Open)));
+        let profile = Arc::new(Mutex::new(profile));
+        let (now, said) = (Arc::clone(&state), Arc::clone(&profile));
         let say = move || NodeProfile {
             state: *held(&now),
-            ..said.clone()
+            ..held(&said).clone()
         };
         let rules = ServeRules {
             sessions_of_a_peer: arguments.caps.sessions.into(),
@@ -262,12 +326,30 @@ impl Lending {
         };
         let claim = Claim::take(network.home()).ok_or_else(twice)?;
         let members = Members::start(network)?;
+        let taking = parts.zip(arguments.accept_layers);
+        let intake = taking.map(|(parts, most)| {
+            let (node, said, taken) = (Arc::clone(&node), Arc::clone(&profile), Arc::downgrade(&shelf));
+            Intake::new(most, move |part: Shard| {
+                let engine = parts.load(&part, part.layers);
+                let engine = engine.map_err(|failure| failure.sentence())?;
+                node.lend(part.model, Lent::of(&engine.worker()));
+                let mut said = held(&said);
+                said.holds.retain(|known| known.model != part.model);
+                said.holds.push(Held {
+                    model: part.model,
+                    layers: part.layers,
+                });
+                let used = taken.upgrade().map_or(0, |shelf| shelf.brought_bytes());
+                said.caps.accepts_bytes = most.saturating_sub(used);
+                Ok(())
+            })
+        });
         // Without an offer it answers those who measure the way.
-        shelf.serve(network);
-        let said = members.say(&profile, Load::default());
+        shelf.serve(network, intake);
+        let said = members.say(&held(&profile), Load::default());
         said.map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
         Ok(Self {
-            serving: serve(network, Arc::new(node), rules),
+            serving: serve(network, node, rules),
             members,
             _claim: claim,
             _shelf: shelf,
@@ -278,21 +360,30 @@ impl Lending {
         })
     }
 
+    /// What it says of itself.
+    fn profile(&self) -> NodeProfile {
+        held(&self.profile).clone()
+    }
+
     /// Tells the members what this machine does now, where that is news.
     fn tell(&self) {
-        let (served, state) = (self.serving.served(), *held(&self.state));
+        let served = self.serving.served();
+        let profile = NodeProfile {
+            state: *held(&self.state),
+            ..self.profile()
+        };
         let load = Load {
             sessions: u32::try_from(served.sessions).unwrap_or(u32::MAX),
             sessions_max: self.sessions_max.into(),
             tokens: served.tokens,
         };
         let mut told = held(&self.told);
-        if *told != Some((state, load)) {
-            *told = Some((state, load));
+        let news = Some((profile.clone(), load));
+        if *told != news {
+            *told = news;
             let profile = NodeProfile {
-                state,
                 queue: self.serving.queue(),
-                ..self.profile.clone()
+                ..profile
             };
             // What fitted at the start fits now.
             let _ = self.members.say(&profile, load);
@@ -343,7 +434,7 @@ fn lend(
     settings: &Settings,
     network: &Network,
     threads: usize,
-) -> Result<(Node, NodeProfile, Arc<Shelf>), Failure> {
+) -> Result<Start, Failure> {
     let shelf = Arc::new(Shelf::new(network.home()));
     let mut memory = Hardware::look().memory_available_bytes;
     if let Some(cap) = arguments.caps.memory {
@@ -369,7 +460,12 @@ fn lend(
             exactness: Exactness::Unknown,
             ..profile(arguments, network, speed, memory, vec![held])
         };
-        return Ok((node, profile, shelf));
+        return Ok(Start {
+            node,
+            profile,
+            shelf,
+            parts: None,
+        });
     }
     let (mut holds, mut speed, mut left) = (Vec::new(), None, memory);
     for name in &arguments.lent() {
@@ -398,25 +494,49 @@ fn lend(
             }
         }
     }
+    let parts = Parts {
+        how,
+        sessions: sessions.min(CONTEXTS),
+        settings: settings.clone(),
+        memory: Mutex::new(left),
+    };
+    let mut brought = Vec::new();
     for (model, layers) in arguments.fetch.iter().zip(arguments.layers) {
-        let part = fetch(network, &shelf, *model, layers)?;
-        let name = part_words(layers);
-        let mut opened = how.open_found(&name, part.found(), None, sessions.min(CONTEXTS), settings)?;
-        opened.options.memory = Some(left);
-        let engine = opened.try_load(Some(layers), Packing::AtLoad)?;
+        brought.push((fetch(network, &shelf, *model, layers)?, layers));
+    }
+    if arguments.accept_layers.is_some() {
+        // What was taken before is lent again. Of one model one part is, the first that lies there.
+        for part in shelf.shards()? {
+            let known = brought.iter().any(|(other, _)| other.model == part.model);
+            if !known && !holds.iter().any(|known: &Held| known.model == part.model) {
+                let layers = part.layers;
+                brought.push((part, layers));
+            }
+        }
+    }
+    for (part, layers) in brought {
+        let engine = parts.load(&part, layers)?;
         let measured = match &speed {
             Some(measured) => measured.clone(),
             None => asking::part_speed(&engine)?,
         };
         speed.get_or_insert(measured);
-        node = node.with(*model, Lent::of(&engine.worker()));
+        node = node.with(part.model, Lent::of(&engine.worker()));
         holds.push(Held {
-            model: *model,
+            model: part.model,
             layers,
         });
     }
     let speed = speed.ok_or_else(|| Failure::new(Exit::Usage, "there is no model to lend"))?;
-    Ok((node, profile(arguments, network, speed, memory, holds), shelf))
+    let mut profile = profile(arguments, network, speed, memory, holds);
+    let most = arguments.accept_layers.unwrap_or(0);
+    profile.caps.accepts_bytes = most.saturating_sub(shelf.brought_bytes());
+    Ok(Start {
+        node,
+        profile,
+        shelf,
+        parts: Some(parts),
+    })
 }
 
 fn profile(
@@ -437,7 +557,7 @@ fn profile(
         caps: arguments.caps.caps(),
         state: NodeState::Open,
         queue: Duration::ZERO,
-        price: Price::default(),
+        price: arguments.price.unwrap_or_default(),
     }
 }
 

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use heph_plan::{Decision, Digest, Record, ReplayError};
 use heph_runtime::desk::{Message, Prompt};
+use heph_runtime::files;
 use heph_runtime::settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::asking::{Asking, PlaceArguments, Sizes};
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -26,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "replay")]
     prompt: Option<String>,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long, default_value = "heph-story")]
+    #[arg(long, default_value = "heph-story", add = complete::model())]
     model: String,
     /// Tokens that the answer may have at most
     #[arg(long, value_name = "TOKENS")]
@@ -44,7 +46,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "record"])]
     replay: Option<PathBuf>,
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     #[command(flatten)]
     engine: EngineArguments,
 }
@@ -98,8 +100,9 @@ fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure>
         None => Prompt::Text(&question[0].content),
     };
     let tokens = prompt.tokens(asking.words())?;
+    asking.discretion().about([question[0].content.as_str()]);
     let (mode, sizes) = (arguments.place.mode.by_name(), Sizes::of(tokens.len()));
-    asking.plan(mode, sizes, arguments.max_tokens)
+    asking.plan_over(asking.cluster_that_takes(), mode, sizes, arguments.max_tokens)
 }
 
 /// A decision in a file: for people as JSON, and once more to the last bit, since numbers in JSON lose theirs on the way.
@@ -131,11 +134,7 @@ fn replay(path: &Path) -> Result<(Digest, Decision), Failure> {
             format!("{} is no record of a plan: {why}", path.display()),
         )
     };
-    let bytes = fs::metadata(path).map_err(|e| unreadable(&e))?.len();
-    if bytes > RECORD_BYTES_MAX {
-        return Err(unreadable(&"it is too long"));
-    }
-    let text = fs::read(path).map_err(|e| unreadable(&e))?;
+    let text = files::read(path, RECORD_BYTES_MAX)?;
     let kept: Kept = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
     let bytes = HEXLOWER
         .decode(kept.record.as_bytes())

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use heph_privacy::label::{Label, Level};
 use heph_privacy::policy::{self, Ask, Destination, Kind, Policies, Policy, Preset, Verdict};
+use heph_runtime::rules::Rules;
 use heph_runtime::settings::Settings;
 use serde::Serialize;
 
@@ -28,7 +30,7 @@ pub(crate) enum Command {
 /// The file, and how to answer.
 #[derive(Debug, clap::Args)]
 pub(crate) struct FileArgument {
-    /// The policy; policy.toml in HEPH's folder where it is missing
+    /// The policy; where it is missing, policy.toml in HEPH's folder
     file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -43,7 +45,7 @@ pub(crate) struct Explain {
     /// A preset in place of a file: local-only, own-devices, redact-then-remote, open
     #[arg(long, conflicts_with = "file", value_parser = word::<Preset>)]
     preset: Option<Preset>,
-    /// Where it would go: own, attested, provider, miner
+    /// Where it would go: own, attested, provider, edge, miner, relay or tool-server
     #[arg(long, value_parser = word::<Kind>)]
     to: Kind,
     /// Name of the place
@@ -122,9 +124,11 @@ fn check(argument: &FileArgument, settings: &Settings, out: &mut impl Write) -> 
 }
 
 fn explain(arguments: &Explain, settings: &Settings, out: &mut impl Write) -> Result<(), Failure> {
-    let policy = match arguments.preset {
-        Some(preset) => Policy::of(preset),
-        None => read(&arguments.policy, settings)?,
+    // Without a file or a preset: what counts on this machine, with its overlays and short rules, or where nobody wrote any.
+    let policies = match (arguments.preset, &arguments.policy.file) {
+        (Some(preset), _) => Arc::new(Policies::new(Policy::of(preset), Vec::new())),
+        (None, Some(_)) => Arc::new(Policies::new(read(&arguments.policy, settings)?, Vec::new())),
+        (None, None) => Rules::new(settings, &[]).now(&[]),
     };
     let base = Label::new(arguments.level, "level");
     let label = arguments
@@ -134,6 +138,7 @@ fn explain(arguments: &Explain, settings: &Settings, out: &mut impl Write) -> Re
     let to = Destination {
         kind: arguments.to,
         name: arguments.name.clone(),
+        id: String::new(),
         region: arguments.region.clone(),
         retention_days: arguments.retention_days,
     };
@@ -143,7 +148,7 @@ fn explain(arguments: &Explain, settings: &Settings, out: &mut impl Write) -> Re
         mode: &arguments.mode,
         credits: arguments.credits,
     };
-    let decision = Policies::new(policy, Vec::new()).decide(&ask);
+    let decision = policies.decide(&ask);
     if arguments.policy.json {
         return json(out, &decision);
     }

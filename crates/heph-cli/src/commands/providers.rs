@@ -6,7 +6,7 @@ use heph_net::secrets::{SecretError, Secrets};
 use heph_providers::{Address, Dialect, Limits, Pace, Provider, Rates, Region, Retention, Secret};
 use heph_runtime::providers::{BookError, Outside, ProviderBook};
 use heph_runtime::service::{Fate, ServiceError};
-use heph_runtime::settings::{Keys, Settings, keys};
+use heph_runtime::settings::{Keys, Settings};
 use heph_types::{Leaves, Role};
 use serde::Serialize;
 
@@ -113,7 +113,7 @@ fn pair(text: &str) -> Result<(f64, f64), String> {
     Ok((number(a)?, number(b)?))
 }
 
-fn rates(text: &str) -> Result<Rates, String> {
+pub(super) fn rates(text: &str) -> Result<Rates, String> {
     let (prompt, answer) = pair(text)?;
     Ok(Rates { prompt, answer })
 }
@@ -241,7 +241,7 @@ fn add(book: &mut ProviderBook, added: &Added, settings: &Settings) -> Result<()
     }
     book.add(provider.clone())?;
     if let Some(key) = key {
-        let wanted = keys().map(|keys| match keys {
+        let wanted = settings.keys.map(|keys| match keys {
             Keys::System => heph_net::secrets::Keeper::System,
             Keys::File => heph_net::secrets::Keeper::File,
         });

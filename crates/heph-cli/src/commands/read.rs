@@ -16,7 +16,9 @@ use heph_runtime::words::Words;
 use heph_types::NodeId;
 use serde::Serialize;
 
+use crate::arguments::count;
 use crate::asking::{Ask, Asked, PlaceArguments, Readers, ReliefArguments};
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::sampling::SamplingArguments;
@@ -50,13 +52,13 @@ pub(crate) struct Arguments {
     #[arg(long = "document", alias = "documents", value_name = "PATH")]
     documents: Vec<PathBuf>,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long, default_value = "heph-story")]
+    #[arg(long, default_value = "heph-story", add = complete::model())]
     model: String,
     /// Tokens of an answer, and of what is noted of a piece, at most
     #[arg(long, default_value_t = 200, value_name = "TOKENS")]
     max_tokens: usize,
     /// Tokens of a piece at most [default: what fits, up to 1024]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     piece: Option<NonZeroUsize>,
     /// Take the instruction as one, however many questions it holds
     #[arg(long)]
@@ -70,7 +72,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     sampling: SamplingArguments,
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     #[command(flatten)]
     relief: ReliefArguments,
     #[command(flatten)]
@@ -119,6 +121,10 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         return Err(Failure::new(Exit::Usage, "parts are read by whole machines")
             .hint("--mode auto, local or remote says which"));
     }
+    if let Some(name) = arguments.place.drafter() {
+        let sentence = format!("--draft {name}: nothing is guessed ahead where parts are read");
+        return Err(Failure::new(Exit::Usage, sentence).hint("leave --draft away"));
+    }
     let options = AnswerOptions {
         sampling: arguments.sampling.options()?,
         max_tokens: Some(arguments.max_tokens),
@@ -129,21 +135,34 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         true => vec![arguments.task.clone()],
         false => questions(&arguments.task),
     };
+    let mut texts = vec![arguments.task.as_str()];
+    texts.extend(document.as_deref());
     let ask = Ask {
         model: &arguments.model,
         engine: &arguments.engine,
         place: &arguments.place,
         relief: &arguments.relief,
         settings,
+        texts: &texts,
+        paths: &arguments.documents,
+        receipt: false,
     };
-    let readers = ask.readers()?;
-    let reading = reading(arguments, &readers, tasks, options)?;
+    let mut asked: Vec<String> = tasks.iter().cloned().chain(document.clone()).collect();
+    let mut readers = ask.readers(&mut asked)?;
+    arguments.sampling.check(&readers.words)?;
+    let told = document.as_ref().and_then(|_| asked.pop());
+    let reading = reading(arguments, &readers, asked, options)?;
     if arguments.explain {
-        explain(&reading, &readers, document.as_deref())?;
+        explain(&reading, &tasks, &readers, told.as_deref())?;
     }
     let began = Instant::now();
-    let (done, lines) = carried_out(arguments, document.as_deref(), &reading, readers)?;
-    let text = joined(&reading.tasks, &done.answers);
+    let pseudonyms = readers.pseudonyms.take();
+    let (mut done, lines) = carried_out(arguments, told.as_deref(), &reading, readers)?;
+    if let Some(pseudonyms) = &pseudonyms {
+        let answers = done.answers.iter_mut();
+        answers.for_each(|answer| *answer = pseudonyms.restore(answer));
+    }
+    let text = joined(&tasks, &done.answers);
     let mut degraded: Vec<&str> = done
         .notes
         .iter()
@@ -163,7 +182,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         }
         return Ok(writeln!(out, "{text}")?);
     }
-    let answered = reading.tasks.iter().zip(&done.answers);
+    let answered = tasks.iter().zip(&done.answers);
     let report = Report {
         text: &text,
         answers: answered
@@ -217,6 +236,10 @@ fn reading(
         return Err(Failure::new(Exit::Usage, sentence)
             .hint("a smaller --max-tokens, a shorter question or a larger --context makes room"));
     }
+    if let Some(piece) = arguments.piece.filter(|piece| piece.get() > room) {
+        let sentence = format!("--piece {piece}: beside this question and its answers {room} tokens fit");
+        return Err(Failure::new(Exit::Usage, sentence).hint("give a smaller --piece or a larger --context"));
+    }
     let piece = arguments.piece.map_or(PIECE_TOKENS_USUAL, NonZeroUsize::get);
     Ok(Reading {
         tasks,
@@ -249,7 +272,10 @@ fn carried_out(
     let desks = desks.into_iter().map(desk).collect();
     let bar = terminal::spinner();
     let mut step = |done: usize| {
-        bar.set_message(format!("{done} parts are done"));
+        bar.set_message(match done {
+            1 => "1 part is done".to_owned(),
+            done => format!("{done} parts are done"),
+        });
         if arguments.explain && bar.is_hidden() {
             // Where standard error is closed nobody wants to know.
             let _ = writeln!(io::stderr().lock(), "{done} parts are done");
@@ -288,9 +314,9 @@ fn joined(tasks: &[String], answers: &[String]) -> String {
     }
 }
 
-fn explain(reading: &Reading, readers: &Readers, document: Option<&str>) -> io::Result<()> {
+fn explain(reading: &Reading, tasks: &[String], readers: &Readers, document: Option<&str>) -> io::Result<()> {
     let mut out = io::stderr().lock();
-    for (at, task) in reading.tasks.iter().enumerate() {
+    for (at, task) in tasks.iter().enumerate() {
         let name = if at == 0 { "questions" } else { "" };
         writeln!(out, "{name:<12}{}", task.replace('\n', " "))?;
     }
@@ -305,6 +331,13 @@ fn explain(reading: &Reading, readers: &Readers, document: Option<&str>) -> io::
     for (at, alone) in readers.desks.iter().enumerate() {
         let name = if at == 0 { "readers" } else { "" };
         writeln!(out, "{name:<12}{}", alone.name)?;
+    }
+    if readers.pseudonyms.is_some() {
+        writeln!(
+            out,
+            "{:<12}people and doors are replaced before anybody reads",
+            "text"
+        )?;
     }
     for (name, why) in &readers.away {
         writeln!(out, "{:<12}{name}: {why}", "away")?;

@@ -94,7 +94,16 @@ fn show(out: &mut impl Write, verified: &Verified, signers: &[String]) -> Result
     let node = |n: u16| body.nodes.get(usize::from(n)).map_or("?", String::as_str);
     for place in &body.places {
         let ((t0, t1), (l0, l1)) = (place.tokens, place.layers);
-        writeln!(out, "  tokens {t0}-{t1}, layers {l0}-{l1}: {}", node(place.node))?;
+        let vouched = match verified.is_vouched_for(place.node) {
+            true => ", signed by it",
+            false if place.node == 0 => "",
+            false => ", by the word of the first signer",
+        };
+        writeln!(
+            out,
+            "  tokens {t0}-{t1}, layers {l0}-{l1}: {}{vouched}",
+            node(place.node)
+        )?;
     }
     for bytes in &body.bytes {
         writeln!(

@@ -1,8 +1,15 @@
 //! `heph run`: one question, one answer.
 
+mod shaped;
+
+use std::borrow::Cow;
+use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use heph_engine::retrieval::Citation;
+use heph_privacy::pseudonym::{Pseudonyms, Restorer};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
 use heph_runtime::preprocess::{Exposure, Preprocessed};
@@ -11,9 +18,11 @@ use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
 use serde::Serialize;
 
+use self::shaped::ShapeArguments;
 use super::tokenize::unreadable;
 use crate::about::{self, About, DocumentArguments};
-use crate::asking::{Ask, PlaceArguments, Ready, ReliefArguments, Sizes};
+use crate::asking::{Ask, PlaceArguments, Planned, Ready, ReliefArguments, Sizes};
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::explain;
 use crate::failure::{Exit, Failure};
@@ -26,7 +35,7 @@ pub(crate) struct Arguments {
     /// The question; standard input if there is none
     prompt: Option<String>,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long, default_value = "heph-story")]
+    #[arg(long, default_value = "heph-story", add = complete::model())]
     model: String,
     /// A system message
     #[arg(long, conflicts_with = "raw")]
@@ -46,12 +55,17 @@ pub(crate) struct Arguments {
     /// Say before the answer where it is computed and why, and after it what became of that
     #[arg(long)]
     explain: bool,
+    /// Write the receipt to this file, signed by this machine: `heph receipt verify FILE` reads it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
+    #[command(flatten)]
+    shape: ShapeArguments,
     #[command(flatten)]
     documents: DocumentArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
     #[command(flatten)]
-    place: PlaceArguments,
+    pub(super) place: PlaceArguments,
     #[command(flatten)]
     relief: ReliefArguments,
     #[command(flatten)]
@@ -66,8 +80,9 @@ struct Report<'a> {
     prompt_tokens: usize,
     answer_tokens: usize,
     load_s: f64,
-    prefill_tok_s: f64,
-    decode_tok_s: f64,
+    /// Nothing where nothing was computed.
+    prefill_tok_s: Option<f64>,
+    decode_tok_s: Option<f64>,
     /// Where it was planned: what became of the plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<Receipt>,
@@ -88,24 +103,32 @@ struct Report<'a> {
 /// Loads, answers, prints.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     let question = question(arguments.prompt.as_deref())?;
-    let options = AnswerOptions {
+    let mut options = AnswerOptions {
         sampling: arguments.sampling.options()?,
         max_tokens: Some(arguments.max_tokens),
         stops: arguments.stops.clone(),
     };
     let cancel = terminal::cancel_on_ctrl_c()?;
-    let about = about(&question, arguments, settings)?;
+    if arguments.shape.any() {
+        return shaped::run(&question, arguments, &options, &cancel, settings);
+    }
+    let mut about = about(&question, arguments, settings)?;
     let whole = about
         .as_ref()
-        .map_or(question.as_str(), |about| about.whole.as_str());
-    let size = |words: &Words| {
-        Ok(Sizes {
-            whole: tokens(words, whole, arguments)?,
-            excerpts: match &about {
-                Some(about) => Some(tokens(words, &about.chosen.upload.text, arguments)?),
-                None => None,
-            },
-        })
+        .map_or_else(|| question.clone(), |about| about.whole.clone());
+    let whole = whole.as_str();
+    let size = |words: &Words, context: usize| {
+        arguments.sampling.check(words)?;
+        let count = |text: &str| tokens(words, text, arguments);
+        let excerpts = match &mut about {
+            Some(about) => {
+                about.fit(&question, about::room(context, arguments.max_tokens), &count)?;
+                Some(count(&about.chosen.upload.text)?)
+            }
+            None => None,
+        };
+        let whole = count(whole)?;
+        Ok(Sizes { whole, excerpts })
     };
     let ask = Ask {
         model: &arguments.model,
@@ -113,6 +136,9 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         place: &arguments.place,
         relief: &arguments.relief,
         settings,
+        texts: &[arguments.system.as_deref().unwrap_or_default(), whole],
+        paths: &arguments.documents.documents,
+        receipt: arguments.receipt.is_some(),
     };
     let mut ready = ask.ready(options.max_tokens, size)?;
     let excerpts = about
@@ -120,25 +146,40 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         .filter(|_| ready.excerpts)
         .map(|about| &about.chosen);
     let asked = excerpts.map_or(whole, |chosen| chosen.upload.text.as_str());
-    let messages = messages(arguments.system.as_deref(), asked);
+    let mut texts = vec![arguments.system.clone().unwrap_or_default(), asked.to_owned()];
+    texts.append(&mut options.stops);
+    ready.replace(&mut texts)?;
+    options.stops = texts.split_off(2);
+    let (system, asked) = (texts[0].as_str(), texts[1].as_str());
+    let messages = messages(arguments.system.as_ref().map(|_| system), asked);
     let prompt = prompt(asked, &messages, arguments.raw);
     let exposure = excerpts.map(Preprocessed::exposure);
     if arguments.explain {
         explain_plan(&ready)?;
     }
     if let Some(exposure) = exposure.as_ref().filter(|_| !arguments.json) {
-        writeln!(io::stderr().lock(), "{exposure}\n")?;
+        let told = match ready.leaves() {
+            true => exposure.to_string(),
+            false => exposure.kept_here(),
+        };
+        writeln!(io::stderr().lock(), "{}\n", terminal::plain(&told))?;
     }
-    let answer = if arguments.json {
+    let mut answer = if arguments.json {
         ready.desk.answer(prompt, &options, &mut |_| {})?
     } else {
-        streamed(&mut ready.desk, prompt, &options, &cancel)?
+        let pseudonyms = ready.planned.as_ref().and_then(Planned::pseudonyms);
+        streamed(&mut ready.desk, prompt, &options, &cancel, pseudonyms)?
     };
+    ready.restore(&mut answer.text);
     let digest = ready
         .planned
         .as_ref()
         .map(|planned| planned.record.digest.to_string());
-    let receipt = ready.planned.as_mut().map(|planned| planned.settle(&answer));
+    let mut receipt = ready.planned.as_mut().map(|planned| planned.settle(&answer));
+    if let (Some(path), Some(receipt)) = (&arguments.receipt, &mut receipt) {
+        receipt.vouched = ready.desk.vouched();
+        write_receipt(path, receipt, settings)?;
+    }
     if let Some(receipt) = receipt.as_ref().filter(|_| arguments.explain && !arguments.json) {
         let mut out = io::stderr().lock();
         writeln!(out).and_then(|()| explain::write_receipt(&mut out, receipt))?;
@@ -151,8 +192,8 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             prompt_tokens: answer.prompt.len(),
             answer_tokens: answer.tokens.len(),
             load_s: ready.load_time.as_secs_f64(),
-            prefill_tok_s: answer.prefill_tok_s(),
-            decode_tok_s: answer.decode_tok_s(),
+            prefill_tok_s: (!answer.tokens.is_empty()).then(|| answer.prefill_tok_s()),
+            decode_tok_s: (answer.tokens.len() > 1).then(|| answer.decode_tok_s()),
             receipt,
             digest,
             exposure,
@@ -170,6 +211,21 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     } else {
         Ok(())
     }
+}
+
+/// Writes the receipt as text that this machine signed, with what others signed that they computed.
+fn write_receipt(path: &Path, receipt: &Receipt, settings: &Settings) -> Result<(), Failure> {
+    // A receipt has a name of its own: the moment and the process make it.
+    let id = format!("{} {:?}", std::process::id(), SystemTime::now());
+    let signed = receipt
+        .signed_below(&id, &settings.home)
+        .map_err(|error| Failure::new(Exit::No, format!("the receipt cannot be signed: {error}")))?;
+    fs::write(path, signed).map_err(|error| {
+        Failure::new(
+            Exit::Input,
+            format!("cannot write the receipt {}: {error}", path.display()),
+        )
+    })
 }
 
 /// The documents that the question is about, if it is about any.
@@ -232,19 +288,26 @@ fn messages(system: Option<&str>, question: &str) -> Vec<Message> {
         .collect()
 }
 
-/// Answers on standard output, word by word. Stops the answer when nobody reads any more.
+/// Answers on standard output, word by word, with pseudonyms turned back. Stops the answer when nobody reads any more.
 pub(crate) fn streamed(
     desk: &mut Desk,
     prompt: Prompt<'_>,
     options: &AnswerOptions,
     cancel: &Cancel,
+    pseudonyms: Option<&Pseudonyms>,
 ) -> Result<Answer, Failure> {
     let mut out = io::stdout().lock();
+    let watched = out.is_terminal();
     let (mut written, mut begun) = (Ok(()), false);
+    let mut restorer = pseudonyms.map(Restorer::new);
     let mut write = |text: &str| {
         begun = true;
+        let restored = restorer.as_mut().map(|restorer| restorer.push(text));
+        let text = restored.as_deref().unwrap_or(text);
         if written.is_ok() {
-            written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            written = out
+                .write_all(shown(text, watched).as_bytes())
+                .and_then(|()| out.flush());
             if written.is_err() {
                 cancel.raise();
             }
@@ -252,6 +315,9 @@ pub(crate) fn streamed(
     };
     let answer = desk.answer(prompt, options, &mut write);
     written?;
+    if let Some(restorer) = &mut restorer {
+        out.write_all(shown(&restorer.finish(), watched).as_bytes())?;
+    }
     if begun {
         writeln!(out)?;
     }
@@ -262,6 +328,14 @@ pub(crate) fn streamed(
         let _ = writeln!(io::stderr().lock(), "{}", style.dim(given_up));
     }
     Ok(answer)
+}
+
+/// What a model writes steers no terminal that is watched; a file or a pipe gets its bytes.
+fn shown(text: &str, watched: bool) -> Cow<'_, str> {
+    match watched {
+        true => terminal::plain(text),
+        false => Cow::Borrowed(text),
+    }
 }
 
 fn write_json(report: &Report<'_>) -> Result<(), Failure> {

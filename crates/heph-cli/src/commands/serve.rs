@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heph_gateway::{
-    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Tls,
-    TlsError, TokenError,
+    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Standing,
+    Tls, TlsError, TokenError,
 };
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -17,13 +17,17 @@ use heph_net::picture;
 use heph_runtime::bundled;
 use heph_runtime::settings::Settings;
 
+use crate::arguments::count;
 use crate::caps;
+use crate::complete;
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 use crate::machine;
 use crate::terminal;
+use standing::{Attached, Socket};
 
 pub(super) mod met;
+mod standing;
 
 /// How often the wish to stop is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -35,7 +39,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "127.0.0.1:11500", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
-    #[arg(long, default_value = bundled::STORY.name)]
+    #[arg(long, default_value = bundled::STORY.name, add = complete::model())]
     model: String,
     /// Ask for no token; only where nobody but this machine can come
     #[arg(long)]
@@ -53,19 +57,19 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Answers that run together
-    #[arg(long, default_value_t = NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN), value_name = "ANSWERS")]
+    #[arg(long, default_value_t = NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN), value_name = "ANSWERS", value_parser = count)]
     parallel: NonZeroUsize,
     /// Answers that wait for a place; one more is told to come later
     #[arg(long, default_value_t = 512, value_name = "ANSWERS")]
     waiting: usize,
     /// Threads to compute with [default: one per core]
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     threads: Option<NonZeroUsize>,
     /// How keys and values are stored: f32, f16, q8_0
-    #[arg(long, default_value = "f16", value_parser = str::parse::<KvFormat>)]
+    #[arg(long, default_value = "f16", value_parser = complete::kv(), hide_possible_values = true)]
     kv: KvFormat,
     /// Tokens of a conversation [default: what the model was made for, up to 8192]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     context: Option<NonZeroUsize>,
     /// Memory for caches of earlier prompts, or off [default: up to 512 MiB of what answers under way leave]
     #[arg(long, value_name = "SIZE", value_parser = room)]
@@ -79,6 +83,15 @@ pub(crate) struct Arguments {
     /// Give answers again to questions that are alike, of which so many may be wrong at most, as in 2%
     #[arg(long, value_name = "BOUND", value_parser = bound)]
     semantic_cache: Option<Bound>,
+    /// Say where it is as a JSON object, a line of its own
+    #[arg(long)]
+    json: bool,
+    /// Where a door of this home folder is open on this machine, say where, and take its place when it closes
+    #[arg(long, requires = "json")]
+    attach: bool,
+    /// Listen on the socket that is standard input, and end with the program of this number, which began this one
+    #[arg(long, hide = true, requires = "json", value_name = "PROCESS")]
+    inherited: Option<u32>,
 }
 
 /// A share below one half, as people write it.
@@ -107,11 +120,17 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     };
     let tls = certificate(arguments, settings)?;
     let cancel = terminal::cancel_on_ctrl_c()?;
+    let stop = || cancel.is_raised() || arguments.inherited.is_some_and(standing::is_gone);
+    let door = standing::door(arguments, settings, token.as_deref(), stop)?;
     let engine = EngineArguments {
         threads: arguments.threads.map(NonZeroUsize::get),
         context: arguments.context,
         ..EngineArguments::with_kv(arguments.kv)
     };
+    if arguments.context.is_some() {
+        // A context that the model does not have is told before anything listens.
+        engine.open(&arguments.model, None, 1, settings)?;
+    }
     let options = Options {
         model: arguments.model.clone(),
         choice: EngineChoice {
@@ -138,11 +157,27 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         machines: Some(Arc::new(met::Met::new(&arguments.model, engine, settings))),
         tls: tls.clone(),
     };
-    let server = Server::open(arguments.listen, options)?;
+    let server = match door.socket {
+        Socket::Inherited(listener) => Server::on(listener, options)?,
+        Socket::At(address) => Server::open(address, options)?,
+    };
     let address = server.address()?;
-    tell(&arguments.model, address, token.as_deref(), tls.as_ref())?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let standing = Standing {
+        address: format!("{scheme}://{address}"),
+        model: arguments.model.clone(),
+        auth: token.is_some(),
+        pid: std::process::id(),
+    };
+    if let Some(claim) = &door.claim {
+        claim.tell(&standing)?;
+    }
+    match arguments.json {
+        true => standing::say(&standing, token.as_deref(), Attached::No)?,
+        false => tell(&arguments.model, address, token.as_deref(), tls.as_ref())?,
+    }
     server.run(async move {
-        while !cancel.is_raised() {
+        while !stop() {
             heph_gateway::pause(LOOK_EVERY).await;
         }
     });

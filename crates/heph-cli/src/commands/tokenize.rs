@@ -7,13 +7,14 @@ use heph_runtime::open;
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
 
+use crate::complete;
 use crate::failure::{Exit, Failure};
 
 /// Turn NUL-terminated texts on standard input into lines of token ids.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file (a vocabulary is enough), or a Hugging Face folder
-    #[arg(long)]
+    #[arg(long, add = complete::model())]
     model: String,
     /// 1 adds the tokens that the model expects around a text
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1), default_value_t = 1)]
@@ -39,8 +40,20 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let mut input = Vec::new();
     io::stdin().lock().read_to_end(&mut input).map_err(unreadable)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    for text in texts(&input) {
-        let ids = words.tokenizer.encode(&String::from_utf8_lossy(text), add, parse);
+    for (number, text) in texts(&input).enumerate() {
+        let text = std::str::from_utf8(text).map_err(|error| {
+            let (number, at) = (number + 1, error.valid_up_to());
+            let sentence = format!("text {number} is not UTF-8 from its byte {at} on");
+            Failure::new(Exit::Input, sentence).hint("texts end with a NUL each, and are written in UTF-8")
+        });
+        let text = match text {
+            Ok(text) => text,
+            Err(failure) => {
+                out.flush()?;
+                return Err(failure);
+            }
+        };
+        let ids = words.tokenizer.encode(text, add, parse);
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
         writeln!(out, "{}", ids.join(" "))?;
     }

@@ -240,6 +240,130 @@ fn every_mode_through_every_api_says_the_same_words() {
     assert_eq!(there["usage"], here["usage"]);
 }
 
+/// One conversation through a door: its turns, and what each answer said of itself.
+struct Talk<'a> {
+    door: &'a DoorProcess,
+    messages: Vec<Value>,
+    said: Vec<Value>,
+}
+
+impl<'a> Talk<'a> {
+    fn new(door: &'a DoorProcess) -> Self {
+        Self {
+            door,
+            messages: Vec::new(),
+            said: Vec::new(),
+        }
+    }
+
+    /// Asks, and returns how many tokens of the prompt were there already.
+    fn asks(&mut self, question: &str, user: &str, heph: &Value) -> u64 {
+        let question = format!("{question} What did the little fox say of it to all of its friends?");
+        self.messages.push(json!({ "role": "user", "content": question }));
+        let said = self.door.post(
+            "/v1/chat/completions",
+            &json!({ "messages": self.messages, "max_tokens": 12, "temperature": 0, "user": user, "heph": heph }),
+        );
+        self.messages.push(said["choices"][0]["message"].clone());
+        let there = said["usage"]["prompt_tokens_details"]["cached_tokens"].clone();
+        assert_eq!(said["heph"]["receipt"]["cached_tokens"], there, "{said}");
+        self.said.push(said);
+        there.as_u64().unwrap()
+    }
+
+    /// Who computed what for the answer of this turn.
+    fn places(&self, turn: usize) -> Vec<(Value, Value)> {
+        let places = self.said[turn]["heph"]["receipt"]["places"].as_array().unwrap();
+        let place = |place: &Value| (place["node"].clone(), place["layers"].clone());
+        places.iter().map(place).collect()
+    }
+
+    fn prompt_tokens(&self, turn: usize) -> u64 {
+        self.said[turn]["usage"]["prompt_tokens"].as_u64().unwrap()
+    }
+
+    fn words(&self) -> Vec<&Value> {
+        let answers = self.messages.iter().skip(1).step_by(2);
+        answers.map(|message| &message["content"]).collect()
+    }
+}
+
+const QUESTIONS: [&str; 3] = [
+    "Tell me about a boat.",
+    "Tell me about a hill.",
+    "Tell me about a bell.",
+];
+
+#[test]
+fn a_conversation_that_goes_on_elsewhere_pays_for_its_new_part_alone() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let mut alone = Talk::new(&door);
+    for question in QUESTIONS {
+        alone.asks(question, "ann", &json!({ "mode": "local" }));
+    }
+    for mode in ["remote", "layered", "speculative", "layered-speculative"] {
+        let heph = json!({ "mode": mode });
+        let mut talk = Talk::new(&door);
+        for (turn, question) in QUESTIONS.iter().enumerate() {
+            let there = talk.asks(question, "ann", &heph);
+            let goes_on = turn > 0 && talk.places(turn) == talk.places(turn - 1);
+            // Another split of the layers is another line, which begins with nothing.
+            match goes_on {
+                true => assert!(
+                    there >= talk.prompt_tokens(turn - 1),
+                    "{mode}, turn {turn}: {there}"
+                ),
+                false => assert_eq!(there, 0, "{mode}, turn {turn}"),
+            }
+            assert!(goes_on || turn == 0 || mode != "remote", "there is one such plan");
+        }
+        assert_eq!(talk.words(), alone.words(), "{mode}");
+        // What went there was the new part alone, and the node signed for all of it.
+        if mode == "remote" {
+            let id = talk.said[2]["heph"]["receipt_id"].as_str().unwrap();
+            let (status, _, signed) =
+                door.ask("GET", &format!("/heph/v1/receipts/{id}/signed"), &Value::Null, "");
+            assert_eq!(status, 200, "{signed}");
+            let file = desk.0.path().join("signed");
+            std::fs::write(&file, signed).unwrap();
+            let read = desk.output(&["receipt", "verify", file.to_str().unwrap()]);
+            let read = String::from_utf8_lossy(&read.stdout).into_owned();
+            assert!(read.contains("signed by it"), "{read}");
+        }
+        // Nobody else meets what she left.
+        let there = Talk::new(&door).asks(QUESTIONS[0], "bob", &heph);
+        assert_eq!(there, 0, "{mode}");
+    }
+}
+
+#[test]
+fn no_label_meets_what_another_left_elsewhere() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let plain = json!({ "mode": "remote" });
+    let mut talk = Talk::new(&door);
+    talk.asks(QUESTIONS[0], "ann", &plain);
+    let mut go_on = |question: &str, heph: &Value| {
+        let before = talk.messages.clone();
+        let there = talk.asks(question, "ann", heph);
+        (there, std::mem::replace(&mut talk.messages, before))
+    };
+    // As many as rest beside the first.
+    for other in [
+        json!({ "mode": "remote", "privacy": "private" }),
+        json!({ "mode": "remote", "labels": ["salaries"] }),
+    ] {
+        assert_eq!(go_on(QUESTIONS[1], &other).0, 0, "{other}");
+    }
+    // What is found in a text is a label, too.
+    assert_eq!(go_on("Write to ann.lee@example.org.", &plain).0, 0);
+    // What the first question left is there all the same.
+    assert!(go_on(QUESTIONS[1], &plain).0 > 0);
+}
+
 #[test]
 fn a_node_killed_in_the_middle_of_a_stream_changes_no_byte() {
     for mode in ["remote", "layered"] {
@@ -329,6 +453,25 @@ fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
     let shaped =
         json!({ "prompt": "x", "response_format": { "type": "json_object" }, "heph": { "mode": "remote" } });
     refused(&door, &shaped, "mode_unavailable");
+    // Where nobody is named, this machine answers, and the receipt says why no other was asked.
+    for asks in [
+        json!({ "response_format": { "type": "json_object" } }),
+        json!({ "logprobs": 1 }),
+    ] {
+        let mut whole = body(json!({ "mode": "auto" }));
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(asks.as_object().unwrap().clone());
+        let receipt = door.post("/v1/completions", &whole)["heph"]["receipt"].clone();
+        assert_eq!(receipt["mode"], "local", "{receipt}");
+        assert!(
+            receipt["degraded"]
+                .to_string()
+                .contains("Other machines were not asked"),
+            "{receipt}"
+        );
+    }
     // A deadline ends the answer with what there is, wherever it is made.
     let mut long = endless(900);
     (long["prompt"], long["heph"]) = (json!("Once"), json!({ "mode": "layered", "deadline_ms": 1 }));

@@ -5,7 +5,7 @@ use super::*;
 /// What of a file lies on the disk: its holes take nothing.
 fn bytes_on_disk(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let files = std::fs::read_dir(folder).unwrap().flatten();
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let bytes = files.map(|file| match file.metadata().unwrap() {
         about if about.is_dir() => bytes_on_disk(&file.path()),
         about => about.blocks() * 512,
@@ -49,6 +49,46 @@ fn a_machine_without_the_file_serves_layers_after_fetching_only_theirs() {
         plain["text"]
     );
     drop(again);
+}
+
+#[test]
+fn a_machine_takes_the_layers_that_a_plan_needs_there_and_no_more_than_it_allows() {
+    let all = ["--accept-layers", "1GB"];
+    let node = NodeProcess::start_more(Home::new(), "taker", "127.0.0.1:0", &all);
+    let desk = Home::with(&[&node]);
+    // The bundled draft model is lent by nobody; a person that wants it shared has it sent.
+    let model = ["--model", "heph-story-draft"];
+    let plan = desk.json(&[&["plan", "hello", "--mode", "layered", "--json"][..], &model].concat());
+    let stages = plan["plan"]["stages"].as_array().unwrap();
+    let sent = |stage: &serde_json::Value| stage["send_bytes"].as_u64().unwrap();
+    assert!(stages.iter().any(|stage| sent(stage) > 0), "{stages:?}");
+    assert_eq!(
+        bytes_on_disk(&node.home.0.path().join("shards")),
+        0,
+        "a plan sends nothing"
+    );
+    let ask = |mode: &str| desk.answer(mode, &model);
+    let (plain, split) = (ask("local"), ask("layered"));
+    assert_eq!(split["text"], plain["text"]);
+    let places = split["receipt"]["places"].as_array().unwrap();
+    assert!(places.iter().any(|place| place["name"] == "taker"), "{places:?}");
+    let taken = bytes_on_disk(&node.home.0.path().join("shards"));
+    assert!(taken > 0);
+    // The next question finds them there, and so does one after a new start.
+    assert_eq!(ask("layered")["text"], plain["text"]);
+    let (home, listen) = node.stopped();
+    let again = NodeProcess::start_more(home, "taker", &listen, &all);
+    assert_eq!(ask("layered")["text"], plain["text"]);
+    assert!(bytes_on_disk(&again.home.0.path().join("shards")) >= taken);
+    drop(again);
+
+    // Who takes less is not planned with for more.
+    let little = ["--accept-layers", "1KB"];
+    let little = NodeProcess::start_more(Home::new(), "little", "127.0.0.1:0", &little);
+    let desk = Home::with(&[&little]);
+    let (code, said) = desk.fails(&[&["plan", "hello", "--mode", "layered"][..], &model].concat());
+    assert!(code != 0 && said.contains("no plan is possible"), "{said}");
+    assert_eq!(bytes_on_disk(&little.home.0.path().join("shards")), 0);
 }
 
 #[test]

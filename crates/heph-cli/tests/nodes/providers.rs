@@ -319,3 +319,96 @@ fn the_list_is_kept_and_its_keys_are_shown_to_nobody() {
         .unwrap();
     assert!(!rest.contains("m-1"), "{rest}");
 }
+
+/// A picture of one point.
+const PNG: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
+
+#[test]
+fn a_picture_goes_to_a_provider_where_the_rules_let_it_and_to_no_model_of_this_house() {
+    let (url, heard) = play(vec![Act::Pieces(story(), 50)]);
+    let home = home(&url, &["--allow", "--price", "100,1000"]);
+    let door = DoorProcess::start(&home, &[], &[]);
+    let address = format!("data:image/png;base64,{PNG}");
+    let chat = |url: &str| {
+        json!([{ "role": "user", "content": [
+        { "type": "text", "text": "What is this?" }, { "type": "image_url", "image_url": { "url": url } },
+    ] }])
+    };
+    let block = json!([{ "type": "text", "text": "What is this?" },
+        { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": PNG } }]);
+    let input = json!([{ "role": "user", "content": [
+        { "type": "input_text", "text": "What is this?" }, { "type": "input_image", "image_url": address },
+    ] }]);
+    let cases = [
+        ("/v1/chat/completions", json!({ "messages": chat(&address) })),
+        ("/v1/responses", json!({ "input": input })),
+        (
+            "/v1/messages",
+            json!({ "messages": [{ "role": "user", "content": block }], "max_tokens": 50 }),
+        ),
+        (
+            "/api/chat",
+            json!({ "messages": [{ "role": "user", "content": "What is this?", "images": [PNG] }], "stream": false }),
+        ),
+        (
+            "/api/generate",
+            json!({ "prompt": "What is this?", "images": [PNG], "stream": false }),
+        ),
+    ];
+    for (path, mut body) in cases {
+        // The bundled model reads words alone, and says so.
+        let (status, _, text) = door.ask("POST", path, &body, "");
+        assert!(
+            status == 400 && text.contains("heph-story reads no pictures"),
+            "{path}: {status} {text}"
+        );
+        body["model"] = json!("mock/m-1");
+        door.post(path, &body);
+        let (_, sent) = heard.lock().unwrap().last().unwrap().clone();
+        assert!(
+            sent.contains(&address) && sent.contains("What is this?"),
+            "{path}: {sent}"
+        );
+    }
+    let told = heard.lock().unwrap().len();
+    let refused = |messages: Value, more: Value, status: u16, word: &str| {
+        let mut body = json!({ "model": "mock/m-1", "messages": messages });
+        body["heph"] = more;
+        let (code, _, text) = door.ask("POST", "/v1/chat/completions", &body, "");
+        assert!(code == status && text.contains(word), "{body}: {code} {text}");
+        assert_eq!(heard.lock().unwrap().len(), told, "nothing left");
+    };
+    refused(
+        chat("https://pictures.example/a.png"),
+        json!({}),
+        400,
+        "this door fetches none",
+    );
+    refused(
+        chat("data:image/png;base64,aGVwaA=="),
+        json!({}),
+        400,
+        "PNG, JPEG, GIF or WebP",
+    );
+    refused(
+        chat(&address),
+        json!({ "max_price": 5 }),
+        400,
+        "for a picture is not known",
+    );
+    refused(
+        json!([{ "role": "system", "content": chat(&address)[0]["content"] }]),
+        json!({}),
+        400,
+        "of a user may",
+    );
+    // What may leave with pseudonyms only stays: nobody finds a name in a picture.
+    std::fs::write(
+        home.0.path().join("policy.toml"),
+        "version = 1\npreset = \"redact-then-remote\"\n",
+    )
+    .unwrap();
+    refused(chat(&address), json!({}), 403, "");
+    drop(door);
+}

@@ -1,17 +1,17 @@
 //! Filters, tests and functions of Jinja2 that the template engine lacks or answers otherwise.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::filters as builtin;
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Kwargs, Object, Rest, Tuple, ValueKind, ValueOrKwargs};
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::methods::is_space;
-use super::source::{ITERATED, PERCENT, PLUS};
-use super::{json, python};
+use super::source::{HELD, ITERATED, KEPT, PERCENT, PLUS};
+use super::{OUTPUT_MAX, json, python};
 
 /// Adds them to `environment`.
 pub(super) fn add(environment: &mut Environment<'_>) {
@@ -32,13 +32,25 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
     environment.add_filter("dictsort", dictsort);
     environment.add_filter("indent", indent);
-    environment.add_filter("wordcount", |value: &Value| word_count(&python::text(value)));
+    environment.add_filter("wordcount", |state: &mut State<'_, '_>, value: &Value| {
+        read(state, value).map(|text| word_count(&text))
+    });
     environment.add_filter("center", center);
     environment.add_filter("truncate", truncate);
-    environment.add_filter("striptags", |value: &Value| strip_tags(&python::text(value)));
+    environment.add_filter("striptags", |state: &mut State<'_, '_>, value: &Value| {
+        read(state, value).map(|text| strip_tags(&text))
+    });
     environment.add_filter("urlencode", |value: &Value| url_encode(&python::text(value)));
     add_lazy(environment);
-    environment.add_filter(ITERATED, iterated);
+    environment.add_filter(ITERATED, |state: &mut State<'_, '_>, value: Value| {
+        kept(state, iterated(value)?, HoldsNamespaces::Yes)
+    });
+    environment.add_filter(KEPT, |state: &mut State<'_, '_>, value: Value| {
+        kept(state, value, HoldsNamespaces::Yes)
+    });
+    environment.add_filter(HELD, |state: &mut State<'_, '_>, value: Value| {
+        kept(state, value, HoldsNamespaces::No)
+    });
     environment.add_filter(PLUS, plus);
     environment.add_filter(PERCENT, percent);
     environment.add_test("iterable", |value: &Value| iterable(value));
@@ -62,30 +74,30 @@ pub(super) fn add(environment: &mut Environment<'_>) {
 fn add_lazy(environment: &mut Environment<'_>) {
     type Args = Rest<ValueOrKwargs>;
     environment.add_filter("map", |state: &mut State<'_, '_>, value: Value, args: Args| {
-        builtin::map(state, value, args).map(lazy)
+        lazy(builtin::map(state, value, args)?, state)
     });
     environment.add_filter(
         "select",
         |state: &mut State<'_, '_>, value: Value, test: Test<'_>, args: Args| {
-            builtin::select(state, value, test, args).map(lazy)
+            lazy(builtin::select(state, value, test, args)?, state)
         },
     );
     environment.add_filter(
         "reject",
         |state: &mut State<'_, '_>, value: Value, test: Test<'_>, args: Args| {
-            builtin::reject(state, value, test, args).map(lazy)
+            lazy(builtin::reject(state, value, test, args)?, state)
         },
     );
     environment.add_filter(
         "selectattr",
         |state: &mut State<'_, '_>, value: Value, attribute: Cow<'_, str>, test: Test<'_>, args: Args| {
-            builtin::selectattr(state, value, attribute, test, args).map(lazy)
+            lazy(builtin::selectattr(state, value, attribute, test, args)?, state)
         },
     );
     environment.add_filter(
         "rejectattr",
         |state: &mut State<'_, '_>, value: Value, attribute: Cow<'_, str>, test: Test<'_>, args: Args| {
-            builtin::rejectattr(state, value, attribute, test, args).map(lazy)
+            lazy(builtin::rejectattr(state, value, attribute, test, args)?, state)
         },
     );
 }
@@ -93,14 +105,142 @@ fn add_lazy(environment: &mut Environment<'_>) {
 /// Name of a test, or nothing for truth.
 type Test<'a> = Option<Cow<'a, str>>;
 
-fn lazy(items: Vec<Value>) -> Value {
-    Value::make_one_shot_iterator(items.into_iter())
+/// Items that can be gone through once.
+#[derive(Debug)]
+struct Lazy {
+    items: Mutex<std::vec::IntoIter<Value>>,
+    /// How deeply they are nested.
+    depth: usize,
+}
+
+fn lazy(items: Vec<Value>, state: &State<'_, '_>) -> Result<Value, Error> {
+    let mut walk = Walk::new(state, HoldsNamespaces::Yes);
+    let depth = walk.deepest(items.iter().cloned(), 0)?;
+    walk.pay(state)?;
+    let items = Mutex::new(items.into_iter());
+    Ok(Value::from_object(Lazy { items, depth }))
+}
+
+impl Object for Lazy {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let this = Arc::clone(self);
+        Enumerator::Iter(Box::new(std::iter::from_fn(move || {
+            this.items.lock().unwrap_or_else(PoisonError::into_inner).next()
+        })))
+    }
+}
+
+/// How deeply a value may be nested: deeper than JSON that comes in and values that templates make, and shallow enough
+/// that comparing, hashing and dropping it by recursion takes a small part of any stack.
+const DEPTH_MAX: usize = 200;
+
+/// Items of a list that is kept or gone through: more than any conversation has messages. Joined lists are lazy, and twice
+/// as long with each sum.
+const ITEMS_MAX: usize = 200_000;
+
+/// Values looked at for a unit of fuel.
+const LOOKS_PER_FUEL: u64 = 4;
+
+/// Whether what is kept may hold a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HoldsNamespaces {
+    Yes,
+    No,
+}
+
+/// A walk through a value, to know how deep it is.
+struct Walk {
+    looks: u64,
+    /// Looks that the template's fuel pays for.
+    most: u64,
+    holds: HoldsNamespaces,
+}
+
+impl Walk {
+    fn new(state: &State<'_, '_>, holds: HoldsNamespaces) -> Self {
+        let left = state.fuel_levels().map_or(u64::MAX, |(_, left)| left);
+        Self {
+            looks: 0,
+            most: left.saturating_mul(LOOKS_PER_FUEL),
+            holds,
+        }
+    }
+
+    /// How deep `value` is, at `depth` of what is looked at.
+    fn depth(&mut self, value: &Value, depth: usize) -> Result<usize, Error> {
+        self.looks += 1;
+        if self.looks > self.most {
+            return Err(Error::from(ErrorKind::OutOfFuel));
+        }
+        let Some(object) = value.as_object() else {
+            return Ok(depth);
+        };
+        if self.holds == HoldsNamespaces::No && object.type_name().ends_with("::Namespace") {
+            return Err(wrong("a namespace cannot hold a namespace".to_owned()));
+        }
+        if depth >= DEPTH_MAX {
+            return Err(wrong("the value is nested too deeply".to_owned()));
+        }
+        if let Some(lazy) = object.downcast_ref::<Lazy>() {
+            return match depth + 1 + lazy.depth {
+                deep if deep > DEPTH_MAX => Err(wrong("the value is nested too deeply".to_owned())),
+                deep => Ok(deep),
+            };
+        }
+        if let Some(cycler) = object.downcast_ref::<Cycler>() {
+            return self.deepest(cycler.items.iter().cloned(), depth + 1);
+        }
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable if value.len().is_some_and(|len| len > ITEMS_MAX) => {
+                Err(wrong(format!("a list has more than {ITEMS_MAX} items")))
+            }
+            ValueKind::Seq | ValueKind::Iterable => self.deepest(value.try_iter()?, depth + 1),
+            ValueKind::Map => {
+                let items = value
+                    .try_iter()?
+                    .map(|key| value.get_item(&key).unwrap_or_default());
+                self.deepest(items, depth + 1)
+            }
+            _ => Ok(depth),
+        }
+    }
+
+    fn deepest(&mut self, items: impl Iterator<Item = Value>, depth: usize) -> Result<usize, Error> {
+        let mut deepest = depth;
+        for item in items {
+            deepest = deepest.max(self.depth(&item, depth)?);
+        }
+        Ok(deepest)
+    }
+
+    fn pay(&self, state: &State<'_, '_>) -> Result<(), Error> {
+        state.consume_fuel(self.looks / LOOKS_PER_FUEL)
+    }
+}
+
+/// `value` if it is not nested too deeply.
+fn kept(state: &State<'_, '_>, value: Value, holds: HoldsNamespaces) -> Result<Value, Error> {
+    let mut walk = Walk::new(state, holds);
+    walk.depth(&value, 0)?;
+    walk.pay(state)?;
+    Ok(value)
 }
 
 /// Python's `left + right` where one may be marked safe: then what is not is escaped, even though nothing
 /// else is.
 fn plus(left: Value, right: Value) -> Result<Value, Error> {
     use ValueKind::{Number, Seq, String};
+    short(
+        [&left, &right]
+            .iter()
+            .filter_map(|value| value.as_str())
+            .map(str::len)
+            .sum(),
+    )?;
     match (left.kind(), right.kind()) {
         (String, String) if left.is_safe() != right.is_safe() => {
             Ok(Value::from_safe_string(escape(&left) + &escape(&right)))
@@ -141,6 +281,20 @@ fn iterated(value: Value) -> Result<Value, Error> {
 
 /// Python's `template % values`.
 fn percent(template: &str, values: Value) -> Result<String, Error> {
+    narrow(template, '%')?;
+    let length = |value: Value| value.as_str().map_or(0, str::len);
+    let texts: usize = match values.kind() {
+        // Each value stands in the text as often as its key is asked for.
+        ValueKind::Map => {
+            let items = values
+                .try_iter()?
+                .map(|key| length(values.get_item(&key).unwrap_or_default()));
+            items.sum::<usize>().saturating_mul(template.matches('%').count())
+        }
+        ValueKind::Seq => values.try_iter()?.map(length).sum(),
+        _ => length(values.clone()),
+    };
+    short(template.len().saturating_add(texts))?;
     match values.downcast_object_ref::<Tuple>() {
         Some(_) => format(
             FormatStyle::Printf,
@@ -151,10 +305,57 @@ fn percent(template: &str, values: Value) -> Result<String, Error> {
     }
 }
 
-fn trim(value: &Value, chars: Option<String>) -> String {
+/// Refuses a text to be formatted that has too many fields, or one wider than any is. Fields begin with `mark`: `%`, or `{`.
+pub(super) fn narrow(template: &str, mark: char) -> Result<(), Error> {
+    let mut fields = template.split(mark).skip(1);
+    let part_of_field = |c: char| match mark {
+        '%' => "#0- +.*".contains(c) || c.is_ascii_digit(),
+        _ => c != '}',
+    };
+    let wide = |field: &str| {
+        let end = field.find(|c| !part_of_field(c)).unwrap_or(field.len());
+        let numbers = field[..end].split(|c: char| !c.is_ascii_digit());
+        let mut digits = numbers.map(|digits| digits.trim_start_matches('0').len());
+        digits.any(|digits| digits > WIDTH_DIGITS) || (mark == '%' && field[..end].contains('*'))
+    };
+    match template.matches(mark).count() > FIELDS_MAX || fields.any(wide) {
+        true => Err(wrong(
+            "a text is formatted with too many or too wide fields".to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Digits of the widest field that formatting makes: 9,999 places.
+const WIDTH_DIGITS: usize = 4;
+
+/// Fields of one text that is formatted.
+const FIELDS_MAX: usize = 1_000;
+
+/// Refuses what would be longer than any text of a template.
+pub(super) fn short(bytes: usize) -> Result<(), Error> {
+    match bytes > OUTPUT_MAX {
+        true => Err(wrong("the text is too long".to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// `value` as text, paid for where it is made for this.
+fn read(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     let text = python::text(value);
+    if value.as_str().is_none() {
+        state.consume_fuel((text.len() / BYTES_PER_FUEL) as u64)?;
+    }
+    Ok(text)
+}
+
+/// Bytes of text that a unit of fuel pays for.
+pub(super) const BYTES_PER_FUEL: usize = 64;
+
+fn trim(state: &mut State<'_, '_>, value: &Value, chars: Option<String>) -> Result<String, Error> {
+    let text = read(state, value)?;
     let goes = |c: char| chars.as_ref().map_or_else(|| is_space(c), |set| set.contains(c));
-    text.trim_matches(goes).to_owned()
+    Ok(text.trim_matches(goes).to_owned())
 }
 
 /// Each word from its first letter on; words end at spaces, hyphens and brackets.
@@ -256,7 +457,12 @@ fn escape(value: &Value) -> String {
     escaped.collect()
 }
 
-fn dictsort(map: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+fn dictsort(
+    state: &mut State<'_, '_>,
+    map: &Value,
+    args: Rest<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
     let argument = |at: usize, name: &str| -> Result<Option<Value>, Error> {
         Ok(args.get(at).cloned().or(kwargs.get::<Option<Value>>(name)?))
     };
@@ -270,6 +476,7 @@ fn dictsort(map: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Err
             map.kind()
         )));
     }
+    state.consume_fuel(map.len().unwrap_or_default() as u64)?;
     let mut entries = Vec::new();
     for key in map.try_iter()? {
         entries.push((key.clone(), map.get_item(&key)?));
@@ -305,6 +512,7 @@ fn indent(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Er
     let text = format!("{}\n", python::text(value));
     let mut lines: Vec<&str> = text.split('\n').collect();
     lines.pop();
+    short(margin.len().saturating_mul(lines.len()))?;
     let mut out = String::new();
     for (at, line) in lines.iter().enumerate() {
         out.push_str(if at > 0 { "\n" } else { "" });
@@ -329,7 +537,12 @@ fn center(value: &Value, width: Option<usize>) -> String {
     format!("{}{text}{}", " ".repeat(left), " ".repeat(room - left))
 }
 
-fn truncate(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+fn truncate(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    args: Rest<Value>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let argument = |at: usize, name: &str| -> Result<Option<Value>, Error> {
         Ok(args.get(at).cloned().or(kwargs.get::<Option<Value>>(name)?))
     };
@@ -338,7 +551,7 @@ fn truncate(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, 
     let end = argument(2, "end")?.map_or_else(|| "...".to_owned(), |end| python::text(&end));
     let leeway = argument(3, "leeway")?.map_or(Ok(5), usize::try_from)?;
     kwargs.assert_all_used()?;
-    let text: Vec<char> = python::text(value).chars().collect();
+    let text: Vec<char> = read(state, value)?.chars().collect();
     if text.len() <= length.saturating_add(leeway) {
         return Ok(text.into_iter().collect());
     }

@@ -65,7 +65,7 @@ impl Layout {
                 "the value is nested too deeply",
             ));
         }
-        if out.len() > OUTPUT_MAX {
+        if out.len() + value.as_str().map_or(0, str::len) > OUTPUT_MAX {
             return Err(Error::new(ErrorKind::BadSerialization, "the JSON is too long"));
         }
         match value.kind() {
@@ -184,7 +184,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
 /// A text, or that many spaces.
 fn indentation(value: &Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
-        return Ok(text.to_owned());
+        return part(text);
     }
     let spaces = i64::try_from(value.clone())?;
     Ok(" ".repeat(usize::try_from(spaces.clamp(0, 64)).unwrap_or(0)))
@@ -193,5 +193,18 @@ fn indentation(value: &Value) -> Result<String, Error> {
 fn separator(pair: &Value, at: usize) -> Result<String, Error> {
     let text = pair.get_item_by_index(at)?;
     let wrong = || Error::new(ErrorKind::InvalidOperation, "separators must be two texts");
-    text.as_str().map(str::to_owned).ok_or_else(wrong)
+    part(text.as_str().ok_or_else(wrong)?)
+}
+
+/// Bytes of an indentation or a separator: they come again for each value, and at each depth.
+const PART_MAX: usize = 64;
+
+fn part(text: &str) -> Result<String, Error> {
+    match text.len() > PART_MAX {
+        true => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("an indentation or a separator has {PART_MAX} bytes at most"),
+        )),
+        false => Ok(text.to_owned()),
+    }
 }

@@ -6,7 +6,8 @@
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::{OUTPUT_MAX, python};
+use super::filters::{BYTES_PER_FUEL, narrow, short};
+use super::python;
 
 /// The method `name` of `value`.
 pub(super) fn call(
@@ -16,14 +17,36 @@ pub(super) fn call(
     args: &[Value],
 ) -> Result<Value, Error> {
     let own = match value.kind() {
-        ValueKind::String => of_string(value.as_str().unwrap_or_default(), name, args)?,
-        ValueKind::Seq => of_list(value, name, args)?,
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            charge(state, text, name, args)?;
+            of_string(text, name, args)?
+        }
+        ValueKind::Seq => {
+            state.consume_fuel(value.len().unwrap_or_default() as u64)?;
+            of_list(value, name, args)?
+        }
         _ => None,
     };
     match own {
         Some(answer) => Ok(answer),
         None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// Takes the fuel of a method that reads `text` and its arguments, or makes a list of its parts, before it begins.
+fn charge(state: &State<'_, '_>, text: &str, name: &str, args: &[Value]) -> Result<(), Error> {
+    let texts = args.iter().filter_map(Value::as_str).map(str::len).sum::<usize>();
+    let parts = match name {
+        // The worst is a part for each byte.
+        "split" | "rsplit" | "splitlines" => size_of::<Value>() * text.len(),
+        _ => 0,
+    };
+    if name == "format" {
+        narrow(text, '{')?;
+        short(texts.saturating_mul(1 + text.matches('{').count()))?;
+    }
+    state.consume_fuel(((text.len() + texts + parts) / BYTES_PER_FUEL) as u64)
 }
 
 fn of_string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -69,7 +92,7 @@ fn of_string(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Er
         "swapcase" => Value::from(text.chars().flat_map(swapped).collect::<String>()),
         "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
         "center" | "ljust" | "rjust" | "zfill" => Value::from(justify(text, name, &args)?),
-        "expandtabs" => Value::from(expandtabs(text, args.number(0, "tabsize")?.unwrap_or(8))),
+        "expandtabs" => Value::from(expandtabs(text, args.number(0, "tabsize")?.unwrap_or(8))?),
         "isdigit" => Value::from(all(text, |c| c.is_ascii_digit() || is_digit(c))),
         "isdecimal" => Value::from(all(text, is_decimal)),
         "isnumeric" => Value::from(all(text, char::is_numeric)),
@@ -307,9 +330,7 @@ fn replace(text: &str, args: &Arguments<'_>) -> Result<String, Error> {
         .number(2, "count")?
         .and_then(|count| usize::try_from(count).ok());
     let found = text.matches(&from).take(count.unwrap_or(usize::MAX)).count();
-    if found.saturating_mul(to.len()) > OUTPUT_MAX {
-        return Err(wrong("the text is too long"));
-    }
+    short(found.saturating_mul(to.len()))?;
     Ok(text.replacen(&from, &to, found))
 }
 
@@ -335,11 +356,10 @@ fn position(
 fn join(separator: &str, items: &Value) -> Result<String, Error> {
     let mut out = String::new();
     for (at, item) in items.try_iter()?.enumerate() {
+        let item = item.as_str().ok_or_else(|| wrong("only texts can be joined"))?;
+        short(out.len() + separator.len() + item.len())?;
         out.push_str(if at > 0 { separator } else { "" });
-        out.push_str(item.as_str().ok_or_else(|| wrong("only texts can be joined"))?);
-        if out.len() > OUTPUT_MAX {
-            return Err(wrong("the text is too long"));
-        }
+        out.push_str(item);
     }
     Ok(out)
 }
@@ -378,6 +398,7 @@ fn justify(text: &str, name: &str, args: &Arguments<'_>) -> Result<String, Error
     };
     let length = text.chars().count();
     let room = width.min(WIDTH_MAX).saturating_sub(length);
+    short(fill.len().saturating_mul(room))?;
     Ok(match name {
         "ljust" => format!("{text}{}", fill.repeat(room)),
         "rjust" => format!("{}{text}", fill.repeat(room)),
@@ -396,8 +417,9 @@ fn justify(text: &str, name: &str, args: &Arguments<'_>) -> Result<String, Error
     })
 }
 
-fn expandtabs(text: &str, size: i64) -> String {
+fn expandtabs(text: &str, size: i64) -> Result<String, Error> {
     let size = usize::try_from(size).unwrap_or(0).min(WIDTH_MAX);
+    short(text.matches('\t').count().saturating_mul(size))?;
     let mut out = String::new();
     let mut column = 0;
     for c in text.chars() {
@@ -417,7 +439,7 @@ fn expandtabs(text: &str, size: i64) -> String {
             }
         }
     }
-    out
+    Ok(out)
 }
 
 fn all(text: &str, test: impl Fn(char) -> bool) -> bool {

@@ -26,10 +26,10 @@ pub(super) fn value(json: &serde_json::Value) -> Value {
     }
 }
 
-/// What `str(value)` is in Python.
+/// What `str(value)` is in Python. Of a text that is too long to be written anyway, a part that is too long, too.
 pub(super) fn text(value: &Value) -> String {
     match value.as_str() {
-        Some(text) => text.to_owned(),
+        Some(text) => text[..text.floor_char_boundary(OUTPUT_MAX + 4)].to_owned(),
         None if value.is_undefined() => String::new(),
         None => repr(value),
     }
@@ -99,6 +99,9 @@ fn quote(text: &str, out: &mut String) {
     };
     out.push(quote);
     for c in text.chars() {
+        if out.len() > OUTPUT_MAX {
+            break;
+        }
         match c {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),

@@ -4,8 +4,25 @@
 //! - `for x in EXPR` asks that `EXPR` can be iterated: the engine takes `none` for an empty list, Python refuses.
 //! - `'…' % EXPR` becomes a filter: the engine's `%` is for numbers only.
 //! - `A|safe + B` becomes a filter: Python escapes `B` there, the engine does so only where it escapes everything.
+//! - what a name is given (by `set`, `with`, a macro's arguments, a loop) passes a filter that knows how deep it may be:
+//!   the engine compares, hashes and drops values by recursion.
+//!
+//! The engine also compiles by recursion, without a bound on chains such as `1+1+…`; they are counted here.
 
 use std::ops::Range;
+
+/// Operators, dots, filters and brackets that one statement or expression may hold: more than ten times what the longest
+/// of real templates do. Each may take a frame of the stack to compile.
+const OPERATORS_MAX: usize = 500;
+
+/// Branches (`elif`), macros and calls of a template: ten times what real ones have. Each branch nests in the one before.
+const BRANCHES_MAX: usize = 400;
+
+/// The filter that refuses what is nested too deeply.
+pub(super) const KEPT: &str = "__kept__";
+
+/// The same for what a namespace is given, which may hold no namespace: it could come to hold itself.
+pub(super) const HELD: &str = "__held__";
 
 /// The filter that refuses what cannot be iterated.
 pub(super) const ITERATED: &str = "__iterated__";
@@ -16,14 +33,22 @@ pub(super) const PERCENT: &str = "__percent__";
 /// The filter that adds as Python does where one text is marked safe.
 pub(super) const PLUS: &str = "__plus__";
 
-/// `source` in the engine's words.
-pub(super) fn translate(source: &str) -> String {
+/// `source` in the engine's words, or the reason why it is no template.
+pub(super) fn translate(source: &str) -> Result<String, &'static str> {
+    let mut branches = 0;
     let mut out = String::with_capacity(source.len() + source.len() / 16);
     let mut rest = source;
     while let Some(start) = next_code(rest) {
         out.push_str(&rest[..start]);
         let code = &rest[start..];
         let tokens = tokens(code);
+        if tokens.iter().filter(|token| nests(code, token)).count() > OPERATORS_MAX {
+            return Err("one of its expressions is too long");
+        }
+        branches += usize::from(is_branch(code, &tokens));
+        if branches > BRANCHES_MAX {
+            return Err("it has too many branches and macros");
+        }
         let end = tokens.last().map_or(code.len(), |token| token.range.end);
         out.push_str(&translate_code(&code[..end], &tokens));
         rest = &code[end..];
@@ -34,7 +59,22 @@ pub(super) fn translate(source: &str) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Ok(out)
+}
+
+/// Whether the compiler may go one call deeper for `token`.
+fn nests(code: &str, token: &Token) -> bool {
+    let text = &code[token.range.clone()];
+    match token.kind {
+        Kind::In => true,
+        Kind::Other => !matches!(text, "," | ":"),
+        Kind::Word => matches!(text, "and" | "or" | "not" | "is" | "in" | "if" | "else"),
+        Kind::Open | Kind::Close | Kind::Text | Kind::Out => false,
+    }
+}
+
+fn is_branch(code: &str, tokens: &[Token]) -> bool {
+    statement(code, tokens).is_some_and(|(name, _)| matches!(name, "elif" | "macro" | "call"))
 }
 
 /// A word of the template language.
@@ -145,7 +185,12 @@ fn translate_code(code: &str, tokens: &[Token]) -> String {
     match statement(code, tokens) {
         Some(("generation", at)) => edits.push((tokens[at].range.clone(), "with".to_owned())),
         Some(("endgeneration", at)) => edits.push((tokens[at].range.clone(), "endwith".to_owned())),
-        Some(("for", at)) => edits.extend(for_edits(code, tokens, at).into_iter().flatten()),
+        Some(("for", at)) => {
+            edits.extend(for_edits(code, tokens, at).into_iter().flatten());
+            edits.extend(target_edit(code, tokens, at));
+        }
+        Some(("set" | "with", at)) => edits.extend(given_edits(code, tokens, at)),
+        Some(("macro" | "call", at)) => edits.extend(argument_edit(code, tokens, at)),
         _ => {}
     }
     edits.sort_by_key(|edit| (edit.0.start, edit.0.end));
@@ -186,6 +231,91 @@ fn for_edits(code: &str, tokens: &[Token], at: usize) -> Option<[Edit; 2]> {
     }
     let (from, to) = (first.range.start, last.range.end);
     Some([(from..from, "(".to_owned()), (to..to, format!(")|{ITERATED}"))])
+}
+
+/// Puts each value that `set` or `with` gives to a name in parentheses and the filter behind it.
+fn given_edits(code: &str, tokens: &[Token], at: usize) -> Vec<Edit> {
+    let text = |token: &Token| &code[token.range.clone()];
+    let one = text(&tokens[at]) == "set";
+    let (mut edits, mut depth, mut dotted, mut begun) = (Vec::new(), 0usize, false, None);
+    for (place, token) in tokens.iter().enumerate().skip(at + 1) {
+        let ends = token.kind == Kind::Close || is_sign(code, token) || (!one && text(token) == ",");
+        match (begun, token.kind) {
+            (_, Kind::In) => depth += 1,
+            (_, Kind::Out) => depth = depth.saturating_sub(1),
+            (None, _) if depth == 0 && text(token) == "=" => begun = Some(place + 1),
+            (None, _) => dotted |= text(token) == ".",
+            (Some(start), _) if depth == 0 && ends => {
+                if start < place {
+                    let (from, to) = (tokens[start].range.start, tokens[place - 1].range.end);
+                    let filter = if dotted { HELD } else { KEPT };
+                    edits.push((from..from, "(".to_owned()));
+                    edits.push((to..to, format!(")|{filter}")));
+                }
+                if one {
+                    break;
+                }
+                (begun, dotted) = (None, false);
+            }
+            (Some(_), _) => {}
+        }
+    }
+    edits
+}
+
+/// Gives each argument of a macro or of what a macro calls back to itself, by the filter, before anything else is done.
+fn argument_edit(code: &str, tokens: &[Token], at: usize) -> Option<Edit> {
+    let open = at
+        + if code[tokens[at].range.clone()] == *"macro" {
+            2
+        } else {
+            1
+        };
+    tokens
+        .get(open)
+        .filter(|token| code[token.range.clone()] == *"(")?;
+    let mut depth = 0usize;
+    let mut names = Vec::new();
+    for (place, token) in tokens.iter().enumerate().skip(open) {
+        match token.kind {
+            Kind::In => depth += 1,
+            Kind::Out => depth = depth.saturating_sub(1),
+            Kind::Word if depth == 1 && matches!(&code[tokens[place - 1].range.clone()], "(" | ",") => {
+                names.push(&code[token.range.clone()]);
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    passed(code, tokens, &names)
+}
+
+/// The same for what a loop hands out where it may call itself.
+fn target_edit(code: &str, tokens: &[Token], at: usize) -> Option<Edit> {
+    let word = |token: &Token, word: &str| token.kind == Kind::Word && code[token.range.clone()] == *word;
+    tokens.iter().find(|token| word(token, "recursive"))?;
+    let targets = tokens.iter().skip(at + 1).take_while(|token| !word(token, "in"));
+    let names: Vec<&str> = targets
+        .filter(|token| token.kind == Kind::Word)
+        .map(|token| &code[token.range.clone()])
+        .collect();
+    passed(code, tokens, &names)
+}
+
+/// Statements behind a complete one that pass `names` through the filter, with its sign at their end.
+fn passed(code: &str, tokens: &[Token], names: &[&str]) -> Option<Edit> {
+    let close = tokens.last().filter(|token| token.kind == Kind::Close)?;
+    let sign = match tokens.iter().rev().nth(1).filter(|token| is_sign(code, token)) {
+        Some(sign) => &code[sign.range.clone()],
+        None => "",
+    };
+    let end = close.range.end;
+    let statements = names
+        .iter()
+        .map(|name| format!("{{% set {name} = ({name})|{KEPT} {sign}%}}"));
+    Some((end..end, statements.collect())).filter(|_| !names.is_empty())
 }
 
 /// Whether `token` is the sign in `-%}`.
@@ -263,7 +393,7 @@ mod tests {
     use super::*;
 
     fn check(source: &str, expected: &str) {
-        assert_eq!(translate(source), expected);
+        assert_eq!(translate(source).as_deref(), Ok(expected));
     }
 
     #[test]
@@ -287,7 +417,7 @@ mod tests {
         );
         check(
             "{% for x in (a if b else c) recursive %}",
-            "{% for x in ((a if b else c))|__iterated__ recursive %}",
+            "{% for x in ((a if b else c))|__iterated__ recursive %}{% set x = (x)|__kept__ %}",
         );
         check("{% for x in y[::-1]-%}", "{% for x in (y[::-1])|__iterated__-%}");
         check(
@@ -304,7 +434,7 @@ mod tests {
         );
         check("{{ '%s %d' % (a, 3) }}", "{{ '%s %d' |__percent__( (a, 3)) }}");
         check("{{ 7 % 3 }}{% if 'a' %}", "{{ 7 % 3 }}{% if 'a' %}");
-        check("{%- set x = 'a' %}", "{%- set x = 'a' %}");
+        check("{%- set x = 'a' -%}", "{%- set x = ('a')|__kept__ -%}");
     }
 
     #[test]
@@ -315,6 +445,56 @@ mod tests {
         );
         check("{{ 'a' + b }}{{ a ~ b|safe }}", "{{ 'a' + b }}{{ a ~ b|safe }}");
         check("{%+ if a|safe +%}", "{%+ if a|safe +%}");
+    }
+
+    #[test]
+    fn what_names_are_given_is_looked_at() {
+        check(
+            "{% set a.b = c == d, [1] %}{% set x|trim %}",
+            "{% set a.b = (c == d, [1])|__held__ %}{% set x|trim %}",
+        );
+        check(
+            "{% with a = '%s' % b, c = f(d=1) -%}",
+            "{% with a = ('%s' |__percent__( b))|__kept__, c = (f(d=1))|__kept__ -%}",
+        );
+        check(
+            "{% macro m(a, b={'k': x}) -%}{% macro n() %}",
+            "{% macro m(a, b={'k': x}) -%}{% set a = (a)|__kept__ -%}{% set b = (b)|__kept__ -%}{% macro n() %}",
+        );
+        check(
+            "{% call(x) m(y) %}{% call m(y) %}",
+            "{% call(x) m(y) %}{% set x = (x)|__kept__ %}{% call m(y) %}",
+        );
+        check(
+            "{% for k, v in a recursive +%}",
+            "{% for k, v in (a)|__iterated__ recursive +%}{% set k = (k)|__kept__ +%}{% set v = (v)|__kept__ +%}",
+        );
+    }
+
+    #[test]
+    fn chains_and_branches_are_counted() {
+        let chain = |of: &str, times: usize| translate(&format!("{{{{ 1{} }}}}", of.repeat(times)));
+        for of in [
+            "+1",
+            "~1",
+            " and not 1",
+            "|list",
+            ".a",
+            "[0]",
+            "()",
+            " if 1",
+            " is a",
+            "*-1",
+        ] {
+            assert!(chain(of, 100).is_ok() && chain(of, 501).is_err(), "{of}");
+        }
+        assert!(chain(", '+', {'a': b}", 10).is_ok());
+        for of in ["{% elif 1 %}", "{% macro m() %}{% endmacro %}", "{%- call m() %}"] {
+            assert!(
+                translate(&of.repeat(400)).is_ok() && translate(&of.repeat(401)).is_err(),
+                "{of}"
+            );
+        }
     }
 
     #[test]

@@ -172,6 +172,77 @@ fn a_hostile_template_ends_in_an_error() {
 }
 
 #[test]
+fn what_is_long_is_paid_for_each_time_it_is_read() {
+    for (start, step, most) in [
+        ("[1] * 100000", "{% set ns.s = ns.s %}", 1000),
+        // To read `ns.s` is paid for, too, by itself enough for some 260 times.
+        ("'x' * 1000000", "{% set y = ns.s.find('y') %}", 200),
+    ] {
+        let times = |times: usize| {
+            format!(
+                "{{% set ns = namespace(s={start}) %}}{{% for i in range({times}) %}}{step}{{% endfor %}}"
+            )
+        };
+        assert!(render(&times(5)).is_ok(), "{step}");
+        assert!(render(&times(most)).is_err(), "{step}");
+    }
+}
+
+#[test]
+fn a_value_that_is_too_deep_or_holds_itself_is_refused() {
+    let deep = |times: usize, give: &str| {
+        format!(
+            "{{% set n = namespace(x=[1]) %}}{{% for i in range({times}) %}}{{% set n.x = {give} %}}{{% endfor %}}"
+        )
+    };
+    for give in [
+        "[n.x]",
+        "{'a': n.x}",
+        "(n.x,)",
+        "[n.x]|select|list",
+        "[n.x]|map('list')",
+        "cycler(n.x)",
+    ] {
+        assert!(render(&deep(50, give)).is_ok(), "{give}");
+        assert!(render(&deep(90_000, give)).is_err(), "{give}");
+    }
+    for source in [
+        "{% set a=namespace() %}{% set b=namespace() %}{% set a.a=a %}{% set b.a=b %}{{ a == b }}",
+        "{% set a=namespace() %}{% set a.a=[{'b': a}] %}",
+        "{% macro m(x) %}{{ m([[[[[[[[[[x]]]]]]]]]]) }}{% endmacro %}{{ m(1) }}",
+        "{% for x in [1] recursive %}{{ loop([[[[[[[[x]]]]]]]]) }}{% endfor %}",
+    ] {
+        assert!(render(source).is_err(), "{source}");
+    }
+    assert!(render(&"{% set x = [x] %}".repeat(300)).is_err());
+    assert!(
+        render(&format!(
+            "{}1{}",
+            "{{ ".to_owned() + &"[".repeat(50),
+            "]".repeat(50) + " }}"
+        ))
+        .is_ok()
+    );
+}
+
+#[test]
+fn a_template_that_is_too_long_is_refused() {
+    for source in [
+        format!("{{{{ 1{} }}}}", "+1".repeat(25_000)),
+        format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}b".repeat(8_300)),
+        format!("{{{{ a{} }}}}", "()".repeat(24_300)),
+        "x".repeat(SOURCE_MAX + 1),
+    ] {
+        assert!(
+            matches!(render(&source), Err(ChatError::Template(_))),
+            "{}",
+            &source[..20]
+        );
+    }
+    check(&"x".repeat(SOURCE_MAX), &"x".repeat(SOURCE_MAX));
+}
+
+#[test]
 fn damaged_templates_do_no_harm() {
     let source = "{%- for m in messages if m.role %}{{ '%s' % m.content|trim + ('a'|safe) }}{# c #}{%- endfor -%}{{ [1,2][::-1]|tojson(indent=1) }}";
     for seed in 0..3_000usize {

@@ -81,6 +81,7 @@ enum Window {
 
 /// The file. Keys that are not here do not change what a supported model computes.
 #[derive(Deserialize)]
+#[serde(expecting = "an object of the model's settings")]
 struct Raw {
     architectures: Option<Vec<String>>,
     hidden_size: Option<usize>,
@@ -115,6 +116,7 @@ struct Raw {
 
 /// `rope_parameters` of transformers 5, `rope_scaling` of 4.
 #[derive(Deserialize, Default, Clone)]
+#[serde(expecting = "an object that says how positions turn")]
 struct RawRope {
     #[serde(alias = "type")]
     rope_type: Option<String>,

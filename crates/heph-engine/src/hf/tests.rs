@@ -43,6 +43,23 @@ fn read(changes: Value) -> Result<ModelConfig, SourceError> {
 }
 
 #[test]
+fn a_setting_of_another_type_is_named() {
+    for (changes, key) in [
+        (json!({"hidden_size": "8"}), "\"hidden_size\""),
+        (json!({"rope_parameters": [1, 2]}), "\"rope_parameters\""),
+        (json!({"rms_norm_eps": "small"}), "\"rms_norm_eps\""),
+        (json!({"num_hidden_layers": -1}), "\"num_hidden_layers\""),
+    ] {
+        let said = read(changes).unwrap_err().to_string();
+        assert!(
+            said.starts_with(&format!("config.json cannot be read: {key}: ")),
+            "{said}"
+        );
+        assert!(!said.contains("Raw"), "{said}");
+    }
+}
+
+#[test]
 fn both_generations_of_config_read_alike() {
     let five = read(json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}}));
     let four = read(

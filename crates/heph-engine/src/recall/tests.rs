@@ -178,8 +178,14 @@ fn an_answer_that_was_wrong_is_given_to_its_own_question_alone() {
     assert!(recall.kept[&first].failed);
     learn(&mut recall, "first", 0.0, "unheard");
     // What differs in signs and capitals alone is the same answer.
+    let second = recall.topics[&topic_of(1)][1];
     learn(&mut recall, "third", 0.011, "No! Never.");
-    assert!(!recall.kept[&recall.topics[&topic_of(1)][1]].failed);
+    assert!(!recall.kept[&second].failed);
+    // Of those alike the failed one is nearest, and is passed by.
+    let Verdict::Ask(lesson) = recall.look(asked(1, "near", 0.001), 0.0) else {
+        panic!("too little is known to give an answer again");
+    };
+    assert_eq!(lesson.against.map(|(id, _)| id), Some(second));
 }
 
 #[test]

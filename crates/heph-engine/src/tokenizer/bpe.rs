@@ -3,10 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use super::texts::Ids;
+
 /// Vocabulary and merges of a byte-pair encoding.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bpe {
-    pub(super) ids: HashMap<String, u32>,
+    pub(super) ids: Ids,
     /// Rank (lower first) and result of each pair of tokens that merges.
     pub(super) merges: HashMap<(u32, u32), (u32, u32)>,
     /// The token of each byte, for characters the vocabulary lacks.
@@ -55,7 +57,7 @@ impl Bpe {
     /// Adds the tokens of `piece` to `out`. Time is `n log n` in the length of the piece.
     pub(super) fn encode(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
         if self.whole_pieces
-            && let Some(&id) = self.ids.get(piece)
+            && let Some(id) = self.ids.get(piece)
         {
             out.push(id);
             return;
@@ -100,9 +102,9 @@ impl Bpe {
         let prefix = if first { "" } else { &self.continuing_prefix };
         let suffix = if last { &self.end_suffix } else { "" };
         if prefix.is_empty() && suffix.is_empty() {
-            return self.ids.get(&*c.encode_utf8(&mut [0; 4])).copied();
+            return self.ids.get(c.encode_utf8(&mut [0; 4]));
         }
-        self.ids.get(&format!("{prefix}{c}{suffix}")).copied()
+        self.ids.get(&format!("{prefix}{c}{suffix}"))
     }
 
     fn ids_of_bytes<'a>(&'a self, c: &'a str) -> Option<impl Iterator<Item = u32> + 'a> {
@@ -166,17 +168,16 @@ fn push(symbols: &mut Vec<Symbol>, id: u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn bpe(tokens: &[&str], merges: &[(&str, &str)]) -> Bpe {
-        let ids: HashMap<String, u32> = tokens
-            .iter()
-            .zip(0..)
-            .map(|(t, id)| ((*t).to_owned(), id))
-            .collect();
+        let ids = Ids::of_places(&Arc::new(tokens.iter().collect()), |_| true);
+        let id = |text: &str| ids.get(text).unwrap();
         let merges = merges.iter().zip(0..);
         let merges = merges
-            .map(|((a, b), rank)| ((ids[*a], ids[*b]), (rank, ids[&format!("{a}{b}")])))
+            .map(|((a, b), rank)| ((id(a), id(b)), (rank, id(&format!("{a}{b}")))))
             .collect();
         Bpe {
             ids,

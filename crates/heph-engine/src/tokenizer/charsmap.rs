@@ -4,6 +4,7 @@
 //! them), then the replacements, each ended by a zero byte.
 
 use super::TokenizerError;
+use super::normalizer::REPLACEMENT_MAX;
 
 /// A normalisation table.
 #[derive(Debug, Clone)]
@@ -62,7 +63,7 @@ impl Charsmap {
 
     fn replacement(&self, start: usize) -> Option<&str> {
         let rest = self.replacements.get(start..)?;
-        let end = rest.iter().position(|&byte| byte == 0)?;
+        let end = rest.iter().take(REPLACEMENT_MAX).position(|&byte| byte == 0)?;
         std::str::from_utf8(&rest[..end]).ok()
     }
 }

@@ -1,6 +1,8 @@
 //! The vocabulary keys of a GGUF file.
 
-use super::VocabularyMetadata;
+use std::sync::Arc;
+
+use super::{Texts, VocabularyMetadata};
 use crate::gguf::{Array, GgufError, Metadata};
 
 impl VocabularyMetadata {
@@ -24,7 +26,7 @@ impl VocabularyMetadata {
         Ok(Self {
             model: text(&key("model"))?.unwrap_or_default(),
             pre: text(&key("pre"))?,
-            tokens: strings(list("tokens")?),
+            tokens: Arc::new(strings(list("tokens")?)),
             scores: floats(list("scores")?),
             token_types: integers(list("token_type")?).map(|kind| kind as i32).collect(),
             merges: strings(list("merges")?),
@@ -51,11 +53,9 @@ impl VocabularyMetadata {
     }
 }
 
-fn strings(list: Option<Array<'_>>) -> Vec<String> {
+fn strings(list: Option<Array<'_>>) -> Texts {
     let strings = list.as_ref().and_then(Array::strings).into_iter().flatten();
-    strings
-        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-        .collect()
+    strings.map(String::from_utf8_lossy).collect()
 }
 
 fn integers<'a>(list: Option<Array<'a>>) -> impl Iterator<Item = i64> + 'a {

@@ -1,27 +1,32 @@
 //! A tokenizer from a Hugging Face `tokenizer.json`.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::bpe::Bpe;
 use super::charsmap::Charsmap;
 use super::metadata::{PUNCTUATION, bert_cuts};
-use super::normalizer::{Bert, Normalizer};
+use super::normalizer::{self, Bert, Normalizer, REPLACEMENT_MAX, STEPS_MAX};
 use super::pattern::Pattern;
 use super::pieces::{Cut, Matches, Prefix, Thousands};
 use super::special::{AddedToken, AddedTokens};
+use super::texts::{Ids, Texts};
 use super::unigram::Unigram;
 use super::wordpiece::WordPiece;
-use super::{Model, SpecialTokens, Token, Tokenizer, TokenizerError};
+use super::{Model, SpecialTokens, Tokenizer, TokenizerError, Tokens};
 use super::{byte_level, byte_of_token, byte_tokens, end_ids};
 
 /// GPT-2's pattern, which the `ByteLevel` pre-tokenizer implies.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// Ids beyond this are refused: they would ask for a table of that size.
-const ID_MAX: u32 = 1 << 24;
+/// Ids that no token may have on top of as many as the vocabulary has entries: a larger id would ask for a table of its
+/// size.
+const GAPS_MAX: usize = 1 << 16;
 
 /// The file; parts that do not matter for ids are left out.
 #[derive(Deserialize)]
@@ -32,7 +37,7 @@ struct File {
     pre_tokenizer: Option<PreTokenizerPart>,
     post_processor: Option<PostPart>,
     decoder: Option<Value>,
-    model: Value,
+    model: ModelPart,
 }
 
 #[derive(Deserialize)]
@@ -198,12 +203,16 @@ struct TemplateToken {
     ids: Vec<u32>,
 }
 
-#[derive(Deserialize)]
-struct BpePart {
-    vocab: HashMap<String, u32>,
+/// A model of any kind: each has some of these.
+#[derive(Deserialize, Default)]
+struct ModelPart {
+    #[serde(rename = "type")]
+    kind: Option<String>,
     #[serde(default)]
-    merges: Vec<MergePart>,
+    vocab: Vocab,
+    merges: Option<Merges>,
     unk_token: Option<String>,
+    unk_id: Option<u32>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
     #[serde(default)]
@@ -212,31 +221,117 @@ struct BpePart {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
+    max_input_chars_per_word: Option<usize>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum MergePart {
-    Pair(String, String),
-    Joined(String),
+/// A vocabulary as an object of ids or as a list of tokens with scores, in the memory that its texts take.
+#[derive(Default)]
+struct Vocab {
+    texts: Texts,
+    ids: Vec<u32>,
+    /// Empty where the tokens have ids.
+    scores: Vec<f64>,
 }
 
-#[derive(Deserialize)]
-struct UnigramPart {
-    vocab: Vec<(String, f64)>,
-    unk_id: Option<u32>,
-    #[serde(default)]
-    byte_fallback: bool,
+impl<'de> Deserialize<'de> for Vocab {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Vocab;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object of ids or a list of tokens and scores")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Vocab, A::Error> {
+                let mut vocab = Vocab::default();
+                while let Some((text, id)) = from.next_entry::<String, u32>()? {
+                    vocab.texts.push(&text);
+                    vocab.ids.push(id);
+                }
+                Ok(vocab)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Vocab, A::Error> {
+                let mut vocab = Vocab::default();
+                while let Some((text, score)) = from.next_element::<(String, f64)>()? {
+                    vocab.ids.push(vocab.texts.len() as u32);
+                    vocab.texts.push(&text);
+                    vocab.scores.push(score);
+                }
+                Ok(vocab)
+            }
+        }
+        from.deserialize_any(Read)
+    }
 }
 
-#[derive(Deserialize)]
-struct WordsPart {
-    vocab: HashMap<String, u32>,
-    unk_token: String,
-    #[serde(default = "double_hash")]
-    continuing_subword_prefix: String,
-    #[serde(default = "hundred")]
-    max_input_chars_per_word: usize,
+impl Vocab {
+    fn entries(&self) -> impl Iterator<Item = (&str, u32)> + Clone {
+        self.texts.iter().zip(self.ids.iter().copied())
+    }
+}
+
+/// Merges as pairs, as they are written since tokenizers 0.20, or each as one text, as before.
+#[derive(Default)]
+struct Merges {
+    left: Texts,
+    right: Texts,
+}
+
+impl<'de> Deserialize<'de> for Merges {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Merges;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a list of merges")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Merges, A::Error> {
+                let mut merges = Merges::default();
+                while let Some(Merge(left, right)) = from.next_element()? {
+                    merges.left.push(&left);
+                    merges.right.push(&right);
+                }
+                Ok(merges)
+            }
+        }
+        from.deserialize_seq(Read)
+    }
+}
+
+/// One merge; a text without a space is a merge of nothing.
+struct Merge(String, String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Merge;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("two tokens, or a text of two tokens and a space")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, merge: &str) -> Result<Merge, E> {
+                let (left, right) = merge.split_once(' ').unwrap_or_default();
+                Ok(Merge(left.to_owned(), right.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Merge, A::Error> {
+                let short = || A::Error::custom("a merge of less than two tokens");
+                let left = from.next_element()?.ok_or_else(short)?;
+                let right = from.next_element()?.ok_or_else(short)?;
+                match from.next_element::<IgnoredAny>()? {
+                    Some(_) => Err(A::Error::custom("a merge of more than two tokens")),
+                    None => Ok(Merge(left, right)),
+                }
+            }
+        }
+        from.deserialize_any(Read)
+    }
 }
 
 /// How the tokens of a vocabulary spell text.
@@ -257,9 +352,8 @@ impl Tokenizer {
     /// # Errors
     /// Files of another form, parts of kinds that are not known, patterns that do not compile.
     pub fn from_json(file: &[u8]) -> Result<Self, TokenizerError> {
-        let file: File = serde_json::from_slice(file)?;
-        let (model, mut texts) = model(&file.model)?;
-        add_texts(&mut texts, &file.added_tokens)?;
+        let mut file: File = serde_json::from_slice(file)?;
+        let (model, texts) = model(std::mem::take(&mut file.model), &file.added_tokens)?;
         let mut normalizers = Vec::new();
         file.normalizer
             .iter()
@@ -268,6 +362,12 @@ impl Tokenizer {
         file.pre_tokenizer
             .iter()
             .try_for_each(|part| add_cuts(part, &mut cuts))?;
+        for (what, steps) in [
+            ("steps of rewriting", normalizers.len()),
+            ("steps of cutting", cuts.len()),
+        ] {
+            at_most(STEPS_MAX, steps, what)?;
+        }
         let (mut prefix, mut suffix) = (Vec::new(), Vec::new());
         file.post_processor
             .iter()
@@ -281,19 +381,15 @@ impl Tokenizer {
             bos: prefix.first().copied(),
             eos: suffix.last().copied(),
             unknown: model.unknown(),
-            end_of_generation: end_ids(&tokens, [suffix.last().copied()]),
+            end_of_generation: end_ids(&tokens.texts, [suffix.last().copied()]),
         };
-        let rewritten = |text: &str| {
-            normalizers
-                .iter()
-                .fold(text.to_owned(), |text, step| step.apply(&text))
-        };
+        let rewritten = |text: &str| normalizer::apply_all(&normalizers, text);
         let added = |normalized: bool| {
             let wanted = file
                 .added_tokens
                 .iter()
                 .filter(|token| token.normalized == normalized);
-            AddedTokens::new(wanted.map(|token| token.finder(rewritten)).collect())
+            AddedTokens::new(wanted.map(|token| token.finder(rewritten)))
         };
         Ok(Self {
             added: added(false),
@@ -317,7 +413,7 @@ impl Tokenizer {
         self.special.bos = valid(bos).or(self.special.bos);
         self.special.eos = valid(eos).or(self.special.eos);
         let named = ends.iter().copied().chain(self.special.eos).map(Some);
-        self.special.end_of_generation = end_ids(&self.tokens, named);
+        self.special.end_of_generation = end_ids(&self.tokens.texts, named);
         self
     }
 }
@@ -335,72 +431,51 @@ impl Model {
 }
 
 impl Added {
-    fn finder(&self, rewritten: impl Fn(&str) -> String) -> AddedToken {
-        AddedToken {
+    /// The text by which it is found, and what is found.
+    fn finder(&self, rewritten: impl Fn(&str) -> String) -> (String, AddedToken) {
+        let text = match self.normalized {
+            true => rewritten(&self.content),
+            false => self.content.clone(),
+        };
+        let token = AddedToken {
             id: self.id,
-            text: if self.normalized {
-                rewritten(&self.content)
-            } else {
-                self.content.clone()
-            },
             special: self.special,
             strip_left: self.lstrip,
             strip_right: self.rstrip,
             single_word: self.single_word,
-        }
+        };
+        (text, token)
     }
 }
 
-/// The model and the spelling of each of its tokens, by id.
-fn model(part: &Value) -> Result<(Model, Vec<Option<String>>), TokenizerError> {
-    let kind = part
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_else(|| kind_of(part));
-    match kind {
-        "BPE" => {
-            let part = BpePart::deserialize(part)?;
-            let texts = texts(part.vocab.iter().map(|(text, &id)| (text.as_str(), id)))?;
-            Ok((Model::Bpe(Box::new(bpe(part))), texts))
-        }
-        "Unigram" => {
-            let part = UnigramPart::deserialize(part)?;
-            let texts = texts(
-                part.vocab
-                    .iter()
-                    .zip(0..)
-                    .map(|((text, _), id)| (text.as_str(), id)),
-            )?;
-            Ok((Model::Unigram(unigram(&part)), texts))
-        }
-        "WordPiece" => {
-            let part = WordsPart::deserialize(part)?;
-            let texts = texts(part.vocab.iter().map(|(text, &id)| (text.as_str(), id)))?;
-            Ok((Model::WordPiece(wordpiece(&part)), texts))
-        }
+/// The model and the spelling of each of its tokens, by id; empty where no token has an id.
+fn model(part: ModelPart, added: &[Added]) -> Result<(Model, Texts), TokenizerError> {
+    let texts = texts(&part.vocab, added)?;
+    let kind = part.kind.clone().unwrap_or_else(|| kind_of(&part).to_owned());
+    let listed = !part.vocab.scores.is_empty();
+    match kind.as_str() {
+        "Unigram" if !listed && !part.vocab.texts.is_empty() => Err(no("scores")),
+        "BPE" | "WordPiece" | "WordLevel" if listed => Err(no("ids")),
+        "BPE" => Ok((Model::Bpe(Box::new(bpe(part))), texts)),
+        "Unigram" => Ok((Model::Unigram(unigram(part)), texts)),
+        "WordPiece" => Ok((Model::WordPiece(wordpiece(&part)?), texts)),
         "WordLevel" => {
-            let part = WordsPart::deserialize(part)?;
-            let texts = texts(part.vocab.iter().map(|(text, &id)| (text.as_str(), id)))?;
-            let unknown = part.vocab.get(&part.unk_token).copied();
-            Ok((
-                Model::Words {
-                    ids: part.vocab,
-                    unknown,
-                },
-                texts,
-            ))
+            let unknown = part.unk_token.as_deref().ok_or_else(|| no("unk_token"))?;
+            let ids = Box::new(Ids::new(part.vocab.texts, part.vocab.ids));
+            let unknown = ids.get(unknown);
+            Ok((Model::Words { ids, unknown }, texts))
         }
         other => Err(TokenizerError::UnknownModel(other.to_owned())),
     }
 }
 
+fn no(what: &str) -> TokenizerError {
+    TokenizerError::UnknownPart(format!("a vocabulary without {what}"))
+}
+
 /// Old files do not name their model.
-fn kind_of(part: &Value) -> &'static str {
-    match (
-        part.get("merges"),
-        part.get("unk_id"),
-        part.get("max_input_chars_per_word"),
-    ) {
+fn kind_of(part: &ModelPart) -> &'static str {
+    match (&part.merges, part.unk_id, part.max_input_chars_per_word) {
         (Some(_), _, _) => "BPE",
         (_, Some(_), _) => "Unigram",
         (_, _, Some(_)) => "WordPiece",
@@ -408,122 +483,92 @@ fn kind_of(part: &Value) -> &'static str {
     }
 }
 
-fn bpe(part: BpePart) -> Bpe {
+fn bpe(part: ModelPart) -> Bpe {
     let prefix = part.continuing_subword_prefix.unwrap_or_default();
-    let mut merges = HashMap::with_capacity(part.merges.len());
-    for (rank, merge) in (0..).zip(&part.merges) {
-        let Some((left, right)) = merge.halves() else {
-            continue;
-        };
-        let joined = format!("{left}{}", right.strip_prefix(&prefix).unwrap_or(right));
-        let pair = part
-            .vocab
-            .get(left)
-            .zip(part.vocab.get(right))
-            .zip(part.vocab.get(&joined));
-        if let Some(((&left, &right), &id)) = pair {
-            merges.insert((left, right), (rank, id));
+    let bytes = part
+        .byte_fallback
+        .then(|| byte_tokens(part.vocab.entries()))
+        .flatten();
+    let ids = Ids::new(part.vocab.texts, part.vocab.ids);
+    let Merges { left, right } = part.merges.unwrap_or_default();
+    let mut merges = HashMap::with_capacity(left.len().min(ids.len()));
+    let mut joined = String::new();
+    for ((left, right), rank) in left.iter().zip(right.iter()).zip(0..) {
+        joined.clear();
+        joined.extend([left, right.strip_prefix(&prefix).unwrap_or(right)]);
+        let pair = ids.get(left).zip(ids.get(right)).zip(ids.get(&joined));
+        if let Some((pair, id)) = pair {
+            merges.insert(pair, (rank, id));
         }
     }
     Bpe {
         merges,
-        bytes: part
-            .byte_fallback
-            .then(|| byte_tokens(|text| part.vocab.get(text).copied()))
-            .flatten(),
-        unknown: part.unk_token.and_then(|text| part.vocab.get(&text).copied()),
+        bytes,
+        unknown: part.unk_token.and_then(|text| ids.get(&text)),
         fuse_unknown: part.fuse_unk,
         whole_pieces: part.ignore_merges,
         continuing_prefix: prefix,
         end_suffix: part.end_of_word_suffix.unwrap_or_default(),
-        ids: part.vocab,
+        ids,
     }
 }
 
-impl MergePart {
-    fn halves(&self) -> Option<(&str, &str)> {
-        match self {
-            Self::Pair(left, right) => Some((left, right)),
-            Self::Joined(merge) => merge.split_once(' '),
-        }
-    }
-}
-
-fn unigram(part: &UnigramPart) -> Unigram {
-    let ids: HashMap<&str, u32> = part
-        .vocab
-        .iter()
-        .zip(0..)
-        .map(|((text, _), id)| (text.as_str(), id))
-        .collect();
-    let scores: Vec<f64> = part.vocab.iter().map(|token| token.1).collect();
-    let rarest = scores.iter().copied().fold(f64::INFINITY, f64::min);
+fn unigram(part: ModelPart) -> Unigram {
+    let rarest = part.vocab.scores.iter().copied().fold(f64::INFINITY, f64::min);
     let bytes = part
         .byte_fallback
-        .then(|| byte_tokens(|text| ids.get(text).copied()))
+        .then(|| byte_tokens(part.vocab.entries()))
         .flatten();
-    let tokens = part
-        .vocab
-        .iter()
-        .zip(0..)
-        .map(|((text, _), id)| (text.as_str(), id));
-    Unigram::new(tokens, scores, rarest, part.unk_id, bytes)
+    Unigram::new(
+        part.vocab.entries(),
+        part.vocab.scores.clone(),
+        rarest,
+        part.unk_id,
+        bytes,
+    )
 }
 
-fn wordpiece(part: &WordsPart) -> WordPiece {
-    let tokens = || part.vocab.iter().map(|(text, &id)| (text.as_str(), id));
-    let prefix = part.continuing_subword_prefix.as_str();
+fn wordpiece(part: &ModelPart) -> Result<WordPiece, TokenizerError> {
+    let unknown = part.unk_token.as_deref().ok_or_else(|| no("unk_token"))?;
+    let prefix = part.continuing_subword_prefix.as_deref().unwrap_or("##");
+    let tokens = || part.vocab.entries();
     let continues = tokens().filter_map(|(text, id)| Some((text.strip_prefix(prefix)?, id)));
-    let unknown = part.vocab.get(&part.unk_token).copied();
-    WordPiece::new(tokens(), continues, unknown, part.max_input_chars_per_word)
+    let unknown = tokens()
+        .filter(|token| token.0 == unknown)
+        .map(|token| token.1)
+        .last();
+    let longest = part.max_input_chars_per_word.unwrap_or(100);
+    Ok(WordPiece::new(tokens(), continues, unknown, longest))
 }
 
-/// A table of spellings by id, with gaps where no token has an id.
-fn texts<'a>(
-    entries: impl Iterator<Item = (&'a str, u32)> + Clone,
-) -> Result<Vec<Option<String>>, TokenizerError> {
-    let largest = entries.clone().map(|entry| entry.1).max().unwrap_or(0);
-    let mut texts = table(largest)?;
-    entries.for_each(|(text, id)| texts[id as usize] = Some(text.to_owned()));
-    Ok(texts)
-}
-
-fn table(largest: u32) -> Result<Vec<Option<String>>, TokenizerError> {
-    if largest > ID_MAX {
-        return Err(TokenizerError::Size(largest as usize));
+/// The spellings by id, with gaps where no token has an id. Added tokens hide those of the vocabulary.
+fn texts(vocab: &Vocab, added: &[Added]) -> Result<Texts, TokenizerError> {
+    let entries = || {
+        vocab
+            .entries()
+            .chain(added.iter().map(|token| (token.content.as_str(), token.id)))
+    };
+    let largest = entries().map(|entry| entry.1 as usize).max().unwrap_or(0);
+    if largest >= entries().count().saturating_mul(2).saturating_add(GAPS_MAX) {
+        return Err(TokenizerError::Size(largest));
     }
-    Ok(vec![None; largest as usize + 1])
+    let mut by_id = vec![""; largest + 1];
+    entries().for_each(|(text, id)| by_id[id as usize] = text);
+    Ok(by_id.into_iter().collect())
 }
 
-fn add_texts(texts: &mut Vec<Option<String>>, added: &[Added]) -> Result<(), TokenizerError> {
-    let largest = added.iter().map(|token| token.id).max().unwrap_or(0);
-    let size = table(largest)?.len().max(texts.len());
-    texts.resize(size, None);
-    added
-        .iter()
-        .for_each(|token| texts[token.id as usize] = Some(token.content.clone()));
-    Ok(())
-}
-
-fn tokens(texts: Vec<Option<String>>, spelling: Spelling, added: &[Added], model: &Model) -> Vec<Token> {
+fn tokens(texts: Texts, spelling: Spelling, added: &[Added], model: &Model) -> Tokens {
     let by_id: HashMap<u32, &Added> = added.iter().map(|token| (token.id, token)).collect();
     let bytes_fall_back = matches!(model, Model::Bpe(bpe) if bpe.bytes.is_some()) || model.unigram_bytes();
-    let token = |(id, text): (u32, Option<String>)| {
-        let text = text.unwrap_or_default();
-        let byte = byte_of_token(&text).filter(|_| bytes_fall_back);
-        let bytes = match (byte, by_id.get(&id)) {
-            (Some(byte), _) => vec![byte],
-            (None, Some(_)) => text.as_bytes().to_vec(),
-            (None, None) => spelling.bytes_of(&text),
-        };
-        let control = byte.is_none() && by_id.get(&id).is_some_and(|token| token.special);
-        Token {
-            text,
-            bytes: bytes.into_boxed_slice(),
-            control,
+    Tokens::new(Arc::new(texts), |id, text, out| {
+        let byte = byte_of_token(text).filter(|_| bytes_fall_back);
+        match (byte, by_id.get(&id)) {
+            (Some(byte), _) => out.push(byte),
+            (None, Some(_)) => out.extend(text.as_bytes()),
+            (None, None) => out.extend(spelling.bytes_of(text)),
         }
-    };
-    (0..).zip(texts).map(token).collect()
+        byte.is_none() && by_id.get(&id).is_some_and(|token| token.special)
+    })
 }
 
 impl Model {
@@ -610,7 +655,13 @@ fn add_normalizer(part: &NormalizerPart, out: &mut Vec<Normalizer>) -> Result<()
             left: *strip_left,
             right: *strip_right,
         },
-        NormalizerPart::Prepend { prepend } => Normalizer::Prepend(prepend.clone()),
+        NormalizerPart::Prepend { prepend } => {
+            at_most(REPLACEMENT_MAX, prepend.len(), "bytes to put in front of a text")?;
+            Normalizer::Prepend(prepend.clone())
+        }
+        NormalizerPart::Replace { content, .. } if content.len() > REPLACEMENT_MAX => {
+            return at_most(REPLACEMENT_MAX, content.len(), "bytes to replace others by");
+        }
         NormalizerPart::Replace {
             pattern: PatternPart::String(from),
             content,
@@ -786,6 +837,17 @@ fn frame(part: &PostPart, prefix: &mut Vec<u32>, suffix: &mut Vec<u32>) {
     }
 }
 
+/// Refuses a file that holds more than `most` of something.
+fn at_most(most: usize, there: usize, what: &str) -> Result<(), TokenizerError> {
+    match there > most {
+        true => Err(TokenizerError::TooMuch {
+            what: format!("{there} {what}"),
+            most,
+        }),
+        false => Ok(()),
+    }
+}
+
 fn unknown(what: &str) -> TokenizerError {
     TokenizerError::UnknownPart(format!("{what} of another kind"))
 }
@@ -818,12 +880,4 @@ fn yes() -> bool {
 
 fn visible_space() -> char {
     super::normalizer::SPACE
-}
-
-fn double_hash() -> String {
-    "##".to_owned()
-}
-
-fn hundred() -> usize {
-    100
 }

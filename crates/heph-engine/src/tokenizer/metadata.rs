@@ -1,6 +1,7 @@
 //! A tokenizer from the metadata of a GGUF file.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::bpe::Bpe;
 use super::charsmap::Charsmap;
@@ -10,10 +11,11 @@ use super::pattern::Pattern;
 use super::pieces::{Cut, Matches};
 use super::special::{AddedToken, AddedTokens};
 use super::spm::Spm;
+use super::texts::{Ids, Texts};
 use super::trie::Trie;
 use super::unigram::Unigram;
 use super::wordpiece::WordPiece;
-use super::{ENDS, Model, SpecialTokens, Token, Tokenizer, TokenizerError};
+use super::{ENDS, Model, SpecialTokens, Tokenizer, TokenizerError, Tokens};
 use super::{byte_level, byte_of_token, byte_tokens, end_ids};
 
 /// What a GGUF file says about its vocabulary, as plain data: the keys under `tokenizer.ggml.`, and two more.
@@ -24,13 +26,13 @@ pub struct VocabularyMetadata {
     /// `pre`: name of the pre-tokenizer of a `gpt2` vocabulary.
     pub pre: Option<String>,
     /// `tokens`: the spelling of each token.
-    pub tokens: Vec<String>,
+    pub tokens: Arc<Texts>,
     /// `scores`: empty, or one score a token.
     pub scores: Vec<f32>,
     /// `token_type`: empty, or for each token 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     pub token_types: Vec<i32>,
     /// `merges`: two tokens with a space between, most frequent first.
-    pub merges: Vec<String>,
+    pub merges: Texts,
     /// `bos_token_id`.
     pub bos: Option<u32>,
     /// `eos_token_id`.
@@ -131,7 +133,7 @@ impl VocabularyMetadata {
             .iter()
             .enumerate()
             .map(|(id, text)| match self.token_types.get(id) {
-                _ if ENDS.contains(&text.as_str()) => Kind::Control,
+                _ if ENDS.contains(&text) => Kind::Control,
                 None | Some(1) => Kind::Normal,
                 Some(2) => Kind::Unknown,
                 Some(3) => Kind::Control,
@@ -153,12 +155,12 @@ impl VocabularyMetadata {
         let score = |score: &f32| if score.is_nan() { f32::NEG_INFINITY } else { *score };
         let mut scores: Vec<f32> = self.scores.iter().map(score).collect();
         scores.resize(self.tokens.len(), 0.0);
-        let all = self.ids(kinds, |_| true);
+        let bytes = byte_tokens(self.entries(kinds, |_| true));
         let model = Spm {
-            longest: ids.keys().map(String::len).max().unwrap_or(0),
+            longest: ids.longest(),
             ids,
             scores,
-            bytes: byte_tokens(|text| all.get(text).copied()).unwrap_or_else(|| Box::new([None; 256])),
+            bytes: bytes.unwrap_or_else(|| Box::new([None; 256])),
             unknown: special.unknown,
         };
         let mut normalizers = vec![Normalizer::ReplaceText {
@@ -192,7 +194,7 @@ impl VocabularyMetadata {
             bytes: if family.byte_level {
                 None
             } else {
-                byte_tokens(|text| ids.get(text).copied())
+                byte_tokens(self.entries(kinds, |_| true))
             },
             whole_pieces: family.whole_pieces,
             ids,
@@ -210,8 +212,14 @@ impl VocabularyMetadata {
                 vec![spaces]
             },
             cuts: family.cuts()?,
-            tokens: self.list(kinds, |text| family.bytes_of(text)),
-            ..self.assemble(kinds, Model::Bpe(Box::new(model)), special, add_bos, self.add_eos)
+            ..self.assemble_as(
+                kinds,
+                &|text| family.bytes_of(text),
+                Model::Bpe(Box::new(model)),
+                special,
+                add_bos,
+                self.add_eos,
+            )
         })
     }
 
@@ -294,10 +302,23 @@ impl VocabularyMetadata {
         add_bos: bool,
         add_eos: Option<bool>,
     ) -> Tokenizer {
+        let bytes_of = |text: &str| text.replace(SPACE, " ").into_bytes();
+        self.assemble_as(kinds, &bytes_of, model, special, add_bos, add_eos)
+    }
+
+    fn assemble_as(
+        &self,
+        kinds: &[Kind],
+        bytes_of: &dyn Fn(&str) -> Vec<u8>,
+        model: Model,
+        special: SpecialTokens,
+        add_bos: bool,
+        add_eos: Option<bool>,
+    ) -> Tokenizer {
         Tokenizer {
-            tokens: self.list(kinds, |text| text.replace(SPACE, " ").into_bytes()),
+            tokens: self.list(kinds, bytes_of),
             added: AddedTokens::new(self.added_tokens(kinds)),
-            added_normalized: AddedTokens::new(Vec::new()),
+            added_normalized: AddedTokens::default(),
             normalizers: Vec::new(),
             cuts: Vec::new(),
             model,
@@ -316,8 +337,7 @@ impl VocabularyMetadata {
     fn special(&self, bos: Option<u32>, eos: Option<u32>, unknown: Option<u32>) -> SpecialTokens {
         let or = |named: Option<u32>, default: Option<u32>| self.valid(named).or(self.valid(default));
         let eos = or(self.eos, eos);
-        let texts = self.list(&self.kinds(), |_| Vec::new());
-        let ends = end_ids(&texts, [eos, self.valid(self.eot), self.valid(self.eom)]);
+        let ends = end_ids(&self.tokens, [eos, self.valid(self.eot), self.valid(self.eom)]);
         SpecialTokens {
             bos: or(self.bos, bos),
             eos,
@@ -341,27 +361,25 @@ impl VocabularyMetadata {
             .zip(0..)
             .zip(kinds)
             .filter(move |(_, kind)| wanted(**kind));
-        tokens.map(|((text, id), _)| (text.as_str(), id))
+        tokens.map(|((text, id), _)| (text, id))
     }
 
     /// The ids by spelling; of equal tokens the last counts.
-    fn ids(&self, kinds: &[Kind], wanted: impl Fn(Kind) -> bool) -> HashMap<String, u32> {
-        self.entries(kinds, wanted)
-            .map(|(text, id)| (text.to_owned(), id))
-            .collect()
+    fn ids(&self, kinds: &[Kind], wanted: impl Fn(Kind) -> bool) -> Ids {
+        Ids::of_places(&self.tokens, |at| wanted(kinds[at]))
     }
 
-    fn merges(&self, ids: &HashMap<String, u32>) -> HashMap<(u32, u32), (u32, u32)> {
-        let mut merges = HashMap::with_capacity(self.merges.len());
-        for (rank, merge) in (0..).zip(&self.merges) {
+    fn merges(&self, ids: &Ids) -> HashMap<(u32, u32), (u32, u32)> {
+        let mut merges = HashMap::with_capacity(self.merges.len().min(self.tokens.len()));
+        let mut joined = String::new();
+        for (rank, merge) in (0..).zip(self.merges.iter()) {
             let Some((left, right)) = split_merge(merge) else {
                 continue;
             };
-            let pair = ids
-                .get(left)
-                .zip(ids.get(right))
-                .zip(ids.get(&format!("{left}{right}")));
-            if let Some(((&left, &right), &id)) = pair {
+            joined.clear();
+            joined.extend([left, right]);
+            let pair = ids.get(left).zip(ids.get(right)).zip(ids.get(&joined));
+            if let Some(((left, right), id)) = pair {
                 merges.entry((left, right)).or_insert((rank, id));
             }
         }
@@ -369,30 +387,30 @@ impl VocabularyMetadata {
     }
 
     /// The tokens, those that are plain text by `bytes_of` their spelling.
-    fn list(&self, kinds: &[Kind], bytes_of: impl Fn(&str) -> Vec<u8>) -> Vec<Token> {
-        let token = |(text, kind): (&String, &Kind)| Token {
-            text: text.clone(),
-            control: matches!(kind, Kind::Control | Kind::Unknown),
-            bytes: match kind {
-                Kind::Normal | Kind::Unused | Kind::Undefined => bytes_of(text).into_boxed_slice(),
-                Kind::Byte => byte_of_token(text).into_iter().collect(),
-                Kind::UserDefined | Kind::Control | Kind::Unknown => text.as_bytes().into(),
-            },
-        };
-        self.tokens.iter().zip(kinds).map(token).collect()
+    fn list(&self, kinds: &[Kind], bytes_of: &dyn Fn(&str) -> Vec<u8>) -> Tokens {
+        Tokens::new(Arc::clone(&self.tokens), |id, text, out| {
+            let kind = kinds[id as usize];
+            match kind {
+                Kind::Normal | Kind::Unused | Kind::Undefined => out.extend(bytes_of(text)),
+                Kind::Byte => out.extend(byte_of_token(text)),
+                Kind::UserDefined | Kind::Control | Kind::Unknown => out.extend(text.as_bytes()),
+            }
+            matches!(kind, Kind::Control | Kind::Unknown)
+        })
     }
 
-    fn added_tokens(&self, kinds: &[Kind]) -> Vec<AddedToken> {
+    fn added_tokens<'a>(&'a self, kinds: &'a [Kind]) -> impl Iterator<Item = (&'a str, AddedToken)> {
         let added = |kind| matches!(kind, Kind::Control | Kind::Unknown | Kind::UserDefined);
-        let tokens = self.entries(kinds, added).map(|(text, id)| AddedToken {
-            id,
-            text: text.to_owned(),
-            special: kinds[id as usize] != Kind::UserDefined,
-            strip_left: self.strips_left(text),
-            strip_right: self.strips_right(text),
-            single_word: false,
-        });
-        tokens.collect()
+        self.entries(kinds, added).map(|(text, id)| {
+            let token = AddedToken {
+                id,
+                special: kinds[id as usize] != Kind::UserDefined,
+                strip_left: self.strips_left(text),
+                strip_right: self.strips_right(text),
+                single_word: false,
+            };
+            (text, token)
+        })
     }
 
     /// GGUF does not say which tokens swallow the white space before them; these vocabularies' mask does.

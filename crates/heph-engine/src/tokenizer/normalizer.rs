@@ -68,9 +68,32 @@ pub(super) struct SentencePiece {
 /// SentencePiece's visible space.
 pub(super) const SPACE: char = '\u{2581}';
 
+/// Steps that rewrite a text: the longest of real vocabularies have six.
+pub(super) const STEPS_MAX: usize = 64;
+
+/// Bytes that one step puts in the place of what it finds: real ones put one character there.
+pub(super) const REPLACEMENT_MAX: usize = 256;
+
+/// How much longer a text becomes: compatibility decomposition makes 11 bytes of one, and byte stand-ins double that.
+const GROWTH_MAX: usize = 32;
+
+/// What a text may grow by on top: marks in front of short ones.
+const GROWTH_BYTES: usize = 4096;
+
+/// `text` after all of `steps`. It does not grow without bound: where steps make it longer than any vocabulary does,
+/// what is too long is left out.
+pub(super) fn apply_all(steps: &[Normalizer], text: &str) -> String {
+    let most = text.len().saturating_mul(GROWTH_MAX).saturating_add(GROWTH_BYTES);
+    steps.iter().fold(text.to_owned(), |text, step| {
+        let mut text = step.apply(&text, most);
+        text.truncate(text.floor_char_boundary(most));
+        text
+    })
+}
+
 impl Normalizer {
-    /// `text` rewritten.
-    pub(super) fn apply(&self, text: &str) -> String {
+    /// `text` rewritten. Once `most` bytes are there, what is replaced by longer texts may be left as it is.
+    fn apply(&self, text: &str, most: usize) -> String {
         match self {
             Self::Nfc => text.nfc().collect(),
             Self::Nfd => text.nfd().collect(),
@@ -81,8 +104,11 @@ impl Normalizer {
             Self::Strip { left, right } => strip(text, *left, *right).to_owned(),
             Self::Prepend(prefix) if !text.is_empty() => format!("{prefix}{text}"),
             Self::Prepend(_) => String::new(),
-            Self::ReplaceText { from, to } => text.replace(from, to),
-            Self::ReplacePattern { from, to } => from.replace_all(text, to),
+            Self::ReplaceText { from, to } => {
+                let room = most.saturating_sub(text.len()) / to.len().max(1);
+                text.replacen(from, to, if to.len() <= from.len() { usize::MAX } else { room })
+            }
+            Self::ReplacePattern { from, to } => from.replace_all(text, to, most),
             Self::ByteLevel => {
                 let mut out = String::with_capacity(text.len() * 2);
                 byte_level::encode(text, &mut out);
@@ -90,8 +116,8 @@ impl Normalizer {
             }
             Self::Nmt => text.chars().filter_map(nmt).collect(),
             Self::Bert(bert) => bert.apply(text),
-            Self::Precompiled(charsmap) => precompiled(charsmap, text),
-            Self::SentencePiece(rules) => rules.apply(text),
+            Self::Precompiled(charsmap) => precompiled(charsmap, text, most),
+            Self::SentencePiece(rules) => rules.apply(text, most),
         }
     }
 }
@@ -120,13 +146,16 @@ impl Bert {
 }
 
 impl SentencePiece {
-    fn apply(&self, text: &str) -> String {
+    fn apply(&self, text: &str, most: usize) -> String {
         let mut out = String::with_capacity(text.len() + text.len() / 2);
         let mut prefix_due = self.space_prefix;
         let mut in_word = false;
         let mut at = 0;
         while let Some(c) = text[at..].chars().next() {
             let rest = &text[at..];
+            if out.len() > most {
+                break;
+            }
             let (len, normal) = self.normal_prefix(rest, c);
             for c in normal.chars() {
                 if c == ' ' {
@@ -165,9 +194,12 @@ impl SentencePiece {
 }
 
 /// Looks `charsmap` up as the `tokenizers` library does: a short grapheme cluster as a whole first.
-fn precompiled(charsmap: &Charsmap, text: &str) -> String {
+fn precompiled(charsmap: &Charsmap, text: &str, most: usize) -> String {
     let mut out = String::with_capacity(text.len());
     for cluster in text.graphemes(true) {
+        if out.len() > most {
+            break;
+        }
         match charsmap.first_prefix(cluster) {
             Some(normal) if cluster.len() < 6 => out.push_str(normal),
             _ => {
@@ -270,26 +302,51 @@ mod tests {
             space_prefix,
             merge_spaces,
         };
-        assert_eq!(rules(true, true).apply("  a  b "), "▁a▁b");
-        assert_eq!(rules(true, false).apply(" a b"), "▁▁a▁b");
-        assert_eq!(rules(false, false).apply("a b"), "a▁b");
-        assert_eq!(rules(true, true).apply("   "), "");
+        assert_eq!(rules(true, true).apply("  a  b ", 99), "▁a▁b");
+        assert_eq!(rules(true, false).apply(" a b", 99), "▁▁a▁b");
+        assert_eq!(rules(false, false).apply("a b", 99), "a▁b");
+        assert_eq!(rules(true, true).apply("   ", 99), "");
     }
 
     #[test]
     fn simple_steps_do_what_they_say() {
-        assert_eq!(Normalizer::Nfc.apply("e\u{301}"), "é");
-        assert_eq!(Normalizer::Lowercase.apply("ΑΣ"), "ασ");
+        assert_eq!(Normalizer::Nfc.apply("e\u{301}", 99), "é");
+        assert_eq!(Normalizer::Lowercase.apply("ΑΣ", 99), "ασ");
         assert_eq!(
             Normalizer::Strip {
                 left: true,
                 right: false
             }
-            .apply(" a "),
+            .apply(" a ", 99),
             "a "
         );
-        assert_eq!(Normalizer::Prepend("▁".to_owned()).apply(""), "");
-        assert_eq!(Normalizer::Nmt.apply("a\u{1}\u{200b}b"), "a b");
-        assert_eq!(Normalizer::ByteLevel.apply(" é"), "ĠÃ©");
+        assert_eq!(Normalizer::Prepend("▁".to_owned()).apply("", 99), "");
+        assert_eq!(Normalizer::Nmt.apply("a\u{1}\u{200b}b", 99), "a b");
+        assert_eq!(Normalizer::ByteLevel.apply(" é", 99), "ĠÃ©");
+    }
+
+    #[test]
+    fn a_text_does_not_grow_without_bound() {
+        let doubled = |of: &str| Normalizer::ReplaceText {
+            from: "a".to_owned(),
+            to: of.to_owned(),
+        };
+        let steps = vec![doubled("aa"); 60];
+        let text = apply_all(&steps, &"a".repeat(1000));
+        assert!(text.len() <= 1000 * GROWTH_MAX + GROWTH_BYTES, "{}", text.len());
+        assert_eq!(apply_all(&steps[..4], "aba"), format!("{0}b{0}", "a".repeat(16)));
+        let pattern = Normalizer::ReplacePattern {
+            from: Pattern::new("[aé]").unwrap(),
+            to: "éa".to_owned(),
+        };
+        let text = apply_all(&vec![pattern; 60], "aé");
+        assert!(text.len() <= 3 * GROWTH_MAX + GROWTH_BYTES);
+        // U+FDFA is 18 characters long when it is taken apart.
+        let longest = "\u{fdfa}".repeat(10_000);
+        let steps = [Normalizer::Nfkd, Normalizer::ByteLevel];
+        assert_eq!(
+            apply_all(&steps, &longest),
+            Normalizer::ByteLevel.apply(&Normalizer::Nfkd.apply(&longest, 0), 0)
+        );
     }
 }

@@ -35,11 +35,14 @@ impl Pattern {
             .map(|found| found.range())
     }
 
-    /// `text` with each match replaced by `to`.
-    pub(super) fn replace_all(&self, text: &str, to: &str) -> String {
+    /// `text` with each match replaced by `to`, those left out that come once there are `most` bytes.
+    pub(super) fn replace_all(&self, text: &str, to: &str, most: usize) -> String {
         let mut out = String::with_capacity(text.len());
         let mut done = 0;
         for found in self.matches(text) {
+            if out.len() > most {
+                break;
+            }
             out.push_str(&text[done..found.start]);
             out.push_str(to);
             done = found.end;
@@ -63,7 +66,14 @@ mod tests {
 
     #[test]
     fn replacement_is_literal() {
-        assert_eq!(Pattern::literal("a.").unwrap().replace_all("a.ab", "$0"), "$0ab");
+        assert_eq!(
+            Pattern::literal("a.").unwrap().replace_all("a.ab", "$0", 99),
+            "$0ab"
+        );
+        assert_eq!(
+            Pattern::literal("a").unwrap().replace_all("aaaa", "bb", 3),
+            "bbbbaa"
+        );
     }
 
     #[test]

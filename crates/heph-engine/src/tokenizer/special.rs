@@ -8,10 +8,9 @@ use super::ParseSpecial;
 use super::trie::Trie;
 
 /// A token that is found by its text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct AddedToken {
     pub(super) id: u32,
-    pub(super) text: String,
     /// Found only where the caller asks for special tokens.
     pub(super) special: bool,
     /// Swallows white space before it.
@@ -23,17 +22,31 @@ pub(super) struct AddedToken {
 }
 
 /// Finds added tokens: the leftmost first, and of those the longest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct AddedTokens {
     tokens: Vec<AddedToken>,
     all: Matcher,
-    ordinary: Matcher,
+    /// Those that are not special; absent where that is all of them.
+    ordinary: Option<Matcher>,
 }
 
 #[derive(Debug, Clone)]
 struct Matcher {
     trie: Trie,
     starts: [bool; 256],
+}
+
+impl Default for Matcher {
+    fn default() -> Self {
+        Self::new(Trie::default())
+    }
+}
+
+impl Matcher {
+    fn new(trie: Trie) -> Self {
+        let starts = trie.first_bytes();
+        Self { trie, starts }
+    }
 }
 
 /// A stretch of a text.
@@ -46,17 +59,19 @@ pub(super) enum Section {
 }
 
 impl AddedTokens {
-    /// A finder of `tokens`. Tokens without text are never found.
-    pub(super) fn new(tokens: Vec<AddedToken>) -> Self {
+    /// A finder of tokens by their texts. Tokens without text are never found.
+    pub(super) fn new<T: AsRef<str>>(entries: impl IntoIterator<Item = (T, AddedToken)>) -> Self {
+        let (texts, tokens): (Vec<T>, Vec<AddedToken>) = entries.into_iter().unzip();
         let matcher = |wanted: &dyn Fn(&AddedToken) -> bool| {
-            let entries = tokens.iter().zip(0..).filter(|(token, _)| wanted(token));
-            let trie = Trie::new(entries.map(|(token, at)| (token.text.as_bytes(), at)));
-            Matcher {
-                starts: trie.first_bytes(),
-                trie,
-            }
+            let entries = texts.iter().zip(&tokens).zip(0..);
+            let entries = entries.filter(|((_, token), _)| wanted(token));
+            Matcher::new(Trie::new(
+                entries.map(|((text, _), at)| (text.as_ref().as_bytes(), at)),
+            ))
         };
-        let (all, ordinary) = (matcher(&|_| true), matcher(&|token| !token.special));
+        let all = matcher(&|_| true);
+        let any_special = tokens.iter().any(|token| token.special);
+        let ordinary = any_special.then(|| matcher(&|token| !token.special));
         Self {
             tokens,
             all,
@@ -68,7 +83,7 @@ impl AddedTokens {
     pub(super) fn sections(&self, text: &str, parse: ParseSpecial) -> Vec<Section> {
         let matcher = match parse {
             ParseSpecial::Yes => &self.all,
-            ParseSpecial::No => &self.ordinary,
+            ParseSpecial::No => self.ordinary.as_ref().unwrap_or(&self.all),
         };
         let mut sections = Vec::new();
         let (mut at, mut done) = (0, 0);
@@ -136,18 +151,26 @@ fn is_word(c: char) -> bool {
 mod tests {
     use super::*;
 
-    fn token(id: u32, text: &str) -> AddedToken {
-        AddedToken {
+    fn token(id: u32, text: &'static str) -> (&'static str, AddedToken) {
+        let token = AddedToken {
             id,
-            text: text.to_owned(),
             special: false,
             strip_left: false,
             strip_right: false,
             single_word: false,
-        }
+        };
+        (text, token)
     }
 
-    fn sections(tokens: Vec<AddedToken>, text: &str, parse: ParseSpecial) -> String {
+    fn with(
+        mut token: (&'static str, AddedToken),
+        change: impl Fn(&mut AddedToken),
+    ) -> (&'static str, AddedToken) {
+        change(&mut token.1);
+        token
+    }
+
+    fn sections(tokens: Vec<(&str, AddedToken)>, text: &str, parse: ParseSpecial) -> String {
         let found = AddedTokens::new(tokens).sections(text, parse);
         let words = found.into_iter().map(|section| match section {
             Section::Token(id) => id.to_string(),
@@ -169,10 +192,7 @@ mod tests {
 
     #[test]
     fn special_tokens_are_text_unless_asked_for() {
-        let special = AddedToken {
-            special: true,
-            ..token(1, "<s>")
-        };
+        let special = with(token(1, "<s>"), |token| token.special = true);
         let tokens = vec![special, token(2, "  ")];
         assert_eq!(sections(tokens.clone(), "<s>  x", ParseSpecial::No), "[<s>]2[x]");
         assert_eq!(sections(tokens, "<s>  x", ParseSpecial::Yes), "12[x]");
@@ -180,14 +200,8 @@ mod tests {
 
     #[test]
     fn tokens_swallow_white_space_as_told() {
-        let left = AddedToken {
-            strip_left: true,
-            ..token(1, "<l>")
-        };
-        let right = AddedToken {
-            strip_right: true,
-            ..token(2, "<r>")
-        };
+        let left = with(token(1, "<l>"), |token| token.strip_left = true);
+        let right = with(token(2, "<r>"), |token| token.strip_right = true);
         assert_eq!(
             sections(vec![left, right], "a \n<l> b<r> \t<r> <l>", ParseSpecial::Yes),
             "[a]1[ b]221"
@@ -196,10 +210,7 @@ mod tests {
 
     #[test]
     fn a_single_word_token_is_not_part_of_a_word() {
-        let word = AddedToken {
-            single_word: true,
-            ..token(1, "ab")
-        };
+        let word = with(token(1, "ab"), |token| token.single_word = true);
         assert_eq!(
             sections(vec![word], "ab cab abc-ab", ParseSpecial::Yes),
             "1[ cab abc-]1"

@@ -1,12 +1,14 @@
 //! SentencePiece's byte-pair encoding: of all neighbours whose join is a token, the best score is joined first
 //! (Kudo and Richardson 2018, arXiv:1808.06226).
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
+
+use super::texts::Ids;
 
 /// Vocabulary and scores.
 #[derive(Debug, Clone)]
 pub(super) struct Spm {
-    pub(super) ids: HashMap<String, u32>,
+    pub(super) ids: Ids,
     /// Score of each token; never NaN.
     pub(super) scores: Vec<f32>,
     /// The token of each byte, for characters the vocabulary lacks.
@@ -82,7 +84,7 @@ impl Spm {
         if len > self.longest {
             return;
         }
-        if let Some(&id) = self.ids.get(&text[start..start + len]) {
+        if let Some(id) = self.ids.get(&text[start..start + len]) {
             queue.push(Candidate {
                 score: self.scores[id as usize],
                 left,
@@ -94,7 +96,7 @@ impl Spm {
 
     fn emit(&self, symbol: &str, out: &mut Vec<u32>) {
         match self.ids.get(symbol) {
-            Some(&id) => out.push(id),
+            Some(id) => out.push(id),
             None => out.extend(
                 symbol
                     .bytes()
@@ -146,16 +148,15 @@ impl Eq for Candidate {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn encode(tokens: &[(&str, f32)], text: &str) -> Vec<u32> {
         let mut bytes = Box::new([None; 256]);
         bytes[0xc3] = Some(100);
-        let ids = tokens
-            .iter()
-            .zip(0..)
-            .map(|((t, _), id)| ((*t).to_owned(), id))
-            .collect();
+        let texts = Arc::new(tokens.iter().map(|token| token.0).collect());
+        let ids = Ids::of_places(&texts, |_| true);
         let scores = tokens.iter().map(|token| token.1).collect();
         let mut out = Vec::new();
         Spm {

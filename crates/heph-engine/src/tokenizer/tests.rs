@@ -87,13 +87,13 @@ fn words_answer_as_recorded() {
 fn byte_metadata(pre: &str, more: &[(&str, i32)], merges: &[&str]) -> VocabularyMetadata {
     let bytes = (0..=255).map(|byte| (byte_level::char_of(byte).to_string(), 1));
     let tokens = bytes.chain(more.iter().map(|(text, kind)| ((*text).to_owned(), *kind)));
-    let (tokens, token_types) = tokens.unzip();
+    let (tokens, token_types): (Texts, _) = tokens.unzip();
     VocabularyMetadata {
         model: "gpt2".to_owned(),
         pre: Some(pre.to_owned()),
-        tokens,
+        tokens: Arc::new(tokens),
         token_types,
-        merges: merges.iter().map(|merge| (*merge).to_owned()).collect(),
+        merges: merges.iter().collect(),
         ..VocabularyMetadata::default()
     }
 }
@@ -129,7 +129,7 @@ fn a_byte_level_file_is_read() {
 fn spm_metadata(tokens: &[(&str, f32, i32)]) -> VocabularyMetadata {
     VocabularyMetadata {
         model: "llama".to_owned(),
-        tokens: tokens.iter().map(|token| token.0.to_owned()).collect(),
+        tokens: Arc::new(tokens.iter().map(|token| token.0).collect()),
         scores: tokens.iter().map(|token| token.1).collect(),
         token_types: tokens.iter().map(|token| token.2).collect(),
         ..VocabularyMetadata::default()
@@ -193,7 +193,7 @@ fn a_wordpiece_file_is_read() {
     ];
     let vocabulary = VocabularyMetadata {
         model: "bert".to_owned(),
-        tokens: tokens.iter().map(|token| token.0.to_owned()).collect(),
+        tokens: Arc::new(tokens.iter().map(|token| token.0).collect()),
         token_types: tokens.iter().map(|token| token.1).collect(),
         unknown: Some(0),
         bos: Some(1),
@@ -263,13 +263,7 @@ fn hostile_vocabularies_do_no_harm() {
                 .map(|i| scores[pick(i) % scores.len()])
                 .collect(),
             token_types: (0..tokens.len()).map(|i| (pick(i) % 9) as i32 - 1).collect(),
-            merges: vec![
-                " ".to_owned(),
-                "a".to_owned(),
-                "a a".to_owned(),
-                String::new(),
-                "x  y".to_owned(),
-            ],
+            merges: [" ", "a", "a a", "", "x  y"].into_iter().collect(),
             bos: Some(pick(1) as u32),
             eos: Some(seed as u32 % 50),
             unknown: Some(seed as u32 % 70),
@@ -278,7 +272,7 @@ fn hostile_vocabularies_do_no_harm() {
             } else {
                 vec![4, 0, 0, 0, 9, seed as u8, 1, 2, 65, 0]
             },
-            tokens,
+            tokens: Arc::new(tokens.iter().collect()),
             ..VocabularyMetadata::default()
         };
         let tokenizer = Tokenizer::from_metadata(&vocabulary).unwrap();

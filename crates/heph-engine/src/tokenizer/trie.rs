@@ -1,18 +1,25 @@
 //! The longest and every token that starts a piece of text.
 
-/// A set of byte strings with a number each, as a trie in two flat arrays.
+/// A set of byte strings with a number each, as a trie in flat arrays. A run of bytes without a branch is one node, so
+/// there are at most two nodes an entry, however long the entries are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
     /// The edges of all nodes, those of one node together and in order of their byte.
     edges: Vec<Edge>,
+    /// The bytes that the labels of the nodes point into.
+    labels: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
+    /// The bytes that follow the edge's own.
+    label: u32,
+    label_len: u32,
     first_edge: u32,
     edges: u16,
-    value: Option<u32>,
+    ends: bool,
+    value: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -22,44 +29,54 @@ struct Edge {
 }
 
 impl Trie {
-    /// A trie of `entries`. Of equal strings the last one counts; empty strings are left out.
+    /// A trie of `entries`. Of equal strings the last one counts; empty strings are left out, and what goes beyond 4 GiB.
     pub(super) fn new<'a>(entries: impl IntoIterator<Item = (&'a [u8], u32)>) -> Self {
         let mut sorted: Vec<(&[u8], u32)> = entries.into_iter().filter(|entry| !entry.0.is_empty()).collect();
         sorted.sort_by_key(|entry| entry.0);
-        let mut trie = Self {
-            nodes: vec![Node {
-                first_edge: 0,
-                edges: 0,
-                value: None,
-            }],
-            edges: Vec::new(),
-        };
-        let mut open = std::collections::VecDeque::from([(0usize, 0..sorted.len(), 0usize)]);
-        while let Some((node, range, depth)) = open.pop_front() {
-            let ended = sorted[range.clone()]
-                .iter()
-                .take_while(|entry| entry.0.len() == depth)
-                .count();
-            if ended > 0 {
-                trie.nodes[node].value = Some(sorted[range.start + ended - 1].1);
+        let mut trie = Self::default();
+        let mut open = std::collections::VecDeque::from([(0..sorted.len(), 0usize)]);
+        // Nodes are made in the order in which they are looked at, so the place of the next one is known.
+        let mut next = 1;
+        while let Some((range, depth)) = open.pop_front() {
+            let label = trie.labels.len();
+            // What the first and the last of a sorted range share, all of it share. The root has no label.
+            if let (Some(first), Some(last)) = (sorted[range.clone()].first(), sorted[range.clone()].last())
+                && !trie.nodes.is_empty()
+            {
+                let (first, last) = (&first.0[depth..], &last.0[depth..]);
+                let shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+                trie.labels.extend_from_slice(&first[..shared]);
             }
+            let shared = trie.labels.len() - label;
+            let depth = depth + shared;
+            let ended = sorted[range.clone()].partition_point(|entry| entry.0.len() == depth);
+            let mut node = Node {
+                label: label as u32,
+                label_len: shared as u32,
+                first_edge: trie.edges.len() as u32,
+                edges: 0,
+                ends: ended > 0,
+                value: if ended > 0 {
+                    sorted[range.start + ended - 1].1
+                } else {
+                    0
+                },
+            };
             let mut start = range.start + ended;
-            trie.nodes[node].first_edge = trie.edges.len() as u32;
             while start < range.end {
                 let byte = sorted[start].0[depth];
                 let same = sorted[start..range.end].partition_point(|entry| entry.0[depth] == byte);
-                let to = trie.nodes.len();
-                trie.nodes.push(Node {
-                    first_edge: 0,
-                    edges: 0,
-                    value: None,
-                });
-                trie.edges.push(Edge { byte, to: to as u32 });
-                trie.nodes[node].edges += 1;
-                open.push_back((to, start..start + same, depth + 1));
+                trie.edges.push(Edge { byte, to: next });
+                next += 1;
+                node.edges += 1;
+                open.push_back((start..start + same, depth + 1));
                 start += same;
             }
+            trie.nodes.push(node);
         }
+        trie.nodes.shrink_to_fit();
+        trie.edges.shrink_to_fit();
+        trie.labels.shrink_to_fit();
         trie
     }
 
@@ -71,9 +88,15 @@ impl Trie {
             loop {
                 let byte = *text.get(depth)?;
                 node = self.child(node?, byte);
-                depth += 1;
-                if let Some(value) = node?.value {
-                    return Some((depth, value));
+                let next = node?;
+                let label = &self.labels[next.label as usize..][..next.label_len as usize];
+                if !text[depth + 1..].starts_with(label) {
+                    node = None;
+                    return None;
+                }
+                depth += 1 + label.len();
+                if next.ends {
+                    return Some((depth, next.value));
                 }
             }
         })
@@ -129,6 +152,35 @@ mod tests {
         assert_eq!(trie.longest_prefix(b"abcdef"), Some((5, 5)));
         assert_eq!(trie.longest_prefix(b"xyz"), None);
         assert_eq!(trie.longest_prefix(b""), None);
+    }
+
+    #[test]
+    fn entries_are_found_as_by_looking_at_each() {
+        let letters = |mut n: usize| {
+            let mut word = Vec::new();
+            while n > 0 {
+                word.push(b"ab"[n % 2]);
+                n /= 2;
+            }
+            word
+        };
+        let words: Vec<Vec<u8>> = (1..400).step_by(7).map(letters).collect();
+        let trie = Trie::new(words.iter().zip(0..).map(|(word, at)| (word.as_slice(), at)));
+        assert!(trie.nodes.len() <= 2 * words.len() + 1);
+        for text in (0..3_000).map(letters) {
+            let mut wanted: Vec<(usize, u32)> = words
+                .iter()
+                .zip(0..)
+                .filter(|(word, _)| text.starts_with(word))
+                .map(|(word, at)| (word.len(), at))
+                .collect();
+            wanted.sort_unstable();
+            let found: Vec<_> = trie.prefixes(&text).collect();
+            assert_eq!(
+                found.iter().map(|f| f.0).collect::<Vec<_>>(),
+                wanted.iter().map(|w| w.0).collect::<Vec<_>>()
+            );
+        }
     }
 
     #[test]

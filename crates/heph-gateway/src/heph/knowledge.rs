@@ -79,6 +79,26 @@ pub(crate) async fn add(State(door): State<Door>, body: Bytes) -> Result<(Status
     Ok((StatusCode::CREATED, Json(json!(shelf))))
 }
 
+/// What of a shelf may leave from now on.
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
+pub(crate) struct ShelfMark {
+    /// `nothing`, `own` or `policy`.
+    label: Label,
+}
+
+/// Says anew what of a folder may leave.
+#[utoipa::path(put, path = "/heph/v1/knowledge/{id}", request_body = ShelfMark, tag = "Knowledge", params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "The shelf"), (status = 400, description = "There is no such label"), (status = 404, description = "There is none")))]
+pub(crate) async fn mark(
+    State(door): State<Door>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, Refusal> {
+    let ShelfMark { label } = read(&body)?;
+    let shelf = on_shelves(move || door.knowledge.mark(&id, label)).await?;
+    Ok(Json(json!(shelf)))
+}
+
 /// Forgets a shelf; the folder stays as it is.
 #[utoipa::path(delete, path = "/heph/v1/knowledge/{id}", tag = "Knowledge", params(("id" = String, Path, description = "Its id")),
     responses((status = 204, description = "It is forgotten"), (status = 404, description = "There was none")))]

@@ -1,6 +1,7 @@
 //! The folder of models, as the page shows it.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -11,6 +12,7 @@ use futures_util::stream;
 use heph_engine::graph::Graph;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
+use heph_runtime::egress::Journal;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::pull::{self, Hub, Patience, Repository, Request};
@@ -20,6 +22,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::error::{Dialect, Refusal};
+use crate::heph::policy::not_cut_off;
+use crate::heph::workshop::fit;
 use crate::house::Door;
 use crate::openai::read;
 use crate::shape::text;
@@ -48,15 +52,9 @@ fn described(door: &Door, name: &str, found: &Found) -> Value {
         "loaded": loaded, "serving": serving, "context": null, "layers": null, "source": source,
     });
     let available = Hardware::look().memory_available_bytes;
-    // Weights as they lie in the file, and a quarter of them for caches and buffers.
-    let memory = bytes + bytes / 4;
-    let fits = loaded || memory <= available;
-    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-    let verb = if fits { "fits" } else { "does not fit" };
-    line["fit"] = json!({
-        "fits": fits, "memory_bytes": memory, "available_bytes": available,
-        "sentence": format!("{verb}: about {} of {}", mb(memory), mb(available)),
-    });
+    // What is in memory already needs none of what is free.
+    line["fit"] = fit(bytes, if loaded { u64::MAX } else { available });
+    line["fit"]["available_bytes"] = json!(available);
     match open::open(found) {
         Ok(opened) => {
             let config = opened.config();
@@ -78,6 +76,7 @@ fn origin(record: &Record) -> String {
     match &record.origin {
         Origin::Import { path } => format!("imported from {}", path.display()),
         Origin::Pull { hub, repository, .. } => format!("{repository} of {hub}"),
+        Origin::Quantised { from, file_type } => format!("{from} as {file_type}"),
     }
 }
 
@@ -118,7 +117,7 @@ pub(crate) async fn one(State(door): State<Door>, Path(name): Path<String>) -> R
         .map(Json)
 }
 
-fn store_refusal(error: StoreError) -> Refusal {
+pub(crate) fn store_refusal(error: StoreError) -> Refusal {
     let sentence = error.to_string();
     match error {
         StoreError::Unknown { .. } => Refusal::missing(sentence).code("model_not_found"),
@@ -212,6 +211,19 @@ impl Drop for Watch {
     }
 }
 
+/// How often a download looks whether this machine was cut off.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A download that is under way ends when this machine is cut off.
+async fn stopped_when_cut_off(door: Door, cancel: Cancel) {
+    while !cancel.is_raised() {
+        if door.rules.is_cut() {
+            cancel.raise();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// The download as a stream of reports, in HEPH's events or in Ollama's lines.
 pub(crate) async fn pull_stream(
     door: &Door,
@@ -219,14 +231,17 @@ pub(crate) async fn pull_stream(
     dialect: Dialect,
     streamed: bool,
 ) -> Result<Response, Refusal> {
+    not_cut_off(&door.rules)?;
     let (reports, mut heard) = mpsc::channel::<Value>(REPORTS_WAITING);
     let cancel = Cancel::new();
+    tokio::spawn(stopped_when_cut_off(door.clone(), cancel.clone()));
     let (job_cancel, job_door) = (cancel.clone(), door.clone());
     tokio::task::spawn_blocking(move || {
         let hub = Hub::new(
             &job_door.settings.hub,
             job_door.settings.hub_token.as_deref(),
             Patience::default(),
+            Journal::at(&job_door.settings.home),
         );
         let mut told = 0;
         let mut tell = |p: Progress| {

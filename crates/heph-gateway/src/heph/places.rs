@@ -12,8 +12,9 @@ use heph_types::Leaves;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ask::{Ask, Source, Text, Turn, Wishes, writer};
+use crate::ask::{Ask, Source, Text, Wishes, writer};
 use crate::error::Refusal;
+use crate::heph::policy::not_cut_off;
 use crate::house::Door;
 use crate::machines::Wish;
 use crate::openai::chat::{Content, count};
@@ -31,6 +32,7 @@ pub(crate) struct PlanRequest {
     max_tokens: Option<i64>,
     mode: Option<String>,
     privacy: Option<String>,
+    labels: Option<Vec<String>>,
     exactness: Option<String>,
 }
 
@@ -49,7 +51,7 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
     let model = writer(&door, request.model.as_deref().unwrap_or_default()).await?;
     let source = match (request.messages, request.prompt) {
         (Some(messages), _) => {
-            let turn = |m: PlanMessage| Ok::<_, Refusal>(Turn::new(&m.role, m.content.text()?));
+            let turn = |m: PlanMessage| m.content.turn(&m.role);
             Source::Chat(messages.into_iter().map(turn).collect::<Result<_, _>>()?)
         }
         (None, Some(prompt)) => Source::Texts(vec![Text::Words(prompt)]),
@@ -58,26 +60,32 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
     let wishes = Wishes {
         mode: request.mode,
         privacy: request.privacy,
+        labels: request.labels,
         exactness: request.exactness,
         ..Wishes::default()
     };
     let mode = wishes.mode()?;
     let most = count("max_tokens", request.max_tokens, 1)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-    let (privacy, any_bits) = (wishes.privacy()?, wishes.any_bits()?);
+    let any_bits = wishes.any_bits()?;
+    let house = Arc::clone(&door);
     let machines = door.machines.clone();
     let Some(machines) = machines.filter(|_| Arc::ptr_eq(&model, &door.engines.served)) else {
         let sentence = "only the served model is planned for, by a program that knows other machines";
         return Err(Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"));
     };
     let work = move || {
-        let ask = Ask::new(String::new(), source);
+        let ask = Ask {
+            wishes,
+            ..Ask::new(String::new(), source)
+        };
         let prompt_tokens = ask.prompts(&model)?.first().map_or(0, Vec::len);
         let wish = Wish {
             prompt_tokens,
             excerpts_tokens: None,
             answer_tokens_max: most,
             mode,
-            privacy,
+            price_max: ask.wishes.max_price,
+            discretion: ask.discretion(&house, Some(model.service.words()))?,
             any_bits,
         };
         let course = machines
@@ -133,8 +141,15 @@ fn told(record: &Record) -> Value {
 }
 
 /// This machine and those that were met.
-#[utoipa::path(get, path = "/heph/v1/nodes", tag = "HEPH", responses((status = 200, description = "The machines")))]
+#[utoipa::path(
+    get, path = "/heph/v1/nodes", tag = "HEPH",
+    responses(
+        (status = 200, description = "The machines"), (status = 403, description = "This machine is cut off"),
+        (status = 503, description = "The network cannot be opened"),
+    )
+)]
 pub(crate) async fn nodes(State(door): State<Door>) -> Result<Json<Value>, Refusal> {
+    not_cut_off(&door.rules)?;
     let served = &door.engines.served;
     let (threads, isa) = (served.threads, served.isa.name());
     let machines = door.machines.clone();

@@ -5,19 +5,33 @@
 //! caller sends the same messages again, with that answer at their end and the ids that were approved.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use heph_privacy::Cleared;
+use heph_privacy::policy::Kind;
+use heph_runtime::discretion::Discretion;
+use heph_runtime::receipt::ToolLine;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
-use super::client::McpError;
+use super::client::{McpError, bytes_of, call_of, ear, leave};
 use super::config::{Config, Policy};
 use super::server::completion;
-use crate::error::Refusal;
+use super::{Listening, Next};
+use crate::answer::{Answer, Finish, Part};
+use crate::caller::Caller;
+use crate::error::{Dialect, Refusal};
+use crate::heph::policy::not_cut_off;
 use crate::house::Door;
+use crate::openai::chat::{Ahead, ChatRequest, Stream, streamed};
+use crate::openai::read;
+use crate::shape::{self, Frames, Keep, Shape, Source};
 
 /// Answers of a model in one request.
 const ROUNDS_MAX: usize = 8;
@@ -75,6 +89,8 @@ pub(crate) async fn answer(
             format!("heph.mcp is a list of servers, heph.approved a list of ids: {e}"),
         )
     })?;
+    // Nobody knows what a server does with what it is told, so it is told nothing now.
+    not_cut_off(&door.rules)?;
     let privacy = headers.get("heph-privacy").and_then(|label| label.to_str().ok());
     let privacy = body["heph"]["privacy"].as_str().or(privacy);
     if privacy == Some("nothing") {
@@ -86,93 +102,494 @@ pub(crate) async fn answer(
         let sentence = "this page was let in without the scope \"tools\"";
         return Err(Refusal::new(StatusCode::FORBIDDEN, sentence).code("scope"));
     }
-    if body["stream"] == json!(true) {
-        return Err(Refusal::param(
-            "stream",
-            "answers with tools of servers come whole: leave stream out",
-        ));
-    }
     if body["n"].as_u64().is_some_and(|n| n != 1) {
         return Err(Refusal::param("n", "answers with tools of servers are one"));
     }
     let within = body["heph"]["deadline_ms"]
         .as_u64()
         .map_or(WITHIN, Duration::from_millis);
-    let looped = run(door, headers, &wishes, &mut body);
-    let late = |_| {
-        Refusal::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("the tools took more than {} s", within.as_secs()),
-        )
-    };
-    let done = tokio::time::timeout(within, looped).await.map_err(late)??;
-    Ok(Some(axum::Json(done).into_response()))
+    let asked = Asked::new(door, headers, &wishes, &mut body).await?;
+    if body["stream"] == json!(true) {
+        return stream(door, asked, body, within).await.map(Some);
+    }
+    let mut gathered = None;
+    let done = tokio::time::timeout(within, asked.run(&mut body, &mut gathered)).await;
+    done.map_err(|_| late(within))??;
+    let answer = gathered.ok_or_else(|| Refusal::ours("an answer has no end"))?;
+    Ok(Some(axum::Json(answer).into_response()))
 }
 
-async fn run(
-    door: &Door,
-    headers: &HeaderMap,
-    wishes: &ToolWishes,
-    body: &mut Value,
-) -> Result<Value, Refusal> {
-    let home = door.settings.home.clone();
-    let config = tokio::task::spawn_blocking(move || Config::read(&home))
-        .await
-        .map_err(Refusal::ours)?;
-    let config = config.map_err(McpError::from)?;
-    let offered = offered(door, &config, wishes).await?;
-    let own: Vec<Value> = offered.values().map(|tool| tool.told.clone()).collect();
-    let tools = body["tools"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default()
-        .into_iter()
-        .chain(own);
-    body["tools"] = tools.collect();
-    if let Some(heph) = body["heph"].as_object_mut() {
-        heph.remove("mcp");
-        heph.remove("approved");
-    }
-    let mut made = Vec::new();
-    let approved: BTreeSet<&str> = wishes.approved.iter().map(String::as_str).collect();
-    if let Some(open) = open_calls(body, &offered) {
-        let results = results(door, &config, &offered, &open, &approved, &mut made).await;
-        push(body, results);
-    }
-    for _ in 0..ROUNDS_MAX {
-        let mut answer = completion(door, headers, body).await?;
-        let message = answer["choices"][0]["message"].clone();
-        let calls = calls_of(&message);
-        let is_ours = |call: &Call| offered.contains_key(&call.name);
-        let asks = calls.iter().any(|call| {
-            offered
-                .get(&call.name)
-                .is_some_and(|tool| tool.policy == Policy::Ask)
-        });
-        // Calls of the caller's own tools, and those that need a word, go back to the caller.
-        if calls.is_empty() || !calls.iter().all(is_ours) || asks {
-            let waits = calls.iter().filter_map(|call| {
-                let tool = offered.get(&call.name)?;
-                Some(json!({
-                    "id": call.id, "server": tool.server, "tool": tool.tool, "arguments": call.arguments,
-                    "policy": tool.policy,
-                }))
-            });
-            let waits: Vec<Value> = waits.collect();
-            if !answer["heph"].is_object() {
-                answer["heph"] = json!({});
-            }
-            answer["heph"]["tools"] = json!({ "made": made, "waiting": waits });
-            return Ok(answer);
+fn late(within: Duration) -> Refusal {
+    let sentence = format!("the tools took more than {} s", within.as_secs());
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, sentence)
+}
+
+/// One answer of the model, and what was said of it already.
+struct Round {
+    message: Value,
+    /// Of a whole answer all of it, of a stream what is left to be said.
+    rest: Rest,
+}
+
+enum Rest {
+    Whole(Value),
+    Streamed(Box<(Answer, Vec<Part>, Finish)>),
+}
+
+impl Rest {
+    /// The receipt of this round.
+    fn receipt_id(&self) -> Option<String> {
+        match self {
+            Rest::Whole(answer) => answer["heph"]["receipt_id"].as_str().map(str::to_owned),
+            Rest::Streamed(streamed) => Some(streamed.0.receipt_id()),
         }
-        push(body, vec![message]);
-        let results = results(door, &config, &offered, &calls, &approved, &mut made).await;
-        push(body, results);
-        // What was to be called has been called.
-        body["tool_choice"] = json!("auto");
     }
-    let sentence = format!("the model called tools {ROUNDS_MAX} times without an answer");
-    Err(Refusal::new(StatusCode::BAD_GATEWAY, sentence).code("tool_rounds"))
+}
+
+/// What came about on the way to an answer.
+#[derive(Default)]
+struct Made {
+    /// Calls, as they are told.
+    calls: Vec<Value>,
+    /// What servers were told, for the receipt.
+    told: Vec<ToolLine>,
+    /// Receipts of the rounds so far.
+    rounds: Vec<String>,
+}
+
+impl Made {
+    fn tools(&self, waiting: &[Value]) -> Value {
+        json!({ "made": self.calls, "waiting": waiting })
+    }
+}
+
+/// Whom an answer with tools is told to: `None` gathers it whole, until it is there.
+trait Listener: Send {
+    /// Asks the model once.
+    async fn round(&mut self, asked: &Asked, body: &Value) -> Result<Round, Refusal>;
+    /// A tool is called, is so far, or was called.
+    async fn tool(&mut self, told: &Value) -> Result<(), Refusal>;
+    /// Whether anybody hears that before the end.
+    fn listens(&self) -> bool;
+    /// The last answer, and what became of tools.
+    async fn end(&mut self, asked: &Asked, rest: Rest, made: &Made, waiting: &[Value])
+    -> Result<(), Refusal>;
+}
+
+impl Listener for Option<Value> {
+    async fn round(&mut self, asked: &Asked, body: &Value) -> Result<Round, Refusal> {
+        let answer = completion(&asked.door, &asked.headers, body).await?;
+        let message = answer["choices"][0]["message"].clone();
+        Ok(Round {
+            message,
+            rest: Rest::Whole(answer),
+        })
+    }
+
+    async fn tool(&mut self, _: &Value) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn listens(&self) -> bool {
+        false
+    }
+
+    async fn end(
+        &mut self,
+        asked: &Asked,
+        rest: Rest,
+        made: &Made,
+        waiting: &[Value],
+    ) -> Result<(), Refusal> {
+        let id = rest.receipt_id();
+        let Rest::Whole(mut answer) = rest else {
+            return Ok(());
+        };
+        if !answer["heph"].is_object() {
+            answer["heph"] = json!({});
+        }
+        let receipts = &asked.door.receipts;
+        if let Some(receipt) = id.and_then(|id| receipts.complete(&id, &made.rounds, &made.told)) {
+            answer["heph"]["receipt"] = receipt;
+        }
+        answer["heph"]["tools"] = made.tools(waiting);
+        *self = Some(answer);
+        Ok(())
+    }
+}
+
+/// Frames of a stream that wait for their reader; then the answer waits, too.
+const FRAMES_WAITING: usize = 16;
+
+type Told = Result<Vec<String>, Refusal>;
+
+/// Tells an answer as it comes. Calls of tools that are carried out here are no part of it; they stand in chunks of their own.
+struct Telling {
+    door: Door,
+    stream: Option<Stream>,
+    /// What the request says of its stream, for what is told before a model is asked.
+    ahead: Ahead,
+    frames: mpsc::Sender<Told>,
+}
+
+impl Telling {
+    async fn say(&self, out: Frames) -> Result<(), Refusal> {
+        let gone = |_| Refusal::ours("nobody reads the answer");
+        match out.0.is_empty() {
+            true => Ok(()),
+            false => self.frames.send(Ok(out.0)).await.map_err(gone),
+        }
+    }
+}
+
+impl Listener for Telling {
+    async fn round(&mut self, asked: &Asked, body: &Value) -> Result<Round, Refusal> {
+        let request: ChatRequest = read(body.to_string().as_bytes())?;
+        let (mut answer, shape, _) = streamed(&asked.door, &asked.headers, request).await?;
+        let mut out = Frames::default();
+        if self.stream.is_none() {
+            let stream = self.stream.insert(shape);
+            stream.begin(&answer, &mut out);
+        }
+        let (mut text, mut calls, mut held, mut finish) =
+            (String::new(), Vec::new(), Vec::new(), Finish::Stop);
+        loop {
+            self.say(std::mem::take(&mut out)).await?;
+            let Some(parts) = answer.next().await else { break };
+            let Some(stream) = &mut self.stream else { break };
+            for part in parts? {
+                match &part {
+                    Part::Text { text: more, .. } => {
+                        text.push_str(more);
+                        stream.part(&answer, part, &mut out);
+                        continue;
+                    }
+                    Part::Thought { .. } => {
+                        stream.part(&answer, part, &mut out);
+                        continue;
+                    }
+                    Part::Call { id, name, .. } => calls.push((id.clone(), name.clone(), String::new())),
+                    Part::Arguments { text: more, .. } => {
+                        if let Some((.., arguments)) = calls.last_mut() {
+                            arguments.push_str(more);
+                        }
+                    }
+                    Part::End { finish: why, .. } => {
+                        finish = why.clone();
+                        continue;
+                    }
+                }
+                held.push(part);
+            }
+        }
+        let calls = calls.iter().map(|(id, name, arguments)| {
+            json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
+        });
+        let calls: Vec<Value> = calls.collect();
+        let mut message = json!({ "role": "assistant", "content": text });
+        if !calls.is_empty() {
+            message["tool_calls"] = Value::Array(calls);
+        }
+        Ok(Round {
+            message,
+            rest: Rest::Streamed(Box::new((answer, held, finish))),
+        })
+    }
+
+    async fn tool(&mut self, told: &Value) -> Result<(), Refusal> {
+        let mut out = Frames::default();
+        let stream = match &self.stream {
+            Some(stream) => stream,
+            // Calls that waited for the person's word are made before any model is asked.
+            None => self
+                .stream
+                .insert(Stream::ahead(&self.door, &self.ahead, &mut out)),
+        };
+        stream.tool(told, &mut out);
+        self.say(out).await
+    }
+
+    fn listens(&self) -> bool {
+        true
+    }
+
+    async fn end(&mut self, _: &Asked, rest: Rest, made: &Made, waiting: &[Value]) -> Result<(), Refusal> {
+        let (Rest::Streamed(rest), Some(stream)) = (rest, &mut self.stream) else {
+            return Ok(());
+        };
+        let (mut answer, held, finish) = *rest;
+        answer.came_by(&made.rounds, &made.told);
+        let tools = made.tools(waiting);
+        let mut out = Frames::default();
+        for part in held {
+            stream.part(&answer, part, &mut out);
+        }
+        stream.ends_with_tools(&answer, &finish, &tools, &mut out);
+        self.say(out).await
+    }
+}
+
+/// An answer with tools while it is made: as fast as it is read.
+struct Talk {
+    making: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    frames: mpsc::Receiver<Told>,
+}
+
+impl Talk {
+    async fn told(&mut self) -> Option<Told> {
+        loop {
+            let Some(making) = &mut self.making else {
+                return self.frames.recv().await;
+            };
+            tokio::select! {
+                biased;
+                told = self.frames.recv() => return told,
+                () = making => self.making = None,
+            }
+        }
+    }
+}
+
+impl Source for Talk {
+    async fn next(&mut self) -> Option<Vec<String>> {
+        match self.told().await? {
+            Ok(frames) => Some(frames),
+            Err(refusal) => {
+                let mut out = Frames::default();
+                out.data(&refusal.body(Dialect::OpenAi));
+                Some(out.0)
+            }
+        }
+    }
+}
+
+async fn stream(door: &Door, asked: Asked, mut body: Value, within: Duration) -> Result<Response, Refusal> {
+    let keep = match body["heph"]["resume"] == json!(true) {
+        true => Keep::Yes,
+        false => Keep::No,
+    };
+    let (to, frames) = mpsc::channel(FRAMES_WAITING);
+    let making = async move {
+        let mut telling = Telling {
+            door: Arc::clone(&asked.door),
+            stream: None,
+            ahead: Ahead::of(&body),
+            frames: to.clone(),
+        };
+        let done = tokio::time::timeout(within, asked.run(&mut body, &mut telling)).await;
+        if let Err(refusal) = done.unwrap_or_else(|_| Err(late(within))) {
+            // Where nobody reads, nobody has to be told.
+            let _ = to.send(Err(refusal)).await;
+        }
+    };
+    // What a stream does after its head is done for whoever asked.
+    let making: Pin<Box<dyn Future<Output = ()> + Send>> = match Caller::now() {
+        Some(caller) => Box::pin(caller.asks(making)),
+        None => Box::pin(making),
+    };
+    let mut talk = Talk {
+        making: Some(making),
+        frames,
+    };
+    // A refusal before the first word has its own status.
+    let first = talk.told().await.unwrap_or_else(|| Ok(Vec::new()))?;
+    let id = door.serial();
+    Ok(shape::sent(
+        door,
+        &id,
+        shape::named(&id, Stream::CONTENT_TYPE),
+        first,
+        talk,
+        keep,
+    ))
+}
+
+/// What is asked, and the tools that may be used for it.
+struct Asked {
+    door: Door,
+    headers: HeaderMap,
+    config: Config,
+    offered: BTreeMap<String, Offered>,
+    approved: BTreeSet<String>,
+}
+
+impl Asked {
+    /// Puts the tools into the request.
+    async fn new(
+        door: &Door,
+        headers: &HeaderMap,
+        wishes: &ToolWishes,
+        body: &mut Value,
+    ) -> Result<Self, Refusal> {
+        let home = door.settings.home.clone();
+        let config = tokio::task::spawn_blocking(move || Config::read(&home))
+            .await
+            .map_err(Refusal::ours)?;
+        let config = config.map_err(McpError::from)?;
+        let offered = offered(door, &config, wishes, &told(door, headers, body)?).await?;
+        let own: Vec<Value> = offered.values().map(|tool| tool.told.clone()).collect();
+        let tools = body["tools"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+            .into_iter()
+            .chain(own);
+        body["tools"] = tools.collect();
+        if let Some(heph) = body["heph"].as_object_mut() {
+            heph.remove("mcp");
+            heph.remove("approved");
+        }
+        Ok(Self {
+            door: Arc::clone(door),
+            headers: headers.clone(),
+            config,
+            offered,
+            approved: wishes.approved.iter().cloned().collect(),
+        })
+    }
+
+    async fn run(&self, body: &mut Value, listener: &mut impl Listener) -> Result<(), Refusal> {
+        let mut made = Made::default();
+        if let Some(open) = open_calls(body, &self.offered) {
+            let results = self.results(&open, body, &mut made, listener).await?;
+            push(body, results);
+        }
+        for _ in 0..ROUNDS_MAX {
+            let round = listener.round(self, body).await?;
+            made.rounds.extend(round.rest.receipt_id());
+            let calls = calls_of(&round.message);
+            let is_ours = |call: &Call| self.offered.contains_key(&call.name);
+            let asks = calls.iter().any(|call| {
+                self.offered
+                    .get(&call.name)
+                    .is_some_and(|tool| tool.policy == Policy::Ask)
+            });
+            // Calls of the caller's own tools, and those that need a word, go back to the caller.
+            if calls.is_empty() || !calls.iter().all(is_ours) || asks {
+                let waits = calls.iter().filter_map(|call| {
+                    let tool = self.offered.get(&call.name)?;
+                    Some(json!({
+                        "id": call.id, "server": tool.server, "tool": tool.tool, "arguments": call.arguments,
+                        "policy": tool.policy,
+                    }))
+                });
+                let waits: Vec<Value> = waits.collect();
+                return listener.end(self, round.rest, &made, &waits).await;
+            }
+            push(body, vec![round.message]);
+            let results = self.results(&calls, body, &mut made, listener).await?;
+            push(body, results);
+            // What was to be called has been called.
+            body["tool_choice"] = json!("auto");
+        }
+        let sentence = format!("the model called tools {ROUNDS_MAX} times without an answer");
+        Err(Refusal::new(StatusCode::BAD_GATEWAY, sentence).code("tool_rounds"))
+    }
+
+    /// The results of calls, as messages, one after the other; `made` learns what was called.
+    async fn results(
+        &self,
+        calls: &[Call],
+        body: &Value,
+        made: &mut Made,
+        listener: &mut impl Listener,
+    ) -> Result<Vec<Value>, Refusal> {
+        // What a model wants to know is as private as all that it was told, results of other tools included.
+        let discretion = told(&self.door, &self.headers, body)?;
+        let mut results = Vec::new();
+        for call in calls {
+            let Some(tool) = self.offered.get(&call.name) else {
+                continue;
+            };
+            let began = Instant::now();
+            let refused = |why: String| (why, "refused", None);
+            let leave = leave(&self.config, &tool.server, &discretion);
+            let (text, state, left) = match (may_call(tool.policy, self.approved.contains(&call.id)), leave) {
+                (false, _) => refused("The person did not allow this call.".to_owned()),
+                (true, Err(stays)) => refused(format!("The policy did not allow this call: {stays}.")),
+                (true, Ok(leave)) => {
+                    let told = json!({
+                        "id": call.id, "server": tool.server, "tool": tool.tool, "state": "called", "arguments": call.arguments,
+                    });
+                    listener.tool(&told).await?;
+                    let cleared = leave.clear_part(call.arguments.clone());
+                    self.called(&call.id, tool, cleared, listener).await
+                }
+            };
+            let told = json!({
+                "id": call.id, "server": tool.server, "tool": tool.tool, "state": state, "result": text,
+                "seconds": began.elapsed().as_secs_f64(), "left": left.as_ref().map(left_of),
+            });
+            listener.tool(&told).await?;
+            made.calls.push(told);
+            made.told.extend(left);
+            results
+                .push(json!({ "role": "tool", "tool_call_id": call.id, "name": call.name, "content": text }));
+        }
+        Ok(results)
+    }
+
+    /// What a call brought, how it went, and what left for it. The listener hears of what its server says meanwhile.
+    async fn called(
+        &self,
+        id: &str,
+        tool: &Offered,
+        arguments: Cleared<Value>,
+        listener: &mut impl Listener,
+    ) -> (String, &'static str, Option<ToolLine>) {
+        let servers = &self.door.servers;
+        let (to, far) = ear();
+        let to = listener.listens().then_some(&to);
+        let asked = call_of(&tool.tool, arguments, to);
+        let mut line = ToolLine {
+            server: tool.server.clone(),
+            calls: 1,
+            up: bytes_of(&asked),
+            down: 0,
+            label: asked.label().clone(),
+            rules: asked.decision().rules.iter().cloned().collect(),
+        };
+        let mut listening = Listening::new(servers.call(&self.config, &tool.server, asked, to), far);
+        let told = loop {
+            let far = match listening.next().await {
+                Next::Told(far) => far,
+                Next::Said(told) => break told,
+            };
+            let mut told = json!(far);
+            told["id"] = id.into();
+            told["server"] = tool.server.as_str().into();
+            told["tool"] = tool.tool.as_str().into();
+            told["state"] = "called".into();
+            // Whoever does not read any more is heard of at the next word.
+            let _ = listener.tool(&told).await;
+        };
+        match told {
+            Ok(brought) => {
+                line.down = brought.down;
+                let state = if brought.failed { "failed" } else { "done" };
+                (labelled(tool, &brought.text), state, Some(line))
+            }
+            Err(error) => (error.to_string(), "failed", error.may_have_told().then_some(line)),
+        }
+    }
+}
+
+/// What left for one call.
+fn left_of(line: &ToolLine) -> Value {
+    json!({
+        "kind": Kind::ToolServer, "label": line.label, "rules": line.rules, "up": line.up, "down": line.down,
+    })
+}
+
+/// How private a request is now, for servers of tools.
+fn told(door: &Door, headers: &HeaderMap, body: &Value) -> Result<Discretion, Refusal> {
+    let mut body = body.clone();
+    // Tools that must be called are not there yet.
+    if let Some(body) = body.as_object_mut() {
+        body.remove("tool_choice");
+    }
+    let request: ChatRequest = read(body.to_string().as_bytes())?;
+    request.ask(headers)?.discretion(door, None)
 }
 
 impl From<McpError> for Refusal {
@@ -188,6 +605,7 @@ impl From<McpError> for Refusal {
             | McpError::Form { .. }
             | McpError::Version { .. }
             | McpError::Refused { .. }
+            | McpError::Elsewhere { .. }
             | McpError::Away { .. } => Self::new(StatusCode::BAD_GATEWAY, sentence).code("mcp"),
         }
     }
@@ -198,10 +616,15 @@ async fn offered(
     door: &Door,
     config: &Config,
     wishes: &ToolWishes,
+    discretion: &Discretion,
 ) -> Result<BTreeMap<String, Offered>, Refusal> {
     let mut offered = BTreeMap::new();
     for server in wishes.mcp.iter().collect::<BTreeSet<_>>() {
-        for tool in door.servers.tools(config, server).await? {
+        let leave = leave(config, server, discretion).map_err(|stays| {
+            let sentence = format!("the server {server:?} is not asked: {stays}");
+            Refusal::new(StatusCode::FORBIDDEN, sentence).code("stays_here")
+        })?;
+        for tool in door.servers.tools(config, server, &leave).await? {
             let of_name = |c: char| {
                 if c.is_ascii_alphanumeric() || c == '-' {
                     c
@@ -274,44 +697,6 @@ fn push(body: &mut Value, messages: Vec<Value>) {
     if let Some(list) = body["messages"].as_array_mut() {
         list.extend(messages);
     }
-}
-
-/// The results of calls, as messages, one after the other; `made` learns what was called.
-async fn results(
-    door: &Door,
-    config: &Config,
-    offered: &BTreeMap<String, Offered>,
-    calls: &[Call],
-    approved: &BTreeSet<&str>,
-    made: &mut Vec<Value>,
-) -> Vec<Value> {
-    let mut results = Vec::new();
-    for call in calls {
-        let Some(tool) = offered.get(&call.name) else {
-            continue;
-        };
-        let began = Instant::now();
-        let (text, state) = match may_call(tool.policy, approved.contains(call.id.as_str())) {
-            false => ("The person did not allow this call.".to_owned(), "refused"),
-            true => match door
-                .servers
-                .call(config, &tool.server, &tool.tool, &call.arguments)
-                .await
-            {
-                Ok(brought) => (
-                    labelled(tool, &brought.text),
-                    if brought.failed { "failed" } else { "done" },
-                ),
-                Err(error) => (error.to_string(), "failed"),
-            },
-        };
-        made.push(json!({
-            "id": call.id, "server": tool.server, "tool": tool.tool, "state": state, "result": text,
-            "seconds": began.elapsed().as_secs_f64(),
-        }));
-        results.push(json!({ "role": "tool", "tool_call_id": call.id, "name": call.name, "content": text }));
-    }
-    results
 }
 
 /// Whether a tool may be called.

@@ -65,6 +65,12 @@ pub(crate) struct Server {
     /// What all other tools may do.
     #[serde(default)]
     pub(crate) others: Policy,
+    /// Whether programs that speak with this door may have its prompts: where that is allowed, since nobody is there to be asked.
+    #[serde(default)]
+    pub(crate) prompts: Policy,
+    /// The same of its resources.
+    #[serde(default)]
+    pub(crate) resources: Policy,
     /// How long it may take to answer.
     #[serde(default)]
     deadline_s: Option<u64>,

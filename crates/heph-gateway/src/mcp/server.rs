@@ -1,13 +1,22 @@
 //! HEPH's own tools: what they take, and how a call becomes a request to this door.
 
-use axum::body::Bytes;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
 
-use super::{Code, VERSIONS, done, failed};
+use super::client::Far;
+use super::offers::{self, Offer};
+use super::{Code, Listening, Next, VERSIONS, done, failed};
+use crate::answer::{Finish, Part};
+use crate::caller::Caller;
 use crate::error::{AsItIs, Refusal};
 use crate::heph::{knowledge, models, places};
 use crate::house::Door;
@@ -17,6 +26,12 @@ use crate::{openai, routes};
 
 /// Bytes of an answer that is read back from this door: more than the longest answer takes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// How often a long request tells how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(250);
+
+/// What is told and not read yet; more than that is told to nobody.
+const TOLD_WAITING: usize = 8;
 
 /// What is told to the model that has the tools.
 const INSTRUCTIONS: &str = "HEPH runs language models on this machine and on the person's other machines. `ask` answers with one \
@@ -70,12 +85,68 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Incoming, Value> {
     }
 }
 
+/// Whom a long request tells how far it is; nobody where it was not asked to.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    token: Value,
+    to: mpsc::Sender<Value>,
+    last: Instant,
+}
+
+impl Progress {
+    /// As the parameters of a request ask for it.
+    pub(crate) fn of(params: &Value, to: &mpsc::Sender<Value>) -> Option<Self> {
+        let token = &params["_meta"]["progressToken"];
+        (token.is_string() || token.is_i64() || token.is_u64()).then(|| Self {
+            token: token.clone(),
+            to: to.clone(),
+            last: Instant::now(),
+        })
+    }
+
+    /// So many bytes of the answer are there. Told now and then, and to nobody who does not listen.
+    fn tell(&mut self, bytes: usize) {
+        if self.last.elapsed() < TOLD_EVERY {
+            return;
+        }
+        self.last = Instant::now();
+        self.pass_on(&Far {
+            progress: bytes.into(),
+            total: None,
+            message: Some(format!("{bytes} bytes of the answer are there")),
+        });
+    }
+
+    /// What a server says of how far it is, as our own word. Told to nobody who does not listen.
+    pub(super) fn pass_on(&self, far: &Far) {
+        let mut params = json!(far);
+        params["progressToken"] = self.token.clone();
+        let told = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params });
+        let _ = self.to.try_send(told);
+    }
+}
+
 /// Answers a request.
-pub(crate) async fn answer(door: &Door, id: &Value, method: &str, params: Value) -> Value {
+pub(crate) async fn answer(
+    door: &Door,
+    id: &Value,
+    method: &str,
+    params: Value,
+    progress: Option<Progress>,
+) -> Value {
+    let offered = |said: Result<Value, String>| match said {
+        Ok(result) => done(id, &result),
+        Err(sentence) => failed(id, Code::Params, &sentence),
+    };
     match method {
-        "initialize" => done(id, &welcome(&params)),
+        "initialize" => done(id, &welcome(&params, offers::capabilities(door).await)),
         "ping" => done(id, &json!({})),
         "tools/list" => done(id, &json!({ "tools": tools() })),
+        "prompts/list" => offered(offers::list(door, Offer::Prompts).await),
+        "prompts/get" => offered(offers::prompt(door, &params, progress).await),
+        "resources/list" => offered(offers::list(door, Offer::Resources).await),
+        "resources/templates/list" => offered(offers::list(door, Offer::Templates).await),
+        "resources/read" => offered(offers::read(door, &params, progress).await),
         "tools/call" => {
             let name = params["name"].as_str().unwrap_or_default();
             let arguments = match &params["arguments"] {
@@ -86,7 +157,7 @@ pub(crate) async fn answer(door: &Door, id: &Value, method: &str, params: Value)
             if !arguments.is_object() {
                 return failed(id, Code::Params, "arguments are an object");
             }
-            match call(door, name, arguments).await {
+            match call(door, name, arguments, progress).await {
                 Ok(result) => done(id, &result),
                 Err(sentence) => failed(id, Code::Params, &sentence),
             }
@@ -96,15 +167,16 @@ pub(crate) async fn answer(door: &Door, id: &Value, method: &str, params: Value)
 }
 
 /// The version that both speak: the one that was asked for where we know it, else our newest.
-fn welcome(params: &Value) -> Value {
+fn welcome(params: &Value, mut can: Map<String, Value>) -> Value {
     let asked = params["protocolVersion"].as_str().unwrap_or_default();
     let version = VERSIONS
         .iter()
         .find(|known| **known == asked)
         .unwrap_or(&VERSIONS[0]);
+    can.insert("tools".to_owned(), json!({ "listChanged": false }));
     json!({
         "protocolVersion": version,
-        "capabilities": { "tools": { "listChanged": false } },
+        "capabilities": can,
         "serverInfo": { "name": "heph", "title": "HEPH", "version": env!("CARGO_PKG_VERSION") },
         "instructions": INSTRUCTIONS,
     })
@@ -247,12 +319,17 @@ struct Nothing {}
 ///
 /// # Errors
 /// A sentence where there is no such tool, or it does not take that.
-async fn call(door: &Door, name: &str, arguments: Value) -> Result<Value, String> {
+async fn call(
+    door: &Door,
+    name: &str,
+    arguments: Value,
+    progress: Option<Progress>,
+) -> Result<Value, String> {
     fn taken<T: serde::de::DeserializeOwned>(name: &str, arguments: Value) -> Result<T, String> {
         serde_json::from_value(arguments).map_err(|e| format!("{name} does not take that: {e}"))
     }
     let got = match name {
-        "ask" => ask(door, taken(name, arguments)?).await,
+        "ask" => ask(door, taken(name, arguments)?, progress).await,
         "plan" => plan(door, taken(name, arguments)?).await,
         "list_models" => {
             let Nothing {} = taken(name, arguments)?;
@@ -296,7 +373,7 @@ async fn call(door: &Door, name: &str, arguments: Value) -> Result<Value, String
     })
 }
 
-async fn ask(door: &Door, question: Question) -> Result<Value, Refusal> {
+async fn ask(door: &Door, question: Question, progress: Option<Progress>) -> Result<Value, Refusal> {
     let system = question
         .system
         .map(|text| json!({ "role": "system", "content": text }));
@@ -315,10 +392,34 @@ async fn ask(door: &Door, question: Question) -> Result<Value, Refusal> {
             body[name] = value;
         }
     }
+    if let Some(progress) = progress {
+        return ask_and_tell(door, &body, progress).await;
+    }
     let said = completion(door, &HeaderMap::new(), &body).await?;
     Ok(json!({
         "text": said["choices"][0]["message"]["content"], "finish_reason": said["choices"][0]["finish_reason"],
         "model": said["model"], "usage": said["usage"], "heph": said["heph"],
+    }))
+}
+
+/// The same, told while it comes.
+async fn ask_and_tell(door: &Door, body: &Value, mut progress: Progress) -> Result<Value, Refusal> {
+    let request = openai::read(body.to_string().as_bytes())?;
+    let (mut answer, ..) = openai::chat::streamed(door, &HeaderMap::new(), request).await?;
+    let (mut text, mut finish) = (String::new(), Finish::Stop);
+    while let Some(parts) = answer.next().await {
+        for part in parts? {
+            match part {
+                Part::Text { text: more, .. } => text.push_str(&more),
+                Part::End { finish: why, .. } => finish = why,
+                Part::Thought { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
+            }
+        }
+        progress.tell(text.len());
+    }
+    Ok(json!({
+        "text": text, "finish_reason": openai::finish_reason(&finish), "model": answer.model(),
+        "usage": openai::chunks::usage_of(&answer, 1), "heph": answer.receipt(),
     }))
 }
 
@@ -396,11 +497,47 @@ pub(crate) async fn over_http(State(door): State<Door>, headers: HeaderMap, body
     }
     match read(&body) {
         Ok(Incoming::Request { id, method, params }) => {
-            json(StatusCode::OK, answer(&door, &id, &method, params).await)
+            let (to, told) = mpsc::channel(TOLD_WAITING);
+            let hears = headers.get_all(header::ACCEPT).iter().any(|kinds| {
+                let kinds = kinds.to_str().unwrap_or_default();
+                kinds.contains("text/event-stream")
+            });
+            match Progress::of(&params, &to).filter(|_| hears) {
+                None => json(StatusCode::OK, answer(&door, &id, &method, params, None).await),
+                Some(progress) => {
+                    let asked = async move { answer(&door, &id, &method, params, Some(progress)).await };
+                    drop(to);
+                    stream(asked, told)
+                }
+            }
         }
         Ok(Incoming::Notice { .. } | Incoming::Answer) => StatusCode::ACCEPTED.into_response(),
         Err(answer) => json(StatusCode::BAD_REQUEST, answer),
     }
+}
+
+/// What is told while something is answered, and then the answer. Whoever hangs up ends it.
+fn stream(asked: impl Future<Output = Value> + Send + 'static, told: mpsc::Receiver<Value>) -> Response {
+    // What a stream does after its head is done for whoever asked.
+    let asked: Pin<Box<dyn Future<Output = Value> + Send>> = match Caller::now() {
+        Some(caller) => Box::pin(caller.asks(asked)),
+        None => Box::pin(asked),
+    };
+    let listening = Some(Listening::new(asked, told));
+    let events = futures_util::stream::unfold(listening, |listening| async move {
+        let mut listening = listening?;
+        let (message, rest) = match listening.next().await {
+            Next::Told(message) => (message, Some(listening)),
+            Next::Said(answer) => (answer, None),
+        };
+        let event = Bytes::from(format!("event: message\ndata: {message}\n\n"));
+        Some((Ok::<_, Infallible>(event), rest))
+    });
+    let kinds = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (StatusCode::OK, kinds, Body::from_stream(events)).into_response()
 }
 
 #[cfg(test)]
@@ -443,7 +580,10 @@ mod tests {
 
     #[test]
     fn a_version_is_agreed_on() {
-        let agreed = |asked: &str| welcome(&json!({ "protocolVersion": asked }))["protocolVersion"].clone();
+        let agreed = |asked: &str| {
+            let asked = json!({ "protocolVersion": asked });
+            welcome(&asked, Map::new())["protocolVersion"].clone()
+        };
         for version in VERSIONS {
             assert_eq!(agreed(version), version);
         }

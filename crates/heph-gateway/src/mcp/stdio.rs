@@ -4,18 +4,27 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::server::{self, Incoming};
+use super::server::{self, Incoming, Progress};
 use super::{Code, Line, MESSAGE_BYTES_MAX, failed, line};
 use crate::connection::ServeError;
 use crate::house::{Door, House, Options};
 
 /// Requests that are worked on at one time; the next line is read when one of them is done.
 const AT_ONCE: usize = 16;
+
+/// How long what is under way goes on when nothing more is asked.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(300);
+
+/// How often it is looked meanwhile whether anybody reads.
+const LOOKED_EVERY: Duration = Duration::from_secs(2);
+
+/// How long the last answers may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Answers that wait to be written.
 const WAITING: usize = 64;
@@ -61,10 +70,23 @@ impl McpServer {
         output: impl AsyncWrite + Unpin + Send + 'static,
     ) -> std::io::Result<()> {
         let Self { door, runtime } = self;
-        let spoken = runtime.block_on(speak(door, input, output));
+        let spoken = runtime.block_on(speak(Arc::clone(&door), input, output));
         // A thread that waits for standard input is not waited for.
         runtime.shutdown_timeout(Duration::from_millis(100));
+        // Out here, where what is let go of last may wait for its own threads.
+        drop(door);
         spoken
+    }
+}
+
+/// Comes back when nobody reads what is written. A pipe says so when something is written: what is asked here needs no answer.
+async fn gone(out: &mpsc::Sender<Value>) {
+    let ping = json!({ "jsonrpc": "2.0", "id": "heph", "method": "ping" });
+    loop {
+        let _ = tokio::time::timeout(LOOKED_EVERY, out.closed()).await;
+        if out.send(ping.clone()).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -119,8 +141,9 @@ async fn speak(
                     break;
                 };
                 let (door, out, key) = (door.clone(), out.clone(), id.to_string());
+                let progress = Progress::of(&params, &out);
                 let work = working.spawn(async move {
-                    let answer = server::answer(&door, &id, &method, params).await;
+                    let answer = server::answer(&door, &id, &method, params, progress).await;
                     let _ = out.send(answer).await;
                     drop(place);
                 });
@@ -129,8 +152,16 @@ async fn speak(
             }
         }
     }
-    while working.join_next().await.is_some() {}
+    // Its input is over, and what is under way may still be read: for so long, and only while somebody takes it.
+    let ended = async {
+        tokio::select! {
+            () = async { while working.join_next().await.is_some() {} } => {}
+            () = gone(&out) => {}
+        }
+    };
+    let _ = tokio::time::timeout(UNDER_WAY_MAX, ended).await;
+    working.shutdown().await;
     drop(out);
-    let _ = writer.await;
+    let _ = tokio::time::timeout(LAST_WORDS, writer).await;
     Ok(())
 }

@@ -4,23 +4,30 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use heph_providers::Picture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::chunks::{CHAT, Chunks};
 use super::{
-    FINGERPRINT, OneOrMany, SamplingFields, StreamOptions, chat_logprobs, finish_reason, form, read,
+    FORMAT, Guides, OneOrMany, SamplingFields, StreamOptions, chat_logprobs, finish_reason, form, guided,
+    read,
 };
-use crate::answer::{Answer, Part};
+use crate::answer::{Answer, Finish, Part};
 use crate::ask::{Ask, Source, Turn, Wishes};
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
 use crate::mcp::agent;
+use crate::pictures;
 use crate::shape::{self, Frames, Keep, Shape};
 use crate::tools::{Choice, MadeCall, Tool, Toolbox};
 
 /// What a message may be said by.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
+
+/// The field for what a model thinks before it answers, as those who have one call it: OpenAI's own API tells none.
+const THOUGHT: &str = "reasoning_content";
 
 /// A chat request. Fields that are not listed are ignored.
 #[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
@@ -32,6 +39,8 @@ pub(crate) struct ChatRequest {
     messages: Vec<Message>,
     #[serde(flatten)]
     sampling: SamplingFields,
+    #[serde(flatten)]
+    guides: Guides,
     /// Choices to make.
     n: Option<i64>,
     /// Tokens to make at most.
@@ -53,13 +62,11 @@ pub(crate) struct ChatRequest {
     tools: Option<Vec<Value>>,
     /// `none`, `auto`, `required`, or one tool.
     #[serde(default)]
-    #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     /// Whether there may be several calls.
     parallel_tool_calls: Option<bool>,
     /// `text`, `json_object` or `json_schema`; enforced.
     #[serde(default)]
-    #[schema(value_type = Object)]
     response_format: Option<Value>,
     /// For whom it is asked: nothing that one user asked is found again by another.
     user: Option<String>,
@@ -95,13 +102,37 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// The whole text.
-    pub(crate) fn text(self) -> Result<String, Refusal> {
+    /// As a turn of `role`: the whole text, and what is shown with it.
+    pub(crate) fn turn(self, role: &str) -> Result<Turn, Refusal> {
+        let mut turn = Turn::new(role, "");
         match self {
-            Self::Text(text) => Ok(text),
-            Self::Pieces(pieces) => pieces.iter().map(piece).collect(),
+            Self::Text(text) => turn.content = text,
+            Self::Pieces(pieces) => {
+                for one in &pieces {
+                    match (picture(one)?, role) {
+                        (None, _) => turn.content.push_str(&piece(one)?),
+                        (Some(shown), "user") => turn.pictures.push(shown),
+                        (Some(_), _) => {
+                            let sentence =
+                                format!("a message of the role {role} shows a picture; one of a user may");
+                            return Err(Refusal::param("messages", sentence).code("picture"));
+                        }
+                    }
+                }
+            }
         }
+        Ok(turn)
     }
+}
+
+/// A piece that shows something: chat has its address one level down, the Responses API beside its type.
+fn picture(piece: &Value) -> Result<Option<Picture>, Refusal> {
+    if !matches!(piece["type"].as_str(), Some("image_url" | "input_image")) {
+        return Ok(None);
+    }
+    let shown = &piece["image_url"];
+    let address = shown["url"].as_str().or(shown.as_str()).unwrap_or_default();
+    pictures::of_address(address).map(Some)
 }
 
 /// One piece of a text.
@@ -139,12 +170,12 @@ impl Message {
                 format!("a message of the role {} has no content", self.role),
             ));
         }
+        let content = self.content.unwrap_or(Content::Text(String::new()));
         Ok(Turn {
-            role: self.role,
-            content: self.content.map_or(Ok(String::new()), Content::text)?,
             calls: self.tool_calls.unwrap_or_default(),
             call_id: self.tool_call_id,
             name: self.name,
+            ..content.turn(&self.role)?
         })
     }
 }
@@ -206,7 +237,7 @@ pub(crate) fn count(name: &'static str, value: Option<i64>, least: i64) -> Resul
 }
 
 impl ChatRequest {
-    fn ask(self, headers: &HeaderMap) -> Result<Ask, Refusal> {
+    pub(crate) fn ask(self, headers: &HeaderMap) -> Result<Ask, Refusal> {
         let toolbox = toolbox(&self)?;
         let turns = self
             .messages
@@ -220,7 +251,7 @@ impl ChatRequest {
         let older = count("max_tokens", self.max_tokens.filter(|&n| n != -1), 1)?;
         ask.max_tokens = newer.or(older);
         ask.stops = OneOrMany::list(self.stop);
-        ask.form = form(self.response_format.as_ref())?;
+        ask.form = guided(FORMAT, form(FORMAT, self.response_format.as_ref())?, self.guides)?;
         ask.toolbox = toolbox;
         let top =
             count("top_logprobs", self.top_logprobs, 0)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -255,29 +286,13 @@ pub(crate) async fn completions(
         return Ok(answered);
     }
     let request: ChatRequest = read(&body)?;
-    let stream = request.stream.unwrap_or(false);
-    let usage = request
-        .stream_options
-        .as_ref()
-        .and_then(|o| o.include_usage)
-        .unwrap_or(false);
-    let ask = request.ask(&headers)?;
-    let keep = if ask.wishes.resume.unwrap_or(false) {
-        Keep::Yes
-    } else {
-        Keep::No
-    };
-    let reports = ask.logprobs.is_some();
-    let mut answer = ask.submit(&door).await?;
-    if stream {
-        let shape = Chunks {
-            usage,
-            reports,
-            left: answer.choices(),
-            begun: vec![false; answer.choices()],
-        };
+    if request.stream.unwrap_or(false) {
+        let (answer, shape, keep) = streamed(&door, &headers, request).await?;
         return Ok(shape::stream(&door, answer, shape, keep));
     }
+    let ask = request.ask(&headers)?;
+    let reports = ask.logprobs.is_some();
+    let mut answer = ask.submit(&door).await?;
     let mut choices: Vec<Gathered> = vec![Gathered::default(); answer.choices()];
     let words = std::sync::Arc::clone(answer.words());
     shape::whole(&mut answer, |part| match part {
@@ -285,6 +300,7 @@ pub(crate) async fn completions(
             choices[choice].text.push_str(&text);
             choices[choice].logprobs.extend(chat_logprobs(&words, &said));
         }
+        Part::Thought { choice, text } => choices[choice].thought.push_str(&text),
         Part::Call { choice, id, name, .. } => choices[choice].calls.push((id, name, String::new())),
         Part::Arguments { choice, text, .. } => {
             if let Some(call) = choices[choice].calls.last_mut() {
@@ -298,31 +314,37 @@ pub(crate) async fn completions(
         .into_iter()
         .enumerate()
         .map(|(at, choice)| choice.json(at, reports));
-    let body = json!({
-        "id": format!("chatcmpl-{}", answer.id),
-        "object": "chat.completion",
-        "created": answer.created_s,
-        "model": answer.model(),
-        "system_fingerprint": FINGERPRINT,
-        "choices": list.collect::<Vec<_>>(),
-        "usage": usage_of(&answer, 1),
-        "heph": answer.receipt(),
-    });
+    let body = CHAT.whole(&answer, list.collect(), 1);
     Ok(shape::complete(&answer, &body))
 }
 
-/// The tokens, as OpenAI counts them.
-pub(crate) fn usage_of(answer: &Answer, prompts: usize) -> Value {
-    let usage = answer.usage(prompts);
-    json!({
-        "prompt_tokens": usage.prompt, "completion_tokens": usage.answer, "total_tokens": usage.prompt + usage.answer,
-        "prompt_tokens_details": { "cached_tokens": usage.cached },
-    })
+/// An answer that is to be told in chunks, and whether it is kept for a lost connection.
+pub(crate) async fn streamed(
+    door: &Door,
+    headers: &HeaderMap,
+    request: ChatRequest,
+) -> Result<(Answer, Stream, Keep), Refusal> {
+    let usage = request
+        .stream_options
+        .as_ref()
+        .and_then(|o| o.include_usage)
+        .unwrap_or(false);
+    let ask = request.ask(headers)?;
+    let keep = if ask.wishes.resume.unwrap_or(false) {
+        Keep::Yes
+    } else {
+        Keep::No
+    };
+    let reports = ask.logprobs.is_some();
+    let answer = ask.submit(door).await?;
+    let chunks = Chunks::new(CHAT, &answer, 1, usage);
+    Ok((answer, Stream { chunks, reports }, keep))
 }
 
 #[derive(Debug, Clone, Default)]
 struct Gathered {
     text: String,
+    thought: String,
     calls: Vec<(String, String, String)>,
     logprobs: Vec<Value>,
     finish: &'static str,
@@ -340,6 +362,9 @@ impl Gathered {
             json!(self.text)
         };
         let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+        if !self.thought.is_empty() {
+            message[THOUGHT] = self.thought.into();
+        }
         if !calls.is_empty() {
             message["tool_calls"] = Value::Array(calls);
         }
@@ -352,71 +377,110 @@ impl Gathered {
     }
 }
 
-/// The answer as chunks.
-struct Chunks {
+/// What the request of a stream says of its chunks.
+pub(crate) struct Ahead {
+    model: String,
     usage: bool,
     reports: bool,
-    left: usize,
-    begun: Vec<bool>,
 }
 
-impl Chunks {
-    fn chunk(&self, answer: &Answer, choices: Value) -> Value {
-        let mut chunk = json!({
-            "id": format!("chatcmpl-{}", answer.id),
-            "object": "chat.completion.chunk",
-            "created": answer.created_s,
-            "model": answer.model(),
-            "system_fingerprint": FINGERPRINT,
-            "choices": choices,
-        });
-        if self.usage {
-            chunk["usage"] = Value::Null;
+impl Ahead {
+    pub(crate) fn of(body: &Value) -> Self {
+        Self {
+            model: body["model"].as_str().unwrap_or_default().to_owned(),
+            usage: body["stream_options"]["include_usage"] == json!(true),
+            reports: body["logprobs"] == json!(true),
         }
-        chunk
     }
+}
 
-    fn delta(&self, answer: &Answer, choice: usize, delta: &Value) -> Value {
-        self.chunk(
-            answer,
-            json!([{ "index": choice, "delta": delta, "logprobs": null, "finish_reason": null }]),
-        )
+/// The answer as chunks.
+pub(crate) struct Stream {
+    chunks: Chunks,
+    reports: bool,
+}
+
+/// A choice that adds something.
+fn adds(choice: usize, delta: &Value) -> Value {
+    json!({ "index": choice, "delta": delta, "logprobs": null, "finish_reason": null })
+}
+
+/// A choice that adds nothing any more.
+fn ended(choice: usize, finish: &Finish) -> Value {
+    json!({ "index": choice, "delta": {}, "logprobs": null, "finish_reason": finish_reason(finish) })
+}
+
+impl Stream {
+    /// The stream of an answer that no model was asked for yet; its first chunk says who will speak.
+    pub(crate) fn ahead(door: &Door, said: &Ahead, out: &mut Frames) -> Self {
+        let model = match said.model.as_str() {
+            "" => &door.engines.served.name,
+            named => named,
+        };
+        let stream = Self {
+            chunks: Chunks::ahead(CHAT, door, model, said.usage),
+            reports: said.reports,
+        };
+        stream.begins(1, out);
+        stream
     }
 
     /// The first chunk of a choice says who speaks.
-    fn role(&mut self, answer: &Answer, choice: usize, out: &mut Frames) {
-        if !std::mem::replace(&mut self.begun[choice], true) {
-            out.data(&self.delta(
-                answer,
-                choice,
-                &json!({ "role": "assistant", "content": "", "refusal": null }),
-            ));
+    fn begins(&self, choices: usize, out: &mut Frames) {
+        let delta = json!({ "role": "assistant", "content": "", "refusal": null });
+        for choice in 0..choices {
+            self.adds(choice, &delta, out);
         }
+    }
+
+    /// What became of a tool of a server, in a chunk that adds nothing to the answer.
+    pub(crate) fn tool(&self, told: &Value, out: &mut Frames) {
+        let mut chunk = self.chunks.of(json!([adds(0, &json!({}))]));
+        chunk["heph"] = json!({ "tool": told });
+        out.data(&chunk);
+    }
+
+    /// The last chunk of an answer with tools: why it ended, its receipt, and what became of them.
+    pub(crate) fn ends_with_tools(
+        &mut self,
+        answer: &Answer,
+        finish: &Finish,
+        tools: &Value,
+        out: &mut Frames,
+    ) {
+        let mut chunk = self.chunks.of(json!([ended(0, finish)]));
+        chunk["heph"] = answer.receipt().cloned().unwrap_or_else(|| json!({}));
+        chunk["heph"]["tools"] = tools.clone();
+        out.data(&chunk);
+        self.chunks.end(answer, out);
+    }
+
+    fn adds(&self, choice: usize, delta: &Value, out: &mut Frames) {
+        out.data(&self.chunks.of(json!([adds(choice, delta)])));
     }
 }
 
-impl Shape for Chunks {
+impl Shape for Stream {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn begin(&mut self, answer: &Answer, out: &mut Frames) {
-        for choice in 0..answer.choices() {
-            self.role(answer, choice, out);
-        }
+        self.begins(answer.choices(), out);
     }
 
     fn part(&mut self, answer: &Answer, part: Part, out: &mut Frames) {
         match part {
-            Part::Text { choice, text, said } => {
-                if text.is_empty() && said.is_empty() {
-                    return;
-                }
-                let mut chunk = self.delta(answer, choice, &json!({ "content": text }));
-                if self.reports {
-                    let list = chat_logprobs(answer.words(), &said);
-                    chunk["choices"][0]["logprobs"] = json!({ "content": list, "refusal": null });
-                }
-                out.data(&chunk);
+            Part::Text { text, said, .. } if text.is_empty() && said.is_empty() => {}
+            Part::Text { choice, text, said } if self.reports => {
+                let mut one = adds(choice, &json!({ "content": text }));
+                let list = chat_logprobs(answer.words(), &said);
+                one["logprobs"] = json!({ "content": list, "refusal": null });
+                out.data(&self.chunks.of(json!([one])));
             }
+            Part::Text { choice, text, .. } => {
+                let one = |text: &str| adds(choice, &json!({ "content": text }));
+                self.chunks.text(choice, &text, one, out);
+            }
+            Part::Thought { choice, text } => self.adds(choice, &json!({ THOUGHT: text }), out),
             Part::Call {
                 choice,
                 call,
@@ -425,34 +489,19 @@ impl Shape for Chunks {
             } => {
                 let function = json!({ "name": name, "arguments": "" });
                 let delta = json!({ "index": call, "id": id, "type": "function", "function": function });
-                out.data(&self.delta(answer, choice, &json!({ "tool_calls": [delta] })));
+                self.adds(choice, &json!({ "tool_calls": [delta] }), out);
             }
             Part::Arguments { choice, call, text } => {
                 let delta = json!({ "index": call, "function": { "arguments": text } });
-                out.data(&self.delta(answer, choice, &json!({ "tool_calls": [delta] })));
+                self.adds(choice, &json!({ "tool_calls": [delta] }), out);
             }
             Part::End { choice, finish } => {
-                self.left -= 1;
-                let last = json!([{
-                    "index": choice, "delta": {}, "logprobs": null, "finish_reason": finish_reason(&finish),
-                }]);
-                let mut chunk = self.chunk(answer, last);
-                if self.left == 0
-                    && let Some(receipt) = answer.receipt()
-                {
-                    chunk["heph"] = receipt.clone();
-                }
-                out.data(&chunk);
+                self.chunks.last(answer, ended(choice, &finish), out);
             }
         }
     }
 
     fn end(&mut self, answer: &Answer, out: &mut Frames) {
-        if self.usage {
-            let mut chunk = self.chunk(answer, json!([]));
-            chunk["usage"] = usage_of(answer, 1);
-            out.data(&chunk);
-        }
-        out.word("[DONE]");
+        self.chunks.end(answer, out);
     }
 }

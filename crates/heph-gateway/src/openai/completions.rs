@@ -10,9 +10,11 @@ use heph_types::TokenId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::chat::{count, usage_of};
+use super::chat::count;
+use super::chunks::{COMPLETION, Chunks};
 use super::{
-    FINGERPRINT, OneOrMany, SamplingFields, StreamOptions, finish_reason, finite, form, read, spelled,
+    FORMAT, Guides, OneOrMany, SamplingFields, StreamOptions, finish_reason, finite, form, guided, read,
+    spelled,
 };
 use crate::answer::{Answer, Part};
 use crate::ask::{Ask, Source, TOP_LOGPROBS_MAX, Text, Wishes, reader};
@@ -38,7 +40,10 @@ pub(crate) struct CompletionRequest {
     prompt: Prompt,
     #[serde(flatten)]
     sampling: SamplingFields,
+    #[serde(flatten)]
+    guides: Guides,
     n: Option<i64>,
+    /// So many answers are made for each prompt, and the `n` whose tokens are likeliest on average are told. Not in streams.
     best_of: Option<i64>,
     max_tokens: Option<i64>,
     stop: Option<OneOrMany>,
@@ -55,7 +60,6 @@ pub(crate) struct CompletionRequest {
     /// What comes after the answer.
     suffix: Option<String>,
     #[serde(default)]
-    #[schema(value_type = Object)]
     response_format: Option<Value>,
     /// For whom it is asked, as in chat.
     user: Option<String>,
@@ -138,13 +142,16 @@ pub(crate) async fn completions(
     let prompts = texts.len();
     let mut ask = Ask::new(request.model.unwrap_or_default(), Source::Texts(texts));
     let choices = count("n", request.n, 1)?.unwrap_or(1);
-    if request
-        .best_of
-        .is_some_and(|best| u64::try_from(best).unwrap_or(0) < choices)
-    {
+    let made = count("best_of", request.best_of, 1)?.unwrap_or(choices);
+    if made < choices {
         return Err(Refusal::param("best_of", "best_of must be at least n"));
     }
-    ask.choices = usize::try_from(choices).unwrap_or(usize::MAX);
+    let ranks = made > choices;
+    if ranks && request.stream.unwrap_or(false) {
+        let sentence = "which of the answers are best is known when all of them are there: best_of beyond n has no stream";
+        return Err(Refusal::param("best_of", sentence));
+    }
+    ask.choices = usize::try_from(made).unwrap_or(usize::MAX);
     let most = count("max_tokens", request.max_tokens.filter(|&n| n != -1), 0)?;
     let nothing = most == Some(0);
     ask.max_tokens = Some(match request.max_tokens {
@@ -152,10 +159,14 @@ pub(crate) async fn completions(
         _ => most.unwrap_or(TOKENS_USUAL).max(1),
     });
     ask.stops = stops;
-    ask.form = form(request.response_format.as_ref())?;
+    ask.form = guided(
+        FORMAT,
+        form(FORMAT, request.response_format.as_ref())?,
+        request.guides,
+    )?;
     ask.logprobs = count("logprobs", request.logprobs, 0)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let reports = ask.logprobs.is_some();
-    if wanted.ids {
+    if wanted.ids || ranks {
         // Tokens are told with their probabilities, or not at all.
         ask.logprobs.get_or_insert(0);
     }
@@ -181,13 +192,11 @@ pub(crate) async fn completions(
             .and_then(|o| o.include_usage)
             .unwrap_or(false);
         let offsets = echoes.iter().map(|echo| echo.chars().count()).collect();
-        let shape = Chunks {
-            usage,
+        let shape = Stream {
+            chunks: Chunks::new(COMPLETION, &answer, prompts, usage),
             reports,
             ids: wanted.ids,
             heads,
-            prompts,
-            left: answer.choices(),
             echoes,
             offsets,
             nothing,
@@ -201,6 +210,7 @@ pub(crate) async fn completions(
             legacy: head.legacy(&text),
             text,
             ids: Vec::new(),
+            likely: Likely::default(),
             finish: "stop",
             head,
         })
@@ -210,6 +220,7 @@ pub(crate) async fn completions(
             let one = &mut gathered[choice];
             one.text.push_str(&text);
             one.ids.extend(said.iter().map(|said| said.token.0));
+            one.likely.add(&said);
             if reports {
                 one.legacy.add(&words, &said);
             }
@@ -217,9 +228,14 @@ pub(crate) async fn completions(
         Part::End { choice, finish } => {
             gathered[choice].finish = if nothing { "length" } else { finish_reason(&finish) }
         }
-        Part::Text { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
+        Part::Text { .. } | Part::Thought { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
     })
     .await?;
+    let told = usize::try_from(choices).unwrap_or(usize::MAX);
+    let gathered = match ranks {
+        true => best(gathered, each, told),
+        false => gathered,
+    };
     let list = gathered.into_iter().enumerate().map(|(at, one)| {
         let Gathered {
             text,
@@ -227,6 +243,7 @@ pub(crate) async fn completions(
             finish,
             ids,
             head,
+            ..
         } = one;
         let logprobs = if reports { legacy.json() } else { Value::Null };
         let mut choice = json!({ "index": at, "text": text, "logprobs": logprobs, "finish_reason": finish });
@@ -236,17 +253,23 @@ pub(crate) async fn completions(
         }
         choice
     });
-    let body = json!({
-        "id": format!("cmpl-{}", answer.id),
-        "object": "text_completion",
-        "created": answer.created_s,
-        "model": answer.model(),
-        "system_fingerprint": FINGERPRINT,
-        "choices": list.collect::<Vec<_>>(),
-        "usage": usage_of(&answer, prompts),
-        "heph": answer.receipt(),
-    });
+    let body = COMPLETION.whole(&answer, list.collect(), prompts);
     Ok(shape::complete(&answer, &body))
+}
+
+/// Of the answers to each prompt, `made` of them, those whose tokens are likeliest on average; of equals the first.
+fn best(all: Vec<Gathered>, made: usize, told: usize) -> Vec<Gathered> {
+    let mut all = all.into_iter();
+    let mut best = Vec::new();
+    loop {
+        let mut of_prompt: Vec<Gathered> = all.by_ref().take(made.max(1)).collect();
+        if of_prompt.is_empty() {
+            return best;
+        }
+        of_prompt.sort_by(|a, b| b.likely.mean().total_cmp(&a.likely.mean()));
+        of_prompt.truncate(told);
+        best.extend(of_prompt);
+    }
 }
 
 fn echo(text: &Text, words: &Words) -> String {
@@ -283,10 +306,6 @@ impl Wanted {
             }
         };
         let prompt = number("prompt_logprobs", request.prompt_logprobs)?;
-        if prompt.is_some() && request.stream.unwrap_or(false) {
-            let sentence = "prompt_logprobs are told with a whole answer, and not in a stream";
-            return Err(Refusal::param("prompt_logprobs", sentence));
-        }
         let suffixed = request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty());
         let echo = request.echo.unwrap_or(false) && !suffixed;
         Ok(Self {
@@ -380,11 +399,37 @@ fn by_rank(words: &Words, told: &[PromptToken], top: usize) -> Value {
     told.iter().map(row).collect()
 }
 
+/// How likely the tokens of an answer are together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Likely {
+    /// Of log probabilities.
+    sum: f64,
+    tokens: usize,
+}
+
+impl Likely {
+    fn add(&mut self, said: &[Said]) {
+        for report in said.iter().filter_map(|said| said.report.as_ref()) {
+            self.sum += finite(report.chosen.value);
+            self.tokens += 1;
+        }
+    }
+
+    /// The least where nothing was said.
+    fn mean(self) -> f64 {
+        match self.tokens {
+            0 => f64::NEG_INFINITY,
+            tokens => self.sum / tokens as f64,
+        }
+    }
+}
+
 /// A choice as it comes together.
 struct Gathered {
     text: String,
     legacy: Legacy,
     ids: Vec<u32>,
+    likely: Likely,
     finish: &'static str,
     head: Head,
 }
@@ -456,48 +501,41 @@ impl Legacy {
     }
 }
 
-struct Chunks {
-    usage: bool,
+struct Stream {
+    chunks: Chunks,
     reports: bool,
     ids: bool,
     /// What is told of the prompts; taken when it is said.
     heads: Vec<Head>,
-    prompts: usize,
-    left: usize,
     echoes: Vec<String>,
     offsets: Vec<usize>,
     nothing: bool,
 }
 
-impl Chunks {
-    fn chunk(&self, answer: &Answer, choices: Value) -> Value {
-        let mut chunk = json!({
-            "id": format!("cmpl-{}", answer.id),
-            "object": "text_completion",
-            "created": answer.created_s,
-            "model": answer.model(),
-            "system_fingerprint": FINGERPRINT,
-            "choices": choices,
-        });
-        if self.usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
-    }
+/// A choice that adds something.
+fn adds(choice: usize, text: &str, logprobs: Value) -> Value {
+    json!({ "index": choice, "text": text, "logprobs": logprobs, "finish_reason": null })
+}
 
-    fn text(&self, answer: &Answer, choice: usize, text: &str, logprobs: Value) -> Value {
-        let one = json!({ "index": choice, "text": text, "logprobs": logprobs, "finish_reason": null });
-        self.chunk(answer, json!([one]))
+impl Stream {
+    fn logprobs(&mut self, answer: &Answer, choice: usize, said: &[Said]) -> Value {
+        if !self.reports {
+            return Value::Null;
+        }
+        let mut legacy = Legacy::after(self.offsets[choice]);
+        legacy.add(answer.words(), said);
+        self.offsets[choice] = legacy.at;
+        legacy.json()
     }
 }
 
-impl Shape for Chunks {
+impl Shape for Stream {
     const DIALECT: Dialect = Dialect::OpenAi;
 
-    fn begin(&mut self, answer: &Answer, out: &mut Frames) {
+    fn begin(&mut self, _: &Answer, out: &mut Frames) {
         for (choice, head) in std::mem::take(&mut self.heads).into_iter().enumerate() {
             let echo = &self.echoes[choice];
-            if echo.is_empty() && head.ids.is_none() {
+            if echo.is_empty() && head.ids.is_none() && head.probabilities.is_none() {
                 continue;
             }
             let logprobs = match &head.echoed {
@@ -507,57 +545,42 @@ impl Shape for Chunks {
                 }
                 None => Value::Null,
             };
-            let mut chunk = self.text(answer, choice, echo, logprobs);
-            head.put(&mut chunk["choices"][0]);
-            out.data(&chunk);
+            let mut one = adds(choice, echo, logprobs);
+            head.put(&mut one);
+            out.data(&self.chunks.of(json!([one])));
         }
     }
 
     fn part(&mut self, answer: &Answer, part: Part, out: &mut Frames) {
         match part {
-            Part::Text { choice, text, said } if !(self.nothing || text.is_empty() && said.is_empty()) => {
-                let logprobs = if self.reports {
-                    let mut legacy = Legacy::after(self.offsets[choice]);
-                    legacy.add(answer.words(), &said);
-                    self.offsets[choice] = legacy.at;
-                    legacy.json()
-                } else {
-                    Value::Null
-                };
-                let mut chunk = self.text(answer, choice, &text, logprobs);
+            Part::Text { text, said, .. } if self.nothing || text.is_empty() && said.is_empty() => {}
+            Part::Text { choice, text, said } if self.reports || self.ids => {
+                let logprobs = self.logprobs(answer, choice, &said);
+                let mut one = adds(choice, &text, logprobs);
                 if self.ids {
-                    let ids: Vec<u32> = said.iter().map(|said| said.token.0).collect();
-                    chunk["choices"][0]["token_ids"] = json!(ids);
+                    one["token_ids"] = said.iter().map(|said| said.token.0).collect();
                 }
-                out.data(&chunk);
+                out.data(&self.chunks.of(json!([one])));
+            }
+            Part::Text { choice, text, .. } => {
+                let one = |text: &str| adds(choice, text, Value::Null);
+                self.chunks.text(choice, &text, one, out);
             }
             Part::End { choice, finish } => {
-                self.left -= 1;
-                let finish = if self.nothing {
+                let reason = if self.nothing {
                     "length"
                 } else {
                     finish_reason(&finish)
                 };
-                let last =
-                    json!([{ "index": choice, "text": "", "logprobs": null, "finish_reason": finish }]);
-                let mut chunk = self.chunk(answer, last);
-                if self.left == 0
-                    && let Some(receipt) = answer.receipt()
-                {
-                    chunk["heph"] = receipt.clone();
-                }
-                out.data(&chunk);
+                let mut last = adds(choice, "", Value::Null);
+                last["finish_reason"] = json!(reason);
+                self.chunks.last(answer, last, out);
             }
-            Part::Text { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
+            Part::Thought { .. } | Part::Call { .. } | Part::Arguments { .. } => {}
         }
     }
 
     fn end(&mut self, answer: &Answer, out: &mut Frames) {
-        if self.usage {
-            let mut chunk = self.chunk(answer, json!([]));
-            chunk["usage"] = usage_of(answer, self.prompts);
-            out.data(&chunk);
-        }
-        out.word("[DONE]");
+        self.chunks.end(answer, out);
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::chat::{Content, choice, count};
-use super::{form, read};
+use super::{Guides, form, guided, read};
 use crate::answer::{Answer, Finish, Part};
 use crate::ask::{Ask, Source, Turn, Wishes};
 use crate::error::{Dialect, Refusal};
@@ -24,7 +24,6 @@ pub(crate) struct ResponsesRequest {
     #[serde(default)]
     model: Option<String>,
     /// A text, or items.
-    #[schema(value_type = Object)]
     input: Value,
     instructions: Option<String>,
     max_output_tokens: Option<i64>,
@@ -33,22 +32,21 @@ pub(crate) struct ResponsesRequest {
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     #[serde(default)]
-    #[schema(value_type = Object)]
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     /// `{"format": …}`, as `response_format` of chat.
     #[serde(default)]
-    #[schema(value_type = Object)]
     text: Option<Value>,
     stream: Option<bool>,
     previous_response_id: Option<String>,
     #[serde(default)]
-    #[schema(value_type = Object)]
     metadata: Option<Value>,
     /// For whom it is asked, as in chat.
     user: Option<String>,
     /// The same, by its newer name.
     safety_identifier: Option<String>,
+    #[serde(flatten)]
+    guides: Guides,
     heph: Option<Wishes>,
 }
 
@@ -87,7 +85,7 @@ fn turn(item: &Value) -> Result<Option<Turn>, Refusal> {
             }
             let content: Content = serde_json::from_value(item["content"].clone())
                 .map_err(|_| Refusal::param("input", "a message's content is a text or a list of pieces"))?;
-            Ok(Some(Turn::new(role, content.text()?)))
+            content.turn(role).map(Some)
         }
         "function_call" => {
             let mut turn = Turn::new("assistant", "");
@@ -166,7 +164,8 @@ pub(crate) async fn create(
     );
     ask.toolbox = toolbox(&request)?;
     ask.max_tokens = count("max_output_tokens", request.max_output_tokens, 1)?;
-    ask.form = form(request.text.as_ref().map(|text| &text["format"]))?;
+    let own = form("text", request.text.as_ref().map(|text| &text["format"]))?;
+    ask.form = guided("text", own, request.guides.clone())?;
     ask.sampling = Sampling {
         temperature: request.temperature,
         top_p: request.top_p,
@@ -222,6 +221,7 @@ fn fixed(request: &ResponsesRequest) -> Value {
 
 #[derive(Debug)]
 enum Item {
+    Thought(String),
     Text(String),
     Call {
         id: String,
@@ -283,6 +283,10 @@ impl Events {
             _ => "completed",
         };
         match item {
+            Item::Thought(text) => json!({
+                "id": format!("rs_{}_{at}", answer.id), "type": "reasoning", "status": status, "summary": [],
+                "content": [thought_piece(text)],
+            }),
             Item::Text(text) => json!({
                 "id": format!("msg_{}_{at}", answer.id), "type": "message", "status": status, "role": "assistant",
                 "content": [text_piece(text)],
@@ -303,11 +307,15 @@ impl Events {
 
     fn open(&mut self, answer: &Answer, item: Item, out: &mut Frames) {
         self.close(answer, out);
-        let is_text = matches!(item, Item::Text(_));
+        let piece = match &item {
+            Item::Thought(_) => Some(thought_piece("")),
+            Item::Text(_) => Some(text_piece("")),
+            Item::Call { .. } => None,
+        };
         self.items.push((item, false));
         let at = self.items.len() - 1;
         let mut added = self.item(answer, at);
-        if is_text {
+        if piece.is_some() {
             added["content"] = json!([]);
         }
         let id = added["id"].clone();
@@ -316,9 +324,8 @@ impl Events {
             "response.output_item.added",
             json!({ "output_index": at, "item": added }),
         );
-        if is_text {
-            let event =
-                json!({ "item_id": id, "output_index": at, "content_index": 0, "part": text_piece("") });
+        if let Some(piece) = piece {
+            let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": piece });
             self.say(out, "response.content_part.added", event);
         }
     }
@@ -330,17 +337,26 @@ impl Events {
         };
         *done = true;
         let said = match item {
-            Item::Text(text) => Ok(text.clone()),
+            Item::Thought(text) => Ok((text.clone(), thought_piece(text))),
+            Item::Text(text) => Ok((text.clone(), text_piece(text))),
             Item::Call { arguments, .. } => Err(arguments.clone()),
         };
         let at = self.items.len() - 1;
         let whole = self.item(answer, at);
         let id = whole["id"].clone();
         match said {
-            Ok(text) => {
-                let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "text": text, "logprobs": [] });
-                self.say(out, "response.output_text.done", event);
-                let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": text_piece(&text) });
+            Ok((text, piece)) => {
+                let mut event =
+                    json!({ "item_id": id, "output_index": at, "content_index": 0, "text": text });
+                let kind = match piece["type"] == THOUGHT {
+                    true => "response.reasoning_text.done",
+                    false => {
+                        event["logprobs"] = json!([]);
+                        "response.output_text.done"
+                    }
+                };
+                self.say(out, kind, event);
+                let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": piece });
                 self.say(out, "response.content_part.done", event);
             }
             Err(arguments) => {
@@ -354,6 +370,13 @@ impl Events {
             json!({ "output_index": at, "item": whole }),
         );
     }
+}
+
+/// The type of a piece of what was thought before the answer.
+const THOUGHT: &str = "reasoning_text";
+
+fn thought_piece(text: &str) -> Value {
+    json!({ "type": THOUGHT, "text": text })
 }
 
 fn text_piece(text: &str) -> Value {
@@ -384,6 +407,18 @@ impl Shape for Events {
                 let id = format!("msg_{}_{at}", answer.id);
                 let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "delta": text, "logprobs": [] });
                 self.say(out, "response.output_text.delta", event);
+            }
+            Part::Thought { text, .. } => {
+                if !matches!(self.items.last(), Some((Item::Thought(_), false))) {
+                    self.open(answer, Item::Thought(String::new()), out);
+                }
+                let at = self.items.len() - 1;
+                if let Some((Item::Thought(whole), _)) = self.items.last_mut() {
+                    whole.push_str(&text);
+                }
+                let id = format!("rs_{}_{at}", answer.id);
+                let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "delta": text });
+                self.say(out, "response.reasoning_text.delta", event);
             }
             Part::Call { id, name, .. } => {
                 self.open(

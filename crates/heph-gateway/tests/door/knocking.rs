@@ -10,7 +10,7 @@ use heph_gateway::{
 };
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
-use heph_runtime::settings::{PUBLIC_HUB, Settings};
+use heph_runtime::settings::{Keys, PUBLIC_HUB, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -34,9 +34,11 @@ impl Drop for Door {
 impl Door {
     fn shut(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let Some(thread) = self.thread.take() else { return };
+        assert!(
+            thread.join().is_ok() || std::thread::panicking(),
+            "the door broke"
+        );
     }
 
     /// Shuts the door, and hands over its home folder.
@@ -83,6 +85,7 @@ pub(crate) fn options(home: &TempDir, token: Option<&str>, parallel: usize, wait
             hub: PUBLIC_HUB.to_owned(),
             hub_token: None,
             allow: Vec::new(),
+            keys: Some(Keys::File),
         },
         caches: CacheChoice::default(),
         recall: None,
@@ -100,6 +103,14 @@ pub(crate) fn options(home: &TempDir, token: Option<&str>, parallel: usize, wait
 fn open(token: Option<&str>, parallel: usize, waiting: usize) -> Door {
     let home = TempDir::new().unwrap();
     let options = options(&home, token, parallel, waiting);
+    open_with(home, options)
+}
+
+/// A door that asks this hub for models.
+pub(crate) fn asking(hub: &str) -> Door {
+    let home = TempDir::new().unwrap();
+    let mut options = options(&home, None, 32, 512);
+    options.settings.hub = hub.to_owned();
     open_with(home, options)
 }
 
@@ -140,7 +151,7 @@ pub(crate) fn encrypted() -> (Door, String) {
     (open_with(home, options), certificate)
 }
 
-fn open_with(home: TempDir, options: Options) -> Door {
+pub(crate) fn open_with(home: TempDir, options: Options) -> Door {
     let server = Server::open("127.0.0.1:0".parse().unwrap(), options).unwrap();
     answering(home, server)
 }
@@ -261,6 +272,19 @@ impl Door {
             .filter_map(|l| l.strip_prefix("data: "))
             .filter(|d| *d != "[DONE]");
         data.map(|d| serde_json::from_str(d).unwrap()).collect()
+    }
+
+    /// Waits until something is computed.
+    pub(crate) fn is_at_work(&self) {
+        let began = Instant::now();
+        loop {
+            let status: Value = serde_json::from_str(&self.get_with("/heph/v1/status", &[]).1).unwrap();
+            if status["requests"]["running"] != json!(0) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{status}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until nothing is computed any more.

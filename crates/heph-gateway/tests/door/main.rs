@@ -5,7 +5,10 @@ mod caches;
 mod encrypted;
 mod knocking;
 mod pairing;
+mod policy;
 mod shelves;
+mod shown;
+mod thoughts;
 mod tools;
 
 use std::io::{Read, Write};
@@ -356,6 +359,158 @@ fn a_receipt_tells_what_became_of_an_answer() {
 }
 
 #[test]
+fn answers_have_the_shapes_that_other_servers_ask_for() {
+    let door = door();
+    let ask = |fields: &[(&str, Value)]| {
+        let mut body =
+            json!({ "messages": [{ "role": "user", "content": "Which?" }], "max_tokens": 40, "seed": 1 });
+        fields
+            .iter()
+            .for_each(|(field, value)| body[*field] = value.clone());
+        body
+    };
+    let gbnf = "root ::= (\"red\" | \"blue\") \" \" [0-9]";
+    let schema = json!({
+        "type": "object", "properties": { "ok": { "type": "boolean" } }, "required": ["ok"],
+        "additionalProperties": false,
+    });
+    let color = |text: &str| text.len() >= 5 && (text.starts_with("red ") || text.starts_with("blue "));
+    let number = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+    let object = |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|value| value["ok"].is_boolean());
+    let choice = |text: &str| ["yes", "no"].contains(&text);
+    type Fits<'a> = &'a dyn Fn(&str) -> bool;
+    let cases: [(&str, Value, Fits<'_>); 9] = [
+        ("guided_regex", json!("[0-9]{2}"), &number),
+        ("regex", json!("[0-9]{2}"), &number),
+        ("guided_grammar", json!("start: \"yes\" | \"no\""), &choice),
+        ("grammar", json!(gbnf), &color),
+        ("guided_json", json!(schema.to_string()), &object),
+        ("json_schema", schema.clone(), &object),
+        ("guided_choice", json!(["yes", "no"]), &choice),
+        (
+            "structured_outputs",
+            json!({ "regex": "[0-9]{2}", "json": null }),
+            &number,
+        ),
+        ("structured_outputs", json!({ "choice": ["yes", "no"] }), &choice),
+    ];
+    for (field, value, fits) in cases {
+        let said = door.json("/v1/chat/completions", &ask(&[(field, value)]));
+        let text = said["choices"][0]["message"]["content"].as_str().unwrap();
+        assert!(fits(text), "{field}: {text:?}");
+    }
+    // Every API has them, beside its own.
+    let turns = json!([{ "role": "user", "content": "Which?" }]);
+    let own = json!({ "format": { "type": "json_schema", "schema": schema } });
+    for (path, body, place, fits) in [
+        (
+            "/v1/responses",
+            json!({ "input": "Which?", "guided_regex": "[0-9]{2}" }),
+            "/output/0/content/0/text",
+            &number as &dyn Fn(&str) -> bool,
+        ),
+        (
+            "/v1/responses",
+            json!({ "input": "Which?", "text": { "format": { "type": "json_schema", "schema": schema } } }),
+            "/output/0/content/0/text",
+            &object,
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": turns, "max_tokens": 40, "guided_choice": ["yes", "no"] }),
+            "/content/0/text",
+            &choice,
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": turns, "max_tokens": 40, "output_config": own }),
+            "/content/0/text",
+            &object,
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": turns, "max_tokens": 40, "output_format": own["format"] }),
+            "/content/0/text",
+            &object,
+        ),
+        (
+            "/api/chat",
+            json!({ "messages": turns, "stream": false, "grammar": gbnf }),
+            "/message/content",
+            &color,
+        ),
+        (
+            "/api/generate",
+            json!({ "prompt": "Which?", "stream": false, "structured_outputs": { "regex": "[0-9]{2}" } }),
+            "/response",
+            &number,
+        ),
+    ] {
+        let said = door.json(path, &body);
+        let text = said.pointer(place).and_then(Value::as_str);
+        assert!(text.is_some_and(fits), "{path} {body}: {said}");
+    }
+    for (path, body) in [
+        ("/v1/responses", json!({ "input": "Which?", "ebnf": "a" })),
+        (
+            "/v1/responses",
+            json!({ "input": "Which?", "regex": "a", "text": { "format": { "type": "json_object" } } }),
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": turns, "max_tokens": 9, "regex": "a", "output_config": own }),
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": turns, "max_tokens": 9, "output_format": own["format"], "output_config": own }),
+        ),
+        (
+            "/api/chat",
+            json!({ "messages": turns, "format": "json", "regex": "a" }),
+        ),
+        (
+            "/api/generate",
+            json!({ "prompt": "Which?", "guided_whitespace_pattern": "a" }),
+        ),
+        // Only to be loaded, and read all the same.
+        ("/api/chat", json!({ "messages": [], "format": 5 })),
+        ("/api/generate", json!({ "format": ["json"] })),
+    ] {
+        let (status, said) = door.post(path, &body);
+        assert!(status == 400, "{path} {body}: {status} {said}");
+    }
+    let format = json!({ "type": "json_object" });
+    for (fields, why) in [
+        (
+            vec![("guided_regex", json!("a")), ("grammar", json!(gbnf))],
+            "both given",
+        ),
+        (
+            vec![("guided_regex", json!("a")), ("response_format", format)],
+            "both given",
+        ),
+        (vec![("guided_regex", json!("("))], "not usable"),
+        (
+            vec![("grammar", json!("root ::= nothing"))],
+            "the rule nothing is not made",
+        ),
+        (
+            vec![("json_schema", json!({ "$ref": "#" }))],
+            "no value is finite",
+        ),
+        (vec![("guided_json", json!("no"))], "no JSON schema"),
+        (vec![("ebnf", json!("a"))], "ebnf is not known"),
+        (
+            vec![("structured_outputs", json!({ "tag": "a" }))],
+            "one of regex",
+        ),
+    ] {
+        let (status, said) = door.post("/v1/chat/completions", &ask(&fields));
+        assert!(status == 400 && said.contains(why), "{fields:?}: {status} {said}");
+    }
+}
+
+#[test]
 fn bodies_that_were_changed_at_random_break_nothing() {
     let door = door();
     let good = [
@@ -491,10 +646,16 @@ fn a_prompt_is_told_with_the_probabilities_that_its_tokens_had_as_an_answer() {
     // The same in pieces.
     let mut stream = body.clone();
     stream["stream"] = json!(true);
-    let (status, _) = door.post("/v1/completions", &stream);
-    assert_eq!(status, 400, "prompt_logprobs are told with a whole answer");
-    stream.as_object_mut().unwrap().remove("prompt_logprobs");
     let events = door.events("/v1/completions", &stream);
+    assert_eq!(
+        events[0]["choices"][0]["prompt_logprobs"],
+        read["prompt_logprobs"]
+    );
+    // Also where nothing else is told of the prompt.
+    let alone =
+        json!({ "prompt": whole, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1, "stream": true });
+    let alone = door.events("/v1/completions", &alone);
+    assert_eq!(alone[0]["choices"][0]["prompt_logprobs"], read["prompt_logprobs"]);
     assert_eq!(
         events[0]["choices"][0]["logprobs"]["tokens"]
             .as_array()
@@ -505,4 +666,59 @@ fn a_prompt_is_told_with_the_probabilities_that_its_tokens_had_as_an_answer() {
     let scored = json!({ "prompt": whole, "max_tokens": 0, "echo": true, "logprobs": 0 });
     let scored = door.json("/v1/completions", &scored)["choices"][0]["logprobs"]["token_logprobs"].clone();
     assert_eq!(scored.as_array().unwrap().len(), whole.len());
+}
+
+#[test]
+fn the_best_of_many_answers_are_those_whose_tokens_are_likeliest() {
+    let door = door();
+    let body = |more: Value| {
+        let mut body = json!({ "prompt": ["Once", "A dog"], "max_tokens": 6, "temperature": 1.5, "seed": 4 });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        body
+    };
+    let all = door.json("/v1/completions", &body(json!({ "n": 5, "logprobs": 0 })));
+    let mean = |choice: &Value| {
+        let values = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+        let sum: f64 = values.iter().map(|value| value.as_f64().unwrap()).sum();
+        sum / values.len() as f64
+    };
+    let all: Vec<(f64, &Value)> = all["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|choice| (mean(choice), &choice["text"]))
+        .collect();
+    let mut expected = Vec::new();
+    for of_prompt in all.chunks(5) {
+        let mut ranked = of_prompt.to_vec();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        expected.extend(ranked[..2].iter().map(|(_, text)| (*text).clone()));
+    }
+    let best = door.json("/v1/completions", &body(json!({ "n": 2, "best_of": 5 })));
+    let choices = best["choices"].as_array().unwrap();
+    let texts: Vec<Value> = choices.iter().map(|choice| choice["text"].clone()).collect();
+    assert_eq!(texts, expected, "{best}");
+    let at: Vec<u64> = choices
+        .iter()
+        .map(|choice| choice["index"].as_u64().unwrap())
+        .collect();
+    assert_eq!(at, [0, 1, 2, 3]);
+    // What was not asked for is not told.
+    assert!(
+        choices.iter().all(|choice| choice["logprobs"].is_null()),
+        "{best}"
+    );
+    for (more, why) in [
+        (json!({ "n": 2, "best_of": 1 }), "at least n"),
+        (json!({ "best_of": 0 }), "at least 1"),
+        (json!({ "best_of": 2, "stream": true }), "no stream"),
+        (json!({ "best_of": 1_000_000 }), "128"),
+    ] {
+        let (status, said) = door.post("/v1/completions", &body(more.clone()));
+        assert!(status == 400 && said.contains(why), "{more}: {status} {said}");
+    }
+    let same = door.post("/v1/completions", &body(json!({ "best_of": 1, "stream": true })));
+    assert_eq!(same.0, 200, "one is the best of one");
 }

@@ -12,32 +12,63 @@ const TOKEN: &str = "sesame-sesame-sesame-sesame-sesame";
 const PAGE: &str = "chrome-extension://abcdefghijklmnopabcdefghijklmnop";
 const PERSON: (&str, &str) = ("authorization", "Bearer sesame-sesame-sesame-sesame-sesame");
 
-/// Status, head and JSON body.
-fn said(
-    door: &Door,
-    method: &str,
-    path: &str,
-    body: &Value,
-    headers: &[(&str, &str)],
-) -> (u16, String, Value) {
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
-    let raw = door.raw(method, path, &body, headers);
-    let (head, body) = raw.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (
-        status,
-        head.to_ascii_lowercase(),
-        serde_json::from_str(body).unwrap_or(Value::Null),
-    )
+/// Somebody who knocks, by what they show.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
+    door: &'a Door,
+    shows: &'a [(&'a str, &'a str)],
+}
+
+/// Somebody before `door` who shows these headers.
+fn caller<'a>(door: &'a Door, shows: &'a [(&'a str, &'a str)]) -> Caller<'a> {
+    Caller { door, shows }
+}
+
+/// The person, who has the token.
+fn person(door: &Door) -> Caller<'_> {
+    caller(door, &[PERSON])
+}
+
+impl Caller<'_> {
+    /// Status, head and JSON body of the answer.
+    fn hears(self, method: &str, path: &str, body: &Value) -> (u16, String, Value) {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let raw = self.door.raw(method, path, &body, self.shows);
+        let (head, body) = raw.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (
+            status,
+            head.to_ascii_lowercase(),
+            serde_json::from_str(body).unwrap_or(Value::Null),
+        )
+    }
+
+    fn get(self, path: &str) -> (u16, Value) {
+        let (status, _, said) = self.hears("GET", path, &Value::Null);
+        (status, said)
+    }
+
+    fn post(self, path: &str, body: &Value) -> u16 {
+        self.hears("POST", path, body).0
+    }
+
+    fn delete(self, path: &str) -> u16 {
+        self.hears("DELETE", path, &Value::Null).0
+    }
+}
+
+/// How a token is shown.
+fn bearer(token: &Value) -> String {
+    format!("Bearer {}", token.as_str().unwrap())
 }
 
 fn ask(door: &Door, scopes: Value) -> Value {
     let body = json!({ "name": "A page", "scopes": scopes });
-    let (status, head, asked) = said(door, "POST", "/heph/v1/pairing", &body, &[("origin", PAGE)]);
+    let (status, head, asked) = caller(door, &[("origin", PAGE)]).hears("POST", "/heph/v1/pairing", &body);
     assert_eq!(status, 201, "{asked}");
     assert!(
         head.contains(&format!("access-control-allow-origin: {PAGE}")),
@@ -50,92 +81,57 @@ fn ask(door: &Door, scopes: Value) -> Value {
 fn let_in(door: &Door, scopes: Value) -> (String, String) {
     let asked = ask(door, scopes);
     let id = asked["id"].as_str().unwrap().to_owned();
-    let (status, ..) = said(
-        door,
-        "POST",
-        &format!("/heph/v1/pairing/{id}/approve"),
-        &json!({ "code": asked["code"] }),
-        &[PERSON],
+    let code = json!({ "code": asked["code"] });
+    assert_eq!(
+        person(door).post(&format!("/heph/v1/pairing/{id}/approve"), &code),
+        204
     );
-    assert_eq!(status, 204);
-    let secret = format!("Bearer {}", asked["secret"].as_str().unwrap());
+    let secret = bearer(&asked["secret"]);
     let claim = [("origin", PAGE), ("authorization", secret.as_str())];
-    let (status, _, claimed) = said(
-        door,
-        "GET",
-        &format!("/heph/v1/pairing/{id}"),
-        &Value::Null,
-        &claim,
-    );
+    let (status, claimed) = caller(door, &claim).get(&format!("/heph/v1/pairing/{id}"));
     assert_eq!((status, &claimed["state"]), (200, &json!("paired")), "{claimed}");
-    (id, format!("Bearer {}", claimed["token"].as_str().unwrap()))
+    (id, bearer(&claimed["token"]))
 }
 
 #[test]
 fn a_page_comes_in_only_after_the_person_said_so() {
     let door = guarded(TOKEN);
     let from = ("origin", PAGE);
-    let models = |headers: &[(&str, &str)]| said(&door, "GET", "/v1/models", &Value::Null, headers).0;
+    let models = |shows: &[(&str, &str)]| caller(&door, shows).get("/v1/models").0;
     assert_eq!(models(&[from, PERSON]), 403, "not even with the person's token");
     let asked = ask(&door, json!(["models"]));
-    let (id, secret) = (
-        asked["id"].as_str().unwrap(),
-        format!("Bearer {}", asked["secret"].as_str().unwrap()),
-    );
-    let path = format!("/heph/v1/pairing/{id}");
-    let look = || {
-        said(
-            &door,
-            "GET",
-            &path,
-            &Value::Null,
-            &[from, ("authorization", &secret)],
-        )
-    };
-    assert_eq!(look().2["state"], "waiting");
-    assert_eq!(models(&[from, ("authorization", &secret)]), 403);
+    let secret = bearer(&asked["secret"]);
+    let page = [from, ("authorization", secret.as_str())];
+    let path = format!("/heph/v1/pairing/{}", asked["id"].as_str().unwrap());
+    let look = || caller(&door, &page).get(&path).1;
+    assert_eq!(look()["state"], "waiting");
+    assert_eq!(models(&page), 403);
     // The page cannot say yes itself, nor can anybody without the token, nor with a wrong code.
     let code = json!({ "code": asked["code"] });
-    let approve = |headers: &[(&str, &str)], body: &Value| {
-        said(&door, "POST", &format!("{path}/approve"), body, headers).0
-    };
-    assert_eq!(approve(&[from, ("authorization", &secret)], &code), 403);
+    let approve =
+        |shows: &[(&str, &str)], body: &Value| caller(&door, shows).post(&format!("{path}/approve"), body);
+    assert_eq!(approve(&page, &code), 403);
     assert_eq!(approve(&[], &code), 401);
     assert_eq!(approve(&[PERSON], &json!({ "code": "12345" })), 404);
-    assert_eq!(look().2["state"], "waiting");
-    let (_, _, book) = said(&door, "GET", "/heph/v1/pairings", &Value::Null, &[PERSON]);
+    assert_eq!(look()["state"], "waiting");
+    let book = person(&door).get("/heph/v1/pairings").1;
     assert_eq!(book["requests"][0]["code"], asked["code"]);
     assert!(book.to_string().find(asked["secret"].as_str().unwrap()).is_none());
     assert_eq!(approve(&[PERSON], &code), 204);
     // Another page fetches nothing.
-    let other = [
-        ("origin", "https://evil.example"),
-        ("authorization", secret.as_str()),
-    ];
-    assert_eq!(said(&door, "GET", &path, &Value::Null, &other).0, 404);
-    let token = format!("Bearer {}", look().2["token"].as_str().unwrap());
-    assert_eq!(models(&[from, ("authorization", &token)]), 200);
-    assert_eq!(
-        models(&[("origin", "https://evil.example"), ("authorization", &token)]),
-        401
-    );
-    assert_eq!(
-        models(&[("origin", "http://localhost:3000"), ("authorization", &token)]),
-        401
-    );
-    assert_eq!(models(&[("authorization", &token)]), 401, "without an origin");
-    let (status, head, _) = said(&door, "OPTIONS", "/v1/models", &Value::Null, &[from]);
-    assert!(
-        status == 204 && head.contains(&format!("access-control-allow-origin: {PAGE}")),
-        "{head}"
-    );
-    let (status, head, _) = said(
-        &door,
-        "OPTIONS",
-        "/v1/models",
-        &Value::Null,
-        &[("origin", "https://evil.example")],
-    );
+    let evil = ("origin", "https://evil.example");
+    assert_eq!(caller(&door, &[evil, page[1]]).get(&path).0, 404);
+    let token = bearer(&look()["token"]);
+    let token = ("authorization", token.as_str());
+    assert_eq!(models(&[from, token]), 200);
+    assert_eq!(models(&[evil, token]), 401);
+    assert_eq!(models(&[("origin", "http://localhost:3000"), token]), 401);
+    assert_eq!(models(&[token]), 401, "without an origin");
+    let asks_first = |from| caller(&door, &[from]).hears("OPTIONS", "/v1/models", &Value::Null);
+    let (status, head, _) = asks_first(from);
+    let told = head.contains(&format!("access-control-allow-origin: {PAGE}"));
+    assert!(status == 204 && told, "{head}");
+    let (status, head, _) = asks_first(evil);
     assert!(status == 403 && !head.contains("access-control"), "{head}");
 }
 
@@ -144,30 +140,29 @@ fn a_page_may_do_what_it_was_let_in_for() {
     let door = guarded(TOKEN);
     let (id, token) = let_in(&door, json!(["chat"]));
     let page = [("origin", PAGE), ("authorization", token.as_str())];
-    let status = |method: &str, path: &str, body: &Value| said(&door, method, path, body, &page).0;
+    let page = caller(&door, &page);
     let question = json!({ "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 4 });
-    assert_eq!(status("POST", "/v1/chat/completions", &question), 200);
+    assert_eq!(page.post("/v1/chat/completions", &question), 200);
     let mut with_tools = question.clone();
     with_tools["heph"] = json!({ "mcp": ["files"] });
+    let tools = page.post("/v1/chat/completions", &with_tools);
+    assert_eq!(tools, 403, "tools are a scope of their own");
+    assert_eq!(page.post("/mcp", &json!({})), 403);
     assert_eq!(
-        status("POST", "/v1/chat/completions", &with_tools),
-        403,
-        "tools are a scope of their own"
-    );
-    assert_eq!(status("POST", "/mcp", &json!({})), 403);
-    assert_eq!(status("GET", "/v1/models", &Value::Null), 403);
-    assert_eq!(status("GET", "/heph/v1/chats", &Value::Null), 403);
-    assert_eq!(
-        status("POST", "/heph/v1/models/pull", &json!({ "repository": "a/b" })),
+        page.post("/heph/v1/models/pull", &json!({ "repository": "a/b" })),
         403
     );
-    assert_eq!(status("GET", "/heph/v1/pairings", &Value::Null), 403);
-    assert_eq!(
-        status("DELETE", &format!("/heph/v1/pairings/{id}"), &Value::Null),
-        403
-    );
-    assert_eq!(status("GET", "/metrics", &Value::Null), 403);
-    assert_eq!(status("GET", "/health", &Value::Null), 200);
+    assert_eq!(page.delete(&format!("/heph/v1/pairings/{id}")), 403);
+    for path in [
+        "/v1/models",
+        "/heph/v1/chats",
+        "/heph/v1/pairings",
+        "/heph/v1/servers",
+        "/metrics",
+    ] {
+        assert_eq!(page.get(path).0, 403, "{path}");
+    }
+    assert_eq!(page.get("/health").0, 200);
 }
 
 #[test]
@@ -175,13 +170,8 @@ fn asking_too_often_is_refused_and_says_when_to_come_again() {
     let door = guarded(TOKEN);
     let body = json!({ "name": "A page" });
     let asked = |n: usize| {
-        said(
-            &door,
-            "POST",
-            "/heph/v1/pairing",
-            &body,
-            &[("origin", &format!("https://{n}.example"))],
-        )
+        let origin = format!("https://{n}.example");
+        caller(&door, &[("origin", &origin)]).hears("POST", "/heph/v1/pairing", &body)
     };
     let refused = (0..40).map(asked).find(|(status, ..)| *status != 201).unwrap();
     assert_eq!(refused.0, 429);
@@ -206,7 +196,7 @@ fn asking_too_often_is_refused_and_says_when_to_come_again() {
             403,
         ),
     ] {
-        let (status, _, text) = said(&door, "POST", "/heph/v1/pairing", &body, &headers);
+        let (status, _, text) = caller(&door, &headers).hears("POST", "/heph/v1/pairing", &body);
         assert_eq!(status, expected, "{body} {headers:?} {text}");
     }
 }
@@ -243,14 +233,7 @@ fn a_page_that_is_sent_away_hears_no_more() {
     let door = guarded(TOKEN);
     let (id, token) = let_in(&door, json!(["chat"]));
     let rest = cut_off(&door, &token, || {
-        let (status, ..) = said(
-            &door,
-            "DELETE",
-            &format!("/heph/v1/pairings/{id}"),
-            &Value::Null,
-            &[PERSON],
-        );
-        assert_eq!(status, 204);
+        assert_eq!(person(&door).delete(&format!("/heph/v1/pairings/{id}")), 204);
     });
     // Neither the last word nor the end of a chunked body: the reader knows that it was cut off.
     assert!(
@@ -259,27 +242,10 @@ fn a_page_that_is_sent_away_hears_no_more() {
     );
     let page = [("origin", PAGE), ("authorization", token.as_str())];
     assert_eq!(
-        said(
-            &door,
-            "POST",
-            "/v1/completions",
-            &json!({ "prompt": "Once" }),
-            &page
-        )
-        .0,
+        caller(&door, &page).post("/v1/completions", &json!({ "prompt": "Once" })),
         401
     );
-    assert_eq!(
-        said(
-            &door,
-            "DELETE",
-            &format!("/heph/v1/pairings/{id}"),
-            &Value::Null,
-            &[PERSON]
-        )
-        .0,
-        404
-    );
+    assert_eq!(person(&door).delete(&format!("/heph/v1/pairings/{id}")), 404);
 }
 
 #[test]
@@ -290,14 +256,7 @@ fn a_page_that_another_program_sends_away_hears_no_more() {
     Pairings::at(door.home.path()).revoke(now, PAGE).unwrap().unwrap();
     let page = [("origin", PAGE), ("authorization", token.as_str())];
     assert_eq!(
-        said(
-            &door,
-            "POST",
-            "/v1/completions",
-            &json!({ "prompt": "Once" }),
-            &page
-        )
-        .0,
+        caller(&door, &page).post("/v1/completions", &json!({ "prompt": "Once" })),
         401
     );
 }

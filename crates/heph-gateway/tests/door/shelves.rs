@@ -19,6 +19,28 @@ fn a_folder_is_asked_about_and_its_citations_open() {
     let shelf: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(shelf["label"], "nothing", "private unless said otherwise");
     assert_eq!(door.post("/heph/v1/knowledge", &json!({ "path": folder })).0, 409);
+    let path = format!("/heph/v1/knowledge/{}", shelf["id"].as_str().unwrap());
+    let marked = |path: &str, label: &str| {
+        let raw = door.raw("PUT", path, &json!({ "label": label }).to_string(), &[]);
+        raw.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let label = || {
+        door.json(
+            "/heph/v1/knowledge/search",
+            &json!({ "question": "When does the ferry leave?" }),
+        )["label"]
+            .clone()
+    };
+    assert_eq!((marked(&path, "own"), label()), (200, json!("own")));
+    assert_eq!((marked(&path, "nothing"), label()), (200, json!("nothing")));
+    assert_eq!(
+        (
+            marked(&path, "everything"),
+            marked("/heph/v1/knowledge/none", "own"),
+            label()
+        ),
+        (400, 404, json!("nothing"))
+    );
     assert_eq!(
         door.post("/heph/v1/knowledge", &json!({ "path": "/no/such/folder" }))
             .0,

@@ -6,8 +6,14 @@ use crate::pack::Room;
 use crate::proof::CASES;
 use std::sync::Arc;
 
-/// Tokens of a call for each path: matrix-vector, unpacked in registers, small batch, many.
-const PATHS: [Range<usize>; 4] = [1..2, 2..5, 5..17, 17..CHUNK + 9];
+/// Tokens of a call for each path: matrix-vector, unpacked in registers, small batch, many; and the products of each
+/// among [`CASES`], fewer where one has many values.
+const PATHS: [(Range<usize>, usize); 4] = [
+    (1..2, CASES * 45 / 100),
+    (2..5, CASES * 30 / 100),
+    (5..17, CASES * 22 / 100),
+    (17..CHUNK + 9, CASES * 3 / 100),
+];
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
 struct Random(u64);
@@ -47,11 +53,18 @@ struct Case {
 
 impl Case {
     fn random(format: Format, tokens: usize, random: &mut Random) -> Case {
-        let rows = random.within(1..40);
+        // Most are small, so that there can be many; every sixteenth has several tiles and more columns than a chunk.
+        let large = random.below(16) == 0;
+        let (rows, blocks) = if large {
+            (40, [300, 18, 5])
+        } else {
+            (20, [70, 4, 3])
+        };
+        let rows = random.within(1..rows);
         let cols = match format.block_len() {
-            1 => random.within(1..300),
-            32 => 32 * random.within(1..18),
-            _ => 256 * random.within(1..5),
+            1 => random.within(1..blocks[0]),
+            32 => 32 * random.within(1..blocks[1]),
+            _ => 256 * random.within(1..blocks[2]),
         };
         let raw = weights(format, rows, cols, random);
         let x = (0..tokens).flat_map(|_| activations(cols, random)).collect();
@@ -205,24 +218,25 @@ fn difference(expected: &[f32], got: &[f32]) -> Option<usize> {
 }
 
 fn every_path_equals_the_reference(format: Format) {
-    let pool = Pool::new(2);
+    let pools = [Pool::serial(), Pool::new(2)];
     let mut random = Random(format.to_ggml().into());
-    for isa in Isa::all_available().into_iter().skip(1) {
-        for path in PATHS {
-            let mut cases = 0;
-            while cases < CASES {
-                let case = Case::random(format, random.within(path.clone()), &mut random);
-                let expected = case.product(Isa::Scalar, &pool);
-                for weights in [case.packed(&pool), case.in_place()] {
-                    if let Some(at) = difference(&expected, &case.product_of(&weights, isa, &pool)) {
-                        let (rows, cols, tokens) = (case.rows, case.cols, case.tokens());
-                        panic!(
-                            "{format} {isa}: value {at} of {rows} x {cols} x {tokens}, expected {}",
-                            expected[at]
-                        );
-                    }
+    for (tokens, products) in PATHS {
+        for product in 0..products {
+            let case = Case::random(format, random.within(tokens.clone()), &mut random);
+            let pool = &pools[usize::from(product % 8 == 0)];
+            let weights = match product % 2 {
+                0 => case.packed(pool),
+                _ => case.in_place(),
+            };
+            let expected = case.product_of(&weights, Isa::Scalar, pool);
+            for isa in Isa::all_available().into_iter().skip(1) {
+                if let Some(at) = difference(&expected, &case.product_of(&weights, isa, pool)) {
+                    let (rows, cols, tokens) = (case.rows, case.cols, case.tokens());
+                    panic!(
+                        "{format} {isa}: value {at} of {rows} x {cols} x {tokens}, expected {}",
+                        expected[at]
+                    );
                 }
-                cases += expected.len();
             }
         }
     }

@@ -6,6 +6,7 @@ mod seated;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use heph_privacy::Cleared;
 use heph_types::{CachePart, NodeId, Order, Position, Reply, SamplingOptions, SessionId, StageSpec, Ticket};
 
 use super::talk::Talk;
@@ -17,13 +18,33 @@ use crate::codec::WIDTH_MAX;
 use crate::drive::Machine;
 use crate::wire::{
     CACHES_SINCE, Capabilities, Farewell, FaultCode, Frame, HOPS_SINCE, Hello, JoinFrame, Line, Refusal,
-    RowsFrame,
+    RowsFrame, VOUCHES_SINCE, VouchedFrame,
 };
 use pulse::{Answered, PINGS_MAX, Pulse};
 use seated::{Hands, Moving, Seated, Stage, Waiting, weight};
 
-/// What a desk asks of its end.
-#[derive(Debug, Clone, PartialEq)]
+/// What a desk asks of its end. What is made of a prompt has to be cleared for the node at the other end:
+///
+/// ```compile_fail
+/// use heph_net::{session::DeskCommand, wire::Line};
+/// let order = heph_types::Order::Rollback(heph_types::Position(0));
+/// let command = DeskCommand::Order(Line(0), order);
+/// ```
+///
+/// ```compile_fail
+/// use heph_net::{session::DeskCommand, wire::Line};
+/// fn hand_over(part: heph_types::CachePart) -> DeskCommand {
+///     DeskCommand::PutCache(Line(0), part)
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use heph_net::{session::DeskCommand, wire::JoinFrame};
+/// fn meet(join: JoinFrame) -> DeskCommand {
+///     DeskCommand::Join(join)
+/// }
+/// ```
+#[derive(Debug, PartialEq)]
 pub enum DeskCommand {
     /// Asks for a session. Sessions are named by [`Line`]s, counted from 0 in the order of these commands.
     Open {
@@ -35,7 +56,7 @@ pub enum DeskCommand {
         codecs: Codecs,
     },
     /// Gives a session an order; it waits until the session is open and the window has room.
-    Order(Line, Order),
+    Order(Line, Cleared<Order>),
     /// Lets a session choose tokens by other options, from the next order on.
     Choose(Line, SamplingOptions),
     /// Asks for what a session's caches hold of these positions. Nothing may be under way.
@@ -48,7 +69,9 @@ pub enum DeskCommand {
         to: Position,
     },
     /// Gives a session's caches what another's held. Nothing may be under way.
-    PutCache(Line, CachePart),
+    PutCache(Line, Cleared<CachePart>),
+    /// Asks a session's node to sign what it computed for it, as soon as nothing is under way.
+    Vouch(Line),
     /// Lets another node hand rows over to a session, if it shows this ticket: in place of whoever might so far.
     Expect {
         /// Which.
@@ -59,7 +82,7 @@ pub enum DeskCommand {
         ticket: Ticket,
     },
     /// Lets a session hand its rows to another node: in place of whoever had them so far.
-    Join(JoinFrame),
+    Join(Cleared<JoinFrame>),
     /// Lets a session's rows travel in other formats, from the next order that is sent on.
     Carry(Line, Codecs),
     /// Wants no more of a session.
@@ -121,6 +144,10 @@ pub enum DeskEvent {
     CacheHeld(Line, Position),
     /// A session's caches cannot be asked or given: something is under way, or the node speaks an older version.
     CacheStays(Line),
+    /// What a session's node computed, signed by it.
+    Vouched(VouchedFrame),
+    /// A session's node signs nothing: it speaks an older version, or the session is over.
+    Unvouched(Line),
     /// A session takes rows of the node that was named.
     Expecting(Line),
     /// A session hands on the rows of the orders that say so.
@@ -170,6 +197,8 @@ pub struct DeskEnd {
     pulse: Pulse,
     /// When a session was asked for last.
     asked_to_open: Duration,
+    /// Who is at the other end, where that is known.
+    node: Option<NodeId>,
 }
 
 impl DeskEnd {
@@ -181,6 +210,25 @@ impl DeskEnd {
             next: 0,
             pulse: Pulse::new(now),
             asked_to_open: now,
+            node: None,
+        }
+    }
+
+    /// The same end, for a stream that leads to `node`: what was cleared for somebody else does not go there.
+    pub fn towards(self, node: NodeId) -> DeskEnd {
+        DeskEnd {
+            node: Some(node),
+            ..self
+        }
+    }
+
+    /// What was cleared, where it was cleared for the node at the other end.
+    fn meant<T>(&self, cleared: Cleared<T>) -> Result<T, SessionError> {
+        match self.node {
+            Some(node) if cleared.to().id != node.to_string() => Err(SessionError::Misuse(
+                "something that was cleared for another destination",
+            )),
+            _ => Ok(cleared.into_value()),
         }
     }
 
@@ -272,6 +320,17 @@ impl DeskEnd {
                 let seated = self.expect(line, "CacheHeld", |seated| seated.moving == put)?;
                 (seated.moving, seated.due, seated.end) = (None, None, held.index());
                 self.talk.events.push_back(DeskEvent::CacheHeld(line, held));
+                self.send(now, line)?;
+            }
+            Frame::Vouched(vouched) => {
+                let line = vouched.line;
+                let fits = |seated: &Seated| {
+                    let held = vouched.first <= vouched.to && vouched.to.index() <= seated.end;
+                    seated.moving == Some(Moving::Vouch) && held
+                };
+                let seated = self.expect(line, "Vouched", fits)?;
+                (seated.moving, seated.due) = (None, None);
+                self.talk.events.push_back(DeskEvent::Vouched(vouched));
                 self.send(now, line)?;
             }
             Frame::Expecting(line) => {
@@ -421,6 +480,11 @@ impl DeskEnd {
             self.talk.say(&frame)?;
             seated.sent(frame);
         }
+        if seated.vouches && seated.is_idle() {
+            seated.vouches = false;
+            (seated.moving, seated.due) = (Some(Moving::Vouch), Some(now + ANSWER_DEADLINE));
+            self.talk.say(&Frame::Vouch(line))?;
+        }
         if seated.asked.is_empty() && seated.moving.is_none() && matches!(seated.stage, Stage::Open { .. }) {
             seated.due = None;
         }
@@ -514,20 +578,36 @@ impl DeskEnd {
                 spec,
                 codecs,
             } => self.open(now, session, spec, codecs),
-            DeskCommand::Order(line, order) => self.wait(now, line, Waiting::Order(order)),
+            DeskCommand::Order(line, order) => {
+                let order = self.meant(order)?;
+                self.wait(now, line, Waiting::Order(order))
+            }
             DeskCommand::Choose(line, options) => self.wait(now, line, Waiting::Choose(options)),
             DeskCommand::TakeCache { line, first, to } => {
                 let moving = Moving::Take { first, to };
                 self.move_cache(now, line, moving, Frame::TakeCache { line, first, to })
             }
             DeskCommand::PutCache(line, part) => {
+                let part = self.meant(part)?;
                 let end = part.first.index().saturating_add(part.tokens as usize);
                 self.move_cache(now, line, Moving::Put { end }, Frame::PutCache { line, part })
+            }
+            DeskCommand::Vouch(line) => {
+                let speaks = self.talk.their_last().is_some_and(|last| last >= VOUCHES_SINCE);
+                let Some(seated) = self.lines.get_mut(&line).filter(|_| speaks) else {
+                    self.talk.events.push_back(DeskEvent::Unvouched(line));
+                    return Ok(());
+                };
+                seated.vouches = true;
+                self.send(now, line)
             }
             DeskCommand::Expect { line, from, ticket } => {
                 self.ask_for_hop(line, &Frame::Expect { line, from, ticket })
             }
-            DeskCommand::Join(join) => self.ask_for_hop(join.line, &Frame::Join(join)),
+            DeskCommand::Join(join) => {
+                let join = self.meant(join)?;
+                self.ask_for_hop(join.line, &Frame::Join(join))
+            }
             DeskCommand::Carry(line, codecs) => {
                 if let Some(seated) = self.lines.get_mut(&line) {
                     seated.codecs = codecs;

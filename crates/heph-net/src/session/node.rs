@@ -17,6 +17,7 @@ use crate::codec::PackedRows;
 use crate::drive::Machine;
 use crate::wire::{
     Capabilities, ChoicesFrame, Farewell, FaultCode, Frame, Hello, JoinFrame, Line, Refusal, SENTENCE_MAX,
+    VouchedFrame,
 };
 use lent::{Handed, Lent, Queued};
 
@@ -103,6 +104,8 @@ pub enum NodeCommand {
         /// One sentence for people.
         sentence: String,
     },
+    /// What was computed for a session, signed.
+    Vouched(VouchedFrame),
     /// So many bytes were handed on so far.
     HandedOn {
         /// By which session.
@@ -161,6 +164,8 @@ pub enum NodeEvent {
     },
     /// The session's caches are to take this in: [`NodeCommand::CacheHeld`] answers.
     PutCache(Line, CachePart),
+    /// The desk wants signed what was computed for a session: [`NodeCommand::Vouched`] answers.
+    Vouch(Line),
     /// Another node is to hand rows over to a session: [`NodeCommand::Expecting`] answers.
     Expect {
         /// Which session.
@@ -247,6 +252,9 @@ impl NodeEnd {
                 let put = |lent: &mut Lent| lent.put_cache(first, tokens);
                 let event = NodeEvent::PutCache(line, part);
                 self.asked_to_move(now, line, "PutCache", put, event)?;
+            }
+            Frame::Vouch(line) => {
+                self.asked_to_move(now, line, "Vouch", Lent::vouch, NodeEvent::Vouch(line))?;
             }
             Frame::Expect { line, from, ticket } => {
                 let forgotten = self.open_line(line, "Expect")?.map(Lent::expect);
@@ -547,6 +555,7 @@ impl NodeEnd {
             NodeCommand::Reply(line, reply) => self.reply(now, line, &reply),
             NodeCommand::Cache(line, part) => self.moved(now, line, &Frame::Cache { line, part }),
             NodeCommand::CacheHeld(line, held) => self.moved(now, line, &Frame::CacheHeld { line, held }),
+            NodeCommand::Vouched(vouched) => self.moved(now, vouched.line, &Frame::Vouched(vouched)),
             NodeCommand::Done(line) => self.done(line),
             NodeCommand::Expecting(line) => self.tell(line, &Frame::Expecting(line)),
             NodeCommand::Hand { line, tag, rows } => self.hand(line, tag, rows),

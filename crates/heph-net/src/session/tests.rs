@@ -11,6 +11,9 @@ mod waits;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use heph_privacy::label::Label;
+use heph_privacy::policy::{Destination, Kind, Policies, Policy, Preset};
+use heph_privacy::{Clearance, Cleared, Purpose};
 use heph_types::{
     KvFormat, LayerRange, ModelHash, Order, Reply, SamplingOptions, SessionId, StageSpec, TokenId, WireCodec,
 };
@@ -51,6 +54,55 @@ fn open(spec: StageSpec) -> DeskCommand {
             up: WireCodec::Packed,
             down: WireCodec::F32,
         },
+    }
+}
+
+/// Whom the policy of these tests lets see everything.
+fn friend(id: &str) -> Destination {
+    Destination {
+        kind: Kind::Own,
+        name: "friend".into(),
+        id: id.into(),
+        region: String::new(),
+        retention_days: None,
+    }
+}
+
+/// `value`, cleared for the node whose key in hexadecimal is `id`.
+fn cleared_for<T>(id: &str, value: T) -> Cleared<T> {
+    let (to, policies) = (
+        friend(id),
+        Policies::new(Policy::of(Preset::OwnDevices), Vec::new()),
+    );
+    let purpose = Purpose {
+        to: &to,
+        mode: "remote",
+        credits: 0,
+    };
+    Clearance::of(&Label::public(), purpose, &policies)
+        .unwrap()
+        .clear_part(value)
+}
+
+fn cleared<T>(value: T) -> Cleared<T> {
+    cleared_for("", value)
+}
+
+#[test]
+fn what_was_cleared_for_another_node_does_not_go_there() {
+    let node = heph_types::NodeId([5; 32]);
+    for (id, goes) in [
+        (node.to_string(), true),
+        ("5".repeat(64), false),
+        (String::new(), false),
+    ] {
+        let mut desk = DeskEnd::new(LAW, Duration::ZERO).towards(node);
+        desk.command(Duration::ZERO, open(whole())).unwrap();
+        let order = cleared_for(&id, Order::Rollback(heph_types::Position(0)));
+        desk.command(Duration::ZERO, DeskCommand::Order(LINE, order))
+            .unwrap();
+        let over = std::iter::from_fn(|| desk.event()).any(|event| matches!(event, DeskEvent::Over(_)));
+        assert_eq!(over, !goes, "cleared for {id:?}");
     }
 }
 
@@ -133,7 +185,7 @@ impl World {
     }
 
     fn order(&mut self, order: Order) {
-        self.ask(DeskCommand::Order(LINE, order));
+        self.ask(DeskCommand::Order(LINE, cleared(order)));
     }
 
     /// Lets everything happen that happens within `time`.

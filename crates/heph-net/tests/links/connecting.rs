@@ -26,6 +26,41 @@ async fn both_ends_know_who_the_other_is() {
 }
 
 #[tokio::test]
+async fn what_a_connection_carried_is_told_while_it_lives_and_once_when_it_is_over() {
+    let (desk, node) = (endpoint().await, endpoint().await);
+    let (to, from) = connected(&desk, &node, Protocol::Session).await;
+    to.bears("private");
+    echoes(&to, &from).await;
+    let alive = desk.passed();
+    assert_eq!(alive.len(), 1);
+    let first = alive[0].clone();
+    assert_eq!((first.node, first.protocol), (node.node(), Protocol::Session));
+    assert!(first.traffic.sent_bytes > 13 && first.traffic.received_bytes > 13);
+    assert!(first.labels.contains("private"));
+    let places = node.address().direct;
+    assert!(
+        places.iter().any(|place| first.to == Some(place.to_string())),
+        "{first:?}"
+    );
+    to.close(Goodbye::Done);
+    let mut last = first.clone();
+    let over = tokio::time::timeout(PATIENCE, async {
+        while let Some(passed) = desk.passed().pop() {
+            last = passed;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    over.await.expect("it is told once that it is over, and no more");
+    assert_eq!((last.number, &last.labels), (first.number, &first.labels));
+    assert!(last.traffic.sent_bytes >= first.traffic.sent_bytes);
+    assert!(
+        desk.total().sent_bytes >= last.traffic.sent_bytes,
+        "goodbyes are the socket's own"
+    );
+    assert!(desk.is_loopback());
+}
+
+#[tokio::test]
 async fn a_datagram_arrives_whole() {
     let (desk, node) = (endpoint().await, endpoint().await);
     let (to_node, to_desk) = connected(&desk, &node, Protocol::Members).await;

@@ -37,7 +37,12 @@ async fn only_the_asked_parts_travel_and_an_interrupted_transfer_goes_on() {
     let (desk, node) = (endpoint().await, endpoint().await);
     let (to_node, to_desk) = connected(&desk, &node, Protocol::Shards).await;
     tokio::spawn(async move {
-        transfer::serve(&to_desk, move |asked| (asked == hash).then(|| offer.clone())).await
+        transfer::serve(
+            &to_desk,
+            move |asked| (asked == hash).then(|| offer.clone()),
+            None,
+        )
+        .await
     });
 
     let outline = transfer::outline(&to_node, hash).await.unwrap();
@@ -123,7 +128,7 @@ async fn a_peer_that_sends_other_bytes_is_caught_at_the_first_group() {
     fs::write(&good, vec![2; 9 * GROUP_BYTES as usize]).unwrap();
     let (desk, node) = (endpoint().await, endpoint().await);
     let (to_node, to_desk) = connected(&desk, &node, Protocol::Shards).await;
-    tokio::spawn(async move { transfer::serve(&to_desk, move |_| Some(offer.clone())).await });
+    tokio::spawn(async move { transfer::serve(&to_desk, move |_| Some(offer.clone()), None).await });
     let all = 0..9 * GROUP_BYTES;
     let wrong = fetch(&to_node, &outline, std::slice::from_ref(&all), &part, u64::MAX).await;
     assert!(matches!(wrong, Err(TransferError::Wrong)), "{wrong:?}");
@@ -151,7 +156,7 @@ async fn several_sources_share_the_work_and_bad_ones_cost_nothing_but_their_part
     for offers in [vec![good.clone()], vec![forged], vec![], vec![good.clone()]] {
         let desk = endpoint().await;
         let (to_source, to_node) = connected(&node, &desk, Protocol::Shards).await;
-        tokio::spawn(async move { transfer::serve(&to_node, move |_| offers.first().cloned()).await });
+        tokio::spawn(async move { transfer::serve(&to_node, move |_| offers.first().cloned(), None).await });
         sources.push(to_source);
         alive.push(desk);
     }

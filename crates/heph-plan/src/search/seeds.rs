@@ -2,12 +2,12 @@
 //! weights of what matters. The cheapest of them are swept with bounds on the busiest stage.
 
 use super::{Effort, SMALL, Search};
-use crate::cover::{DeskEnds, Order, Rates, Wishes};
+use crate::cover::{DeskEnds, Order, Rates, Row, Wishes};
 use crate::field;
 use crate::ground::DESK;
 use crate::plan::Forwarding;
 use crate::request::DirectForwarding;
-use crate::space::{Phase, Segment, Shape};
+use crate::space::{Phase, Segment, Shape, Space};
 
 /// Bounds on the busiest stage that are tried, each four fifths of the busiest stage before.
 const BOUNDS: usize = 8;
@@ -16,8 +16,10 @@ const HOPELESS: f64 = 1.2;
 /// Numbers of layers that the desk may keep at the end for nodes in a given order, and for those in the cheapest.
 const ENDS: usize = 4 * SMALL;
 const QUARTERS: usize = 4;
+/// Of the orders in a large cluster, those that are tried for more than the first wishes.
+const ORDERS_KEPT: usize = 2;
 /// Covers that are swept with bounds, of the cheapest.
-const SWEPT: usize = 4;
+const SWEPT: usize = 3;
 /// As [`SWEPT`], for a small cluster.
 const SWEPT_SMALL: usize = 12;
 /// Drafts with which covers are made in a small cluster.
@@ -35,27 +37,89 @@ struct Promising {
     ends: DeskEnds,
 }
 
+/// Rates and rows that were made: how hidden states are forwarded changes none of them.
+#[derive(Default)]
+struct Made<'o, 's, 'a> {
+    rates: Vec<((usize, Wishes), Rates<'s, 'a>)>,
+    /// By the number of the rates, and of the order.
+    rows: Vec<((usize, usize), Row<'o>)>,
+}
+
+impl<'o, 's, 'a> Made<'o, 's, 'a> {
+    /// Those of a cut of the prompt and wishes, and of an order.
+    fn get(
+        &mut self,
+        space: &'s Space<'a>,
+        (chunk, wishes): (usize, Wishes),
+        (number, order): (usize, &'o [usize]),
+    ) -> (&Rates<'s, 'a>, &Row<'o>) {
+        let forwarding = Forwarding::ThroughDesk;
+        let key = (chunk, Wishes { forwarding, ..wishes });
+        let at = self
+            .rates
+            .iter()
+            .position(|made| made.0 == key)
+            .unwrap_or_else(|| {
+                self.rates.push((key, Rates::new(space, chunk, wishes)));
+                self.rates.len() - 1
+            });
+        self.rates[at].1.forwarding = wishes.forwarding;
+        let rates = &self.rates[at].1;
+        let known = self.rows.iter().position(|made| made.0 == (at, number));
+        let row = known.unwrap_or_else(|| {
+            self.rows.push(((at, number), rates.row(order)));
+            self.rows.len() - 1
+        });
+        (rates, &self.rows[row].1)
+    }
+}
+
+/// Orders that the cheapest covers have, for wishes that come later.
+fn best_orders(found: &[Promising]) -> Vec<usize> {
+    let mut costs: Vec<(f64, usize)> = Vec::new();
+    for cover in found {
+        match costs.iter_mut().find(|known| known.1 == cover.order) {
+            Some(known) => known.0 = known.0.min(cover.cost),
+            None => costs.push((cover.cost, cover.order)),
+        }
+    }
+    costs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    costs
+        .into_iter()
+        .take(ORDERS_KEPT)
+        .map(|(_, order)| order)
+        .collect()
+}
+
 impl Search<'_, '_> {
     /// The whole model in one place, and the best of these places tuned.
     pub(super) fn whole(&mut self) {
-        let layers = self.space.layers();
-        let mut found: Vec<(f64, Shape)> = Vec::new();
-        for site in 0..self.space.ground.sites.len() {
+        let (space, layers) = (self.space, self.space.layers());
+        let count = if self.effort == Effort::Full { SMALL } else { 2 };
+        // Where a most of credits binds, the cheapest may be too dear.
+        let bounded = space.ground.permitted.request.objective.credits_max.is_none();
+        let desk = self.plain(vec![Segment::new(DESK, 0, layers)]);
+        self.consider(&desk);
+        let sites = DESK + 1..space.ground.sites.len();
+        let mut sites: Vec<(f64, usize)> = sites.map(|site| (space.whole_at_least(site), site)).collect();
+        sites.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut found: Vec<(f64, usize, Shape)> = Vec::new();
+        for (least, site) in sites {
+            if bounded && found.len() >= count && least > found[count - 1].0 {
+                break;
+            }
             let shape = self.plain(vec![Segment::new(site, 0, layers)]);
-            let cost = self.consider(&shape).unwrap_or(f64::INFINITY);
-            if site == DESK || cost.is_finite() {
-                found.push((cost, shape));
+            let cost = self.consider(&shape);
+            if cost.is_finite() {
+                let before = |(other, at, _): &(f64, usize, Shape)| (*other, *at) < (cost, site);
+                found.insert(found.partition_point(before), (cost, site, shape));
             }
         }
         // The desk's own draft may take the room that the whole model would need, or the other way round.
-        let rest = found.split_off(1.min(found.len()));
-        found.into_iter().for_each(|(_, desk)| drop(self.tune(&desk)));
-        let mut rest = rest;
-        rest.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let count = if self.effort == Effort::Full { SMALL } else { 2 };
-        rest.iter()
-            .take(count)
-            .for_each(|(_, shape)| drop(self.tune(shape)));
+        self.tune(&desk);
+        for (_, _, shape) in found.iter().take(count) {
+            self.tune(shape);
+        }
     }
 
     /// Seeds for several stages: covers in some orders, and the cheapest of them with bounds on the busiest stage.
@@ -69,13 +133,20 @@ impl Search<'_, '_> {
             Effort::Glance => vec![self.nodes.clone()],
         };
         let middle = space.chunks.len() / 2;
-        let mut found = Vec::new();
-        for wishes in self.wishes() {
-            let rates = Rates::new(space, middle, wishes);
+        let mut found: Vec<Promising> = Vec::new();
+        let mut made = Made::default();
+        for (at, wishes) in self.wishes().into_iter().enumerate() {
+            let first = (at > 0 && self.nodes.len() >= SMALL).then(|| best_orders(&found));
+            let tried = |number: &usize| first.as_ref().is_none_or(|best| best.contains(number));
+            let direct = wishes.forwarding == Forwarding::Direct;
             for (number, order) in orders.iter().enumerate() {
+                // The last of them follows the ways between nodes.
+                if !(tried(&number) || direct && number + 1 == orders.len()) {
+                    continue;
+                }
+                let (rates, row) = made.get(space, (middle, wishes), (number, &order[..]));
                 for ends in self.desk_ends(ENDS) {
-                    let cost =
-                        self.covered(&rates, Order::Given(order), (middle, wishes), ends, f64::INFINITY);
+                    let cost = self.covered(rates, Order::Given(row), (middle, wishes), ends, f64::INFINITY);
                     found.extend(cost.map(|(cost, _)| Promising {
                         cost,
                         order: number,
@@ -100,9 +171,15 @@ impl Search<'_, '_> {
         for chunk in self.seed_chunks() {
             for cover in &found {
                 let rates = Rates::new(space, chunk, cover.wishes);
-                let order = Order::Given(&orders[cover.order]);
+                let row = rates.row(&orders[cover.order]);
                 let bounds = if self.effort == Effort::Full { BOUNDS } else { 2 };
-                self.sweep(&rates, order, (chunk, cover.wishes), cover.ends, bounds);
+                self.sweep(
+                    &rates,
+                    Order::Given(&row),
+                    (chunk, cover.wishes),
+                    cover.ends,
+                    bounds,
+                );
             }
         }
     }
@@ -182,9 +259,10 @@ impl Search<'_, '_> {
     /// What covers are made for: with and without a draft, through the desk and directly, at several prices.
     fn wishes(&self) -> Vec<Wishes> {
         let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
-        let ways: &[Forwarding] = match direct && self.nodes.len() > 1 {
-            true => &[Forwarding::ThroughDesk, Forwarding::Direct],
-            false => &[Forwarding::ThroughDesk],
+        let ways: &[Forwarding] = match (direct && self.nodes.len() > 1, &self.forwarding) {
+            (false, _) => &[Forwarding::ThroughDesk],
+            (true, Some(own)) => std::slice::from_ref(own),
+            (true, None) => &[Forwarding::ThroughDesk, Forwarding::Direct],
         };
         let (drafts, credits) = (self.seed_drafts(), self.seed_credits());
         let mut wishes = Vec::new();
@@ -242,7 +320,7 @@ impl Search<'_, '_> {
         let most = objective
             .credits_max
             .filter(|_| self.nodes.iter().chain([&DESK]).any(asks));
-        let here = space.sums(DESK, Phase::Decode(1)).layers[space.layers()] * (space.answer + 1.0);
+        let here = space.sums(DESK, Phase::Decode(1)).before(space.layers()) * (space.answer + 1.0);
         let dear = most.into_iter().flat_map(|most| match self.effort {
             Effort::Full => DEAR.map(|times| times * here / most.max(1e-9)).to_vec(),
             Effort::Glance => vec![here / most.max(1e-9)],
@@ -270,7 +348,13 @@ impl Search<'_, '_> {
             ends.extend(inside.map(|l| DeskEnds::new(first, Some(l.max(last)))));
         }
         ends.retain(|e| last == 0 || e.suffix.is_some());
-        ends.dedup();
+        let mut different: Vec<DeskEnds> = Vec::with_capacity(ends.len());
+        ends.into_iter().for_each(|end| {
+            if !different.contains(&end) {
+                different.push(end);
+            }
+        });
+        let mut ends = different;
         if self.effort == Effort::Glance {
             // Both ends here, and neither: what lies between, small changes find.
             ends.retain(|e| e.suffix != Some(0));

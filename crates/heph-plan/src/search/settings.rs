@@ -1,8 +1,8 @@
 //! What is set apart from where layers run: draft, chunk, codecs, forwarding.
 
-use super::Search;
-use crate::ground::DESK;
+use super::{Search, forwards, mode};
 use crate::request::DirectForwarding;
+use crate::score::Reckoning;
 use crate::space::{DRAFT_MAX, Shape};
 
 /// Lengths of a draft that are tried.
@@ -28,12 +28,13 @@ impl Setting {
     }
 }
 
-impl Search<'_, '_> {
+impl<'s, 'a> Search<'s, 'a> {
     /// Sets, one after another, what does not move layers: draft, chunk, codecs, forwarding.
     pub(super) fn tune(&mut self, shape: &Shape) -> Option<(Shape, f64)> {
         let mut best = shape.clone();
         let mut trial = shape.clone();
-        let mut cost = self.consider(&best).unwrap_or(f64::INFINITY);
+        let mut reckonings: Vec<((bool, bool), Reckoning)> = Vec::new();
+        let mut cost = self.reckoned(&best, f64::INFINITY, &mut reckonings);
         let settings: [fn(&Self, &Shape) -> Vec<Setting>; 4] =
             [Self::codecs, Self::ways, Self::drafts, Self::chunks];
         for _ in 0..2 {
@@ -42,7 +43,7 @@ impl Search<'_, '_> {
                 for setting in set(self, &best) {
                     trial.clone_from(&best);
                     setting.put(&mut trial);
-                    let other = self.consider(&trial).unwrap_or(f64::INFINITY);
+                    let other = self.reckoned(&trial, cost, &mut reckonings);
                     if other < cost {
                         cost = other;
                         std::mem::swap(&mut best, &mut trial);
@@ -56,6 +57,26 @@ impl Search<'_, '_> {
         cost.is_finite().then_some((best, cost))
     }
 
+    /// As [`Search::consider`], infinite instead of `None`, with what was counted for other shapes of the same stages.
+    fn reckoned(
+        &mut self,
+        shape: &Shape,
+        most: f64,
+        reckonings: &mut Vec<((bool, bool), Reckoning<'s, 'a>)>,
+    ) -> f64 {
+        let Some(mode) = mode(self.space, shape) else {
+            return f64::INFINITY;
+        };
+        let key = (shape.lossy, shape.direct);
+        let at = reckonings.iter().position(|known| known.0 == key);
+        let at = at.unwrap_or_else(|| {
+            reckonings.push((key, Reckoning::new(self.space, shape)));
+            reckonings.len() - 1
+        });
+        let score = reckonings[at].1.score_below(shape, self.most(mode, most));
+        score.map_or(f64::INFINITY, |score| self.keep(shape, mode, score))
+    }
+
     fn codecs(&self, shape: &Shape) -> Vec<Setting> {
         let codecs = &self.space.ground.permitted.codecs;
         let rounded = codecs.iter().any(|c| !c.codec.is_exact()) && shape.segments.len() > 1;
@@ -67,11 +88,7 @@ impl Search<'_, '_> {
 
     fn ways(&self, shape: &Shape) -> Vec<Setting> {
         let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
-        let between = shape
-            .segments
-            .windows(2)
-            .any(|p| p[0].site != DESK && p[1].site != DESK);
-        let other = (direct && between).then_some(Setting::Direct(!shape.direct));
+        let other = (direct && forwards(shape)).then_some(Setting::Direct(!shape.direct));
         other.into_iter().collect()
     }
 

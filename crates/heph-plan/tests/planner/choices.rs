@@ -189,6 +189,34 @@ fn a_mode_that_is_asked_for_is_found_also_where_it_gains_nothing() {
 }
 
 #[test]
+fn layers_are_sent_to_own_machines_that_take_them_and_no_more() {
+    let of = model(16, 50.0);
+    let whole: u64 = of.layers.iter().map(|layer| layer.weight_bytes).sum();
+    let sent = |role, accepts_bytes| {
+        let mut desk = node(0, Role::Own, 1.0, 2_000_000_000, &of);
+        desk.speed.flops_per_second = 1e9;
+        let mut other = node(1, role, 400.0, 2_000_000_000, &of);
+        other.holds.clear();
+        other.caps.accepts_bytes = accepts_bytes;
+        let cluster = cluster(desk, vec![(other, link(1.0, 8000.0))]);
+        let plan = plan(&request(of.clone()), &cluster).expect("the desk can").plan;
+        let sent: u64 = plan.stages.iter().map(|stage| stage.send_bytes).sum();
+        assert!(sent <= accepts_bytes, "{sent} of {accepts_bytes}");
+        // What is sent is waited for.
+        let seconds = sent as f64 / 1e9;
+        assert!(plan.expected.first_token.as_secs_f64() >= seconds);
+        sent
+    };
+    assert_eq!(sent(Role::Own, whole), whole, "a second of sending saves minutes");
+    let half = sent(Role::Own, whole / 2);
+    assert!(half > 0, "a part of it saves its share");
+    assert_eq!(sent(Role::Own, 0), 0);
+    for role in [Role::Cloud, Role::Miner, Role::Edge] {
+        assert_eq!(sent(role, whole), 0, "{role} is sent nothing");
+    }
+}
+
+#[test]
 fn senseless_numbers_are_refused() {
     let (request, cluster) = fast_neighbour();
     let wrong: [fn(&mut Request, &mut Cluster); 6] = [

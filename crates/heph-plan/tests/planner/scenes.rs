@@ -293,6 +293,7 @@ fn drawn_policy(dice: &mut Dice) -> Policy {
     let may_see = Role::ALL.map(|role| (role, dice.pick(&leaves)));
     Policy {
         may_see: may_see.to_vec(),
+        nodes: Vec::new(),
         layers_local_first: dice.pick(&[0, 0, 1, 2]),
         layers_local_last: dice.pick(&[0, 0, 1]),
         forbidden: if dice.chance(0.3) {
@@ -325,6 +326,8 @@ fn drawn_node(dice: &mut Dice, which: usize, role: Role, whole: u64, request: &R
         let from = dice.whole(0, count as u32) as usize;
         let some = LayerRange::new(from, count, count).unwrap();
         node.holds[0].layers = some;
+        // Nothing, half of the model at most, or any of it.
+        node.caps.accepts_bytes = [0, whole / 2, whole * 4][which % 3];
     }
     let second = request.models.get(1).map(|m| m.profile.model);
     node.holds.extend(second.map(|model| Held { model, layers }));

@@ -400,8 +400,9 @@ fn extension(text: &[u8]) -> usize {
     0
 }
 
-/// How sure a number is a telephone number without any word beside it: 0 to 100.
-pub(super) fn phone_certainty(d: &Dialled, prose: bool) -> u8 {
+/// How sure a number is a telephone number without any word beside it: 0 to 100. `prose` looks whether it stands among words, and is asked
+/// last.
+pub(super) fn phone_certainty(d: &Dialled, prose: impl Fn() -> bool) -> u8 {
     let n = d.digits.len();
     let many = d.groups.len() > 1;
     if d.international {
@@ -415,17 +416,19 @@ pub(super) fn phone_certainty(d: &Dialled, prose: bool) -> u8 {
     let north_american =
         |groups: &[usize], digits: &[u8]| groups == [3, 3, 4] && digits[0] > b'1' && digits[3] > b'1';
     match d.groups[..] {
-        _ if north_american(&d.groups, &d.digits) && (d.parentheses || prose) => 78,
+        _ if north_american(&d.groups, &d.digits) && (d.parentheses || prose()) => 78,
         [1, 3, 3, 4] if d.first == b'1' && north_american(&d.groups[1..], &d.digits[1..]) => 78,
         [3, 3, 3, 4] if d.digits.starts_with(b"001") => 80,
-        [2..=4, _, _, ..] if d.first == b'0' && n == 9 && d.groups[1..].iter().all(|g| *g > 1) && prose => 70,
+        [2..=4, _, _, ..] if d.first == b'0' && n == 9 && d.groups[1..].iter().all(|g| *g > 1) && prose() => {
+            70
+        }
         // A trunk zero, two groups or more, as written in most of Europe.
         [2..=5, ..]
             if d.first == b'0'
                 && (10..=11).contains(&n)
                 && many
                 && d.groups[1..].iter().all(|g| *g > 1)
-                && prose =>
+                && prose() =>
         {
             70
         }

@@ -17,6 +17,19 @@ enum Element {
     Exactly(u8),
 }
 
+impl Element {
+    fn is(self, byte: u8) -> bool {
+        match self {
+            Element::Digit => byte.is_ascii_digit(),
+            Element::Letter => byte.is_ascii_alphabetic(),
+            Element::Either => byte.is_ascii_alphanumeric(),
+            Element::Exactly(b) if b.is_ascii_lowercase() => byte.eq_ignore_ascii_case(&b),
+            Element::Exactly(b) => byte == b,
+            Element::Separator => SEPARATORS.contains(&byte),
+        }
+    }
+}
+
 /// One way to write one identifier.
 #[derive(Debug)]
 struct Way {
@@ -34,14 +47,44 @@ struct Way {
 
 /// Places of digits among the `run` letters and digits at the front of `text`, a bit each. Places beyond 64 are left out.
 fn digit_places(text: &[u8], run: usize) -> u64 {
-    let places = text[..run].iter().take(64).enumerate();
+    let front = &text[..run.min(64)];
+    if !front.iter().any(u8::is_ascii_digit) {
+        return 0;
+    }
+    let places = front.iter().enumerate();
     places.fold(0, |mask, (i, b)| mask | u64::from(b.is_ascii_digit()) << i)
 }
 
 /// All ways, by the length of the letters and digits that they begin with.
 #[derive(Debug)]
 pub(super) struct Pictures {
-    by_run: Vec<Vec<Way>>,
+    by_run: Vec<Ways>,
+}
+
+/// Ways that begin with as many letters and digits.
+#[derive(Debug, Default)]
+struct Ways {
+    all: Vec<Way>,
+    /// Places of those in whose beginning no digit must stand: a word of a sentence is compared with few others.
+    lettered: Vec<usize>,
+}
+
+impl Ways {
+    fn add(&mut self, way: Way) {
+        if way.digits == 0 {
+            self.lettered.push(self.all.len());
+        }
+        self.all.push(way);
+    }
+
+    /// Those that may fit a beginning whose digits stand at these places, in the order of the table.
+    fn that_fit(&self, digits: u64) -> impl Iterator<Item = &Way> {
+        let (all, lettered) = match digits {
+            0 => (&[][..], self.lettered.as_slice()),
+            _ => (self.all.as_slice(), &[][..]),
+        };
+        all.iter().chain(lettered.iter().map(|place| &self.all[*place]))
+    }
 }
 
 /// An identifier that stands in a text.
@@ -59,14 +102,14 @@ pub(super) struct Sight {
 
 impl Pictures {
     pub(super) fn new() -> Pictures {
-        let mut by_run: Vec<Vec<Way>> = Vec::new();
+        let mut by_run: Vec<Ways> = Vec::new();
         for (row, recogniser) in TABLE.iter().enumerate() {
             for way in ways(row, recogniser) {
                 let run = way.elements.iter().take_while(|e| is_word(**e)).count();
                 if by_run.len() <= run {
-                    by_run.resize_with(run + 1, Vec::new);
+                    by_run.resize_with(run + 1, Ways::default);
                 }
-                by_run[run].push(way);
+                by_run[run].add(way);
             }
         }
         Pictures { by_run }
@@ -87,11 +130,12 @@ impl Pictures {
         };
         let digits = digit_places(&text[start..], run);
         let after = text.get(start + run).copied();
-        for way in ways {
+        let separated = after.is_some_and(|b| SEPARATORS.contains(&b));
+        for way in ways.that_fit(digits) {
             let shaped = digits & way.digits == way.digits && digits & way.letters == 0;
             let followed = match way.next {
                 None => true,
-                Some(Element::Separator) => after.is_some_and(|b| SEPARATORS.contains(&b)),
+                Some(Element::Separator) => separated,
                 Some(Element::Exactly(b)) => after == Some(b),
                 Some(_) => false,
             };
@@ -148,7 +192,8 @@ fn ways(row: usize, recogniser: &Recogniser) -> Vec<Way> {
         let is_letter = |e: &Element| {
             matches!(e, Element::Letter) || matches!(e, Element::Exactly(b) if b.is_ascii_alphabetic())
         };
-        let (digits, letters, next) = (places(is_digit), places(is_letter), elements.get(run).copied());
+        let (digits, letters) = (places(is_digit), places(is_letter));
+        let next = elements.get(run).copied();
         Way {
             elements,
             row,
@@ -174,15 +219,8 @@ fn fits(elements: &[Element], text: &[u8], compact: &mut [u8; COMPACT_MAX]) -> O
     let (mut length, mut capitals, mut separator) = (0, true, None);
     for (place, element) in elements.iter().enumerate() {
         let byte = *text.get(place)?;
-        let right = match element {
-            Element::Digit => byte.is_ascii_digit(),
-            Element::Letter => byte.is_ascii_alphabetic(),
-            Element::Either => byte.is_ascii_alphanumeric(),
-            Element::Exactly(b) if b.is_ascii_lowercase() => byte.eq_ignore_ascii_case(b),
-            Element::Exactly(b) => byte == *b,
-            Element::Separator => SEPARATORS.contains(&byte) && *separator.get_or_insert(byte) == byte,
-        };
-        if !right {
+        let same = *element != Element::Separator || *separator.get_or_insert(byte) == byte;
+        if !element.is(byte) || !same {
             return None;
         }
         if byte.is_ascii_alphanumeric() {

@@ -6,12 +6,14 @@ mod server;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use heph_privacy::label::Label;
+use heph_privacy::policy::{Policies, Policy, Preset};
+use heph_privacy::{Clearance, Cleared, Purpose};
 use heph_providers::tokens::{TokenEnd, TokenQuestion};
 use heph_providers::{
-    AskError, Call, Client, Done, End, Limits, Listener, Permit, Provider, Question, Refused, Said, Sampling,
-    Secret, Source, Tool, ToolChoice, Turn,
+    AskError, Call, Client, Done, End, Limits, Listener, Picture, Provider, Question, Refused, Said,
+    Sampling, Secret, Source, Tool, ToolChoice, Turn,
 };
-use heph_types::{Leaves, Policy, Role};
 use serde_json::{Value, json};
 use server::{Act, Heard, ok, play, status};
 
@@ -65,9 +67,59 @@ fn wait<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
+/// `value`, cleared for `provider` by a policy that lets everything leave.
+fn cleared<T>(provider: &Provider, value: T) -> Cleared<T> {
+    let (to, policies) = (
+        provider.destination(),
+        Policies::new(Policy::of(Preset::Open), Vec::new()),
+    );
+    let purpose = Purpose {
+        to: &to,
+        mode: "remote",
+        credits: 0,
+    };
+    Clearance::of(&Label::public(), purpose, &policies)
+        .unwrap()
+        .clear_part(value)
+}
+
+#[test]
+fn what_was_cleared_for_another_provider_is_not_asked() {
+    let (url, heard) = play(vec![Act::Raw(ok("text/event-stream", &story("openai")))]);
+    let (meant, other) = (provider("openai", &url), provider("vllm", "http://127.0.0.1:1"));
+    let elsewhere = Provider {
+        region: Some("eu".parse().unwrap()),
+        ..meant.clone()
+    };
+    let renamed = Provider {
+        name: "renamed".to_owned(),
+        ..meant.clone()
+    };
+    for (cleared_for, asked) in [
+        (&other, &meant),
+        (&elsewhere, &meant),
+        (&renamed, &meant),
+        (&meant, &elsewhere),
+    ] {
+        if cleared_for.destination() == asked.destination() {
+            continue;
+        }
+        let question = cleared(cleared_for, question());
+        let listener = Listener {
+            stopped: &|| false,
+            deadline: None,
+        };
+        let done = wait(async {
+            let client = Client::new(limits()).unwrap();
+            client.ask(asked, None, &question, &listener, &mut |_| {}).await
+        });
+        assert!(matches!(done, Err(AskError::Elsewhere { .. })), "{done:?}");
+    }
+    assert!(heard.lock().unwrap().is_empty());
+}
+
 /// Asks, and returns what was heard as one text.
 fn ask_with(provider: &Provider, question: &Question, limits: Limits) -> (String, Result<Done, AskError>) {
-    let policy = Policy::open(Leaves::Text, &[Role::Cloud]);
     let key = Secret::new("sk-secret-1").unwrap();
     let mut heard = String::new();
     let listener = Listener {
@@ -76,14 +128,16 @@ fn ask_with(provider: &Provider, question: &Question, limits: Limits) -> (String
     };
     let done = wait(async {
         let client = Client::new(limits).unwrap();
-        let permit = Permit::of(provider, &policy).unwrap();
+        let question = cleared(provider, question.clone());
         let mut say = |said| match said {
             Said::Text(text) => heard.push_str(&text),
+            // What is thought stands in the tests of what is read.
+            Said::Thought(_) => {}
             Said::Call { id, name } => heard.push_str(&format!("[{id} {name}]")),
             Said::Arguments(text) => heard.push_str(&text),
         };
         client
-            .ask(permit, Some(&key), question, &listener, &mut say)
+            .ask(provider, Some(&key), &question, &listener, &mut say)
             .await
     });
     if let Err(error) = &done {
@@ -308,6 +362,44 @@ fn calls_of_tools_go_there_and_come_back_in_each_dialect() {
 }
 
 #[test]
+fn a_picture_goes_there_as_each_dialect_writes_it() {
+    let mut question = question();
+    let Source::Chat(turns) = &mut question.source else {
+        unreachable!()
+    };
+    turns[1].pictures = vec![Picture {
+        kind: "image/png".to_owned(),
+        base64: "aGVwaA==".to_owned(),
+    }];
+    for dialect in DIALECTS {
+        let (place, expected) = match dialect {
+            "anthropic" => (
+                "/messages/0/content/0",
+                json!({ "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "aGVwaA==" } }),
+            ),
+            "ollama" => ("/messages/1/images", json!(["aGVwaA=="])),
+            "gemini" => (
+                "/contents/0/parts/0",
+                json!({ "inlineData": { "mimeType": "image/png", "data": "aGVwaA==" } }),
+            ),
+            _ => (
+                "/messages/1/content/1",
+                json!({ "type": "image_url", "image_url": { "url": "data:image/png;base64,aGVwaA==" } }),
+            ),
+        };
+        let (url, heard) = play(vec![Act::Raw(ok(kind(dialect), &story(dialect)))]);
+        let (_, done) = ask_with(&provider(dialect, &url), &question, limits());
+        done.unwrap_or_else(|e| panic!("{dialect}: {e}"));
+        let asked: Value = serde_json::from_str(&heard.lock().unwrap()[0].1).unwrap();
+        assert_eq!(asked.pointer(place), Some(&expected), "{dialect}: {asked}");
+        assert!(
+            asked.to_string().contains("Tell me a story."),
+            "{dialect}: {asked}"
+        );
+    }
+}
+
+#[test]
 fn who_is_busy_is_asked_again_after_the_pause_that_it_names() {
     for (dialect, code) in DIALECTS.into_iter().zip([429, 529, 503, 500, 502, 429]) {
         let busy = Act::Raw(status(
@@ -500,7 +592,7 @@ fn every_wait_has_an_end() {
     assert!(done.up > 0 && done.down > 0);
     // Whoever stops waiting ends the request.
     let (url, _) = play(vec![Act::Hang(begun, hung)]);
-    let (stop, policy) = (AtomicBool::new(false), Policy::open(Leaves::Text, &[Role::Cloud]));
+    let stop = AtomicBool::new(false);
     let provider = provider("openai", &url);
     let stopped = || stop.load(Ordering::SeqCst);
     let listener = Listener {
@@ -510,8 +602,8 @@ fn every_wait_has_an_end() {
     let done = wait(async {
         let client = Client::new(limits()).unwrap();
         let mut say = |_| stop.store(true, Ordering::SeqCst);
-        let permit = Permit::of(&provider, &policy).unwrap();
-        client.ask(permit, None, &question(), &listener, &mut say).await
+        let question = cleared(&provider, question());
+        client.ask(&provider, None, &question, &listener, &mut say).await
     });
     assert_eq!(done, Err(AskError::Stopped));
     // Nobody is there.
@@ -549,7 +641,7 @@ fn what_a_shape_cannot_say_is_told_and_what_it_drops_is_named() {
 /// Goes on from three tokens at an engine that plays `act`; what it told, and the end.
 fn engine(act: Act) -> (Vec<u32>, Result<Option<TokenEnd>, AskError>) {
     let (url, _) = play(vec![act]);
-    let (provider, policy) = (provider("vllm", &url), Policy::open(Leaves::Text, &[Role::Cloud]));
+    let provider = provider("vllm", &url);
     let listener = Listener {
         stopped: &|| false,
         deadline: None,
@@ -564,12 +656,14 @@ fn engine(act: Act) -> (Vec<u32>, Result<Option<TokenEnd>, AskError>) {
     let mut told = Vec::new();
     let done = wait(async {
         let client = Client::new(limits()).unwrap();
-        let permit = Permit::of(&provider, &policy).unwrap();
+        let question = cleared(&provider, question);
         let mut more = |token| {
             told.push(token);
             true
         };
-        client.go_on(permit, None, &question, &listener, &mut more).await
+        client
+            .go_on(&provider, None, &question, &listener, &mut more)
+            .await
     });
     (told, done.map(|(end, _)| end))
 }
@@ -613,7 +707,7 @@ fn an_engine_reads_a_draft_in_one_question() {
     }] });
     let read = |told: &Value, answers: usize| {
         let (url, heard) = play(vec![Act::Raw(ok("application/json", &told.to_string()))]);
-        let (provider, policy) = (provider("vllm", &url), Policy::open(Leaves::Text, &[Role::Cloud]));
+        let provider = provider("vllm", &url);
         let listener = Listener {
             stopped: &|| false,
             deadline: None,
@@ -627,9 +721,9 @@ fn an_engine_reads_a_draft_in_one_question() {
         };
         let done = wait(async {
             let client = Client::new(limits()).unwrap();
-            let permit = Permit::of(&provider, &policy).unwrap();
+            let question = cleared(&provider, question);
             client
-                .likeliest(permit, None, &question, answers, 0, &listener)
+                .likeliest(&provider, None, &question, answers, 0, &listener)
                 .await
         });
         let asked: Value = serde_json::from_str(&heard.lock().unwrap()[0].1).unwrap();

@@ -17,7 +17,8 @@ use super::speculation::{Drafted, Guessed, News, Speculation};
 
 /// How tokens are asked for.
 pub enum Pace {
-    /// Each token is fed before the next is chosen: one way through the line and back a token.
+    /// Each token is fed before the next is chosen: one way through the line and back a token. Where the whole model moves
+    /// to a node meanwhile, that node goes on alone.
     Steps,
     /// One node with the whole model goes on alone and tells each token as it is chosen.
     Stream,
@@ -157,9 +158,7 @@ impl<'a> Teller<'a> {
             self.line.steer((self.room + 1).saturating_sub(history.len()))?;
             match self.fed {
                 Fed::Alone => {}
-                Fed::To(fed) if matches!(self.pace, Pace::Stream) && self.line.is_whole() => {
-                    self.go_on_alone(history, fed);
-                }
+                Fed::To(fed) if self.streams() => self.go_on_alone(history, fed),
                 Fed::To(fed) => self.send(history, fed)?,
             }
             let chosen = self.line.collect(self.cancel)?;
@@ -175,6 +174,15 @@ impl<'a> Teller<'a> {
             .unwrap_or_else(|| unreachable!("there is one"));
         self.judge(token, history.len());
         Ok(token)
+    }
+
+    /// Whether a node goes on by itself from here, whatever was guessed.
+    fn streams(&self) -> bool {
+        match self.pace {
+            Pace::Steps => self.line.is_whole_by_move(),
+            Pace::Stream => self.line.is_whole(),
+            Pace::Guess(_) | Pace::Adapt(_) => false,
+        }
     }
 
     /// What was fed are the chosen tokens of a branch, in place of the guesses.
@@ -358,7 +366,8 @@ impl<'a> Teller<'a> {
             return false;
         };
         let plain = drafted.tokens.is_empty() && self.under_way.is_empty() && fed < history.len();
-        plain && speculation.streams() && self.line.is_whole()
+        let streams = speculation.streams() && self.line.is_whole();
+        plain && (streams || self.line.is_whole_by_move())
     }
 
     /// Uses the time until the next answer.

@@ -7,6 +7,7 @@ use heph_types::{Caps, Exactness, NodeState, Price, Speed};
 
 use super::*;
 use crate::network::NetworkOptions;
+use crate::settings::Keys;
 
 /// What a healthy loopback never needs, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,6 +27,7 @@ impl Machine {
     fn start(name: &str, home: tempfile::TempDir) -> Machine {
         let network = Network::start(NetworkOptions {
             home: home.path().to_owned(),
+            keys: Some(Keys::File),
             name: name.to_owned(),
             endpoint: EndpointOptions::loopback(),
         });

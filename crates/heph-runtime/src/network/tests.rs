@@ -6,7 +6,9 @@ use heph_net::endpoint::{EndpointOptions, Goodbye, Protocol};
 use heph_net::pairing::PairError;
 use heph_net::pairing::Refusal;
 
-use super::{Admits, JoinError, Network, NetworkOptions};
+use super::{Admits, JoinError, NOTE_BYTES, NOTE_EVERY, Network, NetworkError, NetworkOptions, is_due};
+use crate::rules::POLICY_FILE;
+use crate::settings::Keys;
 
 /// What a healthy loopback never needs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,6 +28,7 @@ fn machine(name: &str) -> Machine {
     let home = tempfile::tempdir().unwrap();
     let options = NetworkOptions {
         home: home.path().to_owned(),
+        keys: Some(Keys::File),
         name: name.to_owned(),
         endpoint: EndpointOptions::loopback(),
     };
@@ -140,4 +143,96 @@ fn closing_ends_within_its_deadline_whatever_the_tasks_do() {
     let began = Instant::now();
     tower.network.close(Duration::from_secs(1));
     assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_relay_is_waited_at_only_where_the_policy_lets_it_be() {
+    let starts = |policy: Option<&str>| {
+        let home = tempfile::tempdir().unwrap();
+        if let Some(policy) = policy {
+            std::fs::write(home.path().join(POLICY_FILE), policy).unwrap();
+        }
+        let relay = Some("https://127.0.0.1:9".parse().unwrap());
+        let network = Network::start(NetworkOptions {
+            home: home.path().to_owned(),
+            keys: Some(Keys::File),
+            name: "laptop".to_owned(),
+            endpoint: EndpointOptions {
+                relay,
+                ..EndpointOptions::loopback()
+            },
+        });
+        network.map(|network| network.close(Duration::ZERO))
+    };
+    let denied = |policy| matches!(starts(Some(policy)), Err(NetworkError::Relay { .. }));
+    assert!(
+        starts(None).is_ok(),
+        "whoever names a relay and wrote no policy means it"
+    );
+    assert!(starts(Some("version = 1\npreset = \"own-devices\"\n")).is_ok());
+    assert!(denied("version = 1\npreset = \"local-only\"\n"));
+    assert!(denied("what cannot be read lets nothing leave"));
+    assert!(denied(NO_RELAYS));
+}
+
+const NO_RELAYS: &str = "version = 1\npreset = \"open\"\n[[rule]]\nname = \"no relays\"\nwhen = { to = [\"relay\"] }\nthen = \"deny\"\n";
+
+#[test]
+fn a_rule_against_a_relay_counts_while_a_machine_waits_there() {
+    let (home, other) = (tempfile::tempdir().unwrap(), machine("laptop"));
+    let network = Network::start(NetworkOptions {
+        home: home.path().to_owned(),
+        keys: Some(Keys::File),
+        name: "tower".to_owned(),
+        endpoint: EndpointOptions {
+            relay: Some("https://127.0.0.1:9".parse().unwrap()),
+            ..EndpointOptions::loopback()
+        },
+    })
+    .unwrap();
+    let (tower, address) = (network.node(), network.address());
+    let greets = || {
+        let endpoint = other.network.endpoint();
+        let within = Duration::from_secs(3);
+        let greeted = endpoint.connect(tower, &address, Protocol::Pair, within);
+        other.network.block_on(greeted).is_ok()
+    };
+    assert!(greets() && network.denied().is_none());
+    std::fs::write(home.path().join(POLICY_FILE), NO_RELAYS).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while network.denied().is_none() {
+        assert!(Instant::now() < until, "the rule does not count");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = network.denied().unwrap().to_string();
+    assert!(said.contains("127.0.0.1:9"), "{said}");
+    assert!(!greets(), "it is closed");
+}
+
+#[test]
+fn much_is_noted_soon_and_little_within_two_seconds() {
+    let soon = Duration::from_millis(250);
+    for (since, bytes, due) in [
+        (soon, 0, false),
+        (soon, NOTE_BYTES - 1, false),
+        (soon, NOTE_BYTES, true),
+        (NOTE_EVERY, 0, true),
+    ] {
+        assert_eq!(is_due(since, bytes), due, "{since:?} {bytes}");
+    }
+}
+
+#[test]
+fn what_passed_and_is_not_noted_is_known() {
+    let (tower, laptop) = (machine("tower"), machine("laptop"));
+    echo(&tower, Admits::Anyone);
+    let (to, from) = (&tower.network, &laptop.network);
+    let address = to.address();
+    let connecting = from.connect(to.node(), &address, Protocol::Session, PATIENCE);
+    let connection = from.block_on(connecting).unwrap();
+    assert!(from.0.unnoted() > NOTE_BYTES, "a greeting is longer");
+    from.0.note();
+    let left = from.0.unnoted();
+    assert!(left < NOTE_BYTES, "{left}");
+    connection.close(Goodbye::Done);
 }

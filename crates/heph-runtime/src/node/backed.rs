@@ -9,14 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use heph_privacy::policy::{Policies, Policy, Rule, Verdict, When};
+use heph_privacy::{Clearance, Cleared, Purpose};
 use heph_providers::tokens::{TokenEnd, TokenQuestion};
-use heph_providers::{AskError, Client, Limits, Listener, Permit, Provider, Sampling, Secret};
+use heph_providers::{AskError, Client, Limits, Listener, Provider, Sampling, Secret};
 use heph_types::{
-    Forward, LayerRange, Leaves, ModelProfile, Order, Policy, Position, Reply, SamplingOptions, Speed,
-    StageInput, StageSpec, TokenId,
+    Forward, LayerRange, ModelProfile, Order, Position, Reply, SamplingOptions, Speed, StageInput, StageSpec,
+    TokenId,
 };
 
 use super::{SessionPlace, StageError};
+use crate::discretion::unsaid;
 use crate::seat::ORDERS_MAX;
 
 /// Tokens of a stream that lie ready: whoever reads them looks between two.
@@ -50,7 +53,6 @@ pub struct Backend {
     provider: Provider,
     key: Option<Secret>,
     model: BackedModel,
-    policy: Policy,
     runtime: tokio::runtime::Runtime,
     client: Client,
 }
@@ -78,7 +80,6 @@ impl Backend {
             Client::new(limits)?
         };
         Ok(Self {
-            policy: Policy::open(Leaves::Text, &[provider.role]),
             provider,
             key,
             model,
@@ -142,6 +143,32 @@ impl Backend {
         })
     }
 
+    /// Clears a question for the engine. Whoever named it when the node was started let it see what the node is shown, and it is
+    /// a part of the node: whether the node may be shown something was for the one who asks to decide.
+    fn cleared<T>(&self, question: T) -> Result<Cleared<T>, StageError> {
+        let to = self.provider.destination();
+        let rule = Rule {
+            name: "the engine behind this node".to_owned(),
+            when: When {
+                names: vec![to.id.clone()],
+                ..When::default()
+            },
+            then: Verdict::Allow,
+        };
+        let policy = Policy {
+            rules: vec![rule],
+            ..Policy::closed()
+        };
+        let purpose = Purpose {
+            to: &to,
+            mode: "node",
+            credits: 0,
+        };
+        let clearance = Clearance::of(&unsaid(), purpose, &Policies::new(policy, Vec::new()));
+        let clearance = clearance.map_err(|stays| StageError::Backend(stays.to_string()))?;
+        Ok(clearance.clear_part(question))
+    }
+
     fn question<'a>(
         &'a self,
         prompt: &'a [u32],
@@ -185,8 +212,7 @@ impl Backend {
             stopped: &stopped,
             deadline: None,
         };
-        let permit =
-            Permit::of(&self.provider, &self.policy).map_err(|e| StageError::Backend(e.to_string()))?;
+        let question = self.cleared(question)?;
         let (vocab, mut strange) = (self.model.vocab, None);
         let mut more = |token: u32| {
             let known = (token as usize) < vocab;
@@ -197,7 +223,7 @@ impl Backend {
         };
         let asked = self
             .client
-            .go_on(permit, self.key.as_ref(), &question, &listener, &mut more);
+            .go_on(&self.provider, self.key.as_ref(), &question, &listener, &mut more);
         let (end, _) = self.runtime.block_on(asked).map_err(failed)?;
         match strange {
             Some(token) => Err(StageError::Backend(format!(
@@ -251,10 +277,9 @@ impl Backend {
             stopped: &stopped,
             deadline: None,
         };
-        let permit =
-            Permit::of(&self.provider, &self.policy).map_err(|e| StageError::Backend(e.to_string()))?;
+        let question = self.cleared(question)?;
         let asked = self.client.likeliest(
-            permit,
+            &self.provider,
             self.key.as_ref(),
             &question,
             answers,
@@ -306,6 +331,11 @@ struct Stream {
 }
 
 impl BackedStage {
+    /// Positions held.
+    pub fn held(&self) -> usize {
+        self.tokens.len()
+    }
+
     pub(super) fn new(
         backend: Arc<Backend>,
         spec: &StageSpec,
@@ -566,7 +596,7 @@ mod tests {
             url: url.parse().unwrap(),
             models: vec!["m".to_owned()],
             role: heph_types::Role::Own,
-            sees: Leaves::Text,
+            sees: heph_types::Leaves::Text,
             region: None,
             retention: heph_providers::Retention::Nothing,
             price: None,

@@ -1,8 +1,9 @@
 //! One session's stage: a range of layers over a cache of its own, and the choice of tokens after the last layer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use heph_engine::cache::{CacheError, KvCache};
+use heph_engine::cache::{CacheError, KvBudget, KvCache};
 use heph_engine::sample::{RunnerUp, Sampler, SamplingError, SamplingOptions};
 use heph_engine::worker::{ForwardError, Keep, Part, Worker};
 use heph_types::{
@@ -186,6 +187,13 @@ impl Stage {
         })
     }
 
+    /// The stage, whose cache takes its room from `budget`.
+    pub(crate) fn with_room(mut self, budget: &Arc<KvBudget>) -> Self {
+        let model = self.worker.model();
+        self.cache = model.new_cache_from(self.layers, self.format, budget);
+        self
+    }
+
     /// The stage that gives up before memory runs out.
     ///
     /// # Errors
@@ -219,6 +227,11 @@ impl Stage {
         }
         self.orders.push_back(order);
         Ok(())
+    }
+
+    /// Positions held.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Numbers of one hidden state.
@@ -673,8 +686,6 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use heph_engine::model::{LoadOptions, Model};
     use heph_kernels::isa::Isa;
     use heph_kernels::pool::Pool;
@@ -759,6 +770,23 @@ mod tests {
             }
             Reply::Rows { .. } => panic!("a stage that chooses"),
         }
+    }
+
+    #[test]
+    fn a_stage_takes_its_room_where_it_is_told_to() {
+        let [mut own, apart] = stages(0, 2, true);
+        let budget = KvBudget::new(1 << 30);
+        let mut apart = apart.with_room(&budget);
+        assert_eq!(
+            reply(&mut own, forward(0, 5..25)),
+            reply(&mut apart, forward(0, 5..25))
+        );
+        let of_model = own.worker.model().kv_budget().used();
+        assert!(
+            of_model > 0 && budget.used() == of_model,
+            "{of_model} and {}",
+            budget.used()
+        );
     }
 
     #[test]

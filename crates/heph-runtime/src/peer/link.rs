@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use heph_net::drive::{Conversation, drive};
 use heph_net::endpoint::{ConnectError, Connection, Goodbye, Protocol, Traffic as Packets};
 use heph_net::session::DeskEnd;
+use heph_privacy::label::Label;
 use heph_types::NodeId;
 use tokio::time::timeout;
 
 use super::{held, law};
+use crate::egress::words;
 use crate::network::Network;
 use crate::seat::SeatError;
 
@@ -71,7 +73,8 @@ impl Link {
             Err(_) => return Err(self.lost("it holds as many conversations as it may".to_owned())),
         };
         let epoch = Instant::now();
-        Ok((drive(stream, DeskEnd::new(law(), Duration::ZERO), epoch), found))
+        let end = DeskEnd::new(law(), Duration::ZERO).towards(self.node);
+        Ok((drive(stream, end, epoch), found))
     }
 
     /// A new connection beside one that is kept, made once that one has been silent for a while: where the peer has forgotten
@@ -135,6 +138,12 @@ impl Link {
         held(&self.seen).round_trip = Some(round_trip);
     }
 
+    /// The peer told how far another is from it.
+    pub(super) fn note_distance(&self, other: NodeId, round_trip: Duration) {
+        let now = crate::network::seconds_since_1970();
+        self.network.ways().met(self.node, other, round_trip, now);
+    }
+
     pub(super) fn goodput(&self) -> Option<(f64, f64)> {
         held(&self.seen).goodput
     }
@@ -146,6 +155,13 @@ impl Link {
     /// The connection in use, for what it knows of the way.
     pub(super) fn now(&self) -> Option<Connection> {
         held(&self.seen).now.clone()
+    }
+
+    /// In the network log, its connection counts from now on as one that carries something this private.
+    pub(super) fn bears(&self, label: &Label) {
+        if let Some(connection) = self.now() {
+            words(label).for_each(|word| connection.bears(word));
+        }
     }
 
     pub(super) fn packets(&self) -> Packets {

@@ -5,18 +5,21 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heph_net::drive::{Commands, Conversation, DriveError};
-use heph_net::session::{Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError};
-use heph_net::wire::{Farewell, FaultCode, JoinFrame, Line};
+use heph_net::session::{
+    BUSY_MAX, Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError,
+};
+use heph_net::wire::{Farewell, FaultCode, JoinFrame, Line, VouchedFrame};
+use heph_privacy::Clearance;
 use heph_types::{
-    CachePart, NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
+    CachePart, LayerRange, NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
 };
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::link::{Found, Link};
 use super::{AGAIN_DEADLINE, CONNECT_DEADLINE, Formats, Probe, ended, held};
 use crate::codecs::{Carriage, GOODPUT_USUAL};
-use crate::seat::{Bell, Hop, HopState, ORDERS_MAX, Refusal, Seat, SeatError, Traffic};
+use crate::seat::{Bell, Hop, HopState, ORDERS_MAX, Refusal, Seat, SeatError, Traffic, Vouched};
 
 /// The one session of a seat's stream.
 const LINE: Line = Line(0);
@@ -37,7 +40,14 @@ pub(crate) const PROFILE_VERSION: u16 = 1;
 /// A stage of one session, held by a peer.
 struct PeerSeat {
     node: NodeId,
+    session: SessionId,
+    layers: LayerRange,
     commands: Commands<DeskEnd>,
+    /// The leave by which orders and caches go there.
+    clearance: Clearance,
+    /// The connection, whose entry in the network log bears what was cleared.
+    link: Arc<Link>,
+    vain: Vain,
     heard: Arc<Heard>,
     listener: AbortHandle,
     /// The formats that the session's end uses.
@@ -90,6 +100,8 @@ struct Heard {
 struct Hops {
     takes: HopState,
     hands: HopState,
+    /// Whom it was asked to hand rows to last.
+    hands_to: Option<NodeId>,
     /// Bytes that the node says it handed on.
     handed: u64,
 }
@@ -100,6 +112,7 @@ impl Default for Hops {
         Hops {
             takes: apart(),
             hands: apart(),
+            hands_to: None,
             handed: 0,
         }
     }
@@ -110,6 +123,8 @@ enum CacheNews {
     Came(CachePart),
     Held,
     Stays,
+    /// The node signed what it computed.
+    Vouched(VouchedFrame),
 }
 
 #[derive(Default)]
@@ -152,6 +167,7 @@ pub(super) fn open(
     session: SessionId,
     spec: &StageSpec,
     formats: &Formats,
+    leave: Leave<'_>,
     bell: &Bell,
 ) -> Result<Box<dyn Seat>, SeatError> {
     let (codecs, carriage) = match formats {
@@ -169,16 +185,19 @@ pub(super) fn open(
         hops: Mutex::default(),
         moved: Bell::new(),
     });
-    let ask = DeskCommand::Open {
+    let asked = spec.clone();
+    let ask = move || DeskCommand::Open {
         session,
-        spec: spec.clone(),
+        spec: asked.clone(),
         codecs,
     };
     let (way, bell, hears) = (Arc::clone(link), bell.clone(), Arc::clone(&heard));
+    let Leave { clearance, vain } = leave;
+    let fails = vain.clone();
     let opened = async move {
         let other = Arc::clone(&way);
         let mut another = tokio::spawn(async move { other.another(SILENT, AGAIN_DEADLINE).await });
-        let first = try_open(&way, ask.clone(), &hears, &bell, CONNECT_DEADLINE).await;
+        let first = try_open(&way, ask(), &hears, &fails, &bell, CONNECT_DEADLINE).await;
         let Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) = first else {
             another.abort();
             return first.map_err(|(error, _)| error);
@@ -193,13 +212,19 @@ pub(super) fn open(
             }
             false => another.abort(),
         }
-        let again = try_open(&way, ask, &hears, &bell, again_within(&error)).await;
+        let again = try_open(&way, ask(), &hears, &fails, &bell, again_within(&error)).await;
         again.map_err(|(error, _)| error)
     };
     let (commands, listener) = wait(link, opened)??;
+    link.bears(clearance.label());
     Ok(Box::new(PeerSeat {
         node: link.node(),
+        session,
+        layers: spec.layers,
         commands,
+        clearance: clearance.clone(),
+        link: Arc::clone(link),
+        vain: vain.clone(),
         heard,
         listener,
         codecs,
@@ -209,6 +234,36 @@ pub(super) fn open(
         streams: false,
         rollbacks: 0,
     }))
+}
+
+/// By which leave a session is asked for, and where it is kept what was asked in vain.
+#[derive(Clone, Copy)]
+pub(super) struct Leave<'a> {
+    pub(super) clearance: &'a Clearance,
+    pub(super) vain: &'a Vain,
+}
+
+/// Conversations in which a session was asked for and not opened: what they carried left all the same, a little of it behind
+/// the failure. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Vain(Arc<Mutex<Vec<Commands<DeskEnd>>>>);
+
+impl Vain {
+    fn add(&self, commands: Commands<DeskEnd>) {
+        // A session is tried for twice at most.
+        held(&self.0).push(commands);
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        let tried = held(&self.0);
+        tried
+            .iter()
+            .map(Commands::bytes)
+            .fold(Traffic::default(), |mut all, (up, down)| {
+                all += Traffic { up, down };
+                all
+            })
+    }
 }
 
 /// Waits on the desk's thread for what happens on the network's.
@@ -240,6 +295,7 @@ async fn try_open(
     link: &Arc<Link>,
     ask: DeskCommand,
     heard: &Arc<Heard>,
+    vain: &Vain,
     bell: &Bell,
     deadline: Duration,
 ) -> Result<Opened, (SeatError, Found)> {
@@ -247,12 +303,8 @@ async fn try_open(
     let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
     let commands = conversation.commands();
     commands.send(ask).await;
-    let opened = timeout(ANSWER_DEADLINE, until_open(link, &mut conversation)).await;
-    let late = SeatError::Late {
-        node: link.node(),
-        waited: ANSWER_DEADLINE,
-    };
-    if let Err(error) = opened.unwrap_or(Err(late)) {
+    if let Err(error) = until_open(link, &mut conversation).await {
+        vain.add(commands);
         // A stream that ended by itself tells more than that it did.
         return Err((error, found));
     }
@@ -261,10 +313,26 @@ async fn try_open(
     Ok((commands, listener))
 }
 
+/// Waits until the session is open, [`ANSWER_DEADLINE`] at most and what the node asks for by saying that it is busy.
 async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Result<(), SeatError> {
     let node = link.node();
-    while let Some(event) = conversation.event().await {
+    let began = tokio::time::Instant::now();
+    let mut until = began + ANSWER_DEADLINE;
+    loop {
+        let event = timeout_at(until, conversation.event()).await;
+        let late = || SeatError::Late {
+            node,
+            waited: until - began,
+        };
+        let Some(event) = event.map_err(|_| late())? else {
+            return Err(link.lost("the connection broke".to_owned()));
+        };
         match event {
+            DeskEvent::Busy { eta, .. } => {
+                // As often as it likes, and for a minute in all.
+                let asked = tokio::time::Instant::now() + eta + ANSWER_DEADLINE;
+                until = until.max(asked).min(began + BUSY_MAX + ANSWER_DEADLINE);
+            }
             DeskEvent::Opened { .. } => return Ok(()),
             DeskEvent::Refused { reason, .. } => {
                 let why = Refusal::Peer(reason);
@@ -277,11 +345,12 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             DeskEvent::RoundTrip(round_trip) => link.note_round_trip(round_trip),
             DeskEvent::Greeted(_)
             | DeskEvent::Profile { .. }
-            | DeskEvent::Busy { .. }
             | DeskEvent::Crossed { .. }
             | DeskEvent::Cache(..)
             | DeskEvent::CacheHeld(..)
             | DeskEvent::CacheStays(_)
+            | DeskEvent::Vouched(_)
+            | DeskEvent::Unvouched(_)
             | DeskEvent::Expecting(_)
             | DeskEvent::Joined { .. }
             | DeskEvent::Parted { .. }
@@ -291,7 +360,6 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             | DeskEvent::Closed(_) => {}
         }
     }
-    Err(link.lost("the connection broke".to_owned()))
 }
 
 /// Takes in what the peer says until it says nothing more.
@@ -329,7 +397,11 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
                 heard.tell_cache(CacheNews::Held);
                 continue;
             }
-            DeskEvent::CacheStays(_) => {
+            DeskEvent::Vouched(vouched) => {
+                heard.tell_cache(CacheNews::Vouched(vouched));
+                continue;
+            }
+            DeskEvent::CacheStays(_) | DeskEvent::Unvouched(_) => {
                 heard.tell_cache(CacheNews::Stays);
                 continue;
             }
@@ -338,8 +410,14 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
                 bell.ring();
                 continue;
             }
-            DeskEvent::Joined { .. } => {
-                held(&heard.hops).hands = HopState::Joined;
+            DeskEvent::Joined { round_trip, .. } => {
+                let mut hops = held(&heard.hops);
+                hops.hands = HopState::Joined;
+                let to = hops.hands_to;
+                drop(hops);
+                if let Some(to) = to {
+                    link.note_distance(to, round_trip);
+                }
                 bell.ring();
                 continue;
             }
@@ -400,15 +478,17 @@ impl Heard {
 
 impl PeerSeat {
     /// Asks something about a cache and waits for what becomes of it.
-    fn move_cache(&mut self, ask: DeskCommand) -> Result<CacheNews, SeatError> {
-        if self.owed > 0 || self.streams {
+    fn move_cache(&mut self, ask: DeskCommand, within: Duration) -> Result<CacheNews, SeatError> {
+        // Whether a stream is over the stream's own end knows, and answers so.
+        let moves = !matches!(ask, DeskCommand::Vouch(_));
+        if self.owed > 0 || moves && self.streams {
             return Ok(CacheNews::Stays);
         }
         *held(&self.heard.cache) = None;
         if self.commands.try_send(ask).is_err() {
             return Ok(CacheNews::Stays);
         }
-        let deadline = Instant::now() + CACHE_DEADLINE;
+        let deadline = Instant::now() + within;
         loop {
             let seen = self.heard.moved.rings();
             if let Some(news) = held(&self.heard.cache).take() {
@@ -420,7 +500,7 @@ impl PeerSeat {
             if Instant::now() >= deadline {
                 return Err(SeatError::Late {
                     node: self.node,
-                    waited: CACHE_DEADLINE,
+                    waited: within,
                 });
             }
             self.heard.moved.wait(seen, deadline);
@@ -476,7 +556,7 @@ impl Seat for PeerSeat {
         let streams = matches!(order, Order::Generate { .. });
         let rolls_back = matches!(order, Order::Rollback(_));
         self.commands
-            .try_send(DeskCommand::Order(LINE, order))
+            .try_send(DeskCommand::Order(LINE, self.clearance.clear_part(order)))
             .map_err(|_| full())?;
         self.owed += usize::from(answered);
         self.streams = streams;
@@ -514,7 +594,8 @@ impl Seat for PeerSeat {
         if self.owed > 0 || said.end.is_some() {
             return false;
         }
-        let back = DeskCommand::Order(LINE, Order::Rollback(to));
+        let back = self.clearance.clear_part(Order::Rollback(to));
+        let back = DeskCommand::Order(LINE, back);
         if self.commands.try_send(back).is_err() {
             return false;
         }
@@ -528,15 +609,16 @@ impl Seat for PeerSeat {
     fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
         let line = LINE;
         Ok(
-            match self.move_cache(DeskCommand::TakeCache { line, first, to })? {
+            match self.move_cache(DeskCommand::TakeCache { line, first, to }, CACHE_DEADLINE)? {
                 CacheNews::Came(part) => Some(part),
-                CacheNews::Held | CacheNews::Stays => None,
+                CacheNews::Held | CacheNews::Stays | CacheNews::Vouched(_) => None,
             },
         )
     }
 
     fn put_cache(&mut self, part: &CachePart) -> Result<bool, SeatError> {
-        let news = self.move_cache(DeskCommand::PutCache(LINE, part.clone()))?;
+        let put = DeskCommand::PutCache(LINE, self.clearance.clear_part(part.clone()));
+        let news = self.move_cache(put, CACHE_DEADLINE)?;
         let taken = matches!(news, CacheNews::Held);
         if taken {
             // The ids of what came this way were not told.
@@ -566,9 +648,13 @@ impl Seat for PeerSeat {
             ticket: hop.ticket,
             address: hop.address.clone(),
         };
-        let asked = self.commands.try_send(DeskCommand::Join(join)).is_ok();
+        let asked = self
+            .commands
+            .try_send(DeskCommand::Join(self.clearance.clear_part(join)))
+            .is_ok();
         if asked {
             hops.hands = HopState::Asked;
+            hops.hands_to = Some(hop.to);
         }
         asked
     }
@@ -581,13 +667,34 @@ impl Seat for PeerSeat {
         held(&self.heard.hops).hands.clone()
     }
 
+    fn vouch(&mut self, within: Duration) -> Option<Vouched> {
+        match self.move_cache(DeskCommand::Vouch(LINE), within) {
+            Ok(CacheNews::Vouched(vouched)) => Some(Vouched {
+                node: self.node,
+                session: self.session,
+                layers: self.layers,
+                tokens: (vouched.first.0, vouched.to.0),
+                signature: vouched.signature,
+            }),
+            // A node that does not say what it did is named in the receipt without a signature.
+            _ => None,
+        }
+    }
+
+    fn cleared(&mut self, clearance: &Clearance) {
+        self.clearance = clearance.clone();
+        self.link.bears(clearance.label());
+    }
+
     fn handed_bytes(&self) -> u64 {
         held(&self.heard.hops).handed
     }
 
     fn traffic(&self) -> Traffic {
         let (up, down) = self.commands.bytes();
-        Traffic { up, down }
+        let mut all = self.vain.traffic();
+        all += Traffic { up, down };
+        all
     }
 }
 

@@ -2,7 +2,7 @@
 //! another way is told to whoever steers the line.
 //!
 //! It compares and never chooses. What it tells is what a [`Lookout`] sees; every host that it brings stands behind the
-//! policy's [`Gate`], as those that were there from the start do.
+//! policy's [`crate::gate::Gate`], as those that were there from the start do.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_plan::Peer as Planned;
 use heph_plan::replan::Event;
-use heph_types::{Caps, Held, LinkProfile, NodeId, NodeProfile, NodeState, Policy, Role};
+use heph_types::{Caps, Held, LinkProfile, NodeId, NodeProfile, NodeState, Role};
 
 use super::{Lookout, Machine, NodePool, link_to};
-use crate::gate::{Gate, Meter};
+use crate::gate::Doors;
 use crate::members::{Follow, Member, Presence};
 use crate::peer::Peer;
 use crate::replan::Change;
@@ -27,23 +27,6 @@ const WAY_TIMES: f64 = 1.5;
 
 /// And a round trip that differs by less than this is none either: what a busy machine does to loopback.
 const ROUND_TRIP_NEWS_S: f64 = 0.005;
-
-/// What stands at the door of a machine that comes.
-#[derive(Debug, Clone)]
-pub struct Doors {
-    /// What may leave.
-    pub policy: Policy,
-    /// Layers of the model.
-    pub layers: usize,
-    /// Counts what passes.
-    pub meter: Meter,
-}
-
-impl Doors {
-    fn door(&self, host: Arc<dyn Host>, role: Role) -> Arc<dyn Host> {
-        Arc::new(Gate::there(host, role, &self.policy, self.layers, &self.meter))
-    }
-}
 
 /// The machines that came since, for those who have to name them. While one of these lives, changes are told.
 #[derive(Clone, Default)]
@@ -101,7 +84,7 @@ pub fn follow(lookout: &Lookout, pool: &NodePool, doors: Doors) -> (Receiver<Cha
 }
 
 fn joined(machine: Machine, doors: &Doors) -> Change {
-    let host = doors.door(Arc::clone(&machine.host), machine.profile.role);
+    let host = Arc::new(doors.door(Arc::clone(&machine.host), &machine.profile));
     let peer = Planned {
         profile: machine.profile,
         link: machine.link,

@@ -49,6 +49,25 @@ impl Exposure {
     }
 }
 
+/// So many excerpts, in words.
+fn excerpts(count: usize) -> String {
+    format!("{count} excerpt{}", if count == 1 { "" } else { "s" })
+}
+
+impl Exposure {
+    /// What was chosen, where the model that reads it is on this machine: nothing is shown to anybody.
+    pub fn kept_here(&self) -> String {
+        format!(
+            "asked with {} of {} bytes: the question and {} from: {}. Nothing leaves this machine",
+            self.bytes_sent,
+            self.bytes_here,
+            excerpts(self.excerpts),
+            self.documents.join(", ")
+        )
+    }
+}
+
+/// What is shown to the machine that answers.
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -59,8 +78,8 @@ impl fmt::Display for Exposure {
         writeln!(f, "  the question, word for word")?;
         writeln!(
             f,
-            "  {} excerpts, {} bytes, word for word, with everything they name, from: {}",
-            self.excerpts,
+            "  {}, {} bytes, word for word, with everything they name, from: {}",
+            excerpts(self.excerpts),
             self.bytes_of_documents,
             self.documents.join(", ")
         )?;

@@ -13,6 +13,12 @@ pub enum PullError {
     /// The checksum given is no SHA-256.
     #[error("{0:?} is not a SHA-256, which has 64 hex digits")]
     Sha256(String),
+    /// One checksum for a model of several files.
+    #[error("a SHA-256 is that of one file, and this model has {files}")]
+    SumOfSeveral {
+        /// How many.
+        files: usize,
+    },
     /// The hub cannot be reached or stopped answering.
     #[error("{host} does not answer: {reason}")]
     Unreachable {
@@ -98,6 +104,7 @@ impl PullError {
             } => Retry::After(wait.unwrap_or_default()),
             Self::Repository(_)
             | Self::Sha256(_)
+            | Self::SumOfSeveral { .. }
             | Self::Refused { .. }
             | Self::Nonsense { .. }
             | Self::NoModel(_)
@@ -112,6 +119,9 @@ impl PullError {
         let hint = match self {
             Self::Repository(_) => "look the name up on the hub's page of the model",
             Self::Sha256(_) => "copy it from the publisher's page",
+            Self::SumOfSeveral { .. } => {
+                "leave --sha256 away: the hub's own sums are checked for each file that it names one for"
+            }
             Self::Unreachable { .. } | Self::CutShort { .. } => {
                 "what has arrived is kept; the same command goes on from there"
             }

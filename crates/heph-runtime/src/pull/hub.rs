@@ -9,6 +9,7 @@ use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body};
 
 use super::{Patience, PullError};
+use crate::egress::{self, Journal, Kind};
 
 /// Redirects followed for one question: the hub, its cache, a content network, and two to spare.
 const REDIRECTS_MAX: usize = 5;
@@ -72,6 +73,26 @@ pub(super) struct Listing {
     /// Its files.
     #[serde(rename = "siblings", default)]
     pub(super) files: Vec<Listed>,
+    /// What its publisher wrote at the head of its page.
+    #[serde(rename = "cardData", default)]
+    pub(super) card: Option<Card>,
+    /// Words by which it is found; `license:NAME` among them.
+    #[serde(default)]
+    pub(super) tags: Vec<String>,
+    /// Whether one has to agree to something first.
+    #[serde(default)]
+    pub(super) gated: serde_json::Value,
+}
+
+/// The head of a repository's page, of which only the licence matters here.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Card {
+    /// A name, or several.
+    #[serde(default)]
+    pub(super) license: serde_json::Value,
+    /// The name of one that is called `other`.
+    #[serde(default)]
+    pub(super) license_name: serde_json::Value,
 }
 
 /// One file of a listing.
@@ -112,9 +133,9 @@ pub(super) struct Answer {
 }
 
 impl Hub {
-    /// The hub at `address`; `token` is sent to it and to no other host.
-    pub fn new(address: &str, token: Option<&str>, patience: Patience) -> Self {
-        let agent = Agent::config_builder()
+    /// The hub at `address`; `token` is sent to it and to no other host. What is asked and fetched is noted in `journal`.
+    pub fn new(address: &str, token: Option<&str>, patience: Patience, journal: Journal) -> Self {
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -124,8 +145,8 @@ impl Hub {
             .timeout_recv_response(Some(patience.response))
             .timeout_per_read(Some(patience.silence))
             .user_agent(concat!("heph/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+            .build();
+        let agent = egress::agent(config, journal, Kind::Pull, "model");
         let address = address.trim_end_matches('/').to_owned();
         Self {
             address,
@@ -377,7 +398,12 @@ mod tests {
 
     #[test]
     fn odd_characters_of_a_path_are_escaped() {
-        let hub = Hub::new("https://h.example/", None, Patience::default());
+        let hub = Hub::new(
+            "https://h.example/",
+            None,
+            Patience::default(),
+            Journal::at("no/folder".as_ref()),
+        );
         let url = hub.file_url(&Repository::new("a/b").unwrap(), "refs/pr/1", "sub dir/ä#.gguf");
         assert_eq!(
             url,

@@ -44,8 +44,10 @@ pub(super) fn select(hub: &Hub, request: &Request, cancel: &Cancel) -> Result<Se
             only_model(&request.repository.to_string(), listing)?
         }
     };
-    if let (Some(sum), [file]) = (&request.sha256, &mut selection.files[..]) {
-        file.sha256 = Some(sum.to_ascii_lowercase());
+    match (&request.sha256, &mut selection.files[..]) {
+        (None, _) => {}
+        (Some(sum), [file]) => file.sha256 = Some(sum.to_ascii_lowercase()),
+        (Some(_), files) => return Err(PullError::SumOfSeveral { files: files.len() }),
     }
     Ok(selection)
 }
@@ -75,7 +77,7 @@ fn named(path: &str) -> Result<Selection, PullError> {
 
 /// The one model of a repository: its only GGUF file, parts counted as one, or its Hugging Face files.
 fn only_model(repository: &str, listing: Listing) -> Result<Selection, PullError> {
-    let Listing { commit, files } = listing;
+    let Listing { commit, files, .. } = listing;
     let (ggufs, rest): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.path.ends_with(".gguf"));
     let mut models: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
     for file in ggufs {
@@ -111,13 +113,13 @@ fn only_model(repository: &str, listing: Listing) -> Result<Selection, PullError
 }
 
 /// What all parts of one file have in common; the path itself where it is no part.
-fn whole_of(path: &str) -> String {
+pub(super) fn whole_of(path: &str) -> String {
     let stem = path.strip_suffix(".gguf").unwrap_or(path);
     shard(stem).map_or(stem, |s| s.stem).to_owned()
 }
 
 /// The files of a Hugging Face model, all of them in the repository's first level; none if it is no model.
-fn hugging_face(files: Vec<Listed>) -> Vec<Listed> {
+pub(super) fn hugging_face(files: Vec<Listed>) -> Vec<Listed> {
     let top = files
         .into_iter()
         .filter(|f| !f.path.contains('/') && belongs(Path::new(&f.path)));
@@ -163,6 +165,9 @@ mod tests {
         let listing = Listing {
             commit: None,
             files: paths.iter().map(file).collect(),
+            card: None,
+            tags: Vec::new(),
+            gated: serde_json::Value::Null,
         };
         Ok(only_model("a/b", listing)?
             .files

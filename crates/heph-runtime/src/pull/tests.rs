@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
+use crate::egress::Journal;
 use crate::store::Found;
 
 /// What a server sees of a question.
@@ -79,11 +80,11 @@ fn answer(mut stream: TcpStream, seen: &Mutex<Vec<Asked>>, reply: &dyn Fn(&Asked
     reply(&asked, &mut stream);
 }
 
-/// The content of a small model, longer than one buffer.
+/// A sound GGUF file without anything in it, and a tail longer than one buffer.
 fn content() -> Vec<u8> {
-    (0..600_000u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect()
+    let mut content = [b"GGUF", &3u32.to_le_bytes()[..], &[0; 16]].concat();
+    content.extend((24..600_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8));
+    content
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -141,14 +142,14 @@ fn patience() -> Patience {
 
 struct Desk {
     store: Store,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 fn desk() -> Desk {
     let folder = TempDir::new().unwrap();
     Desk {
         store: Store::new(folder.path().join("models")),
-        _folder: folder,
+        folder,
     }
 }
 
@@ -163,12 +164,16 @@ fn request() -> Request {
 }
 
 impl Desk {
+    fn journal(&self) -> Journal {
+        Journal::at(self.folder.path())
+    }
+
     fn pull(&self, server: &Server, request: &Request) -> Result<Record, PullError> {
         self.pull_with(server, request, patience())
     }
 
     fn pull_with(&self, server: &Server, request: &Request, patience: Patience) -> Result<Record, PullError> {
-        let hub = Hub::new(&server.address, Some("secret"), patience);
+        let hub = Hub::new(&server.address, Some("secret"), patience, self.journal());
         pull(&hub, &self.store, request, &Cancel::new(), &mut |_| {})
     }
 
@@ -429,12 +434,12 @@ fn the_hubs_list_chooses_the_files() {
     let server = Server::new(|asked, stream| {
         if asked.path.starts_with("/api/") {
             let list = br#"{"sha":"c0ffee","siblings":[{"rfilename":"config.json","size":2},
-                {"rfilename":"model.safetensors","size":7},{"rfilename":"README.md","size":1}]}"#;
+                {"rfilename":"model.safetensors","size":10},{"rfilename":"README.md","size":1}]}"#;
             serve(asked, stream, "list", list, usize::MAX);
         } else if asked.path.ends_with("config.json") {
             serve(asked, stream, "config", b"{}", usize::MAX);
         } else {
-            serve(asked, stream, "tensors", b"tensors", usize::MAX);
+            serve(asked, stream, "tensors", b"\x02\0\0\0\0\0\0\0{}", usize::MAX);
         }
     });
     let desk = desk();
@@ -449,8 +454,65 @@ fn the_hubs_list_chooses_the_files() {
         .unwrap();
     assert_eq!(record.format, Format::HuggingFace);
     let sizes: Vec<_> = record.files.iter().map(|f| (f.name.as_str(), f.bytes)).collect();
-    assert_eq!(sizes, [("config.json", 2), ("model.safetensors", 7)]);
+    assert_eq!(sizes, [("config.json", 2), ("model.safetensors", 10)]);
     assert!(matches!(record.origin, Origin::Pull { commit: Some(c), .. } if c == "c0ffee"));
+}
+
+#[test]
+fn a_page_in_the_place_of_a_model_is_not_kept() {
+    let server = Server::new(|asked, stream| {
+        serve(
+            asked,
+            stream,
+            "page",
+            b"<html>there is no such page</html>",
+            usize::MAX,
+        );
+    });
+    let desk = desk();
+    let error = desk.pull(&server, &request()).unwrap_err();
+    assert!(
+        matches!(error, PullError::Store(StoreError::Open(_))),
+        "{error:?}"
+    );
+    assert!(desk.held().is_none() && !desk.part().parent().unwrap().exists());
+}
+
+#[test]
+fn a_refused_download_leaves_nothing() {
+    let server = Server::new(|_, stream| status(stream, "404 Not Found", ""));
+    let desk = desk();
+    assert!(desk.pull(&server, &request()).is_err());
+    let incoming = desk.store.folder().join(".incoming");
+    assert_eq!(std::fs::read_dir(incoming).unwrap().count(), 0);
+}
+
+#[test]
+fn one_sum_is_for_a_model_of_one_file() {
+    let listed = |files: &'static str| {
+        Server::new(move |asked, stream| match asked.path.starts_with("/api/") {
+            true => {
+                let list = format!("{{\"siblings\":[{files}]}}");
+                serve(asked, stream, "list", list.as_bytes(), usize::MAX);
+            }
+            false => serve(asked, stream, "tag", &content(), usize::MAX),
+        })
+    };
+    let wanted = |sum: String| Request {
+        file: None,
+        sha256: Some(sum),
+        ..request()
+    };
+    let one = listed(r#"{"rfilename":"tiny.gguf"}"#);
+    let wrong = desk().pull(&one, &wanted("f".repeat(64)));
+    assert!(matches!(wrong, Err(PullError::Checksum { .. })), "{wrong:?}");
+    desk().pull(&one, &wanted(sha256(&content()))).unwrap();
+    let parts = listed(r#"{"rfilename":"b-00001-of-00002.gguf"},{"rfilename":"b-00002-of-00002.gguf"}"#);
+    let several = desk().pull(&parts, &wanted(sha256(&content())));
+    assert!(
+        matches!(several, Err(PullError::SumOfSeveral { files: 2 })),
+        "{several:?}"
+    );
 }
 
 #[test]
@@ -469,7 +531,7 @@ fn a_stopped_download_keeps_its_part_and_shows_no_model() {
     let server = Server::new(|asked, stream| serve(asked, stream, "tag", &content(), usize::MAX));
     let desk = desk();
     let cancel = Cancel::new();
-    let hub = Hub::new(&server.address, None, patience());
+    let hub = Hub::new(&server.address, None, patience(), desk.journal());
     let error = pull(&hub, &desk.store, &request(), &cancel, &mut |_| {
         cancel.raise();
     })

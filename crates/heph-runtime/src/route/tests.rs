@@ -17,14 +17,16 @@ use heph_types::{
 use super::*;
 use crate::bundled::{self, Bundled};
 use crate::desk::{Answer, AnswerOptions, Message, Prompt};
+use crate::discretion::{Discretion, unsaid};
 use crate::draft::ModelDrafter;
 use crate::node::{Lent, Node, NodeCaps};
 use crate::open;
 use crate::pool::Machine;
 use crate::profile;
 use crate::receipt::{PlaceLine, Receipt};
+use crate::rules::Rules;
 use crate::seat::{Bell, Seat, SeatError};
-use crate::settings::{Allowance, policy};
+use crate::settings::Allowance;
 use crate::store::Found;
 
 const HASH: ModelHash = ModelHash([7; 32]);
@@ -103,6 +105,14 @@ impl Seat for Mortal {
     }
 }
 
+/// What may be told where own machines see text and others nothing, unless one of these says otherwise.
+fn policy(allow: impl IntoIterator<Item = Allowance>) -> Told {
+    let rules = Rules::without_files(allow.into_iter().collect());
+    Told(Discretion::new(&rules, unsaid()))
+}
+
+struct Told(Discretion);
+
 /// The world of a test: a desk, and machines of these roles, of which the first dies after so many replies.
 struct World {
     model: Arc<Model>,
@@ -152,13 +162,13 @@ impl World {
         }
     }
 
-    fn answer(&self, mode: Mode, policy: &Policy) -> (Answer, Receipt) {
+    fn answer(&self, mode: Mode, policy: &Told) -> (Answer, Receipt) {
         let record = self.record(mode, policy);
-        self.carry_out(&record, None).expect("a line")
+        self.carry_out_told(&record, None, policy).expect("a line")
     }
 
     /// What the planner says.
-    fn record(&self, mode: Mode, policy: &Policy) -> Record {
+    fn record(&self, mode: Mode, policy: &Told) -> Record {
         let prompt = Prompt::Chat(&*QUESTION);
         let profile = profile::of_model(HASH, "story", self.model.graph(), 256);
         let speed = &self.pool.desk().speed;
@@ -171,10 +181,24 @@ impl World {
             kv: KvFormat::F16,
             drafts: vec![model_draft_profile(&drafted, speed, 20, 0.8)],
             document: None,
-            policy: policy.clone(),
+            policy: self.planned(policy),
             mode: Some(mode),
         };
         Record::new(asked.request(), self.pool.cluster()).expect("there is a plan")
+    }
+
+    fn planned(&self, told: &Told) -> Policy {
+        let machines: Vec<_> = self
+            .pool
+            .others()
+            .iter()
+            .map(|machine| &machine.profile)
+            .collect();
+        let exact = Policy {
+            exact_only: true,
+            ..Policy::closed()
+        };
+        told.0.planned(exact, &machines)
     }
 
     /// The answer as planned.
@@ -183,22 +207,46 @@ impl World {
         record: &Record,
         rounding: Option<&Rounding>,
     ) -> Result<(Answer, Receipt), RouteError> {
-        let plan = &record.decision.plan;
+        self.carry_out_told(record, rounding, &policy([]))
+    }
+
+    fn carry_out_told(
+        &self,
+        record: &Record,
+        rounding: Option<&Rounding>,
+        told: &Told,
+    ) -> Result<(Answer, Receipt), RouteError> {
         let meter = Meter::default();
+        let mut desk = self.desk(record, rounding, told, &meter)?;
+        Ok(self.ask(&mut desk, record, &meter))
+    }
+
+    /// The desk of the plan.
+    fn desk(
+        &self,
+        record: &Record,
+        rounding: Option<&Rounding>,
+        told: &Told,
+        meter: &Meter,
+    ) -> Result<Desk, RouteError> {
         let route = Route {
             record,
             pool: &self.pool,
             model: LineModel::of(HASH, &self.model),
             words: Arc::clone(&self.words),
-            drafter: plan.draft.map(|_| self.drafter()),
+            drafter: record.decision.plan.draft.map(|_| self.drafter()),
             rounding,
             guessing: Guessing::WhereItHelps,
             limits: LineLimits::default(),
+            discretion: told.0.clone(),
             changes: None,
             meter: meter.clone(),
             cancel: Cancel::new(),
         };
-        let mut desk = route.desk()?;
+        route.desk()
+    }
+
+    fn ask(&self, desk: &mut Desk, record: &Record, meter: &Meter) -> (Answer, Receipt) {
         let options = AnswerOptions {
             sampling: SamplingOptions {
                 seed: 5,
@@ -209,8 +257,8 @@ impl World {
         };
         let asked = Prompt::Chat(&*QUESTION);
         let answer = desk.answer(asked, &options, &mut |_| {}).expect("an answer");
-        let receipt = Receipt::new(plan, &self.pool, &answer, &meter.read());
-        Ok((answer, receipt))
+        let receipt = Receipt::new(&record.decision.plan, &self.pool, &answer, &meter.read());
+        (answer, receipt)
     }
 
     fn drafter(&self) -> Box<dyn Drafter> {
@@ -357,5 +405,22 @@ fn a_machine_that_may_see_activations_is_given_no_end_also_when_another_is_lost(
     assert!(
         seen.contains(&(Some(Role::Miner), Leaves::Activations))
             && !seen.iter().any(|(_, saw)| *saw == Leaves::Text)
+    );
+}
+
+#[test]
+fn a_receipt_tells_who_computes_also_where_an_earlier_answer_lost_a_machine() {
+    let (world, own) = (World::new(&[Role::Own], 6), policy([]));
+    let (record, meter) = (world.record(Mode::Remote, &own), Meter::default());
+    let mut desk = world.desk(&record, None, &own, &meter).unwrap();
+    let (first, told) = world.ask(&mut desk, &record, &meter);
+    let elsewhere = |receipt: &Receipt| receipt.places.iter().any(|place| place.node != DESK);
+    assert!(elsewhere(&told) && told.moves.len() == 1, "{:?}", told.places);
+    let (again, told) = world.ask(&mut desk, &record, &meter);
+    assert_eq!(again.tokens, first.tokens);
+    assert!(
+        !elsewhere(&told) && !told.places.is_empty() && told.moves.is_empty(),
+        "{:?}",
+        told.places
     );
 }

@@ -8,14 +8,19 @@ use heph_engine::worker::ForwardError;
 use heph_net::codec;
 use heph_net::drive::Commands;
 use heph_net::session::{GiverCommand, GiverEnd, NodeCommand, NodeEnd};
-use heph_net::wire::{FaultCode, Line, Refusal, SENTENCE_MAX};
-use heph_types::{CachePart, Hidden, Order, Pass, Position, Reply, SamplingOptions, StageSpec};
+use heph_net::wire::{FaultCode, Line, Refusal, SENTENCE_MAX, VouchedFrame};
+use heph_privacy::receipt::to_state;
+use heph_types::{
+    CachePart, Hidden, NodeId, Order, Pass, Position, Reply, SamplingOptions, SessionId, StageSpec,
+};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Place;
 use super::hop::Expected;
+use crate::network::Network;
 use crate::node::{Node, StageError, Work};
+use crate::seal;
 
 /// Orders that wait for the thread: the session's end hands out two at a time, with a rollback or options between them.
 const JOBS_WAITING: usize = 8;
@@ -36,6 +41,8 @@ pub(super) enum Job {
     Choose(SamplingOptions),
     TakeCache(Position, Position),
     PutCache(CachePart),
+    /// What was computed is to be signed.
+    Vouch,
     /// Rows are handed on here from now on, or to nobody.
     HandTo(Option<Commands<GiverEnd>>),
 }
@@ -44,10 +51,12 @@ impl Session {
     /// Starts the thread, which opens the stage and says whether it could.
     pub(super) fn open(
         line: Line,
+        session: SessionId,
         spec: StageSpec,
         node: Arc<Node>,
         commands: Commands<NodeEnd>,
         place: Place,
+        signer: Signer,
     ) -> Session {
         let (jobs, queue) = mpsc::channel(JOBS_WAITING);
         let stop = Arc::new(AtomicBool::new(false));
@@ -55,6 +64,8 @@ impl Session {
             line,
             commands: commands.clone(),
             place,
+            session,
+            signer,
         };
         let flag = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("heph-session".to_owned());
@@ -113,6 +124,10 @@ impl Session {
         let _ = self.jobs.send(Job::TakeCache(first, to)).await;
     }
 
+    pub(super) async fn vouch(&self) {
+        let _ = self.jobs.send(Job::Vouch).await;
+    }
+
     pub(super) async fn put_cache(&self, part: CachePart) {
         let _ = self.jobs.send(Job::PutCache(part)).await;
     }
@@ -132,6 +147,38 @@ struct Desk {
     line: Line,
     commands: Commands<NodeEnd>,
     place: Place,
+    session: SessionId,
+    signer: Signer,
+}
+
+/// Who signs, and for whom.
+pub(super) struct Signer {
+    pub(super) network: Network,
+    /// The machine that asks.
+    pub(super) desk: NodeId,
+}
+
+impl Signer {
+    /// What was computed of these layers for the session, signed.
+    fn vouched(
+        &self,
+        line: Line,
+        session: SessionId,
+        spec: &StageSpec,
+        (first, to): (usize, usize),
+    ) -> VouchedFrame {
+        let short = |layer: usize| u16::try_from(layer).unwrap_or(u16::MAX);
+        let layers = (short(spec.layers.start()), short(spec.layers.end()));
+        let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let (first, to) = (position(first), position(to));
+        let stated = to_state(&self.desk.0, &spec.model.0, session.0, layers, (first, to));
+        VouchedFrame {
+            line,
+            first: Position(first),
+            to: Position(to),
+            signature: self.network.sign(&stated),
+        }
+    }
 }
 
 /// Why a session's thread ends.
@@ -180,12 +227,30 @@ impl Desk {
             }
         };
         self.place.opened();
+        // An engine elsewhere is asked from this thread; the stage of this machine asks nobody.
+        if matches!(stage, Work::Here(_)) {
+            seal::thread();
+        }
         let width = stage.width() as u32;
         self.say(NodeCommand::Grant { line, width })?;
         let mut onward = Onward::default();
+        // The first position that was computed here: those before it came as a cache.
+        let mut since = 0;
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
-            next = self.carry_out(&mut stage, job, jobs, &mut onward)?;
+            match &job {
+                Job::PutCache(part) => since = part.first.index().saturating_add(part.tokens as usize),
+                Job::Order(Order::Rollback(to)) => since = since.min(to.index()),
+                _ => {}
+            }
+            if matches!(job, Job::Vouch) {
+                let vouched = self
+                    .signer
+                    .vouched(line, self.session, spec, (since, stage.held()));
+                self.say(NodeCommand::Vouched(vouched))?;
+            } else {
+                next = self.carry_out(&mut stage, job, jobs, &mut onward)?;
+            }
             if next.is_none() {
                 next = jobs.blocking_recv();
             }
@@ -225,6 +290,8 @@ impl Desk {
                 self.say(NodeCommand::CacheHeld(self.line, held))?;
                 return Ok(None);
             }
+            // Answered before anything is carried out.
+            Job::Vouch => return Ok(None),
             Job::Order(order) => order,
         };
         let streams = matches!(order, Order::Generate { .. });

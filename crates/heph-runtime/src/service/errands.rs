@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use heph_privacy::pseudonym::{Pseudonyms, Restorer};
+
 use super::outbox::{Maker, Outbox, Reply};
 use super::{Counts, HELD_MAX, Load, Outcome, ServiceError};
 use crate::cancel::Cancel;
@@ -79,6 +81,7 @@ impl Errands {
             waiting,
             tokens: self.0.counts.tokens.load(Ordering::Relaxed),
             kept: (0, 0, 0),
+            caches: 0,
         }
     }
 
@@ -99,13 +102,12 @@ impl Errands {
         office.counts.open.fetch_add(errands.len(), Ordering::AcqRel);
         let mut replies = Vec::with_capacity(errands.len());
         for errand in errands {
-            let cancel = Cancel::new();
-            let maker = Maker::Errand(cancel.clone());
+            let maker = Maker::Errand(Mutex::new(Cancel::new()));
             let outbox = Outbox::new(maker, Arc::clone(&office.counts));
             let speaker = Speaker {
                 outbox: Arc::clone(&outbox),
-                cancel,
                 began: Instant::now(),
+                restoring: Mutex::default(),
             };
             desk.waiting.push_back((errand, speaker));
             replies.push(Reply::new(outbox));
@@ -141,6 +143,7 @@ impl Office {
             }
             // Whatever breaks in one answer, the others go on.
             let made = catch_unwind(AssertUnwindSafe(|| errand(&speaker)));
+            speaker.settle();
             let outcome = made.unwrap_or(Err(ServiceError::Stopped));
             if let Ok(outcome) = &outcome {
                 let tokens = outcome.answer_tokens;
@@ -159,14 +162,76 @@ impl Office {
 #[derive(Debug)]
 pub struct Speaker {
     outbox: Arc<Outbox>,
-    cancel: Cancel,
     began: Instant,
+    /// What turns pseudonyms back, where the question was asked with some.
+    restoring: Mutex<Option<Restoring>>,
+}
+
+/// Turns pseudonyms back in a text, in what is thought before it and in the arguments of calls, each for itself: a pseudonym does not
+/// begin in the one and end in the other.
+#[derive(Debug)]
+struct Restoring {
+    text: Restorer<Arc<Pseudonyms>>,
+    thoughts: Restorer<Arc<Pseudonyms>>,
+    arguments: Restorer<Arc<Pseudonyms>>,
 }
 
 impl Speaker {
+    /// The question was asked with these pseudonyms: what is said from now on is turned back on its way to the reader.
+    pub fn restore(&self, pseudonyms: &Arc<Pseudonyms>) {
+        *self.restoring() = Some(Restoring {
+            text: Restorer::new(Arc::clone(pseudonyms)),
+            thoughts: Restorer::new(Arc::clone(pseudonyms)),
+            arguments: Restorer::new(Arc::clone(pseudonyms)),
+        });
+    }
+
+    fn restoring(&self) -> MutexGuard<'_, Option<Restoring>> {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what was held because it might have been the beginning of a pseudonym.
+    fn settle(&self) {
+        self.settle_thoughts();
+        self.settle_text();
+        self.settle_arguments();
+    }
+
+    fn settle_thoughts(&self) {
+        let held = self
+            .restoring()
+            .as_mut()
+            .map(|restoring| restoring.thoughts.finish());
+        if let Some(text) = held {
+            self.outbox.put_thought(&text);
+        }
+    }
+
+    fn settle_text(&self) {
+        let held = self.restoring().as_mut().map(|restoring| restoring.text.finish());
+        if let Some(text) = held.filter(|text| !text.is_empty()) {
+            self.outbox.put(text, None);
+        }
+    }
+
+    fn settle_arguments(&self) {
+        let held = self
+            .restoring()
+            .as_mut()
+            .map(|restoring| restoring.arguments.finish());
+        if let Some(text) = held.filter(|text| !text.is_empty()) {
+            self.outbox.put_arguments(&text);
+        }
+    }
+
     /// Raised when nobody reads the answer any more.
-    pub fn cancel(&self) -> &Cancel {
-        &self.cancel
+    pub fn cancel(&self) -> Cancel {
+        self.outbox.cancel()
+    }
+
+    /// From now on `cancel` is raised in its place: the wish that whoever makes the answer looks at already.
+    pub fn cancelled_by(&self, cancel: &Cancel) {
+        self.outbox.cancelled_by(cancel);
     }
 
     /// When the answer was asked for.
@@ -176,25 +241,51 @@ impl Speaker {
 
     /// More text. Waits while the reader is too slow; raises the wish to stop where it takes nothing for too long.
     pub fn say(&self, text: &str) {
-        self.outbox.put(text.to_owned(), None);
+        self.settle_thoughts();
+        self.settle_arguments();
+        let restored = self
+            .restoring()
+            .as_mut()
+            .map(|restoring| restoring.text.push(text));
+        let text = restored.unwrap_or_else(|| text.to_owned());
+        if !text.is_empty() {
+            self.outbox.put(text, None);
+        }
+        self.wait();
+    }
+
+    /// More of what is thought before the answer.
+    pub fn think(&self, text: &str) {
+        self.settle_text();
+        self.settle_arguments();
+        let restored = self
+            .restoring()
+            .as_mut()
+            .map(|restoring| restoring.thoughts.push(text));
+        self.outbox.put_thought(restored.as_deref().unwrap_or(text));
         self.wait();
     }
 
     /// A tool is called.
     pub fn call(&self, id: &str, name: &str) {
+        self.settle();
         self.outbox.put_call(id.to_owned(), name.to_owned());
         self.wait();
     }
 
     /// More of the arguments of the last call.
     pub fn arguments(&self, text: &str) {
-        self.outbox.put_arguments(text);
+        let restored = self
+            .restoring()
+            .as_mut()
+            .map(|restoring| restoring.arguments.push(text));
+        self.outbox.put_arguments(restored.as_deref().unwrap_or(text));
         self.wait();
     }
 
     fn wait(&self) {
         if !self.outbox.wait_for_room(HELD_MAX) {
-            self.cancel.raise();
+            self.cancel().raise();
         }
     }
 }
@@ -234,6 +325,7 @@ mod tests {
         loop {
             match reply.next().await {
                 Heard::More { text, .. } => whole.push_str(&text),
+                Heard::Thought(text) => whole.push_str(&format!("({text})")),
                 Heard::Call { name, .. } => whole.push_str(&format!("[{name}]")),
                 Heard::Arguments(text) => whole.push_str(&text),
                 Heard::End(end) => return (whole, end),
@@ -263,6 +355,8 @@ mod tests {
     fn an_answer_comes_in_order_and_one_that_breaks_breaks_alone() {
         let errands = Errands::new(ErrandLimits::default());
         let calls: Errand = Box::new(|speaker| {
+            speaker.think("h");
+            speaker.think("m");
             speaker.say("so ");
             speaker.call("1", "look");
             speaker.arguments("{}");
@@ -275,8 +369,48 @@ mod tests {
         let (text, end) = read.next().unwrap();
         assert_eq!((text.as_str(), end.unwrap().answer_tokens), ("ab", 2));
         assert!(matches!(read.next().unwrap().1, Err(ServiceError::Stopped)));
-        assert_eq!(read.next().unwrap().0, "so [look]{} then");
+        assert_eq!(read.next().unwrap().0, "(hm)so [look]{} then");
         until(|| errands.load().open == 0);
+    }
+
+    #[test]
+    fn pseudonyms_are_turned_back_wherever_the_pieces_of_an_answer_end() {
+        let text = "Write to ann.lee@example.org at once.";
+        let spans = heph_privacy::pii::patterns(text);
+        let mut session = Pseudonyms::new([3; 32]);
+        let sent = session.replace(text, &spans).unwrap();
+        assert!(!sent.contains("ann.lee"));
+        let session = Arc::new(session);
+        for size in 1..sent.len() {
+            let (sent, session) = (&sent, &session);
+            let (said, pairs) = (sent.clone(), Arc::clone(session));
+            let errand: Errand = Box::new(move |speaker| {
+                let sent = said;
+                speaker.restore(&pairs);
+                let pieces = || sent.as_bytes().chunks(size);
+                pieces().for_each(|piece| speaker.think(std::str::from_utf8(piece).unwrap()));
+                pieces().for_each(|piece| speaker.say(std::str::from_utf8(piece).unwrap()));
+                speaker.call("1", "mail");
+                pieces().for_each(|piece| speaker.arguments(std::str::from_utf8(piece).unwrap()));
+                // A beginning of a pseudonym that does not go on is what it is.
+                speaker.say(&sent[..sent.len() / 2]);
+                Ok(outcome(1))
+            });
+            let half = &sent[..sent.len() / 2];
+            let reply = Errands::new(ErrandLimits::default())
+                .submit(vec![errand])
+                .unwrap()
+                .pop()
+                .unwrap();
+            let (heard, _) = wait(read(reply));
+            // A reader may come between two pieces of a thought.
+            let heard = heard.replace(")(", "");
+            assert_eq!(
+                heard,
+                format!("({text}){text}[mail]{text}{}", session.restore(half)),
+                "pieces of {size}"
+            );
+        }
     }
 
     #[test]
@@ -312,6 +446,40 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_that_was_handed_over_is_raised_whenever_the_reader_left() {
+        let errands = Errands::new(ErrandLimits::default());
+        for leaves_first in [true, false] {
+            let own = Cancel::new();
+            let (seen, begun, hand) = (
+                own.clone(),
+                Arc::new(AtomicUsize::new(0)),
+                Arc::new(AtomicUsize::new(0)),
+            );
+            let (told, waits) = (Arc::clone(&begun), Arc::clone(&hand));
+            let errand: Errand = Box::new(move |speaker| {
+                told.store(1, Ordering::SeqCst);
+                until(|| waits.load(Ordering::SeqCst) == 1);
+                speaker.cancelled_by(&seen);
+                told.store(2, Ordering::SeqCst);
+                until(|| seen.is_raised());
+                Ok(outcome(0))
+            });
+            let reply = errands.submit(vec![errand]).unwrap().remove(0);
+            until(|| begun.load(Ordering::SeqCst) == 1);
+            if leaves_first {
+                drop(reply);
+                hand.store(1, Ordering::SeqCst);
+            } else {
+                hand.store(1, Ordering::SeqCst);
+                until(|| begun.load(Ordering::SeqCst) == 2);
+                assert!(!own.is_raised());
+                drop(reply);
+            }
+            until(|| own.is_raised());
+        }
+    }
+
+    #[test]
     fn a_reader_who_takes_nothing_holds_the_speaker_back_until_it_does() {
         let errands = Errands::new(ErrandLimits::default());
         let said = Arc::new(AtomicUsize::new(0));
@@ -324,7 +492,7 @@ mod tests {
             Ok(outcome(64))
         });
         let reply = errands.submit(vec![long]).unwrap().remove(0);
-        until(|| said.load(Ordering::SeqCst) >= 4);
+        until(|| said.load(Ordering::SeqCst) >= 1);
         thread::sleep(Duration::from_millis(50));
         assert!(said.load(Ordering::SeqCst) < 16, "it waits for its reader");
         assert_eq!(wait(read(reply)).0.len(), 64 * 4096);

@@ -13,13 +13,17 @@ use super::{Counts, Order, Outcome, ServiceError};
 use crate::cancel::Cancel;
 
 /// Bytes that may lie ready; then the answer is held. With what a connection buffers, below 64 KiB for each reader.
-const READY_MAX: usize = 24 << 10;
+const READY_MAX: usize = 8 << 10;
 
 /// What a reported token takes: the token, and each of its likeliest with its spelling as a reader will write it.
 const REPORT_BYTES: usize = 64;
 
-/// Pieces that may lie ready apart; what comes after them joins the last.
-const PIECES_MAX: usize = 64;
+/// What a piece takes besides its bytes.
+const PIECE_BYTES: usize = 128;
+
+/// Pieces of text that may lie ready apart; what comes after them joins the last. Those with reports never join: what is written of
+/// one is many times as long.
+const PIECES_MAX: usize = 32;
 
 /// A token, with its probabilities.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +44,8 @@ pub enum Heard {
         /// The reported tokens since then.
         said: Vec<Said>,
     },
+    /// More of what an outside provider's model thinks before it answers. Thoughts of models that run here stand in their text.
+    Thought(String),
     /// An outside provider's model calls a tool. Calls of models that run here stand in their text.
     Call {
         /// What the provider calls this call.
@@ -56,6 +62,7 @@ pub enum Heard {
 #[derive(Debug)]
 enum Piece {
     Text(String, Vec<Said>),
+    Thought(String),
     Call { id: String, name: String },
     Arguments(String),
 }
@@ -66,7 +73,7 @@ pub(super) enum Maker {
     /// The batch's thread.
     Batch(mpsc::Sender<Order>),
     /// A thread of its own, which looks at this.
-    Errand(Cancel),
+    Errand(Mutex<Cancel>),
 }
 
 #[derive(Debug, Default)]
@@ -150,21 +157,29 @@ impl Outbox {
             .as_ref()
             .map_or(0, |s| 1 + s.report.as_ref().map_or(0, |r| r.top.len()));
         ready.bytes += text.len() + reports * REPORT_BYTES;
-        let apart = ready.pieces.len() < PIECES_MAX;
+        let joins = said.is_none() && ready.pieces.len() >= PIECES_MAX;
         match ready.pieces.back_mut() {
-            Some(Piece::Text(last, all)) if !apart => {
-                last.push_str(&text);
-                all.extend(said);
+            Some(Piece::Text(last, _)) if joins => last.push_str(&text),
+            _ => {
+                ready.bytes += PIECE_BYTES;
+                ready
+                    .pieces
+                    .push_back(Piece::Text(text, said.into_iter().collect()));
             }
-            _ => ready
-                .pieces
-                .push_back(Piece::Text(text, said.into_iter().collect())),
         }
         let full = ready.is_full();
         ready.held = full;
         drop(ready);
         self.bell.notify_one();
         if full { Taken::Full } else { Taken::Well }
+    }
+
+    /// More of what is thought.
+    pub(super) fn put_thought(&self, text: &str) {
+        self.put_more(text, Piece::Thought, |last| match last {
+            Piece::Thought(text) => Some(text),
+            _ => None,
+        });
     }
 
     /// A call begins.
@@ -182,15 +197,28 @@ impl Outbox {
 
     /// More of the last call's arguments.
     pub(super) fn put_arguments(&self, text: &str) {
+        self.put_more(text, Piece::Arguments, |last| match last {
+            Piece::Arguments(text) => Some(text),
+            _ => None,
+        });
+    }
+
+    /// Goes on with the last piece where it is `of_kind`, and begins one otherwise.
+    fn put_more(
+        &self,
+        text: &str,
+        begun: fn(String) -> Piece,
+        of_kind: fn(&mut Piece) -> Option<&mut String>,
+    ) {
         let mut ready = self.lock();
         if ready.abandoned || text.is_empty() {
             return;
         }
         ready.bytes += text.len();
         ready.held = ready.is_full();
-        match ready.pieces.back_mut() {
-            Some(Piece::Arguments(last)) => last.push_str(text),
-            _ => ready.pieces.push_back(Piece::Arguments(text.to_owned())),
+        match ready.pieces.back_mut().and_then(of_kind) {
+            Some(last) => last.push_str(text),
+            None => ready.pieces.push_back(begun(text.to_owned())),
         }
         drop(ready);
         self.bell.notify_one();
@@ -211,12 +239,31 @@ impl Outbox {
             Maker::Batch(orders) => {
                 let _ = orders.send(Order::Look(self.serial));
             }
-            Maker::Errand(cancel) => {
+            Maker::Errand(_) => {
                 if left {
-                    cancel.raise();
+                    self.cancel().raise();
                 }
                 self.room.notify_all();
             }
+        }
+    }
+
+    /// What a thread looks at that makes this answer.
+    pub(super) fn cancel(&self) -> Cancel {
+        match &self.maker {
+            Maker::Batch(_) => Cancel::new(),
+            Maker::Errand(cancel) => cancel.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Has the thread look at `other` from now on.
+    pub(super) fn cancelled_by(&self, other: &Cancel) {
+        if let Maker::Errand(cancel) = &self.maker {
+            *cancel.lock().unwrap_or_else(PoisonError::into_inner) = other.clone();
+        }
+        // Whoever left meanwhile raised the old one.
+        if self.is_abandoned() {
+            other.raise();
         }
     }
 
@@ -265,7 +312,8 @@ impl Reply {
         }
     }
 
-    fn take(&mut self) -> Option<Heard> {
+    /// What is there already; `None` where it has to be waited for.
+    pub fn take(&mut self) -> Option<Heard> {
         let mut ready = self.0.lock();
         if ready.over {
             return Some(Heard::End(Err(ServiceError::Stopped)));
@@ -286,6 +334,7 @@ impl Reply {
         }
         Some(match piece {
             Piece::Text(text, said) => Heard::More { text, said },
+            Piece::Thought(text) => Heard::Thought(text),
             Piece::Call { id, name } => Heard::Call { id, name },
             Piece::Arguments(text) => Heard::Arguments(text),
         })

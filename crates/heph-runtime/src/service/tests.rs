@@ -73,7 +73,9 @@ async fn read(mut reply: Reply) -> (String, Result<Outcome, ServiceError>) {
     loop {
         match reply.next().await {
             Heard::More { text, .. } => whole.push_str(&text),
-            Heard::Call { .. } | Heard::Arguments(_) => unreachable!("the batch tells none"),
+            Heard::Thought(_) | Heard::Call { .. } | Heard::Arguments(_) => {
+                unreachable!("the batch tells none")
+            }
             Heard::End(outcome) => return (whole, outcome),
         }
     }
@@ -203,7 +205,9 @@ fn a_slow_reader_is_held_and_misses_nothing() {
                     text.push_str(&more);
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                Heard::Call { .. } | Heard::Arguments(_) => unreachable!("the batch tells none"),
+                Heard::Thought(_) | Heard::Call { .. } | Heard::Arguments(_) => {
+                    unreachable!("the batch tells none")
+                }
                 Heard::End(outcome) => break outcome,
             }
         };
@@ -266,9 +270,7 @@ fn an_answer_is_the_same_from_memory_from_disk_and_from_nothing() {
         let third = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
         let root = BlockKey::root(ModelHash([2; 32]), KvFormat::F16, Owner([1; 32]));
         let key = root.chain(&asked(&third, 1).prompt).nth(1).unwrap();
-        let path = home
-            .path()
-            .join(format!("{}.kv", blake3::Hash::from_bytes(key.0).to_hex()));
+        let path = store.path(&key);
         let mut bytes = std::fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();
@@ -299,6 +301,9 @@ fn what_may_be_kept_in_memory_alone_is_not_written() {
         let outcome = read(reply).await.1.unwrap();
         let whole = (outcome.prompt_tokens + 3) / PAGE;
         written(&store, whole as u64).await;
-        assert_eq!(crate::blocks::survey(home.path()).0, whole as u64);
+        assert_eq!(
+            crate::blocks::survey(&crate::blocks::folder(home.path())).0,
+            whole as u64
+        );
     });
 }

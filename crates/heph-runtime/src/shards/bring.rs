@@ -103,7 +103,7 @@ impl Bringing<'_> {
     }
 
     /// From the first source that has it.
-    async fn outline(&self, hash: [u8; 32]) -> Result<Outline, ShardError> {
+    async fn outline(&mut self, hash: [u8; 32]) -> Result<Outline, ShardError> {
         let mut trouble = TransferError::NoSource;
         for source in self.sources {
             match transfer::outline(source, hash).await {
@@ -195,7 +195,12 @@ impl Bringing<'_> {
         Ok(())
     }
 
-    async fn fetch(&self, outline: &Outline, ranges: &[Range<u64>], path: &Path) -> Result<(), ShardError> {
+    async fn fetch(
+        &mut self,
+        outline: &Outline,
+        ranges: &[Range<u64>],
+        path: &Path,
+    ) -> Result<(), ShardError> {
         transfer::fetch(
             self.sources,
             outline,

@@ -14,6 +14,7 @@ use super::*;
 use crate::bundled::STORY;
 use crate::network::NetworkOptions;
 use crate::open;
+use crate::settings::Keys;
 
 struct Machine {
     network: Network,
@@ -31,11 +32,12 @@ fn machine(name: &str) -> Machine {
     let home = tempfile::tempdir().unwrap();
     let network = Network::start(NetworkOptions {
         home: home.path().to_owned(),
+        keys: Some(Keys::File),
         name: name.to_owned(),
         endpoint: EndpointOptions::loopback(),
     });
     let (network, shelf) = (network.unwrap(), Arc::new(Shelf::new(home.path())));
-    shelf.serve(&network);
+    shelf.serve(&network, None);
     Machine { network, shelf, home }
 }
 
@@ -261,4 +263,141 @@ fn a_way_is_measured_and_an_owners_rate_is_kept_to() {
     );
     node.network.endpoint().throttle().limit(None);
     assert!(measure().down > 1e6);
+}
+
+/// A desk that offers the bundled model, and a node of the same person that takes so many bytes of layers and writes down
+/// what it lends.
+fn desk_and_taker(role: Role, bytes_max: u64) -> (Machine, Machine, Arc<Mutex<Vec<Shard>>>) {
+    let (desk, node) = (machine("desk"), machine("node"));
+    know_each_other(&desk, &node);
+    let stranger = Peer {
+        node: desk.network.node(),
+        role,
+        name: "desk".to_owned(),
+        since: 1,
+        address: desk.network.address(),
+    };
+    node.network.remember(stranger).unwrap();
+    let lent = Arc::new(Mutex::new(Vec::new()));
+    let lends = Arc::clone(&lent);
+    let intake = Intake::new(bytes_max, move |part| {
+        lends.lock().unwrap().push(part);
+        Ok(())
+    });
+    node.shelf.serve(&node.network, Some(intake));
+    (desk, node, lent)
+}
+
+/// Has the node take layers of the bundled model; with the bytes that it was told of first and last.
+fn hand(desk: &Machine, node: &Machine, layers: LayerRange) -> (Result<(), ShardError>, u64, u64) {
+    let model = desk.shelf.put(&bundled()).unwrap();
+    let wanted = Wanted { model, layers };
+    let (mut first, mut last) = (None, 0);
+    let mut show = |step: Progress| {
+        if step.total_bytes > 0 {
+            first.get_or_insert(step.done_bytes);
+            last = step.done_bytes;
+        }
+    };
+    let handing = desk
+        .shelf
+        .hand(&desk.network, node.network.node(), wanted, &mut show);
+    let handed = desk.network.block_on(handing);
+    (handed, first.unwrap_or(0), last)
+}
+
+fn refusal(handed: (Result<(), ShardError>, u64, u64)) -> String {
+    match handed.0 {
+        Err(ShardError::Transfer(TransferError::Refused(why))) => why,
+        other => panic!("it was not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn an_own_machine_takes_the_layers_that_it_is_handed_and_lends_them() {
+    let (desk, node, lent) = desk_and_taker(Role::Own, u64::MAX);
+    let (model, one, two) = (
+        ModelHash(*blake3::hash(STORY.bytes).as_bytes()),
+        range(1, 2),
+        range(1, 3),
+    );
+    let (handed, _, bytes) = hand(&desk, &node, one);
+    handed.unwrap();
+    assert!(
+        bytes >= tensors(one) && bytes < STORY.bytes.len() as u64,
+        "{bytes}"
+    );
+    let part = node.shelf.shard(model, one).unwrap().expect("it lies there");
+    assert_eq!(*lent.lock().unwrap(), [part]);
+    assert!(node.shelf.brought_bytes() >= tensors(one));
+    // More of it later: what lies there does not travel again, and the whole part is lent.
+    let (handed, first, _) = hand(&desk, &node, two);
+    handed.unwrap();
+    assert!(
+        first >= tensors(one) / 2,
+        "{first} bytes of it were there already"
+    );
+    assert_eq!(lent.lock().unwrap().last().unwrap().layers, two);
+    // And what is there already is only lent.
+    let (handed, _, bytes) = hand(&desk, &node, one);
+    handed.unwrap();
+    assert_eq!(bytes, 0);
+}
+
+#[test]
+fn layers_are_taken_from_an_own_machine_alone() {
+    for role in [Role::Cloud, Role::Miner, Role::Edge] {
+        let (desk, node, lent) = desk_and_taker(role, u64::MAX);
+        let why = refusal(hand(&desk, &node, range(0, 1)));
+        assert!(why.contains("owner's machines"), "{why}");
+        assert_eq!(node.shelf.brought_bytes(), 0, "something of it travelled");
+        assert!(lent.lock().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn no_more_layers_are_taken_than_the_owner_allows() {
+    let (desk, node, lent) = desk_and_taker(Role::Own, tensors(range(0, 2)) / 2);
+    let why = refusal(hand(&desk, &node, range(0, 2)));
+    assert!(why.contains("allowed"), "{why}");
+    assert!(node.shelf.brought_bytes() < tensors(range(0, 2)) / 2, "{why}");
+    assert!(lent.lock().unwrap().is_empty());
+    // What was taken before counts.
+    let (desk, node, _) = desk_and_taker(Role::Own, STORY.bytes.len() as u64);
+    hand(&desk, &node, range(0, 2)).0.unwrap();
+    let all = range(0, whole().config().layers);
+    let why = refusal(hand(&desk, &node, all));
+    assert!(why.contains("allowed"), "{why}");
+}
+
+#[test]
+fn who_takes_no_layers_says_so() {
+    let (desk, node) = (machine("desk"), machine("node"));
+    know_each_other(&desk, &node);
+    let why = refusal(hand(&desk, &node, range(0, 1)));
+    assert!(why.contains("takes none"), "{why}");
+}
+
+#[test]
+fn layers_that_are_not_the_models_are_not_taken() {
+    let (desk, node, lent) = desk_and_taker(Role::Own, u64::MAX);
+    let other = Arc::new(Offer::of_bytes(vec![7; 3 * GROUP_BYTES as usize]).unwrap());
+    let wanted = Wanted {
+        model: ModelHash(*blake3::hash(STORY.bytes).as_bytes()),
+        layers: range(0, 1),
+    };
+    let handed = desk.network.block_on(async {
+        let reached = desk
+            .network
+            .reach(node.network.node(), Protocol::Shards, CONNECT_DEADLINE)
+            .await;
+        // It says that these bytes are the model's.
+        let find = move |_| Some(Arc::clone(&other));
+        transfer::hand(&reached.unwrap(), wanted, find, &mut |_| {}).await
+    });
+    assert!(
+        matches!(&handed, Err(TransferError::Refused(why)) if why.contains("not the file's")),
+        "{handed:?}"
+    );
+    assert!(lent.lock().unwrap().is_empty());
 }

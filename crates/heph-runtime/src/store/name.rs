@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest name, in bytes: file systems stop at 255, and the staging folder adds `.lock`.
+/// Longest name, in bytes: file systems stop at 255, and the staging folder adds `.` and `.import`.
 pub const NAME_LEN_MAX: usize = 100;
 
 /// A checked name: letters, digits, `.`, `_` and `-`, not starting with a dot or a dash.

@@ -60,6 +60,13 @@ pub enum Origin {
         /// The commit that was served, where the hub told.
         commit: Option<String>,
     },
+    /// Written on this machine, from another model.
+    Quantised {
+        /// What the other one was called.
+        from: String,
+        /// The format, as `q4_k_m`.
+        file_type: String,
+    },
 }
 
 /// A model of the store.

@@ -66,6 +66,11 @@ pub fn find_files(path: &Path) -> Result<ModelFiles, StoreError> {
     let not_a_model = || StoreError::NotAModel {
         path: path.to_owned(),
     };
+    if !path.exists() {
+        return Err(StoreError::Absent {
+            path: path.to_owned(),
+        });
+    }
     if path.is_dir() {
         let whole = path.join("config.json").is_file() && holds(path, "safetensors");
         return if whole {
@@ -74,7 +79,8 @@ pub fn find_files(path: &Path) -> Result<ModelFiles, StoreError> {
             Err(not_a_model())
         };
     }
-    if path.extension().is_none_or(|e| e != "gguf") {
+    // A pipe or a device of that name might never end.
+    if path.extension().is_none_or(|e| e != "gguf") || !path.is_file() {
         return Err(not_a_model());
     }
     let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
@@ -82,6 +88,12 @@ pub fn find_files(path: &Path) -> Result<ModelFiles, StoreError> {
         None => Ok(ModelFiles::Gguf(vec![path.to_owned()])),
         Some(shard) => all_parts(path, &shard).map(ModelFiles::Gguf),
     }
+}
+
+/// Whether a file of that name, with nothing beside it, is taken for a model.
+pub fn names_one_file(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    path.extension().is_some_and(|e| e == "gguf") && shard(stem).is_none()
 }
 
 fn holds(folder: &Path, ending: &str) -> bool {
@@ -132,6 +144,18 @@ fn all_parts(path: &Path, shard: &Shard<'_>) -> Result<Vec<PathBuf>, StoreError>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_file_is_a_model_by_its_name() {
+        for (name, one) in [
+            ("a/b.gguf", true),
+            ("b.bin", false),
+            ("gguf", false),
+            ("b-00001-of-00002.gguf", false),
+        ] {
+            assert_eq!(names_one_file(Path::new(name)), one, "{name}");
+        }
+    }
 
     #[test]
     fn only_the_naming_scheme_makes_a_part() {

@@ -4,9 +4,13 @@ use heph_net::address::NodeAddress;
 use heph_net::drive::drive;
 use heph_net::endpoint::Protocol;
 use heph_net::session::{GiverEnd, GiverEvent};
-use heph_runtime::gate::{Gate, Meter};
+use heph_runtime::discretion::{Discretion, place, unsaid};
+use heph_runtime::gate::{Doors, Gate, Meter};
+use heph_runtime::network::seconds_since_1970;
+use heph_runtime::rules::Rules;
 use heph_runtime::seat::{Bell, Hop, HopState, Seat};
-use heph_types::{Leaves, Policy, SessionId, StageSpec, Ticket};
+use heph_runtime::settings::Allowance;
+use heph_types::{Policy, SessionId, StageSpec, Ticket};
 use std::time::Instant;
 
 use super::*;
@@ -15,14 +19,31 @@ use super::*;
 const TWO: &[(usize, usize, usize)] = &[(0, 0, 1), (1, 1, 2)];
 const THREE: &[(usize, usize, usize)] = &[(0, 0, 1), (1, 1, 2), (2, 2, 2)];
 
+/// What stands at the doors of a model of two layers; roles of `allow` may see text besides one's own machines.
+fn doors(allow: &[&str], meter: &Meter) -> Doors {
+    let allow: Vec<Allowance> = allow.iter().map(|word| word.parse().unwrap()).collect();
+    let discretion = Discretion::new(&Rules::without_files(allow), unsaid()).in_mode("layered");
+    Doors {
+        policy: discretion.planned(Policy::closed(), &[]),
+        discretion,
+        layers: 2,
+        meter: meter.clone(),
+    }
+}
+
+fn door(doors: &Doors, host: Arc<dyn Host>, role: Role) -> Arc<dyn Host> {
+    let to = place(host.node(), "", role);
+    Arc::new(Gate::there(host, to, role, doors))
+}
+
 /// A line whose rows go direct, with every host behind the policy of one's own machines.
 fn line(world: &World, stages: &[(usize, usize, usize)], meter: &Meter) -> Line {
-    let policy = Policy::open(Leaves::Text, &[Role::Own]);
+    let doors = doors(&[], meter);
     let here = world.desk.node();
     let gated = |host: Arc<dyn Host>| -> Arc<dyn Host> {
         match host.node() == here {
             true => Arc::new(Gate::here(host, meter)),
-            false => Arc::new(Gate::there(host, Role::Own, &policy, 2, meter)),
+            false => door(&doors, host, Role::Own),
         }
     };
     let hosts = world.hosts().into_iter().map(gated).collect();
@@ -82,6 +103,10 @@ fn rows_go_direct_and_the_answer_is_the_same() {
             let bytes = between.get(&hop).copied().unwrap_or_default();
             let through = meter.read()[&hop.1].up;
             assert!(bytes > 1000, "{stages:?}: {bytes} bytes between");
+            // The planner is told how far the two are from each other, as they measured.
+            let far = world.desk.network.ways().distances(seconds_since_1970());
+            let far = far.get(&[hop.0.min(hop.1), hop.0.max(hop.1)]).copied();
+            assert!(far.is_some_and(|far| far < PATIENCE), "{far:?}");
             // The desk sends the second node names of rows, and rows only until the hop was made.
             assert!(
                 through < bytes,
@@ -111,10 +136,10 @@ fn machines_that_may_not_meet_send_through_the_desk() {
     // Strangers to each other by the policy: a machine of another owner hears of nobody.
     let world = World::new(2);
     let meter = Meter::default();
-    let policy = Policy::open(Leaves::Text, &[Role::Own, Role::Miner]);
+    let doors = doors(&["miner=text"], &meter);
     let gated = |(at, host): (usize, Arc<dyn Host>)| -> Arc<dyn Host> {
         let role = if at == 1 { Role::Miner } else { Role::Own };
-        Arc::new(Gate::there(host, role, &policy, 2, &meter))
+        door(&doors, host, role)
     };
     let hosts = world.hosts().into_iter().enumerate().map(gated).collect();
     let mut desk = desk(world.line_over(hosts, TWO).forwarding(), Pace::Steps);

@@ -1,8 +1,10 @@
 //! Desks and nodes as peers: real sockets on this machine's loopback, real stages, and the same bits as at home.
 
 mod answers;
+mod busy;
 mod hops;
 mod losses;
+mod receipts;
 mod service;
 
 use std::sync::{Arc, OnceLock};
@@ -17,6 +19,7 @@ use heph_net::trust::Peer as Known;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Guess, Pace, Prompt};
+use heph_runtime::discretion::between_own;
 use heph_runtime::draft::{EchoDrafter, Either, ModelDrafter};
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::network::{Network, NetworkOptions};
@@ -24,6 +27,7 @@ use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::peer::Peer;
 use heph_runtime::seat::Host;
 use heph_runtime::serve::{ServeRules, Serving, serve};
+use heph_runtime::settings::Keys;
 use heph_runtime::words::Words;
 use heph_types::{ModelHash, NodeId, Role, SamplingOptions};
 
@@ -62,8 +66,12 @@ fn tiny() -> &'static Tiny {
 }
 
 fn node_of(id: NodeId) -> Node {
+    node_with(id, NodeCaps::default())
+}
+
+fn node_with(id: NodeId, caps: NodeCaps) -> Node {
     let lent = Lent::new(Arc::clone(&tiny().model), Arc::new(Pool::serial()), Isa::best());
-    Node::new(id, NodeCaps::default()).with(HASH, lent)
+    Node::new(id, caps).with(HASH, lent)
 }
 
 /// A machine of its own: an identity, a book, a socket.
@@ -77,6 +85,7 @@ impl Machine {
         let home = tempfile::tempdir().expect("a folder");
         let options = NetworkOptions {
             home: home.path().to_owned(),
+            keys: Some(Keys::File),
             name: name.to_owned(),
             endpoint: EndpointOptions::loopback(),
         };
@@ -86,8 +95,12 @@ impl Machine {
 
     /// A machine that lends the model.
     fn lending(name: &str, rules: ServeRules) -> (Machine, Serving) {
+        Machine::lending_with(name, NodeCaps::default(), rules)
+    }
+
+    fn lending_with(name: &str, caps: NodeCaps, rules: ServeRules) -> (Machine, Serving) {
         let machine = Machine::new(name);
-        let node = Arc::new(node_of(machine.network.node()));
+        let node = Arc::new(node_with(machine.network.node(), caps));
         let serving = serve(&machine.network, node, rules);
         (machine, serving)
     }
@@ -121,6 +134,12 @@ struct World {
     nodes: Vec<(Machine, Serving)>,
 }
 
+/// The peer with leave to be shown everything, as a machine of one's own.
+fn cleared(peer: Peer) -> Peer {
+    let clearance = between_own(peer.node()).expect("own machines see everything");
+    peer.with_clearance(clearance)
+}
+
 impl World {
     fn new(nodes: usize) -> World {
         World::with(nodes, ServeRules::default())
@@ -138,7 +157,7 @@ impl World {
     }
 
     fn peer(&self, at: usize) -> Peer {
-        Peer::new(&self.desk.network, self.nodes[at].0.node())
+        cleared(Peer::new(&self.desk.network, self.nodes[at].0.node()))
     }
 
     /// All nodes, and the desk's own machine behind them.

@@ -98,7 +98,7 @@ fn a_stranger_opens_nothing() {
     let world = World::new(1);
     let stranger = Machine::new("stranger");
     stranger.knows(&world.nodes[0].0);
-    let peer = Peer::new(&stranger.network, world.nodes[0].0.node());
+    let peer = cleared(Peer::new(&stranger.network, world.nodes[0].0.node()));
     let began = Instant::now();
     let said = refusal(&peer, &spec());
     assert!(said.contains("was lost"), "{said}");

@@ -9,9 +9,10 @@
     reason = "a program that tells what it measured"
 )]
 
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heph_engine::model::{LoadOptions, Model};
@@ -26,21 +27,28 @@ use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{
     Answer, AnswerOptions, Desk, GuessSource, Message, Pace, Plain, Prompt, Speculation,
 };
+use heph_runtime::discretion::between_own;
 use heph_runtime::draft::ModelDrafter;
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::network::{Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::peer::Peer;
-use heph_runtime::seat::Host;
+use heph_runtime::seat::{Bell, Host, Seat, SeatError};
 use heph_runtime::serve::{ServeRules, serve};
+use heph_runtime::settings::Keys;
 use heph_runtime::store::{Found, ModelFiles};
-use heph_types::{ModelHash, NodeId, SamplingOptions, TokenId, WireCodec};
+use heph_types::{
+    ModelHash, NodeId, Order, Reply, SamplingOptions, SessionId, StageSpec, TokenId, WireCodec,
+};
 
 /// How to call it.
 const USAGE: &str =
     "span serve MODEL HOME ADDRESS             lends the model at this socket until standard input ends
-span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead guess, each with :TOKENS
+span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead guess, each with :TOKENS; prefill and
+                                          serial with :TOKENS:PIECE, the tokens that travel together
 span measure MODEL HOME TICKET,TICKET direct:TOKENS
+span echo ADDRESS                         sends datagrams back until it is killed
+span ping ADDRESS TIMES BYTES             what the way itself takes there and back
 
 MODEL is a GGUF file, story or draft. Prints the ticket, or one JSON object for each job.";
 
@@ -62,6 +70,8 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["serve", model, home, address] => lend(model, home, address),
         ["measure", model, home, ticket, ref jobs @ ..] => measure(model, home, ticket, jobs),
+        ["echo", address] => echo(address),
+        ["ping", address, times, bytes] => ping(address, times, bytes),
         _ => Err(USAGE.into()),
     };
     match done {
@@ -100,6 +110,7 @@ fn network(home: &str, address: &str) -> Done<Network> {
     };
     Ok(Network::start(NetworkOptions {
         home: PathBuf::from(home),
+        keys: Some(Keys::File),
         name: "span".to_owned(),
         endpoint,
     })?)
@@ -117,6 +128,39 @@ fn lend(model: &str, home: &str, address: &str) -> Done {
     Ok(())
 }
 
+/// Longest datagram of a ping.
+const PING_MAX: usize = 1200;
+
+fn echo(address: &str) -> Done {
+    let socket = UdpSocket::bind(address)?;
+    let mut bytes = [0; PING_MAX];
+    println!("{}", socket.local_addr()?);
+    loop {
+        let (count, from) = socket.recv_from(&mut bytes)?;
+        socket.send_to(&bytes[..count], from)?;
+    }
+}
+
+/// One datagram at a time, each side waiting for it: what any program pays for the way.
+fn ping(address: &str, times: &str, bytes: &str) -> Done {
+    let (times, bytes): (usize, usize) = (times.parse()?, bytes.parse()?);
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(DEADLINE))?;
+    let mut heard = [0; PING_MAX];
+    let mut took = Vec::with_capacity(times);
+    for _ in 0..times {
+        let began = Instant::now();
+        socket.send(&heard[..bytes.min(PING_MAX)])?;
+        socket.recv(&mut heard)?;
+        took.push(began.elapsed().as_secs_f64());
+    }
+    took.sort_by(f64::total_cmp);
+    let middle = took.get(times / 2).copied().ok_or(USAGE)?;
+    told("ping", times, &[("middle_us", middle * 1e6)]);
+    Ok(())
+}
+
 /// Both ends of what is measured.
 struct Ends {
     here: Arc<Node>,
@@ -131,7 +175,7 @@ fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
     let network = network(home, "0.0.0.0:0")?;
     let met = ticket.split(',').map(|ticket| {
         let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
-        Ok(Peer::new(&network, known.node))
+        Ok(Peer::new(&network, known.node).with_clearance(between_own(known.node)?))
     });
     let mut met = met.collect::<Done<Vec<Peer>>>()?.into_iter();
     let line_model = LineModel::of(HASH, &lent.model);
@@ -143,47 +187,75 @@ fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
         model: line_model,
     };
     let measured = jobs.iter().try_for_each(|job| {
-        let (name, tokens) = job.split_once(':').ok_or(USAGE)?;
-        run(&ends, name, tokens.parse()?)
+        let (name, numbers) = job.split_once(':').ok_or(USAGE)?;
+        let (tokens, piece) = match numbers.split_once(':') {
+            Some((tokens, piece)) => (tokens, piece.parse()?),
+            None => (numbers, LineLimits::default().chunk),
+        };
+        run(&ends, name, tokens.parse()?, piece)
     });
     network.close(DEADLINE);
     measured
 }
 
-fn run(ends: &Ends, job: &str, tokens: usize) -> Done {
+fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
     let (one, two) = (ends.whole(), ends.halves());
     match job {
         "decode" => {
-            // In turns, so that a slower moment meets both.
+            // In turns, so that a slower moment meets all.
             for _ in 0..3 {
-                let (alone, split) = (
-                    decode(&mut ends.line(&one, EXACT)?, tokens)?,
-                    decode(&mut ends.line(&two, EXACT)?, tokens)?,
-                );
+                let alone = decode(&mut ends.line(&one, EXACT)?, tokens)?;
+                let (_, half_alone) = ends.decode_watched(&ends.halves_here(), tokens)?;
+                let (split, half) = ends.decode_watched(&two, tokens)?;
                 told(
                     job,
                     tokens,
-                    &[("one_s", alone), ("two_s", split), ("rtt_s", ends.round_trip())],
+                    &[
+                        ("one_s", alone),
+                        ("two_s", split),
+                        ("half_alone_s", half_alone),
+                        ("half_s", half),
+                        ("rtt_s", ends.round_trip()),
+                    ],
                 );
             }
         }
-        "prefill" | "serial" => {
-            let pace = if job == "serial" {
-                Pieces::OneByOne
-            } else {
-                Pieces::AllAtOnce
-            };
-            let reference = match job {
-                "serial" => prefill(&mut ends.line(&two, EXACT)?, tokens, Pieces::AllAtOnce)?,
-                _ => prefill(&mut ends.line(&one, EXACT)?, tokens, Pieces::AllAtOnce)?,
-            };
-            let two = prefill(&mut ends.line(&two, EXACT)?, tokens, pace)?;
-            let name = if job == "serial" { "pipelined_s" } else { "one_s" };
-            let own = if job == "serial" { "serial_s" } else { "two_s" };
+        "prefill" => {
+            let (alone, beside, split) = (
+                prefill(&mut ends.cut(&one, EXACT, piece)?, tokens, Pieces::AllAtOnce)?,
+                ends.beside_each_other(tokens, piece)?,
+                prefill(&mut ends.cut(&two, EXACT, piece)?, tokens, Pieces::AllAtOnce)?,
+            );
             told(
                 job,
                 tokens,
-                &[(name, reference), (own, two), ("rtt_s", ends.round_trip())],
+                &[
+                    ("piece", piece as f64),
+                    ("one_s", alone),
+                    ("beside_s", beside),
+                    ("two_s", split),
+                    ("rtt_s", ends.round_trip()),
+                ],
+            );
+        }
+        "serial" => {
+            let (pipelined, serial) = (
+                prefill(&mut ends.cut(&two, EXACT, piece)?, tokens, Pieces::AllAtOnce)?,
+                prefill(
+                    &mut ends.cut(&two, EXACT, piece)?,
+                    tokens,
+                    Pieces::OneByOne(piece),
+                )?,
+            );
+            told(
+                job,
+                tokens,
+                &[
+                    ("piece", piece as f64),
+                    ("pipelined_s", pipelined),
+                    ("serial_s", serial),
+                    ("rtt_s", ends.round_trip()),
+                ],
             );
         }
         "bytes" => {
@@ -306,10 +378,25 @@ const HALF: Codecs = Codecs {
 
 impl Ends {
     fn line(&self, stages: &[(NodeId, usize, usize)], codecs: Codecs) -> Done<Line> {
-        let here = [Arc::clone(&self.here) as Arc<dyn Host>];
+        self.cut(stages, codecs, LineLimits::default().chunk)
+    }
+
+    /// A line whose prompts travel in pieces of so many tokens.
+    fn cut(&self, stages: &[(NodeId, usize, usize)], codecs: Codecs, piece: usize) -> Done<Line> {
+        self.over(Arc::clone(&self.here) as Arc<dyn Host>, stages, codecs, piece)
+    }
+
+    /// The same with this machine as this host.
+    fn over(
+        &self,
+        here: Arc<dyn Host>,
+        stages: &[(NodeId, usize, usize)],
+        codecs: Codecs,
+        piece: usize,
+    ) -> Done<Line> {
         let others = [Some(&self.there), self.beyond.as_ref()].into_iter().flatten();
         let others = others.map(|peer| Arc::new(peer.with_codecs(codecs)) as Arc<dyn Host>);
-        let hosts: Vec<Arc<dyn Host>> = here.into_iter().chain(others).collect();
+        let hosts: Vec<Arc<dyn Host>> = std::iter::once(here).chain(others).collect();
         let placed = |&(node, start, end): &(NodeId, usize, usize)| Placement {
             node,
             layers: self.model.range(start, end),
@@ -319,6 +406,7 @@ impl Ends {
             // Nobody is lost here, and one core may take long over a piece.
             patience: Duration::from_secs(60),
             patience_least: Duration::from_secs(60),
+            chunk: piece,
             ..LineLimits::default()
         };
         let mut line = Line::new(self.model, hosts, &stages, limits)?;
@@ -353,6 +441,35 @@ impl Ends {
         vec![(self.here.id(), 0, half), (self.there.node(), half, layers)]
     }
 
+    /// Seconds for a prompt when each of the two hosts takes one through all of the model at the same time, the slower of the
+    /// two: cores of one machine share what two machines do not.
+    fn beside_each_other(&self, tokens: usize, piece: usize) -> Done<f64> {
+        let mut here = self.cut(&self.whole(), EXACT, piece)?;
+        let mut there = self.cut(&[(self.there.node(), 0, self.model.layers)], EXACT, piece)?;
+        std::thread::scope(|scope| {
+            let other = scope
+                .spawn(|| prefill(&mut there, tokens, Pieces::AllAtOnce).map_err(|error| error.to_string()));
+            let own = prefill(&mut here, tokens, Pieces::AllAtOnce);
+            let other = other.join().map_err(|_| "the other host failed")??;
+            Ok(own?.max(other))
+        })
+    }
+
+    /// Seconds for so many tokens over these stages, and those of them in which the first one computed here: a core that
+    /// waits for another one between two tokens is slower than one that never sleeps.
+    fn decode_watched(&self, stages: &[(NodeId, usize, usize)], tokens: usize) -> Done<(f64, f64)> {
+        let here = Arc::new(Watched {
+            node: Arc::clone(&self.here),
+            worked: Arc::default(),
+        });
+        let worked = Arc::clone(&here.worked);
+        let mut line = self.over(here, stages, EXACT, LineLimits::default().chunk)?;
+        let took = decode(&mut line, tokens)?;
+        let worked = worked.lock().map_err(|_| "the stage failed")?;
+        let last = &worked[worked.len().saturating_sub(tokens)..];
+        Ok((took, last.iter().sum::<Duration>().as_secs_f64()))
+    }
+
     fn halves_here(&self) -> Vec<(NodeId, usize, usize)> {
         let (layers, half) = (self.model.layers, self.half());
         vec![(self.here.id(), 0, half), (self.here.id(), half, layers)]
@@ -383,12 +500,58 @@ impl Ends {
     }
 }
 
+/// This machine, whose first stage tells how long it works over each piece.
+struct Watched {
+    node: Arc<Node>,
+    worked: Arc<Mutex<Vec<Duration>>>,
+}
+
+struct WatchedSeat {
+    seat: Box<dyn Seat>,
+    worked: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Host for Watched {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        let (seat, worked) = (self.node.open(session, spec, bell)?, Arc::clone(&self.worked));
+        Ok(match spec.layers.start() {
+            0 => Box::new(WatchedSeat { seat, worked }),
+            _ => seat,
+        })
+    }
+}
+
+impl Seat for WatchedSeat {
+    fn node(&self) -> NodeId {
+        self.seat.node()
+    }
+
+    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        self.seat.submit(order)
+    }
+
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+        let began = Instant::now();
+        let reply = self.seat.poll()?;
+        if reply.is_some()
+            && let Ok(mut worked) = self.worked.lock()
+        {
+            worked.push(began.elapsed());
+        }
+        Ok(reply)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pieces {
     /// Each follows the last without waiting.
     AllAtOnce,
-    /// Each waits until the last has come through.
-    OneByOne,
+    /// Each, of so many tokens, waits until the last has come through.
+    OneByOne(usize),
 }
 
 /// Seconds until the token after a prompt of so many.
@@ -403,7 +566,7 @@ fn prefill(line: &mut Line, tokens: usize, pieces: Pieces) -> Done<f64> {
     let began = Instant::now();
     let step = match pieces {
         Pieces::AllAtOnce => tokens - 1,
-        Pieces::OneByOne => LineLimits::default().chunk,
+        Pieces::OneByOne(piece) => piece,
     };
     for from in (1..tokens).step_by(step.max(1)) {
         let to = tokens.min(from + step);

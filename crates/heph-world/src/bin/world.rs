@@ -16,7 +16,7 @@ use heph_world::storm::{Plant, storm};
 /// How to call it.
 const USAGE: &str =
     "world storm [KILLS] [SEED]      answers whose nodes die, stall, lie and come back; 5000 from seed 0
-world slow [SEEDS]              a node becomes five times slower in mid-answer, and the planner moves on; 40
+world slow [SEEDS] [SEED]       a node becomes five times slower in mid-answer, and the planner moves on; 40 from seed 0
 world fleet [NODES] [REQUESTS]  plans and queues over very many machines; 10000 and 1000";
 
 /// How long the pace may take to come back.
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let code = match what {
         "storm" => run_storm(number(0, 5000), number(1, 0)),
-        "slow" => run_slow(number(0, 40)),
+        "slow" => run_slow(number(0, 40), number(1, 0)),
         "fleet" => run_fleet(number(0, 10_000), number(1, 1000)),
         _ => {
             eprintln!("{USAGE}");
@@ -63,8 +63,8 @@ fn run_storm(kills: usize, seed: usize) -> ExitCode {
     }
 }
 
-fn run_slow(seeds: usize) -> ExitCode {
-    let told: Vec<(u64, Slowed)> = (0..seeds as u64)
+fn run_slow(seeds: usize, first: usize) -> ExitCode {
+    let told: Vec<(u64, Slowed)> = (first as u64..(first + seeds) as u64)
         .filter_map(|seed| Some((seed, slowed(seed)?)))
         .collect();
     let back = |slowed: &Slowed| slowed.back.unwrap_or(Duration::MAX);

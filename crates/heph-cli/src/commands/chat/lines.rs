@@ -30,6 +30,8 @@ pub(super) enum Said {
     Message(String),
     /// Ctrl-C on an empty line: not a word, not a goodbye.
     Nothing,
+    /// Bytes that are no text in UTF-8.
+    Garbled,
     /// The end: Ctrl-D, or the pipe is empty.
     Goodbye,
 }
@@ -88,6 +90,7 @@ impl Lines {
                 Ok(text) => Ok(Said::Message(joined(&text))),
                 Err(ReadlineError::Interrupted) => Ok(Said::Nothing),
                 Err(ReadlineError::Eof) => Ok(Said::Goodbye),
+                Err(ReadlineError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => Ok(Said::Garbled),
                 Err(ReadlineError::Io(e)) => Err(e),
                 Err(e) => Err(io::Error::other(e)),
             },
@@ -105,18 +108,20 @@ impl Lines {
 }
 
 fn next_of_pipe(input: &mut impl BufRead) -> io::Result<Said> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     loop {
-        let before = text.len();
-        if input.read_line(&mut text)? == 0 {
-            return Ok(if before == 0 {
-                Said::Goodbye
-            } else {
-                Said::Message(joined(&text))
-            });
+        let before = bytes.len();
+        let ended = input.read_until(b'\n', &mut bytes)? == 0;
+        if ended && before == 0 {
+            return Ok(Said::Goodbye);
         }
-        if is_whole(&text) || text.len() > MESSAGE_BYTES_MAX {
-            return Ok(Said::Message(joined(&text)));
+        // A message that goes on is judged when it is whole: its fences are letters in any text.
+        let text = String::from_utf8_lossy(&bytes);
+        if ended || is_whole(&text) || bytes.len() > MESSAGE_BYTES_MAX {
+            return Ok(match std::str::from_utf8(&bytes) {
+                Ok(text) => Said::Message(joined(text)),
+                Err(_) => Said::Garbled,
+            });
         }
     }
 }
@@ -177,6 +182,7 @@ mod tests {
     fn messages(mut input: &[u8]) -> Vec<String> {
         std::iter::from_fn(|| match next_of_pipe(&mut input).unwrap() {
             Said::Message(text) => Some(text),
+            Said::Garbled => Some("garbled".to_owned()),
             Said::Nothing | Said::Goodbye => None,
         })
         .collect()
@@ -198,6 +204,12 @@ mod tests {
             messages(b"\"\"\"\none\n\ntwo\n\"\"\"\nthree\n"),
             ["one\n\ntwo", "three"]
         );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_one_message_that_was_not_understood() {
+        assert_eq!(messages(b"one\n\xff\xfe\ntwo\n"), ["one", "garbled", "two"]);
+        assert_eq!(messages(b"\"\"\"\n\xff\nx\n\"\"\"\ntwo\n"), ["garbled", "two"]);
     }
 
     #[test]

@@ -11,9 +11,6 @@ use crate::failure::Failure;
 /// Tokens that an answer has room for at least; a longer conversation is not asked as it is.
 const ANSWER_TOKENS_LEAST: usize = 16;
 
-/// Of the context, the share that excerpts leave to the answer.
-const ANSWER_DIVISOR: usize = 4;
-
 /// Documents of a chat, with what was learned of them.
 pub(super) struct Memory {
     library: Library,
@@ -84,7 +81,7 @@ impl Memory {
         if self.documents().is_empty() && !too_long {
             return Ok(whole);
         }
-        let room = context.saturating_sub(answer_tokens_max.min(context / ANSWER_DIVISOR));
+        let room = about::room(context, answer_tokens_max);
         let with = |earlier: &[Message], text: &str| {
             let said = earlier.iter().cloned();
             said.chain([Message::new(&last.role, text)]).collect::<Vec<_>>()

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use heph_runtime::files::Existing;
+
 /// What a line that starts with a slash asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Slash {
@@ -9,8 +11,8 @@ pub(super) enum Slash {
     Help,
     /// Forget the conversation.
     Reset,
-    /// Write the conversation to a file.
-    Save(PathBuf),
+    /// Write the conversation to a file; what becomes of one that is there.
+    Save(PathBuf, Existing),
     /// Take the conversation from a file.
     Load(PathBuf),
     /// Show the documents, or add a file or a folder; `none` forgets them.
@@ -34,7 +36,7 @@ pub(super) const HELP: &str = "\
 /help                 this list
 /reset                forget the conversation
 /regenerate           answer the last message again, with another seed
-/save FILE            write the conversation to a file (JSON)
+/save FILE            write the conversation to a new file (JSON); /save! FILE replaces one that is there
 /load FILE            take the conversation from a file
 /documents [PATH]     show the documents, or add a file or a folder; /documents none forgets them
 /model [NAME]         show the model, or talk with another one
@@ -90,7 +92,8 @@ fn command(word: &str, rest: &str) -> Result<Slash, SlashError> {
         "/regenerate" => alone("/regenerate", Slash::Regenerate),
         "/stats" => alone("/stats", Slash::Stats),
         "/quit" | "/exit" | "/bye" => alone("/quit", Slash::Quit),
-        "/save" => file("/save").map(Slash::Save),
+        "/save" => file("/save").map(|path| Slash::Save(path, Existing::Stays)),
+        "/save!" => file("/save!").map(|path| Slash::Save(path, Existing::Replaced)),
         "/load" => file("/load").map(Slash::Load),
         "/documents" | "/document" => Ok(Slash::Documents(some().map(PathBuf::from))),
         "/model" => Ok(Slash::Model(some())),
@@ -124,7 +127,14 @@ mod tests {
     fn each_word_is_understood() {
         let cases = [
             ("/reset", Slash::Reset),
-            ("/save my chat.json", Slash::Save("my chat.json".into())),
+            (
+                "/save my chat.json",
+                Slash::Save("my chat.json".into(), Existing::Stays),
+            ),
+            (
+                "/save! my chat.json",
+                Slash::Save("my chat.json".into(), Existing::Replaced),
+            ),
             ("/load a.json", Slash::Load("a.json".into())),
             ("/documents", Slash::Documents(None)),
             ("/documents my notes", Slash::Documents(Some("my notes".into()))),

@@ -16,6 +16,7 @@ use heph_runtime::receipt::Receipt;
 use heph_runtime::route::Guessing;
 use heph_runtime::seat::Traffic;
 use heph_types::{NodeId, TokenId};
+use serde::Serialize;
 
 use super::nodes::NodeProcess;
 use crate::about::About;
@@ -44,9 +45,12 @@ const ROOM: f64 = 0.6;
 const EXCERPTS_ANSWER_TOKENS: usize = 60;
 
 /// One answer, for the table.
+#[derive(Debug, Serialize)]
 pub(super) struct Row {
+    #[serde(rename = "mode")]
     what: String,
     receipt: Receipt,
+    #[serde(rename = "identical")]
     same: bool,
     /// What the columns do not say.
     note: Option<String>,
@@ -132,9 +136,12 @@ fn about_document(asking: &Asking, about: &About, task: &Task<'_>) -> Result<Row
     let bytes = here.answer.text.len();
     let there = answer(asking, &way(Mode::Preprocess, sizes, bytes), &mut [], task.cancel)?;
     let note = format!(
-        "another question, about a document of {}: its {} excerpts were sent, {}, and answered here too",
+        "another question, about a document of {}: its {} sent, {}, and answered here too",
         terminal::bytes(about.whole.len() as u64),
-        about.chosen.upload.citations.len(),
+        match about.chosen.upload.citations.len() {
+            1 => "1 excerpt was".to_owned(),
+            count => format!("{count} excerpts were"),
+        },
         terminal::bytes(upload.len() as u64),
     );
     Ok(there.row(&here.answer.tokens, Some(note)))

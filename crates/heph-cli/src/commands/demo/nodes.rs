@@ -79,6 +79,8 @@ fn begin(name: &'static str, home: PathBuf) -> Result<Begun, Failure> {
         // It ends when this process does, whatever becomes of it: then nobody holds the other end of its input.
         .args(["--threads", "1", "--while-input-open"])
         .env("HEPH_HOME", home)
+        // A machine of a minute has no place in its owner's key store.
+        .env("HEPH_KEYS", "file")
         .env_remove("HEPH_MODELS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use heph_runtime::bundled;
-use heph_runtime::store::{Record, Store};
-use serde::Serialize;
+use heph_runtime::store::Store;
 
+use super::Line;
 use crate::failure::Failure;
 use crate::terminal;
 
@@ -17,20 +17,10 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// One line of the list.
-#[derive(Debug, Serialize)]
-struct Line {
-    name: String,
-    format: &'static str,
-    bytes: u64,
-    bundled: bool,
-    content: String,
-}
-
 /// Prints the list: what is part of the program first, then the store by name.
 pub(crate) fn run(arguments: &Arguments, store: &Store) -> Result<(), Failure> {
     let (good, damaged): (Vec<_>, Vec<_>) = store.list()?.into_iter().partition(Result::is_ok);
-    let stored = good.into_iter().flatten().map(of_record);
+    let stored = good.into_iter().flatten().map(Line::from);
     let lines: Vec<_> = bundled::ALL.iter().map(of_bundled).chain(stored).collect();
     if arguments.json {
         super::print_json(&lines)?;
@@ -50,16 +40,6 @@ fn of_bundled(model: &bundled::Bundled) -> Line {
         bytes: model.bytes.len() as u64,
         bundled: true,
         content: model.content(),
-    }
-}
-
-fn of_record(record: Record) -> Line {
-    Line {
-        bytes: record.bytes(),
-        name: record.name.to_string(),
-        format: record.format.name(),
-        bundled: false,
-        content: record.content,
     }
 }
 

@@ -1,7 +1,6 @@
 //! `heph models pull`.
 
-use std::io::{self, Write};
-
+use heph_runtime::egress::Journal;
 use heph_runtime::pull::{self, Hub, Patience, Repository, Request};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::{ModelName, Store, StoreError};
@@ -23,25 +22,27 @@ pub(crate) struct Arguments {
     /// A branch, tag or commit
     #[arg(long, default_value = "main")]
     revision: String,
-    /// The SHA-256 the file must have
-    #[arg(long, value_name = "HEX", requires = "file")]
+    /// The SHA-256 that the model's one file must have
+    #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
     /// The name it gets in the store [default: the file's or repository's]
     #[arg(long)]
     name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Downloads and prints the name.
 pub(crate) fn run(arguments: &Arguments, store: &Store, settings: &Settings) -> Result<(), Failure> {
     let request = request(arguments)?;
-    let hub = Hub::new(&settings.hub, settings.hub_token.as_deref(), Patience::default());
-    let bar = terminal::bytes_bar(&format!("downloading {}", request.name));
-    let cancel = terminal::cancel_on_ctrl_c()?;
+    let (token, journal) = (settings.hub_token.as_deref(), Journal::at(&settings.home));
+    let hub = Hub::new(&settings.hub, token, Patience::default(), journal);
+    let bar = terminal::bytes_bar(&format!("downloading {}", request.name)).at_once();
+    let cancel = terminal::cancel_on_any_signal()?;
     let record = pull::pull(&hub, store, &request, &cancel, &mut |p| terminal::show(&bar, p));
     bar.finish_and_clear();
-    let record = record?;
-    let (name, size, content) = (&record.name, terminal::bytes(record.bytes()), &record.content);
-    Ok(writeln!(io::stdout().lock(), "{name}  {size}  {content:.12}")?)
+    super::tell(record?, arguments.json)
 }
 
 fn request(arguments: &Arguments) -> Result<Request, Failure> {

@@ -2,30 +2,36 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use heph_gateway::{Course, Invitation, Machines, MetMachine, NodeLine, Privacy, Wish};
+use heph_engine::prefix::{Reach, Share};
+use heph_engine::worker::Worker;
+use heph_gateway::{Course, Invitation, Machines, MetMachine, NodeLine, Wish};
 use heph_net::picture;
 use heph_net::ticket::{Ticket, TicketError};
 use heph_net::trust::TrustBook;
 use heph_plan::Record;
-use heph_runtime::desk::{AnswerOptions, DeskError, Finish, Prompt};
+use heph_privacy::Replaced;
+use heph_runtime::cancel::Cancel;
+use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Prompt};
+use heph_runtime::discretion::{Discretion, destination, unsaid};
 use heph_runtime::network::Network;
-use heph_runtime::providers::own_alone;
+use heph_runtime::resting::{self, For, Resting, Rests};
+use heph_runtime::rules::Rules;
 use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
-use heph_runtime::settings::{self, Settings};
-use heph_types::{Leaves, NodeId, Policy, Role};
+use heph_runtime::settings::Settings;
+use heph_types::{Leaves, ModelHash, NodeId, Policy, Role, TokenId};
 
-use crate::asking::{Asking, PlaceArguments, Sizes};
-use crate::engine::EngineArguments;
-use crate::failure::Failure;
+use crate::asking::{Asking, Books, Bounds, Memory, PlaceArguments, Sizes};
+use crate::engine::{EngineArguments, LentModel};
+use crate::failure::{Exit, Failure};
 use crate::machine;
 
 /// What was heard of other machines is asked for anew after this.
 const FRESH: Duration = Duration::from_secs(20);
 
-/// Full contexts that the caches of layers here have room for; more answers share them.
+/// Full contexts that the caches of layers here have room for, besides those of desks that rest; more answers share them.
 const CONTEXTS: usize = 4;
 
 /// How long an invitation of the page works: as long as a person walks to another machine.
@@ -44,6 +50,7 @@ struct Acquaintance {
     model: String,
     engine: EngineArguments,
     settings: Settings,
+    rules: Arc<Rules>,
     last: Mutex<Option<(Instant, Arc<Asking>)>>,
     /// Held by whoever meets them, which takes seconds.
     meeting: Mutex<()>,
@@ -51,24 +58,26 @@ struct Acquaintance {
     looking: AtomicBool,
     /// The invitation that is open ends when this is let go of.
     inviting: Mutex<Option<Sender<()>>>,
+    /// The served model, once it is in memory.
+    lent: OnceLock<LentModel>,
+    /// Desks of conversations that may go on.
+    resting: Arc<Resting<Seat>>,
 }
 
 impl Met {
     pub(in crate::commands) fn new(model: &str, engine: EngineArguments, settings: &Settings) -> Self {
-        let met = Self(Arc::new(Acquaintance {
+        Self(Arc::new(Acquaintance {
             model: model.to_owned(),
             engine,
             settings: settings.clone(),
+            rules: Rules::new(settings, &[]),
             last: Mutex::default(),
             meeting: Mutex::default(),
             looking: AtomicBool::new(false),
             inviting: Mutex::default(),
-        }));
-        if met.any() {
-            // Whoever asks first need not wait until everybody was met.
-            met.0.look_again();
-        }
-        met
+            lent: OnceLock::new(),
+            resting: Arc::default(),
+        }))
     }
 }
 
@@ -77,9 +86,22 @@ impl Acquaintance {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// While this machine is cut off nobody is met, and the ways that there were are let go of.
+    fn not_cut_off(&self) -> Result<(), Failure> {
+        if !self.rules.is_cut() {
+            return Ok(());
+        }
+        *self.last() = None;
+        self.resting.clear();
+        *self.inviting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Err(Failure::new(Exit::No, "this machine is cut off")
+            .hint("end that first, on the page or in the window"))
+    }
+
     /// Who was met: as they were a moment ago where nobody asked since, and then asked anew for the next time. What
     /// becomes of them while they answer, a desk sees for itself.
     fn asking(self: &Arc<Self>) -> Result<Arc<Asking>, Failure> {
+        self.not_cut_off()?;
         let known = self.last().clone();
         match known {
             Some((when, asking)) => {
@@ -94,6 +116,7 @@ impl Acquaintance {
 
     /// Who is there now.
     fn met_now(&self) -> Result<Arc<Asking>, Failure> {
+        self.not_cut_off()?;
         let _meeting = self.meeting.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.last().clone();
         let again = match known {
@@ -103,16 +126,19 @@ impl Acquaintance {
         };
         let asking = match again {
             Some(asking) => asking,
-            None => Asking::open_for(
-                CONTEXTS,
-                &self.model,
-                &self.engine,
-                &PlaceArguments::usual(),
-                &self.settings,
-            )?,
+            None => {
+                let memory = Memory {
+                    contexts: CONTEXTS + resting::DESKS_MAX,
+                    lent: self.lent.get().cloned(),
+                };
+                let (place, settings) = (PlaceArguments::usual(), &self.settings);
+                Asking::open_for(&memory, &self.model, &self.engine, &place, settings)?
+            }
         };
         let asking = Arc::new(asking);
         *self.last() = Some((Instant::now(), Arc::clone(&asking)));
+        // It may have been cut off while the others were met.
+        self.not_cut_off()?;
         Ok(asking)
     }
 
@@ -130,17 +156,20 @@ impl Acquaintance {
             self.looking.store(false, Ordering::Release);
         }
     }
+}
 
-    fn policy(&self, privacy: Privacy) -> Policy {
-        let policy = settings::policy(self.settings.allow.iter().copied());
-        match privacy {
-            Privacy::Nothing => Policy {
-                may_see: Vec::new(),
-                ..policy
-            },
-            Privacy::Own => own_alone(policy),
-            Privacy::Policy => policy,
-        }
+/// A desk with what belongs to it.
+struct Seat {
+    asking: Arc<Asking>,
+    desk: Desk,
+    books: Books,
+    /// What ends its answer.
+    cancel: Cancel,
+}
+
+impl Rests for Seat {
+    fn held(&self) -> &[TokenId] {
+        self.desk.line().tokens()
     }
 }
 
@@ -148,7 +177,100 @@ impl Acquaintance {
 struct Planned {
     asking: Arc<Asking>,
     record: Record,
+    discretion: Discretion,
     sizes: Sizes,
+    resting: Arc<Resting<Seat>>,
+}
+
+impl Planned {
+    /// The best plan for the wish.
+    fn best(met: &Arc<Acquaintance>, wish: &Wish) -> Result<Planned, Failure> {
+        let asking = met.asking()?;
+        let sizes = Sizes {
+            whole: wish.prompt_tokens,
+            excerpts: wish.excerpts_tokens,
+        };
+        let stays = Policy {
+            exact_only: !wish.any_bits,
+            ..Policy::closed()
+        };
+        let discretion = wish.discretion.clone();
+        let bounds = Bounds {
+            discretion: &discretion,
+            stays: &stays,
+            credits_max: wish.price_max.map(|credits| credits as f64),
+        };
+        let record = asking.best(
+            &asking.pool().cluster(),
+            &bounds,
+            wish.mode,
+            sizes,
+            wish.answer_tokens_max,
+        )?;
+        Ok(Planned {
+            asking,
+            record,
+            discretion,
+            sizes,
+            resting: Arc::clone(&met.resting),
+        })
+    }
+
+    /// Whom its desk may rest for; nobody where nothing of the answer may be kept, or words in it stand for others.
+    fn whom(&self, share: Share) -> Option<For> {
+        if share.reach == Reach::Nowhere {
+            return None;
+        }
+        let plan = &self.record.decision.plan;
+        let discretion = self.discretion.clone().in_mode(plan.mode.name());
+        let others = self.asking.pool().others().iter();
+        Some(For {
+            owner: share.owner,
+            standing: discretion.costing(plan.expected.credits).standing()?,
+            plan: plan.clone(),
+            policy: self.record.request.policy.clone(),
+            machines: others
+                .map(|machine| (machine.profile.node, destination(&machine.profile)))
+                .collect(),
+            about: self.sizes.excerpts.is_some(),
+        })
+    }
+
+    /// A desk that nobody has asked yet.
+    fn seat(&self, cancel: Cancel) -> Result<Seat, ServiceError> {
+        let seated = self
+            .asking
+            .desk_for_one(&self.record, &self.discretion, self.sizes, &cancel);
+        let (desk, books) = seated.map_err(|failure| elsewhere(failure.sentence(), Fate::Unavailable))?;
+        Ok(Seat {
+            asking: Arc::clone(&self.asking),
+            desk,
+            books,
+            cancel,
+        })
+    }
+
+    /// Has `seat` answer. What came of it, and when its first word did.
+    fn ask(
+        &self,
+        seat: &mut Seat,
+        job: &Job,
+        speaker: &Speaker,
+    ) -> (Result<Answer, DeskError>, Option<Instant>) {
+        let options = AnswerOptions {
+            sampling: job.sampling.clone(),
+            max_tokens: Some(job.max_tokens),
+            stops: job.stops.clone(),
+        };
+        let mut first = None;
+        let answer = seat
+            .desk
+            .answer(Prompt::Tokens(&job.prompt), &options, &mut |text| {
+                first.get_or_insert_with(Instant::now);
+                speaker.say(text);
+            });
+        (answer, first)
+    }
 }
 
 impl Course for Planned {
@@ -156,26 +278,58 @@ impl Course for Planned {
         &self.record
     }
 
+    fn discretion(&self) -> &Discretion {
+        &self.discretion
+    }
+
+    fn wants_replaced(&self) -> bool {
+        self.asking.wants_replaced(&self.record, &self.discretion)
+    }
+
+    fn with_replaced(&self, replaced: Replaced) -> Arc<dyn Course> {
+        Arc::new(Planned {
+            asking: Arc::clone(&self.asking),
+            record: self.record.clone(),
+            discretion: self.discretion.clone().with_replaced(replaced),
+            sizes: self.sizes,
+            resting: Arc::clone(&self.resting),
+        })
+    }
+
     fn answer(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError> {
-        let cancel = match job.deadline {
-            Some(deadline) => speaker.cancel().until(deadline),
-            None => speaker.cancel().clone(),
+        let whom = self.whom(job.share);
+        let rested = whom
+            .as_ref()
+            .and_then(|whom| self.resting.take(whom, &job.prompt));
+        let begin = |cancel: &Cancel| {
+            cancel.lower();
+            cancel.due(job.deadline);
+            speaker.cancelled_by(cancel);
         };
-        let seated = self.asking.desk_for_one(&self.record, self.sizes, &cancel);
-        let (mut desk, mut books) =
-            seated.map_err(|failure| elsewhere(failure.sentence(), Fate::Unavailable))?;
-        let options = AnswerOptions {
-            sampling: job.sampling.clone(),
-            max_tokens: Some(job.max_tokens),
-            stops: job.stops.clone(),
+        let anew = || {
+            let cancel = Cancel::new();
+            begin(&cancel);
+            self.seat(cancel)
         };
-        let mut first = None;
-        let answer = desk
-            .answer(Prompt::Tokens(&job.prompt), &options, &mut |text| {
-                first.get_or_insert_with(Instant::now);
-                speaker.say(text);
-            })
-            .map_err(failed)?;
+        let has_rested = rested.is_some();
+        let mut seat = match rested {
+            Some(seat) => {
+                begin(&seat.cancel);
+                seat
+            }
+            None => anew()?,
+        };
+        let (mut answer, mut first) = self.ask(&mut seat, job, speaker);
+        if answer.is_err() && first.is_none() && (self.resting.clear() || has_rested) {
+            // What its machines held of it may be gone, or others that rest are in its way: another desk begins with nothing.
+            let failed = seat.books;
+            // Until it is gone it counts what goes out.
+            drop(seat.desk);
+            seat = anew()?;
+            seat.books.go_on_from(&failed);
+            (answer, first) = self.ask(&mut seat, job, speaker);
+        }
+        let answer = answer.map_err(failed)?;
         let ending = match (answer.finish, &answer.stopped_by) {
             (Finish::Stop, Some(stop)) => Ending::StopText(stop.clone()),
             (Finish::Stop, None) => Ending::Stop,
@@ -184,11 +338,23 @@ impl Course for Planned {
             (Finish::Cancelled, _) => Ending::Deadline,
         };
         let now = Instant::now();
-        let receipt = books.settle(&self.asking, &self.record.decision.plan, &answer);
+        let mut receipt = seat
+            .books
+            .settle(&seat.asking, &self.record.decision.plan, &answer);
+        receipt.vouched = seat.desk.vouched();
+        // Where a machine was lost the line is no longer the plan's that another question is asked by.
+        let rests = answer.finish != Finish::Cancelled && answer.moves.is_empty();
+        // As it stands now: what was asked may have become more private meanwhile, and the rules stricter.
+        if let Some(whom) = self
+            .whom(job.share)
+            .filter(|_| rests && !self.asking.rules().is_cut())
+        {
+            self.resting.rest(whom, seat);
+        }
         Ok(Outcome {
             ending,
             prompt_tokens: answer.prompt.len(),
-            cached_tokens: 0,
+            cached_tokens: answer.cached_tokens,
             answer_tokens: answer.tokens.len(),
             first_token: first.unwrap_or(now) - speaker.began(),
             total: now - speaker.began(),
@@ -209,7 +375,7 @@ fn failed(error: DeskError) -> ServiceError {
         | DeskError::TooLong { .. }
         | DeskError::Sampling(_) => Fate::Refused,
         DeskError::Memory(_) | DeskError::Line(_) => Fate::Unavailable,
-        DeskError::Forward(_) => Fate::Broken,
+        DeskError::Forward(_) | DeskError::Wordless => Fate::Broken,
     };
     elsewhere(error.to_string(), fate)
 }
@@ -225,28 +391,29 @@ impl Machines for Met {
         TrustBook::open(&self.0.settings.home).is_ok_and(|book| !book.peers().is_empty())
     }
 
+    fn lend(&self, hash: ModelHash, worker: &Worker) {
+        // One model is served as long as the process lives.
+        let contexts = CONTEXTS + resting::DESKS_MAX;
+        let _ = self.0.lent.set(LentModel::new(hash, worker, contexts));
+        if self.any() {
+            // Whoever asks first need not wait until everybody was met.
+            self.0.look_again();
+        }
+    }
+
     fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String> {
-        let plan = || -> Result<Arc<dyn Course>, Failure> {
-            let asking = self.0.asking()?;
-            let sizes = Sizes {
-                whole: wish.prompt_tokens,
-                excerpts: wish.excerpts_tokens,
-            };
-            let policy = Policy {
-                exact_only: !wish.any_bits,
-                ..self.0.policy(wish.privacy)
-            };
-            let record = asking.plan_under(policy, wish.mode, sizes, wish.answer_tokens_max)?;
-            Ok(Arc::new(Planned {
-                asking,
-                record,
-                sizes,
-            }))
-        };
-        plan().map_err(|failure| failure.sentence())
+        let plan = || Planned::best(&self.0, wish);
+        let planned = plan().map_err(|failure| failure.sentence())?;
+        Ok(Arc::new(planned))
+    }
+
+    fn part(&self) {
+        // Whoever is not answering just now is let go of here; answers under way end by their own look at the rules.
+        let _ = self.0.not_cut_off();
     }
 
     fn invite(&self) -> Result<Invitation, String> {
+        self.0.not_cut_off().map_err(|failure| failure.sentence())?;
         let mut inviting = self.0.inviting.lock().unwrap_or_else(PoisonError::into_inner);
         *inviting = None;
         let network = Network::start(machine::asking(&self.0.settings)).map_err(|error| error.to_string())?;
@@ -267,8 +434,10 @@ impl Machines for Met {
     }
 
     fn join(&self, ticket: &str) -> Result<MetMachine, String> {
+        self.0.not_cut_off().map_err(|failure| failure.sentence())?;
         let ticket: Ticket = ticket.parse().map_err(|error: TicketError| error.to_string())?;
         // The connections of the planner end first: two of one identity would be in each other's way.
+        self.0.resting.clear();
         *self.0.last() = None;
         let network = Network::start(machine::asking(&self.0.settings)).map_err(|error| error.to_string())?;
         let met = network.block_on(network.join(&ticket, JOIN_WITHIN));
@@ -283,7 +452,7 @@ impl Machines for Met {
 
     fn nodes(&self) -> Result<Vec<NodeLine>, String> {
         let asking = self.0.met_now().map_err(|failure| failure.sentence())?;
-        let policy = self.0.policy(Privacy::Policy);
+        let discretion = Discretion::new(asking.rules(), unsaid());
         let there = asking.pool().others().iter().map(|machine| {
             let profile = &machine.profile;
             let holds = profile.holds.iter().any(|held| held.model == asking.hash());
@@ -298,7 +467,7 @@ impl Machines for Met {
                 queue_s: Some(profile.queue.as_secs_f64()),
                 memory_bytes: Some(profile.memory),
                 models: holds.then(|| self.0.model.clone()).into_iter().collect(),
-                sees: policy.seen_by(profile.node, profile.role),
+                sees: discretion.sees(&destination(profile), profile.role),
             }
         });
         let away = asking.away().iter().map(|(name, why)| NodeLine {

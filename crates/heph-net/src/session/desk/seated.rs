@@ -29,6 +29,8 @@ pub(super) struct Seated {
     pub(super) forgot: usize,
     /// A cache on its way from the node or to it: nothing else is meanwhile.
     pub(super) moving: Option<Moving>,
+    /// Whether the node is to sign what it computed, once nothing is under way.
+    pub(super) vouches: bool,
     /// Its hops: whether it was asked to expect rows of another node, and how far handing its own on has come.
     pub(super) expects: bool,
     pub(super) hands: Hands,
@@ -58,6 +60,8 @@ pub(super) enum Moving {
     Take { first: Position, to: Position },
     /// The node was given positions, and holds so many afterwards.
     Put { end: usize },
+    /// The node was asked to sign what it computed.
+    Vouch,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +108,7 @@ impl Seated {
             ready: None,
             forgot: 0,
             moving: None,
+            vouches: false,
             expects: false,
             hands: Hands::Never,
             handed_bytes: 0,

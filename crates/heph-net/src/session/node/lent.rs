@@ -55,6 +55,8 @@ pub(super) enum Moving {
     Take { first: Position, to: Position },
     /// The desk gave positions; the stage holds so many afterwards.
     Put { end: usize },
+    /// The desk asked what was computed.
+    Vouch,
 }
 
 #[derive(Debug)]
@@ -140,7 +142,13 @@ impl Lent {
         Ok(())
     }
 
-    /// Whether this answers what was asked about a cache.
+    pub(super) fn vouch(&mut self) -> Result<(), &'static str> {
+        self.may_move()?;
+        self.moving = Some(Moving::Vouch);
+        Ok(())
+    }
+
+    /// Whether this answers what was asked about a cache, or about what was computed.
     pub(super) fn moved(&mut self, frame: &Frame) -> bool {
         let fits = match (frame, self.moving) {
             (Frame::Cache { part, .. }, Some(Moving::Take { first, to })) => {
@@ -150,6 +158,9 @@ impl Lent {
             (Frame::CacheHeld { held, .. }, Some(Moving::Put { end })) => {
                 self.end = end;
                 held.index() == end
+            }
+            (Frame::Vouched(vouched), Some(Moving::Vouch)) => {
+                vouched.first <= vouched.to && vouched.to.index() <= self.end
             }
             _ => false,
         };

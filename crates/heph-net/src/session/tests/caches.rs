@@ -3,7 +3,7 @@
 use heph_types::{CachePart, Forward, Position, StageInput};
 
 use super::*;
-use crate::wire::{CACHES_SINCE, Capabilities, Hello};
+use crate::wire::{CACHES_SINCE, Capabilities, Hello, VouchedFrame};
 
 fn prompt(first: u32, tokens: u32) -> Order {
     Order::Forward(Forward {
@@ -59,7 +59,7 @@ fn a_cache_is_asked_for_and_given() {
     world.run(STEP);
     assert!(world.told.contains(&DeskEvent::Cache(LINE, part(0, 6))));
     // What is given follows what is held, and orders follow that.
-    world.ask(DeskCommand::PutCache(LINE, part(10, 5)));
+    world.ask(DeskCommand::PutCache(LINE, cleared(part(10, 5))));
     world.run(STEP);
     assert!(world.noted.contains(&NodeEvent::PutCache(LINE, part(10, 5))));
     let held = NodeCommand::CacheHeld(LINE, Position(15));
@@ -70,23 +70,88 @@ fn a_cache_is_asked_for_and_given() {
     assert_eq!(world.over(), (None, None));
 }
 
+fn vouched(first: u32, to: u32) -> VouchedFrame {
+    VouchedFrame {
+        line: LINE,
+        first: Position(first),
+        to: Position(to),
+        signature: [7; 64],
+    }
+}
+
+#[test]
+fn a_node_signs_what_it_holds_and_only_where_it_was_asked() {
+    let mut world = world();
+    world.ask(DeskCommand::Vouch(LINE));
+    world.run(STEP);
+    assert!(world.noted.contains(&NodeEvent::Vouch(LINE)));
+    let said = NodeCommand::Vouched(vouched(2, 10));
+    world.node.command(world.now, said).unwrap();
+    world.carry();
+    world.run(STEP);
+    assert!(world.told.contains(&DeskEvent::Vouched(vouched(2, 10))));
+    // Orders go on behind it.
+    world.order(prompt(10, 2));
+    world.run(STEP);
+    assert_eq!(world.over(), (None, None));
+    for (asked, said) in [
+        (false, vouched(0, 10)),
+        (true, vouched(0, 11)),
+        (true, vouched(5, 4)),
+    ] {
+        let mut world = self::world();
+        if asked {
+            world.ask(DeskCommand::Vouch(LINE));
+            world.run(STEP);
+        }
+        // The node's own end does not say it: it ends the conversation, or hands the mistake back.
+        let handed_back = world.node.command(world.now, NodeCommand::Vouched(said)).is_err();
+        world.carry();
+        assert!(handed_back || world.over() != (None, None));
+    }
+}
+
+#[test]
+fn a_desk_believes_no_signature_for_more_than_it_asked() {
+    for (asked, said) in [
+        (false, vouched(0, 10)),
+        (true, vouched(0, 11)),
+        (true, vouched(5, 4)),
+    ] {
+        let mut world = world();
+        if asked {
+            world.ask(DeskCommand::Vouch(LINE));
+            world.run(STEP);
+        }
+        let frame = Frame::Vouched(said.clone());
+        world.desk.receive(world.now, &encoded(&[frame])).unwrap();
+        world.carry();
+        let over = world.over().0;
+        assert!(
+            matches!(over, Some(SessionError::Unexpected { .. })),
+            "{said:?}: {over:?}"
+        );
+    }
+}
+
 #[test]
 fn a_node_gives_only_what_it_holds_and_takes_only_what_follows() {
     let cases = [
         take(0, 11),
         take(5, 5),
-        DeskCommand::PutCache(LINE, part(9, 2)),
-        DeskCommand::PutCache(LINE, part(11, 2)),
-        DeskCommand::PutCache(LINE, part(10, 0)),
-        DeskCommand::PutCache(LINE, part(10, 191)),
-        DeskCommand::PutCache(LINE, part(10, u32::MAX)),
+        DeskCommand::PutCache(LINE, cleared(part(9, 2))),
+        DeskCommand::PutCache(LINE, cleared(part(11, 2))),
+        DeskCommand::PutCache(LINE, cleared(part(10, 0))),
+        DeskCommand::PutCache(LINE, cleared(part(10, 191))),
+        DeskCommand::PutCache(LINE, cleared(part(10, u32::MAX))),
     ];
     for command in cases {
         let mut world = world();
-        world.ask(command.clone());
+        let told = format!("{command:?}");
+        world.ask(command);
         world.run(STEP);
         let broken = matches!(world.over().1, Some(SessionError::Unexpected { .. }));
-        assert!(broken, "{command:?}: {:?}", world.over());
+        assert!(broken, "{told}: {:?}", world.over());
     }
 }
 
@@ -160,7 +225,7 @@ fn a_node_of_an_older_version_is_not_asked() {
     };
     desk.command(Duration::ZERO, open(whole())).unwrap();
     desk.receive(Duration::ZERO, &encoded(&[hello, opened])).unwrap();
-    desk.command(Duration::ZERO, DeskCommand::PutCache(LINE, part(0, 5)))
+    desk.command(Duration::ZERO, DeskCommand::PutCache(LINE, cleared(part(0, 5))))
         .unwrap();
     let told: Vec<_> = std::iter::from_fn(|| desk.event()).collect();
     assert!(told.contains(&DeskEvent::CacheStays(LINE)), "{told:?}");

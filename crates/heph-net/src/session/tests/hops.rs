@@ -211,7 +211,7 @@ fn a_node_tells_what_it_hands_on_only_where_it_was_asked_to() {
         ticket: TICKET,
         address: NodeAddress::default(),
     };
-    world.ask(DeskCommand::Join(join.clone()));
+    world.ask(DeskCommand::Join(cleared(join.clone())));
     world.run(STEP);
     assert!(world.noted.contains(&NodeEvent::Join(join)));
     let round_trip = Duration::from_millis(7);

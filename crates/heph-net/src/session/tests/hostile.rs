@@ -167,7 +167,7 @@ fn desk_hears(spec: StageSpec, orders: Vec<Order>, said: &[Frame]) -> Option<Ses
     desk.receive(Duration::ZERO, &encoded(&[hello(), opened]))
         .unwrap();
     for order in orders {
-        desk.command(Duration::ZERO, DeskCommand::Order(LINE, order))
+        desk.command(Duration::ZERO, DeskCommand::Order(LINE, cleared(order)))
             .unwrap();
     }
     desk.receive(Duration::ZERO, &encoded(said)).unwrap();
@@ -359,7 +359,7 @@ proptest! {
             desk.receive(Duration::ZERO, piece).unwrap();
             if at == 1 {
                 for order in [ask(0, 40, 1), ask(40, 8, 8), ask(44, 8, 8)] {
-                    desk.command(Duration::ZERO, DeskCommand::Order(LINE, order)).unwrap();
+                    desk.command(Duration::ZERO, DeskCommand::Order(LINE, cleared(order))).unwrap();
                 }
             }
             while desk.event().is_some() {}

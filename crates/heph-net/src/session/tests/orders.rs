@@ -495,7 +495,10 @@ fn several_sessions_share_a_stream() {
     let mut world = World::new(1, Duration::from_millis(5));
     (0..3).for_each(|_| world.ask(open(whole())));
     for line in [2, 0, 1] {
-        world.ask(DeskCommand::Order(Line(line), forward(&whole(), 0, 4, 1)));
+        world.ask(DeskCommand::Order(
+            Line(line),
+            cleared(forward(&whole(), 0, 4, 1)),
+        ));
     }
     world.ask(DeskCommand::Close(Line(1)));
     world.run(Duration::from_secs(1));

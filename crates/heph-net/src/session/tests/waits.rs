@@ -33,6 +33,22 @@ fn a_node_that_stops_is_lost_within_three_seconds_and_not_before() {
     }
 }
 
+/// The way to it is closed at once: what is still written to that is counted, and never sent.
+#[test]
+fn a_node_that_is_not_heard_is_told_nothing_more() {
+    let mut world = World::opened(1, Duration::from_millis(150), whole());
+    world.node_lives = false;
+    world.order(prompt());
+    let mut before = world.bytes.0;
+    while world.over().0.is_none() {
+        before = world.bytes.0;
+        world.run(Duration::from_millis(1));
+    }
+    assert_eq!(world.over().0, Some(&SessionError::Silent(LOST_AFTER)));
+    world.run(60 * SECOND);
+    assert_eq!(world.bytes.0, before, "a last word was said");
+}
+
 #[test]
 fn a_node_that_thinks_long_is_not_lost_as_long_as_it_lives() {
     let mut world = World::opened(1, Duration::from_millis(150), whole());
@@ -176,7 +192,7 @@ fn versions_and_laws_that_do_not_meet_are_named_on_both_sides() {
         assert_eq!(told, noted);
         told
     };
-    assert!(meet((4, 5), LAW).contains("it speaks versions 4 to 5 of the protocol, this machine 1 to 3"));
+    assert!(meet((5, 6), LAW).contains("it speaks versions 5 to 6 of the protocol, this machine 1 to 4"));
     assert!(meet((1, 1), LAW + 1).contains("law 2 of arithmetic, this machine by law 1"));
     assert!(
         meet((1, 9), LAW).starts_with("Some(Greeted"),
@@ -222,7 +238,7 @@ fn a_failed_session_tells_why_and_leaves_the_others() {
         .unwrap();
     // It is on its way to a session that has ended.
     world.order(prompt());
-    world.ask(DeskCommand::Order(Line(1), prompt()));
+    world.ask(DeskCommand::Order(Line(1), cleared(prompt())));
     world.run(SECOND);
     assert!(world.told.contains(&DeskEvent::Ended {
         line: LINE,

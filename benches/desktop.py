@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Measures the window (`heph-desktop`) and writes DESKTOP.md.
+
+Each start has a home folder, a screen and a bus of its own; WebKit's driver opens the window and reads the page's own clock.
+A start is timed from the birth of the window's process to the first frame of the real page (first contentful paint), whose handlers are
+there before it is drawn. Every raw line is kept in raw/desktop.jsonl; the report is made from those lines and from nothing else.
+
+    desktop.py start [--count 10]     starts with nothing in the page cache (as root), warm ones, and starts while it stands unseen in the tray
+    desktop.py memory                 what the window and WebKit's processes take, without the engine, after an answer
+    desktop.py bundle FILE...         sizes of what is installed
+    desktop.py report                 writes DESKTOP.md
+
+Needs cargo build --release in both workspaces, or HEPH and HEPH_DESKTOP. Drawing is by software under Xvfb.
+"""
+import argparse
+import functools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import raw_lines
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+os.environ.setdefault("HEPH", str(ROOT / "target" / "release" / "heph"))
+os.environ.setdefault("HEPH_DESKTOP", str(ROOT / "crates" / "heph-desktop" / "target" / "release" / "heph-desktop"))
+sys.path.insert(0, str(ROOT / "tests" / "desktop"))
+
+import run as desktop  # noqa: E402
+from driver import children, wait  # noqa: E402
+
+RAW = pathlib.Path(os.environ.get("DESKTOP_RAW", HERE / "raw" / "desktop.jsonl"))
+
+# The profiles that engine and window were built with.
+ENGINE, WINDOW = (pathlib.Path(os.environ[name]).resolve().parent.name for name in ("HEPH", "HEPH_DESKTOP"))
+
+# What the project asked for.
+COLD_MS, WARM_MS, MEMORY_MB, BUNDLE_MB = 800, 300, 150, 40
+
+# The bundled model and its companions, which the promised size leaves out.
+MODELS = ("heph-story.gguf", "heph-story-draft.gguf", "heph-embed.gguf", "heph-names.bin")
+
+keep = functools.partial(raw_lines.keep, RAW)
+
+FIRST_FRAME = """const [paint] = performance.getEntriesByName('first-contentful-paint');
+return paint && document.querySelector('.composer textarea') ? performance.timeOrigin + paint.startTime : null"""
+
+
+def born(process):
+    """When a process began, in seconds since 1970; the system counts hundredths."""
+    words = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    since_boot = int(words[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+
+
+def forget():
+    """Empties the page cache; whether that could be done."""
+    try:
+        os.sync()
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+        return True
+    except OSError:
+        return False
+
+
+# Notes the first frame that is drawn after the window is seen.
+SEEN = """document.addEventListener('visibilitychange', () => requestAnimationFrame(() => {
+  const { port1, port2 } = new MessageChannel();
+  // Comes when that frame is drawn.
+  port1.onmessage = () => { window.seen ??= performance.timeOrigin + performance.now(); };
+  port2.postMessage(null);
+})); return document.visibilityState"""
+
+
+def again(count):
+    """The program started once more while its window is unseen: from the birth of that process to the first frame."""
+    for _ in range(count):
+        with desktop.Scene() as scene:
+            window = scene.window("--unseen", steady=False)
+            wait("the first engine", lambda: scene.asked("GET", "/heph/v1/status")["model"])
+            if window.run(SEEN) != "hidden":
+                print("an unseen window is not told from a seen one here", flush=True)
+                return
+            second = subprocess.Popen([str(scene.programs / desktop.DESKTOP.name)], env=scene.environment, stderr=subprocess.DEVNULL)
+            first = 1000 * born(second.pid)
+            frame = wait("the window", lambda: window.run("return window.seen ?? null"))
+            second.wait(desktop.PATIENCE)
+            keep("again", engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(frame - first), load=os.getloadavg()[0])
+
+
+def start(arguments):
+    again(arguments.count)
+    for cold in (True, False):
+        for _ in range(arguments.count):
+            with desktop.Scene() as scene:
+                if cold and not forget():
+                    print("the page cache cannot be emptied here: no cold starts", flush=True)
+                    return
+                window = scene.window(steady=False)
+                first = wait("the first frame", lambda: window.run(FIRST_FRAME))
+                (process,) = scene.processes(None)
+                keep("start", cold=cold, engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(first - 1000 * born(process)), load=os.getloadavg()[0])
+            if not cold:
+                time.sleep(0.2)
+
+
+def memory(_):
+    with desktop.Scene() as scene:
+        window = scene.window()
+        desktop.answered(window, desktop.STORY, 1)
+        (own,) = scene.processes(None)
+        parts = {own: "window"}
+        pending = [own]
+        while pending:
+            for child, words in children(pending.pop()).items():
+                if words[1:2] != ["serve"]:
+                    parts[child] = pathlib.Path(words[0]).name
+                    pending.append(child)
+        for process, name in parts.items():
+            rollup = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
+            amount = lambda what: int(rollup[what].split()[0])
+            keep("memory", part=name, window=WINDOW, pss_kb=amount("Pss"), rss_kb=amount("Rss"),
+                 private_kb=amount("Private_Dirty") + amount("Private_Clean"), written_kb=amount("Private_Dirty"))
+
+
+def bundle(arguments):
+    models = sum((ROOT / "models" / name).stat().st_size for name in MODELS)
+    for file in arguments.files:
+        keep("bundle", name=pathlib.Path(file).name, bytes=os.stat(file).st_size, models=models)
+
+
+def lines(kind):
+    found = [json.loads(line) for line in RAW.read_text().splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
+def verdict(value, goal):
+    return "reached" if value <= goal else "**not reached**"
+
+
+def report(_):
+    out = ["# The window", "", "Written by `benches/desktop.py report` from `raw/desktop.jsonl`. Starts are medians of all lines of their kind.",
+           "Debian's WebKitGTK under Xvfb, drawn by software.", ""]
+    starts = lines("start")
+    all_of = lambda what: ", ".join(sorted({str(line[what]) for line in starts}))
+    out += [f"Processors: {all_of('cpu')}. Last line: {starts[-1]['at']}. The engine's profile: {all_of('engine')}; the window's: {all_of('window')}. "
+            f"Niceness: {all_of('nice')}"
+            " (below 0, the window goes before the other work that the load counts).", "",
+            "## From the birth of the process to the first frame of the page", "",
+            "| start | count | median | fastest | slowest | load of the machine, median | asked |", "|---|---|---|---|---|---|---|"]
+    kinds = (("nothing in the page cache", COLD_MS, [line for line in starts if line["cold"]]),
+             ("warm", WARM_MS, [line for line in starts if not line["cold"]]),
+             ("once more, while it stands in the tray", WARM_MS, lines("again")))
+    for name, goal, kind in kinds:
+        if kind:
+            times = [line["ms"] for line in kind]
+            load = statistics.median(line["load"] for line in kind)
+            median = statistics.median(times)
+            out.append(f"| {name} | {len(times)} | {median:.0f} ms | {min(times)} ms | {max(times)} ms | {load:.1f} | {goal} ms, {verdict(median, goal)} |")
+    out += ["", "## Memory after an answer, without the engine", "", "| process | its share (PSS) | private | of that written | resident |", "|---|---|---|---|---|"]
+    last = {line["part"]: line for line in lines("memory")}
+    for part, line in sorted(last.items()):
+        out.append(f"| {part} | {line['pss_kb'] / 1024:.0f} MB | {line['private_kb'] / 1024:.0f} MB | {line['written_kb'] / 1024:.0f} MB | {line['rss_kb'] / 1024:.0f} MB |")
+    share, private, written = (sum(line[f"{what}_kb"] for line in last.values()) / 1024 for what in ("pss", "private", "written"))
+    out += [f"| all | {share:.0f} MB | {private:.0f} MB | {written:.0f} MB | |", "",
+            f"Asked: {MEMORY_MB} MB, {verdict(share, MEMORY_MB)}. Resident memory counts what processes share once for each; what is not written is pages of "
+            "libraries and files, which the system takes back where it needs the room."]
+    bundles = {line["name"]: line for line in lines("bundle")}
+    if bundles:
+        out += ["", "## What is installed", "", "| file | size | without models | asked |", "|---|---|---|---|"]
+        for name, line in sorted(bundles.items()):
+            # Models are random bits to a packer.
+            rest = (line["bytes"] - line["models"]) / 1e6
+            out.append(f"| {name} | {line['bytes'] / 1e6:.1f} MB | {rest:.1f} MB | {BUNDLE_MB} MB, {verdict(rest, BUNDLE_MB)} |")
+    (HERE / "DESKTOP.md").write_text("\n".join(out) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(required=True)
+    task = tasks.add_parser("start")
+    task.add_argument("--count", type=int, default=10)
+    task.set_defaults(task=start)
+    tasks.add_parser("memory").set_defaults(task=memory)
+    task = tasks.add_parser("bundle")
+    task.add_argument("files", nargs="+")
+    task.set_defaults(task=bundle)
+    tasks.add_parser("report").set_defaults(task=report)
+    arguments = parser.parse_args()
+    if arguments.task in (start, memory) and not os.environ.get(desktop.INSIDE):
+        why = desktop.why_not()
+        if why:
+            sys.exit(why)
+        sys.exit(desktop.on_a_screen([sys.executable, __file__, *sys.argv[1:]]))
+    RAW.parent.mkdir(exist_ok=True)
+    arguments.task(arguments)
+
+
+main()

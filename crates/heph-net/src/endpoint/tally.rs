@@ -1,0 +1,185 @@
+//! What has passed through the socket, by connection: the figures of the network log.
+//!
+//! A connection tells what it sent and received in UDP payloads, headers and repeats included, and once more when it has
+//! ended, without being kept alive for that. What the socket sent for no connection that came about (greetings that nobody
+//! answered, goodbyes) is the rest of its own count.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use heph_types::NodeId;
+use iroh::endpoint::{ConnectionStats, WeakConnectionHandle};
+
+use super::{Protocol, Traffic};
+
+/// Connections that ended and were not asked about yet; beyond it the oldest are forgotten, and what they sent counts as
+/// the socket's own. 64 peers with each protocol, thirteen times over between two questions.
+const ENDED_MAX: usize = 4096;
+
+/// Labels that a connection bears at most; what bears more bears "many".
+const LABELS_MAX: usize = 16;
+
+/// What one connection has sent and received so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// Distinguishes it from all others of this socket.
+    pub number: u64,
+    /// The peer.
+    pub node: NodeId,
+    /// What the connection is for.
+    pub protocol: Protocol,
+    /// The address that it goes to, as was last seen; `None` where no way was chosen yet.
+    pub to: Option<String>,
+    /// Labels of what it carried.
+    pub labels: BTreeSet<String>,
+    /// Bytes, in UDP payloads.
+    pub traffic: Traffic,
+}
+
+/// What the socket itself has sent, whatever for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketTotal {
+    /// Bytes of UDP payloads that were handed to the system.
+    pub sent_bytes: u64,
+    /// Bytes of packets that went to the relay inside of its own connection, which adds to them.
+    pub relayed_bytes: u64,
+}
+
+/// The connections of a socket. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tally(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    made: u64,
+    open: Vec<Open>,
+    ended: Vec<Passed>,
+}
+
+#[derive(Debug)]
+struct Open {
+    handle: WeakConnectionHandle,
+    passed: Passed,
+}
+
+/// The labels of one connection. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Bearer {
+    tally: Tally,
+    number: u64,
+}
+
+impl Tally {
+    /// Counts a connection from now until it has ended. Needs the caller's runtime.
+    pub(super) fn count(&self, connection: &iroh::endpoint::Connection, protocol: Protocol) -> Bearer {
+        let handle = connection.weak_handle();
+        let closed = handle.closed();
+        let number = {
+            let mut kept = self.kept();
+            kept.made += 1;
+            let number = kept.made;
+            let passed = Passed {
+                number,
+                node: NodeId(*connection.remote_id().as_bytes()),
+                protocol,
+                to: way(connection),
+                labels: BTreeSet::new(),
+                traffic: Traffic::of(&connection.stats()),
+            };
+            kept.open.push(Open { handle, passed });
+            number
+        };
+        let tally = self.clone();
+        tokio::spawn(async move {
+            let stats = closed.await.map(|closed| closed.stats);
+            tally.end(number, stats.as_ref());
+        });
+        let tally = self.clone();
+        Bearer { tally, number }
+    }
+
+    /// Every connection that is open, and those that ended since this was asked last.
+    pub(super) fn passed(&self) -> Vec<Passed> {
+        let mut kept = self.kept();
+        let mut all = std::mem::take(&mut kept.ended);
+        for open in &mut kept.open {
+            // One that nobody holds any more has ended, and its task says so in a moment.
+            if let Some(connection) = open.handle.upgrade() {
+                open.passed.traffic = Traffic::of(&connection.stats());
+                open.passed.to = way(&connection).or(open.passed.to.take());
+            }
+            all.push(open.passed.clone());
+        }
+        all
+    }
+
+    /// What every open connection has sent and received so far, by its number.
+    pub(super) fn passing(&self) -> Vec<(u64, Traffic)> {
+        let kept = self.kept();
+        let open = kept.open.iter().filter_map(|open| {
+            let connection = open.handle.upgrade()?;
+            Some((open.passed.number, Traffic::of(&connection.stats())))
+        });
+        open.collect()
+    }
+
+    fn end(&self, number: u64, stats: Option<&ConnectionStats>) {
+        let mut kept = self.kept();
+        let Some(at) = kept.open.iter().position(|open| open.passed.number == number) else {
+            return;
+        };
+        let mut passed = kept.open.swap_remove(at).passed;
+        passed.traffic = stats.map_or(passed.traffic, Traffic::of);
+        if kept.ended.len() == ENDED_MAX {
+            kept.ended.remove(0);
+        }
+        kept.ended.push(passed);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Every change is one step, so a thread that panicked left it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bearer {
+    /// From now on the connection counts as one that carried something with this label.
+    pub(super) fn bears(&self, label: &str) {
+        let mut kept = self.tally.kept();
+        let open = kept
+            .open
+            .iter_mut()
+            .find(|open| open.passed.number == self.number);
+        let Some(labels) = open.map(|open| &mut open.passed.labels) else {
+            return;
+        };
+        match labels.len() < LABELS_MAX || labels.contains(label) {
+            true => labels.insert(label.to_owned()),
+            false => labels.insert("many".to_owned()),
+        };
+    }
+}
+
+impl Traffic {
+    pub(super) fn of(stats: &ConnectionStats) -> Traffic {
+        Traffic {
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            lost_packets: stats.lost_packets,
+        }
+    }
+}
+
+/// Where the packets of a connection go.
+fn way(connection: &iroh::endpoint::Connection) -> Option<String> {
+    let paths = connection.paths();
+    let chosen = paths
+        .iter()
+        .find(|path| path.is_selected())
+        .or_else(|| paths.iter().next())?;
+    Some(match chosen.remote_addr() {
+        iroh::TransportAddr::Ip(address) => address.to_string(),
+        iroh::TransportAddr::Relay(url) => url.to_string(),
+        _ => "another way".to_owned(),
+    })
+}
