@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -12,6 +13,12 @@ use crate::{engine, kept};
 
 /// Bytes of what a node complained of that are read.
 const COMPLAINT_MAX: u64 = 16 << 10;
+
+/// How long a node may take to say goodbye before it is ended.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a node has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What becomes of the lending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,35 +39,47 @@ pub(crate) enum State {
 
 /// The lending, from whichever thread.
 #[derive(Clone)]
-pub(crate) struct Lending(Arc<Mutex<Inner>>);
+pub(crate) struct Lending(Arc<Shared>);
+
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Told when a node has left.
+    left: Condvar,
+}
 
 struct Inner {
     program: PathBuf,
     state: State,
     child: Option<Child>,
+    /// Nodes that were told to end and have not: until then the port is theirs.
+    leaving: usize,
     /// Counts the nodes, so that the end of an earlier one is not taken for that of a later.
     round: u64,
 }
 
 impl Lending {
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self(Arc::new(Mutex::new(Inner {
+        let inner = Inner {
             program,
             state: State::Off,
             child: None,
+            leaving: 0,
             round: 0,
-        })))
+        };
+        Self(Arc::new(Shared {
+            inner: Mutex::new(inner),
+            left: Condvar::new(),
+        }))
     }
 
     pub(crate) fn state(&self) -> State {
         self.lock().state.clone()
     }
 
-    /// Begins to lend within `caps`. `ended` is called when the node ends by itself.
+    /// Begins to lend within `caps`, as soon as an earlier node has left. `ended` is called when the node ends by itself.
     pub(crate) fn begin(&self, caps: &kept::Lending, ended: impl FnOnce() + Send + 'static) {
-        self.stop(State::Off);
-        let mut inner = self.lock();
-        let mut command = Command::new(&inner.program);
+        let round = self.turn(State::On);
+        let mut command = Command::new(&self.lock().program);
         command
             .args(["node", "--json", "--while-input-open"])
             .args(caps.arguments());
@@ -69,46 +88,33 @@ impl Lending {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         engine::without_a_console(&mut command);
-        match command.spawn() {
-            Err(cause) => {
-                inner.state = State::Failed {
-                    why: cause.to_string(),
-                }
+        let lending = self.clone();
+        thread::spawn(move || {
+            if lending.lent(round, &mut command) {
+                ended();
             }
+        });
+    }
+
+    /// Runs the node of that round, if it is wanted still; whether it ended by itself.
+    fn lent(&self, round: u64, command: &mut Command) -> bool {
+        let waits = |inner: &mut Inner| inner.leaving > 0;
+        let inner = self.0.left.wait_while(self.lock(), waits);
+        let mut inner = inner.unwrap_or_else(PoisonError::into_inner);
+        if inner.round != round {
+            return false;
+        }
+        let why = match command.spawn() {
+            Err(cause) => cause.to_string(),
             Ok(mut child) => {
                 let errors = child.stderr.take();
-                inner.round += 1;
-                let round = inner.round;
-                inner.state = State::On;
                 inner.child = Some(child);
-                let watched = self.clone();
-                thread::spawn(move || {
-                    let why = errors.map_or_else(String::new, last_line);
-                    if watched.ended(round, why) {
-                        ended();
-                    }
-                });
+                drop(inner);
+                let why = errors.map_or_else(String::new, last_line);
+                inner = self.lock();
+                why
             }
-        }
-    }
-
-    /// Lends no more: the node says goodbye when its standard input closes.
-    pub(crate) fn stop(&self, state: State) {
-        let child = {
-            let mut inner = self.lock();
-            inner.state = state;
-            inner.round += 1;
-            inner.child.take()
         };
-        if let Some(mut child) = child {
-            drop(child.stdin.take());
-            thread::spawn(move || child.wait());
-        }
-    }
-
-    /// Whether the node of that round ended by itself.
-    fn ended(&self, round: u64, why: String) -> bool {
-        let mut inner = self.lock();
         if inner.round != round {
             return false;
         }
@@ -119,8 +125,44 @@ impl Lending {
         true
     }
 
+    /// Lends no more: the node says goodbye when its standard input closes.
+    pub(crate) fn stop(&self, state: State) {
+        self.turn(state);
+    }
+
+    /// Has the node of the last round leave; the number of the next.
+    fn turn(&self, state: State) -> u64 {
+        let mut inner = self.lock();
+        inner.state = state;
+        inner.round += 1;
+        if let Some(mut child) = inner.child.take() {
+            drop(child.stdin.take());
+            inner.leaving += 1;
+            let lending = self.clone();
+            thread::spawn(move || {
+                leave(&mut child);
+                lending.lock().leaving -= 1;
+                lending.0.left.notify_all();
+            });
+        }
+        inner.round
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Comes back when the node has ended, which it does at the latest when it has had its time for a goodbye.
+fn leave(child: &mut Child) {
+    let began = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if began.elapsed() > GOODBYE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        thread::sleep(LOOK);
     }
 }
 
@@ -146,7 +188,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc::channel;
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -165,22 +206,23 @@ mod tests {
         Lending::new(program)
     }
 
+    fn until(what: &str, done: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < PATIENCE, "{what} does not come");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[test]
     fn a_node_ends_when_the_person_lends_no_more() {
         let folder = tempfile::tempdir().unwrap();
         let lending = lending(&folder, "echo $@ >asked; cat >/dev/null; touch left");
         lending.begin(&kept::Lending::default(), || panic!("it was ended"));
         assert_eq!(lending.state(), State::On);
-        let began = Instant::now();
-        while !folder.path().join("asked").exists() {
-            assert!(began.elapsed() < PATIENCE, "no node came");
-            thread::sleep(Duration::from_millis(10));
-        }
+        until("a node", || folder.path().join("asked").exists());
         lending.stop(State::Paused);
-        while !folder.path().join("left").exists() {
-            assert!(began.elapsed() < PATIENCE, "the node goes on");
-            thread::sleep(Duration::from_millis(10));
-        }
+        until("the end", || folder.path().join("left").exists());
         assert_eq!(lending.state(), State::Paused);
         let asked = fs::read_to_string(folder.path().join("asked")).unwrap();
         assert_eq!(
@@ -206,9 +248,33 @@ mod tests {
     }
 
     #[test]
+    fn a_node_with_other_bounds_waits_for_the_port_of_the_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let lending = lending(
+            &folder,
+            "mkdir port || { echo 'error: the port is taken' >&2; exit 1; }; touch ./$2; cat >/dev/null; sleep 0.3; rmdir port",
+        );
+        lending.begin(&kept::Lending::default(), || panic!("it was ended"));
+        until("a node", || folder.path().join("--json").exists());
+        fs::remove_file(folder.path().join("--json")).unwrap();
+        // The second is wanted no more before its turn comes; the third waits for the first.
+        for _ in 0..2 {
+            lending.begin(&kept::Lending::default(), || panic!("the port was taken"));
+        }
+        until("another", || folder.path().join("--json").exists());
+        assert_eq!(lending.state(), State::On);
+        lending.stop(State::Off);
+        until("the end", || !folder.path().join("port").exists());
+    }
+
+    #[test]
     fn without_a_program_nothing_is_lent() {
         let lending = Lending::new("/nowhere/heph".into());
-        lending.begin(&kept::Lending::default(), || ());
+        let (tell, told) = channel();
+        lending.begin(&kept::Lending::default(), move || {
+            let _ = tell.send(());
+        });
+        told.recv_timeout(PATIENCE).unwrap();
         assert!(matches!(lending.state(), State::Failed { .. }));
     }
 }
