@@ -3,6 +3,7 @@
 //! The shapes are compiled by the `llguidance` library into a mask of the tokens that may follow. One
 //! [`Shaper`] is built per vocabulary and shared; each answer gets a [`Constraint`] of its own.
 
+mod chains;
 mod closing;
 mod finite;
 mod gbnf;
@@ -91,10 +92,14 @@ impl Shaper {
             Shape::JsonObject => TopLevelGrammar::from_json_schema(serde_json::json!({ "type": "object" })),
             Shape::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
             Shape::Regex(expression) => TopLevelGrammar::from_regex(expression),
-            Shape::Lark(grammar) if gbnf::is_gbnf(grammar) => {
-                TopLevelGrammar::from_lark(gbnf::to_lark(grammar).map_err(ConstraintError::Shape)?)
+            Shape::Lark(grammar) => {
+                let lark = match gbnf::is_gbnf(grammar) {
+                    true => gbnf::to_lark(grammar).map_err(ConstraintError::Shape)?,
+                    false => grammar.clone(),
+                };
+                chains::check_grammar(&lark, check_schema).map_err(ConstraintError::Shape)?;
+                TopLevelGrammar::from_lark(lark)
             }
-            Shape::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
             Shape::Choice(texts) => {
                 let texts: Vec<String> = texts
                     .iter()
@@ -130,7 +135,7 @@ impl Shape {
     fn check(&self) -> Result<(), ConstraintError> {
         let (bytes, most) = match self {
             Self::JsonObject => (0, 0),
-            Self::JsonSchema(schema) => return finite::check(schema).map_err(ConstraintError::Shape),
+            Self::JsonSchema(schema) => return check_schema(schema).map_err(ConstraintError::Shape),
             Self::Regex(expression) => (expression.len(), TEXT_MAX),
             Self::Lark(grammar) => (grammar.len(), GRAMMAR_MAX),
             Self::Choice(texts) => (texts.iter().map(String::len).sum(), TEXT_MAX),
@@ -150,6 +155,12 @@ impl Shape {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses a schema that would cost the compiler seconds or its stack, and one that no value fits.
+fn check_schema(schema: &serde_json::Value) -> Result<(), String> {
+    finite::check(schema)?;
+    chains::check_schema(schema)
 }
 
 /// How deeply brackets are nested in `text`; those behind a backslash do not count.
@@ -428,6 +439,82 @@ mod tests {
         ] {
             let error = shaper.constraint(&shape).unwrap_err().to_string();
             assert!(error.contains(why) && error.len() < 400, "{error}");
+        }
+    }
+
+    /// Rules that lead to each other as deep as they may, in every way: none takes all of a thread's stack, which is as
+    /// the standard library makes it here.
+    #[test]
+    fn a_chain_of_rules_is_compiled_or_refused_and_ends_no_program() {
+        let chain = |count: usize, rule: &dyn Fn(usize) -> String| -> String {
+            (0..count).map(|at| rule(at) + "\n").collect()
+        };
+        let lark = |count: usize| {
+            Shape::Lark(format!(
+                "start: r0\n{}r{count}: \"a\"\n",
+                chain(count, &|at| format!("r{at}: r{}", at + 1))
+            ))
+        };
+        let choices = |count: usize| {
+            let rule = |at: usize| format!("r{at}: \"x\" r{} | \"y\"", at + 1);
+            Shape::Lark(format!("start: r0\n{}r{count}: \"a\"\n", chain(count, &rule)))
+        };
+        let groups = |count: usize| {
+            let rule = |at: usize| format!("r{at}: (\"x\" (\"y\" (\"z\" | r{})?)*)+", at + 1);
+            Shape::Lark(format!(
+                "start: r0\n{}r{}: \"a\"\n",
+                chain(count / 4, &rule),
+                count / 4
+            ))
+        };
+        let lexemes = |count: usize| {
+            let rule = |at: usize| format!("R{at}: \"x\" R{} | \"y\"", at + 1);
+            Shape::Lark(format!("start: R0\n{}R{count}: \"a\"\n", chain(count, &rule)))
+        };
+        let gbnf = |count: usize| {
+            Shape::Lark(format!(
+                "root ::= r0\n{}r{count} ::= \"a\"\n",
+                chain(count, &|at| format!("r{at} ::= r{}", at + 1))
+            ))
+        };
+        let schema = |count: usize, definition: &dyn Fn(usize) -> serde_json::Value| {
+            let chain = (0..count).map(|at| (format!("a{at}"), definition(at + 1)));
+            let last = (format!("a{count}"), serde_json::json!({ "type": "integer" }));
+            let defs: serde_json::Map<_, _> = chain.chain([last]).collect();
+            serde_json::json!({ "$ref": "#/$defs/a0", "$defs": defs })
+        };
+        let reference = |to: usize| serde_json::json!({ "$ref": format!("#/$defs/a{to}") });
+        let plain = |count: usize| schema(count / 2, &reference);
+        let either = |count: usize| {
+            schema(
+                count / 4,
+                &|to| serde_json::json!({ "anyOf": [{ "type": "null" }, reference(to)] }),
+            )
+        };
+        let objects = |count: usize| {
+            schema(
+                count / 4,
+                &|to| serde_json::json!({ "type": "object", "properties": { "x": reference(to) }, "required": ["x"] }),
+            )
+        };
+        let inside = |count: usize| Shape::Lark(format!("start: %json {}", objects(count)));
+        let ways: [&dyn Fn(usize) -> Shape; 9] = [
+            &lark,
+            &choices,
+            &groups,
+            &lexemes,
+            &gbnf,
+            &|count| Shape::JsonSchema(plain(count)),
+            &|count| Shape::JsonSchema(either(count)),
+            &|count| Shape::JsonSchema(objects(count)),
+            &inside,
+        ];
+        let (shaper, _) = shaper();
+        for (way, make) in ways.iter().enumerate() {
+            let deep = shaper.constraint(&make(285));
+            assert!(deep.is_ok(), "{way}: {:?}", deep.err());
+            let error = shaper.constraint(&make(2_000)).unwrap_err().to_string();
+            assert!(error.contains("deep"), "{way}: {error}");
         }
     }
 
