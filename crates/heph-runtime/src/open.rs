@@ -12,7 +12,7 @@ use heph_engine::hf::{FolderTexts, HfError, Safetensors, weight_files};
 use heph_engine::source::{FileBytes, Source, SourceError, Vocabulary};
 use heph_kernels::mapped::MappedFile;
 
-use crate::store::{Found, ModelFiles};
+use crate::store::{Found, ModelFiles, POOLING};
 use crate::words::{Words, WordsError};
 
 /// A configuration or tokenizer file larger than this is none: the largest known is 35 MB.
@@ -269,7 +269,7 @@ fn texts(folder: &Path) -> Result<FolderTexts, OpenError> {
         special_tokens_map: optional("special_tokens_map.json")?,
         generation_config: optional("generation_config.json")?,
         chat_template: optional("chat_template.jinja")?,
-        pooling: optional("1_Pooling/config.json")?,
+        pooling: optional(POOLING)?,
     })
 }
 

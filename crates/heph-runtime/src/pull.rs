@@ -83,13 +83,14 @@ pub fn pull(
 ) -> Result<Record, PullError> {
     let staging = store.stage(&request.name)?;
     let selection = selection::select(hub, request, cancel)?;
-    let files = fetch_all(hub, request, &selection, &staging, cancel, progress)?;
     let origin = Origin::Pull {
         hub: hub.address().to_owned(),
         repository: request.repository.to_string(),
         revision: request.revision.clone(),
-        commit: selection.commit,
+        commit: selection.commit.clone(),
     };
+    staging.go_on(&origin, |name, same| selection.keeps(name, same))?;
+    let files = fetch_all(hub, request, &selection, &staging, cancel, progress)?;
     let published = staging.publish(selection.format, files, origin);
     if matches!(published, Err(StoreError::Open(_))) {
         // Whole, and no model: a page that says that there is none, for instance. To go on from it helps nobody.

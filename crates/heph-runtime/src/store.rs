@@ -34,7 +34,7 @@ pub use quantised::{QuantisedError, bytes_as};
 pub(crate) use record::content;
 pub use record::{FileRecord, Format, Origin, Record};
 pub use source::{ModelFiles, find_files, names_one_file};
-pub(crate) use source::{belongs, part_names, shard};
+pub(crate) use source::{POOLING, belongs, part_names, shard};
 pub(crate) use staging::Staging;
 use staging::{Errand, Lock};
 
@@ -375,21 +375,26 @@ fn copy_all(
     let mut before = 0;
     let mut records = Vec::new();
     for path in paths {
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = files.name_of(&path);
         let mut step = |done| {
             progress(Progress {
                 done: before + done,
                 total: Some(total),
             })
         };
-        let record = copy(&path, &folder.join(&name), name, cancel, &mut step)?;
+        let target = folder.join(&name);
+        make_parent(&target)?;
+        let record = copy(&path, &target, name, cancel, &mut step)?;
         before += record.bytes;
         records.push(record);
     }
     Ok(records)
+}
+
+/// The folder that a file is to lie in.
+pub(crate) fn make_parent(path: &Path) -> Result<(), StoreError> {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.map_err(StoreError::io("make the folder of", path))
 }
 
 /// Copies one file and hashes it on the way.

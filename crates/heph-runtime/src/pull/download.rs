@@ -15,7 +15,7 @@ use super::error::Retry;
 use super::hub::Answer;
 use super::selection::Wanted;
 use super::{Cancel, Hub, PROGRESS_BYTES, Patience, Progress, PullError, StoreError};
-use crate::store::FileRecord;
+use crate::store::{self, FileRecord};
 
 /// Bytes read between two looks at the cancel flag.
 const STEP_BYTES: usize = 256 << 10;
@@ -29,6 +29,9 @@ const TAG_BYTES_MAX: usize = 1024;
 /// How often one download may begin anew: a file that changes faster than that cannot be had.
 const RESTARTS_MAX: u32 = 3;
 
+/// What ends the names of a file that grows and of its tag.
+pub(super) const GROWING: [&str; 2] = [".part", ".part.tag"];
+
 /// Brings `file` from `url` into `folder`.
 pub(super) fn fetch(
     hub: &Hub,
@@ -39,6 +42,7 @@ pub(super) fn fetch(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<FileRecord, PullError> {
     let mut part = Part::open(folder, file)?;
+    store::make_parent(&part.target)?;
     if part.target.is_file() {
         // A download interrupted between two files of one model: this one was whole and checked.
         return part.seal(cancel);

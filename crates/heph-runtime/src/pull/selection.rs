@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::hub::{Listed, Listing, is_sha256};
 use super::{Cancel, Format, Hub, PullError, Request, download};
-use crate::store::{belongs, part_names, shard};
+use crate::store::{POOLING, belongs, part_names, shard};
 
 /// Most files one model may have.
 const FILES_MAX: usize = 2_000;
@@ -16,6 +16,18 @@ pub(super) struct Selection {
     pub(super) format: Format,
     pub(super) commit: Option<String>,
     pub(super) files: Vec<Wanted>,
+}
+
+impl Selection {
+    /// Whether a file that an earlier download left may be one of these: a part tells by its tag what it belongs to, and a
+    /// whole one by its checksum, or else only by coming from the `same` place.
+    pub(super) fn keeps(&self, name: &str, same: bool) -> bool {
+        self.files.iter().any(|file| match name.strip_prefix(&file.name) {
+            Some("") => same || file.sha256.is_some(),
+            Some(rest) => download::GROWING.contains(&rest),
+            None => false,
+        })
+    }
 }
 
 /// One file to download.
@@ -118,11 +130,11 @@ pub(super) fn whole_of(path: &str) -> String {
     shard(stem).map_or(stem, |s| s.stem).to_owned()
 }
 
-/// The files of a Hugging Face model, all of them in the repository's first level; none if it is no model.
+/// The files of a Hugging Face model, all but [`POOLING`] in the repository's first level; none if it is no model.
 pub(super) fn hugging_face(files: Vec<Listed>) -> Vec<Listed> {
     let top = files
         .into_iter()
-        .filter(|f| !f.path.contains('/') && belongs(Path::new(&f.path)));
+        .filter(|f| f.path == POOLING || !f.path.contains('/') && belongs(Path::new(&f.path)));
     let top: Vec<_> = top.collect();
     let whole =
         top.iter().any(|f| f.path == "config.json") && top.iter().any(|f| f.path.ends_with(".safetensors"));
@@ -131,7 +143,10 @@ pub(super) fn hugging_face(files: Vec<Listed>) -> Vec<Listed> {
 
 /// A file to download, if its name may stand in a folder of ours.
 fn wanted(path: String, bytes: Option<u64>, sha256: Option<String>) -> Result<Wanted, PullError> {
-    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let name = match path == POOLING {
+        true => path.clone(),
+        false => path.rsplit('/').next().unwrap_or_default().to_owned(),
+    };
     let good = !name.is_empty()
         && name.len() <= 200
         && !name.starts_with('.')
@@ -190,8 +205,11 @@ mod tests {
             "model.safetensors",
             "onnx/model.json",
             ".gitattributes",
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
         ];
-        assert_eq!(chosen(&folder).unwrap(), ["config.json", "model.safetensors"]);
+        let files = ["1_Pooling/config.json", "config.json", "model.safetensors"];
+        assert_eq!(chosen(&folder).unwrap(), files);
     }
 
     #[test]

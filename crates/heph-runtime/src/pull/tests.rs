@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -456,6 +457,63 @@ fn the_hubs_list_chooses_the_files() {
     let sizes: Vec<_> = record.files.iter().map(|f| (f.name.as_str(), f.bytes)).collect();
     assert_eq!(sizes, [("config.json", 2), ("model.safetensors", 10)]);
     assert!(matches!(record.origin, Origin::Pull { commit: Some(c), .. } if c == "c0ffee"));
+}
+
+/// A hub whose repositories are folders, at the first of `commits` until a download of weights was refused once, then at
+/// the second one and with other contents.
+fn folder_hub(commits: [&'static str; 2]) -> Server {
+    let refused = AtomicBool::new(false);
+    Server::new(move |asked, stream| {
+        let now = usize::from(refused.load(Ordering::Relaxed));
+        if asked.path.starts_with("/api/") {
+            let files = ["1_Pooling/config.json", "config.json", "model.safetensors"];
+            let files = files.map(|file| serde_json::json!({ "rfilename": file }));
+            let list = serde_json::json!({ "sha": commits[now], "siblings": files }).to_string();
+            serve(asked, stream, "list", list.as_bytes(), usize::MAX);
+        } else if asked.path.ends_with("config.json") {
+            let config: [&[u8]; 2] = [b"{\"a\":1}", b"{\"a\":2}"];
+            serve(asked, stream, commits[now], config[now], usize::MAX);
+        } else if now == 0 {
+            refused.store(true, Ordering::Relaxed);
+            status(stream, "403 Forbidden", "");
+        } else {
+            serve(asked, stream, "tensors", b"\x02\0\0\0\0\0\0\0{}", usize::MAX);
+        }
+    })
+}
+
+#[test]
+fn only_what_came_from_the_same_place_is_made_part_of_a_model() {
+    let whole = Request {
+        file: None,
+        ..request()
+    };
+    let other = Request {
+        repository: Repository::new("another/tiny").unwrap(),
+        ..whole.clone()
+    };
+    for (then, commits, config) in [
+        (&whole, ["1", "1"], "{\"a\":1}"),
+        (&whole, ["1", "2"], "{\"a\":2}"),
+        (&other, ["1", "1"], "{\"a\":2}"),
+    ] {
+        let (hub, desk) = (folder_hub(commits), desk());
+        assert!(desk.pull(&hub, &whole).is_err());
+        let left = desk.store.folder().join(".incoming/tiny/chat_template.jinja");
+        std::fs::write(left, "of another model").unwrap();
+        desk.pull(&hub, then).unwrap();
+        let Found::Stored(folder, record) = desk.store.find("tiny").unwrap() else {
+            panic!("a model of the store")
+        };
+        for file in ["config.json", "1_Pooling/config.json"] {
+            assert!(
+                record.files.iter().any(|record| record.name == file),
+                "{record:?}"
+            );
+            assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap(), config);
+        }
+        assert!(!folder.join("chat_template.jinja").exists() && !folder.join(".origin").exists());
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelFiles, ModelName};
+use super::{ModelFiles, ModelName, POOLING};
 
 /// How a model's files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +114,8 @@ impl Record {
     /// This record, if its files stay inside its folder.
     pub(super) fn checked(self) -> Result<Self, String> {
         let leads_away = |f: &&FileRecord| {
-            f.name.is_empty() || f.name == ".." || f.name == "." || f.name.contains(['/', '\\', '\0'])
+            let plain = !f.name.is_empty() && f.name != ".." && f.name != ".";
+            f.name != POOLING && (!plain || f.name.contains(['/', '\\', '\0']))
         };
         match self.files.iter().find(leads_away) {
             Some(file) => Err(format!(

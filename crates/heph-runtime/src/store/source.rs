@@ -27,7 +27,8 @@ impl ModelFiles {
         }
     }
 
-    /// Each file. Of a folder, those that make up the model: `.json`, `.safetensors`, `.jinja`, `.model`, `.txt`.
+    /// Each file. Of a folder, those that make up the model: `.json`, `.safetensors`, `.jinja`, `.model`, `.txt`, and
+    /// [`POOLING`].
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -37,13 +38,29 @@ impl ModelFiles {
             Self::HuggingFace(folder) => {
                 let entries = fs::read_dir(folder).map_err(StoreError::io("read", folder))?;
                 let paths = entries.flatten().map(|e| e.path());
-                let mut files: Vec<_> = paths.filter(|p| p.is_file() && belongs(p)).collect();
+                let paths = paths.filter(|path| belongs(path)).chain([folder.join(POOLING)]);
+                let mut files: Vec<_> = paths.filter(|path| path.is_file()).collect();
                 files.sort();
                 Ok(files)
             }
         }
     }
+
+    /// What a file among `paths` is called inside the model's folder.
+    pub(super) fn name_of(&self, path: &Path) -> String {
+        let inside = match self {
+            Self::Gguf(_) => path.file_name().map(Path::new),
+            Self::HuggingFace(folder) => path.strip_prefix(folder).ok(),
+        };
+        let parts = inside.into_iter().flat_map(Path::components);
+        let parts: Vec<_> = parts.map(|part| part.as_os_str().to_string_lossy()).collect();
+        parts.join("/")
+    }
 }
+
+/// How the rows of a text become one vector, in folders of models that only read: the one file of a model that lies
+/// deeper.
+pub(crate) const POOLING: &str = "1_Pooling/config.json";
 
 /// Whether a file of a Hugging Face folder is part of the model, by its ending.
 pub(crate) fn belongs(path: &Path) -> bool {

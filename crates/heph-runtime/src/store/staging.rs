@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{FileRecord, Format, INCOMING, ModelName, Origin, RECORD, Record, Store, StoreError, open};
+use super::{
+    FileRecord, Format, INCOMING, ModelFiles, ModelName, Origin, RECORD, Record, Store, StoreError, open,
+};
 
 /// How often a lock is tried that another process removes at the same moment.
 const LOCK_TRIES: usize = 100;
@@ -18,6 +20,9 @@ pub(super) enum Errand {
     /// Downloaded: what has arrived is kept for the next attempt.
     Pull,
 }
+
+/// Says where what a download brought came from, until it is whole.
+const ORIGIN: &str = ".origin";
 
 /// Ends the name of the folder of an import.
 const IMPORT: &str = ".import";
@@ -143,6 +148,52 @@ impl Staging {
         &self.folder
     }
 
+    /// Goes on with what an earlier download left, as far as `keeps` says of a file's name and of whether it came from
+    /// `origin` too. The rest is thrown away: under the same name other files may have come before, of another repository
+    /// or an earlier commit.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn go_on(
+        &self,
+        origin: &Origin,
+        keeps: impl Fn(&str, bool) -> bool,
+    ) -> Result<(), StoreError> {
+        let path = self.folder.join(ORIGIN);
+        let before = fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        let same = before.as_ref() == Some(origin);
+        for (name, file) in self.files()? {
+            if !keeps(&name, same) {
+                fs::remove_file(&file).map_err(StoreError::io("remove", &file))?;
+            }
+        }
+        let text = serde_json::to_vec(origin).map_err(io::Error::from);
+        text.and_then(|text| fs::write(&path, text))
+            .map_err(StoreError::io("write", &path))
+    }
+
+    /// What has arrived, in the folder itself and one step deeper: names as in a record, and where each lies.
+    fn files(&self) -> Result<Vec<(String, PathBuf)>, StoreError> {
+        let below = |folder: &Path| {
+            let entries = fs::read_dir(folder).map_err(StoreError::io("read", folder));
+            entries.map(|entries| entries.flatten())
+        };
+        let mut files = Vec::new();
+        for entry in below(&self.folder)? {
+            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => files.extend(below(&entry.path())?.map(|entry| entry.path())),
+                false => files.push(entry.path()),
+            }
+        }
+        let whole = ModelFiles::HuggingFace(self.folder.clone());
+        Ok(files
+            .into_iter()
+            .map(|path| (whole.name_of(&path), path))
+            .collect())
+    }
+
     /// Opens the files as far as their headers, writes the record and gives the finished model its name.
     ///
     /// # Errors
@@ -163,6 +214,8 @@ impl Staging {
         if self.target.is_dir() && !self.target.join(RECORD).exists() {
             fs::remove_dir_all(&self.target).map_err(StoreError::io("remove", &self.target))?;
         }
+        // Best effort: it is hidden, and no part of the model.
+        let _ = fs::remove_file(self.folder.join(ORIGIN));
         fs::rename(&self.folder, &self.target).map_err(StoreError::io("name", &self.target))?;
         Ok(record)
     }
@@ -187,7 +240,13 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // An empty folder says nothing; one with files in it is not removed by this.
-        let _ = fs::remove_dir(&self.folder);
+        // Where nothing came there is nothing to say; a folder with files in it is not removed by this.
+        if self
+            .files()
+            .is_ok_and(|files| files.iter().all(|(name, _)| name == ORIGIN))
+        {
+            let _ = fs::remove_file(self.folder.join(ORIGIN));
+            let _ = fs::remove_dir(&self.folder);
+        }
     }
 }

@@ -148,6 +148,30 @@ fn a_hugging_face_folder_comes_without_what_is_no_model() {
 }
 
 #[test]
+fn how_rows_become_a_vector_comes_with_a_folder() {
+    let desk = desk();
+    let config = desk.file("hf/config.json", b"{}");
+    desk.file("hf/model.safetensors", SAFETENSORS);
+    desk.file("hf/1_Pooling/config.json", b"{\"pooling_mode_cls_token\":true}");
+    desk.file("hf/2_Dense/config.json", b"{}");
+    let folder = config.parent().unwrap();
+    let record = desk.import(folder, "hf").unwrap();
+    let names: Vec<_> = record.files.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, [POOLING, "config.json", "model.safetensors"]);
+    let stored = desk.store.find("hf").unwrap();
+    let Found::Stored(at, _) = &stored else {
+        panic!("a model of the store")
+    };
+    assert!(
+        fs::read_to_string(at.join(POOLING))
+            .unwrap()
+            .contains("cls_token")
+    );
+    let given = Found::Path(find_files(folder).unwrap());
+    assert_eq!(stored.model_hash().unwrap(), given.model_hash().unwrap());
+}
+
+#[test]
 fn a_stopped_import_leaves_nothing() {
     let desk = desk();
     let path = desk.file("a.gguf", &vec![7; 3 * STEP_BYTES]);
