@@ -184,14 +184,19 @@ pub fn scan(
     })
 }
 
-/// BLAKE3 of logits as little-endian bits.
+/// BLAKE3 of logits as [`bytes`] has them.
 pub fn hash(logits: &[f32]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
-    for part in logits.chunks(4096) {
-        let bytes: Vec<u8> = part.iter().flat_map(|x| x.to_le_bytes()).collect();
-        hasher.update(&bytes);
-    }
+    logits.chunks(4096).for_each(|part| {
+        hasher.update(&bytes(part));
+    });
     hasher.finalize()
+}
+
+/// Logits as they are hashed and compared: little-endian bits, with one NaN for all, since processors differ in theirs.
+pub fn bytes(logits: &[f32]) -> Vec<u8> {
+    let known = |x: &f32| if x.is_nan() { f32::NAN } else { *x };
+    logits.iter().flat_map(|x| known(x).to_le_bytes()).collect()
 }
 
 /// The logits of every position of `prompt`, computed in one way: `(positions, vocabulary)`.
@@ -299,5 +304,12 @@ mod tests {
     #[test]
     fn one_bit_changes_the_hash() {
         assert_ne!(hash(&[0.0, 1.0]), hash(&[-0.0, 1.0]));
+        assert_ne!(hash(&[f32::NAN]), hash(&[f32::INFINITY]));
+    }
+
+    #[test]
+    fn all_nan_are_one() {
+        let others = [u32::MAX, 0xffc0_0000, 0x7f80_0001].map(f32::from_bits);
+        assert_eq!(hash(&others), hash(&[f32::NAN; 3]));
     }
 }

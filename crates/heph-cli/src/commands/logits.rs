@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use heph_engine::model::Packing;
 use heph_engine::worker::{Keep, Worker};
 use heph_kernels::kv::KvFormat;
+use heph_runtime::certify;
 use heph_runtime::settings::Settings;
 use heph_types::TokenId;
 
@@ -61,13 +62,14 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let mut sink = Sink::create(&arguments.out)?;
     for prompt in &prompts {
         if engine.model.graph().pooling.is_some() {
-            let rows = worker.encode_rows(&[prompt])?;
-            rows.iter()
-                .try_for_each(|rows| sink.put(&rows.rows, prompt.len(), rows.width, &[]))?;
+            for rows in worker.encode_rows(&[prompt])? {
+                sink.counts(&[prompt.len(), rows.width])?;
+                sink.numbers(&rows.rows)?;
+                sink.ids(&[])?;
+            }
             continue;
         }
-        let (logits, greedy) = answer(&mut worker, prompt, arguments.greedy)?;
-        sink.put(&logits, prompt.len(), engine.model.graph().vocab, &greedy)?;
+        answer(&mut worker, prompt, arguments, &mut sink)?;
     }
     let hash = sink.finish()?;
     Ok(writeln!(io::stdout().lock(), "blake3 {hash}")?)
@@ -98,25 +100,32 @@ fn not_ids(path: &Path, line: usize) -> Failure {
     )
 }
 
-/// The logits of every position of `prompt`, and the `count` likeliest tokens after it, one after another.
+/// Writes the logits of every position of `prompt`, piece by piece, so that no more than a piece of them is ever held, and
+/// the likeliest tokens after it, one after another.
 fn answer(
     worker: &mut Worker,
     prompt: &[TokenId],
-    count: usize,
-) -> Result<(Vec<f32>, Vec<TokenId>), Failure> {
+    arguments: &Arguments,
+    sink: &mut Sink<'_>,
+) -> Result<(), Failure> {
     let mut cache = worker.model().new_cache(worker.all_layers());
     let vocab = worker.model().graph().vocab;
-    let logits = worker.run(&mut cache, prompt, Keep::All)?;
-    let mut greedy = Vec::with_capacity(count);
-    let mut last = logits[logits.len() - vocab..].to_vec();
-    while greedy.len() < count {
+    sink.counts(&[prompt.len(), vocab])?;
+    let mut last = Vec::new();
+    for piece in prompt.chunks(arguments.engine.chunk.get()) {
+        let logits = worker.run(&mut cache, piece, Keep::All)?;
+        sink.numbers(&logits)?;
+        last = logits[logits.len() - vocab..].to_vec();
+    }
+    let mut greedy = Vec::with_capacity(arguments.greedy);
+    while greedy.len() < arguments.greedy {
         let token = likeliest(&last);
         greedy.push(token);
-        if greedy.len() < count {
+        if greedy.len() < arguments.greedy {
             last = worker.run(&mut cache, &[token], Keep::Last)?;
         }
     }
-    Ok((logits, greedy))
+    sink.ids(&greedy)
 }
 
 /// The first of the largest logits.
@@ -142,17 +151,27 @@ impl<'a> Sink<'a> {
         })
     }
 
-    fn put(&mut self, logits: &[f32], n: usize, vocab: usize, greedy: &[TokenId]) -> Result<(), Failure> {
-        let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+    fn counts(&mut self, counts: &[usize]) -> Result<(), Failure> {
+        let bytes = counts.iter().flat_map(|count| (*count as u32).to_le_bytes());
+        self.write(&bytes.collect::<Vec<u8>>())
+    }
+
+    /// Logits, of which the hash is.
+    fn numbers(&mut self, numbers: &[f32]) -> Result<(), Failure> {
+        let bytes = certify::bytes(numbers);
         self.hasher.update(&bytes);
-        let counts = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let ids: Vec<u32> = std::iter::once(greedy.len() as u32)
-            .chain(greedy.iter().map(|t| t.0))
-            .collect();
-        let parts = [counts(&[n as u32, vocab as u32]), bytes, counts(&ids)];
-        parts
-            .iter()
-            .try_for_each(|part| self.file.write_all(part))
+        self.write(&bytes)
+    }
+
+    fn ids(&mut self, ids: &[TokenId]) -> Result<(), Failure> {
+        self.counts(&[ids.len()])?;
+        let bytes = ids.iter().flat_map(|id| id.0.to_le_bytes());
+        self.write(&bytes.collect::<Vec<u8>>())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file
+            .write_all(bytes)
             .map_err(|e| Failure::writing(self.path, &e))
     }
 
