@@ -19,6 +19,7 @@ use heph_kernels::format::Format;
 use heph_kernels::kv::{KvFormat, KvShape};
 use heph_kernels::rope::RopeStyle;
 use heph_types::LayerRange;
+use std::collections::BTreeSet;
 
 pub use heph_kernels::attention::Sight;
 
@@ -281,8 +282,27 @@ impl Graph {
     }
 
     /// Builds the graph of the architecture that `config` names from the tensors in `index`.
-    /// Fails when a tensor is missing or has another shape than the configuration says.
+    /// Fails when a tensor is missing or has another shape than the configuration says, or when one is left over.
     pub fn build(config: &ModelConfig, index: &dyn TensorIndex) -> Result<Graph, GraphError> {
+        let graph = Graph::of_architecture(config, index)?;
+        // Files of models that only read bring what serves classification, too.
+        if graph.pooling.is_none() {
+            graph.check_all_used(index)?;
+        }
+        Ok(graph)
+    }
+
+    fn check_all_used(&self, index: &dyn TensorIndex) -> Result<(), GraphError> {
+        let used: BTreeSet<&str> = self.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        match index.names().into_iter().find(|name| !used.contains(name)) {
+            Some(name) => Err(GraphError::Unused {
+                name: name.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn of_architecture(config: &ModelConfig, index: &dyn TensorIndex) -> Result<Graph, GraphError> {
         match config.architecture.as_str() {
             "llama" | "mistral" | "mixtral" => llama::graph(config, index),
             "qwen2" | "qwen3" | "qwen3moe" => qwen::graph(config, index),

@@ -33,11 +33,13 @@ pub enum QuantizeError {
     /// The vocabulary cannot be said in GGUF.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
-    /// A tensor holds weights that are infinite or no numbers.
-    #[error("tensor {name:?} holds a weight that is no finite number")]
+    /// A tensor holds weights that are infinite or no numbers, or would be in its new format.
+    #[error("tensor {name:?} holds a weight that is no finite number as {format}")]
     NotFinite {
         /// The tensor.
         name: String,
+        /// Its new format.
+        format: Format,
     },
     /// A tensor cannot be stored as the file needs it.
     #[error("tensor {name:?} cannot be stored: {why}")]
@@ -76,8 +78,11 @@ pub fn plan(source: &Source, file_type: FileType) -> Vec<(String, Format)> {
         .collect()
 }
 
+/// From here on weights are infinite as half floats; the other formats take the largest that they have.
+const HALF_END: f32 = 65_520.0;
+
 /// A tensor in another format, all matrices in one piece; `None` if the format cannot hold its rows or a weight
-/// is no finite number.
+/// is no finite number in it.
 pub fn convert(tensor: &SourceTensor<'_>, to: Format, pool: &Pool) -> Option<Vec<u8>> {
     let TensorSpec {
         format: from,
@@ -92,6 +97,11 @@ pub fn convert(tensor: &SourceTensor<'_>, to: Format, pool: &Pool) -> Option<Vec
         out.copy_from_slice(&tensor.matrices.concat());
         return Some(out);
     }
+    let end = if to == Format::F16 {
+        HALF_END
+    } else {
+        f32::INFINITY
+    };
     let finite = AtomicBool::new(true);
     for (matrix, out) in tensor.matrices.iter().zip(out.chunks_exact_mut(to_row * rows)) {
         pool.run_chunks(out, ROWS_PER_TASK * to_row, |task, out| {
@@ -99,7 +109,7 @@ pub fn convert(tensor: &SourceTensor<'_>, to: Format, pool: &Pool) -> Option<Vec
             let rows = matrix.chunks_exact(from_row).skip(ROWS_PER_TASK * task);
             for (raw, out) in rows.zip(out.chunks_exact_mut(to_row)) {
                 dequantize_row(from, raw, &mut row);
-                if row.iter().any(|weight| !weight.is_finite()) {
+                if !row.iter().all(|weight| weight.abs() < end) {
                     finite.store(false, Ordering::Relaxed);
                 }
                 quantize_row(to, &row, None, out);
@@ -159,7 +169,10 @@ pub fn write<W: Write>(
             tensor.matrices = vec![bytes];
         }
         let bytes = convert(&tensor, *format, pool);
-        body.tensor(&bytes.ok_or_else(|| QuantizeError::NotFinite { name: name.clone() })?)?;
+        body.tensor(&bytes.ok_or_else(|| QuantizeError::NotFinite {
+            name: name.clone(),
+            format: *format,
+        })?)?;
         source.release(name);
         done += tensor.spec.parameters();
         progress(Progress {

@@ -312,6 +312,10 @@ impl TensorIndex for Source {
     fn spec(&self, name: &str) -> Option<TensorSpec> {
         self.tensors.get(name).map(|tensor| tensor.spec.clone())
     }
+
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
 }
 
 impl Located {

@@ -8,6 +8,9 @@ use super::{
 pub trait TensorIndex {
     /// The tensor of this name, or `None` when the file has none.
     fn spec(&self, name: &str) -> Option<TensorSpec>;
+
+    /// The names of all of them.
+    fn names(&self) -> Vec<&str>;
 }
 
 /// Why a file's tensors do not make a model.
@@ -22,6 +25,12 @@ pub enum GraphError {
     /// A tensor that the architecture needs is not in the file.
     #[error("the file has no tensor {name:?}")]
     Missing {
+        /// The canonical name.
+        name: String,
+    },
+    /// A tensor that the architecture has no place for: without it, the model would compute something else than it means.
+    #[error("the file holds a tensor {name:?}, for which the architecture has no place")]
+    Unused {
         /// The canonical name.
         name: String,
     },

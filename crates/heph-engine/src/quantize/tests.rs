@@ -277,29 +277,36 @@ fn a_file_requantised_keeps_what_it_said() {
 }
 
 #[test]
-fn a_weight_that_is_no_number_is_an_error() {
+fn a_weight_that_is_no_number_or_too_large_is_an_error() {
     let header = json!({"model.embed_tokens.weight": {"dtype": "F32", "shape": [300, 256], "data_offsets": [0, 307_200]}});
     let header = header.to_string();
-    let data = f32::NAN.to_le_bytes().repeat(300 * 256);
-    let file: Arc<dyn FileBytes> =
-        Arc::new([&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat());
     let good = folder();
     let Ok(Vocabulary::Folder(texts)) = good.vocabulary() else {
         panic!("no folder")
     };
-    let source =
-        Source::from_folder(texts.clone(), vec![("model.safetensors".to_owned(), file)]).expect("a folder");
-    let error = write(
-        &source,
-        FileType::Q8_0,
-        "small",
-        &Pool::serial(),
-        Vec::new(),
-        &mut |_| {},
-    )
-    .expect_err("no file");
-    assert_eq!(
-        error.to_string(),
-        "tensor \"token_embd.weight\" holds a weight that is no finite number"
-    );
+    let refusal = |weight: f32, file_type| {
+        let data = weight.to_le_bytes().repeat(300 * 256);
+        let file: Arc<dyn FileBytes> =
+            Arc::new([&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat());
+        let source = Source::from_folder(texts.clone(), vec![("model.safetensors".to_owned(), file)]);
+        let (source, pool) = (source.expect("a folder"), Pool::serial());
+        let written = write(&source, file_type, "small", &pool, Vec::new(), &mut |_| {});
+        written.err().map(|error| error.to_string())
+    };
+    for (weight, file_type, format) in [
+        (f32::NAN, FileType::Q8_0, "q8_0"),
+        (f32::INFINITY, FileType::BF16, "bf16"),
+        (65_520.0, FileType::F16, "f16"),
+    ] {
+        let wanted =
+            format!("tensor \"token_embd.weight\" holds a weight that is no finite number as {format}");
+        assert_eq!(refusal(weight, file_type), Some(wanted));
+    }
+    for (weight, file_type) in [
+        (65_519.0, FileType::F16),
+        (1e9, FileType::BF16),
+        (1e9, FileType::Q8_0),
+    ] {
+        assert_eq!(refusal(weight, file_type), None, "{weight} as {file_type}");
+    }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{ModelConfig, RopeScaling};
 use crate::gguf::{Header, Value};
+use crate::graph::{Graph, GraphError};
 use heph_kernels::format::Format;
 use heph_kernels::rope::RopeStyle;
 
@@ -245,4 +246,37 @@ fn stacked_experts_are_read_in_one_piece_and_one_by_one() {
             .read("blk.0.ffn_down_exps.weight", &Pool::serial())
             .is_none()
     );
+}
+
+#[test]
+fn a_tensor_that_nothing_computes_with_is_refused() {
+    const LAYER: [(&str, Format, &[usize]); 10] = [
+        ("output_norm.weight", Format::F32, &[64]),
+        ("blk.0.attn_norm.weight", Format::F32, &[64]),
+        ("blk.0.ffn_norm.weight", Format::F32, &[64]),
+        ("blk.0.attn_q.weight", Format::Q8_0, &[64, 64]),
+        ("blk.0.attn_k.weight", Format::Q8_0, &[64, 64]),
+        ("blk.0.attn_v.weight", Format::Q8_0, &[64, 64]),
+        ("blk.0.attn_output.weight", Format::Q8_0, &[64, 64]),
+        ("blk.0.ffn_gate.weight", Format::Q8_0, &[64, 96]),
+        ("blk.0.ffn_up.weight", Format::Q8_0, &[64, 96]),
+        ("blk.0.ffn_down.weight", Format::Q8_0, &[96, 64]),
+    ];
+    let built = |more: &[(&str, Format, &[usize])]| {
+        let tensors = [&[TABLE][..], &LAYER, more].concat();
+        let source =
+            open(file(&[("llama.block_count", Some(Value::U32(1)))], &tensors)).expect("a good file");
+        Graph::build(source.config(), &source).map(|graph| graph.layers.len())
+    };
+    assert_eq!(built(&[]), Ok(1));
+    assert_eq!(built(&[("blk.0.attn_q.bias", Format::F32, &[64])]), Ok(1));
+    assert_eq!(built(&[("rope_freqs.weight", Format::F32, &[8])]), Ok(1));
+    // Norms that only Qwen has, and a layer more than the file speaks of.
+    for name in ["blk.0.attn_q_norm.weight", "blk.1.attn_norm.weight"] {
+        let name_of = name.to_owned();
+        assert_eq!(
+            built(&[(name, Format::F32, &[16])]),
+            Err(GraphError::Unused { name: name_of })
+        );
+    }
 }
