@@ -6,6 +6,9 @@ use crate::source::SourceError;
 use heph_kernels::rope::RopeStyle;
 use serde::{Deserialize, Deserializer};
 
+/// Base of the rotary frequencies of most families.
+const THETA: f64 = 10_000.0;
+
 /// The architectures of this file: name in the folder, and what it means here.
 const FAMILIES: &[(&str, Family)] = &[
     (
@@ -14,6 +17,7 @@ const FAMILIES: &[(&str, Family)] = &[
             gguf: "llama",
             window: Window::Never,
             normalise: true,
+            theta: THETA,
         },
     ),
     (
@@ -22,6 +26,7 @@ const FAMILIES: &[(&str, Family)] = &[
             gguf: "llama",
             window: Window::Stated(Some(4096)),
             normalise: true,
+            theta: THETA,
         },
     ),
     (
@@ -30,6 +35,7 @@ const FAMILIES: &[(&str, Family)] = &[
             gguf: "llama",
             window: Window::Stated(None),
             normalise: true,
+            theta: 1_000_000.0,
         },
     ),
     (
@@ -38,6 +44,7 @@ const FAMILIES: &[(&str, Family)] = &[
             gguf: "qwen2",
             window: Window::Upper,
             normalise: true,
+            theta: THETA,
         },
     ),
     (
@@ -46,14 +53,16 @@ const FAMILIES: &[(&str, Family)] = &[
             gguf: "qwen3",
             window: Window::Upper,
             normalise: true,
+            theta: THETA,
         },
     ),
     (
         "Qwen3MoeForCausalLM",
         Family {
             gguf: "qwen3moe",
-            window: Window::Upper,
+            window: Window::All,
             normalise: false,
+            theta: THETA,
         },
     ),
 ];
@@ -66,6 +75,8 @@ struct Family {
     window: Window,
     /// Whether chosen experts are scaled to one when the file does not say.
     normalise: bool,
+    /// Base of the rotary frequencies when the file does not say.
+    theta: f64,
 }
 
 /// How an architecture reads `sliding_window`.
@@ -75,7 +86,9 @@ enum Window {
     Never,
     /// In every layer; with this value when the file does not say.
     Stated(Option<u32>),
-    /// From layer `max_window_layers` on, and only with `use_sliding_window`.
+    /// In every layer, and only with `use_sliding_window`.
+    All,
+    /// In the layers that `layer_types` names, or else from layer `max_window_layers` on, and only with `use_sliding_window`.
     Upper,
 }
 
@@ -105,6 +118,7 @@ struct Raw {
     sliding_window: Option<Option<u32>>,
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
     num_local_experts: Option<usize>,
     num_experts: Option<usize>,
     num_experts_per_tok: Option<usize>,
@@ -172,7 +186,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<ModelConfig, SourceError> {
         vocab: need(raw.vocab_size, "vocab_size")?,
         context,
         rms_eps: need(raw.rms_norm_eps, "rms_norm_eps")?,
-        rope: raw.rope(head_dim, context)?,
+        rope: raw.rope(family.theta, head_dim, context)?,
         sliding_window: raw.window(family.window, layers)?,
         experts: raw.experts(family.normalise)?,
         encoder: None,
@@ -241,20 +255,26 @@ impl Raw {
         match rule {
             Window::Never => Ok(None),
             Window::Stated(default) => Ok(self.sliding_window.unwrap_or(default)),
+            Window::All if !self.use_sliding_window.unwrap_or(false) => Ok(None),
+            Window::All => Ok(self.sliding_window.flatten()),
             Window::Upper if !self.use_sliding_window.unwrap_or(false) => Ok(None),
-            Window::Upper => match (
-                self.sliding_window.flatten(),
-                self.max_window_layers.unwrap_or(layers),
-            ) {
-                (None, _) => Ok(None),
-                (_, first) if first >= layers => Ok(None),
-                (window, 0) => Ok(window),
-                (_, first) => unsupported(format!("a sliding window from layer {first} on")),
+            Window::Upper => match (self.sliding_window.flatten(), self.sliding_layers(layers)) {
+                (None, _) | (_, 0) => Ok(None),
+                (window, sliding) if sliding == layers => Ok(window),
+                _ => unsupported("a sliding window in some layers only".to_owned()),
             },
         }
     }
 
-    fn rope(&self, head_dim: usize, context: usize) -> Result<RopeConfig, SourceError> {
+    /// How many layers have the window, of a family that may have it in some.
+    fn sliding_layers(&self, layers: usize) -> usize {
+        match &self.layer_types {
+            Some(types) => types.iter().filter(|kind| *kind == "sliding_attention").count(),
+            None => layers.saturating_sub(self.max_window_layers.unwrap_or(layers)),
+        }
+    }
+
+    fn rope(&self, theta: f64, head_dim: usize, context: usize) -> Result<RopeConfig, SourceError> {
         let rope = self
             .rope_parameters
             .clone()
@@ -265,7 +285,7 @@ impl Raw {
             .or(self.partial_rotary_factor)
             .unwrap_or(1.0);
         Ok(RopeConfig {
-            theta: rope.rope_theta.or(self.rope_theta).unwrap_or(10_000.0),
+            theta: rope.rope_theta.or(self.rope_theta).unwrap_or(theta),
             dims: (head_dim as f64 * part) as usize,
             style: RopeStyle::Halves,
             scaling: rope.scaling(context)?,

@@ -76,6 +76,24 @@ fn both_generations_of_config_read_alike() {
 }
 
 #[test]
+fn each_architecture_has_its_own_rotary_base() {
+    for (architecture, changes, theta) in [
+        ("LlamaForCausalLM", json!({}), 1e4),
+        ("MixtralForCausalLM", json!({}), 1e6),
+        ("MixtralForCausalLM", json!({"rope_theta": 1e5}), 1e5),
+    ] {
+        let mut all = changes.clone();
+        all["architectures"] = json!([architecture]);
+        all["rope_parameters"] = json!(null);
+        assert_eq!(
+            read(all).expect("a good configuration").rope.theta,
+            theta,
+            "{architecture} {changes}"
+        );
+    }
+}
+
+#[test]
 fn each_architecture_reads_its_window_its_own_way() {
     let cases = [
         ("LlamaForCausalLM", json!({"sliding_window": 16}), None),
@@ -98,6 +116,24 @@ fn each_architecture_reads_its_window_its_own_way() {
             json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 2}),
             None,
         ),
+        (
+            "Qwen3ForCausalLM",
+            json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 2,
+                "layer_types": ["sliding_attention", "sliding_attention"]}),
+            Some(16),
+        ),
+        (
+            "Qwen3ForCausalLM",
+            json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 0,
+                "layer_types": ["full_attention", "full_attention"]}),
+            None,
+        ),
+        (
+            "Qwen3MoeForCausalLM",
+            json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 2}),
+            Some(16),
+        ),
+        ("Qwen3MoeForCausalLM", json!({"sliding_window": 16}), None),
     ];
     for (architecture, mut changes, expected) in cases {
         changes["architectures"] = json!([architecture]);
