@@ -29,6 +29,10 @@ pub enum SamplingError {
     NothingAllowed,
 }
 
+/// Below this temperature the likeliest token is taken: noise is far below the steps of `logit / temperature` long before,
+/// and of quotients that are infinite none is larger than another.
+const TEMPERATURE_DRAWN: f32 = 1e-30;
+
 /// Chooses tokens; keeps its buffers between calls and nothing else.
 #[derive(Debug, Clone, Default)]
 pub struct Sampler {
@@ -86,7 +90,7 @@ impl Sampler {
         allowed: Option<&[bool]>,
     ) -> Result<TokenId, SamplingError> {
         self.adjust(logits, history, allowed);
-        if self.options.temperature == 0.0 {
+        if !self.draws() {
             return self.likeliest();
         }
         self.collect();
@@ -123,7 +127,7 @@ impl Sampler {
     ) -> Option<RunnerUp> {
         self.adjust(logits, history, None);
         self.collect();
-        let drawn = self.options.temperature != 0.0;
+        let drawn = self.draws();
         if drawn {
             self.keep_top_k();
             self.keep_typical();
@@ -148,6 +152,11 @@ impl Sampler {
             token: TokenId(id),
             gap: best - second,
         })
+    }
+
+    /// Whether noise has a part in the choice.
+    fn draws(&self) -> bool {
+        self.options.temperature >= TEMPERATURE_DRAWN
     }
 
     /// Copies the logits and applies everything that changes their values.
@@ -365,6 +374,24 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_equal_tokens() {
         assert_eq!(draw(&SamplingOptions::greedy(), &[0.0, 3.0, 3.0, f32::NAN], 0), 1);
+    }
+
+    #[test]
+    fn the_least_temperatures_take_the_likeliest() {
+        let logits = [30.0, -1.0, 31.0, 2.0];
+        for temperature in [0.0, f32::from_bits(1), 1e-40, 1e-31, 1e-30, 1e-20] {
+            let mut options = open(3);
+            options.temperature = temperature;
+            assert_eq!(draw(&options, &logits, 5), 2, "{temperature:e}");
+            let second = Sampler::new(options)
+                .unwrap()
+                .runner_up(&logits, Position(5), &[], TokenId(2));
+            let second = second.unwrap();
+            assert!(
+                second.token == TokenId(0) && second.gap.is_finite(),
+                "{temperature:e}: {second:?}"
+            );
+        }
     }
 
     #[test]
