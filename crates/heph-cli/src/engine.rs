@@ -69,7 +69,8 @@ fn memory_free() -> u64 {
     free / 100 * MEMORY_SHARE_PERCENT
 }
 
-fn threads(text: &str) -> Result<usize, String> {
+/// A count of threads.
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|n| (1..=THREADS_MAX).contains(n));
     count.ok_or_else(|| format!("a number from 1 to {THREADS_MAX} is needed"))
 }

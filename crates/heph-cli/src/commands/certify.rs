@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::arguments::count;
 use crate::complete;
-use crate::engine::EngineArguments;
+use crate::engine::{EngineArguments, threads};
 use crate::failure::{Exit, Failure};
 use crate::terminal::{self, Style};
 
@@ -44,8 +44,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     full: bool,
     /// Most threads tried [default: one per core, at least 3]
-    #[arg(long, value_parser = count)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_parser = threads)]
+    threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -183,10 +183,10 @@ fn scan(
             ),
         ));
     }
-    let (hash, engine) = (opened.hash()?, opened.load(Packing::AtLoad)?);
-    let threads = arguments
-        .threads
-        .map_or(settings.threads.max(3), NonZeroUsize::get);
+    // What does not fit says so before all of it is read through.
+    let engine = opened.load(Packing::AtLoad)?;
+    let hash = opened.hash()?;
+    let threads = arguments.threads.unwrap_or(settings.threads.max(3));
     let ways = certify::ways(
         depth(arguments),
         tokens,

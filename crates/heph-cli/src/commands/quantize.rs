@@ -14,8 +14,8 @@ use heph_runtime::store::{Store, names_one_file};
 use serde::Serialize;
 
 use super::models::print_json;
-use crate::arguments::count;
 use crate::complete;
+use crate::engine::threads;
 use crate::failure::{Exit, Failure};
 use crate::terminal;
 
@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     force: bool,
     /// Threads to compute with [default: one per core]
-    #[arg(long, value_parser = count)]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, value_parser = threads)]
+    threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -115,11 +115,7 @@ fn write<'a>(
     settings: &Settings,
     file: Watched<'a>,
 ) -> Result<Watched<'a>, Failure> {
-    let pool = Pool::new(
-        arguments
-            .threads
-            .map_or(settings.threads, std::num::NonZeroUsize::get),
-    );
+    let pool = Pool::new(arguments.threads.unwrap_or(settings.threads));
     let bar = terminal::steps_bar(&format!("writing {}", arguments.file_type), 0);
     let mut show = |p: quantize::Progress<'_>| {
         bar.set_length(p.total);

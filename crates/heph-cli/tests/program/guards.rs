@@ -165,6 +165,14 @@ fn an_option_that_cannot_be_honoured_is_named() {
         (run(&["--context", "99999999"]), "--context asks for 99999999"),
         (run(&["--context", "0"]), "a whole number from 1 on is needed"),
         (
+            vec!["quantize", "heph-story-draft", "q.gguf", "--threads", "9999"],
+            "a number from 1 to 1024 is needed",
+        ),
+        (
+            vec!["certify", "heph-story-draft", "--threads", "0"],
+            "a number from 1 to 1024 is needed",
+        ),
+        (
             run(&["--keep-first", "99"]),
             "--keep-first 99: the model has 4 layers",
         ),
