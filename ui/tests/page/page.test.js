@@ -5,67 +5,23 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { request as asked } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
-import { browser, executable } from './browser.js';
-import { cable, missing, serve } from './door.js';
+import { test } from 'node:test';
+import { cable } from './door.js';
+import { ask, composer, served, skip } from './served.js';
 import { sound } from './sound.js';
 
 /** Nothing is fast on a machine that also builds: everything waited for comes, or fails, within this many milliseconds. */
 const PATIENCE = 30_000;
-const skip = missing || (executable ? false : 'chromium is not installed');
-/** Same seed, same words: answers can be compared. */
-const STEADY = { temperature: 0.7, seed: 7, language: 'en', theme: 'light', tokensMax: 160 };
+const stage = served({ patience: PATIENCE, usual: { tokensMax: 160 } });
+const { open } = stage;
 
-let door;
-let chromium;
-
-before(async () => {
-  if (skip) return;
-  [door, chromium] = await Promise.all([serve(), browser()]);
-});
-after(async () => {
-  await chromium?.close();
-  await door?.end();
-});
-
-/** A page at `at`, as a person with `settings` opens it; every request and error that it makes is written down. */
-async function open({ settings = {}, width = 1200, height = 800, at = '', address = door.address, token = door.token } = {}) {
-  const context = await chromium.newContext({ viewport: { width, height }, acceptDownloads: true });
-  context.setDefaultTimeout(PATIENCE);
-  const kept = JSON.stringify({ ...STEADY, ...settings });
-  await context.addInitScript(
-    ([settings, token]) => {
-      if (localStorage.getItem('heph.settings') === null) localStorage.setItem('heph.settings', settings);
-      if (token && localStorage.getItem('heph.token') === null) localStorage.setItem('heph.token', token);
-    },
-    [kept, token],
-  );
-  const page = await context.newPage();
-  const asked = [];
-  const errors = [];
-  page.on('request', (request) => asked.push(request.url()));
-  page.on('pageerror', (error) => errors.push(error.message));
-  page.on('console', (line) => /Content Security|Refused to/i.test(line.text()) && errors.push(line.text()));
-  await page.goto(`${address}/${at}`);
-  return { page, context, asked, errors };
-}
-
-const composer = (page) => page.locator('.composer textarea');
 const answers = (page) => page.locator('.turn.assistant');
-
-/** Asks `words` and waits for the receipt of the answer. */
-async function ask(page, words) {
-  const count = await page.locator('.went').count();
-  await composer(page).fill(words);
-  await composer(page).press('Enter');
-  await page.locator('.went').nth(count).waitFor();
-}
 
 /** Waits until the door has kept the page's chat so that `right` holds of it. */
 async function kept(page, right) {
   const id = page.url().split('/').pop();
   for (const until = Date.now() + PATIENCE; ; ) {
-    const chat = await (await door.ask(`/heph/v1/chats/${id}`)).json();
+    const chat = await (await stage.door.ask(`/heph/v1/chats/${id}`)).json();
     if (chat.body && right(chat.body)) return;
     assert.ok(Date.now() < until, `the chat was not kept: ${JSON.stringify(chat).slice(0, 2000)}`);
     await new Promise((resume) => setTimeout(resume, 100));
@@ -74,16 +30,16 @@ async function kept(page, right) {
 
 async function keepChat(id, title, messages, others = []) {
   const body = JSON.stringify({ title, body: { version: 1, system: '', messages, others } });
-  const answer = await door.ask(`/heph/v1/chats/${id}`, { method: 'PUT', body, headers: { 'content-type': 'application/json' } });
+  const answer = await stage.door.ask(`/heph/v1/chats/${id}`, { method: 'PUT', body, headers: { 'content-type': 'application/json' } });
   assert.ok(answer.ok, await answer.text());
 }
 
 const turn = (id, parent, role, content, at) => ({ id, parent, role, content, at, state: 'whole' });
 
 test('the address with the token opens the page, and holds the token no longer', { skip }, async () => {
-  const { page, context, errors } = await open({ at: `#token=${door.token}`, token: null });
+  const { page, context, errors } = await open({ at: `#token=${stage.door.token}`, token: null });
   await composer(page).waitFor();
-  assert.ok(!page.url().includes(door.token));
+  assert.ok(!page.url().includes(stage.door.token));
   await page.reload();
   await page.locator('aside').waitFor();
   assert.equal(await page.locator('.door').count(), 0);
@@ -95,7 +51,7 @@ test('without the token the page asks for it, and a wrong one does not open', { 
   const { page, context } = await open({ token: null });
   await page.locator('#token').fill('wrong');
   await page.locator('#token').press('Enter');
-  await page.locator('#token').fill(door.token);
+  await page.locator('#token').fill(stage.door.token);
   await page.locator('#token').press('Enter');
   await composer(page).waitFor();
   await context.close();
@@ -110,13 +66,13 @@ test('an answer streams, and its receipt is that of the door: nothing left', { s
   await page.locator('.went .line').click();
   assert.match(await page.locator('.went').innerText(), /Stayed on this machine/);
   const id = await page.locator('.went .foot > span').first().innerText();
-  const receipt = await (await door.ask(`/heph/v1/receipts/${id}`)).json();
+  const receipt = await (await stage.door.ask(`/heph/v1/receipts/${id}`)).json();
   assert.deepEqual(receipt.traffic, []);
   const shown = await page.locator('.went .card').innerText();
   assert.ok(shown.includes(`${receipt.prompt_tokens} read, ${receipt.answer_tokens} written`), shown);
   const text = await page.locator('.turn.assistant .text').innerText();
   assert.ok(text.length > 40, text);
-  assert.deepEqual(asked.filter((url) => !url.startsWith(door.address)), [], 'only this machine is asked');
+  assert.deepEqual(asked.filter((url) => !url.startsWith(stage.door.address)), [], 'only this machine is asked');
   assert.deepEqual(errors, []);
   await context.close();
 });
@@ -126,7 +82,7 @@ test('an answer whose connection breaks goes on, with the same words', { skip },
   await ask(whole.page, 'Tell me about a queen and a honey cake.');
   const words = await answers(whole.page).locator('.text').innerText();
   await whole.context.close();
-  const cut = await cable(door.port, 2500, 2);
+  const cut = await cable(stage.door.port, 2500, 2);
   const { page, context } = await open({ address: cut.address });
   await ask(page, 'Tell me about a queen and a honey cake.');
   assert.equal(cut.state.cut, 2, 'the cable was cut');
@@ -136,7 +92,7 @@ test('an answer whose connection breaks goes on, with the same words', { skip },
 });
 
 test('stop keeps what has come, asks for no more, and another question can be asked', { skip }, async () => {
-  const slow = await cable(door.port, 6000, 0);
+  const slow = await cable(stage.door.port, 6000, 0);
   const { page, context, asked } = await open({ address: slow.address });
   await composer(page).fill('Tell me a story about a little fox.');
   await composer(page).press('Enter');
@@ -205,7 +161,7 @@ test('a folder is asked about, its citation opens where it stands, and nothing o
   const label = page.getByLabel(/^What of it may leave this machine: heph-folder-/);
   for (const wanted of ['own', 'nothing']) {
     await label.selectOption(wanted);
-    const told = async () => (await (await door.ask('/heph/v1/knowledge')).json()).shelves[0].label;
+    const told = async () => (await (await stage.door.ask('/heph/v1/knowledge')).json()).shelves[0].label;
     for (const until = Date.now() + PATIENCE; (await told()) !== wanted; ) assert.ok(Date.now() < until, wanted);
   }
   await page.evaluate(() => (location.hash = '#/chat'));
@@ -229,7 +185,7 @@ test('a folder is asked about, its citation opens where it stands, and nothing o
 function from(origin, method, path, { token, body } = {}) {
   const headers = { origin, 'content-type': 'application/json', ...(token ? { authorization: `Bearer ${token}` } : {}) };
   return new Promise((give, fail) => {
-    const sent = asked(door.address + path, { method, headers }, async (response) => {
+    const sent = asked(stage.door.address + path, { method, headers }, async (response) => {
       let text = '';
       for await (const piece of response.setEncoding('utf8')) text += piece;
       give({ status: response.statusCode, json: () => JSON.parse(text) });
@@ -293,7 +249,7 @@ test('chats are found, renamed, saved and deleted', { skip }, async () => {
   await page.getByRole('button', { name: 'Delete' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
   await page.getByText('No chat has these words.').waitFor();
-  assert.equal((await door.ask('/heph/v1/chats/found-1')).status, 404);
+  assert.equal((await stage.door.ask('/heph/v1/chats/found-1')).status, 404);
   await context.close();
 });
 
@@ -322,7 +278,7 @@ test('nothing in an answer acts, loads or leaves', { skip }, async () => {
     assert.equal(ping, false);
   }
   assert.equal(await page.evaluate(() => window.bad), undefined);
-  assert.deepEqual(asked.filter((url) => !url.startsWith(door.address)), []);
+  assert.deepEqual(asked.filter((url) => !url.startsWith(stage.door.address)), []);
   await context.close();
 });
 
@@ -415,7 +371,7 @@ test('the network log says that nothing left, and what did as soon as it does', 
   await page.getByRole('link', { name: 'See what left this machine' }).click();
   await page.getByText('Nothing left this machine.').waitFor();
   const line = (to, up) => JSON.stringify({ at: Math.floor(Date.now() / 1000), kind: 'peer', to, who: 'laptop', purpose: 'session', labels: ['private'], counted: 'on-the-wire', up, down: 7 });
-  const log = join(door.home, 'egress.jsonl');
+  const log = join(stage.door.home, 'egress.jsonl');
   // What goes to another program of this machine does not leave it.
   await writeFile(log, `${line('127.0.0.1:7842', 5)}\n`);
   await page.getByText('on this machine').waitFor();

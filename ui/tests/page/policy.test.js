@@ -6,53 +6,19 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { spawnSync } from 'node:child_process';
-import { after, before, test } from 'node:test';
-import { browser, executable } from './browser.js';
-import { missing, program, serve } from './door.js';
+import { test } from 'node:test';
+import { program, serve } from './door.js';
+import { ask, served, skip } from './served.js';
 import { sound } from './sound.js';
 
 /** A machine that also builds is slow. */
 const PATIENCE = 60_000;
-const skip = missing || (executable ? false : 'chromium is not installed');
-
-let door;
-let chromium;
-
-before(async () => {
-  if (skip) return;
-  [door, chromium] = await Promise.all([serve(), browser()]);
-});
-after(async () => {
-  await chromium?.close();
-  await door?.end();
-});
-
-async function open({ settings = {}, at = '', width = 1200 } = {}) {
-  const context = await chromium.newContext({ viewport: { width, height: 900 }, acceptDownloads: true });
-  context.setDefaultTimeout(PATIENCE);
-  const kept = JSON.stringify({ temperature: 0.7, seed: 7, language: 'en', theme: 'light', tokensMax: 24, ...settings });
-  await context.addInitScript(
-    ([settings, token]) => {
-      if (localStorage.getItem('heph.settings') === null) localStorage.setItem('heph.settings', settings);
-      localStorage.setItem('heph.token', token);
-    },
-    [kept, door.token],
-  );
-  const page = await context.newPage();
-  await page.goto(`${door.address}/${at}`);
-  return { page, context };
-}
+const stage = served({ patience: PATIENCE, usual: { tokensMax: 24 } });
+const { open } = stage;
 
 const shield = (page) => page.locator('header button.shield');
-const stands = async () => (await door.ask('/heph/v1/policy')).json();
-const put = (change) => door.ask('/heph/v1/policy', { method: 'PUT', body: JSON.stringify(change), headers: { 'content-type': 'application/json' } });
-
-async function ask(page, words) {
-  const count = await page.locator('.went').count();
-  await page.locator('.composer textarea').fill(words);
-  await page.locator('.composer textarea').press('Enter');
-  await page.locator('.went').nth(count).waitFor();
-}
+const stands = async () => (await stage.door.ask('/heph/v1/policy')).json();
+const put = (change) => stage.door.ask('/heph/v1/policy', { method: 'PUT', body: JSON.stringify(change), headers: { 'content-type': 'application/json' } });
 
 /** Waits until `right` holds. */
 async function comes(right) {
@@ -67,7 +33,7 @@ test('a person who never asked sees what the machine is, and has an answer after
   await page.getByRole('heading', { name: 'This machine is ready' }).waitFor();
   await page.getByText(/GB of memory free/).waitFor();
   const told = await page.locator('section[aria-labelledby=welcome]').innerText();
-  const { cores } = await (await door.ask('/heph/v1/hardware')).json();
+  const { cores } = await (await stage.door.ask('/heph/v1/hardware')).json();
   assert.match(told, /heph-story answers at once \([\d.]+ MB\)\. It is part of HEPH: no account, nothing to download\./);
   assert.match(told, new RegExp(`${cores} cores?, [\\d.]+ GB of memory free`));
   await sound(page, 'welcome');
@@ -87,8 +53,8 @@ test('one switch cuts everything off, for all programs of this machine, and give
   assert.equal(await cut.getAttribute('aria-checked'), 'true');
   await sound(page, 'cut off');
   assert.equal((await stands()).cut, true);
-  assert.ok(existsSync(join(door.home, 'cut-off')));
-  const explained = spawnSync(program, ['policy', 'explain', '--to', 'own'], { env: { ...process.env, HEPH_HOME: door.home }, encoding: 'utf8' });
+  assert.ok(existsSync(join(stage.door.home, 'cut-off')));
+  const explained = spawnSync(program, ['policy', 'explain', '--to', 'own'], { env: { ...process.env, HEPH_HOME: stage.door.home }, encoding: 'utf8' });
   assert.match(explained.stdout + explained.stderr, /cut off/);
   await page.keyboard.press('Escape');
   await ask(page, 'What is the capital of France?');
@@ -99,7 +65,7 @@ test('one switch cuts everything off, for all programs of this machine, and give
   // Another program ends it, and the page shows that.
   await put({ cut: false });
   await page.getByRole('button', { name: 'What may leave this machine: Own machines only' }).waitFor();
-  assert.ok(!existsSync(join(door.home, 'cut-off')));
+  assert.ok(!existsSync(join(stage.door.home, 'cut-off')));
   await context.close();
 });
 
@@ -120,14 +86,14 @@ test('the preset of the policy is chosen; what lets more out is asked for again'
   await page.getByRole('radio', { name: /^Others, without names/ }).click();
   await dialog.getByRole('button', { name: 'Let it leave' }).click();
   await page.getByRole('button', { name: 'What may leave this machine: Others, without names' }).waitFor();
-  assert.deepEqual([(await stands()).preset, await readFile(join(door.home, 'policy.toml'), 'utf8')], ['redact-then-remote', 'version = 1\npreset = "redact-then-remote"\n']);
+  assert.deepEqual([(await stands()).preset, await readFile(join(stage.door.home, 'policy.toml'), 'utf8')], ['redact-then-remote', 'version = 1\npreset = "redact-then-remote"\n']);
   // A policy that cannot be read is told, and lets nothing leave.
-  await writeFile(join(door.home, 'policy.toml'), 'version = 9\n');
+  await writeFile(join(stage.door.home, 'policy.toml'), 'version = 9\n');
   await page.getByRole('button', { name: 'What may leave this machine: Nothing leaves' }).click();
   await page.getByText('The policy cannot be read.').waitFor();
   assert.ok(await page.getByRole('radio', { name: /^Everything may leave/ }).isDisabled());
   await sound(page, 'a policy that cannot be read');
-  await writeFile(join(door.home, 'policy.toml'), 'version = 1\npreset = "redact-then-remote"\n');
+  await writeFile(join(stage.door.home, 'policy.toml'), 'version = 1\npreset = "redact-then-remote"\n');
   await page.getByRole('button', { name: 'What may leave this machine: Others, without names' }).waitFor();
   await page.keyboard.press('Escape');
   // What the page asks for holds beside it.
@@ -152,13 +118,13 @@ test('a chat has a privacy label, which goes with its plan and its questions, an
   await page.locator('.went').waitFor();
   await page.getByRole('button', { name: 'How private this chat is: secret, salaries, health' }).waitFor();
   const id = page.url().split('/').pop();
-  await comes(async () => (await (await door.ask(`/heph/v1/chats/${id}`)).json()).body?.messages.at(-1)?.state === 'whole');
+  await comes(async () => (await (await stage.door.ask(`/heph/v1/chats/${id}`)).json()).body?.messages.at(-1)?.state === 'whole');
   await page.reload();
   await page.getByRole('button', { name: 'How private this chat is: secret, salaries, health' }).click();
   await sound(page, 'a label');
   await page.getByLabel('Level').selectOption('');
   await page.getByRole('button', { name: 'How private this chat is: salaries, health' }).waitFor();
-  await comes(async () => (await (await door.ask(`/heph/v1/chats/${id}`)).json()).body?.label.level === null);
+  await comes(async () => (await (await stage.door.ask(`/heph/v1/chats/${id}`)).json()).body?.label.level === null);
   await context.close();
 });
 
@@ -199,7 +165,7 @@ test('a model is written in another format, certified, and asked', { skip }, asy
   // The model that is gone is asked no longer.
   await page.evaluate(() => (location.hash = '#/chat'));
   await page.getByRole('button', { name: 'Model: heph-story', exact: true }).waitFor();
-  await rm(join(door.home, 'models'), { recursive: true, force: true });
+  await rm(join(stage.door.home, 'models'), { recursive: true, force: true });
   await context.close();
 });
 
@@ -219,8 +185,8 @@ test('a provider that was allowed can be asked, which the shield and the receipt
   const words = ['providers', 'add', 'far', '--dialect', 'openai', '--url', `http://127.0.0.1:${provider.address().port}/v1`, '--model', 'big', '--allow', '--region', 'eu', '--retention', 'nothing'];
   const added = spawnSync(program, words, { env: { ...process.env, HEPH_HOME: fresh.home, HEPH_KEYS: 'file' }, encoding: 'utf8' });
   assert.equal(added.status, 0, added.stderr);
-  const before = door;
-  door = fresh;
+  const before = stage.door;
+  stage.door = fresh;
   const { page, context } = await open();
   try {
     await page.getByRole('button', { name: 'What may leave this machine: By your rules' }).waitFor();
@@ -246,7 +212,7 @@ test('a provider that was allowed can be asked, which the shield and the receipt
     assert.match(await page.locator('.note.bad').innerText(), /cut off/);
     assert.equal(heard.length, count, 'nobody was asked');
   } finally {
-    door = before;
+    stage.door = before;
     await context.close();
     provider.close();
     provider.closeAllConnections();
@@ -263,7 +229,7 @@ test('a report is shown before it is saved, and holds nothing that was asked or 
   const text = await page.locator('pre[aria-label="A report to share"]').innerText();
   const told = JSON.parse(text);
   assert.ok(told.machine.requests.answered >= 1 && told.models.length >= 2 && Object.keys(told.counts).length > 5, text);
-  assert.ok(!text.includes('heliotrope') && !text.includes(answer.slice(0, 20)) && !text.includes(door.home) && !text.includes(door.token), text);
+  assert.ok(!text.includes('heliotrope') && !text.includes(answer.slice(0, 20)) && !text.includes(stage.door.home) && !text.includes(stage.door.token), text);
   await sound(page, 'a report');
   await context.close();
 });
