@@ -5,8 +5,10 @@ Each start has a home folder, a screen and a bus of its own; WebKit's driver ope
 A start is timed from the birth of the window's process to the first frame of the real page (first contentful paint), whose handlers are
 there before it is drawn. Every raw line is kept in raw/desktop.jsonl; the report is made from those lines and from nothing else.
 
-    desktop.py start [--count 10]     starts with nothing in the page cache (as root), warm ones, and starts while it stands unseen in the tray
+    desktop.py start [--count 10] [--warm]   starts with nothing in the page cache (as root; not with --warm, since it slows whoever else is
+                                      there), warm ones, and starts while it stands unseen in the tray
     desktop.py memory                 what the window and WebKit's processes take, without the engine, after an answer
+    desktop.py floor [--count 10]     the same of the least window of WebKit that there is (window_floor.c), warm
     desktop.py bundle FILE...         sizes of what is installed
     desktop.py report                 writes DESKTOP.md
 
@@ -17,9 +19,11 @@ import functools
 import json
 import os
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import raw_lines
@@ -92,9 +96,60 @@ def again(count):
             keep("again", engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(frame - first), load=os.getloadavg()[0])
 
 
+def family(process, name):
+    """A process of a window and all below it, by their names; the engine and its own are left out."""
+    parts, pending = {process: name}, [process]
+    while pending:
+        for child, words in children(pending.pop()).items():
+            if words[1:2] != ["serve"]:
+                parts[child] = pathlib.Path(words[0]).name
+                pending.append(child)
+    return parts
+
+
+def worked(processes):
+    """How long processors worked for them so far, in milliseconds; the system counts hundredths of a second."""
+    ticks = 0
+    for process in processes:
+        words = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(words[11]) + int(words[12])
+    return 1000 * ticks // os.sysconf("SC_CLK_TCK")
+
+
+def weigh(kind, parts, **more):
+    for process, name in parts.items():
+        rollup = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
+        amount = lambda what: int(rollup[what].split()[0])
+        keep(kind, part=name, **more, pss_kb=amount("Pss"), rss_kb=amount("Rss"),
+             private_kb=amount("Private_Dirty") + amount("Private_Clean"), written_kb=amount("Private_Dirty"))
+
+
+# As the window sets them itself where there is no graphics card.
+WITHOUT_A_CARD = {"WEBKIT_DISABLE_DMABUF_RENDERER": "1", "GDK_GL": "disable", "WEBKIT_WEB_RENDER_DEVICE_FILE": "/dev/null"}
+
+
+def floor(arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        program = pathlib.Path(folder) / "floor"
+        flags = subprocess.run(["pkg-config", "--cflags", "--libs", "webkit2gtk-4.1"], capture_output=True, text=True, check=True).stdout
+        subprocess.run(["cc", "-O2", HERE / "window_floor.c", "-o", program, *shlex.split(flags)], check=True)
+        environment = {**os.environ, "HOME": folder, "LANG": "C.UTF-8", **({} if os.path.exists("/dev/dri") else WITHOUT_A_CARD)}
+        for count in range(arguments.count):
+            window = subprocess.Popen([program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            first = float(window.stdout.readline())
+            parts = family(window.pid, "window")
+            keep("floor", nice=os.nice(0), ms=round(first - 1000 * born(window.pid)), cpu_ms=worked(parts), load=os.getloadavg()[0])
+            if count + 1 == arguments.count:
+                time.sleep(2)
+                weigh("floor_memory", parts)
+            window.kill()
+            window.wait()
+            time.sleep(0.2)
+
+
 def start(arguments):
     again(arguments.count)
-    for cold in (True, False):
+    for cold in (False,) if arguments.warm else (True, False):
         for _ in range(arguments.count):
             with desktop.Scene() as scene:
                 if cold and not forget():
@@ -103,7 +158,8 @@ def start(arguments):
                 window = scene.window(steady=False)
                 first = wait("the first frame", lambda: window.run(FIRST_FRAME))
                 (process,) = scene.processes(None)
-                keep("start", cold=cold, engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(first - 1000 * born(process)), load=os.getloadavg()[0])
+                keep("start", cold=cold, engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(first - 1000 * born(process)),
+                     cpu_ms=worked(family(process, "window")), load=os.getloadavg()[0])
             if not cold:
                 time.sleep(0.2)
 
@@ -113,18 +169,7 @@ def memory(_):
         window = scene.window()
         desktop.answered(window, desktop.STORY, 1)
         (own,) = scene.processes(None)
-        parts = {own: "window"}
-        pending = [own]
-        while pending:
-            for child, words in children(pending.pop()).items():
-                if words[1:2] != ["serve"]:
-                    parts[child] = pathlib.Path(words[0]).name
-                    pending.append(child)
-        for process, name in parts.items():
-            rollup = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
-            amount = lambda what: int(rollup[what].split()[0])
-            keep("memory", part=name, window=WINDOW, pss_kb=amount("Pss"), rss_kb=amount("Rss"),
-                 private_kb=amount("Private_Dirty") + amount("Private_Clean"), written_kb=amount("Private_Dirty"))
+        weigh("memory", family(own, "window"), window=WINDOW)
 
 
 def bundle(arguments):
@@ -138,35 +183,56 @@ def lines(kind):
     return [line for line in found if line["kind"] == kind]
 
 
+def built_alike(kind):
+    """Those lines of a kind from the processor of the last one, whose programs were built as its own."""
+    found = lines(kind)
+    how = lambda line: (line["cpu"], line["engine"], line["window"])
+    return [line for line in found if how(line) == how(found[-1])]
+
+
 def verdict(value, goal):
     return "reached" if value <= goal else "**not reached**"
 
 
 def report(_):
-    out = ["# The window", "", "Written by `benches/desktop.py report` from `raw/desktop.jsonl`. Starts are medians of all lines of their kind.",
+    out = ["# The window", "", "Written by `benches/desktop.py report` from `raw/desktop.jsonl`. Starts are medians of all lines of their kind whose processor and",
+           "builds are those of the last one.",
            "Debian's WebKitGTK under Xvfb, drawn by software.", ""]
-    starts = lines("start")
+    starts = built_alike("start")
+    cold = [line for line in lines("start") if line["cold"]]
     all_of = lambda what: ", ".join(sorted({str(line[what]) for line in starts}))
     out += [f"Processors: {all_of('cpu')}. Last line: {starts[-1]['at']}. The engine's profile: {all_of('engine')}; the window's: {all_of('window')}. "
             f"Niceness: {all_of('nice')}"
             " (below 0, the window goes before the other work that the load counts).", "",
             "## From the birth of the process to the first frame of the page", "",
-            "| start | count | median | fastest | slowest | load of the machine, median | asked |", "|---|---|---|---|---|---|---|"]
-    kinds = (("nothing in the page cache", COLD_MS, [line for line in starts if line["cold"]]),
+            "| start | count | median | fastest | slowest | work of the processors, median | load of the machine, median | asked |",
+            "|---|---|---|---|---|---|---|---|"]
+    kinds = ((f"nothing in the page cache ({cold[-1]['cpu']})", COLD_MS, [line for line in cold if line["cpu"] == cold[-1]["cpu"]]),
              ("warm", WARM_MS, [line for line in starts if not line["cold"]]),
-             ("once more, while it stands in the tray", WARM_MS, lines("again")))
+             ("once more, while it stands in the tray", WARM_MS, built_alike("again")),
+             ("the least window of WebKit, warm", None, lines("floor")))
     for name, goal, kind in kinds:
         if kind:
             times = [line["ms"] for line in kind]
+            work = [line["cpu_ms"] for line in kind if "cpu_ms" in line]
             load = statistics.median(line["load"] for line in kind)
             median = statistics.median(times)
-            out.append(f"| {name} | {len(times)} | {median:.0f} ms | {min(times)} ms | {max(times)} ms | {load:.1f} | {goal} ms, {verdict(median, goal)} |")
+            asked = f"{goal} ms, {verdict(median, goal)}" if goal else ""
+            work = f"{statistics.median(work):.0f} ms" if work else ""
+            out.append(f"| {name} | {len(times)} | {median:.0f} ms | {min(times)} ms | {max(times)} ms | {work} | {load:.1f} | {asked} |")
+    out += ["", "The work is that of the window and WebKit's processes, without the engine's. The least window (`window_floor.c`) shows one line of text and has "
+            "nothing of HEPH: what stands there can go only with WebKit."]
     out += ["", "## Memory after an answer, without the engine", "", "| process | its share (PSS) | private | of that written | resident |", "|---|---|---|---|---|"]
     last = {line["part"]: line for line in lines("memory")}
     for part, line in sorted(last.items()):
         out.append(f"| {part} | {line['pss_kb'] / 1024:.0f} MB | {line['private_kb'] / 1024:.0f} MB | {line['written_kb'] / 1024:.0f} MB | {line['rss_kb'] / 1024:.0f} MB |")
     share, private, written = (sum(line[f"{what}_kb"] for line in last.values()) / 1024 for what in ("pss", "private", "written"))
-    out += [f"| all | {share:.0f} MB | {private:.0f} MB | {written:.0f} MB | |", "",
+    out.append(f"| all | {share:.0f} MB | {private:.0f} MB | {written:.0f} MB | |")
+    least = {line["part"]: line for line in lines("floor_memory")}
+    if least:
+        of = lambda what: sum(line[f"{what}_kb"] for line in least.values()) / 1024
+        out.append(f"| all of the least window | {of('pss'):.0f} MB | {of('private'):.0f} MB | {of('written'):.0f} MB | |")
+    out += ["",
             f"Asked: {MEMORY_MB} MB, {verdict(share, MEMORY_MB)}. Resident memory counts what processes share once for each; what is not written is pages of "
             "libraries and files, which the system takes back where it needs the room."]
     bundles = {line["name"]: line for line in lines("bundle")}
@@ -184,14 +250,18 @@ def main():
     tasks = parser.add_subparsers(required=True)
     task = tasks.add_parser("start")
     task.add_argument("--count", type=int, default=10)
+    task.add_argument("--warm", action="store_true")
     task.set_defaults(task=start)
+    task = tasks.add_parser("floor")
+    task.add_argument("--count", type=int, default=10)
+    task.set_defaults(task=floor)
     tasks.add_parser("memory").set_defaults(task=memory)
     task = tasks.add_parser("bundle")
     task.add_argument("files", nargs="+")
     task.set_defaults(task=bundle)
     tasks.add_parser("report").set_defaults(task=report)
     arguments = parser.parse_args()
-    if arguments.task in (start, memory) and not os.environ.get(desktop.INSIDE):
+    if arguments.task in (start, memory, floor) and not os.environ.get(desktop.INSIDE):
         why = desktop.why_not()
         if why:
             sys.exit(why)
