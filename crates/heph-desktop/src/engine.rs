@@ -396,25 +396,16 @@ mod tests {
     #[cfg(unix)]
     mod scripted {
         use std::fs;
-        use std::os::unix::fs::PermissionsExt;
         use std::sync::mpsc::{Receiver, channel};
 
         use super::*;
-
-        /// Long enough for a machine that does much else.
-        const PATIENCE: Duration = Duration::from_secs(60);
+        use crate::scripted::{PATIENCE, program};
 
         const SAYS: &str = r#"echo '{"address":"x","page":"http://127.0.0.1:9/#token=t","attached":false}'"#;
 
         /// An engine that is a script of the shell, in a folder of its own.
         fn engine(folder: &tempfile::TempDir, script: &str) -> (Engine, Receiver<State>) {
-            let program = folder.path().join("heph");
-            fs::write(
-                &program,
-                format!("#!/bin/sh\ncd {}\n{script}\n", folder.path().display()),
-            )
-            .unwrap();
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            let program = program(folder.path(), script);
             let (tell, told) = channel();
             let engine = Engine::start(program, None);
             engine.tell(move |state| drop(tell.send(state.clone())));

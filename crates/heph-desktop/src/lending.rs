@@ -17,6 +17,19 @@ const COMPLAINT_MAX: u64 = 16 << 10;
 /// How long a node may take to say goodbye before it is ended.
 const GOODBYE: Duration = Duration::from_secs(10);
 
+/// Pauses before the first node of a window is begun once more: that of an earlier window may be saying goodbye. Longer than [`GOODBYE`] in
+/// all.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+
+/// The program's words for a folder that another node has (it stands with settings that cannot be), and for a port.
+const TAKEN: [i32; 2] = [2, 5];
+
 /// How often it is looked whether a node has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -43,8 +56,8 @@ pub(crate) struct Lending(Arc<Shared>);
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// Told when a node has left.
-    left: Condvar,
+    /// Told when a node has left, and when another round begins.
+    bell: Condvar,
 }
 
 struct Inner {
@@ -68,7 +81,7 @@ impl Lending {
         };
         Self(Arc::new(Shared {
             inner: Mutex::new(inner),
-            left: Condvar::new(),
+            bell: Condvar::new(),
         }))
     }
 
@@ -96,33 +109,39 @@ impl Lending {
         });
     }
 
-    /// Runs the node of that round, if it is wanted still; whether it ended by itself.
+    /// Runs the node of that round, while it is wanted; whether it ended by itself.
     fn lent(&self, round: u64, command: &mut Command) -> bool {
-        let waits = |inner: &mut Inner| inner.leaving > 0;
-        let inner = self.0.left.wait_while(self.lock(), waits);
-        let mut inner = inner.unwrap_or_else(PoisonError::into_inner);
-        if inner.round != round {
-            return false;
-        }
-        let why = match command.spawn() {
-            Err(cause) => cause.to_string(),
-            Ok(mut child) => {
-                let errors = child.stderr.take();
-                inner.child = Some(child);
-                drop(inner);
-                let why = errors.map_or_else(String::new, last_line);
-                inner = self.lock();
-                why
+        let mut pauses = PAUSES.iter().filter(|_| round == 1);
+        loop {
+            let waits = |inner: &mut Inner| inner.leaving > 0;
+            let inner = self.0.bell.wait_while(self.lock(), waits);
+            let mut inner = inner.unwrap_or_else(PoisonError::into_inner);
+            if inner.round != round {
+                return false;
             }
-        };
-        if inner.round != round {
-            return false;
+            let (why, taken) = match command.spawn() {
+                Err(cause) => (cause.to_string(), false),
+                Ok(mut child) => {
+                    let errors = child.stderr.take();
+                    inner.child = Some(child);
+                    drop(inner);
+                    let why = errors.map_or_else(String::new, last_line);
+                    inner = self.lock();
+                    if inner.round != round {
+                        return false;
+                    }
+                    let ended = inner.child.take().and_then(|mut child| child.wait().ok());
+                    let code = ended.and_then(|status| status.code());
+                    (why, code.is_some_and(|code| TAKEN.contains(&code)))
+                }
+            };
+            let Some(pause) = pauses.next().filter(|_| taken) else {
+                inner.state = State::Failed { why };
+                return true;
+            };
+            let still = |inner: &mut Inner| inner.round == round;
+            drop(self.0.bell.wait_timeout_while(inner, *pause, still));
         }
-        if let Some(mut child) = inner.child.take() {
-            let _ = child.wait();
-        }
-        inner.state = State::Failed { why };
-        true
     }
 
     /// Lends no more: the node says goodbye when its standard input closes.
@@ -135,6 +154,7 @@ impl Lending {
         let mut inner = self.lock();
         inner.state = state;
         inner.round += 1;
+        self.0.bell.notify_all();
         if let Some(mut child) = inner.child.take() {
             drop(child.stdin.take());
             inner.leaving += 1;
@@ -142,7 +162,7 @@ impl Lending {
             thread::spawn(move || {
                 leave(&mut child);
                 lending.lock().leaving -= 1;
-                lending.0.left.notify_all();
+                lending.0.bell.notify_all();
             });
         }
         inner.round
@@ -186,24 +206,14 @@ fn last_line(from: impl Read) -> String {
 #[cfg(all(test, unix))]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc::channel;
 
     use super::*;
-
-    /// Long enough for a machine that does much else.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    use crate::scripted::{PATIENCE, program};
 
     /// A node that is a script of the shell, in a folder of its own.
     fn lending(folder: &tempfile::TempDir, script: &str) -> Lending {
-        let program = folder.path().join("heph");
-        fs::write(
-            &program,
-            format!("#!/bin/sh\ncd {}\n{script}\n", folder.path().display()),
-        )
-        .unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        Lending::new(program)
+        Lending::new(program(folder.path(), script))
     }
 
     fn until(what: &str, done: impl Fn() -> bool) {
@@ -265,6 +275,39 @@ mod tests {
         assert_eq!(lending.state(), State::On);
         lending.stop(State::Off);
         until("the end", || !folder.path().join("port").exists());
+    }
+
+    #[test]
+    fn the_first_node_waits_for_that_of_an_earlier_window_and_no_other_does() {
+        let folder = tempfile::tempdir().unwrap();
+        // The first finds the port taken, the second has it; the third finds it taken again.
+        let lending = lending(
+            &folder,
+            "echo no >>begun; [ $(wc -l <begun) = 2 ] && exec cat >/dev/null; echo 'error: the port is taken' >&2; exit 5",
+        );
+        let begun = || fs::read_to_string(folder.path().join("begun")).map_or(0, |text| text.lines().count());
+        lending.begin(&kept::Lending::default(), || panic!("it was ended"));
+        until("the second", || begun() == 2);
+        assert_eq!(lending.state(), State::On);
+        let (tell, told) = channel();
+        lending.begin(&kept::Lending::default(), move || {
+            let _ = tell.send(());
+        });
+        told.recv_timeout(PATIENCE).unwrap();
+        let why = "error: the port is taken".to_owned();
+        assert_eq!((lending.state(), begun()), (State::Failed { why }, 3));
+    }
+
+    #[test]
+    fn a_node_that_waits_for_its_port_begins_no_more_once_nobody_wants_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lending = lending(&folder, "echo no >>begun; exit 5");
+        lending.begin(&kept::Lending::default(), || panic!("it was ended"));
+        until("the first", || folder.path().join("begun").exists());
+        lending.stop(State::Off);
+        thread::sleep(2 * PAUSES[0]);
+        let begun = fs::read_to_string(folder.path().join("begun")).unwrap();
+        assert_eq!((lending.state(), begun.lines().count()), (State::Off, 1));
     }
 
     #[test]

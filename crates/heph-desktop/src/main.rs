@@ -29,6 +29,8 @@ mod lending;
 mod link;
 mod menu;
 mod pages;
+#[cfg(all(test, unix))]
+mod scripted;
 mod updates;
 mod words;
 
