@@ -102,12 +102,18 @@ class Window:
         return found[-1][ELEMENT]
 
     def click(self, selector):
-        element = self.shown(selector)
-        self.ask("POST", f"/element/{element}/click")
+        self.reach(selector, "click")
 
     def write(self, selector, words):
-        element = self.shown(selector)
-        self.ask("POST", f"/element/{element}/value", {"text": words})
+        self.reach(selector, "value", {"text": words})
+
+    def reach(self, selector, what, body=None):
+        """Does something with an element, once it is there and can be reached: one that is drawn anew just then is none."""
+        def done():
+            self.ask("POST", f"/element/{self.shown(selector)}/{what}", body)
+            return True
+
+        wait(f"{what} of {selector}", done)
 
     def windows(self):
         return self.ask("GET", "/window/handles")
