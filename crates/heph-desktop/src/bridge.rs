@@ -24,8 +24,6 @@ pub(crate) struct Standing {
     /// Whether it starts with the computer.
     login: bool,
     shortcut: String,
-    /// Whether updates are looked for; `None` where this build has no place for them.
-    updates: Option<bool>,
     version: String,
 }
 
@@ -38,7 +36,6 @@ pub(crate) struct Change {
     caps: Option<kept::Lending>,
     stays: Option<bool>,
     login: Option<bool>,
-    updates: Option<bool>,
     /// The language of menus.
     tongue: Option<String>,
     look: Option<kept::Look>,
@@ -84,7 +81,6 @@ pub(crate) fn standing(
         stays: kept.stays,
         login: desktop::starts_with_the_computer(&app),
         shortcut: kept.shortcut,
-        updates: crate::updates::PLACE.map(|_| kept.updates),
         version: app.package_info().version.to_string(),
     })
 }
@@ -120,9 +116,6 @@ pub(crate) fn change(
     }
     if let Some(on) = change.login {
         desktop::start_with_the_computer(&app, on);
-    }
-    if let Some(updates) = change.updates {
-        desktop.keep(|kept| kept.updates = updates);
     }
     if let Some(tongue) = change.tongue.filter(|tongue| tongue.len() <= TONGUE_MAX) {
         desktop.keep(|kept| kept.tongue = Some(tongue));

@@ -198,6 +198,10 @@ pub(crate) fn act(app: &AppHandle, act: Act) {
             start_with_the_computer(app, !starts_with_the_computer(app));
             menu::show(app);
         }
+        Act::MayUpdate => {
+            desktop.keep(|kept| kept.updates = !kept.updates);
+            menu::show(app);
+        }
         Act::Updates => updates::look(app),
     }
 }

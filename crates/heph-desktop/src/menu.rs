@@ -37,11 +37,12 @@ pub(crate) enum Act {
     Screen,
     Stay,
     Login,
+    MayUpdate,
     Updates,
 }
 
 impl Act {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Open,
         Self::Quick,
         Self::Cut,
@@ -58,6 +59,7 @@ impl Act {
         Self::Screen,
         Self::Stay,
         Self::Login,
+        Self::MayUpdate,
         Self::Updates,
     ];
 
@@ -80,13 +82,15 @@ pub(crate) struct Menus {
     lines: Lines,
 }
 
-/// Lines that are on or off; the same in both menus.
+/// Lines that change; those of both menus are the same.
 struct Lines {
     cut: CheckMenuItem<Wry>,
     lend: CheckMenuItem<Wry>,
     rest: CheckMenuItem<Wry>,
     stay: CheckMenuItem<Wry>,
     login: CheckMenuItem<Wry>,
+    /// Whether updates are allowed, and the line that looks for one; where this program replaces itself.
+    updates: Option<(CheckMenuItem<Wry>, MenuItem<Wry>)>,
 }
 
 /// Shows both menus as things stand now.
@@ -156,7 +160,12 @@ fn shown(app: &AppHandle) -> tauri::Result<()> {
     menus.lines.lend.set_checked(lends)?;
     menus.lines.rest.set_enabled(lends)?;
     menus.lines.rest.set_checked(state == lending::State::Paused)?;
-    menus.lines.stay.set_checked(desktop.kept().stays)?;
+    let wished = desktop.kept();
+    menus.lines.stay.set_checked(wished.stays)?;
+    if let Some((may, look)) = &menus.lines.updates {
+        may.set_checked(wished.updates)?;
+        look.set_enabled(wished.updates)?;
+    }
     menus
         .lines
         .login
@@ -194,7 +203,15 @@ fn check(app: &AppHandle, act: Act, words: &str) -> tauri::Result<CheckMenuItem<
 
 fn made(app: &AppHandle) -> tauri::Result<Menus> {
     let words = app.state::<Desktop>().words();
+    let updates = match updates::place(app) {
+        Some(_) => Some((
+            check(app, Act::MayUpdate, words.may_update)?,
+            item(app, Act::Updates, words.updates, "")?,
+        )),
+        None => None,
+    };
     let lines = Lines {
+        updates,
         cut: check(app, Act::Cut, words.cut)?,
         lend: check(app, Act::Lend, words.lend)?,
         rest: check(app, Act::Rest, words.rest)?,
@@ -242,20 +259,18 @@ fn of_window(app: &AppHandle, words: &Words, lines: &Lines) -> tauri::Result<Men
         .separator()
         .items(&[&lines.stay, &lines.login])
         .build()?;
-    let updates = match updates::PLACE {
-        Some(_) => MenuItemBuilder::with_id(Act::Updates.id(), words.updates).build(app)?,
-        None => MenuItemBuilder::new(words.no_updates).enabled(false).build(app)?,
-    };
     let about = AboutMetadata {
         name: Some("HEPH".to_owned()),
         version: Some(app.package_info().version.to_string()),
         license: Some("MIT OR Apache-2.0".to_owned()),
         ..AboutMetadata::default()
     };
-    let help = SubmenuBuilder::new(app, words.help)
-        .item(&updates)
-        .about_with_text(words.about, Some(about))
-        .build()?;
+    let help = SubmenuBuilder::new(app, words.help);
+    let help = match &lines.updates {
+        Some((may, look)) => help.item(may).item(look),
+        None => help.item(&MenuItemBuilder::new(words.no_updates).enabled(false).build(app)?),
+    };
+    let help = help.about_with_text(words.about, Some(about)).build()?;
     let menu = MenuBuilder::new(app).item(&file);
     // Only there do the system's keys for copying go through the menu.
     #[cfg(target_os = "macos")]
