@@ -88,21 +88,22 @@ pub(crate) enum Order<'o> {
     Any(&'o [usize]),
 }
 
-/// Nodes in the order in which layers may run through them, and what layers cost at least from each of them on.
+/// Nodes in an order, for one kind of rates.
 pub(crate) struct Row<'o> {
     nodes: &'o [usize],
-    /// For each node, and one more: of the layers from each one on, each where it is cheapest of those that come.
-    least: Vec<f64>,
+    /// Their turns, where one of them runs the head and where the desk does; `None` where the one before should send to it and
+    /// no way is known.
+    turns: [OnceCell<Vec<Option<Turn>>>; 2],
 }
 
-/// What a node and those behind it can do at best.
-#[derive(Clone, Copy)]
-struct Rest {
-    /// Layers that they have room for, and the one of them that has most.
-    room: usize,
-    most: usize,
-    /// What using one of them costs besides its layers.
-    fixed: f64,
+/// What a node can do at best where it takes layers.
+struct Offer {
+    /// Its number in the order.
+    turn: usize,
+    /// What a byte of them costs, where it takes as many as it can.
+    price: f64,
+    /// Bytes for which it has room and time.
+    room: f64,
 }
 
 /// A node's turn to take layers.
@@ -122,9 +123,10 @@ pub(crate) struct Bench {
     /// For each set of nodes, what is best before each layer, where that layer's stage began, and who took it after whom.
     states: Vec<f64>,
     origins: Vec<(u32, u32)>,
-    rests: Vec<Rest>,
-    /// Layers from each place on.
-    left: Vec<f64>,
+    /// Of all nodes, the best first.
+    offers: Vec<Offer>,
+    /// For some turns at once, what the layers from each place on cost at least where these and later ones take them.
+    rests: Vec<f64>,
     room: Room,
 }
 
@@ -138,6 +140,12 @@ struct Room {
     from: usize,
     to: usize,
 }
+
+/// A sum in another order may be so many times as much.
+const ROUNDED: f64 = 1.0 + 1e-9;
+
+/// Turns for which one bound of what comes is good enough: one for each would take longer than it spares.
+const TOGETHER: usize = 4;
 
 /// No layers of this node end here.
 const SKIPPED: u32 = u32::MAX;
@@ -280,23 +288,10 @@ impl<'s, 'a> Rates<'s, 'a> {
         }
     }
 
-    /// Nodes in an order, for these rates.
+    /// Nodes in this order.
     pub(crate) fn row<'o>(&self, nodes: &'o [usize]) -> Row<'o> {
-        let (layers, wide) = (self.space.layers(), self.space.layers() + 1);
-        let mut least = vec![0.0; (nodes.len() + 1) * wide];
-        let mut each = vec![f64::INFINITY; layers];
-        for (turn, site) in nodes.iter().enumerate().rev() {
-            let sums = self.sums(*site);
-            for (each, sums) in each.iter_mut().zip(sums.windows(2)) {
-                *each = each.min(sums[1] - sums[0]);
-            }
-            let (mut sum, row) = (0.0, &mut least[turn * wide..][..layers]);
-            for (least, each) in row.iter_mut().zip(&each).rev() {
-                sum += each;
-                *least = sum;
-            }
-        }
-        Row { nodes, least }
+        let turns = Default::default();
+        Row { nodes, turns }
     }
 
     fn cover_in_order(
@@ -306,42 +301,36 @@ impl<'s, 'a> Rates<'s, 'a> {
         bound: f64,
         bench: &mut Bench,
     ) -> Option<Vec<Segment>> {
-        let (order, layers) = (row.nodes, self.space.layers());
-        let target = layers - ends.suffix.unwrap_or(0);
+        let order = row.nodes;
+        (!order.is_empty()).then_some(())?;
+        let target = self.space.layers() - ends.suffix.unwrap_or(0);
+        let wide = target + 1;
         self.desk_prefixes(ends, bound, &mut bench.best)?;
-        bench.choices.clear();
-        bench.choices.resize(order.len() * (target + 1), SKIPPED);
-        let turns: Vec<Option<Turn>> = (0..order.len())
-            .map(|turn| self.turn(order, turn, ends))
-            .collect();
-        self.rests(&turns, bound, &mut bench.rests);
-        let filled = self.filled(row, &turns, (ends, bound), &bench.best);
-        bench.left.clear();
-        bench.left.extend((0..=target).rev().map(|left| left as f64));
-        for (number, turn) in turns.iter().enumerate() {
+        let turns = row.turns[usize::from(ends.suffix.is_some())].get_or_init(|| {
+            (0..order.len())
+                .map(|turn| self.turn(order, turn, ends))
+                .collect()
+        });
+        let Bench {
+            best,
+            new,
+            choices,
+            offers,
+            rests,
+            room,
+            ..
+        } = bench;
+        self.rests(turns, bound, wide, (&mut *offers, &mut *rests));
+        let filled = self.filled(turns, (ends, bound), best, (&offers[..], &rests[..wide]));
+        choices.clear();
+        choices.resize(order.len() * wide, SKIPPED);
+        for ((number, turn), choice) in turns.iter().enumerate().zip(choices.chunks_mut(wide)) {
             let Some(turn) = turn else {
                 continue;
             };
-            let Bench {
-                best,
-                new,
-                choices,
-                rests,
-                left,
-                room,
-                ..
-            } = bench;
-            let choice = &mut choices[number * (target + 1)..][..target + 1];
-            let (least, rest) = (&row.least[number * (layers + 1)..][..target + 1], rests[number]);
-            let from = target.saturating_sub(rest.room);
-            let further = Further {
-                least,
-                left,
-                fixed: rest.fixed,
-                each: rest.fixed / rest.most as f64,
-            };
+            let rest = &rests[number / TOGETHER * wide..][..wide];
             let whole = best[target].min(filled);
-            room.begin(best, whole, self.sums(turn.site), from, &further);
+            room.begin(best, whole, self.sums(turn.site), rest);
             if room.from == target {
                 continue;
             }
@@ -349,11 +338,11 @@ impl<'s, 'a> Rates<'s, 'a> {
             self.extend(turn, (ends, bound), room, (&mut new[..], choice), |start| start);
             std::mem::swap(best, new);
         }
-        bench.best[target].is_finite().then_some(())?;
+        best[target].is_finite().then_some(())?;
         let mut segments = self.desk_suffix(ends);
         let mut at = target;
-        for (turn, site) in order.iter().enumerate().rev() {
-            let start = bench.choices[turn * (target + 1) + at];
+        for (site, choice) in order.iter().zip(choices.chunks(wide)).rev() {
+            let start = choice[at];
             if start != SKIPPED {
                 segments.push(Segment::new(*site, start as usize, at));
                 at = start as usize;
@@ -396,15 +385,49 @@ impl<'s, 'a> Rates<'s, 'a> {
         Turn { site, fixed }
     }
 
-    /// What it costs where each node in its turn takes as many layers as it can; infinite where that covers not all.
-    fn filled(&self, row: &Row, turns: &[Option<Turn>], (ends, bound): (DeskEnds, f64), best: &[f64]) -> f64 {
+    /// What a cover costs that is not far from the cheapest: in their turns the nodes with the best offers take what they
+    /// can, as many nodes as it takes. Infinite where none is found.
+    fn filled(
+        &self,
+        turns: &[Option<Turn>],
+        limits: (DeskEnds, f64),
+        best: &[f64],
+        (offers, rest): (&[Offer], &[f64]),
+    ) -> f64 {
         let target = best.len() - 1;
-        let with_rest = |at: usize| best[at] + row.least[at];
-        let first = (0..target).min_by(|a, b| with_rest(*a).total_cmp(&with_rest(*b)));
-        let mut at = first.unwrap_or(0);
-        let mut cost = best[at];
-        for turn in turns.iter().flatten() {
-            let Some(end) = self.reach(turn.site, at, target, (ends, bound)) else {
+        let whole = |at: usize| best[at] + rest[at];
+        let first = (0..target).min_by(|a, b| whole(*a).total_cmp(&whole(*b)));
+        let Some(start) = first.filter(|at| whole(*at).is_finite()) else {
+            return f64::INFINITY;
+        };
+        let mut left = self.space.bytes[target] - self.space.bytes[start];
+        let few = offers.iter().take_while(|offer| {
+            left -= offer.room;
+            left > 0.0
+        });
+        let few = few.count() + 1;
+        // Whole layers may leave so much of a room that more nodes are needed.
+        let counts = [few, few + 1, few + 2, offers.len()];
+        let mut costs = counts.into_iter().map(|count| {
+            let mut taking: Vec<usize> = offers.iter().take(count).map(|offer| offer.turn).collect();
+            taking.sort_unstable();
+            let taking = taking.iter().filter_map(|turn| turns[*turn].as_ref());
+            best[start] + self.filled_by(taking, limits, (start, target))
+        });
+        costs.find(|cost| cost.is_finite()).unwrap_or(f64::INFINITY)
+    }
+
+    /// What the layers from one place to another cost where each of these nodes takes as many as it can; infinite where that is
+    /// not all.
+    fn filled_by<'t>(
+        &self,
+        turns: impl Iterator<Item = &'t Turn>,
+        limits: (DeskEnds, f64),
+        (mut at, target): (usize, usize),
+    ) -> f64 {
+        let mut cost = 0.0;
+        for turn in turns {
+            let Some(end) = self.reach(turn.site, at, target, limits) else {
                 continue;
             };
             let sums = self.sums(turn.site);
@@ -453,31 +476,65 @@ impl<'s, 'a> Rates<'s, 'a> {
         (start + 1..=end).rev().find(|end| fits(*end))
     }
 
-    /// For each turn, what it and all later ones can do at best, no stage longer than the bound.
-    fn rests(&self, turns: &[Option<Turn>], bound: f64, rests: &mut Vec<Rest>) {
-        let none = Rest {
-            room: 0,
-            most: 1,
-            fixed: f64::INFINITY,
-        };
+    /// For so many turns at once, what the layers from each place on cost at least where these and all later ones take them, no
+    /// stage longer than the bound; infinite where they have no room for them. As if layers could be cut: so whoever takes a
+    /// byte for least takes as many as it can.
+    fn rests(
+        &self,
+        turns: &[Option<Turn>],
+        bound: f64,
+        wide: usize,
+        (offers, rests): (&mut Vec<Offer>, &mut Vec<f64>),
+    ) {
+        let bytes = &self.space.bytes[..wide];
+        offers.clear();
         rests.clear();
-        rests.resize(turns.len(), none);
-        let mut rest = none;
-        for (turn, own) in turns.iter().zip(rests).rev() {
-            if let Some(turn) = turn {
-                let quickest = self.space.sums(turn.site, Phase::Prefill(self.chunk)).least();
-                let room = self.space.begins(turn.site).most;
-                // One more, since the quotient is rounded.
-                let in_time = match quickest > 0.0 {
-                    true => ((bound / quickest) as usize).saturating_add(1),
-                    false => room,
+        rests.resize(turns.len().div_ceil(TOGETHER) * wide, f64::INFINITY);
+        let rests = rests.chunks_mut(wide).zip(turns.chunks(TOGETHER)).enumerate();
+        for (block, (rest, turns)) in rests.rev() {
+            for (at, turn) in turns.iter().enumerate() {
+                let offer = turn.as_ref().and_then(|turn| self.offer(turn, bound));
+                let Some((price, room)) = offer else {
+                    continue;
                 };
-                rest.room += room.min(in_time);
-                rest.most = rest.most.max(room.min(in_time));
-                rest.fixed = turn.fixed.iter().flatten().fold(rest.fixed, |a, b| a.min(*b));
+                let turn = block * TOGETHER + at;
+                let worse = offers.partition_point(|other| other.price < price);
+                offers.insert(worse, Offer { turn, price, room });
             }
-            *own = rest;
+            // From `known` on it is known: what stands behind these bytes comes to this cost.
+            let (mut behind, mut cost) = (bytes[wide - 1], 0.0);
+            let mut known = bytes.partition_point(|byte| *byte < behind);
+            rest[known..].fill(cost);
+            for offer in &*offers {
+                let reach = behind - offer.room;
+                let from = bytes[..known].partition_point(|byte| *byte < reach);
+                let places = rest[from..known].iter_mut().zip(&bytes[from..known]);
+                places.for_each(|(rest, byte)| *rest = cost + (behind - byte) * offer.price);
+                (known, behind, cost) = (from, reach, cost + offer.room * offer.price);
+            }
         }
+    }
+
+    /// What a byte of layers costs at a node at least in a stage no longer than the bound, and for how many it has room; `None`
+    /// where that is none.
+    fn offer(&self, turn: &Turn, bound: f64) -> Option<(f64, f64)> {
+        let (space, site) = (self.space, turn.site);
+        let [prefill, decode] =
+            [Phase::Prefill(self.chunk), Phase::Decode(self.rows)].map(|phase| space.sums(site, phase));
+        let credits = self.credits(site);
+        let (mut price, mut pace, mut largest) = (f64::INFINITY, 0.0f64, 0.0f64);
+        for layer in space.kinds.iter().map(|kind| kind.first) {
+            let of = |running: &[f64]| running[layer + 1] - running[layer];
+            let (bytes, work) = (of(&space.bytes), of(&space.work));
+            let [prefill, decode] = [prefill, decode].map(|sums| sums.span(layer, layer + 1));
+            price = price.min(self.sum(prefill, 0.0, decode, credits * work) / bytes);
+            pace = pace.max(bytes / prefill);
+            largest = largest.max(bytes);
+        }
+        let in_time = (bound / prefill.least() * ROUNDED).floor() * largest;
+        let room = space.begins(site).bytes.min(bound * pace).min(in_time) * ROUNDED;
+        let fixed = turn.fixed.iter().flatten().fold(f64::INFINITY, |a, b| a.min(*b));
+        (room > 0.0 && price.is_finite()).then_some((price + fixed / room, room))
     }
 
     /// The last segment of a cover, where the desk keeps it.
@@ -516,7 +573,7 @@ impl<'s, 'a> Rates<'s, 'a> {
         origins.clear();
         origins.resize(states.len(), (0, 0));
         let mut least = (f64::INFINITY, 0);
-        let none = vec![0.0; wide];
+        let nothing = vec![0.0; wide];
         for set in 0..1usize << count {
             for last in 0..if direct && set > 0 { count } else { 1 } {
                 let own = state(set, last);
@@ -543,13 +600,7 @@ impl<'s, 'a> Rates<'s, 'a> {
                     let new = &mut later[(then - own - 1) * wide..][..wide];
                     let origin = &mut origins[then * wide..][..wide];
                     let turn = self.turn_of(nodes[next], from, ends);
-                    let further = Further {
-                        least: &none,
-                        left: &none,
-                        fixed: 0.0,
-                        each: 0.0,
-                    };
-                    room.begin(known, least.0, self.sums(turn.site), 0, &further);
+                    room.begin(known, least.0, self.sums(turn.site), &nothing);
                     let before = (own * count + next) as u32;
                     self.extend(&turn, (ends, bound), room, (new, origin), |start| (start, before));
                 }
@@ -585,16 +636,17 @@ impl<'s, 'a> Rates<'s, 'a> {
             }
         };
         best.clear();
-        best.extend((0..=layers - suffix).map(|a| {
-            let bytes = spent(&space.bytes, a) + space.ends_bytes(a > 0, ends.suffix.is_some());
-            let held = space.can_have(DESK, 0, a) && space.can_have(DESK, layers - suffix, layers);
-            // All layers at the desk is no cover by nodes; the whole model in one place is looked at by itself.
-            let shares = a < layers - suffix;
-            match shares && a >= ends.prefix_min && held && bytes <= memory && seconds(a) <= bound {
-                true => spent(sums, a) + waits(a),
-                false => f64::INFINITY,
-            }
-        }));
+        best.resize(layers - suffix + 1, f64::INFINITY);
+        space.can_have(DESK, layers - suffix, layers).then_some(())?;
+        let fits = |a: &usize| {
+            let bytes = spent(&space.bytes, *a) + space.ends_bytes(*a > 0, ends.suffix.is_some());
+            bytes <= memory && seconds(*a) <= bound && space.can_have(DESK, 0, *a)
+        };
+        // All layers at the desk is no cover by nodes; the whole model in one place is looked at by itself. More layers need
+        // more of everything.
+        for a in (ends.prefix_min..layers - suffix).take_while(fits) {
+            best[a] = spent(sums, a) + waits(a);
+        }
         best.iter().any(|c| c.is_finite()).then_some(())
     }
 
@@ -677,42 +729,23 @@ impl<'s, 'a> Rates<'s, 'a> {
     }
 }
 
-/// What is still to come at least, from each place on.
-struct Further<'b> {
-    /// Of the layers.
-    least: &'b [f64],
-    /// Layers that are left.
-    left: &'b [f64],
-    /// Of using nodes: for one, and for each layer that is left.
-    fixed: f64,
-    each: f64,
-}
-
 impl Room {
-    /// Makes ready for a node to go on from what is covered at the costs in `best`, where that is worth it: with what is still
-    /// to come, it must cost less than a whole cover does. Nothing before `from` is worth it.
-    fn begin(&mut self, best: &[f64], whole: f64, sums: &[f64], from: usize, further: &Further) {
+    /// Makes ready for a node to go on from what is covered at the costs in `best`, where that is worth it: with what the rest
+    /// from there on costs at least, it must cost less than a whole cover does.
+    fn begin(&mut self, best: &[f64], whole: f64, sums: &[f64], rest: &[f64]) {
         let target = best.len() - 1;
         // A rounding is no reason to be left out.
-        let most = whole * (1.0 + 1e-9) + further.least[target];
+        let most = whole * ROUNDED;
         self.ahead.clear();
         self.ahead.resize(target + 1, f64::INFINITY);
         self.window.resize(target + 1, (0.0, 0));
-        let (best, sums, ahead) = (
-            &best[from..target],
-            &sums[from..target],
-            &mut self.ahead[from..target],
-        );
-        let (least, left) = (&further.least[from..target], &further.left[from..target]);
-        let places = best.iter().zip(sums).zip(least).zip(left).zip(&mut *ahead);
-        for ((((best, sum), least), left), ahead) in places {
-            let stages = left * further.each;
-            let stages = if stages > further.fixed {
-                stages
-            } else {
-                further.fixed
-            };
-            let worth = best + (stages + least) < most;
+        let from = rest.partition_point(|rest| rest.is_infinite()).min(target);
+        let reached = best[from..target].iter().rposition(|cost| cost.is_finite());
+        let to = reached.map_or(from, |last| from + last + 1);
+        let ahead = &mut self.ahead[from..to];
+        let places = best[from..to].iter().zip(&sums[from..to]).zip(&rest[from..to]);
+        for (((best, sum), rest), ahead) in places.zip(&mut *ahead) {
+            let worth = best + rest < most;
             *ahead = if worth { best - sum } else { f64::INFINITY };
         }
         let first = ahead.iter().position(|cost| cost.is_finite());

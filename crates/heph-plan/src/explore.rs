@@ -57,7 +57,9 @@ impl Explored {
 /// Searches everything that is permitted. `seed` is a plan from another time to begin from as well.
 pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>) -> Explored {
     let ground = Ground::new(permitted);
-    let (spaces, only) = (spaces(&ground), permitted.request.mode);
+    let (mut spaces, only) = (spaces(&ground), permitted.request.mode);
+    let several = spaces.len() > 1;
+    spaces.retain(Space::may_save_bytes);
     let mut explored = Explored {
         seed: seed.and_then(|plan| spaces.iter().find_map(|space| repriced(space, plan))),
         ..Explored::default()
@@ -72,7 +74,7 @@ pub(crate) fn explore(permitted: &Permitted, effort: Effort, seed: Option<&Plan>
         false => (CLOSE, FULL_MAX),
     };
     let mut close: Vec<&Space> = spaces.iter().collect();
-    if effort == Effort::Glance || spaces.len() > 1 {
+    if effort == Effort::Glance || several {
         let mut glances: Vec<Search> = spaces.iter().map(|space| seeds(space, Effort::Glance)).collect();
         glances.sort_by(|a, b| a.cheapest(only).total_cmp(&b.cheapest(only)));
         if let (Effort::Glance, Some(best)) = (effort, glances.first_mut()) {

@@ -1,6 +1,6 @@
 //! The cost model: what a shape costs, from profiles alone. `docs/planner.md` writes the same sums out with units.
 
-use crate::ground::{DESK, Way};
+use crate::ground::{DESK, Site, Way};
 use crate::pass::{Lanes, Pass};
 use crate::request::CodecProfile;
 use crate::space::{LANES, Phase, Segment, Shape, Space};
@@ -53,8 +53,8 @@ impl Space<'_> {
         self.stands(shape).then_some(still)
     }
 
-    /// What one stage adds to that, or `None` where it breaks a rule by itself.
-    fn still_of(&self, shape: &Shape, at: usize) -> Option<Still> {
+    /// Whether a stage breaks no rule by itself: it sees no more than it may, and its node has room and can have the layers.
+    fn may_stand(&self, shape: &Shape, at: usize) -> bool {
         let segment = shape.segments[at];
         let site = &self.ground.sites[segment.site];
         let (first, last) = (at == 0, at + 1 == shape.segments.len());
@@ -66,9 +66,15 @@ impl Space<'_> {
         let bytes = self.bytes[segment.end] - self.bytes[segment.start];
         // No node but the desk comes twice in a shape.
         let fits = segment.site == DESK || bytes + self.ends_bytes(first, last) <= site.memory;
-        if !sees || !fits || !self.can_have(segment.site, segment.start, segment.end) {
-            return None;
-        }
+        sees && fits && self.can_have(segment.site, segment.start, segment.end)
+    }
+
+    /// What one stage adds to that, or `None` where it breaks a rule by itself.
+    fn still_of(&self, shape: &Shape, at: usize) -> Option<Still> {
+        self.may_stand(shape, at).then_some(())?;
+        let segment = shape.segments[at];
+        let site = &self.ground.sites[segment.site];
+        let (first, last) = (at == 0, at + 1 == shape.segments.len());
         let mut still = Still {
             load: self.load_seconds(segment.site, segment.start, segment.end),
             queue: site.queue,
@@ -241,6 +247,22 @@ impl Space<'_> {
     fn saves_bytes(&self, up: f64) -> bool {
         let whole = f64::from(self.ground.permitted.request.prompt_tokens);
         !self.preprocess || up <= FRAME_BYTES + whole * TOKEN_BYTES
+    }
+
+    /// Whether any shape saves bytes. Where the text must stay here, the rows of the whole prompt go up.
+    pub(crate) fn may_save_bytes(&self) -> bool {
+        let others = &self.ground.sites[DESK + 1..];
+        let begins = |site: &Site| site.leaves == Leaves::Text;
+        if self.ground.permitted.local.0 == 0 && others.iter().any(begins) {
+            return true;
+        }
+        let codecs = others
+            .iter()
+            .flat_map(|site| [false, true].map(|lossy| site.way.codec(lossy)));
+        let number = codecs
+            .map(|codec| codec.bytes_per_number)
+            .fold(f64::INFINITY, f64::min);
+        self.saves_bytes(f64::from(self.prompt) * f64::from(self.model.width) * number)
     }
 
     /// Seconds of choosing spans here.
@@ -441,6 +463,9 @@ impl<'s, 'a> Neighbours<'s, 'a> {
         let (Some(mut sum), Some(rest)) = (self.before[ahead], &self.behind[behind]) else {
             return false;
         };
+        if !(ahead..end).all(|at| space.may_stand(shape, at)) {
+            return false;
+        }
         sum.add(rest);
         for at in ahead..end {
             let Some((still, answer)) = self.answer_at_least(shape, at) else {
@@ -530,17 +555,20 @@ impl<'s, 'a> Neighbours<'s, 'a> {
     /// What is known of a stage. Before a change the stages have the same number, and behind one the same number from the end.
     fn known(&self, shape: &Shape, at: usize) -> Known {
         let (own, known) = (&shape.segments, &self.shape.segments);
-        let from_end = (at + known.len()).checked_sub(own.len());
+        let (first, last) = (at == 0, at + 1 == own.len());
         // Who they are matters where stages send to each other, and else only whether there are any.
-        let site = |of: &[Segment], at: Option<usize>| {
-            let segment = of.get(at?)?;
-            Some(if shape.direct { segment.site } else { DESK })
+        let beside = |other: usize| {
+            let ends = first == (other == 0) && last == (other + 1 == known.len());
+            ends && (!shape.direct
+                || (first || own[at - 1].site == known[other - 1].site)
+                    && (last || own[at + 1].site == known[other + 1].site))
         };
-        let beside = |of: &[Segment], at: usize| [site(of, at.checked_sub(1)), site(of, Some(at + 1))];
+        let from_end = (at + known.len()).checked_sub(own.len());
+        let places = [Some(at), from_end.filter(|from_end| *from_end != at)];
         let mut found = Known::New;
-        for other in [Some(at), from_end].into_iter().flatten() {
+        for other in places.into_iter().flatten() {
             let node = known.get(other).is_some_and(|known| known.site == own[at].site);
-            if node && beside(known, other) == beside(own, at) {
+            if node && beside(other) {
                 if known[other] == own[at] {
                     return Known::Same(other);
                 }
@@ -702,6 +730,36 @@ mod tests {
     use crate::permit::permit;
     use crate::scenes::crowd;
     use crate::search::{Effort, Search};
+    use heph_types::{Policy, Role};
+
+    /// Spaces for chosen spans in which nothing is looked for have no shape.
+    #[test]
+    fn where_no_shape_may_save_bytes_none_is_found() {
+        let (mut left_out, mut kept) = (0, 0);
+        for seed in 0..16 {
+            let (mut request, cluster) = crowd(seed, 6, 12, 0.4);
+            match seed % 4 {
+                0 => request.policy = Policy::open(Leaves::Activations, &Role::ALL),
+                1 => request.policy.layers_local_first = 0,
+                // Rows that are shorter than an id.
+                2 => request.models.iter_mut().for_each(|m| m.profile.width = 1),
+                _ => {}
+            }
+            let permitted = permit(&request, &cluster);
+            let ground = Ground::new(&permitted);
+            let space = Space::new(&ground, (0, 0), true);
+            let mut search = Search::seeds(&space, Effort::Full, None);
+            search.improve(None);
+            let found = search.best.iter().any(Option::is_some);
+            assert!(space.may_save_bytes() || !found, "seed {seed}");
+            left_out += usize::from(!space.may_save_bytes());
+            kept += usize::from(found);
+        }
+        assert!(
+            left_out >= 4 && kept >= 4,
+            "{left_out} left out, {kept} with a shape"
+        );
+    }
 
     /// What is known of a shape spares counting; it changes no score, and nothing that costs less is left out.
     #[test]

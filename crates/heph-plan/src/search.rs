@@ -197,12 +197,14 @@ impl<'s, 'a> Search<'s, 'a> {
         let layers = self.space.layers();
         let direct = self.space.ground.permitted.request.direct == DirectForwarding::Allowed;
         let large = self.nodes.len() >= SMALL;
+        // Of the shape as it is now.
+        let mut known: Vec<Neighbours> = Vec::new();
         for (kind, family) in FAMILIES.into_iter().enumerate() {
             // In a large cluster a kind of change goes on where it helped last instead of beginning again.
             let (mut passed, mut gained) = (0, false);
             for _ in 0..STEPS_MAX {
-                let known = self.exhausted[kind].get(&shape);
-                if passed == 0 && known.is_some_and(|known| cost <= *known) {
+                let exhausted = self.exhausted[kind].get(&shape);
+                if passed == 0 && exhausted.is_some_and(|at| cost <= *at) {
                     break;
                 }
                 let chunks = self.chunks_beside(shape.chunk);
@@ -213,7 +215,6 @@ impl<'s, 'a> Search<'s, 'a> {
                 };
                 let mut trial = shape.clone();
                 let unused = self.unused(&shape);
-                let mut known: Vec<Neighbours> = Vec::new();
                 let from = From {
                     segments: &shape.segments,
                     unused: &unused,
@@ -246,6 +247,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 });
                 if taken {
                     shape = trial;
+                    known.clear();
                     (passed, gained) = (if large { number } else { 0 }, true);
                 } else if passed > 0 && gained {
                     (passed, gained) = (0, false);

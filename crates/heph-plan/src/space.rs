@@ -61,8 +61,8 @@ pub(crate) struct Space<'a> {
     /// One plus everything that the person would rather not have.
     pub(crate) patience: f64,
     kv: KvFormat,
-    /// The model's different layers, how many there are of each, and which of them each layer is.
-    kinds: Vec<(&'a LayerProfile, usize)>,
+    /// The model's different layers, and which of them each layer is.
+    pub(crate) kinds: Vec<Kind<'a>>,
     kind_of: Vec<usize>,
     /// Which layers the desk holds.
     held_here: Vec<bool>,
@@ -75,14 +75,22 @@ pub(crate) struct Space<'a> {
     begins: Vec<OnceCell<Begins>>,
 }
 
+/// Layers that are alike.
+pub(crate) struct Kind<'a> {
+    layer: &'a LayerProfile,
+    /// Which is the first of them, and how many there are.
+    pub(crate) first: usize,
+    count: usize,
+}
+
 /// Where layers of a site may begin.
 #[derive(Clone)]
 pub(crate) struct Begins {
     /// For each end, the first layer from which on a site can have all layers up to there: what comes before has no room
     /// beside them, or is not to be had.
     pub(crate) first: Vec<u32>,
-    /// The most layers that it can have.
-    pub(crate) most: usize,
+    /// The most bytes of layers that it can have.
+    pub(crate) bytes: f64,
 }
 
 /// What a site has not got.
@@ -247,20 +255,19 @@ impl<'a> Space<'a> {
                 0.0
             };
             least[lane] = f64::INFINITY;
-            for ((kind, _), kinds) in self.kinds.iter().zip(&mut kinds) {
-                kinds[lane] = seconds(kind);
+            for (kind, kinds) in self.kinds.iter().zip(&mut kinds) {
+                kinds[lane] = seconds(kind.layer);
                 least[lane] = least[lane].min(kinds[lane]);
             }
         }
-        let mut layers = Vec::with_capacity(self.layers() + 1);
         let mut sums = [0.0; LANES];
+        let mut layers = Vec::with_capacity(self.layers() + 1);
         layers.push(sums);
-        for kind in &self.kind_of {
-            for (sum, seconds) in sums.iter_mut().zip(&kinds[*kind]) {
-                *sum += seconds;
-            }
-            layers.push(sums);
-        }
+        layers.extend(self.kind_of.iter().map(|kind| {
+            let seconds = &kinds[*kind];
+            sums = core::array::from_fn(|lane| sums[lane] + seconds[lane]);
+            sums
+        }));
         Sums { layers, heads, least }
     }
 
@@ -268,7 +275,7 @@ impl<'a> Space<'a> {
     pub(crate) fn through(&self, site: usize, phase: Phase) -> f64 {
         let (seconds, _) = self.seconds(site, phase);
         let kinds = self.kinds.iter();
-        kinds.map(|(kind, count)| seconds(kind) * *count as f64).sum()
+        kinds.map(|kind| seconds(kind.layer) * kind.count as f64).sum()
     }
 
     /// What a layer takes in a pass at a site, and the head.
@@ -315,17 +322,17 @@ impl<'a> Space<'a> {
 
     pub(crate) fn begins(&self, site: usize) -> &Begins {
         self.begins[site].get_or_init(|| {
-            let (memory, mut begin, mut most) = (self.ground.sites[site].memory, 0, 0);
+            let (memory, mut begin, mut bytes) = (self.ground.sites[site].memory, 0, 0.0f64);
             let first = |end: usize| {
                 let fits = |start| self.bytes[end] - self.bytes[start] <= memory;
                 while begin < end && !(fits(begin) && self.can_have(site, begin, end)) {
                     begin += 1;
                 }
-                most = most.max(end - begin);
+                bytes = bytes.max(self.bytes[end] - self.bytes[begin]);
                 begin as u32
             };
             let first = (0..=self.layers()).map(first).collect();
-            Begins { first, most }
+            Begins { first, bytes }
         })
     }
 
@@ -395,15 +402,19 @@ impl<'a> Space<'a> {
     }
 }
 
-/// The different layers of a model with how many there are of each, and which of them each is.
-fn kinds(layers: &[LayerProfile]) -> (Vec<(&LayerProfile, usize)>, Vec<usize>) {
-    let mut kinds: Vec<(&LayerProfile, usize)> = Vec::new();
-    let of = layers.iter().map(|layer| {
-        let known = kinds.iter().position(|(kind, _)| *kind == layer);
+/// The different layers of a model, and which of them each is.
+fn kinds(layers: &[LayerProfile]) -> (Vec<Kind<'_>>, Vec<usize>) {
+    let mut kinds: Vec<Kind> = Vec::new();
+    let of = layers.iter().enumerate().map(|(first, layer)| {
+        let known = kinds.iter().position(|kind| kind.layer == layer);
         let at = known.unwrap_or(kinds.len());
         match kinds.get_mut(at) {
-            Some((_, count)) => *count += 1,
-            None => kinds.push((layer, 1)),
+            Some(kind) => kind.count += 1,
+            None => kinds.push(Kind {
+                layer,
+                first,
+                count: 1,
+            }),
         }
         at
     });

@@ -2,7 +2,7 @@
 //! weights of what matters. The cheapest of them are swept with bounds on the busiest stage.
 
 use super::{Effort, SMALL, Search};
-use crate::cover::{DeskEnds, Order, Rates, Row, Wishes};
+use crate::cover::{DeskEnds, Order, Rates, Wishes};
 use crate::field;
 use crate::ground::DESK;
 use crate::plan::Forwarding;
@@ -37,40 +37,23 @@ struct Promising {
     ends: DeskEnds,
 }
 
-/// Rates and rows that were made: how hidden states are forwarded changes none of them.
+/// Rates that were made: how hidden states are forwarded changes nothing else of them.
 #[derive(Default)]
-struct Made<'o, 's, 'a> {
-    rates: Vec<((usize, Wishes), Rates<'s, 'a>)>,
-    /// By the number of the rates, and of the order.
-    rows: Vec<((usize, usize), Row<'o>)>,
-}
+struct Made<'s, 'a>(Vec<((usize, Wishes), Rates<'s, 'a>)>);
 
-impl<'o, 's, 'a> Made<'o, 's, 'a> {
-    /// Those of a cut of the prompt and wishes, and of an order.
-    fn get(
-        &mut self,
-        space: &'s Space<'a>,
-        (chunk, wishes): (usize, Wishes),
-        (number, order): (usize, &'o [usize]),
-    ) -> (&Rates<'s, 'a>, &Row<'o>) {
+impl<'s, 'a> Made<'s, 'a> {
+    /// Those of a cut of the prompt and wishes.
+    fn get(&mut self, space: &'s Space<'a>, chunk: usize, wishes: Wishes) -> &Rates<'s, 'a> {
         let forwarding = Forwarding::ThroughDesk;
         let key = (chunk, Wishes { forwarding, ..wishes });
-        let at = self
-            .rates
-            .iter()
-            .position(|made| made.0 == key)
-            .unwrap_or_else(|| {
-                self.rates.push((key, Rates::new(space, chunk, wishes)));
-                self.rates.len() - 1
-            });
-        self.rates[at].1.forwarding = wishes.forwarding;
-        let rates = &self.rates[at].1;
-        let known = self.rows.iter().position(|made| made.0 == (at, number));
-        let row = known.unwrap_or_else(|| {
-            self.rows.push(((at, number), rates.row(order)));
-            self.rows.len() - 1
+        let known = self.0.iter().position(|made| made.0 == key);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((key, Rates::new(space, chunk, wishes)));
+            self.0.len() - 1
         });
-        (rates, &self.rows[row].1)
+        let rates = &mut self.0[at].1;
+        rates.forwarding = wishes.forwarding;
+        rates
     }
 }
 
@@ -144,9 +127,11 @@ impl Search<'_, '_> {
                 if !(tried(&number) || direct && number + 1 == orders.len()) {
                     continue;
                 }
-                let (rates, row) = made.get(space, (middle, wishes), (number, &order[..]));
+                let rates = made.get(space, middle, wishes);
+                let row = rates.row(order);
                 for ends in self.desk_ends(ENDS) {
-                    let cost = self.covered(rates, Order::Given(row), (middle, wishes), ends, f64::INFINITY);
+                    let order = Order::Given(&row);
+                    let cost = self.covered(rates, order, (middle, wishes), ends, f64::INFINITY);
                     found.extend(cost.map(|(cost, _)| Promising {
                         cost,
                         order: number,
@@ -170,11 +155,11 @@ impl Search<'_, '_> {
         });
         for chunk in self.seed_chunks() {
             for cover in &found {
-                let rates = Rates::new(space, chunk, cover.wishes);
+                let rates = made.get(space, chunk, cover.wishes);
                 let row = rates.row(&orders[cover.order]);
                 let bounds = if self.effort == Effort::Full { BOUNDS } else { 2 };
                 self.sweep(
-                    &rates,
+                    rates,
                     Order::Given(&row),
                     (chunk, cover.wishes),
                     cover.ends,
