@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, cache, certify, chat, completions, demo, doctor, egress, embed, excerpts, join, logits, man, mcp,
-    models, node, pairing, peers, pii, plan, policy, privacy_report, providers, quantize, read, receipt,
-    relay, render, run, serve, tokenize,
+    bench, cache, certify, chat, completions, demo, doctor, egress, egress_guard, embed, excerpts, join,
+    logits, man, mcp, models, node, pairing, peers, pii, plan, policy, privacy_report, providers, quantize,
+    read, receipt, relay, render, run, serve, tokenize,
 };
 
 /// Language models on your own machine, with the same answer on every machine.
@@ -93,6 +93,9 @@ pub(crate) enum Command {
     Completions(completions::Arguments),
     /// Print the manual page, or write one per command into a folder
     Man(man::Arguments),
+    /// Be the guard of another one's connections, on the socket that is standard input
+    #[command(hide = true)]
+    EgressGuard(egress_guard::Arguments),
 }
 
 /// A count that nothing is not one of.

@@ -1,7 +1,7 @@
 //! The commands, one file each, all of one shape: `Arguments`, then `run`.
 
-use heph_runtime::seal;
 use heph_runtime::settings::Settings;
+use heph_runtime::{guard, seal};
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -14,6 +14,7 @@ pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod egress;
+pub(crate) mod egress_guard;
 pub(crate) mod embed;
 pub(crate) mod excerpts;
 pub(crate) mod join;
@@ -43,6 +44,12 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
     if asks_nobody(&arguments.command, settings)? {
         // What this says is in `heph doctor`; where there is no such filter, the command asks nobody all the same.
         seal::process();
+    } else if !matches!(arguments.command, Command::EgressGuard(_)) {
+        guard::begin_with();
+        if makes_no_connection(&arguments.command) {
+            // Where a connection is wanted, the guard makes it. What this says is in `heph doctor` too.
+            seal::outward();
+        }
     }
     match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments, settings),
@@ -76,6 +83,43 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         Command::Doctor(arguments) => doctor::run(&arguments, settings),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
+        Command::EgressGuard(arguments) => egress_guard::run(&arguments, settings),
+    }
+}
+
+/// Whether a command that asks others makes no TCP connection itself: machines are reached by UDP, and providers, hubs and servers of tools
+/// through the guard. A relay is reached by TCP, a node's engine by the node, and the doctor gives up the network as a whole.
+fn makes_no_connection(command: &Command) -> bool {
+    match command {
+        Command::Node(arguments) => arguments.makes_no_connection(),
+        Command::Relay(_) | Command::Demo(_) | Command::Doctor(_) | Command::EgressGuard(_) => false,
+        Command::Chat(_)
+        | Command::Run(_)
+        | Command::Serve(_)
+        | Command::Read(_)
+        | Command::Plan(_)
+        | Command::Join(_)
+        | Command::Mcp(_)
+        | Command::Pairing(_)
+        | Command::Peers(_)
+        | Command::Providers(_)
+        | Command::Tokenize(_)
+        | Command::Render(_)
+        | Command::Bench(_)
+        | Command::Certify(_)
+        | Command::Logits(_)
+        | Command::Embed(_)
+        | Command::Excerpts(_)
+        | Command::Models(_)
+        | Command::Cache(_)
+        | Command::Pii(_)
+        | Command::Policy(_)
+        | Command::Egress(_)
+        | Command::PrivacyReport(_)
+        | Command::Receipt(_)
+        | Command::Quantize(_)
+        | Command::Completions(_)
+        | Command::Man(_) => true,
     }
 }
 
@@ -114,6 +158,7 @@ fn asks_nobody(command: &Command, settings: &Settings) -> Result<bool, Failure> 
         | Command::Pairing(_)
         | Command::Peers(_)
         | Command::Providers(_)
-        | Command::Relay(_) => false,
+        | Command::Relay(_)
+        | Command::EgressGuard(_) => false,
     })
 }

@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         Err(slip) => Err(slip.into()),
     };
     heph_runtime::network::note_all();
+    heph_runtime::guard::note_all();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 mod backend;
 #[path = "nodes/door.rs"]
 mod door;
+#[cfg(target_os = "linux")]
+#[path = "nodes/guard.rs"]
+mod guard;
 #[path = "../../heph-providers/tests/mocks/server.rs"]
 mod mock;
 #[path = "nodes/parts.rs"]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use heph_runtime::seal;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -90,12 +91,9 @@ impl Server {
     /// When the address is open to others and there is no token or no certificate, or cannot be had, or the model does not load.
     pub fn open(address: SocketAddr, options: Options) -> Result<Self, ServeError> {
         allowed(address, &options)?;
-        let runtime = threads()?;
         // Before the model is loaded: an address that is taken is told at once.
-        let listener = runtime
-            .block_on(async { listening(address) })
-            .map_err(|cause| ServeError::Bind { address, cause })?;
-        Self::with(listener, runtime, options)
+        let listener = socket_at(address).map_err(|cause| ServeError::Bind { address, cause })?;
+        Self::on(listener, options)
     }
 
     /// The same on a socket that listens already: whoever comes before the model is loaded waits in it.
@@ -172,16 +170,18 @@ fn listening(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A socket that listens at `address`, for [`Server::on`].
+/// A socket that listens at `address`, for [`Server::on`]: it is made where sockets can be made.
 ///
 /// # Errors
 /// When the address cannot be had.
 pub fn socket_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let listener = runtime.block_on(async { listening(address) })?;
-    listener.into_std()
+    seal::unsealed(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let listener = runtime.block_on(async { listening(address) })?;
+        listener.into_std()
+    })
 }
 
 /// Whether a door may stand at `address`.

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use heph_engine::recall::Bound;
+use heph_runtime::guard::Outlet;
 use heph_runtime::rules::Rules;
 use heph_runtime::service::{ErrandLimits, Errands, Load};
 use heph_runtime::settings::Settings;
@@ -117,7 +118,7 @@ impl House {
             history: History::new(history),
             writing: Writing::default(),
             knowledge: Knowledge::at(&options.settings.home),
-            servers: Servers::of(&options.settings.home, &rules),
+            servers: Servers::of(Outlet::of(&options.settings), &rules),
             memory: match options.recall {
                 Some(bound) => Some(Memory::new(bound).ok_or(HouseError::Random)?),
                 None => None,

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use heph_plan::Mode;
 use heph_privacy::pseudonym::Pseudonyms;
 use heph_providers::{Limits, Question, Tool, ToolChoice};
+use heph_runtime::guard::Outlet;
 use heph_runtime::providers::{BookError, Commission, CommissionError, Outside, ProviderBook, leave};
 use heph_runtime::service::{Errand, Heard, Reply};
 use heph_types::Leaves;
@@ -29,7 +30,7 @@ impl Asker {
     fn outside(&self, house: &House) -> Result<Arc<Outside>, Refusal> {
         let made = self
             .0
-            .get_or_init(|| Outside::new(&house.settings.home, Limits::default()).map(Arc::new));
+            .get_or_init(|| Outside::new(Outlet::of(&house.settings), Limits::default()).map(Arc::new));
         made.clone().map_err(Refusal::ours)
     }
 }

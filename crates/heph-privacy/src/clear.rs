@@ -40,6 +40,8 @@ struct Grounds {
     label: Label,
     decision: Decision,
     to: Destination,
+    mode: String,
+    credits: u64,
     replaced: usize,
 }
 
@@ -52,6 +54,11 @@ impl<T> Cleared<T> {
     /// What leaves, for the one who sends it.
     pub fn into_value(self) -> T {
         self.value
+    }
+
+    /// The leave by which it may.
+    pub fn clearance(&self) -> Clearance {
+        Clearance(Arc::clone(&self.grounds))
     }
 
     /// Another form of the same, as the frame that carries it: to the same destination, by the same decision.
@@ -168,6 +175,8 @@ impl Clearance {
             label: label.clone(),
             decision,
             to: purpose.to.clone(),
+            mode: purpose.mode.to_owned(),
+            credits: purpose.credits,
             replaced,
         }))
     }
@@ -208,6 +217,16 @@ impl Clearance {
     /// Where to, and nowhere else.
     pub fn to(&self) -> &Destination {
         &self.0.to
+    }
+
+    /// How the answer is to be computed.
+    pub fn mode(&self) -> &str {
+        &self.0.mode
+    }
+
+    /// What it may cost, in credits.
+    pub fn credits(&self) -> u64 {
+        self.0.credits
     }
 
     /// How many things were replaced.

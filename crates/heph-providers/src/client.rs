@@ -1,17 +1,17 @@
 //! Asking a provider: one request, its answer piece by piece, and every wait with an end.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use heph_privacy::Cleared;
-use heph_privacy::label::Label;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use heph_privacy::{Clearance, Cleared};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::body::{Body, body};
+use crate::dial::{Barred, Dial, Sending};
 use crate::frames::Frames;
+use crate::http::{Asked, Http, Response};
 use crate::provider::{Dialect, Provider};
 use crate::question::Question;
 use crate::reading::{End, Reading, Said, Wrong, sentence};
@@ -119,6 +119,14 @@ pub enum AskError {
         /// Whom it was cleared for.
         meant: String,
     },
+    /// Whoever opens the ways to it does not let this pass.
+    #[error("the provider {name} is not asked: {why}")]
+    Forbidden {
+        /// The provider.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// Nobody answers there.
     #[error("the provider {name} cannot be reached: {why}")]
     Unreachable {
@@ -196,60 +204,21 @@ pub struct Listener<'a> {
     pub deadline: Option<Instant>,
 }
 
-/// What one request and its tries carried.
-#[derive(Debug, Clone, Copy)]
-pub struct Carried<'a> {
-    /// To and from whom.
-    pub provider: &'a Provider,
-    /// Bytes of the bodies that left.
-    pub up: u64,
-    /// Bytes of the bodies that came.
-    pub down: u64,
-    /// How private what left was; `None` where nothing was said, as where only a list of models was asked for.
-    pub label: Option<&'a Label>,
-}
-
-/// Who is told what requests carried, whatever became of them.
-#[derive(Clone)]
-struct Log(Arc<dyn Fn(Carried<'_>) + Send + Sync>);
-
-impl fmt::Debug for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Log")
-    }
-}
-
 /// Talks HTTP with providers. Follows no redirect and uses no proxy: a text goes where the person said, or nowhere.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    http: Http,
     limits: Limits,
-    log: Log,
 }
 
 impl Client {
-    /// A client; must be used inside a runtime with time and IO.
+    /// A client whose ways `dial` opens; must be used inside a runtime with time and IO.
     ///
     /// # Errors
     /// A sentence where the system gives no TLS.
-    pub fn new(limits: Limits) -> Result<Self, String> {
-        // Whoever was first installed the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(limits.connect)
-            .user_agent(concat!("heph/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| error.to_string())?;
-        let log = Log(Arc::new(|_| {}));
-        Ok(Self { http, limits, log })
-    }
-
-    /// The same client, which tells `log` what each request carried when it is over, however it ended.
-    pub fn with_log(self, log: impl Fn(Carried<'_>) + Send + Sync + 'static) -> Self {
-        let log = Log(Arc::new(log));
-        Self { log, ..self }
+    pub fn new(limits: Limits, dial: impl Dial) -> Result<Self, String> {
+        let http = Http::new(Arc::new(dial))?;
+        Ok(Self { http, limits })
     }
 
     /// Asks, and says each piece of the answer as it comes. What was not cleared is not asked:
@@ -272,14 +241,14 @@ impl Client {
         listener: &Listener<'_>,
         say: &mut (dyn FnMut(Said) + Send),
     ) -> Result<Done, AskError> {
-        let label = question.label().clone();
+        let leave = question.clearance();
         let question = meant(provider, question)?;
         let shape = |what| AskError::Shape {
             name: provider.name.clone(),
             what,
         };
         let Body { path, json, dropped } = body(provider, question).map_err(shape)?;
-        let mut call = Call::new(self, provider, key, listener).bearing(label);
+        let mut call = Call::new(self, provider, key, listener).bearing(leave);
         let kind = Reading::content_type(provider.dialect);
         let mut response = call.post(&path, &json, kind).await?;
         let mut reading = Reading::new(provider.dialect);
@@ -314,7 +283,10 @@ impl Client {
                 break;
             }
         }
-        let end = reading.end.ok_or_else(|| call.cut("it has no end"))?;
+        let Some(end) = reading.end else {
+            let why = response.trouble().await.map(|barred| call.barred(barred));
+            return Err(why.unwrap_or_else(|| call.cut("it has no end")));
+        };
         Ok(Done {
             end,
             prompt_tokens: reading.usage.0,
@@ -374,18 +346,7 @@ pub(crate) struct Call<'a> {
     pub(crate) up: u64,
     pub(crate) down: usize,
     pub(crate) tries: u32,
-    label: Option<Label>,
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        (self.client.log.0)(Carried {
-            provider: self.provider,
-            up: self.up,
-            down: self.down as u64,
-            label: self.label.as_ref(),
-        });
-    }
+    leave: Option<Clearance>,
 }
 
 impl<'a> Call<'a> {
@@ -405,13 +366,13 @@ impl<'a> Call<'a> {
             up: 0,
             down: 0,
             tries: 0,
-            label: None,
+            leave: None,
         }
     }
 
-    /// The same, which carries something this private.
-    pub(crate) fn bearing(mut self, label: Label) -> Self {
-        self.label = Some(label);
+    /// The same, which carries something by this leave.
+    pub(crate) fn bearing(mut self, leave: Clearance) -> Self {
+        self.leave = Some(leave);
         self
     }
 
@@ -457,29 +418,35 @@ impl<'a> Call<'a> {
     }
 
     async fn once(&mut self, path: &str, json: Option<&Value>, kind: &str) -> Result<Response, AskError> {
-        let address = self.provider.url.join(path);
-        let http = &self.client.http;
-        let request = match json {
+        let mut headers = self.headers(kind);
+        let (method, body) = match json {
             Some(json) => {
-                let body = json.to_string();
-                self.up += body.len() as u64;
-                http.post(address)
-                    .header(CONTENT_TYPE, "application/json")
-                    .body(body)
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                (Method::POST, json.to_string())
             }
-            None => http.get(address),
+            None => (Method::GET, String::new()),
         };
-        let request = request.headers(self.headers(kind)).send();
-        let sent = self.within(request, self.client.limits.first_byte).await?;
-        let mut response = sent.map_err(|error| AskError::Unreachable {
-            name: self.provider.name.clone(),
-            why: self.told(&seen(&error)),
-        })?;
-        if response.status() != StatusCode::OK {
+        let sending = Sending {
+            provider: self.provider.clone(),
+            leave: self.leave.clone(),
+            bytes: body.len() as u64,
+            patience: self.client.limits.connect,
+        };
+        self.up += body.len() as u64;
+        let asked = Asked {
+            method,
+            target: self.provider.url.target(path),
+            headers,
+            body,
+        };
+        let sent = self.client.http.send(sending, asked);
+        let sent = self.within(sent, self.client.limits.first_byte).await?;
+        let mut response = sent.map_err(|barred| self.barred(barred))?;
+        if response.status != StatusCode::OK {
             return Err(self.refusal(&mut response).await);
         }
         let told = response
-            .headers()
+            .headers
             .get(CONTENT_TYPE)
             .and_then(|kind| kind.to_str().ok());
         let told = told.unwrap_or_default();
@@ -520,7 +487,7 @@ impl<'a> Call<'a> {
             if let Ok(mut value) = HeaderValue::from_str(&value) {
                 value.set_sensitive(true);
                 headers.insert(
-                    reqwest::header::HeaderName::from_bytes(name.as_bytes()).unwrap_or(AUTHORIZATION),
+                    HeaderName::from_bytes(name.as_bytes()).unwrap_or(AUTHORIZATION),
                     value,
                 );
             }
@@ -529,8 +496,8 @@ impl<'a> Call<'a> {
     }
 
     async fn refusal(&mut self, response: &mut Response) -> AskError {
-        let status = response.status().as_u16();
-        let pause = retry_after(response.headers(), SystemTime::now());
+        let status = response.status.as_u16();
+        let pause = retry_after(&response.headers, SystemTime::now());
         let mut bytes = Vec::new();
         while bytes.len() < REFUSAL_BYTES_MAX {
             match self.chunk(response).await {
@@ -559,7 +526,10 @@ impl<'a> Call<'a> {
     /// The next bytes of an answer; nothing after the last.
     pub(crate) async fn chunk(&mut self, response: &mut Response) -> Result<Option<Vec<u8>>, AskError> {
         let read = self.within(response.chunk(), self.client.limits.silence).await?;
-        let chunk = read.map_err(|error| self.cut(&seen(&error)))?;
+        let chunk = read.map_err(|barred| match barred {
+            Barred::Unreachable(why) => self.cut(&why),
+            barred => self.barred(barred),
+        })?;
         self.down += chunk.as_ref().map_or(0, |bytes| bytes.len());
         if self.down > self.client.limits.answer_bytes {
             return Err(self.nonsense("the answer has no end"));
@@ -596,6 +566,17 @@ impl<'a> Call<'a> {
         }
     }
 
+    fn barred(&self, barred: Barred) -> AskError {
+        let name = self.provider.name.clone();
+        match barred {
+            Barred::Forbidden(why) => AskError::Forbidden { name, why },
+            Barred::Unreachable(why) => AskError::Unreachable {
+                name,
+                why: self.told(&why),
+            },
+        }
+    }
+
     fn cut(&self, why: &str) -> AskError {
         AskError::Cut {
             name: self.provider.name.clone(),
@@ -617,15 +598,6 @@ impl<'a> Call<'a> {
         let clean = |c: char| if c.is_control() { ' ' } else { c };
         text.chars().map(clean).take(SENTENCE_MAX).collect()
     }
-}
-
-/// What was seen of a broken connection, without the address, which the person knows.
-fn seen(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 /// The pause that a provider asks for: seconds, milliseconds, or a date.
@@ -657,7 +629,7 @@ mod tests {
 
     #[test]
     fn a_key_goes_over_tls_or_stays_on_this_machine() {
-        let client = Client::new(Limits::default()).unwrap();
+        let client = Client::new(Limits::default(), crate::dial::Direct).unwrap();
         let key = Secret::new("sk-1").unwrap();
         let listener = Listener {
             stopped: &|| false,

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use heph_privacy::policy::Destination;
 use heph_types::{Leaves, NodeId, Role};
-use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 /// Bytes of a name, and of a model's.
 const NAME_MAX: usize = 64;
@@ -107,13 +107,24 @@ impl Address {
         self.0.host_str().unwrap_or_default()
     }
 
-    /// The address with `path` behind it.
-    pub(crate) fn join(&self, path: &str) -> String {
-        format!("{}{path}", self.0.as_str().trim_end_matches('/'))
+    /// The host's name as resolvers know it: an address of IPv6 without its brackets.
+    pub fn bare_host(&self) -> &str {
+        self.host().trim_matches(['[', ']'])
+    }
+
+    /// The port, also where it is the usual one and stands nowhere.
+    pub fn port(&self) -> u16 {
+        let usual = if self.is_encrypted() { 443 } else { 80 };
+        self.0.port().unwrap_or(usual)
+    }
+
+    /// What stands in the first line of a request for `path` below this address.
+    pub(crate) fn target(&self, path: &str) -> String {
+        format!("{}{path}", self.0.path().trim_end_matches('/'))
     }
 
     fn ip(&self) -> Option<IpAddr> {
-        self.host().trim_matches(['[', ']']).parse().ok()
+        self.bare_host().parse().ok()
     }
 
     fn is_near(&self) -> bool {

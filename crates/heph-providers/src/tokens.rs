@@ -109,9 +109,9 @@ impl Client {
         listener: &Listener<'_>,
         more: &mut (dyn FnMut(u32) -> bool + Send),
     ) -> Result<(Option<TokenEnd>, Bytes), AskError> {
-        let label = question.label().clone();
+        let leave = question.clearance();
         let question = meant(provider, question)?;
-        let mut call = Call::new(self, provider, key, listener).bearing(label);
+        let mut call = Call::new(self, provider, key, listener).bearing(leave);
         let mut json = question.json();
         json["stream"] = json!(true);
         let mut response = call.post("/completions", &json, "text/event-stream").await?;
@@ -187,14 +187,14 @@ impl Client {
         end: u32,
         listener: &Listener<'_>,
     ) -> Result<(Vec<u32>, Bytes), AskError> {
-        let label = question.label().clone();
+        let leave = question.clearance();
         let question = meant(provider, question)?;
         let prompt = question.prompt;
         assert!(
             (1..=prompt.len()).contains(&answers),
             "answers for tokens of the prompt"
         );
-        let mut call = Call::new(self, provider, key, listener).bearing(label);
+        let mut call = Call::new(self, provider, key, listener).bearing(leave);
         let mut json = question.json();
         json["max_tokens"] = json!(1);
         json["temperature"] = json!(0);

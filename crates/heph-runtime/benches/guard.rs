@@ -8,11 +8,16 @@
 
 #![expect(clippy::print_stdout, reason = "a measurement prints")]
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use heph_providers::{Client, Dial, Direct, Limits, Listener, Provider};
 use heph_runtime::discretion::{Discretion, place, unsaid};
 use heph_runtime::gate::{Doors, Gate, Meter};
+use heph_runtime::guard::{self, Outlet, Stands};
+use heph_runtime::providers::ProviderBook;
 use heph_runtime::rules::{POLICY_FILE, Rules};
 use heph_runtime::seat::{Bell, Host, Seat, SeatError, Traffic};
 use heph_types::{
@@ -38,6 +43,13 @@ const PROSE: &str = "The committee met again in the old town hall and talked abo
     pay for the second arch, though everybody agreed that it leans. ";
 
 fn main() {
+    // The guard is this program once more.
+    #[cfg(target_os = "linux")]
+    if std::env::args().any(|word| word == "egress-guard") {
+        let settings = heph_runtime::settings::Settings::read().expect("settings");
+        guard::process::run(&settings, false).expect("a socket");
+        return;
+    }
     let rounds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(400);
     for (name, preset) in POLICIES {
         let home = tempfile::tempdir().expect("a folder");
@@ -49,6 +61,82 @@ fn main() {
             measure(&rules, (name, bytes), rounds);
         }
     }
+    guard::begin_with();
+    connections(rounds);
+}
+
+/// Answers each request, on as many connections as come, and keeps them.
+fn answering() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                stream.set_nodelay(true).expect("an option");
+                let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+                while let Some(Ok(line)) = lines.next() {
+                    let body = "{\"data\":[{\"id\":\"m\"}]}";
+                    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
+                    if line.is_empty() && write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("http://{address}/v1")
+}
+
+/// What a request takes directly and through a guard.
+fn connections(rounds: usize) {
+    let home = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        "name = \"near\"\ndialect = \"openai\"\nurl = \"{}\"\nmodels = [\"m\"]",
+        answering()
+    );
+    let provider: Provider = toml::from_str(&text).expect("a provider");
+    let mut book = ProviderBook::open(home.path()).expect("a book");
+    book.add(provider.clone()).expect("it is new");
+    let outlet = Outlet::at(home.path(), &[]);
+    let alone = matches!(outlet.stands(), Ok(Stands::Alone { .. }));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a thread");
+    let ask = |client: &Client| {
+        let listener = Listener {
+            stopped: &|| false,
+            deadline: Some(Instant::now() + Duration::from_secs(20)),
+        };
+        let began = Instant::now();
+        let models = runtime.block_on(client.models(&provider, None, &listener));
+        models.expect("it answers");
+        micros(began)
+    };
+    fn client(dial: impl Dial) -> Client {
+        Client::new(Limits::default(), dial).expect("TLS")
+    }
+    let (kept_direct, kept_guarded) = (client(Direct), client(outlet.clone()));
+    let mut taken = [const { Vec::new() }; 4];
+    for round in 0..rounds + 8 {
+        let times = [
+            ask(&client(Direct)),
+            ask(&client(outlet.clone())),
+            ask(&kept_direct),
+            ask(&kept_guarded),
+        ];
+        if round >= 8 {
+            taken.iter_mut().zip(times).for_each(|(all, time)| all.push(time));
+        }
+    }
+    let [new, new_guarded, kept, kept_guarded] = taken.map(|mut all| median(&mut all));
+    println!(
+        "{{\"kind\": \"connections\", \"guard_alone\": {alone}, \"rounds\": {rounds}, \"new_us\": {new:.1}, \"new_guarded_us\": \
+         {new_guarded:.1}, \"kept_us\": {kept:.1}, \"kept_guarded_us\": {kept_guarded:.1}, \"guard_new_us\": {:.1}, \"guard_kept_us\": {:.1}}}",
+        new_guarded - new,
+        kept_guarded - kept
+    );
 }
 
 fn policy(preset: &str) -> String {

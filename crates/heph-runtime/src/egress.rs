@@ -1,7 +1,7 @@
 //! The network log: what left this machine and came to it, with whom, for what, in bytes.
 //!
-//! Whoever owns a socket notes what it carried: [`crate::network`] for peers, [`agent`] for what is fetched and asked over
-//! HTTP, [`crate::providers`] for outside providers. A line says the bytes since the last line of the same kind, so sums are
+//! Whoever owns a socket counts what it carried: [`crate::network`] for peers, the guard of connections ([`crate::guard`]) for what is fetched
+//! and asked over HTTP ([`agent`]) and for outside providers. A line says the bytes since the last line of the same kind, so sums are
 //! sums of lines. The [`Journal`] is a file of this machine that only its owner reads; when it has grown, lines of the same
 //! hour become one, and what is older than it can hold becomes one line for each kind: sums stay, and so does the bound.
 //! Nothing that was said stands in it.
@@ -9,7 +9,7 @@
 mod counted;
 mod peers;
 
-pub use counted::agent;
+pub use counted::{Errand, agent};
 pub(crate) use peers::Watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,9 +1,9 @@
 //! Owns what the engine may not touch: the clock, the disk, threads, settings, the download client and the network.
 //!
 //! Called by the programs. It wires and never decides: what a token is, how a model runs and which bits come
-//! out are the engine's business. Nothing here opens a socket except [`pull`], and that only when a person
-//! asks for a download by name, [`network`], when a person joins machines, and [`providers`], for one that a person added
-//! and allowed.
+//! out are the engine's business. Nothing here opens a socket except [`network`], when a person joins machines, and [`guard`], in a
+//! process of its own, for [`pull`], when a person asks for a download by name, for [`providers`], which a person added and allowed, and
+//! for servers of tools.
 
 pub mod acceptance;
 pub mod attendance;
@@ -22,6 +22,7 @@ pub mod draft;
 pub mod egress;
 pub mod files;
 pub mod gate;
+pub mod guard;
 pub mod hardware;
 pub mod inversion;
 pub mod kept;

@@ -6,10 +6,12 @@
 
 mod book;
 
+pub(crate) use book::FILE as PROVIDERS_FILE;
 pub use book::{BookError, ProviderBook};
 
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heph_net::secrets::{SecretError, Secrets};
@@ -17,15 +19,16 @@ use heph_plan::Mode;
 use heph_privacy::policy::{Rule, Verdict, When};
 use heph_privacy::{Clearance, Stays};
 use heph_providers::{
-    AskError, Carried, Client, Done, End, Limits, Listener, Provider, Question, Refused, Said, Secret,
+    AskError, Barred, Client, Dial, Done, End, Keeper, Limits, Listener, Pending, Provider, Question,
+    Refused, Said, Secret, Sending, Way,
 };
 use heph_types::{Exactness, LayerRange, Leaves};
 
 use crate::desk::{Finish, Guesses};
 use crate::discretion::Discretion;
-use crate::egress::{Bytes, Counted, Journal, Kind, Line, Way, words};
+use crate::egress::Kind;
 use crate::gate::Left;
-use crate::network::seconds_since_1970;
+use crate::guard::{self, Conn, Grounds, Leave, Outlet};
 use crate::receipt::{LeftLine, PlaceLine, ProviderLine, Receipt, TrafficLine};
 use crate::service::{Ending, Fate, Outcome, ServiceError, Speaker};
 
@@ -158,39 +161,36 @@ impl Commission {
 /// What templates of conversations add at most, for the price that may not be exceeded.
 const TEMPLATE_TOKENS: u64 = 256;
 
-/// Asks providers, on a thread of its own for their connections.
+/// Asks providers, on a thread of its own for their connections, which are the guard's.
 #[derive(Debug)]
 pub struct Outside {
-    home: PathBuf,
+    outlet: Outlet,
     runtime: tokio::runtime::Runtime,
     client: Client,
 }
 
 impl Outside {
-    /// Providers whose keys are below `home`, HEPH's folder.
+    /// Providers whose keys are in the home folder of `outlet`, which opens their connections.
     ///
     /// # Errors
     /// A sentence where the system gives no thread or no TLS.
-    pub fn new(home: &Path, limits: Limits) -> Result<Self, String> {
+    pub fn new(outlet: Outlet, limits: Limits) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("heph-providers")
             .enable_all()
             .build()
             .map_err(|error| format!("the system gives no thread: {error}"))?;
-        let client = {
-            let _inside = runtime.enter();
-            Client::new(limits)?.with_log(note(Journal::at(home)))
-        };
+        let client = Client::new(limits, outlet.clone())?;
         Ok(Self {
-            home: home.to_owned(),
+            outlet,
             runtime,
             client,
         })
     }
 
     fn key(&self, provider: &Provider) -> Result<Option<Secret>, ServiceError> {
-        let found = Secrets::new(&self.home).find(provider.node(), &provider.name);
+        let found = Secrets::new(self.outlet.home()).find(provider.node(), &provider.name);
         let failed = |error: SecretError| elsewhere(error.to_string(), Fate::Unavailable);
         Ok(found.map_err(failed)?.as_deref().and_then(Secret::new))
     }
@@ -267,27 +267,83 @@ impl Outside {
     }
 }
 
-/// Writes what requests carried to the network log.
-fn note(journal: Journal) -> impl Fn(Carried<'_>) + Send + Sync {
-    move |carried| {
-        let Carried {
-            provider,
-            up,
-            down,
-            label,
-        } = carried;
-        let way = Way {
-            kind: Kind::Provider,
-            to: provider.url.host().to_owned(),
-            who: provider.name.clone(),
-            purpose: "answer".to_owned(),
-            labels: label.into_iter().flat_map(words).map(str::to_owned).collect(),
-            counted: Counted::Bodies,
-        };
-        let (at, bytes) = (seconds_since_1970(), Bytes { up, down });
-        // A log that cannot be written ends no answer.
-        let _ = journal.note(&[Line { at, way, bytes }]);
+impl Dial for Outlet {
+    fn open(&self, sending: Sending) -> Pending<'_, Way> {
+        let (outlet, leave) = (self.clone(), asked(&sending));
+        Box::pin(async move {
+            let opening = tokio::task::spawn_blocking(move || Outlet::open(&outlet, &leave));
+            let conn = opening.await.map_err(|error| broken(&error))?.map_err(barred)?;
+            let io = passing(&conn).map_err(|error| broken(&error))?;
+            Ok(Way {
+                io: Box::new(io),
+                keeper: Arc::new(conn),
+            })
+        })
     }
+}
+
+impl Keeper for Conn {
+    fn leave(&self, sending: Sending) -> Pending<'_, ()> {
+        let (conn, leave) = (self.clone(), asked(&sending));
+        Box::pin(async move {
+            let asking = tokio::task::spawn_blocking(move || Conn::leave(&conn, &leave));
+            asking.await.map_err(|error| broken(&error))?.map_err(barred)
+        })
+    }
+
+    fn trouble(&self) -> Pin<Box<dyn Future<Output = Option<Barred>> + Send + '_>> {
+        let conn = self.clone();
+        Box::pin(async move {
+            let asking = tokio::task::spawn_blocking(move || conn.ended()).await;
+            asking.ok().flatten().map(barred)
+        })
+    }
+}
+
+/// What the guard is asked.
+fn asked(sending: &Sending) -> Leave {
+    let Sending {
+        provider,
+        leave,
+        bytes,
+        patience,
+    } = sending;
+    Leave {
+        kind: Kind::Provider,
+        who: provider.name.clone(),
+        host: provider.url.bare_host().to_owned(),
+        port: provider.url.port(),
+        purpose: "answer".to_owned(),
+        grounds: leave.as_ref().map(Grounds::from),
+        bytes: *bytes,
+        patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn barred(barred: guard::Barred) -> Barred {
+    match barred {
+        guard::Barred::Forbidden(why) => Barred::Forbidden(why),
+        // Asking again asks a guard that was begun anew.
+        other => broken(&other),
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> Barred {
+    Barred::Unreachable(error.to_string())
+}
+
+#[cfg(unix)]
+fn passing(conn: &Conn) -> io::Result<tokio::net::UnixStream> {
+    let data = conn.data().try_clone()?;
+    data.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(data)
+}
+
+#[cfg(not(unix))]
+fn passing(conn: &Conn) -> io::Result<tokio::net::TcpStream> {
+    let data = conn.data().try_clone()?;
+    data.set_nonblocking(true)?;
+    tokio::net::TcpStream::from_std(data)
 }
 
 /// How long a list of models may take.
@@ -305,7 +361,7 @@ fn elsewhere(sentence: String, fate: Fate) -> ServiceError {
 
 fn failed(error: AskError) -> ServiceError {
     let fate = match &error {
-        AskError::Shape { .. } | AskError::Elsewhere { .. } => Fate::Refused,
+        AskError::Shape { .. } | AskError::Elsewhere { .. } | AskError::Forbidden { .. } => Fate::Refused,
         AskError::Unreachable { .. } => Fate::Unavailable,
         AskError::Refused { kind, .. } => match kind {
             Refused::Request => Fate::Refused,
@@ -462,7 +518,7 @@ mod tests {
                     return;
                 }
                 let head =
-                    "HTTP/1.1 503 Busy\r\nretry-after: 4\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    "HTTP/1.1 503 Busy\r\nretry-after: 15\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                 let _ = stream.write_all(head.as_bytes());
             }
         });
@@ -475,7 +531,10 @@ mod tests {
             discretion: Discretion::new(&rules, unsaid()),
             ..commission(busy, &[], None)
         };
-        let outside = Outside::new(home.path(), Limits::default()).unwrap();
+        ProviderBook::open(home.path())
+            .and_then(|mut book| book.add(commission.provider.clone()))
+            .unwrap();
+        let outside = Outside::new(Outlet::at(home.path(), &[]), Limits::default()).unwrap();
         let errand: Errand = Box::new(move |speaker| outside.answer(commission, speaker));
         let mut replies = Errands::new(ErrandLimits::default())
             .submit(vec![errand])
@@ -484,6 +543,7 @@ mod tests {
         heard.recv_timeout(patience).unwrap();
         let closed = "version = 1\npreset = \"local-only\"\n";
         std::fs::write(home.path().join(POLICY_FILE), closed).unwrap();
+        let written = Instant::now();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -494,6 +554,8 @@ mod tests {
         };
         assert!(error.to_string().contains("stays on this machine"), "{error}");
         assert!(heard.try_recv().is_err(), "it was asked once");
+        // It ends at once: the guard, which refuses another try too, is not asked for one.
+        assert!(written.elapsed() < Duration::from_secs(12));
     }
 
     #[test]

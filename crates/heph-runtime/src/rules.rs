@@ -27,6 +27,7 @@ use crate::settings::{Allowance, Settings};
 
 mod standing;
 
+pub(crate) use standing::CUT;
 pub use standing::{By, CutOff, PresetError, Standing};
 
 /// The file of the person, in HEPH's folder.
@@ -56,7 +57,7 @@ pub struct Rules {
 
 /// What was read, and of which files.
 #[derive(Debug)]
-struct Read {
+pub(crate) struct Read {
     files: Vec<Stamp>,
     /// When an overlay is no longer valid, in seconds since 1970.
     until: u64,
@@ -73,8 +74,25 @@ struct Read {
     policies: Arc<Policies>,
 }
 
+impl Read {
+    /// What the rules said.
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Whether there is a file of the person, or was one.
+    pub(crate) fn is_by_file(&self) -> bool {
+        self.by_file
+    }
+
+    /// Whether an overlay is not valid any more.
+    pub(crate) fn is_over(&self) -> bool {
+        seconds_since_1970() >= self.until
+    }
+}
+
 /// A file as it was: when it was changed last, and its length; `None` where there is none.
-type Stamp = Option<(Option<SystemTime>, u64)>;
+pub(crate) type Stamp = Option<(Option<SystemTime>, u64)>;
 
 impl Rules {
     /// The rules below `settings.home`; where there is no file, own machines see everything, and `HEPH_ALLOW` and `also`
@@ -91,10 +109,15 @@ impl Rules {
 
     /// The rules below `home`, without short ones.
     pub fn below(home: &Path) -> Arc<Rules> {
+        Rules::of(home, &[])
+    }
+
+    /// The rules below `home`, with these short ones.
+    pub(crate) fn of(home: &Path, allow: &[Allowance]) -> Arc<Rules> {
         Arc::new(Rules {
             home: Some(home.to_owned()),
             house: house(),
-            allow: Vec::new(),
+            allow: allow.to_vec(),
             read: Mutex::default(),
             found: Found::default(),
         })
@@ -127,6 +150,15 @@ impl Rules {
         }
     }
 
+    /// What the rules say now with `usual`, for whoever reads them once.
+    pub(crate) fn read_now(&self, usual: &[Rule], was_there: bool) -> Read {
+        let mut read = self.read(self.stamps(), seconds_since_1970(), was_there);
+        if !read.cut && !read.by_file && !usual.is_empty() {
+            read.policies = Arc::new(self.without_file(usual).0);
+        }
+        read
+    }
+
     /// What was found in texts that were looked through so far.
     pub(crate) fn found(&self) -> &Found {
         &self.found
@@ -148,7 +180,8 @@ impl Rules {
         said.map_or(Leaves::Text, |allowance| allowance.leaves)
     }
 
-    fn stamps(&self) -> Vec<Stamp> {
+    /// How the files are now.
+    pub(crate) fn stamps(&self) -> Vec<Stamp> {
         let overlays = self
             .folders()
             .flat_map(|folder| [OVERLAY_KEYS_FILE, OVERLAY_FILE].map(|name| folder.join(name)));
@@ -282,7 +315,8 @@ fn house() -> Option<PathBuf> {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+/// How a file is now.
+pub(crate) fn stamp(path: &Path) -> Stamp {
     match std::fs::metadata(path) {
         Ok(about) => Some((about.modified().ok(), about.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -5,9 +5,15 @@
 //! starts, threads and programs alike, is sealed too, and nothing takes a seal off. A seal of a thread says nothing of
 //! descriptors that the rest of the process has open: where a command needs no network at all, the whole process is
 //! sealed. Elsewhere there is no such filter, and [`process`] and [`thread`] say so.
+//!
+//! A command that asks others seals itself against TCP ([`outward`]): its connections are the guard's ([`crate::guard`]), which gives up
+//! everything else ([`guard`]). UDP stays, which machines are spoken to by.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 
 /// Whether the system keeps a thread from the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +46,87 @@ pub fn process() -> Seal {
 /// Seals this thread and all that it starts.
 pub fn thread() -> Seal {
     sealed(Reach::Thread)
+}
+
+/// Seals this thread and all that it starts against connections of its own: no socket but UDP and those that stay on this machine can
+/// be made, and where the kernel knows how (Landlock, from 6.7 on) no TCP socket that is there already can be connected. For a command
+/// that asks others, before it starts any thread. Guards, programs of the person's and the door's own socket are begun by one thread that
+/// is not sealed ([`unsealed`]).
+pub fn outward() -> Seal {
+    if BEGINS.get().is_none() {
+        let (to, jobs) = mpsc::sync_channel::<Job>(JOBS_WAITING);
+        let begun = std::thread::Builder::new()
+            .name("heph-begin".to_owned())
+            .spawn(move || jobs.into_iter().for_each(|job| job()));
+        if let Err(error) = begun {
+            // Without it nothing could be begun any more.
+            return Seal::NotKept(error.to_string());
+        }
+        let _ = BEGINS.set(to);
+    }
+    of_system::outward()
+}
+
+/// Does something on the thread that is not sealed, where there is one; else here. For what the person named, and for nothing that is made
+/// of what somebody said.
+///
+/// # Panics
+/// When `what` does.
+pub fn unsealed<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let Some(begins) = BEGINS.get() else {
+        return what();
+    };
+    let (done, result) = mpsc::sync_channel(1);
+    let job: Job = Box::new(move || drop(done.send(catch_unwind(AssertUnwindSafe(what)))));
+    match begins.send(job).ok().and_then(|()| result.recv().ok()) {
+        Some(Ok(done)) => done,
+        Some(Err(panic)) => resume_unwind(panic),
+        None => unreachable!("the thread that begins others lives as long as the process"),
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Jobs that wait for it: each is the start of a program, or a socket.
+const JOBS_WAITING: usize = 16;
+
+static BEGINS: OnceLock<SyncSender<Job>> = OnceLock::new();
+
+/// What a guard gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Files, but for those by which names are resolved.
+    pub files: Seal,
+    /// Starting programs, listening, reaching into other processes, and other sockets.
+    pub calls: Seal,
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.files, &self.calls) {
+            (Seal::Kept, Seal::Kept) => {
+                f.write_str("the kernel keeps it from files, programs and other processes")
+            }
+            (Seal::NotKept(why), Seal::Kept) => {
+                write!(
+                    f,
+                    "the kernel keeps it from programs and other processes, and not from files: {why}"
+                )
+            }
+            (Seal::Kept, Seal::NotKept(why)) => {
+                write!(
+                    f,
+                    "the kernel keeps it from files, and not from programs and other processes: {why}"
+                )
+            }
+            (Seal::NotKept(why), Seal::NotKept(_)) => write!(f, "the kernel keeps it from nothing: {why}"),
+        }
+    }
+}
+
+/// Gives up everything but connections, for good: for a guard, before it is asked anything and while it is one thread.
+pub fn guard() -> Given {
+    of_system::guard()
 }
 
 /// Whether the whole process is sealed: a second seal would only cost time at each call of the system.
@@ -80,11 +167,19 @@ enum Reach {
 mod of_system {
     use std::collections::BTreeMap;
 
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+        path_beneath_rules,
+    };
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
 
-    use super::{Reach, Seal};
+    use super::{Given, Reach, Seal};
 
-    /// Calls that are refused with "not permitted".
+    /// Calls that are refused with "not permitted" to whoever needs no network.
     const REFUSED: [i64; 15] = [
         libc::SYS_socket,
         libc::SYS_connect,
@@ -103,28 +198,184 @@ mod of_system {
         libc::SYS_pidfd_getfd,
     ];
 
+    /// The ways around a filter of sockets: to whoever has a guard.
+    const AROUND: [i64; 6] = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+    ];
+
+    /// What a guard has no use for, beside those.
+    const OF_NO_USE: [i64; 21] = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_process_vm_readv,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_memfd_create,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_kexec_load,
+    ];
+
+    /// Families of sockets that a process with a guard makes: within this machine, to ask the kernel about the network, and UDP.
+    const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_INET, libc::AF_INET6];
+
+    /// Packets with their heads, as old programs asked for them.
+    const SOCK_PACKET: i32 = 10;
+
+    /// Kinds of sockets of the internet that are no UDP.
+    const NO_UDP: [i32; 6] = [
+        libc::SOCK_STREAM,
+        libc::SOCK_RAW,
+        libc::SOCK_RDM,
+        libc::SOCK_SEQPACKET,
+        libc::SOCK_DCCP,
+        SOCK_PACKET,
+    ];
+
+    /// The kind of a socket stands in these bits, beside flags.
+    const KIND_BITS: u64 = 0xf;
+
+    /// What names are resolved by: settings of the system, its libraries for that, and the word of whoever keeps the settings.
+    const OF_NAMES: [&str; 9] = [
+        "/etc",
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/run/systemd/resolve",
+        "/run/resolvconf",
+        "/run/NetworkManager",
+        "/nix/store",
+    ];
+
     /// Calls of the x32 form have the same numbers with this bit, and are refused like the others.
     #[cfg(target_arch = "x86_64")]
     const OTHER_FORM: i64 = 0x4000_0000;
 
     pub(super) fn seal(reach: Reach) -> Seal {
-        let applied = filter().and_then(|program| match reach {
+        let applied = filter(refused(&REFUSED)).and_then(|program| match reach {
             Reach::Process => seccompiler::apply_filter_all_threads(&program),
             Reach::Thread => seccompiler::apply_filter(&program),
         });
+        said(applied)
+    }
+
+    pub(super) fn outward() -> Seal {
+        // What it says is no less of a seal: older kernels know no such rule.
+        let _ = no_connects();
+        let sockets = no_other().and_then(|other| Ok((other, no_tcp()?)));
+        let applied = sockets.and_then(|(other, tcp)| {
+            let mut rules = refused(&AROUND);
+            rules.insert(libc::SYS_socket, [other, tcp].concat());
+            seccompiler::apply_filter(&filter(rules)?)
+        });
+        said(applied)
+    }
+
+    pub(super) fn guard() -> Given {
+        // Neither a dump of its memory nor a debugger of the same person.
+        let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        let files = files().unwrap_or_else(|error| Seal::NotKept(error.to_string()));
+        let applied = no_other().and_then(|other| {
+            let mut rules = refused(&AROUND);
+            rules.extend(refused(&OF_NO_USE));
+            rules.insert(libc::SYS_socket, other);
+            seccompiler::apply_filter(&filter(rules)?)
+        });
+        let calls = match hidden {
+            Ok(()) => said(applied),
+            Err(error) => Seal::NotKept(error.to_string()),
+        };
+        Given { files, calls }
+    }
+
+    fn said(applied: Result<(), seccompiler::Error>) -> Seal {
         match applied {
             Ok(()) => Seal::Kept,
             Err(why) => Seal::NotKept(why.to_string()),
         }
     }
 
+    /// No file but those of [`OF_NAMES`], no socket that others can reach, and no signal to others.
+    fn files() -> Result<Seal, landlock::RulesetError> {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let status = Ruleset::default()
+            .handle_access(AccessFs::from_all(ABI::V5))?
+            .handle_access(AccessNet::BindTcp)?
+            .scope(Scope::from_all(ABI::V6))?
+            .create()?
+            .add_rules(path_beneath_rules(OF_NAMES, read))?
+            .restrict_self()?;
+        Ok(match status.ruleset {
+            RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Seal::Kept,
+            RulesetStatus::NotEnforced => Seal::NotKept("it has no Landlock".to_owned()),
+        })
+    }
+
+    /// No TCP socket is connected, whoever made it.
+    pub(super) fn no_connects() -> Result<RulesetStatus, landlock::RulesetError> {
+        let rules = Ruleset::default().handle_access(AccessNet::ConnectTcp)?;
+        Ok(rules.create()?.restrict_self()?.ruleset)
+    }
+
+    /// Rules that hold for sockets of the internet that are no UDP.
+    fn no_tcp() -> Result<Vec<SeccompRule>, seccompiler::Error> {
+        let internet = [libc::AF_INET, libc::AF_INET6].into_iter();
+        let pairs = internet.flat_map(|family| NO_UDP.map(|kind| (family, kind)));
+        let rule = |(family, kind): (i32, i32)| {
+            let of_family = condition(0, SeccompCmpOp::Eq, family)?;
+            let of_kind = condition(1, SeccompCmpOp::MaskedEq(KIND_BITS), kind)?;
+            Ok(SeccompRule::new(vec![of_family, of_kind])?)
+        };
+        pairs.map(rule).collect()
+    }
+
+    /// The rule that holds for sockets of all families but [`FAMILIES`].
+    fn no_other() -> Result<Vec<SeccompRule>, seccompiler::Error> {
+        let others = FAMILIES.map(|family| condition(0, SeccompCmpOp::Ne, family));
+        let others: Result<Vec<_>, _> = others.into_iter().collect();
+        Ok(vec![SeccompRule::new(others?)?])
+    }
+
+    fn condition(argument: u8, is: SeccompCmpOp, value: i32) -> Result<SeccompCondition, seccompiler::Error> {
+        let value = value.unsigned_abs().into();
+        Ok(SeccompCondition::new(
+            argument,
+            SeccompCmpArgLen::Dword,
+            is,
+            value,
+        )?)
+    }
+
+    /// Calls that are refused whatever they say.
+    fn refused(calls: &[i64]) -> BTreeMap<i64, Vec<SeccompRule>> {
+        calls.iter().map(|call| (*call, Vec::new())).collect()
+    }
+
     /// The kernel ends a process that calls in the form of another architecture.
-    fn filter() -> Result<BpfProgram, seccompiler::Error> {
+    fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<BpfProgram, seccompiler::Error> {
         #[cfg(target_arch = "x86_64")]
-        let calls = REFUSED.into_iter().flat_map(|call| [call, call | OTHER_FORM]);
-        #[cfg(not(target_arch = "x86_64"))]
-        let calls = REFUSED.into_iter();
-        let rules: BTreeMap<i64, Vec<_>> = calls.map(|call| (call, Vec::new())).collect();
+        let rules = rules
+            .into_iter()
+            .flat_map(|(call, when)| [(call, when.clone()), (call | OTHER_FORM, when)])
+            .collect();
         let refuse = SeccompAction::Errno(libc::EPERM as u32);
         let here = std::env::consts::ARCH.try_into()?;
         Ok(SeccompFilter::new(rules, SeccompAction::Allow, refuse, here)?.try_into()?)
@@ -133,10 +384,21 @@ mod of_system {
 
 #[cfg(not(target_os = "linux"))]
 mod of_system {
-    use super::{Reach, Seal};
+    use super::{Given, Reach, Seal};
 
     pub(super) fn seal(_: Reach) -> Seal {
         Seal::NotKept("this system has no filter that heph knows".to_owned())
+    }
+
+    pub(super) fn outward() -> Seal {
+        seal(Reach::Process)
+    }
+
+    pub(super) fn guard() -> Given {
+        Given {
+            files: seal(Reach::Process),
+            calls: seal(Reach::Process),
+        }
     }
 }
 
@@ -197,6 +459,76 @@ mod tests {
         });
         let said = sent.join().unwrap();
         assert_eq!(said.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_thread_that_has_a_guard_connects_nowhere_itself() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let denied = |said: io::Result<()>| said.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+        let tries = move || {
+            let connects = denied(TcpStream::connect(open).map(drop));
+            let listens = denied(TcpListener::bind("127.0.0.1:0").map(drop));
+            let stays = UdpSocket::bind("127.0.0.1:0").is_ok() && UnixDatagram::unbound().is_ok();
+            (connects, listens, stays)
+        };
+        let (own, started, begun) = thread::spawn(move || {
+            assert_eq!(outward(), Seal::Kept);
+            let started = thread::spawn(tries).join().unwrap();
+            (
+                tries(),
+                started,
+                unsealed(move || TcpStream::connect(open).is_ok()),
+            )
+        })
+        .join()
+        .unwrap();
+        assert_eq!((own, started), ((true, true, true), (true, true, true)));
+        assert!(begun, "what the person named is begun where it can be");
+        assert!(TcpStream::connect(open).is_ok(), "other threads are as they were");
+    }
+
+    #[test]
+    fn a_socket_that_was_made_before_is_connected_by_nobody_where_the_kernel_knows_how() {
+        use rustix::net::{AddressFamily, SocketType, connect, socket};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let made = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let said = thread::spawn(move || {
+            outward();
+            connect(&made, &open)
+        });
+        let said = said.join().unwrap();
+        let knows = thread::spawn(of_system::no_connects).join().unwrap();
+        let knows = matches!(knows, Ok(landlock::RulesetStatus::FullyEnforced));
+        assert_eq!(said == Err(rustix::io::Errno::ACCESS), knows, "{said:?}");
+    }
+
+    #[test]
+    fn a_guard_has_connections_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_owned();
+        thread::spawn(move || {
+            let given = guard();
+            assert_eq!(given.calls, Seal::Kept);
+            assert!(TcpStream::connect(open).is_ok());
+            assert!(TcpListener::bind("127.0.0.1:0").is_err(), "nobody reaches it");
+            assert!(
+                std::process::Command::new("/bin/true").spawn().is_err(),
+                "it starts nothing"
+            );
+            let files = [std::fs::read(&path).map(drop), std::fs::write(&path, "x")];
+            let kept = given.files == Seal::Kept;
+            assert!(files.iter().all(|said| said.is_err() == kept), "{files:?}");
+            assert!(
+                std::fs::read("/etc/hosts").is_ok(),
+                "names are resolved as before"
+            );
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

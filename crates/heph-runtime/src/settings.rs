@@ -51,6 +51,19 @@ pub struct Allowance {
     pub leaves: Leaves,
 }
 
+/// As it is written.
+impl std::fmt::Display for Allowance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let leaves = match self.leaves {
+            Leaves::Nothing => "nothing",
+            Leaves::Embeddings => "embeddings",
+            Leaves::Activations => "activations",
+            Leaves::Text => "text",
+        };
+        write!(f, "{}={leaves}", self.role.name())
+    }
+}
+
 impl std::str::FromStr for Allowance {
     type Err = String;
 

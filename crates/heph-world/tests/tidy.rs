@@ -54,7 +54,6 @@ const SOCKETS: &[&str] = &[
     "UdpSocket::bind",
     "TcpSocket::",
     "iroh::Endpoint::builder",
-    "reqwest::Client::",
     "ureq::get",
     "ureq::post",
     "ureq::agent()",
@@ -68,9 +67,12 @@ const OPENERS: &[&str] = &[
     // The peers' socket and the relay, which count what they carry.
     "heph-net/src/endpoint.rs",
     "heph-net/src/relay.rs",
-    // HTTP that is counted between TLS and the socket, and providers, whose bodies are.
+    // The guard of connections, its pairs of sockets where a system has none, and HTTP whose connections it opens.
+    "heph-runtime/src/guard/keep.rs",
+    "heph-runtime/src/guard.rs",
     "heph-runtime/src/egress/counted.rs",
-    "heph-providers/src/client.rs",
+    // The engine behind a node, which whoever starts the node names.
+    "heph-providers/src/dial.rs",
     // The door; and a look at which address this machine has, which sends nothing.
     "heph-gateway/src/connection.rs",
     "heph-cli/src/machine.rs",

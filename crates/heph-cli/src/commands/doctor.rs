@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use heph_net::identity::Kept;
 use heph_net::key_store::{KeyStore, SystemStore};
+use heph_runtime::guard::Outlet;
 use heph_runtime::hardware::{self, Bandwidth, Fit, Hardware};
 use heph_runtime::seal;
 use heph_runtime::settings::Settings;
@@ -36,6 +37,8 @@ struct Report {
     identity: Whereabouts,
     /// Whether the kernel keeps what needs no network from it.
     seal: String,
+    /// Who opens connections to providers, hubs and servers of tools.
+    connections: String,
 }
 
 /// Where this machine's key lies.
@@ -110,6 +113,10 @@ fn examine(arguments: &Arguments, settings: &Settings) -> Report {
         memory_bandwidth,
         models_folder: settings.models.display().to_string(),
         identity: Whereabouts::look(settings),
+        connections: Outlet::of(settings).stands().map_or_else(
+            |error| format!("none can be opened: {error}"),
+            |stands| stands.to_string(),
+        ),
         seal: seal::process().to_string(),
     }
 }
@@ -147,6 +154,7 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "models folder     {}", report.models_folder)?;
     writeln!(out, "identity          {}", report.identity.told)?;
     writeln!(out, "network           {}", report.seal)?;
+    writeln!(out, "connections       {}", report.connections)?;
     writeln!(
         out,
         "\nThe largest model that fits, by how its weights are stored:"

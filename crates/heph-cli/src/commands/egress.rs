@@ -18,8 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Show what left this machine, to whom, for what, in bytes.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Bytes are the payload of UDP and TCP, as a packet capture counts it; those of outside providers, and of \
-                        machines behind a relay, are marked: there what was sent is counted, without what HTTP, TLS or the \
+    after_help = "Bytes are the payload of UDP and TCP, as a packet capture counts it; those of \
+                        machines behind a relay are marked: there what was sent is counted, without what the \
                         relay's connection put around it. Not counted: questions for names (DNS), packets by which machines of \
                         the local network find each other, what the relay that `heph relay` runs passes on, and answers of \
                         `heph serve` to whoever asks it."

@@ -36,7 +36,9 @@ fn write_pages(command: &clap::Command, folder: &Path) -> Result<(), Failure> {
         fs::write(&path, page)
     });
     written.map_err(|e| Failure::writing(&path, &e))?;
-    let named = command.get_subcommands().filter(|c| c.get_name() != "help");
+    let named = command
+        .get_subcommands()
+        .filter(|c| c.get_name() != "help" && !c.is_hide_set());
     named.into_iter().try_for_each(|c| write_pages(c, folder))
 }
 

@@ -120,6 +120,11 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Whether the node reaches nobody by TCP: neither a relay nor an engine of its own.
+    pub(super) fn makes_no_connection(&self) -> bool {
+        self.relay.is_none() && self.backend.is_none()
+    }
+
     /// The models to lend that lie here.
     fn lent(&self) -> Vec<String> {
         match self.models.is_empty() && self.fetch.is_none() {

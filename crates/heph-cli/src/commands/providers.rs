@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use heph_net::secrets::{SecretError, Secrets};
 use heph_providers::{Address, Dialect, Limits, Pace, Provider, Rates, Region, Retention, Secret};
+use heph_runtime::guard::Outlet;
 use heph_runtime::providers::{BookError, Outside, ProviderBook};
 use heph_runtime::service::{Fate, ServiceError};
 use heph_runtime::settings::{Keys, Settings};
@@ -289,7 +290,7 @@ struct Tested<'a> {
 
 fn test(provider: &Provider, settings: &Settings, json: bool) -> Result<(), Failure> {
     let failed = |sentence: String| Failure::new(Exit::Network, sentence);
-    let outside = Outside::new(&settings.home, Limits::default()).map_err(failed)?;
+    let outside = Outside::new(Outlet::of(settings), Limits::default()).map_err(failed)?;
     let models = outside.models(provider)?;
     let missing = provider.models.iter().filter(|model| !models.contains(model));
     let tested = Tested {

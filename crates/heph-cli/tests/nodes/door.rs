@@ -49,6 +49,10 @@ impl DoorProcess {
         &self.address
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a request in HTTP/1.0, whose answers end with the connection.
     pub(crate) fn send(&self, method: &str, path: &str, body: &Value, headers: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();

@@ -14,7 +14,7 @@ use super::mock::{Act, ok, play, status};
 const KEY: &str = "sk-very-secret-7";
 
 /// A home whose provider `mock` is at `url`, with a key.
-fn home(url: &str, more: &[&str]) -> Home {
+pub(crate) fn home(url: &str, more: &[&str]) -> Home {
     let home = Home::new();
     let fixed = [
         "providers",
@@ -43,7 +43,7 @@ fn home(url: &str, more: &[&str]) -> Home {
     home
 }
 
-fn story() -> String {
+pub(crate) fn story() -> String {
     let events = [
         json!({ "choices": [{ "delta": { "role": "assistant", "content": "" } }] }),
         json!({ "choices": [{ "delta": { "content": "Once upon" } }] }),
@@ -55,7 +55,7 @@ fn story() -> String {
     ok("text/event-stream", &format!("{events}data: [DONE]\n\n"))
 }
 
-fn chat(heph: &Value) -> Value {
+pub(crate) fn chat(heph: &Value) -> Value {
     json!({
         "model": "mock/m-1", "max_tokens": 50, "heph": heph,
         "messages": [{ "role": "user", "content": "Tell me a story." }],

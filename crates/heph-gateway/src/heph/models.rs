@@ -12,7 +12,7 @@ use futures_util::stream;
 use heph_engine::graph::Graph;
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
-use heph_runtime::egress::Journal;
+use heph_runtime::guard::Outlet;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::pull::{self, Hub, Patience, Repository, Request};
@@ -241,7 +241,7 @@ pub(crate) async fn pull_stream(
             &job_door.settings.hub,
             job_door.settings.hub_token.as_deref(),
             Patience::default(),
-            Journal::at(&job_door.settings.home),
+            Outlet::of(&job_door.settings),
         );
         let mut told = 0;
         let mut tell = |p: Progress| {

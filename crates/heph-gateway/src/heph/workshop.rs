@@ -10,7 +10,7 @@ use axum::response::Response;
 use heph_engine::quantize::FileType;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::{self, Depth};
-use heph_runtime::egress::Journal;
+use heph_runtime::guard::Outlet;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open;
 use heph_runtime::pull::{self, Hub, Offered, Patience, Repository};
@@ -78,7 +78,7 @@ pub(crate) async fn offers(State(door): State<Door>, body: Bytes) -> Result<Json
                 attempts: LOOKS,
                 ..Patience::default()
             },
-            Journal::at(&settings.home),
+            Outlet::of(settings),
         );
         let revision = revision.as_deref().unwrap_or("main");
         let offer = pull::offer(&hub, &repository, revision, &Cancel::new());

@@ -4,17 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use heph_privacy::policy::{Destination, Kind as Place, Rule, Verdict, When};
+use heph_privacy::policy::{Destination, Kind as Place};
 use heph_privacy::{Clearance, Cleared, Stays};
 use heph_runtime::discretion::Discretion;
-use heph_runtime::egress::{self, Journal, Kind};
+use heph_runtime::egress::{self, Errand, Kind};
+use heph_runtime::guard::{self, Outlet};
 use heph_runtime::rules::Rules;
+use heph_runtime::seal;
 use serde::Serialize;
 use serde_json::{Number, Value, json};
 use tokio::runtime::Handle;
@@ -233,18 +234,18 @@ pub(crate) struct Brought {
 /// The links to the servers of a home folder.
 pub(crate) struct Servers {
     links: Mutex<BTreeMap<String, Arc<Mutex<Link>>>>,
-    /// Where what those with an address carry is noted.
-    journal: Journal,
+    /// Who opens connections to those with an address.
+    outlet: Outlet,
     /// Whether this machine is cut off.
     rules: Arc<Rules>,
 }
 
 impl Servers {
-    /// Those of `home`, HEPH's folder. None is begun before it is asked.
-    pub(crate) fn of(home: &Path, rules: &Arc<Rules>) -> Self {
+    /// Those of the home folder of `outlet`, which opens connections to those with an address. None is begun before it is asked.
+    pub(crate) fn of(outlet: Outlet, rules: &Arc<Rules>) -> Self {
         Self {
             links: Mutex::default(),
-            journal: Journal::at(home),
+            outlet,
             rules: Arc::clone(rules),
         }
     }
@@ -258,9 +259,10 @@ impl Servers {
     ) -> Result<Vec<Tool>, McpError> {
         meant(name, leave.to())?;
         let server = known(config, name)?;
-        let link = self.link(name, server).await?;
+        let link = self.link(name, server, leave).await?;
         // Whoever asks it something now has a deadline of its own.
         let mut link = link.lock().await;
+        link.leave = leave.clone();
         let asking = async {
             link.keeps_up().await?;
             let tools = link.tools.iter().map(|tool| Tool {
@@ -299,10 +301,14 @@ impl Servers {
         ear: Option<&Ear>,
     ) -> Result<Value, McpError> {
         meant(name, params.to())?;
-        let params = heard_by(ear, params.value().clone());
+        let (leave, params) = (params.clearance(), heard_by(ear, params.value().clone()));
         let server = known(config, name)?;
-        let link = self.link(name, server).await?;
-        let asking = async { link.lock().await.request(method, params, ear).await };
+        let link = self.link(name, server, &leave).await?;
+        let asking = async {
+            let mut link = link.lock().await;
+            link.leave = leave;
+            link.request(method, params, ear).await
+        };
         let result = within(name, server.deadline(), asking).await;
         self.minded(name, result).await
     }
@@ -317,9 +323,10 @@ impl Servers {
     ) -> Result<Vec<Value>, McpError> {
         meant(name, leave.to())?;
         let server = known(config, name)?;
-        let link = self.link(name, server).await?;
+        let link = self.link(name, server, leave).await?;
         let asking = async {
             let mut link = link.lock().await;
+            link.leave = leave.clone();
             match link.can[offer.capability()].is_object() {
                 true => link.listed(offer.method(), offer.list(), OFFERS_MAX).await,
                 false => Ok(Vec::new()),
@@ -337,7 +344,12 @@ impl Servers {
         result
     }
 
-    async fn link(&self, name: &str, server: &Server) -> Result<Arc<Mutex<Link>>, McpError> {
+    async fn link(
+        &self,
+        name: &str,
+        server: &Server,
+        leave: &Clearance,
+    ) -> Result<Arc<Mutex<Link>>, McpError> {
         // Several servers are not begun at once; each has its own deadline.
         let mut links = self.links.lock().await;
         if let Some(link) = links.get(name) {
@@ -346,7 +358,7 @@ impl Servers {
                 return Ok(Arc::clone(link));
             }
         }
-        let begin = Link::begin(name, server, &self.journal, &self.rules);
+        let begin = Link::begin(name, server, (&self.outlet, leave), &self.rules);
         let begun = within(name, server.deadline(), begin).await?;
         let link = Arc::new(Mutex::new(begun));
         links.insert(name.to_owned(), Arc::clone(&link));
@@ -368,16 +380,10 @@ pub(crate) fn leave(config: &Config, name: &str, discretion: &Discretion) -> Res
         region: String::new(),
         retention_days: None,
     };
-    let named = Rule {
-        name: format!("mcp.json names {name}"),
-        when: When {
-            to: vec![Place::ToolServer],
-            names: vec![name.to_owned()],
-            ..When::default()
-        },
-        then: Verdict::Allow,
-    };
-    let discretion = discretion.clone().in_mode(TOOLS).with_usual(vec![named]);
+    let discretion = discretion
+        .clone()
+        .in_mode(TOOLS)
+        .with_usual(vec![guard::named(name)]);
     discretion.clearance(&to)
 }
 
@@ -431,6 +437,8 @@ struct Link {
     tools: Vec<Tool>,
     /// It said that they are others now.
     changed: bool,
+    /// By what it is told what it is told now.
+    leave: Clearance,
 }
 
 enum Way {
@@ -443,6 +451,7 @@ enum Way {
 /// A server's address, and the session that it keeps for us there.
 struct Address {
     agent: ureq::Agent,
+    errand: Errand,
     url: String,
     headers: BTreeMap<String, String>,
     session: Option<String>,
@@ -451,6 +460,33 @@ struct Address {
 }
 
 impl Address {
+    /// No proxy stands between: the guard knows the server by its address.
+    fn of(server: &Server, outlet: &Outlet, rules: &Arc<Rules>) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(server.deadline()))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .build();
+        let errand = Errand::new(Kind::Tools, "tools");
+        Self {
+            agent: egress::agent(config, outlet.clone(), errand.clone()),
+            errand,
+            url: server.url.clone().unwrap_or_default(),
+            headers: server.headers.clone(),
+            session: None,
+            version: None,
+            rules: Arc::clone(rules),
+        }
+    }
+
+    /// Says what the next request sends, heads that the person named included.
+    fn sends(&self, server: &str, leave: &Clearance, body: &str) {
+        let heads = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        let bytes = heads.sum::<usize>() + body.len();
+        self.errand.next(server, Some(leave), bytes as u64);
+    }
+
     /// A request with everything that the server has to see.
     fn headed<B>(&self, mut request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
         for (name, value) in &self.headers {
@@ -502,28 +538,12 @@ impl Link {
     async fn begin(
         name: &str,
         server: &Server,
-        journal: &Journal,
+        (outlet, leave): (&Outlet, &Clearance),
         rules: &Arc<Rules>,
     ) -> Result<Self, McpError> {
         let way = match &server.command {
             Some(command) => start(name, command, server)?,
-            None => Way::Http(Address {
-                agent: egress::agent(
-                    ureq::Agent::config_builder()
-                        .timeout_global(Some(server.deadline()))
-                        .http_status_as_error(false)
-                        .max_redirects(0)
-                        .build(),
-                    journal.clone(),
-                    Kind::Tools,
-                    "tools",
-                ),
-                url: server.url.clone().unwrap_or_default(),
-                headers: server.headers.clone(),
-                session: None,
-                version: None,
-                rules: Arc::clone(rules),
-            }),
+            None => Way::Http(Address::of(server, outlet, rules)),
         };
         let mut link = Self {
             name: name.to_owned(),
@@ -533,6 +553,7 @@ impl Link {
             can: Value::Null,
             tools: Vec::new(),
             changed: false,
+            leave: leave.clone(),
         };
         let hello = json!({
             "protocolVersion": VERSIONS[0], "capabilities": {},
@@ -657,6 +678,7 @@ impl Link {
             .header("content-type", "application/json")
             .header("accept", "application/json, text/event-stream");
         let (body, server) = (message.to_string(), self.name.clone());
+        address.sends(&server, &self.leave, &body);
         let done = tokio::task::spawn_blocking(move || exchanged(&server, request, &body, id, aside)).await;
         let away = |why: String| McpError::Away {
             server: self.name.clone(),
@@ -684,7 +706,8 @@ fn start(name: &str, command: &str, server: &Server) -> Result<Way, McpError> {
     let passed_on = PASSED_ON
         .iter()
         .filter_map(|name| Some((*name, std::env::var_os(name)?)));
-    let mut child = Command::new(command)
+    let mut starting = Command::new(command);
+    starting
         .args(&server.args)
         .env_clear()
         .envs(passed_on)
@@ -692,9 +715,9 @@ fn start(name: &str, command: &str, server: &Server) -> Result<Way, McpError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         // What it says there may hold what it was asked, and our logs hold none of that.
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(refused)?;
+        .stderr(Stdio::null());
+    // What the person's programs reach is their own affair.
+    let mut child = seal::unsealed(move || starting.spawn()).map_err(refused)?;
     let ended = || refused(io::ErrorKind::BrokenPipe.into());
     let mut stdin = child.stdin.take().ok_or_else(ended)?;
     let mut stdout = io::BufReader::new(child.stdout.take().ok_or_else(ended)?);
@@ -966,7 +989,10 @@ mod tests {
             .unwrap();
         let call = |arguments| {
             let rules = Rules::without_files(Vec::new());
-            let (servers, config) = (Servers::of(home.path(), &rules), Config::default());
+            let (servers, config) = (
+                Servers::of(Outlet::at(home.path(), &[]), &rules),
+                Config::default(),
+            );
             runtime.block_on(servers.call(&config, "far", call_of("echo", arguments, None), None))
         };
         for (kind, name) in [(Place::ToolServer, "near"), (Place::Provider, "far")] {

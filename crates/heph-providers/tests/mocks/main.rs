@@ -11,7 +11,7 @@ use heph_privacy::policy::{Policies, Policy, Preset};
 use heph_privacy::{Clearance, Cleared, Purpose};
 use heph_providers::tokens::{TokenEnd, TokenQuestion};
 use heph_providers::{
-    AskError, Call, Client, Done, End, Limits, Listener, Picture, Provider, Question, Refused, Said,
+    AskError, Call, Client, Direct, Done, End, Limits, Listener, Picture, Provider, Question, Refused, Said,
     Sampling, Secret, Source, Tool, ToolChoice, Turn,
 };
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ fn what_was_cleared_for_another_provider_is_not_asked() {
             deadline: None,
         };
         let done = wait(async {
-            let client = Client::new(limits()).unwrap();
+            let client = Client::new(limits(), Direct).unwrap();
             client.ask(asked, None, &question, &listener, &mut |_| {}).await
         });
         assert!(matches!(done, Err(AskError::Elsewhere { .. })), "{done:?}");
@@ -127,7 +127,7 @@ fn ask_with(provider: &Provider, question: &Question, limits: Limits) -> (String
         deadline: None,
     };
     let done = wait(async {
-        let client = Client::new(limits).unwrap();
+        let client = Client::new(limits, Direct).unwrap();
         let question = cleared(provider, question.clone());
         let mut say = |said| match said {
             Said::Text(text) => heard.push_str(&text),
@@ -600,7 +600,7 @@ fn every_wait_has_an_end() {
         deadline: None,
     };
     let done = wait(async {
-        let client = Client::new(limits()).unwrap();
+        let client = Client::new(limits(), Direct).unwrap();
         let mut say = |_| stop.store(true, Ordering::SeqCst);
         let question = cleared(&provider, question());
         client.ask(&provider, None, &question, &listener, &mut say).await
@@ -655,7 +655,7 @@ fn engine(act: Act) -> (Vec<u32>, Result<Option<TokenEnd>, AskError>) {
     };
     let mut told = Vec::new();
     let done = wait(async {
-        let client = Client::new(limits()).unwrap();
+        let client = Client::new(limits(), Direct).unwrap();
         let question = cleared(&provider, question);
         let mut more = |token| {
             told.push(token);
@@ -720,7 +720,7 @@ fn an_engine_reads_a_draft_in_one_question() {
             max_tokens: 1,
         };
         let done = wait(async {
-            let client = Client::new(limits()).unwrap();
+            let client = Client::new(limits(), Direct).unwrap();
             let question = cleared(&provider, question);
             client
                 .likeliest(&provider, None, &question, answers, 0, &listener)

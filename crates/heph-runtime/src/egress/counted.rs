@@ -1,142 +1,230 @@
-//! HTTP whose bytes are counted where they leave: between TLS and the socket.
+//! HTTP whose connections are the guard's, which counts what they carry.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use heph_privacy::Clearance;
 use ureq::config::Config;
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector,
-    Transport,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    RustlsConnector, Transport,
 };
-use ureq::{Agent, Error};
+use ureq::{Agent, Error, Timeout};
 
-use super::{Bytes, Counted, Journal, Kind, Line, Way};
-use crate::network::seconds_since_1970;
+use super::Kind;
+use crate::guard::{Barred, Conn, Grounds, Leave, Outlet};
 
-/// Where connections are noted, and as what.
+/// How long a connection may take to stand where nobody says.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the requests of an agent are for, and what the next one of them sends. Clones say the same.
 #[derive(Debug, Clone)]
-struct Books {
-    journal: Journal,
+pub struct Errand {
     kind: Kind,
     purpose: &'static str,
+    next: Arc<Mutex<Next>>,
 }
 
-/// An agent like any other whose connections are noted in `journal` when they end, as ones of this kind and purpose.
-pub fn agent(config: Config, journal: Journal, kind: Kind, purpose: &'static str) -> Agent {
-    let books = Books {
-        journal,
-        kind,
-        purpose,
-    };
+/// What the next request sends.
+#[derive(Debug, Clone, Default)]
+struct Next {
+    /// How many there were before.
+    number: u64,
+    who: String,
+    grounds: Option<Grounds>,
+    bytes: u64,
+}
+
+/// Numbers the requests of all errands.
+static REQUESTS: AtomicU64 = AtomicU64::new(1);
+
+impl Errand {
+    /// For requests of this kind and purpose.
+    pub fn new(kind: Kind, purpose: &'static str) -> Self {
+        let next = Arc::default();
+        Self { kind, purpose, next }
+    }
+
+    /// The next request is for `who`, and sends so many bytes by that leave, beside the heads of HTTP.
+    pub fn next(&self, who: &str, clearance: Option<&Clearance>, bytes: u64) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = Next {
+            number: REQUESTS.fetch_add(1, Ordering::Relaxed),
+            who: who.to_owned(),
+            grounds: clearance.map(Grounds::from),
+            bytes,
+        };
+    }
+
+    fn leave(&self, (host, port): (&str, u16), patience: Duration) -> (u64, Leave) {
+        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leave = Leave {
+            kind: self.kind,
+            who: match next.who.is_empty() {
+                true => host.to_owned(),
+                false => next.who,
+            },
+            host: host.to_owned(),
+            port,
+            purpose: self.purpose.to_owned(),
+            grounds: next.grounds,
+            bytes: next.bytes,
+            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+        };
+        (next.number, leave)
+    }
+}
+
+/// An agent like any other whose connections are those of the guard behind `outlet`, asked for each request by what `errand` says.
+pub fn agent(config: Config, outlet: Outlet, errand: Errand) -> Agent {
+    let guarded = Guarded { outlet, errand };
     let connector =
         ().chain(ConnectProxyConnector::default())
-            .chain(TcpConnector::default())
-            .chain(Counting(books))
+            .chain(guarded)
             .chain(RustlsConnector::default());
-    Agent::with_parts(config, connector, DefaultResolver::default())
+    Agent::with_parts(config, connector, Unresolved)
 }
 
-/// Puts a count around each connection.
+/// Names are resolved by the guard.
 #[derive(Debug)]
-struct Counting(Books);
+struct Unresolved;
 
-impl<In: Transport> Connector<In> for Counting {
-    type Out = CountedTransport<In>;
+impl Resolver for Unresolved {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        Ok(addresses)
+    }
+}
+
+/// Has the guard open connections.
+#[derive(Debug)]
+struct Guarded {
+    outlet: Outlet,
+    errand: Errand,
+}
+
+impl<In: Transport> Connector<In> for Guarded {
+    type Out = Either<In, GuardedTransport>;
 
     fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
-        // What goes through a proxy's tunnel is counted on the way to the proxy, which this is called for as well.
-        let tunnelled = details
-            .config
-            .proxy()
-            .is_some_and(|proxy| proxy.uri() != details.uri);
-        let host = details.uri.host().unwrap_or_default().to_owned();
-        let address = details.addrs.iter().next();
-        Ok(chained.map(|inner| CountedTransport {
-            inner,
-            books: self.0.clone(),
-            to: address.map_or_else(|| host.clone(), ToString::to_string),
-            who: host,
-            bytes: Bytes::default(),
-            noted: Instant::now(),
-            tunnelled,
-        }))
-    }
-}
-
-/// A connection and what it carried since that was noted: now and then, and when it ends.
-struct CountedTransport<T> {
-    inner: T,
-    books: Books,
-    to: String,
-    who: String,
-    bytes: Bytes,
-    noted: Instant,
-    tunnelled: bool,
-}
-
-/// As often as [`crate::network`] notes what peers carry.
-const NOTE_EVERY: Duration = Duration::from_secs(2);
-
-impl<T> CountedTransport<T> {
-    fn note(&mut self) {
-        let way = Way {
-            kind: self.books.kind,
-            to: self.to.clone(),
-            who: self.who.clone(),
-            purpose: self.books.purpose.to_owned(),
-            labels: Default::default(),
-            counted: Counted::OnTheWire,
+        if chained.is_some() {
+            // A tunnel through a proxy, whose own connection was opened here.
+            return Ok(chained.map(Either::A));
+        }
+        let host = details.uri.host().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
+        let usual = if details.uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
         };
-        let (at, bytes) = (seconds_since_1970(), std::mem::take(&mut self.bytes));
-        self.noted = Instant::now();
-        // A log that cannot be written does not undo what was fetched.
-        let _ = self.books.journal.note(&[Line { at, way, bytes }]);
+        let port = details.uri.port_u16().unwrap_or(usual);
+        let patience = details.timeout.not_zero().map_or(PATIENCE, |timeout| *timeout);
+        let (number, leave) = self.errand.leave((&host, port), patience);
+        let conn = self.outlet.open(&leave).map_err(barred)?;
+        let buffers = LazyBuffers::new(
+            details.config.input_buffer_size(),
+            details.config.output_buffer_size(),
+        );
+        Ok(Some(Either::B(GuardedTransport {
+            conn,
+            buffers,
+            errand: self.errand.clone(),
+            place: (host, port),
+            number,
+        })))
     }
 }
 
-impl<T> Drop for CountedTransport<T> {
-    fn drop(&mut self) {
-        if self.bytes != Bytes::default() && !self.tunnelled {
-            self.note();
+/// A connection of the guard.
+struct GuardedTransport {
+    conn: Conn,
+    buffers: LazyBuffers,
+    errand: Errand,
+    place: (String, u16),
+    /// The request that leave was asked for last.
+    number: u64,
+}
+
+impl GuardedTransport {
+    /// What ended the connection, where that was the guard; else what the system says.
+    fn failed(&self, error: io::Error, timeout: Timeout) -> Error {
+        match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout(timeout),
+            _ => self.conn.ended().map_or(Error::Io(error), barred),
         }
     }
 }
 
-impl<T: Transport> Transport for CountedTransport<T> {
+fn barred(barred: Barred) -> Error {
+    let kind = match &barred {
+        Barred::Forbidden(_) => ErrorKind::PermissionDenied,
+        Barred::Unreachable(_) | Barred::Stale => ErrorKind::NotConnected,
+        Barred::Gone(_) => ErrorKind::BrokenPipe,
+    };
+    Error::Io(io::Error::new(kind, barred))
+}
+
+impl Transport for GuardedTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
-        self.inner.buffers()
+        &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // What is lost on the way may have left all the same.
-        self.bytes.up += amount as u64;
-        self.inner.transmit_output(amount, timeout)
+        let (number, leave) = self.errand.leave((&self.place.0, self.place.1), PATIENCE);
+        if number != self.number {
+            self.conn.leave(&leave).map_err(barred)?;
+            self.number = number;
+        }
+        let wait = timeout.not_zero().map(|timeout| *timeout);
+        let mut data = self.conn.data();
+        let sent = data.set_write_timeout(wait);
+        let sent = sent.and_then(|()| data.write_all(&self.buffers.output()[..amount]));
+        sent.map_err(|error| self.failed(error, timeout.reason))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let before = self.inner.buffers().input().len();
-        let more = self.inner.await_input(timeout);
-        let after = self.inner.buffers().input().len();
-        self.bytes.down += after.saturating_sub(before) as u64;
-        if self.noted.elapsed() >= NOTE_EVERY && !self.tunnelled {
-            self.note();
+        let wait = timeout.not_zero().map(|timeout| *timeout);
+        let mut data = self.conn.data();
+        let read = data.set_read_timeout(wait);
+        let read = read.and_then(|()| {
+            loop {
+                match data.read(self.buffers.input_append_buf()) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    read => break read,
+                }
+            }
+        });
+        match read {
+            // An end that the guard made is no end of what was sent.
+            Ok(0) if self.conn.trouble().is_some() => {
+                Err(self.failed(ErrorKind::ConnectionAborted.into(), timeout.reason))
+            }
+            Ok(count) => {
+                self.buffers.input_appended(count);
+                Ok(count > 0)
+            }
+            Err(error) => Err(self.failed(error, timeout.reason)),
         }
-        more
     }
 
     fn is_open(&mut self) -> bool {
-        self.inner.is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        self.inner.is_tls()
+        self.conn.is_open()
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for CountedTransport<T> {
+impl fmt::Debug for GuardedTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
+        f.debug_struct("GuardedTransport")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,6 +235,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::egress::{Bytes, Journal};
 
     #[test]
     fn what_the_server_saw_is_what_is_noted() {
@@ -165,7 +254,8 @@ mod tests {
             stream.write_all(said).unwrap();
             (heard.len() as u64, said.len() as u64)
         });
-        let agent = agent(Config::default(), Journal::at(home.path()), Kind::Pull, "file");
+        let outlet = Outlet::at(home.path(), &[]);
+        let agent = agent(Config::default(), outlet, Errand::new(Kind::Pull, "file"));
         let mut answer = agent.post(format!("http://{address}/x")).send("hello").unwrap();
         assert_eq!(answer.body_mut().read_to_string().unwrap(), "welcome");
         drop((answer, agent));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use heph_privacy::policy::{Policies, Policy, Rule, Verdict, When};
 use heph_privacy::{Clearance, Cleared, Purpose};
 use heph_providers::tokens::{TokenEnd, TokenQuestion};
-use heph_providers::{AskError, Client, Limits, Listener, Provider, Sampling, Secret};
+use heph_providers::{AskError, Client, Direct, Limits, Listener, Provider, Sampling, Secret};
 use heph_types::{
     Forward, LayerRange, ModelProfile, Order, Position, Reply, SamplingOptions, Speed, StageInput, StageSpec,
     TokenId,
@@ -77,7 +77,7 @@ impl Backend {
             .map_err(|error| format!("the system gives no thread: {error}"))?;
         let client = {
             let _inside = runtime.enter();
-            Client::new(limits)?
+            Client::new(limits, Direct)?
         };
         Ok(Self {
             provider,

@@ -8,7 +8,7 @@ use heph_providers::{Provider, ProviderError};
 use serde::{Deserialize, Serialize};
 
 /// The file below HEPH's folder.
-const FILE: &str = "providers.toml";
+pub(crate) const FILE: &str = "providers.toml";
 
 /// Bytes of it.
 const BYTES_MAX: u64 = 1 << 20;

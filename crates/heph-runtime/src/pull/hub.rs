@@ -9,7 +9,8 @@ use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body};
 
 use super::{Patience, PullError};
-use crate::egress::{self, Journal, Kind};
+use crate::egress::{self, Errand, Kind};
+use crate::guard::Outlet;
 
 /// Redirects followed for one question: the hub, its cache, a content network, and two to spare.
 const REDIRECTS_MAX: usize = 5;
@@ -52,6 +53,7 @@ pub struct Hub {
     address: String,
     token: Option<String>,
     agent: Agent,
+    errand: Errand,
     patience: Patience,
 }
 
@@ -133,8 +135,9 @@ pub(super) struct Answer {
 }
 
 impl Hub {
-    /// The hub at `address`; `token` is sent to it and to no other host. What is asked and fetched is noted in `journal`.
-    pub fn new(address: &str, token: Option<&str>, patience: Patience, journal: Journal) -> Self {
+    /// The hub at `address`; `token` is sent to it and to no other host. Its connections are those of the guard behind
+    /// `outlet`.
+    pub fn new(address: &str, token: Option<&str>, patience: Patience, outlet: Outlet) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -146,12 +149,14 @@ impl Hub {
             .timeout_per_read(Some(patience.silence))
             .user_agent(concat!("heph/", env!("CARGO_PKG_VERSION")))
             .build();
-        let agent = egress::agent(config, journal, Kind::Pull, "model");
+        let errand = Errand::new(Kind::Pull, "model");
+        let agent = egress::agent(config, outlet, errand.clone());
         let address = address.trim_end_matches('/').to_owned();
         Self {
             address,
             token: token.map(str::to_owned),
             agent,
+            errand,
             patience,
         }
     }
@@ -228,6 +233,7 @@ impl Hub {
         {
             request = request.header("authorization", format!("Bearer {token}"));
         }
+        self.errand.next("", None, 0);
         request.call().map_err(|e| PullError::Unreachable {
             host: host(url),
             reason: e.to_string(),
@@ -402,7 +408,7 @@ mod tests {
             "https://h.example/",
             None,
             Patience::default(),
-            Journal::at("no/folder".as_ref()),
+            Outlet::at("no/folder".as_ref(), &[]),
         );
         let url = hub.file_url(&Repository::new("a/b").unwrap(), "refs/pr/1", "sub dir/ä#.gguf");
         assert_eq!(

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
-use crate::egress::Journal;
+use crate::guard::Outlet;
 use crate::store::Found;
 
 /// What a server sees of a question.
@@ -165,8 +165,8 @@ fn request() -> Request {
 }
 
 impl Desk {
-    fn journal(&self) -> Journal {
-        Journal::at(self.folder.path())
+    fn outlet(&self) -> Outlet {
+        Outlet::at(self.folder.path(), &[])
     }
 
     fn pull(&self, server: &Server, request: &Request) -> Result<Record, PullError> {
@@ -174,7 +174,7 @@ impl Desk {
     }
 
     fn pull_with(&self, server: &Server, request: &Request, patience: Patience) -> Result<Record, PullError> {
-        let hub = Hub::new(&server.address, Some("secret"), patience, self.journal());
+        let hub = Hub::new(&server.address, Some("secret"), patience, self.outlet());
         pull(&hub, &self.store, request, &Cancel::new(), &mut |_| {})
     }
 
@@ -589,7 +589,7 @@ fn a_stopped_download_keeps_its_part_and_shows_no_model() {
     let server = Server::new(|asked, stream| serve(asked, stream, "tag", &content(), usize::MAX));
     let desk = desk();
     let cancel = Cancel::new();
-    let hub = Hub::new(&server.address, None, patience(), desk.journal());
+    let hub = Hub::new(&server.address, None, patience(), desk.outlet());
     let error = pull(&hub, &desk.store, &request(), &cancel, &mut |_| {
         cancel.raise();
     })

@@ -16,7 +16,7 @@ use super::{CUT_FILE, Rules, stamp, text};
 use crate::files::{self, Existing, FileError};
 
 /// What every decision says while this machine is cut off.
-pub(super) const CUT: &str = "nothing leaves, since this machine is cut off";
+pub(crate) const CUT: &str = "nothing leaves, since this machine is cut off";
 
 /// Whose word the preset is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

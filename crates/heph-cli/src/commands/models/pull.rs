@@ -1,6 +1,6 @@
 //! `heph models pull`.
 
-use heph_runtime::egress::Journal;
+use heph_runtime::guard::Outlet;
 use heph_runtime::pull::{self, Hub, Patience, Repository, Request};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::{ModelName, Store, StoreError};
@@ -36,8 +36,8 @@ pub(crate) struct Arguments {
 /// Downloads and prints the name.
 pub(crate) fn run(arguments: &Arguments, store: &Store, settings: &Settings) -> Result<(), Failure> {
     let request = request(arguments)?;
-    let (token, journal) = (settings.hub_token.as_deref(), Journal::at(&settings.home));
-    let hub = Hub::new(&settings.hub, token, Patience::default(), journal);
+    let (token, outlet) = (settings.hub_token.as_deref(), Outlet::of(settings));
+    let hub = Hub::new(&settings.hub, token, Patience::default(), outlet);
     let bar = terminal::bytes_bar(&format!("downloading {}", request.name)).at_once();
     let cancel = terminal::cancel_on_any_signal()?;
     let record = pull::pull(&hub, store, &request, &cancel, &mut |p| terminal::show(&bar, p));

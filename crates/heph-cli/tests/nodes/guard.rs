@@ -1,0 +1,169 @@
+//! The guard of connections as a process: what the door does not do itself, and what becomes of it when it is killed.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Home;
+use super::door::DoorProcess;
+use super::mock::{Act, ok, play};
+use super::providers::{chat, home, story};
+
+/// What the system says of a process or a thread under `name`.
+fn status(place: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{place}/status")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(|value| value.trim().to_owned())
+}
+
+/// The guards that a process began.
+fn guards(of: u32) -> Vec<u32> {
+    let every = fs::read_dir("/proc").unwrap().flatten();
+    let pids = every.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_guard = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let child = status(&pid.to_string(), "PPid") == Some(of.to_string());
+        child && words.split(|byte| *byte == 0).any(|word| word == b"egress-guard")
+    };
+    pids.filter(is_guard).collect()
+}
+
+fn kill(pid: u32) {
+    assert!(
+        Command::new("kill")
+            .args(["-9", &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// Whether this system keeps a guard from anything; containers may forbid it.
+fn is_sealed() -> bool {
+    let told = Home::new().json(&["doctor", "--json", "--quick"]);
+    let told = told["connections"].as_str().unwrap();
+    assert!(told.contains("a guard in a process of its own"), "{told}");
+    told.contains("programs and other processes") && !told.contains("not from programs")
+}
+
+#[test]
+fn a_door_connects_to_nobody_itself_and_begins_a_guard_anew() {
+    let begun = ok(
+        "text/event-stream",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"Once\"}}]}\n\n",
+    );
+    let (url, heard) = play(vec![
+        Act::Raw(story()),
+        Act::Raw(story()),
+        Act::Hang(begun, Duration::from_secs(100)),
+        Act::Raw(story()),
+    ]);
+    let home = home(&url, &["--allow"]);
+    let door = DoorProcess::start(&home, &[], &[]);
+    assert!(guards(door.pid()).is_empty(), "none is begun before it is needed");
+    let ask =
+        || door.post("/v1/chat/completions", &chat(&json!({})))["choices"][0]["message"]["content"].clone();
+    assert_eq!(ask(), "Once upon a time.");
+    let first = guards(door.pid());
+    assert_eq!(first.len(), 1);
+    if is_sealed() {
+        let guard = first[0].to_string();
+        assert_eq!(status(&guard, "Seccomp").as_deref(), Some("2"));
+        assert_eq!(status(&guard, "NoNewPrivs").as_deref(), Some("1"));
+        // Every thread of the door, but for the one that begins guards and programs.
+        let threads = fs::read_dir(format!("/proc/{}/task", door.pid()))
+            .unwrap()
+            .flatten();
+        let open: Vec<String> = threads
+            .filter_map(|thread| {
+                let place = format!("{}/task/{}", door.pid(), thread.file_name().to_str()?);
+                (status(&place, "Seccomp")? != "2").then(|| status(&place, "Name"))?
+            })
+            .collect();
+        assert_eq!(open, ["heph-begin"]);
+    }
+    kill(first[0]);
+    assert_eq!(ask(), "Once upon a time.");
+    let second = guards(door.pid());
+    assert!(second.len() == 1 && second != first, "{first:?} {second:?}");
+    // What is under way ends with its guard, and says so.
+    let mut body = chat(&json!({}));
+    body["stream"] = json!(true);
+    let mut stream = BufReader::new(door.send("POST", "/v1/chat/completions", &body, ""));
+    let mut said = String::new();
+    while !said.contains("Once") {
+        assert!(stream.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    kill(second[0]);
+    stream.read_to_string(&mut said).unwrap();
+    assert!(
+        said.contains("the guard of connections is not there") && !said.contains("[DONE]"),
+        "{said}"
+    );
+    assert_eq!(ask(), "Once upon a time.");
+    assert_eq!(heard.lock().unwrap().len(), 4);
+    // What was counted stands in the log: all of what was asked.
+    let log = home.json(&["egress", "--json"]);
+    let ways = log["ways"].as_array().unwrap();
+    let up = |of: &str| -> u64 {
+        let ways = ways
+            .iter()
+            .filter(|way| way["who"] == of && way["counted"] == "on-the-wire");
+        ways.filter_map(|way| way["up"].as_u64()).sum()
+    };
+    let sent: usize = heard
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(head, body)| head.len() + 4 + body.len())
+        .sum();
+    assert!(up("mock") as usize <= sent && up("mock") > 0, "{log} {sent}");
+}
+
+#[test]
+fn a_guard_reads_a_policy_that_changed_before_it_opens_anything_more() {
+    let (url, heard) = play(vec![Act::Raw(story())]);
+    let home = home(&url, &["--allow"]);
+    let door = DoorProcess::start(&home, &[], &[]);
+    door.post("/v1/chat/completions", &chat(&json!({})));
+    let first = guards(door.pid());
+    let open = "version = 1\npreset = \"open\"\n";
+    fs::write(home.0.path().join("policy.toml"), open).unwrap();
+    door.post("/v1/chat/completions", &chat(&json!({})));
+    let gone = || guards(door.pid()).iter().all(|pid| !first.contains(pid));
+    let waited = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        gone()
+    });
+    assert!(waited, "what read the old files is not kept");
+    assert_eq!(heard.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_guard_ends_with_whoever_began_it() {
+    let (url, _) = play(vec![Act::Raw(story())]);
+    let home = home(&url, &["--allow"]);
+    let door = DoorProcess::start(&home, &[], &[]);
+    door.post("/v1/chat/completions", &chat(&json!({})));
+    let guard = guards(door.pid())[0];
+    kill(door.pid());
+    let ended = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        // Nobody may wait for it any more: then the system keeps its number and nothing else.
+        status(&guard.to_string(), "State").is_none_or(|state| state.starts_with('Z'))
+    });
+    assert!(ended);
+}
+
+#[test]
+fn a_guard_is_not_typed() {
+    let (code, said) = Home::new().fails(&["egress-guard"]);
+    assert!(code == 2 && said.contains("no socket"), "{code} {said}");
+    let help = Home::new().output(&["--help"]);
+    assert!(!String::from_utf8_lossy(&help.stdout).contains("egress-guard"));
+}
