@@ -853,7 +853,7 @@ def log(talks):
 
 def compare(seen, logged):
     """The log and the capture counted the same, but for what the system did not send."""
-    up = {address: count for (_, address), count in seen.up.items() if address[1] == PORT}
+    up = {address: count for (_, address), count in seen.up.items() if address[1] in (PORT, PROVIDER)}
     for (host, port), captured in sorted(up.items()):
         print(f"  {host}:{port}: {captured} bytes captured, {logged.get(f'{host}:{port}', 0)} in the log")
     print(f"  {logged.get('several', 0)} bytes of greetings and goodbyes in the log")
