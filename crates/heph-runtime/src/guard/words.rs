@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use heph_privacy::Clearance;
 use heph_privacy::label::Label;
+use heph_privacy::policy::Verdict;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ pub struct Grounds {
     pub mode: String,
     /// What it may cost, in credits.
     pub credits: u64,
-    /// Whether people and keys were replaced in it.
+    /// Whether people and keys were looked for in it, and all that were found replaced.
     pub replaced: bool,
     /// The rules that allowed it where it was cleared.
     pub rules: Vec<String>,
@@ -63,7 +64,7 @@ impl From<&Clearance> for Grounds {
             label: clearance.label().clone(),
             mode: clearance.mode().to_owned(),
             credits: clearance.credits(),
-            replaced: clearance.replaced() > 0,
+            replaced: clearance.decision().verdict == Verdict::Redact || clearance.replaced() > 0,
             rules: clearance.decision().rules.clone(),
         }
     }
