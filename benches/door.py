@@ -9,6 +9,7 @@ threads, so a machine that others use too disturbs it little; for the other figu
                                                 first token after so many known tokens: from nothing, from memory, from disk
     door.py cost [--model MODEL]                what the door's threads take for a request and for a streamed token: of the bundled model,
                                                 whose tokens are ready together, or of one so slow that each is written for itself
+    door.py bare [--megabytes 668]              what a token of such a model costs a bare loop that is woken and writes (bare.rs)
     door.py streams [--count 256]               many streams at once: memory, and each text against the text alone
     door.py peer MODEL.gguf [--count 32]        tokens a second of many streams, in turn with llama.cpp's server
     door.py slow [--count 64] [--seconds 60]    readers of 1 KB a second: memory for each, in the program and in the system
@@ -279,6 +280,16 @@ def cost(arguments):
             ("for a streamed token", f"{token:.1f} µs", f"{TOKEN_US} µs", token <= TOKEN_US))
 
 
+def bare(arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/bare"
+        subprocess.run(["rustc", "--edition", "2024", "-O", "-o", program, HERE / "bare.rs"], check=True)
+        command = [program, str(arguments.tokens), str(arguments.megabytes)]
+        taken = [int(subprocess.run(command, capture_output=True, check=True).stdout) / 1000 for _ in range(arguments.rounds)]
+    keep("bare", megabytes=arguments.megabytes, tokens=arguments.tokens, token_us=taken)
+    print(f"a bare loop takes {statistics.median(taken):.1f} µs for a token")
+
+
 def streams(arguments):
     count, most = arguments.count, 100
     with tempfile.TemporaryDirectory() as home, heph(home) as server:
@@ -447,6 +458,9 @@ def report(_):
         of_what = f"{line['build']}, {line['model']}, {line['tokens_per_s']:.0f} tokens a second"
         out.append(f"| the door's own time for a request ({of_what}) | {line['request_us']:.0f} µs | {REQUEST_US} |")
         out.append(f"| and for a streamed token | {line['token_us']:.1f} µs | {TOKEN_US} |")
+    for line in of("bare")[-1:]:
+        out.append(f"| what a bare loop takes for a token beside {line['megabytes']} MB of weights (bare.rs) | "
+                   f"{statistics.median(line['token_us']):.1f} µs | - |")
     for line in newest(of("streams"), "count"):
         out.append(f"| {line['count']} streams at once | {line['wrong']} differ from their texts alone; "
                    f"{line['before'] / 1e6:.0f} MB before, {line['peak'] / 1e6:.0f} MB at most | 0 |")
@@ -473,7 +487,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(required=True)
     for run, options in [
-        (prefix, {"model": str, "--rounds": 3, "--tokens": 4096, "--vocabulary": 20_000, "--context": 8192}), (cost, {"--build": "release", "--model": "", "--requests": 300, "--streams": 40, "--most": 400}), (streams, {"--count": 256}),
+        (prefix, {"model": str, "--rounds": 3, "--tokens": 4096, "--vocabulary": 20_000, "--context": 8192}), (cost, {"--build": "release", "--model": "", "--requests": 300, "--streams": 40, "--most": 400}), (bare, {"--megabytes": 668, "--tokens": 300, "--rounds": 3}), (streams, {"--count": 256}),
         (peer, {"model": str, "--count": 32, "--rounds": 3}), (slow, {"--count": 64, "--seconds": 60, "--parallel": 4}),
         (soak, {"--requests": 20_000}), (report, {}),
     ]:

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::engines::EngineError;
 use crate::house::{Door, House, HouseError, Options, now_ms};
@@ -25,9 +25,9 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// How soon an open stream ends whose page was sent away by another program.
 const LEAVE_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
 
-/// Threads that read and write. What waits or computes has threads of its own, and with two of these each token of a lone
-/// stream would wake both.
-const DOOR_THREADS: usize = 1;
+/// The name of the one thread that reads and writes. What waits or computes has threads of its own, and with two of these each
+/// token of a lone stream would wake both.
+const DOOR_THREAD: &str = "heph-door";
 
 /// Bytes that a connection may have ready to be sent, besides what the system holds.
 const SEND_BUFFER: usize = 16 << 10;
@@ -133,8 +133,12 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers until `until` comes back.
-    pub fn run(self, until: impl Future<Output = ()>) {
+    /// Answers, on a thread of its own, until `is_over` says so. It is asked again and again, and waits a while itself before it
+    /// says no.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn run(self, mut is_over: impl FnMut() -> bool) -> std::io::Result<()> {
         let Self {
             door,
             runtime,
@@ -143,16 +147,28 @@ impl Server {
         } = self;
         // What is let go of last may wait for threads of its own, as whoever asks providers does, and nothing may wait in there.
         let last = Arc::clone(&door);
-        runtime.block_on(async move {
-            tokio::select! {
-                () = keep_up(Arc::clone(&door)) => {}
-                () = accept(listener, tls, door) => {}
-                () = until => {}
-            }
-        });
-        // Answers under way end with their connections; a download stops between two blocks.
-        runtime.shutdown_timeout(Duration::from_secs(2));
+        let (close, closed) = oneshot::channel::<()>();
+        let answers = move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    () = keep_up(Arc::clone(&door)) => {}
+                    () = accept(listener, tls, door) => {}
+                    _ = closed => {}
+                }
+            });
+            // Answers under way end with their connections; a download stops between two blocks.
+            runtime.shutdown_timeout(Duration::from_secs(2));
+        };
+        let thread = std::thread::Builder::new()
+            .name(DOOR_THREAD.to_owned())
+            .spawn(answers)?;
+        while !thread.is_finished() && !is_over() {}
+        drop(close);
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
         drop(last);
+        Ok(())
     }
 }
 
@@ -195,23 +211,29 @@ fn allowed(address: SocketAddr, options: &Options) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// The threads that read and write.
+/// What reads and writes, on the thread that runs it, and threads beside it for what waits.
 fn threads() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(DOOR_THREADS)
-        .thread_name("heph-door")
+    tokio::runtime::Builder::new_current_thread()
+        .thread_name(DOOR_THREAD)
         .enable_all()
         .build()
 }
 
-/// Looks again and again whether another program took somebody's leave back.
+/// Looks again and again whether another program took somebody's leave back, as long as pages have streams open. Whoever comes anew
+/// is looked up then, so where nobody is there, nothing is looked at.
 async fn keep_up(door: Door) {
     loop {
-        tokio::time::sleep(LEAVE_LOOKED_AT_EVERY).await;
-        let door = Arc::clone(&door);
-        let kept_up = move || door.guard.pairings.keep_up(now_ms());
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(kept_up).await {
-            tracing::warn!(%error, "pairings");
+        door.guard.pairings.somebody_came().await;
+        loop {
+            tokio::time::sleep(LEAVE_LOOKED_AT_EVERY).await;
+            let shared = Arc::clone(&door);
+            let kept_up = move || shared.guard.pairings.keep_up(now_ms());
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(kept_up).await {
+                tracing::warn!(%error, "pairings");
+            }
+            if !door.guard.pairings.is_somebody_here() {
+                break;
+            }
         }
     }
 }
@@ -262,9 +284,4 @@ async fn speak(
         .serve_connection(TokioIo::new(stream), service);
     // A caller that hangs up is none of our errors.
     let _ = connection.await;
-}
-
-/// Waits, for those who have no clock of this kind.
-pub async fn pause(duration: Duration) {
-    tokio::time::sleep(duration).await;
 }

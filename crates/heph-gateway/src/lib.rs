@@ -42,7 +42,7 @@ mod tls;
 mod token;
 mod tools;
 
-pub use connection::{ServeError, Server, pause, socket_at};
+pub use connection::{ServeError, Server, socket_at};
 pub use engines::{CacheChoice, EngineChoice, EngineError};
 pub use guard::Guard;
 pub use heph_engine::recall::Bound;

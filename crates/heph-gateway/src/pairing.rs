@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::private;
 
@@ -259,6 +259,8 @@ pub struct Pairings {
     path: PathBuf,
     seen: Mutex<Seen>,
     asked: Mutex<VecDeque<(u64, String)>>,
+    /// Rung whenever somebody comes who was let in.
+    came: Notify,
 }
 
 /// The book as it was read last.
@@ -289,6 +291,7 @@ impl Pairings {
             path: home.join(FILE),
             seen: Mutex::default(),
             asked: Mutex::default(),
+            came: Notify::new(),
         }
     }
 
@@ -486,11 +489,23 @@ impl Pairings {
             .entry(id)
             .or_insert_with(|| watch::channel(false).0)
             .subscribe();
+        drop(seen);
+        self.came.notify_one();
         Some(Leave { scopes, gone })
     }
 
-    /// Looks whether the book was changed by another program, and writes down who came since. Called again and again while a door is
-    /// open.
+    /// Waits until somebody came who was let in; whoever came since the last time counts, too.
+    pub(crate) async fn somebody_came(&self) {
+        self.came.notified().await;
+    }
+
+    /// Whether somebody who was let in is still here.
+    pub(crate) fn is_somebody_here(&self) -> bool {
+        self.seen().live.values().any(|gone| gone.receiver_count() > 0)
+    }
+
+    /// Looks whether the book was changed by another program, and writes down who came since. Called again and again while somebody
+    /// is here.
     pub(crate) fn keep_up(&self, now_ms: u64) -> Result<(), PairingError> {
         self.look()?;
         let due = {

@@ -126,25 +126,31 @@ struct Writing<S> {
     /// How often it was written, and when last.
     writes: usize,
     last: Instant,
+    /// Whether several pieces went into the last write: then it is no use to wake for the next one alone.
+    crowded: bool,
 }
 
 impl<S: Shape> Source for Writing<S> {
     /// What comes next, and what is ready behind it: a write costs more than what it writes.
     async fn next(&mut self) -> Option<Vec<String>> {
         let mut out = Frames::default();
-        let since = self.last.elapsed();
-        if self.writes >= WRITES_AT_ONCE && since < WRITE_EVERY {
-            tokio::time::sleep(WRITE_EVERY - since).await;
+        if self.crowded {
+            self.rest().await;
         }
         while out.0.is_empty() && !self.over {
             let heard = self.answer.next().await;
             self.write(heard, &mut out);
+        }
+        self.crowded = false;
+        if !self.over {
+            self.rest().await;
         }
         while !self.over
             && out.bytes() < WRITE_BYTES
             && let Some(heard) = self.answer.ready()
         {
             self.write(Some(heard), &mut out);
+            self.crowded = true;
         }
         self.writes += 1;
         self.last = Instant::now();
@@ -153,6 +159,14 @@ impl<S: Shape> Source for Writing<S> {
 }
 
 impl<S: Shape> Writing<S> {
+    /// Waits until the next write is due; for no clock where it is, as it is for tokens that come slowly.
+    async fn rest(&mut self) {
+        let since = self.last.elapsed();
+        if self.writes >= WRITES_AT_ONCE && since < WRITE_EVERY {
+            tokio::time::sleep(WRITE_EVERY - since).await;
+        }
+    }
+
     fn write(&mut self, heard: Option<Result<Vec<Part>, Refusal>>, out: &mut Frames) {
         match heard {
             Some(Ok(parts)) => {
@@ -194,6 +208,7 @@ pub(crate) fn stream<S: Shape>(door: &Door, answer: Answer, mut shape: S, keep: 
         over: false,
         writes: 0,
         last: Instant::now(),
+        crowded: false,
     };
     sent(door, &id, headers, first.0, writing, keep)
 }
@@ -227,6 +242,8 @@ pub(crate) fn sent(
         return (headers, kept_body(kept, 0)).into_response();
     }
     let begin = Some(first).filter(|frames| !frames.is_empty());
+    // In a box, since the whole state moves with each piece, to and fro.
+    let source = Box::new(source);
     let body = stream::unfold((begin, source), |(begin, mut source)| async move {
         let frames = match begin {
             Some(frames) => frames,

@@ -176,11 +176,10 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         true => standing::say(&standing, token.as_deref(), Attached::No)?,
         false => tell(&arguments.model, address, token.as_deref(), tls.as_ref())?,
     }
-    server.run(async move {
-        while !stop() {
-            heph_gateway::pause(LOOK_EVERY).await;
-        }
-    });
+    server.run(|| {
+        std::thread::sleep(LOOK_EVERY);
+        stop()
+    })?;
     Ok(())
 }
 

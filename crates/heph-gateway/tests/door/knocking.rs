@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use heph_gateway::{
@@ -160,11 +161,8 @@ fn answering(home: TempDir, server: Server) -> Door {
     let address = server.address().unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
-        server.run(async move {
-            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                heph_gateway::pause(Duration::from_millis(10)).await;
-            }
-        });
+        let is_over = || stopped.recv_timeout(Duration::from_millis(10)) != Err(RecvTimeoutError::Timeout);
+        server.run(is_over).unwrap();
     });
     Door {
         address,

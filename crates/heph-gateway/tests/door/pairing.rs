@@ -1,7 +1,7 @@
 //! Pages of other origins at a real door: who was not let in, who was, and who is not any more.
 
 use std::io::{Read, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use heph_gateway::Pairings;
 use serde_json::{Value, json};
@@ -201,8 +201,8 @@ fn asking_too_often_is_refused_and_says_when_to_come_again() {
     }
 }
 
-/// The rest of a stream that a page reads, of which it heard the beginning before `cut` was called.
-fn cut_off(door: &Door, token: &str, cut: impl FnOnce()) -> String {
+/// The rest of a stream that a page reads, of which it heard the beginning, at least for so long, before `cut` was called.
+fn cut_off(door: &Door, token: &str, read_for: Duration, cut: impl FnOnce()) -> String {
     let body = json!({
         "prompt": "Once", "max_tokens": 1000, "temperature": 1, "stream": true, "n": 8,
         // Nothing ends it but the number of its tokens.
@@ -222,6 +222,10 @@ fn cut_off(door: &Door, token: &str, cut: impl FnOnce()) -> String {
         "{}",
         String::from_utf8_lossy(&some)
     );
+    let began = Instant::now();
+    while began.elapsed() < read_for {
+        stream.read_exact(&mut some).unwrap();
+    }
     cut();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
@@ -232,7 +236,7 @@ fn cut_off(door: &Door, token: &str, cut: impl FnOnce()) -> String {
 fn a_page_that_is_sent_away_hears_no_more() {
     let door = guarded(TOKEN);
     let (id, token) = let_in(&door, json!(["chat"]));
-    let rest = cut_off(&door, &token, || {
+    let rest = cut_off(&door, &token, Duration::ZERO, || {
         assert_eq!(person(&door).delete(&format!("/heph/v1/pairings/{id}")), 204);
     });
     // Neither the last word nor the end of a chunked body: the reader knows that it was cut off.
@@ -248,15 +252,34 @@ fn a_page_that_is_sent_away_hears_no_more() {
     assert_eq!(person(&door).delete(&format!("/heph/v1/pairings/{id}")), 404);
 }
 
+/// Another program takes back the leave of that page.
+fn revoked_elsewhere(door: &Door) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    Pairings::at(door.home.path()).revoke(now, PAGE).unwrap().unwrap();
+}
+
 #[test]
 fn a_page_that_another_program_sends_away_hears_no_more() {
     let door = guarded(TOKEN);
     let (_, token) = let_in(&door, json!(["chat"]));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    Pairings::at(door.home.path()).revoke(now, PAGE).unwrap().unwrap();
+    revoked_elsewhere(&door);
     let page = [("origin", PAGE), ("authorization", token.as_str())];
     assert_eq!(
         caller(&door, &page).post("/v1/completions", &json!({ "prompt": "Once" })),
         401
     );
+}
+
+#[test]
+fn what_a_page_reads_when_another_program_sends_it_away_breaks_off() {
+    let door = guarded(TOKEN);
+    // At once, and when the door has looked in vain already.
+    for read_for in [Duration::ZERO, Duration::from_millis(500)] {
+        let (_, token) = let_in(&door, json!(["chat"]));
+        let rest = cut_off(&door, &token, read_for, || revoked_elsewhere(&door));
+        assert!(
+            !rest.contains("[DONE]") && !rest.ends_with("0\r\n\r\n"),
+            "it went on to its end"
+        );
+    }
 }

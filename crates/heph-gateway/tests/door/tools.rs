@@ -866,16 +866,16 @@ fn a_server_that_says_that_its_tools_are_others_is_asked_anew() {
 fn a_broken_server_is_a_sentence_in_time() {
     let hello = |version: &str| {
         format!(
-            r#"read l; echo '{{"jsonrpc":"2.0","id":1,"result":{{"protocolVersion":"{version}","capabilities":{{}}}}}}'; sleep 600"#
+            r#"read l; echo '{{"jsonrpc":"2.0","id":1,"result":{{"protocolVersion":"{version}","capabilities":{{}}}}}}'; exec sleep 600"#
         )
     };
     let broken = |script: &str| json!({ "command": "/bin/sh", "args": ["-c", script], "deadline_s": 2 });
     for (server, expected, word) in [
-        (broken("sleep 600"), 504, "did not answer within 2 s"),
+        (broken("exec sleep 600"), 504, "did not answer within 2 s"),
         (broken("exit 0"), 502, "ended the connection"),
-        (broken("read l; echo garbage; sleep 600"), 502, "no answer"),
+        (broken("read l; echo garbage; exec sleep 600"), 502, "no answer"),
         (
-            broken("read l; head -c 5000000 /dev/zero | tr '\\0' x; echo; sleep 600"),
+            broken("read l; head -c 5000000 /dev/zero | tr '\\0' x; echo; exec sleep 600"),
             502,
             "more than 4 MiB",
         ),
