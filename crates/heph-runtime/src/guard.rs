@@ -5,8 +5,8 @@
 //! more up than was said, and counts what passes by destination and label; what stands in the network log is its count. TLS is spoken
 //! through it from end to end, so it sees whom, when and how much, and no word.
 //!
-//! Two sockets belong to each connection: one for what passes, one for what is said about it ([`words`]). [`Outlet`] is the side of
-//! those who ask, [`keep`] that of the guard, [`Warden`] what the guard knows. On Linux the guard is the program itself once more
+//! Two sockets belong to each connection: one for what passes, one for what is said about it (`words`). [`Outlet`] is the side of
+//! those who ask, `keep` that of the guard, `Warden` what the guard knows. On Linux the guard is the program itself once more
 //! ([`process`]), which gives up everything but sockets before it is asked anything. Where there is no such process the same code keeps
 //! connections on threads of this one, and [`Outlet::stands`] says so: that is a state, and no other way.
 //!

@@ -28,7 +28,7 @@ impl ModelFiles {
     }
 
     /// Each file. Of a folder, those that make up the model: `.json`, `.safetensors`, `.jinja`, `.model`, `.txt`, and
-    /// [`POOLING`].
+    /// `POOLING`.
     ///
     /// # Errors
     /// When the folder cannot be read.
