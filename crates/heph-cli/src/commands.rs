@@ -93,33 +93,7 @@ fn makes_no_connection(command: &Command) -> bool {
     match command {
         Command::Node(arguments) => arguments.makes_no_connection(),
         Command::Relay(_) | Command::Demo(_) | Command::Doctor(_) | Command::EgressGuard(_) => false,
-        Command::Chat(_)
-        | Command::Run(_)
-        | Command::Serve(_)
-        | Command::Read(_)
-        | Command::Plan(_)
-        | Command::Join(_)
-        | Command::Mcp(_)
-        | Command::Pairing(_)
-        | Command::Peers(_)
-        | Command::Providers(_)
-        | Command::Tokenize(_)
-        | Command::Render(_)
-        | Command::Bench(_)
-        | Command::Certify(_)
-        | Command::Logits(_)
-        | Command::Embed(_)
-        | Command::Excerpts(_)
-        | Command::Models(_)
-        | Command::Cache(_)
-        | Command::Pii(_)
-        | Command::Policy(_)
-        | Command::Egress(_)
-        | Command::PrivacyReport(_)
-        | Command::Receipt(_)
-        | Command::Quantize(_)
-        | Command::Completions(_)
-        | Command::Man(_) => true,
+        _ => true,
     }
 }
 

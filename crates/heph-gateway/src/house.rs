@@ -118,7 +118,7 @@ impl House {
             history: History::new(history),
             writing: Writing::default(),
             knowledge: Knowledge::at(&options.settings.home),
-            servers: Servers::of(Outlet::of(&options.settings), &rules),
+            servers: Servers::of(Outlet::of(&options.settings)),
             memory: match options.recall {
                 Some(bound) => Some(Memory::new(bound).ok_or(HouseError::Random)?),
                 None => None,

@@ -1,7 +1,6 @@
 //! The folder of models, as the page shows it.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -211,19 +210,6 @@ impl Drop for Watch {
     }
 }
 
-/// How often a download looks whether this machine was cut off.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// A download that is under way ends when this machine is cut off.
-async fn stopped_when_cut_off(door: Door, cancel: Cancel) {
-    while !cancel.is_raised() {
-        if door.rules.is_cut() {
-            cancel.raise();
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
 /// The download as a stream of reports, in HEPH's events or in Ollama's lines.
 pub(crate) async fn pull_stream(
     door: &Door,
@@ -234,7 +220,6 @@ pub(crate) async fn pull_stream(
     not_cut_off(&door.rules)?;
     let (reports, mut heard) = mpsc::channel::<Value>(REPORTS_WAITING);
     let cancel = Cancel::new();
-    tokio::spawn(stopped_when_cut_off(door.clone(), cancel.clone()));
     let (job_cancel, job_door) = (cancel.clone(), door.clone());
     tokio::task::spawn_blocking(move || {
         let hub = Hub::new(

@@ -14,7 +14,6 @@ use heph_privacy::{Clearance, Cleared, Stays};
 use heph_runtime::discretion::Discretion;
 use heph_runtime::egress::{self, Errand, Kind};
 use heph_runtime::guard::{self, Outlet};
-use heph_runtime::rules::Rules;
 use heph_runtime::seal;
 use serde::Serialize;
 use serde_json::{Number, Value, json};
@@ -236,17 +235,14 @@ pub(crate) struct Servers {
     links: Mutex<BTreeMap<String, Arc<Mutex<Link>>>>,
     /// Who opens connections to those with an address.
     outlet: Outlet,
-    /// Whether this machine is cut off.
-    rules: Arc<Rules>,
 }
 
 impl Servers {
     /// Those of the home folder of `outlet`, which opens connections to those with an address. None is begun before it is asked.
-    pub(crate) fn of(outlet: Outlet, rules: &Arc<Rules>) -> Self {
+    pub(crate) fn of(outlet: Outlet) -> Self {
         Self {
             links: Mutex::default(),
             outlet,
-            rules: Arc::clone(rules),
         }
     }
 
@@ -358,7 +354,7 @@ impl Servers {
                 return Ok(Arc::clone(link));
             }
         }
-        let begin = Link::begin(name, server, (&self.outlet, leave), &self.rules);
+        let begin = Link::begin(name, server, &self.outlet, leave);
         let begun = within(name, server.deadline(), begin).await?;
         let link = Arc::new(Mutex::new(begun));
         links.insert(name.to_owned(), Arc::clone(&link));
@@ -456,12 +452,11 @@ struct Address {
     headers: BTreeMap<String, String>,
     session: Option<String>,
     version: Option<String>,
-    rules: Arc<Rules>,
 }
 
 impl Address {
     /// No proxy stands between: the guard knows the server by its address.
-    fn of(server: &Server, outlet: &Outlet, rules: &Arc<Rules>) -> Self {
+    fn of(server: &Server, outlet: &Outlet) -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(server.deadline()))
             .http_status_as_error(false)
@@ -476,7 +471,6 @@ impl Address {
             headers: server.headers.clone(),
             session: None,
             version: None,
-            rules: Arc::clone(rules),
         }
     }
 
@@ -502,10 +496,10 @@ impl Address {
     }
 }
 
-/// A session that nobody needs any more is ended, so that the server need not keep it. Nothing is said while this machine is cut off.
+/// A session that nobody needs any more is ended, so that the server need not keep it. The guard lets nothing through while this machine is cut off.
 impl Drop for Address {
     fn drop(&mut self) {
-        if self.session.is_none() || self.rules.is_cut() {
+        if self.session.is_none() {
             return;
         }
         let request = self.headed(self.agent.delete(&self.url)).config();
@@ -538,12 +532,12 @@ impl Link {
     async fn begin(
         name: &str,
         server: &Server,
-        (outlet, leave): (&Outlet, &Clearance),
-        rules: &Arc<Rules>,
+        outlet: &Outlet,
+        leave: &Clearance,
     ) -> Result<Self, McpError> {
         let way = match &server.command {
             Some(command) => start(name, command, server)?,
-            None => Way::Http(Address::of(server, outlet, rules)),
+            None => Way::Http(Address::of(server, outlet)),
         };
         let mut link = Self {
             name: name.to_owned(),
@@ -988,11 +982,7 @@ mod tests {
             .build()
             .unwrap();
         let call = |arguments| {
-            let rules = Rules::without_files(Vec::new());
-            let (servers, config) = (
-                Servers::of(Outlet::at(home.path(), &[]), &rules),
-                Config::default(),
-            );
+            let (servers, config) = (Servers::of(Outlet::at(home.path(), &[])), Config::default());
             runtime.block_on(servers.call(&config, "far", call_of("echo", arguments, None), None))
         };
         for (kind, name) in [(Place::ToolServer, "near"), (Place::Provider, "far")] {

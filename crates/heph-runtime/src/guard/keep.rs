@@ -137,7 +137,8 @@ impl Kept {
                 self.passing.insert(passing)
             }
         };
-        let most = passing.counts.up.load(Ordering::Acquire) + leave.bytes + slack(leave.bytes);
+        let more = leave.bytes.saturating_add(slack(leave.bytes));
+        let most = passing.counts.up.load(Ordering::Acquire).saturating_add(more);
         passing.counts.up_max.store(most, Ordering::Release);
         Ok(passing.to)
     }
