@@ -305,10 +305,10 @@ def speed_table(pairs, job, title, unit):
     found = list(cases(pairs, job))
     if not found:
         return []
-    share = job == "decode"
+    share = job in ("decode", "deep")
     other = any("other" in p for p in pairs)
     head = ["model", "threads", "pairs", f"HEPH {unit}", f"llama.cpp {unit}"] + (["ik_llama.cpp"] if other else [])
-    head += ["ratio", "worst", "asked"] + (["of bandwidth", "llama.cpp of bandwidth"] if share else [])
+    head += ["ratio", "worst", "asked"] + (["of bandwidth", "llama.cpp of bandwidth", "ratio at all of it"] if share else [])
     out = ["", f"## {title}", "", row(head), row(["---"] * len(head))]
     for model, threads, group in found:
         ours, theirs = ([figure(job, p[who]) for p in group] for who in ("heph", "peer"))
@@ -321,7 +321,8 @@ def speed_table(pairs, job, title, unit):
         cells += [f"{median(ratios):.2f}", f"{min(ratios):.2f}", f"≥ {asked} {mark(median(ratios) >= asked)}"]
         if share:
             used = [[f * read_per_token(p) / bandwidth(p) for f, p in zip(rates, group)] for rates in (ours, theirs)]
-            cells += [f"{median(used[0]):.0%} {mark(median(used[0]) >= SHARE_OF_BANDWIDTH)}", f"{median(used[1]):.0%}"]
+            met = " " + mark(median(used[0]) >= SHARE_OF_BANDWIDTH) if job == "decode" else ""
+            cells += [f"{median(used[0]):.0%}{met}", f"{median(used[1]):.0%}", f"{1 / median(used[1]):.2f}"]
         out.append(row(cells))
     return out
 
@@ -387,10 +388,12 @@ def bandwidth(p):
 
 
 def read_per_token(p):
-    """Bytes of weights that one token needs: the file without an embedding matrix that is only looked up."""
+    """Bytes that one token needs: the file without an embedding matrix that is only looked up, and keys and values in half floats."""
     shape, form = p["model"].rsplit(".", 1)
     unread = {"tinyllama-1.1b": 32000 * 2048, "mistral-7b": 32000 * 4096}.get(shape, 0)
-    return p["bytes"] - unread * {"Q4_K_M": 144 / 256, "Q8_0": 34 / 32}[form]
+    layers, width = {"tinyllama-1.1b": (22, 256), "llama-3.2-1b": (16, 512), "mistral-7b": (32, 1024)}[shape]
+    cache = JOBS[p["job"]]["depth"] * layers * 2 * width * 2
+    return p["bytes"] - unread * {"Q4_K_M": 144 / 256, "Q8_0": 34 / 32}[form] + cache
 
 
 def median(values):
