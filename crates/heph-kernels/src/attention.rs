@@ -311,11 +311,10 @@ unsafe fn compute_rows<S: Lanes>(
         for (row, range) in room.visible.iter_mut().enumerate() {
             *range = in_page(&visible(row), index);
         }
-        let tiles = rows.div_ceil(ROWS) * tile::ASKED;
         // SAFETY: the machine has the instruction set (contract); `room` was prepared for these rows.
         unsafe {
             let keys = widen_keys::<S>(page.keys(task.kv_head), head_dim, span, &mut room.wide);
-            let mut ahead = Ahead::of(Some(page.values(task.kv_head)), tiles);
+            let mut ahead = Ahead::of::<S>(Some(page.values(task.kv_head)), rows, PAGE, head_dim);
             for row in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - row);
                 let queries = room.queries[row * head_dim..].as_ptr();
@@ -330,12 +329,10 @@ unsafe fn compute_rows<S: Lanes>(
         // SAFETY: the machine has the instruction set (contract); `room` was prepared for these rows.
         unsafe {
             let values = widen_values::<S>(page.values(task.kv_head), stride, span, &mut room.wide);
-            let mut ahead = Ahead::of(
-                pages
-                    .peek()
-                    .map(|&index| sequence.pages[index].keys(task.kv_head)),
-                tiles,
-            );
+            let next = pages
+                .peek()
+                .map(|&index| sequence.pages[index].keys(task.kv_head));
+            let mut ahead = Ahead::of::<S>(next, rows, stride, PAGE);
             for row in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - row);
                 let out = room.mixed[row * stride..][..count * stride].as_mut_ptr();

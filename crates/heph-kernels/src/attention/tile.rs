@@ -23,14 +23,27 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// All of `numbers`, in `parts` parts; nothing where there are none.
-    pub(super) fn of(numbers: Option<Numbers<'_>>, parts: usize) -> Ahead {
+    /// All of `numbers`, asked for while `lanes` sums of `steps` steps are computed for each of `rows` rows, before the last third of
+    /// them, so that the end comes in time as well; nothing where there are no numbers.
+    pub(super) fn of<S: Lanes>(
+        numbers: Option<Numbers<'_>>,
+        rows: usize,
+        lanes: usize,
+        steps: usize,
+    ) -> Ahead {
         let (next, bytes) = numbers.map_or((std::ptr::null(), 0), |numbers| numbers.place());
         let lines = bytes.div_ceil(64);
+        let of_tile = |rows: usize| lanes.div_ceil(vectors::<S>(rows) * S::WIDTH) * steps.div_ceil(STEPS);
+        let rest = if rows.is_multiple_of(ROWS) {
+            0
+        } else {
+            of_tile(rows % ROWS)
+        };
+        let asks = rows / ROWS * of_tile(ROWS) + rest;
         Ahead {
             next,
             lines,
-            each: lines.div_ceil(parts.max(1)),
+            each: lines.div_ceil((asks * 2 / 3).max(1)),
         }
     }
 
@@ -46,8 +59,20 @@ impl Ahead {
     }
 }
 
-/// Parts of [`Ahead`] that one call of [`score_rows`] or [`mix_rows`] for a full tile of 64 dimensions asks for.
-pub(super) const ASKED: usize = 4;
+/// Steps of a sum that are written out one after the other, since those of the loop itself would cost a tenth. Before each such
+/// set a part of [`Ahead`] is asked for.
+const STEPS: usize = 4;
+
+/// Vectors that are summed at a time for each of `rows` rows.
+#[inline(always)]
+fn vectors<S: Lanes>(rows: usize) -> usize {
+    match rows {
+        3.. => 2,
+        2 => 4,
+        _ if S::WIDTH == 16 => 4,
+        _ => 8,
+    }
+}
 
 /// Scores of `rows` queries with the positions `from..to` of a page: `scores[row][position]`.
 ///
@@ -93,7 +118,6 @@ unsafe fn score_span<S: Lanes, const R: usize, const N: usize>(
     let step = N * S::WIDTH;
     let mut position = from / step * step;
     while position < to {
-        ahead.ask::<S>();
         // SAFETY: `step` divides PAGE, so `position + step <= PAGE`: all places are inside the arrays.
         unsafe {
             let mut lines = [keys; N];
@@ -103,12 +127,12 @@ unsafe fn score_span<S: Lanes, const R: usize, const N: usize>(
             }
             let mut sums = [[S::splat(0.0); N]; R];
             let mut dim = 0;
-            // Four at a time, since steps of the loop itself would cost a tenth.
-            while dim + 4 <= head_dim {
-                for d in dim..dim + 4 {
+            while dim + STEPS <= head_dim {
+                ahead.ask::<S>();
+                for d in dim..dim + STEPS {
                     score_dim::<S, R, N>(queries, &lines, d, &mut sums);
                 }
-                dim += 4;
+                dim += STEPS;
             }
             for d in dim..head_dim {
                 score_dim::<S, R, N>(queries, &lines, d, &mut sums);
@@ -258,16 +282,46 @@ unsafe fn mix_row_set<S: Lanes, const R: usize, const N: usize>(
     // SAFETY: `stride` is a multiple of 16 and of what each call covers, so all places are in the arrays.
     unsafe {
         while dim + step <= stride {
-            ahead.ask::<S>();
-            mix_span::<S, R, N>(scales, weights, values.add(dim), stride, range, out.add(dim));
+            mix_span::<S, R, N>(
+                scales,
+                weights,
+                values.add(dim),
+                stride,
+                range,
+                out.add(dim),
+                ahead,
+            );
             dim += step;
         }
         while dim < stride {
-            ahead.ask::<S>();
             match S::WIDTH {
-                4 => mix_span::<S, R, 4>(scales, weights, values.add(dim), stride, range, out.add(dim)),
-                8 => mix_span::<S, R, 2>(scales, weights, values.add(dim), stride, range, out.add(dim)),
-                _ => mix_span::<S, R, 1>(scales, weights, values.add(dim), stride, range, out.add(dim)),
+                4 => mix_span::<S, R, 4>(
+                    scales,
+                    weights,
+                    values.add(dim),
+                    stride,
+                    range,
+                    out.add(dim),
+                    ahead,
+                ),
+                8 => mix_span::<S, R, 2>(
+                    scales,
+                    weights,
+                    values.add(dim),
+                    stride,
+                    range,
+                    out.add(dim),
+                    ahead,
+                ),
+                _ => mix_span::<S, R, 1>(
+                    scales,
+                    weights,
+                    values.add(dim),
+                    stride,
+                    range,
+                    out.add(dim),
+                    ahead,
+                ),
             }
             dim += 16;
         }
@@ -283,6 +337,7 @@ unsafe fn mix_span<S: Lanes, const R: usize, const N: usize>(
     stride: usize,
     (from, to): (usize, usize),
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the caller's places are inside the arrays.
     unsafe {
@@ -294,11 +349,12 @@ unsafe fn mix_span<S: Lanes, const R: usize, const N: usize>(
             }
         }
         let mut position = from;
-        while position + 4 <= to {
-            for p in position..position + 4 {
+        while position + STEPS <= to {
+            ahead.ask::<S>();
+            for p in position..position + STEPS {
                 mix_position::<S, R, N>(weights, values, stride, p, &mut sums);
             }
-            position += 4;
+            position += STEPS;
         }
         for p in position..to {
             mix_position::<S, R, N>(weights, values, stride, p, &mut sums);
