@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::engines::EngineError;
 use crate::house::{Door, House, HouseError, Options, now_ms};
+use crate::pace::{ASLEEP_AFTER, Awake};
 use crate::routes;
 use crate::tls::Tls;
 
@@ -34,6 +35,11 @@ const SEND_BUFFER: usize = 16 << 10;
 
 /// Bytes that the system holds for a reader who is too slow; it may take twice that for them.
 const SYSTEM_BUFFER: u32 = 16 << 10;
+
+/// Bytes of a segment: several go into what the system holds. One of loopback has 64 KB otherwise, and whoever gets less than two waits
+/// before they say so: a long answer comes at 2 MB a second then.
+#[cfg(unix)]
+const SEGMENT: u32 = SYSTEM_BUFFER / 4;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -182,6 +188,8 @@ fn listening(address: SocketAddr) -> std::io::Result<TcpListener> {
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.set_send_buffer_size(SYSTEM_BUFFER)?;
+    #[cfg(unix)]
+    socket2::SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -281,7 +289,23 @@ async fn speak(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(SEND_BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Awake::new(stream, ASLEEP_AFTER)), service);
     // A caller that hangs up is none of our errors.
     let _ = connection.await;
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_segments_go_into_what_the_system_holds() {
+        let listener = socket_at("127.0.0.1:0".parse().unwrap()).unwrap();
+        let caller = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        for stream in [&caller, &accepted] {
+            let segment = socket2::SockRef::from(stream).tcp_mss().unwrap();
+            assert!(segment <= SEGMENT, "{segment}");
+        }
+    }
 }

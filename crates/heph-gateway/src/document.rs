@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::ResponseBuilder;
 use utoipa::{Modify, OpenApi};
 
-use crate::{anthropic, heph, mcp, ollama, openai};
+use crate::{anthropic, heph, mcp, ollama, openai, routes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -34,6 +34,8 @@ use crate::{anthropic, heph, mcp, ollama, openai};
         ollama::version,
         anthropic::messages,
         anthropic::count_tokens,
+        routes::tokenize,
+        routes::detokenize,
         mcp::server::over_http,
         heph::health,
         heph::metrics,
@@ -128,4 +130,34 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
 /// The document.
 pub(crate) async fn document() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_of_the_door_stands_in_the_document() {
+        let (_, routed) = include_str!("routes.rs").split_once("fn router").unwrap();
+        let (routed, _) = routed.split_once(".fallback").unwrap();
+        let paths = routed
+            .split('"')
+            .skip(1)
+            .step_by(2)
+            .filter(|text| text.starts_with('/'));
+        let paths: Vec<String> = paths
+            // What names itself is no thing of the door's API, and a name with slashes is a name.
+            .filter(|path| *path != "/openapi.json")
+            .map(|path| path.replace("{*", "{"))
+            .collect();
+        let document = Document::openapi();
+        let told: Vec<&String> = document.paths.paths.keys().collect();
+        assert!(paths.len() > 50, "{paths:?}");
+        for path in &paths {
+            assert!(told.contains(&path), "{path} is answered and not told");
+        }
+        for path in told {
+            assert!(paths.contains(path), "{path} is told and not answered");
+        }
+    }
 }

@@ -183,9 +183,10 @@ pub(crate) async fn shaped(request: Request, next: Next) -> Response {
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{what} is not answered here"),
         ),
-        None if response.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 8 MiB")
-        }
+        None if response.status() == StatusCode::PAYLOAD_TOO_LARGE => Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("{what} takes no body of that length"),
+        ),
         // What the router's own readers of paths and queries refuse.
         None if response.status().is_client_error() => {
             Refusal::new(response.status(), format!("{what} cannot be read"))

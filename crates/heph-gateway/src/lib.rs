@@ -26,6 +26,7 @@ mod metrics;
 mod ollama;
 mod openai;
 mod outside;
+mod pace;
 mod page;
 mod pairing;
 mod pictures;

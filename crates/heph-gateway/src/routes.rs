@@ -20,10 +20,14 @@ use crate::heph::{
 };
 use crate::house::Door;
 use crate::openai::{self, read};
+use crate::pace::paced;
 use crate::{anthropic, document, mcp, ollama, page};
 
 /// Bytes of a body.
 const BODY_MAX: usize = 8 << 20;
+
+/// Bytes of the body of a page that asks to be let in: everybody may send one.
+const PAIRING_MAX: usize = 16 << 10;
 
 /// Bytes of a body that holds many chats.
 const IMPORT_MAX: usize = 256 << 20;
@@ -33,7 +37,7 @@ pub(crate) fn router(door: Door) -> Router {
     let guard = Arc::clone(&door.guard);
     let foreign = Router::new()
         .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{id}", get(openai::models::one))
+        .route("/v1/models/{*id}", get(openai::models::one))
         .route("/v1/chat/completions", post(openai::chat::completions))
         .route("/v1/completions", post(openai::completions::completions))
         .route("/v1/embeddings", post(openai::embeddings::embeddings))
@@ -69,7 +73,10 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/heph/v1/egress", get(egress::egress))
         .route("/heph/v1/policy", get(policy::look).put(policy::change))
         .route("/heph/v1/hardware", get(workshop::hardware))
-        .route("/heph/v1/pairing", post(pairing::ask))
+        .route(
+            "/heph/v1/pairing",
+            post(pairing::ask).layer(DefaultBodyLimit::max(PAIRING_MAX)),
+        )
         .route("/heph/v1/pairing/{id}", get(pairing::look))
         .route("/heph/v1/pairing/{id}/approve", post(pairing::approve))
         .route("/heph/v1/pairing/{id}/refuse", post(pairing::refuse))
@@ -107,6 +114,7 @@ pub(crate) fn router(door: Door) -> Router {
         .merge(own)
         .fallback(page_or_nothing)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn(paced))
         .layer(from_fn_with_state(guard, guarded))
         .layer(from_fn(shaped))
         .with_state(door)
@@ -122,18 +130,23 @@ async fn page_or_nothing(method: axum::http::Method, uri: axum::http::Uri) -> ax
 }
 
 /// A text, as llama-server takes it.
-#[derive(Debug, Deserialize)]
-struct Tokenize {
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+pub(crate) struct Tokenize {
     #[serde(default)]
     model: String,
+    /// The text.
     content: String,
+    /// Whether the tokens stand around it that the model wants there.
     #[serde(default)]
     add_special: bool,
+    /// Whether control tokens that are written in it are read as such.
     #[serde(default)]
     parse_special: bool,
 }
 
 /// The tokens of a text.
+#[utoipa::path(post, path = "/tokenize", request_body = Tokenize, tag = "llama-server",
+    responses((status = 200, description = "The tokens")))]
 pub(crate) async fn tokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let Tokenize {
         model,
@@ -161,18 +174,24 @@ pub(crate) async fn tokenize(State(door): State<Door>, body: Bytes) -> Result<Js
 }
 
 /// Tokens, as llama-server takes them.
-#[derive(Debug, Deserialize)]
-struct Detokenize {
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+pub(crate) struct Detokenize {
     #[serde(default)]
     model: String,
+    /// The tokens.
     tokens: Vec<u32>,
 }
 
-async fn detokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
+/// The text of tokens.
+#[utoipa::path(post, path = "/detokenize", request_body = Detokenize, tag = "llama-server",
+    responses((status = 200, description = "The text")))]
+pub(crate) async fn detokenize(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let Detokenize { model, tokens } = read(&body)?;
     let writer = writer(&door, &model).await?;
-    let tokens: Vec<TokenId> = tokens.into_iter().map(TokenId).collect();
-    Ok(Json(
-        json!({ "content": writer.service.words().tokenizer.decode(&tokens) }),
-    ))
+    let work = move || {
+        let tokens: Vec<TokenId> = tokens.into_iter().map(TokenId).collect();
+        writer.service.words().tokenizer.decode(&tokens)
+    };
+    let content = tokio::task::spawn_blocking(work).await.map_err(Refusal::ours)?;
+    Ok(Json(json!({ "content": content })))
 }

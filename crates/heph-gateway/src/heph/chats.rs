@@ -161,12 +161,19 @@ fn markdown(chat: &Chat) -> String {
 /// All chats as one document.
 #[utoipa::path(get, path = "/heph/v1/export", tag = "Chats", responses((status = 200, description = "The document")))]
 pub(crate) async fn export_all(State(door): State<Door>) -> Result<Response, Refusal> {
-    let chats = on_disk(move || door.history.all()).await?;
-    let name = (
-        header::CONTENT_DISPOSITION,
-        "attachment; filename=\"heph-chats.json\"",
-    );
-    Ok(([name], Json(json!({ "heph_chats": 1, "chats": chats }))).into_response())
+    let text = on_disk(move || {
+        let chats = door.history.all()?;
+        Ok(crate::shape::text(&json!({ "heph_chats": 1, "chats": chats })))
+    })
+    .await?;
+    let heads = [
+        (header::CONTENT_TYPE, "application/json"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"heph-chats.json\"",
+        ),
+    ];
+    Ok((heads, text).into_response())
 }
 
 /// What an export holds.
@@ -181,11 +188,16 @@ pub(crate) struct Exported {
 #[utoipa::path(post, path = "/heph/v1/import", request_body = Exported, tag = "Chats",
     responses((status = 200, description = "How many there were")))]
 pub(crate) async fn import(State(door): State<Door>, body: Bytes) -> Result<Json<Value>, Refusal> {
-    let Exported { heph_chats, chats } = read(&body)?;
-    if heph_chats != 1 {
-        return Err(Refusal::bad("this export is of a later version"));
-    }
-    let count = chats.len();
-    on_disk(move || door.history.import(&chats)).await?;
+    // So much takes a while to be read.
+    let work = move || {
+        let Exported { heph_chats, chats } = read(&body)?;
+        drop(body);
+        if heph_chats != 1 {
+            return Err(Refusal::bad("this export is of a later version"));
+        }
+        door.history.import(&chats)?;
+        Ok(chats.len())
+    };
+    let count = tokio::task::spawn_blocking(work).await.map_err(Refusal::ours)??;
     Ok(Json(json!({ "imported": count })))
 }
