@@ -43,9 +43,14 @@ enum Caller {
 /// Paths that show nothing of anybody and ask for no token.
 const OPEN_PATHS: [&str; 2] = ["/health", "/openapi.json"];
 
-/// Headers that a page of another origin may send and read.
-const SENT: &str = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, last-event-id, heph-mode, \
-                    heph-privacy, heph-max-price, heph-deadline-ms, heph-resume, heph-recall";
+/// By this header browsers say how far away a request was made.
+const SITE: &str = "sec-fetch-site";
+
+/// Headers that a page may send which asks to be let in. One that was let in may send whatever it asks for, since clients have many
+/// of their own; what they may do hangs on the token.
+const SENT: &str = "authorization, content-type";
+
+/// Headers that a page of another origin may read.
 const SHOWN: &str = "heph-request-id, heph-mode, heph-exactness, heph-receipt, heph-cache, retry-after";
 
 impl Guard {
@@ -73,6 +78,12 @@ impl Guard {
                 .code("origin")),
             };
         }
+        // A browser says no origin with what a page only shows, as a picture: without a token this tells a foreign one.
+        let from_afar = headers.get(SITE).is_some_and(|site| site == "cross-site");
+        if self.token.is_none() && origin.is_none() && from_afar && !is_page(request) {
+            let sentence = "this belongs to no page of another site";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, sentence).code("origin"));
+        }
         let path = request.uri().path();
         let open = OPEN_PATHS.contains(&path) || request.method() == Method::OPTIONS || is_page(request);
         let is_right = |token: &String| shown.iter().any(|shown| same(shown.as_bytes(), token.as_bytes()));
@@ -88,9 +99,13 @@ impl Guard {
 
     /// A page that shows a token of its own: it is asked for its origin and its leave, whoever else might ask the same.
     fn paired(&self, request: &Request, origin: &str, token: &str) -> Result<Caller, Refusal> {
-        let leave = self.pairings.admit(now_ms(), origin, token).ok_or_else(|| {
+        let mut leave = self.pairings.admit(now_ms(), origin, token).ok_or_else(|| {
             let sentence = "this token was revoked, or belongs to pages of another origin";
             Refusal::new(StatusCode::UNAUTHORIZED, sentence).code("invalid_api_key")
+        })?;
+        self.pairings.begin(now_ms(), &mut leave).map_err(|wait_s| {
+            let sentence = "this page asks for too much at once, or too often";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence).retry_after(wait_s)
         })?;
         let (method, path) = (request.method().as_str(), request.uri().path());
         match Scope::of(method, path) {
@@ -236,6 +251,8 @@ pub(crate) async fn guarded(State(guard): State<Arc<Guard>>, mut request: Reques
     let origin = request.headers().get(header::ORIGIN).cloned();
     let reader = origin.filter(|origin| guard.may_read(&request, origin));
     let preflight = request.method() == Method::OPTIONS;
+    let sends = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    let sends = sends.filter(|_| !is_asking(&request)).cloned();
     let mut response = match guard.admits(&request) {
         // A page that may read is told why it was refused.
         Err(refusal) => {
@@ -267,12 +284,13 @@ pub(crate) async fn guarded(State(guard): State<Arc<Guard>>, mut request: Reques
         if preflight {
             let fixed = [
                 (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE"),
-                (header::ACCESS_CONTROL_ALLOW_HEADERS, SENT),
                 (header::ACCESS_CONTROL_MAX_AGE, "600"),
             ];
             for (name, value) in fixed {
                 headers.insert(name, HeaderValue::from_static(value));
             }
+            let sends = sends.unwrap_or(HeaderValue::from_static(SENT));
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, sends);
         }
     }
     response
@@ -352,6 +370,34 @@ mod tests {
         assert_eq!(status("GET", "/health", &[host]), 200);
         assert_eq!(status("GET", "/", &[host]), 200);
         assert_eq!(status("POST", "/", &[host]), 401);
+    }
+
+    #[test]
+    fn what_a_foreign_page_shows_is_refused_where_no_token_is_asked_for() {
+        let open = Guard {
+            token: None,
+            ..guard()
+        };
+        let status = |path: &str, headers: &[(&str, &str)]| {
+            let admitted = open.admits(&asked("GET", path, headers));
+            admitted.map_or_else(|refusal| refusal.status.as_u16(), |_| 200)
+        };
+        for (site, expected) in [
+            ("cross-site", 403),
+            ("same-site", 200),
+            ("same-origin", 200),
+            ("none", 200),
+        ] {
+            let headers = [("host", "127.0.0.1:11500"), ("sec-fetch-site", site)];
+            assert_eq!(status("/heph/v1/chats", &headers), expected, "{site}");
+            assert_eq!(status("/", &headers), 200, "{site}");
+        }
+        let page = [
+            ("host", "127.0.0.1:11500"),
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "https://app.example"),
+        ];
+        assert_eq!(status("/heph/v1/chats", &page), 200);
     }
 
     #[test]

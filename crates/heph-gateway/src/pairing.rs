@@ -8,13 +8,13 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::private;
 
@@ -53,6 +53,11 @@ const RANDOM_BYTES: usize = 32;
 
 /// A use that is younger than this is not written down.
 const USE_WRITTEN_EVERY_MS: u64 = 10_000;
+
+/// Requests of one origin that may be open at one time, and that it may begin in a minute: more than a person reads, and few enough
+/// that the machine stays the person's.
+const OPEN_MAX: usize = 16;
+const BEGUN_PER_MINUTE: u32 = 600;
 
 /// How long another program may hold the book.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
@@ -242,7 +247,10 @@ pub enum PairingError {
 /// One origin's leave to be here, for as long as nobody takes it back.
 #[derive(Debug)]
 pub(crate) struct Leave {
+    id: String,
     pub(crate) scopes: Vec<Scope>,
+    /// Held until the answer was told.
+    place: Option<OwnedSemaphorePermit>,
     gone: watch::Receiver<bool>,
 }
 
@@ -272,6 +280,26 @@ struct Seen {
     live: HashMap<String, watch::Sender<bool>>,
     /// Uses that are not written down yet.
     used: HashMap<String, u64>,
+    /// What the origins of pairings do now, by the pairings' ids.
+    pace: HashMap<String, Pace>,
+}
+
+/// What one origin does.
+struct Pace {
+    /// The minute that is counted, since 1970, and what was begun in it.
+    minute: u64,
+    begun: u32,
+    open: Arc<Semaphore>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            minute: 0,
+            begun: 0,
+            open: Arc::new(Semaphore::new(OPEN_MAX)),
+        }
+    }
 }
 
 /// Tells one state of the file from the next.
@@ -486,12 +514,37 @@ impl Pairings {
         seen.used.insert(id.clone(), now_ms);
         let gone = seen
             .live
-            .entry(id)
+            .entry(id.clone())
             .or_insert_with(|| watch::channel(false).0)
             .subscribe();
         drop(seen);
         self.came.notify_one();
-        Some(Leave { scopes, gone })
+        Some(Leave {
+            id,
+            scopes,
+            place: None,
+            gone,
+        })
+    }
+
+    /// Begins a request by this leave, which is open as long as the leave is held.
+    ///
+    /// # Errors
+    /// Where the origin has too many open, or began too many: after so many seconds it may come again.
+    pub(crate) fn begin(&self, now_ms: u64, leave: &mut Leave) -> Result<(), u64> {
+        let mut seen = self.seen();
+        let pace = seen.pace.entry(leave.id.clone()).or_default();
+        let minute = now_ms / 60_000;
+        if pace.minute != minute {
+            (pace.minute, pace.begun) = (minute, 0);
+        }
+        if pace.begun >= BEGUN_PER_MINUTE {
+            return Err((60_000 - now_ms % 60_000).div_ceil(1000));
+        }
+        let place = Arc::clone(&pace.open).try_acquire_owned().map_err(|_| 1_u64)?;
+        pace.begun += 1;
+        leave.place = Some(place);
+        Ok(())
     }
 
     /// Waits until somebody came who was let in; whoever came since the last time counts, too.
@@ -592,6 +645,7 @@ impl Pairings {
             holds && gone.receiver_count() > 0
         });
         seen.used.retain(|id, _| holds(id));
+        seen.pace.retain(|id, _| holds(id));
         seen.book = book;
         seen.stamp = stamp;
     }
@@ -762,6 +816,28 @@ mod tests {
         assert!(pairings.admit(NOW, PAGE, &token).is_none());
         assert!(*leave.gone.borrow_and_update(), "an open connection is told");
         assert_eq!(pairings.revoke(NOW, PAGE).unwrap(), None);
+    }
+
+    #[test]
+    fn one_page_does_not_take_the_whole_machine() {
+        let (_home, pairings) = book();
+        let (token, other) = (paired(&pairings, PAGE), paired(&pairings, "https://two.example"));
+        let begin = |now, origin: &str, token: &str| {
+            let mut leave = pairings.admit(now, origin, token).unwrap();
+            pairings.begin(now, &mut leave).map(|()| leave)
+        };
+        let mut open: Vec<Leave> = (0..OPEN_MAX).map(|_| begin(NOW, PAGE, &token).unwrap()).collect();
+        assert_eq!(begin(NOW, PAGE, &token).unwrap_err(), 1);
+        assert!(begin(NOW, "https://two.example", &other).is_ok());
+        open.pop();
+        let began = OPEN_MAX as u32;
+        for _ in began..BEGUN_PER_MINUTE {
+            begin(NOW, PAGE, &token).unwrap();
+        }
+        let wait_s = begin(NOW, PAGE, &token).unwrap_err();
+        assert!((1..=60).contains(&wait_s), "{wait_s}");
+        assert!(begin(NOW, "https://two.example", &other).is_ok());
+        assert!(begin(NOW + wait_s * 1000, PAGE, &token).is_ok());
     }
 
     #[test]

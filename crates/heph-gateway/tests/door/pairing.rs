@@ -133,6 +133,30 @@ fn a_page_comes_in_only_after_the_person_said_so() {
     assert!(status == 204 && told, "{head}");
     let (status, head, _) = asks_first(evil);
     assert!(status == 403 && !head.contains("access-control"), "{head}");
+    // Clients have headers of their own, and so have wishes.
+    let sends = "authorization,content-type,heph-labels,heph-exactness,x-stainless-lang";
+    let asks_first = |from, path: &str| {
+        let shows = [
+            from,
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", sends),
+        ];
+        caller(&door, &shows).hears("OPTIONS", path, &Value::Null)
+    };
+    let (status, head, _) = asks_first(from, "/v1/chat/completions");
+    assert!(
+        status == 204 && head.contains(&format!("access-control-allow-headers: {sends}\r\n")),
+        "{head}"
+    );
+    let (status, head, _) = asks_first(evil, "/heph/v1/pairing");
+    assert!(
+        status == 204 && head.contains("access-control-allow-headers: authorization, content-type\r\n"),
+        "{head}"
+    );
+    // Whoever asks to be let in has little to say.
+    let long = json!({ "name": "x".repeat(17 << 10) });
+    let (status, _, said) = caller(&door, &[evil]).hears("POST", "/heph/v1/pairing", &long);
+    assert_eq!(status, 413, "{said}");
 }
 
 #[test]
