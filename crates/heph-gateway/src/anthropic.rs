@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use crate::answer::{Answer, Finish, Part, Usage};
 use crate::ask::{Ask, Form, Source, Turn, Wishes, writer};
 use crate::error::{Dialect, Refusal};
+use crate::heph::streams;
 use crate::house::Door;
 use crate::openai::chat::count;
 use crate::openai::{Guides, form, guided, read};
 use crate::pictures;
 use crate::sampling::Sampling;
-use crate::shape::{self, Frames, Keep, Shape};
+use crate::shape::{self, Frames, Shape};
 use crate::tools::{Choice, MadeCall, MadeFunction, Tool, Toolbox};
 
 /// A request. Fields that are not listed are ignored.
@@ -235,11 +236,16 @@ pub(crate) async fn messages(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refusal> {
+    if let Some(resumed) = streams::resume(&door, &headers)? {
+        return Ok(resumed);
+    }
     let request: MessagesRequest = read(&body)?;
     if request.max_tokens.is_none() {
         return Err(Refusal::bad("max_tokens: Field required"));
     }
-    let mut answer = ask(&request, &headers)?.submit(&door).await?;
+    let ask = ask(&request, &headers)?;
+    let keep = ask.wishes.keep();
+    let mut answer = ask.submit(&door).await?;
     let mut events = Events {
         thinks: request.thinks(),
         blocks: Vec::new(),
@@ -247,7 +253,7 @@ pub(crate) async fn messages(
         finish: None,
     };
     if request.stream.unwrap_or(false) {
-        return Ok(shape::stream(&door, answer, events, Keep::No));
+        return Ok(shape::stream(&door, answer, events, keep));
     }
     let (mut parts, mut unsent) = (Vec::new(), Frames::default());
     shape::whole(&mut answer, |part| parts.push(part)).await?;

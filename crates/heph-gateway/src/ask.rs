@@ -34,6 +34,7 @@ use crate::pictures::PICTURES_MAX;
 use crate::provenance::{self, Trace, Wait};
 use crate::recall::{self, Learning};
 use crate::sampling::{Sampling, seed_of};
+use crate::shape::Keep;
 use crate::tools::{MadeCall, Toolbox, compact};
 
 /// Choices of one request.
@@ -47,6 +48,10 @@ const STOPS_MAX: (usize, usize) = (16, 1024);
 
 /// Likeliest tokens that are told beside each token.
 pub(crate) const TOP_LOGPROBS_MAX: usize = 20;
+
+/// Probabilities of one whole answer: six choices of 8,192 tokens with the 20 likeliest beside each. Each takes about a kilobyte until it
+/// is written.
+const REPORTED_MAX: usize = 1 << 20;
 
 /// One contribution to a conversation.
 #[derive(Debug, Clone)]
@@ -164,6 +169,14 @@ impl Wishes {
             .recall
             .or_else(|| text("heph-recall").map(|word| word == "1" || word == "true"));
         Ok(self)
+    }
+
+    /// Whether the reply is kept for a lost connection.
+    pub(crate) fn keep(&self) -> Keep {
+        match self.resume {
+            Some(true) => Keep::Yes,
+            None | Some(false) => Keep::No,
+        }
     }
 
     /// The mode by name; nothing for `auto`.
@@ -332,6 +345,24 @@ impl Ask {
         }
     }
 
+    /// Bytes of everything that somebody wrote or shows in it.
+    pub(crate) fn bytes(&self) -> usize {
+        let mut bytes: usize = match &self.source {
+            Source::Chat(turns) => turns
+                .iter()
+                .flat_map(|turn| &turn.pictures)
+                .map(|one| one.base64.len())
+                .sum(),
+            Source::Texts(_) => 0,
+        };
+        // The copy is only read, and nothing of it can be wrong then.
+        let _ = self.clone().each_text(&mut |text| {
+            bytes += text.len();
+            Ok(())
+        });
+        bytes
+    }
+
     /// Prompts that came as token ids.
     fn ids(&self) -> impl Iterator<Item = Vec<TokenId>> {
         let texts = match &self.source {
@@ -453,8 +484,7 @@ impl Ask {
             let prepared = self.prepared(&house, &work, deadline, share);
             prepared.map(|prepared| (self, prepared))
         };
-        let prepared = tokio::task::spawn_blocking(prepare).await;
-        let (ask, prepared) = prepared.map_err(Refusal::ours)??;
+        let (ask, prepared) = caller::on_thread(prepare).await??;
         let Prepared {
             jobs,
             starts,
@@ -483,6 +513,7 @@ impl Ask {
                 (By::here(writer, degraded), replies)
             }
             Place::Course(course) => {
+                ask.fits(jobs.len() / ask.choices, door.errands.answers_max())?;
                 let by = By::course(writer, course.record());
                 let errands = elsewhere::errands(&course, jobs, pseudonyms.as_ref());
                 (by, door.errands.submit(errands))
@@ -599,6 +630,43 @@ impl Ask {
         Ok(())
     }
 
+    /// That the probabilities of a whole answer can be held until all of it is there; those of a stream are told as they come.
+    pub(crate) fn tells_whole(&self, house: &House) -> Result<(), Refusal> {
+        self.check()?;
+        let Some(top) = self.logprobs else { return Ok(()) };
+        let prompts = match &self.source {
+            Source::Chat(_) => 1,
+            Source::Texts(texts) => texts.len(),
+        };
+        let context = house.engines.served.service.context();
+        let most = self.max_tokens.map_or(context, |most| {
+            context.min(usize::try_from(most).unwrap_or(usize::MAX))
+        });
+        let told = [most, top.saturating_add(1), self.choices]
+            .into_iter()
+            .fold(prompts, usize::saturating_mul);
+        match told > REPORTED_MAX {
+            true => Err(Refusal::param(
+                "top_logprobs",
+                format!(
+                    "a whole answer tells {REPORTED_MAX} probabilities at most, and this one may come to {told}: a stream tells all"
+                ),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// That there is ever room for the choices of so many prompts: whoever asks for more would be told to come again for ever.
+    pub(crate) fn fits(&self, prompts: usize, most: usize) -> Result<(), Refusal> {
+        match prompts.saturating_mul(self.choices) {
+            asked if asked > most => Err(Refusal::param(
+                "n",
+                format!("one request may ask for {most} answers, and this one asks for {asked}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn jobs(
         &self,
         writer: &Writer,
@@ -607,6 +675,7 @@ impl Ask {
     ) -> Result<(Vec<Job>, Vec<ChoiceStart>), Refusal> {
         let words = writer.service.words();
         let mut prompts = self.prompts(writer)?;
+        self.fits(prompts.len(), writer.service.answers_max())?;
         let begun = self.toolbox.begun(&writer.call_form);
         if let Some((_, beginning)) = &begun {
             let tokens = words

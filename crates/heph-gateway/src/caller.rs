@@ -86,6 +86,18 @@ pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Re
     })
 }
 
+/// Does `work` of a caller's request on a thread that others do not wait for; there, too, it is that caller's.
+pub(crate) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let caller = Caller::now();
+    let done = tokio::task::spawn_blocking(move || match caller {
+        Some(caller) => CALLER.sync_scope(caller, work),
+        None => work(),
+    });
+    done.await.map_err(Refusal::ours)
+}
+
 /// What this caller's pseudonyms are drawn from: those of one caller and user are not those of another.
 pub(crate) fn pseudonym_key(secret: &[u8; 32], user: Option<&str>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(secret);
@@ -195,6 +207,24 @@ mod tests {
             (reach(None, &off), reach(Some("nothing"), &off)),
             (Reach::Memory, Reach::Memory)
         );
+    }
+
+    #[test]
+    fn a_thread_that_works_for_a_caller_draws_that_callers_pseudonyms() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let drawn = |token: &'static str, user: Option<&'static str>| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(token))]);
+            let work = on_thread(move || pseudonym_key(&[7; 32], user));
+            runtime.block_on(Caller::of(&headers).asks(work)).unwrap()
+        };
+        let ann = drawn("Bearer a", None);
+        assert_eq!(drawn("Bearer a", None), ann);
+        assert_ne!(drawn("Bearer b", None), ann);
+        assert_ne!(drawn("Bearer a", Some("ann")), ann);
+        let unknown = runtime
+            .block_on(on_thread(|| pseudonym_key(&[7; 32], None)))
+            .unwrap();
+        assert_ne!(unknown, ann);
     }
 
     #[test]

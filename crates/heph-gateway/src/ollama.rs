@@ -252,6 +252,10 @@ async fn loaded(door: &Door, model: &str, kind: Kind) -> Result<Response, Refusa
 }
 
 async fn answer(door: &Door, ask: Ask, kind: Kind, model: String, stream: bool) -> Result<Response, Refusal> {
+    if stream && ask.wishes.keep() == Keep::Yes {
+        let sentence = "lines of this shape have no ids to go on from: no such stream is kept";
+        return Err(Refusal::param("resume", sentence));
+    }
     let mut answer = ask.submit(door).await?;
     let model = if model.is_empty() {
         answer.model().to_owned()

@@ -16,11 +16,15 @@ use serde_json::Value;
 
 use crate::answer::{Answer, By, ChoiceStart};
 use crate::ask::{Ask, Form, Source, Text, Turn};
+use crate::caller;
 use crate::error::Refusal;
 use crate::house::{Door, House};
 use crate::provenance::Trace;
 use crate::sampling::seed_of;
 use crate::tools::{Choice, MadeCall};
+
+/// Bytes of what a provider is asked for one request, all choices together: eight of the longest.
+const QUESTIONS_BYTES_MAX: usize = 64 << 20;
 
 /// Who asks providers, once somebody does.
 #[derive(Debug, Default)]
@@ -72,11 +76,11 @@ fn book(house: &House) -> Result<ProviderBook, Refusal> {
 /// told before anything is written.
 pub(crate) async fn submit(ask: Ask, door: &Door) -> Result<Answer, Refusal> {
     let house = Arc::clone(door);
-    let prepared = tokio::task::spawn_blocking(move || {
+    let prepared = caller::on_thread(move || {
         let outside = house.asker.outside(&house)?;
         Ok::<_, Refusal>((outside, commissions(&ask, &house)?, ask))
     });
-    let (outside, (commissions, pseudonyms), ask) = prepared.await.map_err(Refusal::ours)??;
+    let (outside, (commissions, pseudonyms), ask) = prepared.await??;
     let starts = commissions.iter().map(|_| ChoiceStart {
         style: None,
         begun: None,
@@ -168,6 +172,20 @@ fn commissions(ask: &Ask, house: &House) -> Result<Commissions, Refusal> {
         .wishes
         .deadline_ms
         .map(|ms| Instant::now() + Duration::from_millis(ms.min(86_400_000)));
+    let prompts = match &ask.source {
+        Source::Chat(_) => 1,
+        Source::Texts(texts) => texts.len(),
+    };
+    ask.fits(prompts, house.errands.answers_max())?;
+    // Each choice is asked for by itself, with all that it needs.
+    let bytes = ask.bytes();
+    if bytes.saturating_mul(ask.choices) > QUESTIONS_BYTES_MAX {
+        let sentence = format!(
+            "a provider is asked for {QUESTIONS_BYTES_MAX} bytes at once, and these are {} times {bytes}",
+            ask.choices
+        );
+        return Err(Refusal::param("n", sentence));
+    }
     let questions = questions(&told, model)?;
     // What all of them cost together is within what was said.
     let share = questions.len().max(1) as f64;

@@ -239,7 +239,10 @@ pub(crate) fn sent(
             }
             fed.end();
         });
-        return (headers, kept_body(kept, 0)).into_response();
+        return match kept_body(kept, 0) {
+            Some(body) => (headers, body).into_response(),
+            None => Refusal::ours("an answer ended before it began").into_response(),
+        };
     }
     let begin = Some(first).filter(|frames| !frames.is_empty());
     // In a box, since the whole state moves with each piece, to and fro.
@@ -254,21 +257,25 @@ pub(crate) fn sent(
     (headers, Body::from_stream(body)).into_response()
 }
 
-/// What a kept reply still has to say after its event number `after`.
-pub(crate) fn resumed(kept: Arc<KeptStream>, after: usize) -> Response {
+/// What a kept reply still has to say after its event number `after`; `None` where not all of that is kept.
+pub(crate) fn resumed(kept: Arc<KeptStream>, after: usize) -> Option<Response> {
     let fixed = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (StatusCode::OK, fixed, kept_body(kept, after)).into_response()
+    let body = kept_body(kept, after)?;
+    Some((StatusCode::OK, fixed, body).into_response())
 }
 
-fn kept_body(kept: Arc<KeptStream>, after: usize) -> Body {
-    let reader = kept::Reader::new(kept, after);
-    Body::from_stream(stream::unfold(reader, |mut reader| async move {
-        let bytes = reader.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(bytes)), reader))
-    }))
+fn kept_body(kept: Arc<KeptStream>, after: usize) -> Option<Body> {
+    let reader = kept::Reader::new(kept, after)?;
+    Some(Body::from_stream(stream::unfold(
+        reader,
+        |mut reader| async move {
+            let event = reader.next().await?;
+            Some((event.map(Bytes::from), reader))
+        },
+    )))
 }
 
 /// The whole answer, once it is there; `gather` takes its pieces.

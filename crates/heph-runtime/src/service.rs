@@ -263,6 +263,11 @@ impl Service {
         self.0.context
     }
 
+    /// Answers that may be running and waiting together: no request can ask for more.
+    pub fn answers_max(&self) -> usize {
+        self.0.limit
+    }
+
     /// How much is going on.
     pub fn load(&self) -> Load {
         let counts = &self.0.counts;
@@ -361,7 +366,11 @@ impl Desk {
                     Err(mpsc::TryRecvError::Empty) => return true,
                     order => order.ok(),
                 },
-                (true, 0) => self.inbox.recv().ok(),
+                (true, 0) => {
+                    // Those who left meanwhile wait no more.
+                    self.count();
+                    self.inbox.recv().ok()
+                }
                 (true, _) => match self.inbox.recv_timeout(LOOK_AGAIN) {
                     Err(mpsc::RecvTimeoutError::Timeout) => return true,
                     order => order.ok(),

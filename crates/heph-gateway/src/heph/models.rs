@@ -260,7 +260,11 @@ pub(crate) async fn pull_stream(
         while let Some(report) = heard.recv().await {
             last = report;
         }
-        return Ok(Json(last).into_response());
+        // A stream tells of a failure in a line, since its status has been told; one answer has a status of its own.
+        return match last["error"].as_str() {
+            Some(sentence) => Err(Refusal::new(StatusCode::BAD_GATEWAY, sentence).code("hub")),
+            None => Ok(Json(last).into_response()),
+        };
     }
     let kind = if dialect == Dialect::Ollama {
         "application/x-ndjson"

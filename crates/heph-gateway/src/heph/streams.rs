@@ -24,7 +24,7 @@ pub(crate) fn resume(door: &Door, headers: &HeaderMap) -> Result<Option<Response
     let (stream, number) =
         kept::parse(id).ok_or_else(|| Refusal::bad("Last-Event-ID is not of the form STREAM:NUMBER"))?;
     let stream = door.kept.find(stream).ok_or_else(gone)?;
-    Ok(Some(shape::resumed(stream, number)))
+    shape::resumed(stream, number).ok_or_else(gone).map(Some)
 }
 
 fn gone() -> Refusal {
@@ -46,7 +46,8 @@ pub(crate) async fn stream(
         Some(Some((stream, number))) if stream == id => number,
         Some(_) => return Err(Refusal::bad("Last-Event-ID is of another stream")),
     };
-    Ok(shape::resumed(door.kept.find(&id).ok_or_else(gone)?, after))
+    let kept = door.kept.find(&id).ok_or_else(gone)?;
+    shape::resumed(kept, after).ok_or_else(gone)
 }
 
 /// Ends a kept answer, which would go on for a while without its reader.

@@ -25,10 +25,12 @@ use super::config::{Config, Policy};
 use super::server::completion;
 use super::{Listening, Next};
 use crate::answer::{Answer, Finish, Part};
+use crate::ask::Wishes;
 use crate::caller::Caller;
 use crate::error::{Dialect, Refusal};
 use crate::heph::policy::not_cut_off;
 use crate::house::Door;
+use crate::machines::Privacy;
 use crate::openai::chat::{Ahead, ChatRequest, Stream, streamed};
 use crate::openai::read;
 use crate::shape::{self, Frames, Keep, Shape, Source};
@@ -89,11 +91,12 @@ pub(crate) async fn answer(
             format!("heph.mcp is a list of servers, heph.approved a list of ids: {e}"),
         )
     })?;
+    let others = Wishes::deserialize(&body["heph"])
+        .map_err(|e| Refusal::param("heph", format!("the field heph cannot be read: {e}")))?;
+    let others = others.with_headers(headers)?;
     // Nobody knows what a server does with what it is told, so it is told nothing now.
     not_cut_off(&door.rules)?;
-    let privacy = headers.get("heph-privacy").and_then(|label| label.to_str().ok());
-    let privacy = body["heph"]["privacy"].as_str().or(privacy);
-    if privacy == Some("nothing") {
+    if others.privacy()? == Privacy::Nothing {
         let sentence =
             "nothing may leave, and nobody knows what the tools of a server do with what they are told";
         return Err(Refusal::param("privacy", sentence).code("private"));
@@ -105,12 +108,10 @@ pub(crate) async fn answer(
     if body["n"].as_u64().is_some_and(|n| n != 1) {
         return Err(Refusal::param("n", "answers with tools of servers are one"));
     }
-    let within = body["heph"]["deadline_ms"]
-        .as_u64()
-        .map_or(WITHIN, Duration::from_millis);
+    let within = others.deadline_ms.map_or(WITHIN, Duration::from_millis);
     let asked = Asked::new(door, headers, &wishes, &mut body).await?;
     if body["stream"] == json!(true) {
-        return stream(door, asked, body, within).await.map(Some);
+        return stream(door, asked, body, within, others.keep()).await.map(Some);
     }
     let mut gathered = None;
     let done = tokio::time::timeout(within, asked.run(&mut body, &mut gathered)).await;
@@ -363,11 +364,13 @@ impl Source for Talk {
     }
 }
 
-async fn stream(door: &Door, asked: Asked, mut body: Value, within: Duration) -> Result<Response, Refusal> {
-    let keep = match body["heph"]["resume"] == json!(true) {
-        true => Keep::Yes,
-        false => Keep::No,
-    };
+async fn stream(
+    door: &Door,
+    asked: Asked,
+    mut body: Value,
+    within: Duration,
+    keep: Keep,
+) -> Result<Response, Refusal> {
     let (to, frames) = mpsc::channel(FRAMES_WAITING);
     let making = async move {
         let mut telling = Telling {

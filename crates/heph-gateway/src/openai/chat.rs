@@ -291,6 +291,7 @@ pub(crate) async fn completions(
         return Ok(shape::stream(&door, answer, shape, keep));
     }
     let ask = request.ask(&headers)?;
+    ask.tells_whole(&door)?;
     let reports = ask.logprobs.is_some();
     let mut answer = ask.submit(&door).await?;
     let mut choices: Vec<Gathered> = vec![Gathered::default(); answer.choices()];
@@ -330,11 +331,7 @@ pub(crate) async fn streamed(
         .and_then(|o| o.include_usage)
         .unwrap_or(false);
     let ask = request.ask(headers)?;
-    let keep = if ask.wishes.resume.unwrap_or(false) {
-        Keep::Yes
-    } else {
-        Keep::No
-    };
+    let keep = ask.wishes.keep();
     let reports = ask.logprobs.is_some();
     let answer = ask.submit(door).await?;
     let chunks = Chunks::new(CHAT, &answer, 1, usage);

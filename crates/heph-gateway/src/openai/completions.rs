@@ -1,5 +1,7 @@
 //! `POST /v1/completions`: texts that are gone on with.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -18,15 +20,22 @@ use super::{
 };
 use crate::answer::{Answer, Part};
 use crate::ask::{Ask, Source, TOP_LOGPROBS_MAX, Text, Wishes, reader};
+use crate::caller;
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
 use crate::outside;
 use crate::prompts::{self, PromptToken};
-use crate::shape::{self, Frames, Keep, Shape};
+use crate::shape::{self, Frames, Shape};
 
 /// Prompts of one request.
 const PROMPTS_MAX: usize = 128;
+
+/// Bytes of a suffix, for all prompts together: as long as a body may be.
+const SUFFIXES_BYTES_MAX: usize = 8 << 20;
+
+/// Probabilities of prompts that are told in one answer: 25,000 tokens with the 20 likeliest beside each.
+const TOLD_MAX: usize = 1 << 19;
 
 /// Tokens that are made where nobody says how many: what this API always did.
 const TOKENS_USUAL: u64 = 16;
@@ -111,7 +120,7 @@ pub(crate) async fn completions(
     }
     let request: CompletionRequest = read(&body)?;
     let wanted = Wanted::of(&request)?;
-    let mut texts = request.prompt.texts();
+    let texts = request.prompt.texts();
     if texts.is_empty() || texts.len() > PROMPTS_MAX {
         return Err(Refusal::param(
             "prompt",
@@ -119,13 +128,28 @@ pub(crate) async fn completions(
         ));
     }
     let model = reader(&door, request.model.as_deref().unwrap_or_default()).await?;
-    let words = std::sync::Arc::clone(model.service.words());
-    let echoes: Vec<String> = match request.echo.unwrap_or(false) {
-        true => texts.iter().map(|text| echo(text, &words)).collect(),
-        false => vec![String::new(); texts.len()],
+    let words = Arc::clone(model.service.words());
+    let (mut texts, echoes) = match request.echo.unwrap_or(false) {
+        true => {
+            let words = Arc::clone(&words);
+            let echoed = move || {
+                let echoes: Vec<String> = texts.iter().map(|text| echo(text, &words)).collect();
+                (texts, echoes)
+            };
+            caller::on_thread(echoed).await?
+        }
+        false => {
+            let none = vec![String::new(); texts.len()];
+            (texts, none)
+        }
     };
     let mut stops = OneOrMany::list(request.stop);
     if let Some(suffix) = request.suffix.filter(|suffix| !suffix.is_empty()) {
+        if suffix.len().saturating_mul(texts.len()) > SUFFIXES_BYTES_MAX {
+            let sentence =
+                format!("a suffix counts for each prompt, and all may have {SUFFIXES_BYTES_MAX} bytes");
+            return Err(Refusal::param("suffix", sentence));
+        }
         texts = texts
             .into_iter()
             .map(|text| match text {
@@ -173,16 +197,23 @@ pub(crate) async fn completions(
     ask.sampling = request.sampling.into();
     ask.user = request.user;
     ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
-    let keep = if ask.wishes.resume.unwrap_or(false) {
-        Keep::Yes
-    } else {
-        Keep::No
-    };
+    let keep = ask.wishes.keep();
     let each = ask.choices;
-    let prompts_read = match wanted.reads_prompts() && !outside::is_outside(&door, &ask.model)? {
-        true => ask.prompts(&model)?,
-        false => Vec::new(),
+    let (ask, prompts_read) = match wanted.reads_prompts() && !outside::is_outside(&door, &ask.model)? {
+        true => {
+            let read = move || {
+                let read = ask.prompts(&model);
+                (ask, read)
+            };
+            let (ask, read) = caller::on_thread(read).await?;
+            (ask, read?)
+        }
+        false => (ask, Vec::new()),
     };
+    wanted.fits(&prompts_read, each)?;
+    if !request.stream.unwrap_or(false) {
+        ask.tells_whole(&door)?;
+    }
     let mut answer = ask.submit(&door).await?;
     let heads = wanted.heads(&answer, prompts_read, each, &words).await?;
     let echoes: Vec<String> = echoes.into_iter().flat_map(|echo| vec![echo; each]).collect();
@@ -315,6 +346,23 @@ impl Wanted {
         })
     }
 
+    /// That what is told of prompts can be held, with each choice once more.
+    fn fits(self, prompts: &[Vec<TokenId>], each: usize) -> Result<(), Refusal> {
+        let tokens: usize = prompts.iter().map(Vec::len).sum();
+        let beside: usize = [self.echo, self.prompt]
+            .into_iter()
+            .flatten()
+            .map(|top| top + 1)
+            .sum();
+        match tokens.saturating_mul(beside).saturating_mul(each) > TOLD_MAX {
+            true => Err(Refusal::param(
+                "prompt_logprobs",
+                format!("of prompts {TOLD_MAX} probabilities are told at most, with each choice once more"),
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn reads_prompts(self) -> bool {
         self.echo.is_some() || self.prompt.is_some() || self.ids
     }
@@ -325,7 +373,7 @@ impl Wanted {
         answer: &Answer,
         prompts: Vec<Vec<TokenId>>,
         each: usize,
-        words: &Words,
+        words: &Arc<Words>,
     ) -> Result<Vec<Head>, Refusal> {
         if prompts.is_empty() {
             if self.echo.is_some() || self.prompt.is_some() {
@@ -344,13 +392,17 @@ impl Wanted {
             Some(top) => prompts::told(answer.writer(), prompts, top).await?,
             None => vec![Vec::new(); ids.len()],
         };
-        let head = |(ids, told): (Vec<u32>, Vec<PromptToken>)| Head {
-            echoed: self.echo.map(|top| Legacy::of_prompt(words, &told, top)),
-            probabilities: self.prompt.map(|top| by_rank(words, &told, top)),
-            ids: self.ids.then_some(ids),
+        let words = Arc::clone(words);
+        let written = move || {
+            let head = |(ids, told): (Vec<u32>, Vec<PromptToken>)| Head {
+                echoed: self.echo.map(|top| Legacy::of_prompt(&words, &told, top)),
+                probabilities: self.prompt.map(|top| by_rank(&words, &told, top)),
+                ids: self.ids.then_some(ids),
+            };
+            let heads = ids.into_iter().zip(told).map(head);
+            heads.flat_map(|head| vec![head; each]).collect()
         };
-        let heads = ids.into_iter().zip(told).map(head);
-        Ok(heads.flat_map(|head| vec![head; each]).collect())
+        caller::on_thread(written).await
     }
 }
 

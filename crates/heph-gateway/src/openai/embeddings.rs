@@ -75,23 +75,27 @@ pub(crate) async fn encode(
 }
 
 fn vectors(reader: &Arc<Reader>, input: Input, too_long: TooLong) -> Result<Vectors, Refusal> {
-    let lists = match input {
+    let count = match &input {
+        Input::Text(_) => 1,
+        Input::Tokens(ids) => usize::from(!ids.is_empty()),
+        Input::Texts(texts) => texts.len(),
+        Input::TokenLists(lists) => lists.len(),
+    };
+    if count == 0 || count > TEXTS_MAX {
+        return Err(Refusal::param(
+            "input",
+            format!("there must be 1 to {TEXTS_MAX} texts"),
+        ));
+    }
+    let mut lists: Vec<Vec<TokenId>> = match input {
         Input::Text(text) => vec![tokens(reader, &text)],
         Input::Texts(texts) => texts.iter().map(|text| tokens(reader, text)).collect(),
-        Input::Tokens(ids) if ids.is_empty() => Vec::new(),
         Input::Tokens(ids) => vec![ids.into_iter().map(TokenId).collect()],
         Input::TokenLists(lists) => lists
             .into_iter()
             .map(|ids| ids.into_iter().map(TokenId).collect())
             .collect(),
     };
-    if lists.is_empty() || lists.len() > TEXTS_MAX {
-        return Err(Refusal::param(
-            "input",
-            format!("there must be 1 to {TEXTS_MAX} texts"),
-        ));
-    }
-    let mut lists: Vec<Vec<TokenId>> = lists;
     let (vocab, context) = (reader.words.tokenizer.vocab_size(), reader.context);
     for (at, list) in lists.iter_mut().enumerate() {
         if list.is_empty() {

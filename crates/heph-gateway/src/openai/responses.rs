@@ -15,7 +15,7 @@ use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
 use crate::sampling::Sampling;
-use crate::shape::{self, Frames, Keep, Shape};
+use crate::shape::{self, Frames, Shape};
 use crate::tools::{MadeCall, MadeFunction, Tool, Toolbox};
 
 /// A request of the Responses API. Fields that are not listed are ignored.
@@ -173,11 +173,7 @@ pub(crate) async fn create(
     };
     ask.user = request.safety_identifier.clone().or(request.user.clone());
     ask.wishes = request.heph.clone().unwrap_or_default().with_headers(&headers)?;
-    let keep = if ask.wishes.resume.unwrap_or(false) {
-        Keep::Yes
-    } else {
-        Keep::No
-    };
+    let keep = ask.wishes.keep();
     let mut answer = ask.submit(&door).await?;
     let mut events = Events {
         fixed: fixed(&request),

@@ -76,6 +76,33 @@ fn a_lost_connection_goes_on_at_the_same_byte() {
     }
     let (status, _) = door.get_with("/heph/v1/streams/none", &[("last-event-id", "none:1")]);
     assert_eq!(status, 404);
+    // Each shape of events, by the same question with the last event's name.
+    let turns = &body["messages"];
+    for (path, body) in [
+        (
+            "/v1/completions",
+            json!({ "prompt": "Once", "max_tokens": 20, "temperature": 0 }),
+        ),
+        (
+            "/v1/responses",
+            json!({ "input": turns, "max_output_tokens": 20 }),
+        ),
+        ("/v1/messages", json!({ "messages": turns, "max_tokens": 20 })),
+    ] {
+        let mut body = body;
+        body["stream"] = json!(true);
+        body["heph"] = json!({ "resume": true });
+        let whole = door.post(path, &body).1;
+        let ids: Vec<&str> = whole.lines().filter_map(|l| l.strip_prefix("id: ")).collect();
+        assert!(ids.len() > 4, "{path}: {whole}");
+        let said = door.raw("POST", path, &body.to_string(), &[("last-event-id", ids[2])]);
+        let rest = said.split_once("\r\n\r\n").unwrap().1;
+        let cut = whole.find(&format!("id: {}\n", ids[3])).unwrap();
+        assert_eq!(rest, &whole[cut..], "{path}");
+    }
+    // Lines have no names: who wants them kept is told so.
+    let lines = json!({ "messages": turns, "heph": { "resume": true } });
+    assert_eq!(door.post("/api/chat", &lines).0, 400);
 }
 
 #[test]
@@ -330,16 +357,105 @@ fn calls_and_shapes_are_enforced_in_every_dialect() {
 #[test]
 fn a_full_queue_says_when_to_come_again() {
     let door = knocking::narrow();
-    let body = json!({ "prompt": "Once", "max_tokens": 900, "temperature": 1, "n": 3 });
-    let (status, text) = door.post("/v1/completions", &body);
-    assert_eq!(status, 503, "{text}");
-    let raw = door.raw("POST", "/v1/completions", &body.to_string(), &[]);
-    assert!(raw.to_lowercase().contains("retry-after: 1"), "{raw}");
+    let body = |n: usize| json!({ "prompt": "Once", "max_tokens": 900, "temperature": 1, "n": n });
+    // There will never be room for three: whoever were told to come again would come for ever.
+    let (status, text) = door.post("/v1/completions", &body(3));
+    assert_eq!(status, 400, "{text}");
+    // Two whom nobody reads take both places.
+    let mut two = body(2);
+    two["stream"] = json!(true);
+    // Nothing ends them but the number of their tokens.
+    two["logit_bias"] = json!({ "0": -100, "1": -100, "2": -100 });
+    let (two, mut unread) = (two.to_string(), door.connect());
+    let length = two.len();
+    write!(
+        unread,
+        "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{two}"
+    )
+    .unwrap();
+    door.is_at_work();
+    let raw = door.raw("POST", "/v1/completions", &body(1).to_string(), &[]);
+    assert!(
+        raw.starts_with("HTTP/1.0 503") && raw.to_lowercase().contains("retry-after: 1"),
+        "{raw}"
+    );
+    drop(unread);
+    door.comes_to_rest();
     assert_eq!(
         door.post("/v1/completions", &json!({ "prompt": "Once", "max_tokens": 2 }))
             .0,
         200
     );
+}
+
+#[test]
+fn what_would_take_too_much_is_refused_before_it_is_made() {
+    let door = door();
+    let half = "x".repeat(4 << 20);
+    for (path, body, field) in [
+        // The suffix stands in each prompt, and probabilities of a prompt stand beside each choice.
+        (
+            "/v1/completions",
+            json!({ "prompt": ["a", "b", "c"], "suffix": half, "max_tokens": 1 }),
+            "suffix",
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": "a ".repeat(900), "prompt_logprobs": 20, "n": 128, "max_tokens": 1 }),
+            "prompt_logprobs",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": "a" }], "n": 128, "logprobs": true, "top_logprobs": 20 }),
+            "top_logprobs",
+        ),
+        // More answers than there will ever be room for: whoever asks is not told to come again.
+        (
+            "/v1/completions",
+            json!({ "prompt": vec!["a"; 128], "n": 128, "guided_regex": "a+" }),
+            "n",
+        ),
+    ] {
+        let (status, text) = door.post(path, &body);
+        let said: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &said["error"]["param"]), (400, &json!(field)), "{text}");
+    }
+}
+
+#[test]
+fn a_download_that_fails_is_no_answer_that_went_well() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hub = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut caller in listener.incoming().flatten() {
+            let _ = caller.read(&mut [0; 4096]);
+            let _ =
+                caller.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let door = knocking::asking(&hub);
+    let (status, text) = door.post("/api/pull", &json!({ "model": "a/b", "stream": false }));
+    let said: Value = serde_json::from_str(&text).unwrap();
+    assert!(status == 502 && said["error"].is_string(), "{status} {text}");
+    let (status, text) = door.post("/api/pull", &json!({ "model": "a/b" }));
+    assert!(
+        status == 200 && text.lines().last().unwrap().contains("error"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_model_of_a_provider_is_found_by_the_name_that_it_is_listed_under() {
+    let door = shown::ruled("http://127.0.0.1:9/v1", None);
+    let all: Value = serde_json::from_str(&door.get_with("/v1/models", &[]).1).unwrap();
+    let listed = all["data"].as_array().unwrap();
+    assert!(listed.iter().any(|model| model["id"] == "far/m"), "{all}");
+    for name in ["far/m", "far%2Fm", "heph-story"] {
+        let (status, text) = door.get_with(&format!("/v1/models/{name}"), &[]);
+        let one: Value = serde_json::from_str(&text).unwrap();
+        assert!(status == 200 && listed.contains(&one), "{name}: {text}");
+    }
+    assert_eq!(door.get_with("/v1/models/far/none", &[]).0, 404);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Pictures at a real door: what may leave of them, and what stays whatever they show.
+//! Pictures and names at a real door: what may leave of them, and what stays whatever they show.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use heph_providers::Provider;
 use heph_runtime::providers::ProviderBook;
@@ -81,4 +81,61 @@ fn a_picture_is_as_private_as_can_be_and_stays_where_words_would_be_replaced() {
     let (door, before) = (ruled(&url, None), asked.load(Ordering::SeqCst));
     let (status, said) = asks(&door, &shown);
     assert_eq!(asked.load(Ordering::SeqCst), before + 1, "{status} {said}");
+}
+
+/// A provider that refuses whatever it is asked, and tells it.
+fn telling() -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let (tells, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let (mut heard, mut some) = (String::new(), [0; 4096]);
+            // The body is an object, and the last thing that is said.
+            while !heard.ends_with('}') {
+                let Ok(count @ 1..) = stream.read(&mut some) else {
+                    break;
+                };
+                heard.push_str(&String::from_utf8_lossy(&some[..count]));
+            }
+            let body = heard.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            let _ = tells.send(body.to_owned());
+            let _ = stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}");
+        }
+    });
+    (url, told)
+}
+
+#[test]
+fn a_provider_cannot_tell_by_pseudonyms_that_two_callers_speak_of_one_person() {
+    let (url, told) = telling();
+    let door = ruled(
+        &url,
+        Some("[[rule]]\nname = \"nobody is named\"\nthen = \"redact\"\n"),
+    );
+    let shows = |token: &str, user: Option<&str>| {
+        let content = "Write to maria.gonzalez@mail.example that the ferry is late.";
+        let body =
+            json!({ "model": "far/m", "user": user, "messages": [{ "role": "user", "content": content }] });
+        let bearer = format!("Bearer {token}");
+        door.raw(
+            "POST",
+            "/v1/chat/completions",
+            &body.to_string(),
+            &[("authorization", &bearer)],
+        );
+        let heard = told.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        assert!(
+            heard.contains("ferry is late") && !heard.contains("gonzalez"),
+            "{heard}"
+        );
+        let heard: Value = serde_json::from_str(&heard).unwrap();
+        heard["messages"][0]["content"].as_str().unwrap().to_owned()
+    };
+    let ann = shows("ann", None);
+    assert_eq!(shows("ann", None), ann, "one caller's stay as they are");
+    assert_ne!(shows("bob", None), ann);
+    assert_ne!(shows("ann", Some("carl")), ann);
 }

@@ -686,6 +686,23 @@ fn a_stream_with_tools_is_one_answer_and_says_what_was_called() {
             "{text}"
         );
     }
+    // What headers say counts as what the field says.
+    let mut body = with_tools();
+    body["stream"] = json!(true);
+    let said = |name, value| {
+        door.raw(
+            "POST",
+            "/v1/chat/completions",
+            &body.to_string(),
+            &[(name, value)],
+        )
+    };
+    let kept = said("heph-resume", "1");
+    assert!(kept.contains("\nid: "), "{kept}");
+    for (name, value) in [("heph-privacy", "nothing"), ("heph-deadline-ms", "soon")] {
+        let refused = said(name, value);
+        assert!(refused.starts_with("HTTP/1.0 400"), "{name}: {refused}");
+    }
 }
 
 #[cfg(unix)]

@@ -71,6 +71,11 @@ impl Errands {
         }))
     }
 
+    /// Answers that may be running and waiting together: no request can ask for more.
+    pub fn answers_max(&self) -> usize {
+        self.0.limits.running + self.0.limits.waiting
+    }
+
     /// How much is going on.
     pub fn load(&self) -> Load {
         let desk = self.0.lock();
@@ -90,8 +95,7 @@ impl Errands {
     /// # Errors
     /// [`ServiceError::Busy`] where they would be more than may be together.
     pub fn submit(&self, errands: Vec<Errand>) -> Result<Vec<Reply>, ServiceError> {
-        let office = &self.0;
-        let limit = office.limits.running + office.limits.waiting;
+        let (office, limit) = (&self.0, self.answers_max());
         let mut desk = office.lock();
         // Those whose readers left take no place.
         desk.waiting.retain(|(_, speaker)| !speaker.outbox.is_abandoned());
