@@ -255,12 +255,11 @@ def of_the_page():
     middle = lambda what: statistics.median(line[what] for line in found)
     whole = statistics.median(sum(line[kind] for kind, _ in WORK) for line in found)
     return ["", "## What the page itself works until its first frame", "",
-            f"In chromium (`page_work.js`, {len(found)} openings, medians; {found[-1]['cpu']}), where neither a window nor a browser has to start: the first frame is "
-            f"there {middle('ms'):.0f} ms after the page is asked for, with {middle('requests'):.0f} requests and {middle('bytes') / 1e3:.0f} kB of it all. Its main thread works "
-            f"{whole:.0f} ms of that:", "",
+            f"In chromium (`page_work.js`, {len(found)} openings, medians; {found[-1]['cpu']}), where neither a window nor a browser has to start: the page is "
+            f"{middle('files'):.0f} files of {middle('bytes') / 1e3:.0f} kB until its first frame, for which its main thread works {whole:.0f} ms:", "",
             "| what | milliseconds |", "|---|---|", *(f"| {name} | {middle(kind):.1f} |" for kind, name in WORK), "",
-            f"The page's heap is {middle('heap_kb') / 1024:.1f} MB then. What a start takes beyond this and the least window is WebKit's: without a graphics card it draws by "
-            "software in its own process, and it compiles no script before it has run for a while."]
+            f"The page's heap is {middle('heap_kb') / 1024:.1f} MB then. That much of a start is the page's own. What a start takes beyond this and beyond the least window is the "
+            "window's program, and what WebKit takes to show a larger page where it draws by software."]
 
 
 def verdict(value, goal):

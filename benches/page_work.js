@@ -37,27 +37,24 @@ try {
 async function opened() {
   const context = await chromium.newContext({ viewport: { width: 1180, height: 742 } });
   const page = await context.newPage();
-  const asked = [];
-  let bytes = 0;
-  page.on('request', (request) => asked.push(request.url()));
-  page.on('response', async (response) => {
-    bytes += /\.(js|css|html)$|\/$/.test(new URL(response.url()).pathname) ? ((await response.body().catch(() => null))?.length ?? 0) : 0;
-  });
   await chromium.startTracing(page, { categories: ['-*', 'loading', 'devtools.timeline', 'disabled-by-default-devtools.timeline', 'v8', 'blink.user_timing'] });
   await page.goto(`${door.address}/#token=${door.token}`);
   await page.locator('.composer button.main').waitFor();
   await page.locator('#welcome').waitFor();
   const first = await page.waitForFunction(() => {
     const [paint] = performance.getEntriesByName('first-contentful-paint');
-    return paint && { at: paint.startTime, before: performance.getEntriesByType('resource').filter((one) => one.startTime <= paint.startTime).length + 1 };
+    if (!paint) return null;
+    const own = performance.getEntriesByType('resource').filter((one) => one.startTime <= paint.startTime && /\.(js|css)$/.test(one.name));
+    const all = [...performance.getEntriesByType('navigation'), ...own];
+    return { at: paint.startTime, files: all.length, bytes: all.reduce((sum, one) => sum + one.decodedBodySize, 0) };
   });
-  const { at, before } = await first.jsonValue();
+  const { at, files, bytes } = await first.jsonValue();
   const { traceEvents: events } = JSON.parse((await chromium.stopTracing()).toString());
   const session = await context.newCDPSession(page);
   await session.send('HeapProfiler.collectGarbage');
   const { usedSize } = await session.send('Runtime.getHeapUsage');
   await context.close();
-  return { ms: at, requests: before, bytes, heap_kb: Math.round(usedSize / 1024), ...worked(events) };
+  return { ms: Math.round(at), files, bytes, heap_kb: Math.round(usedSize / 1024), ...worked(events) };
 }
 
 /** Milliseconds of the main thread until the first frame, by kind. */
