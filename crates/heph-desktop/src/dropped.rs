@@ -151,24 +151,30 @@ mod tests {
             path("zeros"),
             path("loop"),
             "/proc/kmsg".into(),
+            "/proc/version".into(),
             odd.join(OsStr::from_bytes(b"\xfe.txt")),
             odd.clone(),
         ];
-        let dropped = read(&paths);
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || tell.send(read(&paths)));
+        let dropped = told
+            .recv_timeout(crate::scripted::PATIENCE)
+            .expect("nobody waits");
         let lengths: Vec<_> = dropped
             .files
             .iter()
             .map(|file| (file.name.as_str(), length(file)))
             .collect();
-        let [pipe, zeros, turns, system, text] = lengths.as_slice() else {
+        let [pipe, zeros, turns, system, made, text] = lengths.as_slice() else {
             panic!("{lengths:?}");
         };
         assert_eq!(
-            [pipe, zeros, turns, text],
+            [pipe, zeros, turns, made, text],
             [
                 &("pipe", None),
                 &("zeros", None),
                 &("loop", None),
+                &("version", Some(0)),
                 &("\u{fffd}.txt", Some(1))
             ]
         );
