@@ -6,11 +6,15 @@ A start is timed from the birth of the window's process to the first frame of th
 there before it is drawn. Every raw line is kept in raw/desktop.jsonl; the report is made from those lines and from nothing else.
 
     desktop.py start [--count 10] [--warm]   starts with nothing in the page cache (as root; not with --warm, since it slows whoever else is
-                                      there), warm ones, and starts while it stands unseen in the tray
+                                      there), warm ones, those of a folder that a window was open in before, and starts while it stands
+                                      unseen in the tray
     desktop.py memory                 what the window and WebKit's processes take, without the engine, after an answer
     desktop.py floor [--count 10]     the same of the least window of WebKit that there is (window_floor.c), warm
-    desktop.py bundle FILE...         sizes of what is installed
+    desktop.py page [--count 10]      what the page itself works until its first frame, in chromium (page_work.js; needs npm ci in ui)
+    desktop.py bundle [FILE...]       builds what is installed (bundle/make: .deb, portable folder, AppImage) and keeps the sizes, or those of
+                                      FILEs alone; of an AppImage also how long it takes to the first frame, warm
     desktop.py report                 writes DESKTOP.md
+    desktop.py all [--count 10]       all of these, in this order
 
 Needs cargo build --release in both workspaces, or HEPH and HEPH_DESKTOP. Drawing is by software under Xvfb.
 """
@@ -96,6 +100,21 @@ def again(count):
             keep("again", engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(frame - first), load=os.getloadavg()[0])
 
 
+def once(scene, image=None):
+    """The window opened, in a scene; its process, and how long it took from the birth of that process to the first frame."""
+    if image is None:
+        window = scene.window(steady=False)
+        (process,) = scene.processes(None)
+    else:
+        window = desktop.Window(image, scene.environment)
+        scene.windows.append(window)
+        window.shown(".composer textarea")
+        # It becomes the window's program.
+        (process,) = children(window.driver.pid)
+    first = wait("the first frame", lambda: window.run(FIRST_FRAME))
+    return process, round(first - 1000 * born(process))
+
+
 def family(process, name):
     """A process of a window and all below it, by their names; the engine and its own are left out."""
     parts, pending = {process: name}, [process]
@@ -147,6 +166,11 @@ def floor(arguments):
             time.sleep(0.2)
 
 
+def started(kind, scene, image=None, **more):
+    process, ms = once(scene, image)
+    keep(kind, **more, engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=ms, cpu_ms=worked(family(process, "window")), load=os.getloadavg()[0])
+
+
 def start(arguments):
     again(arguments.count)
     for cold in (False,) if arguments.warm else (True, False):
@@ -154,14 +178,18 @@ def start(arguments):
             with desktop.Scene() as scene:
                 if cold and not forget():
                     print("the page cache cannot be emptied here: no cold starts", flush=True)
-                    return
-                window = scene.window(steady=False)
-                first = wait("the first frame", lambda: window.run(FIRST_FRAME))
-                (process,) = scene.processes(None)
-                keep("start", cold=cold, engine=ENGINE, window=WINDOW, nice=os.nice(0), ms=round(first - 1000 * born(process)),
-                     cpu_ms=worked(family(process, "window")), load=os.getloadavg()[0])
+                    break
+                started("start", scene, cold=cold)
             if not cold:
                 time.sleep(0.2)
+    with desktop.Scene() as scene:
+        for count in range(arguments.count + 1):
+            if count == 0:
+                once(scene)
+            else:
+                started("known", scene)
+            scene.windows.pop().end()
+            wait("its end", lambda: not scene.left())
 
 
 def memory(_):
@@ -172,10 +200,34 @@ def memory(_):
         weigh("memory", family(own, "window"), window=WINDOW)
 
 
+def page(arguments):
+    lines = subprocess.run(["node", HERE / "page_work.js", str(arguments.count)], stdout=subprocess.PIPE, text=True, check=True).stdout
+    for line in lines.splitlines():
+        keep("page", engine=ENGINE, load=os.getloadavg()[0], **json.loads(line))
+
+
 def bundle(arguments):
     models = sum((ROOT / "models" / name).stat().st_size for name in MODELS)
-    for file in arguments.files:
-        keep("bundle", name=pathlib.Path(file).name, bytes=os.stat(file).st_size, models=models)
+    files = arguments.files or made()
+    for file in files:
+        keep("bundle", name=pathlib.Path(file).name, bytes=os.stat(file).st_size, models=models, window=WINDOW)
+    for image in (file for file in files if str(file).endswith(".AppImage")):
+        for count in range(arguments.count + 1):
+            with desktop.Scene() as scene:
+                # The first one reads it from the disk.
+                once(scene, image) if count == 0 else started("image", scene, image)
+
+
+def made():
+    """What people install, built of these programs."""
+    told = subprocess.run([ROOT / "crates" / "heph-desktop" / "bundle" / "make"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    print(told, end="", flush=True)
+    return [str(ROOT / line.split()[0]) for line in told.splitlines() if line.startswith("target/bundle/")]
+
+
+def everything(arguments):
+    for task in (start, memory, floor, page, bundle, report):
+        task(arguments)
 
 
 def lines(kind):
@@ -186,8 +238,28 @@ def lines(kind):
 def built_alike(kind):
     """Those lines of a kind from the processor of the last one, whose programs were built as its own."""
     found = lines(kind)
-    how = lambda line: (line["cpu"], line["engine"], line["window"])
+    how = lambda line: (line["cpu"], line["engine"], line.get("window"))
     return [line for line in found if how(line) == how(found[-1])]
+
+
+# What `page_work.js` counts, and how it is called here.
+WORK = (("script", "script"), ("reading", "reading markup and styles"), ("styles", "styles of elements"), ("places", "places of elements"),
+        ("drawing", "drawing, as far as the main thread does it"))
+
+
+def of_the_page():
+    """What the page works for itself, where no window has to be drawn by software."""
+    found = built_alike("page")
+    if not found:
+        return []
+    middle = lambda what: statistics.median(line[what] for line in found)
+    whole = statistics.median(sum(line[kind] for kind, _ in WORK) for line in found)
+    return ["", "## What the page itself works until its first frame", "",
+            f"In chromium (`page_work.js`, {len(found)} openings, medians; {found[-1]['cpu']}), where neither a window nor a browser has to start: the page is "
+            f"{middle('files'):.0f} files of {middle('bytes') / 1e3:.0f} kB until its first frame, for which its main thread works {whole:.0f} ms:", "",
+            "| what | milliseconds |", "|---|---|", *(f"| {name} | {middle(kind):.1f} |" for kind, name in WORK), "",
+            f"The page's heap is {middle('heap_kb') / 1024:.1f} MB then. That much of a start is the page's own. What a start takes beyond this and beyond the least window is the "
+            "window's program, and what WebKit takes to show a larger page where it draws by software."]
 
 
 def verdict(value, goal):
@@ -209,6 +281,8 @@ def report(_):
             "|---|---|---|---|---|---|---|---|"]
     kinds = ((f"nothing in the page cache ({cold[-1]['cpu']})", COLD_MS, [line for line in cold if line["cpu"] == cold[-1]["cpu"]]),
              ("warm", WARM_MS, [line for line in starts if not line["cold"]]),
+             ("warm, where a window was open before", WARM_MS, built_alike("known")),
+             ("warm, the AppImage", WARM_MS, built_alike("image")),
              ("once more, while it stands in the tray", WARM_MS, built_alike("again")),
              ("the least window of WebKit, warm", None, lines("floor")))
     for name, goal, kind in kinds:
@@ -222,6 +296,7 @@ def report(_):
             out.append(f"| {name} | {len(times)} | {median:.0f} ms | {min(times)} ms | {max(times)} ms | {work} | {load:.1f} | {asked} |")
     out += ["", "The work is that of the window and WebKit's processes, without the engine's. The least window (`window_floor.c`) shows one line of text and has "
             "nothing of HEPH: what stands there can go only with WebKit."]
+    out += of_the_page()
     out += ["", "## Memory after an answer, without the engine", "", "| process | its share (PSS) | private | of that written | resident |", "|---|---|---|---|---|"]
     last = {line["part"]: line for line in lines("memory")}
     for part, line in sorted(last.items()):
@@ -257,11 +332,18 @@ def main():
     task.set_defaults(task=floor)
     tasks.add_parser("memory").set_defaults(task=memory)
     task = tasks.add_parser("bundle")
-    task.add_argument("files", nargs="+")
+    task.add_argument("files", nargs="*")
+    task.add_argument("--count", type=int, default=10)
     task.set_defaults(task=bundle)
+    task = tasks.add_parser("page")
+    task.add_argument("--count", type=int, default=10)
+    task.set_defaults(task=page)
     tasks.add_parser("report").set_defaults(task=report)
+    task = tasks.add_parser("all")
+    task.add_argument("--count", type=int, default=10)
+    task.set_defaults(task=everything, warm=False, files=[])
     arguments = parser.parse_args()
-    if arguments.task in (start, memory, floor) and not os.environ.get(desktop.INSIDE):
+    if arguments.task not in (page, report) and not os.environ.get(desktop.INSIDE):
         why = desktop.why_not()
         if why:
             sys.exit(why)

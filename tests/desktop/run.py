@@ -9,6 +9,7 @@ HEPH and HEPH_DESKTOP name other programs. Every scene has a home folder and a b
 """
 
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "lab"))
@@ -51,8 +53,13 @@ def why_not():
     return None
 
 
-def has_gi():
-    return subprocess.run([SYSTEM_PYTHON, "-c", "import gi"], capture_output=True, check=False).returncode == 0
+def has_gi(what="import gi"):
+    return subprocess.run([SYSTEM_PYTHON, "-c", what], capture_output=True, check=False).returncode == 0
+
+
+def skipped(what, why):
+    SKIPPED.append(what)
+    print(f"skipped {what}: {why}", flush=True)
 
 
 class Bus:
@@ -396,7 +403,7 @@ def what_is_dropped_goes_to_the_question_or_to_the_folders(scene):
     window = scene.window()
     # The second half of the way; the first, from the system to the page, has its tests beside its code.
     drop = "dispatchEvent(new CustomEvent('heph', { detail: { what: 'dropped', about: arguments[0] } }))"
-    window.run(drop, {"files": [{"name": "notes.txt", "bytes": list("Foxes sleep.".encode())}], "folders": []})
+    window.run(drop, {"files": [{"name": "notes.txt", "bytes": "Rm94ZXMgc2xlZXAu"}], "folders": []})
     claim("a file goes to the question", wait("the file", lambda: "notes.txt" in (window.text(".composer") or "")))
     window.run(drop, {"files": [], "folders": ["/home/ada/notes"]})
     filled = "return [...document.querySelectorAll('input')].some((field) => field.value === '/home/ada/notes')"
@@ -436,6 +443,13 @@ def a_page_whose_process_falls_is_loaded_anew(scene):
     time.sleep(1)
     claim("a page whose process falls is loaded anew, and the window stays",
           pages() == [other] and process.poll() is None and len(seen()) == 1)
+    for _ in range(2):
+        (fallen,) = wait("the page's process", pages)
+        # It has a page by then.
+        time.sleep(1.5)
+        os.kill(fallen, signal.SIGKILL)
+        wait("its end", lambda: fallen not in pages())
+    claim("one that falls again and again comes back, too", wait("another one", lambda: pages() and process.poll() is None))
 
 
 def it_starts_with_the_computer_where_that_is_wished(scene):
@@ -499,6 +513,9 @@ def a_quick_question_has_a_window_of_its_own(scene):
     claim("a quick question is answered there, and kept like every chat", STORY[:20] in json.dumps(chat["body"]), chat["title"])
     claim("Escape puts it away", pressed("Escape", lambda: not small()))
     claim("and the shortcut brings it back", pressed("ctrl+shift+space", small) == quick)
+    pressed("Escape", lambda: not small())
+    claim("with the last other window the program ends, and no small one stays behind unseen",
+          pressed("ctrl+w", lambda: not scene.processes(None), seen))
 
 
 def pressed(keys, holds, windows=None):
@@ -529,9 +546,7 @@ def small():
 
 def the_tray_cuts_off_and_lends(scene):
     if not has_gi():
-        SKIPPED.append("tray")
-        print("skipped the tray: the system's Python has no gi", flush=True)
-        return
+        return skipped("the tray", "the system's Python has no gi")
     bus = Bus()
     try:
         window = scene.window()
@@ -632,19 +647,28 @@ def this_computer_is_shared_within_the_bounds_of_the_page(scene):
     claim("and the page ends it", wait("no node", lambda: not scene.processes("node")))
 
 
-def an_appimage_is_one_file_with_everything_in_it(scene):
+def appimage(scene):
+    """The AppImage of these programs, in the scene's folder; nothing where it cannot be built here."""
     environment = {**os.environ, "HEPH": str(HEPH), "HEPH_DESKTOP": str(DESKTOP)}
     made = subprocess.run([ROOT / "crates" / "heph-desktop" / "bundle" / "make", "appimage"], env=environment, capture_output=True, text=True, check=False)
     if made.stdout.startswith("no AppImage"):
-        SKIPPED.append("AppImage")
-        print(f"skipped the AppImage: {made.stdout.strip()}", flush=True)
-        return
+        skipped("the AppImage", made.stdout.strip())
+        return None
     claim("the AppImage is built by one command", made.returncode == 0, (made.stdout + made.stderr).strip())
-    work = pathlib.Path(scene.work.name)
-    image, shows = work / "HEPH.AppImage", work / "tmp"
+    image, shows = pathlib.Path(scene.work.name) / "HEPH.AppImage", pathlib.Path(scene.work.name) / "tmp"
     shows.mkdir()
-    os.link(ROOT / made.stdout.split()[0], image) if os.stat(ROOT / "target").st_dev == os.stat(work).st_dev else shutil.copy2(ROOT / made.stdout.split()[0], image)
+    # A copy: one that replaces itself is not to replace what was built.
+    shutil.copy2(ROOT / made.stdout.split()[0], image)
     scene.environment["TMPDIR"] = str(shows)
+    return image
+
+
+def an_appimage_is_one_file_with_everything_in_it(scene):
+    image = appimage(scene)
+    if image is None:
+        return
+    work = image.parent
+    shows = work / "tmp"
     for words in ([], ["--appimage-extract-and-run"]):
         window = Window(image, scene.environment, words)
         scene.windows.append(window)
@@ -673,6 +697,324 @@ def an_appimage_is_one_file_with_everything_in_it(scene):
           [end.stderr for end in ends])
 
 
+class Place:
+    """A place for updates on this machine: gives files by their paths, while it is not held, and knows which were asked for."""
+
+    def __init__(self):
+        self.files, self.asked, self.open = {}, [], threading.Event()
+        self.open.set()
+        place = self
+
+        class Answers(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                place.asked.append(self.path)
+                place.open.wait(PATIENCE)
+                found = place.files.get(self.path)
+                self.send_response(404 if found is None else 200)
+                self.send_header("content-length", str(len(found or b"")))
+                self.end_headers()
+                self.wfile.write(found or b"")
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def offers(self, version, signature, file):
+        what = {"url": f"{self.address}/new", "signature": signature}
+        offer = {"version": version, "platforms": {"linux-x86_64": what, "linux-aarch64": what}}
+        self.files = {"/offer.json": json.dumps(offer).encode(), "/new": file}
+
+    def end(self):
+        self.open.set()
+        self.server.shutdown()
+
+
+def help_line(number):
+    """Presses that line of the window's menu *Help*, by keys: it is the last menu, and the first key goes to the first one."""
+    keys = ["Escape", "F10", "Left"] + ["Down"] * number
+    for key in keys:
+        xdotool("windowfocus", seen()[0], "sleep", "0.2", "key", key)
+    xdotool("sleep", "0.2", "key", "Return")
+
+
+def the_menu_fetches_an_update_that_is_signed_and_no_other(scene):
+    signs = DESKTOP.parent / "examples" / "offer"
+    if not has_gi() or not signs.exists():
+        return skipped("updates", "the system's Python has no gi" if signs.exists() else f"there is no {signs}, as cargo test builds it")
+    image = appimage(scene)
+    if image is None:
+        return
+    old = image.read_bytes()
+    newer = old + b"\n"
+    (image.parent / "newer").write_bytes(newer)
+    offer = json.loads(subprocess.run([signs, image.parent / "newer", "9.0.0"], capture_output=True, text=True, check=True).stdout)
+    place, bus = Place(), Bus()
+    try:
+        scene.environment |= {"HEPH_UPDATE_ADDRESS": f"{place.address}/offer.json", "HEPH_UPDATE_KEY": offer["key"]}
+        window = Window(image, scene.environment)
+        scene.windows.append(window)
+        window.shown(".composer textarea")
+        wait("the engine", lambda: scene.asked("GET", "/heph/v1/status")["model"])
+        kept = scene.home / "window" / "window.json"
+        # A slow machine loses a press.
+        wait("leave to look for updates", lambda: help_line(1) or wait("the setting", lambda: json.loads(kept.read_text())["updates"], patience=5))
+        claim("a person who allows updates has asked nobody yet", place.asked == [], place.asked)
+        bodies = lambda: [note["body"] for note in bus.said("notification")]
+
+        def looked():
+            """Presses the line until something is said; what that is."""
+            count = len(bodies())
+            return wait("what came of it", lambda: help_line(2) or wait("a notification", lambda: bodies()[count:], patience=10))[0]
+
+        place.offers("9.0.0", offer["another"], newer)
+        place.open.clear()
+        wait("the place is asked", lambda: help_line(2) or wait("a question", lambda: place.asked, patience=5))
+        help_line(2)
+        time.sleep(1)
+        claim("a line that is pressed twice asks once", place.asked == ["/offer.json"], place.asked)
+        place.open.set()
+        said = wait("what came of it", lambda: bodies()[-1:])[0]
+        claim("a newer version with another's signature is not taken, and the person hears of it",
+              "signature is wrong" in said and place.asked == ["/offer.json", "/new"] and image.read_bytes() == old, (said, place.asked))
+        place.offers("9.0.0", offer["signature"], newer[:-1] + b"\t")
+        claim("nor is a file that was changed", "signature is wrong" in looked() and image.read_bytes() == old, bodies()[-1])
+        place.offers("9.0.1", offer["signature"], newer)
+        claim("nor one under another version than it was signed for", "signature is wrong" in looked() and image.read_bytes() == old, bodies()[-1])
+        place.offers("0.0.9", offer["signature"], newer)
+        claim("an older one is not fetched", "newest" in looked() and place.asked[-1] == "/offer.json", bodies()[-1])
+
+        place.offers("9.0.0", offer["signature"], newer)
+        before = len(place.asked)
+        scene.asked("PUT", "/heph/v1/policy", {"cut": True})
+        claim("where everything is cut off, the place is not asked", "No update was looked for" in looked() and len(place.asked) == before, bodies()[-1])
+        scene.asked("PUT", "/heph/v1/policy", {"cut": False})
+        forbids = scene.home / "window" / "no-updates"
+        forbids.touch()
+        claim("nor where a file forbids it", "No update was looked for" in looked() and len(place.asked) == before, bodies()[-1])
+        forbids.unlink()
+
+        claim("a newer version with a right signature is in the old one's place",
+              "new version" in looked() and image.read_bytes() == newer and os.access(image, os.X_OK), bodies()[-1])
+        claim("the window that fetched it goes on", len(answered(window, STORY, 1)) > 40)
+        window.end()
+        wait("the end", lambda: not list((image.parent / "tmp").glob(".mount_heph-*")))
+        again = Window(image, scene.environment)
+        scene.windows.append(again)
+        claim("and the newer one starts", again.shown(".composer textarea") is not None)
+    finally:
+        place.end()
+        bus.end()
+
+
+def a_link_comes_to_the_window_that_is_shown_for_it(scene):
+    window = scene.window()
+    quick = wait("the small window", lambda: small() or xdotool("key", "ctrl+shift+space"), pause=2)
+    # Its page is there, and asks for links as every page does.
+    time.sleep(2)
+    xdotool("windowfocus", quick[0], "sleep", "0.3", "key", "Escape")
+    wait("only the first window", lambda: not small())
+    field = "main form textarea"
+    came = lambda ticket: wait("the ticket", lambda: window.run("return document.querySelector(arguments[0]).value", field) == ticket, patience=10)
+    tickets = [f"heph1ticket{number}" for number in range(8)]
+    try:
+        shown = [scene.second(f"heph://join/{ticket}").returncode == 0 and came(ticket) for ticket in tickets]
+    except Missing as missing:
+        shown = [missing]
+    claim("with other windows there, every link comes to the first", shown == [True] * len(tickets), shown)
+    hostile = [
+        "heph://join/" + "a" * 100_000, "heph://join/%00", "heph://join/..%2f..%2fetc", "heph://join/a%0d%0ab", "heph://join/\u202eabc",
+        "heph://join/</script><script>alert(1)</script>", "heph://join/a';alert(1)//", "heph:javascript:alert(1)", "heph://join/a#b?c=d\n",
+        "javascript:alert(1)", "file:///etc/passwd", "--", "--help", "", b"heph://join/\xff\xfe", b"\xff",
+    ]
+    codes = [scene.second(link).returncode for link in hostile]
+    claim("hostile links and words open nothing, and break nothing",
+          not any(codes) and window.run("return document.querySelector(arguments[0])?.value", field) == tickets[-1] and len(scene.processes(None)) == 1 and len(seen()) == 1
+          and scene.asked("GET", "/heph/v1/nodes")["nodes"] == [], (codes, window.run("return document.querySelector(arguments[0])?.value", field)))
+    window.end()
+    wait("the end", lambda: not scene.processes(None))
+    process = subprocess.Popen([str(scene.programs / DESKTOP.name), b"\xff"], env=scene.environment, stderr=subprocess.DEVNULL)
+    scene.others.append(process)
+    wait("the window", seen)
+    wait("the engine", lambda: scene.asked("GET", "/heph/v1/status")["model"])
+    # By then it has told the system who opens links.
+    time.sleep(6)
+    claim("a window that is started with a word that is no text opens", process.poll() is None and len(seen()) == 1)
+
+
+def starts_at_once_are_one_window(scene):
+    for _ in range(4):
+        starts = [subprocess.Popen([str(scene.programs / DESKTOP.name), *words], env=scene.environment, stderr=subprocess.DEVNULL)
+                  for words in ([], ["heph://join/heph1together"], [])]
+        scene.others += starts
+        alive = lambda: [start for start in starts if start.poll() is None]
+        wait("one that stays", lambda: len(alive()) == 1)
+        wait("its window", seen)
+        wait("the engine", lambda: scene.asked("GET", "/heph/v1/status")["model"])
+        # A second window would be there by now, and a second engine gone.
+        time.sleep(2)
+        ended = [start.returncode for start in starts if start.returncode is not None]
+        engines = [entry for entry in scene.left() if program_of(entry).endswith("/heph")]
+        claim("three starts at once are one window with one engine", len(seen()) == 1 and len(alive()) == 1 and ended == [0, 0]
+              and len(scene.processes("serve")) == 1 and scene.door()["pid"] in scene.processes("serve"), (seen(), ended, engines))
+        (first,) = alive()
+        first.terminate()
+        first.wait()
+        wait("the end", lambda: not scene.left())
+
+
+def odd_files_are_dragged_onto_the_window(scene):
+    if not has_gi("import gi; gi.require_version('Gtk', '3.0'); from gi.repository import Gtk"):
+        return skipped("dragging", "the system's Python has no Gtk 3")
+    window = scene.window()
+    work = pathlib.Path(scene.work.name) / "files"
+    work.mkdir()
+    (work / "notes with ü.txt").write_text("Foxes sleep.")
+    (work / "zeros").write_bytes(bytes(1000))
+    (work / "long.txt").write_text("word " * 400_000)
+    (work / "<img src=x onerror=alert(1)>.txt").write_text("quiet")
+    os.mkfifo(work / "pipe")
+    (work / "endless").symlink_to("/dev/zero")
+    (work / "gone").symlink_to(work / "nowhere")
+    odd = b"odd-\xff.txt"
+    (pathlib.Path(os.fsdecode(os.fsencode(work) + b"/" + odd))).write_text("odd")
+    (work / "folder").mkdir()
+
+    def dragged(*names):
+        """Drags these files onto the middle of the window, as a person does."""
+        addresses = [f"file://{urllib.parse.quote(os.fsencode(work) + b'/' + os.fsencode(name))}" for name in names]
+        source = subprocess.Popen([SYSTEM_PYTHON, str(pathlib.Path(__file__).with_name("drag.py")), *addresses],
+                                  env=scene.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            wait("what is dragged", lambda: xdotool("search", "--onlyvisible", "--name", "^files$"))
+            xdotool("sleep", "0.5", "mousemove", "1300", "840", "mousedown", "1")
+            for step in range(21):
+                xdotool("mousemove", str(1300 - 35 * step), str(840 - 20 * step), "sleep", "0.03")
+            xdotool("sleep", "0.5", "mouseup", "1")
+            wait("the end of it", lambda: source.stdout.readline() == "ended\n", patience=10)
+        finally:
+            source.kill()
+            source.wait()
+
+    attached = lambda: window.run("return [...document.querySelectorAll('.composer li bdi')].map((name) => name.textContent)")
+    notes = lambda: window.run("return [...document.querySelectorAll('.composer .note')].map((note) => note.textContent)")
+    dragged("notes with ü.txt", "<img src=x onerror=alert(1)>.txt")
+    wait("the files", lambda: len(attached()) == 2)
+    claim("files that are dragged onto the window go to the question, whatever their names are",
+          attached() == ["notes with ü.txt", "<img src=x onerror=alert(1)>.txt"], attached())
+    dragged("zeros", "long.txt", "pipe", "endless", "gone", odd)
+    wait("what was said of them", lambda: len(notes()) == 6)
+    said = sorted(note.split(maxsplit=1)[1] for note in notes())
+    claim("of each that cannot be taken it is said why, and nothing waits for a pipe",
+          [sum(word in note for note in said) for word in ("is not text", "is larger", "cannot be read")] == [1, 1, 4] and len(attached()) == 2, said)
+    window.run("location.hash = '#/settings'")
+    wait("another page", lambda: window.count(".composer") == 0)
+    dragged("notes with ü.txt")
+    claim("what is dragged onto another page goes to the question, too",
+          wait("the file", lambda: attached()[-1:]) == ["notes with ü.txt"] and "#/chat" in window.run("return location.hash"))
+    dragged("folder")
+    filled = "return [...document.querySelectorAll('input')].some((field) => field.value === arguments[0])"
+    claim("a folder goes to the page of folders", wait("the folder", lambda: window.run(filled, str(work / "folder"))))
+    claim("the window lives", len(scene.processes(None)) == 1 and window.run("return window.bad === undefined"))
+
+
+def an_engine_that_is_killed_thrice_in_one_answer_gives_it_whole(scene):
+    window = scene.window()
+    long = {**STEADY, "tokensMax": 700}
+    anew(window, long)
+    whole = answered(window, STORY, 1)
+
+    def thrice():
+        """Kills three engines while they give the same answer; nothing where one of them was faster."""
+        fresh(window)
+        window.write(".composer textarea", STORY + ENTER)
+        killed = []
+        while len(killed) < 3:
+            (engine,) = wait("an engine", lambda: [engine for engine in scene.processes("serve") if engine not in killed], pause=0.01)
+            wait("it works", lambda: window.count(".went") > 0 or scene.asked("GET", "/heph/v1/status")["requests"]["running"] > 0, pause=0.01)
+            os.kill(engine, signal.SIGSTOP)
+            time.sleep(0.3)
+            if window.count(".went") > 0:
+                os.kill(engine, signal.SIGCONT)
+                return None
+            os.kill(engine, signal.SIGKILL)
+            killed.append(engine)
+        return killed
+
+    killed = None
+    for _ in range(20):
+        killed = killed or thrice()
+    wait("the whole answer", lambda: window.count(".went") == 1)
+    text = window.text(".turn.assistant .text")
+    claim("an answer whose engine is killed three times comes whole, with the same words", killed is not None and text == whole,
+          f"{killed}, {len(text)} of {len(whole)} letters")
+    claim("nothing is said of it any more", wait("no banner", lambda: window.count(".banner") == 0))
+
+
+def a_policy_that_cannot_be_read_lets_nothing_leave(scene):
+    policy = scene.home / "policy.toml"
+    policy.write_text("preset = \"open\"\n[[rules\n")
+    window = scene.window()
+    stands = scene.asked("GET", "/heph/v1/policy")
+    claim("the page opens, and its shield says that nothing leaves", stands["by"] == "unread"
+          and wait("the shield", lambda: window.count("header button.shield.local-only, header button.shield.unknown, header button.shield.cut") == 1), stands)
+    window.click("header button.shield")
+    claim("it says that the policy cannot be read", wait("the reason", lambda: "policy" in (window.text("header .bad") or "").lower()), window.text("header .bad"))
+    claim("an answer comes from here", len(answered(window, STORY, 1)) > 40)
+
+
+def a_full_disk_is_told_and_costs_nothing_that_can_be_kept_later(scene):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "heph-full", scene.home], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        return skipped("a full disk", mounted.stderr.strip())
+    try:
+        window = scene.window()
+        answered(window, "What is the capital of France?", 1)
+        chat = wait("the chat", lambda: scene.asked("GET", "/heph/v1/chats")["chats"])[0]["id"]
+        turns = lambda: len(scene.asked("GET", f"/heph/v1/chats/{chat}")["body"]["messages"])
+        wait("what was said", lambda: turns() == 2)
+        fills(scene.home)
+        text = answered(window, STORY, 2)
+        said = wait("the warning", lambda: window.text(".foot .warn"))
+        claim("on a full disk an answer comes, and the page says that the chat is not kept", len(text) > 40 and "not kept" in said and turns() == 2, said)
+        (scene.home / "filler").unlink()
+        claim("once there is room it is kept, and nothing is said any more",
+              wait("no warning", lambda: window.count(".foot .warn") == 0 and turns() > 2))
+        window.end()
+        wait("the end", lambda: not scene.left())
+        fills(scene.home)
+        window = Window(scene.programs / DESKTOP.name, scene.environment)
+        scene.windows.append(window)
+        # It is asked for a press once it was tried often enough.
+        why = wait("the reason", lambda: window.run("return document.getElementById('again')?.hidden === false") and window.text("#why"))
+        claim("a window that cannot start on a full disk says so, in words", "full" in why and "{" not in why, why)
+        (scene.home / "filler").unlink()
+        window.click("#again")
+        window.shown(".composer textarea")
+        claim("and starts once there is room, with all that was kept",
+              wait("the chat", lambda: window.count(".history li a") > 0 and turns() > 2) and len(answered(window, STORY, 1)) > 40)
+        window.end()
+        wait("the end", lambda: not scene.left())
+    finally:
+        for window in scene.windows:
+            window.end()
+        wait("the disk is free", lambda: subprocess.run(["umount", scene.home], capture_output=True, check=False).returncode == 0)
+
+
+def fills(folder):
+    """Takes all room that there is."""
+    with open(folder / "filler", "wb", buffering=0) as filler:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while filler.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+
+
 SCENES = [
     an_answer_comes_without_a_network,
     an_answer_can_be_stopped,
@@ -690,6 +1032,13 @@ SCENES = [
     a_system_without_a_tray_has_a_window,
     this_computer_is_shared_within_the_bounds_of_the_page,
     the_tray_cuts_off_and_lends,
+    a_link_comes_to_the_window_that_is_shown_for_it,
+    starts_at_once_are_one_window,
+    odd_files_are_dragged_onto_the_window,
+    an_engine_that_is_killed_thrice_in_one_answer_gives_it_whole,
+    a_policy_that_cannot_be_read_lets_nothing_leave,
+    a_full_disk_is_told_and_costs_nothing_that_can_be_kept_later,
+    the_menu_fetches_an_update_that_is_signed_and_no_other,
     an_appimage_is_one_file_with_everything_in_it,
 ]
 

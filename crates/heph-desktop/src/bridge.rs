@@ -3,8 +3,8 @@
 //! Every command asks first whether it is the engine's page, or this program's own, that speaks.
 
 use serde::{Deserialize, Serialize};
-use tauri::{AppHandle, Manager, State, WebviewWindow};
-use tauri_plugin_dialog::DialogExt as _;
+use tauri::{AppHandle, Manager, State, WebviewWindow, Wry};
+use tauri_plugin_dialog::{Dialog, DialogExt as _};
 
 use crate::desktop::{self, Desktop, notify};
 use crate::engine;
@@ -145,10 +145,14 @@ pub(crate) fn again(window: WebviewWindow, desktop: State<'_, Desktop>) -> Resul
     Ok(())
 }
 
-/// The link that waits for a page; once.
+/// The link that waits for the page of the first window; once.
 #[tauri::command]
 pub(crate) fn link(window: WebviewWindow, desktop: State<'_, Desktop>) -> Result<Option<String>, Refused> {
     allowed(&window)?;
+    // The first window comes to the front for it: any other might take it unseen.
+    if window.label() != pages::MAIN {
+        return Ok(None);
+    }
     Ok(desktop.taken_link().map(|Link::Join { ticket }| ticket))
 }
 
@@ -176,6 +180,11 @@ pub(crate) fn done(
 #[tauri::command]
 pub(crate) async fn choose_folder(app: AppHandle, window: WebviewWindow) -> Result<Option<String>, Refused> {
     allowed(&window)?;
+    // Taken up here: what this library puts into pages no page of ours needs.
+    if app.try_state::<Dialog<Wry>>().is_none() {
+        app.plugin(tauri_plugin_dialog::init())
+            .map_err(|_| Refused("folders cannot be chosen here"))?;
+    }
     // Not on the main thread: the dialog needs that one.
     let chosen = app.dialog().file().set_parent(&window).blocking_pick_folder();
     let path = chosen.and_then(|chosen| chosen.into_path().ok());

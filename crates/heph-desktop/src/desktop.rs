@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use serde::Serialize;
-use tauri::{AppHandle, Manager};
+use tauri::{AppHandle, Manager, Wry};
 use tauri_plugin_autostart::ManagerExt as _;
-use tauri_plugin_notification::NotificationExt as _;
+use tauri_plugin_notification::{Notification, NotificationExt as _};
 
 use crate::engine::{self, Engine};
 use crate::kept::Kept;
@@ -210,7 +210,7 @@ pub(crate) fn act(app: &AppHandle, act: Act) {
 pub(crate) fn follow(app: &AppHandle, link: Link) {
     *locked(&app.state::<Desktop>().link) = Some(link);
     pages::show(app);
-    pages::tell(app, "link", &());
+    pages::tell_first(app, "link", &());
 }
 
 /// Cuts this machine off, or ends that, through the door; shows in menus and pages how it is then.
@@ -310,6 +310,12 @@ pub(crate) fn quit(app: &AppHandle) {
 
 /// Tells the person, who may be at another window.
 pub(crate) fn notify(app: &AppHandle, title: &str, body: &str) {
+    // Taken up here: this library puts a question to the window into every page that is opened, which no page of ours needs.
+    if app.try_state::<Notification<Wry>>().is_none()
+        && app.plugin(tauri_plugin_notification::init()).is_err()
+    {
+        return;
+    }
     // Where nobody shows notifications there is nobody to tell.
     let _ = app.notification().builder().title(title).body(body).show();
 }

@@ -71,6 +71,13 @@ struct Said {
     attached: bool,
 }
 
+/// Why it ended, as `heph serve --json` says it.
+#[derive(Debug, Deserialize)]
+struct Complaint {
+    error: String,
+    hint: Option<String>,
+}
+
 /// Told of every change.
 type Told = Arc<dyn Fn(&State) + Send + Sync>;
 
@@ -310,13 +317,16 @@ struct End {
 
 impl End {
     fn of(status: Option<ExitStatus>, lines: &[String]) -> Self {
-        let last = |word: &str| lines.iter().rev().find_map(|line| line.trim().strip_prefix(word));
         let ended = || status.map_or_else(|| "it ended".to_owned(), |status| status.to_string());
-        let why = match (last("error: "), last("hint: ")) {
-            (Some(error), Some(hint)) => format!("{error} ({hint})"),
-            (Some(error), None) => error.to_owned(),
+        let complaint = lines
+            .iter()
+            .rev()
+            .find_map(|line| serde_json::from_str::<Complaint>(line).ok());
+        let why = match complaint.map(|complaint| (complaint.error, complaint.hint)) {
+            Some((error, Some(hint))) => format!("{error} ({hint})"),
+            Some((error, None)) => error,
             // It did not come to say it in its usual way: a panic, or the system.
-            (None, _) => lines
+            None => lines
                 .iter()
                 .rev()
                 .map(|line| line.trim())
@@ -533,10 +543,13 @@ mod tests {
             .why
         };
         assert_eq!(
-            why(&["note\n", "error: no model\n", "hint: pull it\n"]),
+            why(&[
+                "note\n",
+                "{\"error\":\"no model\",\"hint\":\"pull it\",\"exit\":3}\n"
+            ]),
             "no model (pull it)"
         );
-        assert_eq!(why(&["error: no model\n", "\n"]), "no model");
+        assert_eq!(why(&["{\"error\":\"no model\",\"exit\":3}\n", "\n"]), "no model");
         assert_eq!(why(&["the system says no\n"]), "the system says no");
         assert_eq!(why(&[]), "it ended");
         assert_eq!(why(&[&"x".repeat(9 * REASON_MAX)]).len(), REASON_MAX);

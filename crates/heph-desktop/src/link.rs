@@ -28,7 +28,11 @@ impl Link {
         let joins = url
             .host_str()
             .is_some_and(|host| host.eq_ignore_ascii_case("join"));
-        if url.scheme() != "heph" || !joins || url.query().is_some() {
+        let more = url.query().or(url.fragment()).is_some()
+            || url.port().is_some()
+            || !url.username().is_empty()
+            || url.password().is_some();
+        if url.scheme() != "heph" || !joins || more {
             return None;
         }
         let ticket = url.path().trim_matches('/');
@@ -66,6 +70,10 @@ mod tests {
             ("heph:join/a", None),
             ("heph://leave/a", None),
             ("heph://join/a?now=yes", None),
+            ("heph://join/a#now", None),
+            ("heph://join:80/a", None),
+            ("heph://you@join/a", None),
+            ("heph://:secret@join/a", None),
             ("heph://join/a/b", None),
             ("heph://join/%3Cscript%3E", None),
             ("heph://join/a\u{202e}b", None),

@@ -6,7 +6,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tauri::{AppHandle, Manager, RunEvent, WindowEvent};
@@ -60,15 +60,12 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let program = program()?;
     // Before anything of the window: both take their time, and neither needs the other.
     let engine = Engine::start(program.clone(), kept.port);
-    let link = Link::among(std::env::args().skip(1));
-    let desktop = Desktop::new(engine, Lending::new(program), folder, kept, link);
+    let link = Link::among(words());
+    let desktop = Desktop::new(engine, Lending::new(program), folder.clone(), kept, link);
     let app = tauri::Builder::default()
         .plugin(one_instance())
-        .plugin(tauri_plugin_deep_link::init())
-        .plugin(state_of_windows())
+        .plugin(state_of_windows(&folder))
         .plugin(shortcuts())
-        .plugin(tauri_plugin_notification::init())
-        .plugin(tauri_plugin_dialog::init())
         .plugin(
             tauri_plugin_autostart::Builder::new()
                 .arg(UNSEEN)
@@ -94,14 +91,20 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         .on_window_event(|window, event| {
             if let WindowEvent::CloseRequested { api, .. } = event {
                 let app = window.app_handle();
-                let last = window.label() == pages::QUICK || app.webview_windows().len() == 1;
+                let small = |label: &str| label == pages::QUICK;
                 let desktop = app.state::<Desktop>();
                 // Without an icon nobody would find it again.
-                let may_stay = desktop.kept().stays && desktop.tray() != Tray::Cannot;
-                let stays = window.label() == pages::QUICK || may_stay;
-                if last && stays {
+                let stays = desktop.kept().stays && desktop.tray() != Tray::Cannot;
+                let windows = app.webview_windows();
+                let last = windows
+                    .keys()
+                    .all(|label| small(label) || label == window.label());
+                if small(window.label()) || (last && stays) {
                     api.prevent_close();
                     let _ = window.hide();
+                } else if last && let Some(quick) = app.get_webview_window(pages::QUICK) {
+                    // The small one is put away most times: a program of which nothing is seen would be left.
+                    let _ = quick.destroy();
                 }
             }
         })
@@ -142,7 +145,7 @@ fn draw_without_a_card() -> Result<(), glib::BoolError> {
 }
 
 fn set_up(app: &AppHandle) -> tauri::Result<()> {
-    let unseen = std::env::args().any(|argument| argument == UNSEEN);
+    let unseen = words().any(|word| word == UNSEEN);
     pages::first(app, !unseen)?;
     menu::show(app);
     let desktop = app.state::<Desktop>();
@@ -158,6 +161,13 @@ fn set_up(app: &AppHandle) -> tauri::Result<()> {
     Ok(())
 }
 
+/// What this program was started with, as far as it is text. Nothing else is for it.
+fn words() -> impl Iterator<Item = String> {
+    std::env::args_os()
+        .skip(1)
+        .filter_map(|word| word.into_string().ok())
+}
+
 /// Has the system know who opens `heph:` links. An installed program is known already; one of a folder says it itself. Other programs are
 /// begun for that, so it waits until the page is there.
 #[cfg(not(target_os = "macos"))]
@@ -167,7 +177,11 @@ fn links(app: &AppHandle) {
     let app = app.clone();
     std::thread::spawn(move || {
         std::thread::sleep(LATER);
-        app.deep_link().register_all()
+        // Its library reads what this program was started with, and panics where that is no text.
+        let readable = std::env::args_os().all(|word| word.to_str().is_some());
+        if readable && app.plugin(tauri_plugin_deep_link::init()).is_ok() {
+            let _ = app.deep_link().register_all();
+        }
     });
 }
 
@@ -175,6 +189,9 @@ fn links(app: &AppHandle) {
 #[cfg(target_os = "macos")]
 fn links(app: &AppHandle) {
     use tauri_plugin_deep_link::DeepLinkExt as _;
+    if app.plugin(tauri_plugin_deep_link::init()).is_err() {
+        return;
+    }
     let handle = app.clone();
     app.deep_link().on_open_url(move |event| {
         if let Some(link) = Link::among(event.urls().iter().map(tauri::Url::as_str)) {
@@ -208,17 +225,25 @@ fn one_instance() -> tauri::plugin::TauriPlugin<tauri::Wry> {
     }
     tauri_plugin_single_instance::Builder::new()
         .dbus_id(name)
-        .callback(|app, arguments, _| match Link::among(&arguments) {
-            Some(link) => desktop::follow(app, link),
-            None => pages::show(app),
+        .callback(|app, arguments, _| {
+            let (handle, link) = (app.clone(), Link::among(&arguments));
+            // A program that is started together with this one is heard before there is a window. The main thread has opened the first one
+            // when it comes to this, so nobody opens another of its name.
+            let _ = app.run_on_main_thread(move || match link {
+                Some(link) => desktop::follow(&handle, link),
+                None => pages::show(&handle),
+            });
         })
         .build()
 }
 
 /// Where windows were is where they are again; the small one is always in the middle, and whether one is seen is not remembered.
-fn state_of_windows() -> tauri::plugin::TauriPlugin<tauri::Wry> {
-    use tauri_plugin_window_state::StateFlags;
+fn state_of_windows(folder: &Path) -> tauri::plugin::TauriPlugin<tauri::Wry> {
+    use tauri_plugin_window_state::{DEFAULT_FILENAME, StateFlags};
+    // A whole path stays itself where the library puts it behind its own folder, which all profiles share.
+    let file = folder.join("windows.json");
     tauri_plugin_window_state::Builder::new()
+        .with_filename(file.to_str().unwrap_or(DEFAULT_FILENAME))
         .with_denylist(&[pages::QUICK])
         .with_state_flags(StateFlags::POSITION | StateFlags::SIZE | StateFlags::MAXIMIZED)
         .build()

@@ -128,8 +128,8 @@ pub(crate) fn reload(app: &AppHandle) {
     let Some(window) = focused(app) else { return };
     let page = app.state::<Desktop>().engine.page();
     let _ = match (page, window.url()) {
-        // The page stays where it is; it has the token.
-        (Some(page), Ok(url)) if page.origin() == url.origin() => window.eval("location.reload()"),
+        // The page stays where it is; it has the token. Not by a word to the page: its process may have ended.
+        (Some(page), Ok(url)) if page.origin() == url.origin() => window.reload(),
         (Some(page), _) => window.navigate(page),
         (None, _) => Ok(()),
     };
@@ -145,6 +145,13 @@ pub(crate) fn wish(app: &AppHandle, what: &str) {
 /// Tells every page of something.
 pub(crate) fn tell(app: &AppHandle, what: &str, about: &impl Serialize) {
     for window in app.webview_windows().into_values() {
+        eval(&window, what, about);
+    }
+}
+
+/// Tells the page of the first window of something.
+pub(crate) fn tell_first(app: &AppHandle, what: &str, about: &impl Serialize) {
+    if let Some(window) = app.get_webview_window(MAIN) {
         eval(&window, what, about);
     }
 }
@@ -211,22 +218,24 @@ fn open<'a>(
     Ok(window)
 }
 
-/// Loads the page anew where WebKit's process for it ended; its chats are the door's. One that ends at once again is left.
+/// Loads the page anew where WebKit's process for it ended; its chats are the door's. One that ends at once again is given a while.
 #[cfg(target_os = "linux")]
 fn mended(window: &WebviewWindow) -> tauri::Result<()> {
     use std::cell::Cell;
     use std::time::Instant;
 
     use webkit2gtk::WebViewExt as _;
-    /// A page that falls that soon after the last time would only fall again.
+    /// A page that falls that soon after the last time might only fall again, and so is not loaded more often than this.
     const TOO_SOON: Duration = Duration::from_secs(5);
     window.with_webview(|webview| {
         let last: Cell<Option<Instant>> = Cell::new(None);
         webview.inner().connect_web_process_terminated(move |page, _| {
             let before = last.replace(Some(Instant::now()));
             if before.is_none_or(|before| before.elapsed() > TOO_SOON) {
-                page.reload();
+                return page.reload();
             }
+            let page = page.clone();
+            glib::timeout_add_local_once(TOO_SOON, move || page.reload());
         });
     })
 }

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::{Mutex, TryLockError};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -30,23 +31,24 @@ const COMES_WITHIN: Duration = Duration::from_secs(1600);
 const BYTES_MAX: usize = 256 << 20;
 
 /// Where updates are and who signs them.
-pub(crate) struct Place<'a> {
+pub(crate) struct Place {
     /// What there is: JSON, as Tauri's updater reads it.
-    address: &'a str,
+    address: String,
     /// The public key of minisign, as its file is, in base64.
-    key: &'a str,
+    key: String,
     bytes_max: usize,
 }
 
-/// As `HEPH_UPDATE_ADDRESS` and `HEPH_UPDATE_KEY` said when this was built. There is no key that stands for one.
-const PLACE: Option<Place<'_>> = match (option_env!("HEPH_UPDATE_ADDRESS"), option_env!("HEPH_UPDATE_KEY")) {
-    (Some(address), Some(key)) => Some(Place {
-        address,
-        key,
-        bytes_max: BYTES_MAX,
-    }),
-    _ => None,
-};
+/// What the environment says of a place for updates. A build for people knows what it was when it was built, and nothing else; a build for
+/// tests, which has other checks too, asks it when it runs.
+macro_rules! said_of_the_place {
+    ($name:literal) => {
+        match cfg!(debug_assertions) {
+            true => std::env::var($name).ok(),
+            false => option_env!($name).map(str::to_owned),
+        }
+    };
+}
 
 /// What became of looking.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,20 +59,31 @@ enum Found {
     Newest,
 }
 
-/// Where newer versions of this program are, if it is one that replaces itself.
-pub(crate) fn place(app: &AppHandle) -> Option<Place<'static>> {
+/// Where newer versions of this program are, if it is one that replaces itself. There is no key that stands for a missing one.
+pub(crate) fn place(app: &AppHandle) -> Option<Place> {
     #[cfg(target_os = "linux")]
     app.env().appimage?;
     #[cfg(not(target_os = "linux"))]
     let _ = app;
-    PLACE
+    Some(Place {
+        address: said_of_the_place!("HEPH_UPDATE_ADDRESS")?,
+        key: said_of_the_place!("HEPH_UPDATE_KEY")?,
+        bytes_max: BYTES_MAX,
+    })
 }
+
+/// Held while somebody looks: a line that is pressed twice asks once.
+static LOOKING: Mutex<()> = Mutex::new(());
 
 /// Looks for a newer version, and installs one whose signature is right.
 pub(crate) fn look(app: &AppHandle) {
     let app = app.clone();
     // The door is asked first, which may take its time.
     thread::spawn(move || {
+        let alone = LOOKING.try_lock();
+        if matches!(alone, Err(TryLockError::WouldBlock)) {
+            return;
+        }
         let desktop = app.state::<Desktop>();
         let cut = || match desktop.engine.page() {
             Some(page) => door::is_cut(&page),
@@ -83,7 +96,9 @@ pub(crate) fn look(app: &AppHandle) {
         let said = match found {
             Some(Ok(Found::Newer)) => words.update_found,
             Some(Ok(Found::Newest)) => words.update_none,
-            Some(Err(_)) | None => words.update_failed,
+            Some(Err(cause)) if is_of_signature(cause.as_ref()) => words.update_wrong,
+            Some(Err(_)) => words.update_failed,
+            None => words.update_off,
         };
         notify(&app, "HEPH", said);
     });
@@ -95,10 +110,25 @@ fn may(kept: &Kept, folder: &Path, cut: impl FnOnce() -> io::Result<bool>) -> bo
 }
 
 /// What asks a place. Its library is taken up here, so that a start has nothing of it.
-fn asked<R: Runtime>(app: &AppHandle<R>, place: &Place<'_>) -> Result<UpdaterBuilder, Box<dyn Error>> {
+fn asked<R: Runtime>(app: &AppHandle<R>, place: &Place) -> Result<UpdaterBuilder, Box<dyn Error>> {
     app.plugin(tauri_plugin_updater::Builder::new().build())?;
     let updater = app.updater_builder().endpoints(vec![place.address.parse()?])?;
-    Ok(updater.pubkey(place.key).timeout(PATIENCE))
+    Ok(updater.pubkey(place.key.as_str()).timeout(PATIENCE))
+}
+
+/// Whether what was offered was not what its signature says, or had none: a person should know that somebody tried.
+fn is_of_signature(cause: &(dyn Error + 'static)) -> bool {
+    use tauri_plugin_updater::Error as Of;
+    matches!(
+        cause.downcast_ref::<Of>(),
+        Some(
+            Of::Minisign(_)
+                | Of::Base64(_)
+                | Of::SignatureUtf8(_)
+                | Of::SignedVersionMismatch { .. }
+                | Of::MissingSignedVersion
+        )
+    )
 }
 
 /// Puts a newer version in this one's place, if there is one. Its signature names its version (`requireSignedVersion` of
@@ -139,7 +169,7 @@ mod tests {
         use std::io::{BufRead, BufReader, Write};
         use std::net::TcpListener;
         use std::os::unix::fs::PermissionsExt;
-        use std::sync::{Arc, Mutex};
+        use std::sync::Arc;
 
         use base64::Engine as _;
         use minisign::KeyPair;
@@ -221,7 +251,7 @@ mod tests {
         }
 
         /// Looks at `server` with that key; what became of it, and whether what was installed is there still.
-        fn looked(server: &Server, key: &KeyPair) -> (Result<Found, String>, bool) {
+        fn looked(server: &Server, key: &KeyPair) -> (Result<Found, Box<dyn Error>>, bool) {
             let folder = tempfile::tempdir().unwrap();
             let installed = folder.path().join("HEPH.AppImage");
             fs::write(&installed, "this one").unwrap();
@@ -230,20 +260,31 @@ mod tests {
                 .build(tauri::generate_context!())
                 .unwrap();
             let place = Place {
-                address: &format!("{}/offer.json", server.address),
-                key: &base64(key.pk.to_box().unwrap().to_string()),
+                address: format!("{}/offer.json", server.address),
+                key: base64(key.pk.to_box().unwrap().to_string()),
                 bytes_max: ROOM,
             };
             let updater = asked(app.handle(), &place).unwrap().executable_path(&installed);
-            let found = taken(updater, place.bytes_max).map_err(|cause| cause.to_string());
+            let found = taken(updater, place.bytes_max);
             let mode = fs::metadata(&installed).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o755);
             (found, fs::read(&installed).unwrap() == b"this one")
         }
 
-        fn refused(case: &str, server: &Server, key: &KeyPair) {
+        /// What was offered is not taken; `signature` says whether that is its signature's fault.
+        fn refused(case: &str, server: &Server, key: &KeyPair, signature: bool) {
             let (found, stays) = looked(server, key);
-            assert!(found.is_err() && stays, "{case}: {found:?}");
+            let cause = found.expect_err(case);
+            assert!(
+                stays && is_of_signature(cause.as_ref()) == signature,
+                "{case}: {cause}"
+            );
+        }
+
+        /// What was offered is there: whether it is newer, and whether what was installed stays.
+        fn found(server: &Server, key: &KeyPair) -> (Found, bool) {
+            let (found, stays) = looked(server, key);
+            (found.unwrap(), stays)
         }
 
         #[test]
@@ -254,23 +295,23 @@ mod tests {
             );
             let server = Server::new();
             server.offers("9.0.0", ELF, signed(&key, ELF, Some("9.0.0")));
-            assert_eq!(looked(&server, &key), (Ok(Found::Newer), false));
-            refused("another key", &server, &other);
+            assert_eq!(found(&server, &key), (Found::Newer, false));
+            refused("another key", &server, &other, true);
 
             let changed = [ELF, b"!"].concat();
             server.offers("9.0.0", &changed, signed(&key, ELF, Some("9.0.0")));
-            refused("another file", &server, &key);
+            refused("another file", &server, &key, true);
             server.offers("9.0.0", ELF, String::new());
-            refused("no signature", &server, &key);
+            refused("no signature", &server, &key, true);
             server.offers("9.0.0", ELF, signed(&key, ELF, Some("0.0.9")));
-            refused("an older version under a newer name", &server, &key);
+            refused("an older version under a newer name", &server, &key, true);
             server.offers("9.0.0", ELF, signed(&key, ELF, None));
-            refused("a signature that names no version", &server, &key);
+            refused("a signature that names no version", &server, &key, true);
             let long = [ELF, &vec![0; 64 * ROOM]].concat();
             server.offers("9.0.0", &long, signed(&key, &long, Some("9.0.0")));
-            refused("a version that is too large", &server, &key);
+            refused("a version that is too large", &server, &key, false);
             server.files.lock().unwrap().clear();
-            refused("an empty place", &server, &key);
+            refused("an empty place", &server, &key, false);
         }
 
         #[test]
@@ -279,7 +320,7 @@ mod tests {
             for version in ["0.0.9", env!("CARGO_PKG_VERSION")] {
                 let server = Server::new();
                 server.offers(version, ELF, signed(&key, ELF, Some(version)));
-                assert_eq!(looked(&server, &key), (Ok(Found::Newest), true), "{version}");
+                assert_eq!(found(&server, &key), (Found::Newest, true), "{version}");
                 assert_eq!(*server.asked.lock().unwrap(), ["/offer.json"], "{version}");
             }
         }

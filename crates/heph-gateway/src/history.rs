@@ -1,5 +1,6 @@
 //! Conversations in a SQLite file of this machine, with a full-text index. Opened when first asked for.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +16,9 @@ const BODY_MAX: usize = 8 << 20;
 
 /// Lines of answers, and answers, whose label is remembered: a year of fifty long private answers a day.
 const LABELS_MAX: i64 = 500_000;
+
+/// Labels that wait for a disk that takes nothing: a chat that waits like them must not come back without them.
+const UNWRITTEN_MAX: usize = 100_000;
 
 /// Letters of a title.
 const TITLE_MAX: usize = 300;
@@ -52,6 +56,8 @@ pub(crate) enum HistoryError {
     Folder(std::io::Error),
     #[error("the chats cannot be read or written: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    #[error("how private earlier answers were could not be written, and is known no more")]
+    Forgotten,
 }
 
 /// A chat without its body.
@@ -88,6 +94,28 @@ pub(crate) struct Page {
 pub(crate) struct History {
     path: PathBuf,
     connection: Mutex<Option<Connection>>,
+    unwritten: Mutex<Unwritten>,
+}
+
+/// What could not be written of labels.
+#[derive(Debug, Default)]
+struct Unwritten {
+    labels: HashMap<Mark, Label>,
+    /// There were more than are held.
+    forgotten: bool,
+}
+
+impl Unwritten {
+    fn hold(&mut self, marks: &[Mark], label: &Label) {
+        for mark in marks {
+            if self.labels.len() == UNWRITTEN_MAX && !self.labels.contains_key(mark) {
+                self.forgotten = true;
+                return;
+            }
+            let known = self.labels.entry(*mark).or_insert_with(|| label.clone());
+            *known = known.join(label);
+        }
+    }
 }
 
 impl History {
@@ -95,6 +123,7 @@ impl History {
         Self {
             path,
             connection: Mutex::default(),
+            unwritten: Mutex::default(),
         }
     }
 
@@ -178,14 +207,29 @@ impl History {
         })
     }
 
-    /// Remembers how private lines of an answer, or an answer in its place, are; what is known of one already is joined with it.
+    /// Remembers how private lines of an answer, or an answer in its place, are; what is known of one already is joined with it. Where
+    /// it cannot be written it is known as long as this program runs, and written with the next.
     pub(crate) fn label(&self, marks: &[Mark], label: &Label) -> Result<(), HistoryError> {
         if marks.is_empty() {
             return Ok(());
         }
+        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let these = marks.iter().map(|mark| (mark, label));
+        let written = self.write_labels(unwritten.labels.iter().chain(these));
+        match written {
+            Ok(()) => unwritten.labels.clear(),
+            Err(_) => unwritten.hold(marks, label),
+        }
+        written
+    }
+
+    fn write_labels<'a>(
+        &self,
+        labels: impl Iterator<Item = (&'a Mark, &'a Label)>,
+    ) -> Result<(), HistoryError> {
         self.with(|connection| {
             let turn = connection.transaction()?;
-            for mark in marks {
+            for (mark, label) in labels {
                 let known: Option<String> = turn
                     .prepare_cached("SELECT label FROM labels WHERE line = ?1")?
                     .query_row([mark.as_slice()], |row| row.get(0))
@@ -209,11 +253,19 @@ impl History {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwritten.forgotten {
+            return Err(HistoryError::Forgotten);
+        }
         self.with(|connection| {
             let mut look = connection.prepare_cached("SELECT label FROM labels WHERE line = ?1")?;
             let mut label = |mark: &Mark| -> rusqlite::Result<Option<Label>> {
                 let known: Option<String> = look.query_row([mark.as_slice()], |row| row.get(0)).optional()?;
-                Ok(known.map(|text| read_label(&text)))
+                let (written, waits) = (known.map(|text| read_label(&text)), unwritten.labels.get(mark));
+                Ok(match (written, waits) {
+                    (Some(written), Some(waits)) => Some(written.join(waits)),
+                    (written, waits) => written.or_else(|| waits.cloned()),
+                })
             };
             Ok(marks.iter().map(&mut label).collect::<Result<_, _>>()?)
         })
@@ -392,6 +444,57 @@ mod tests {
 
     fn body(text: &str) -> Value {
         json!({ "messages": [{ "role": "user", "content": text }] })
+    }
+
+    fn mark(n: usize) -> Mark {
+        let mut mark = [7; 16];
+        mark[..8].copy_from_slice(&n.to_le_bytes());
+        mark
+    }
+
+    /// Gives the file so many pages, as a disk has so much room.
+    fn room(history: &History, pages: i64) {
+        let set = |connection: &mut Connection| {
+            Ok(connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?)
+        };
+        history.with(set).unwrap();
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_of_labels_is_known_and_written_once_there_is_room() {
+        let (home, history) = history();
+        let (private, medical) = (Label::mark("salaries"), Label::mark("medical"));
+        history.label(&[[0; 16]], &private).unwrap();
+        room(&history, 1);
+        let marks: Vec<Mark> = (0..5_000).map(mark).collect();
+        assert!(matches!(
+            history.label(&marks, &private),
+            Err(HistoryError::Sqlite(_))
+        ));
+        assert!(history.label(&[[0; 16]], &medical).is_err());
+        let both = |history: &History| {
+            let found = history.labels(&[[0; 16], mark(4_999), [9; 16]]).unwrap();
+            let first = found[0].as_ref().unwrap();
+            assert!(first.covers(&private) && first.covers(&medical));
+            assert_eq!(found[1..], [Some(private.clone()), None]);
+        };
+        both(&history);
+        room(&history, 1 << 20);
+        history.label(&[[1; 16]], &private).unwrap();
+        both(&history);
+        both(&History::new(home.path().join("new/chats.sqlite")));
+    }
+
+    #[test]
+    fn more_labels_than_are_held_are_all_labels() {
+        let (_home, history) = history();
+        history.label(&[[0; 16]], &Label::public()).unwrap();
+        room(&history, 1);
+        let marks: Vec<Mark> = (0..=UNWRITTEN_MAX).map(mark).collect();
+        assert!(history.label(&marks[1..], &Label::public()).is_err());
+        assert!(history.labels(&[[0; 16]]).is_ok());
+        assert!(history.label(&marks, &Label::public()).is_err());
+        assert!(matches!(history.labels(&[[0; 16]]), Err(HistoryError::Forgotten)));
     }
 
     #[test]

@@ -13,6 +13,8 @@ class Chats {
   query = $state('');
   more = $state<string | number | null>(null);
   failed = $state(false);
+  /** Whether the list was read at all: nobody is welcomed who was here before. */
+  listed = $state(false);
   /** The chat that has no question yet: one at a time, so that what is being written in it is there when one comes back. */
   #blank = new Conversation(newId(), settings.system);
   current = $state.raw<Conversation>(this.#blank);
@@ -28,7 +30,7 @@ class Chats {
     try {
       const page = await door.chats(this.query.trim(), null);
       if (asked !== this.#asked) return;
-      [this.lines, this.more, this.failed] = [page.chats, page.next, false];
+      [this.lines, this.more, this.failed, this.listed] = [page.chats, page.next, false, true];
     } catch {
       this.failed = true;
     }
@@ -77,8 +79,16 @@ class Chats {
   }
 
   async remove(id: string): Promise<void> {
-    this.#open.get(id)?.stop();
-    await door.removeChat(id);
+    const open = this.#open.get(id);
+    open?.stop();
+    // What is still on its way to the disk would bring it back.
+    await open?.forget();
+    try {
+      await door.removeChat(id);
+    } catch (error) {
+      open?.regain();
+      throw error;
+    }
     this.#open.delete(id);
     if (this.current.id === id) {
       this.current = this.#blank;

@@ -17,6 +17,9 @@ const WAITS = [0.3, 1, 2, 4, 8];
 /** Milliseconds between two times that a long answer is kept while it comes. */
 const KEEP_EVERY = 10_000;
 
+/** Milliseconds until it is tried again to keep what could not be kept. */
+const KEEP_AGAIN = 5_000;
+
 /** Times that an answer is made again: a door that forgets it each time would never be done with it. */
 const AGAIN_MAX = 3;
 
@@ -82,13 +85,20 @@ export class Conversation {
   live = $state.raw<Live | null>(null);
   /** The question whose answers are shown beside each other. */
   beside = $state<string | null>(null);
-  /** Whether the last change is on the disk. `large`: it never will be, the door takes no more. */
-  kept = $state<'yes' | 'no' | 'large'>('yes');
+  /** Whether the last change is on the disk. `refused`: the door says why not, and is asked again; `large`: it takes no more. */
+  kept = $state<'yes' | 'no' | 'refused' | 'large'>('yes');
+  /** What the door said when it did not keep it. */
+  refusal = $state('');
   /** Told whenever the chat was kept. */
   onkept: () => void = () => undefined;
   #tree = new Tree([]);
   #leaf: string | null = null;
   #last = 0;
+  /** Counts what was sent to be kept: only the last one says how it stands. */
+  #keeps = 0;
+  #keeping: Promise<void> = Promise.resolve();
+  #later: ReturnType<typeof setTimeout> | undefined;
+  #gone = false;
 
   constructor(id: string, system: string) {
     this.id = id;
@@ -177,16 +187,43 @@ export class Conversation {
     void this.keep();
   }
 
-  /** Writes it to the machine's disk. */
-  async keep(): Promise<void> {
-    this.kept = 'no';
+  /** Writes it to the machine's disk; again after a while where that could not be done. */
+  keep(): Promise<void> {
+    if (this.#gone) return Promise.resolve();
+    this.#keeping = this.#kept();
+    return this.#keeping;
+  }
+
+  /** Keeps it no more: what is on its way has arrived when this comes back. */
+  async forget(): Promise<void> {
+    this.#gone = true;
+    clearTimeout(this.#later);
+    await this.#keeping;
+    clearTimeout(this.#later);
+  }
+
+  /** Keeps it again: it could not be removed. */
+  regain(): void {
+    this.#gone = false;
+  }
+
+  async #kept(): Promise<void> {
+    clearTimeout(this.#later);
+    this.#keeps += 1;
+    const keeps = this.#keeps;
+    // While it is tried again, what was said of it stays.
+    if (this.kept === 'yes') this.kept = 'no';
+    let stands: Conversation['kept'] = 'yes';
     try {
       await door.keepChat(this.id, this.title, this.#tree.kept(this.system, this.label, this.#leaf));
-      this.kept = 'yes';
-      this.onkept();
     } catch (error) {
-      if (error instanceof door.Refused && error.status === 413) this.kept = 'large';
+      stands = !(error instanceof door.Refused) ? 'no' : error.status === 413 ? 'large' : 'refused';
+      if (error instanceof door.Refused) this.refusal = error.message;
     }
+    if (keeps !== this.#keeps) return;
+    this.kept = stands;
+    if (stands === 'yes') this.onkept();
+    else if (stands !== 'large') this.#later = setTimeout(() => void this.keep(), KEEP_AGAIN);
   }
 
   /** Calls it `name`. */
@@ -269,7 +306,8 @@ export class Conversation {
           continue;
         }
         const wait = WAITS[lost];
-        const again = error instanceof door.Lost && after !== null && wait !== undefined && !live.abort.signal.aborted;
+        // One that is made again is asked for again, also where it was lost before anything of it came.
+        const again = error instanceof door.Lost && (after !== null || forgotten > 0) && wait !== undefined && !live.abort.signal.aborted;
         if (!again) {
           // A door that is gone needs not be told.
           if (live.abort.signal.aborted && after !== null) void door.end(after).catch(() => undefined);

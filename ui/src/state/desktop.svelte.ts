@@ -1,5 +1,7 @@
 // The window around the page, where there is one: what the page asks of it, and what it tells the page. In a browser there is none,
 // and nothing of this does anything.
+import { tick } from 'svelte';
+import { ofBase64, unread } from '../text/files';
 import { machine } from './machine.svelte';
 import { place } from './place.svelte';
 
@@ -37,9 +39,9 @@ interface Standing {
   caps: Caps;
 }
 
-/** A file that was dropped on the window. */
+/** What was dropped on the window: bytes in base64, `null` where they cannot be read. */
 interface Dropped {
-  files: { name: string; bytes: number[] }[];
+  files: { name: string; bytes: string | null }[];
   folders: string[];
 }
 
@@ -67,7 +69,7 @@ class Desktop {
       if (what === 'link') void this.#link();
       if (what === 'cut') oncut();
       if (what === 'lending') this.lending = about as Lending;
-      if (what === 'dropped') this.#dropped(about as Dropped);
+      if (what === 'dropped') void this.#dropped(about as Dropped);
     });
     void this.#link();
   }
@@ -121,7 +123,7 @@ class Desktop {
     place.go('nodes');
   }
 
-  #dropped({ files, folders }: Dropped): void {
+  async #dropped({ files, folders }: Dropped): Promise<void> {
     const [folder] = folders;
     if (folder !== undefined) {
       this.folder = folder;
@@ -129,7 +131,13 @@ class Desktop {
       return;
     }
     const dropped = new DataTransfer();
-    for (const { name, bytes } of files) dropped.items.add(new File([new Uint8Array(bytes)], name));
+    for (const { name, bytes } of files) dropped.items.add(bytes === null ? unread(name) : new File([ofBase64(bytes)], name));
+    if (place.page !== 'chat') {
+      const there = new Promise((come) => addEventListener('hashchange', come, { once: true }));
+      place.go('chat', place.chat ?? undefined);
+      await there;
+      await tick();
+    }
     // The place where a question is written takes it as it takes what is dropped in a browser.
     const composer = document.querySelector('.composer');
     composer?.dispatchEvent(new DragEvent('drop', { dataTransfer: dropped, bubbles: true, cancelable: true }));

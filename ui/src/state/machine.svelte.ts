@@ -17,9 +17,8 @@ class Machine {
   /** Asks anew. */
   async ask(): Promise<void> {
     try {
-      this.status = await door.status();
-      this.models = await door.models();
-      this.outside = await door.outsideModels();
+      // At once: until all three are there nothing can be asked.
+      [this.status, this.models, this.outside] = await Promise.all([door.status(), door.models(), door.outsideModels()]);
       this.link = 'open';
     } catch (error) {
       this.link = error instanceof door.Refused && error.status === 401 ? 'locked' : 'lost';

@@ -7,7 +7,20 @@ export const FILES_MAX = 8;
 export const FILE_BYTES_MAX = 900_000;
 
 /** Why a file was not taken. */
-export type Refusal = { name: string; why: 'large' | 'not-text' | 'many' };
+export type Refusal = { name: string; why: 'large' | 'not-text' | 'many' | 'unread' };
+
+/** The kind of a file whose content nobody could read. */
+const UNREAD = 'application/x-heph-unread';
+
+/** Stands for a file that was brought and cannot be read: the person is told, as of others that are not taken. */
+export function unread(name: string): File {
+  return new File([], name, { type: UNREAD });
+}
+
+/** The bytes that `text` says in base64. */
+export function ofBase64(text: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
 
 /** Reads `files` as text, as far as they are text and there is room beside `have`. */
 export async function readTexts(files: Iterable<File>, have: number): Promise<{ taken: Attachment[]; refused: Refusal[] }> {
@@ -15,10 +28,13 @@ export async function readTexts(files: Iterable<File>, have: number): Promise<{ 
   const refused: Refusal[] = [];
   for (const file of files) {
     if (have + taken.length >= FILES_MAX) refused.push({ name: file.name, why: 'many' });
+    else if (file.type === UNREAD) refused.push({ name: file.name, why: 'unread' });
     else if (file.size > FILE_BYTES_MAX) refused.push({ name: file.name, why: 'large' });
     else {
-      const content = asText(await file.arrayBuffer());
-      if (content === undefined) refused.push({ name: file.name, why: 'not-text' });
+      const bytes = await file.arrayBuffer().catch(() => null);
+      const content = bytes === null ? undefined : asText(bytes);
+      if (bytes === null) refused.push({ name: file.name, why: 'unread' });
+      else if (content === undefined) refused.push({ name: file.name, why: 'not-text' });
       else taken.push({ name: file.name, content });
     }
   }

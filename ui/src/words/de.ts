@@ -44,6 +44,7 @@ export const de: Words = {
   chatMenu: 'Mehr zu diesem Gespräch',
   missing: 'Dieses Gespräch ist nicht hier',
   unsaved: 'Die letzte Änderung ist noch nicht auf der Platte.',
+  notKept: 'Dieses Gespräch wird nicht aufbewahrt. Solange die Seite offen ist, wird es weiter versucht:',
   tooLarge: 'Dieses Gespräch ist zu groß, um aufbewahrt zu werden. Was folgt, geht beim Schließen verloren: Sichern Sie es und beginnen Sie ein neues.',
 
   conversation: 'Gespräch',
@@ -93,6 +94,7 @@ export const de: Words = {
   attached: (name) => `${name} wegnehmen`,
   dropHere: 'Loslassen, um die Dateien hinzuzufügen',
   notText: (name) => `${name} ist kein Text und wurde nicht hinzugefügt.`,
+  notRead: (name) => `${name} ist nicht lesbar und wurde nicht hinzugefügt.`,
   tooBig: (name, most) => `${name} ist größer als ${most} und wurde nicht hinzugefügt.`,
   tooMany: (most) => `Mehr als ${most} Dateien gehen nicht mit einer Frage.`,
 

@@ -45,6 +45,7 @@ export const en = {
   chatMenu: 'More about this chat',
   missing: 'This chat is not here',
   unsaved: 'The last change is not on the disk yet.',
+  notKept: 'This chat is not kept. It is tried again while the page is open:',
   tooLarge: 'This chat is too large to be kept. What follows is lost when the page is closed: save it, and begin a new one.',
 
   // A conversation.
@@ -95,6 +96,7 @@ export const en = {
   attached: (name: string) => `Take ${name} away`,
   dropHere: 'Let go to add the files',
   notText: (name: string) => `${name} is not text, and was not added.`,
+  notRead: (name: string) => `${name} cannot be read, and was not added.`,
   tooBig: (name: string, most: string) => `${name} is larger than ${most}, and was not added.`,
   tooMany: (most: string) => `No more than ${most} files go with a question.`,
 

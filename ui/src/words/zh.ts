@@ -44,6 +44,7 @@ export const zh: Words = {
   chatMenu: '更多操作',
   missing: '这里没有这个对话',
   unsaved: '最近的更改尚未写入磁盘。',
+  notKept: '这个对话没有保存。页面打开期间会继续尝试：',
   tooLarge: '这个对话太大，无法保存。之后的内容会在关闭页面时丢失：请另存，并开始新的对话。',
 
   conversation: '对话内容',
@@ -93,6 +94,7 @@ export const zh: Words = {
   attached: (name) => `移除 ${name}`,
   dropHere: '松开以添加文件',
   notText: (name) => `${name} 不是文本，没有添加。`,
+  notRead: (name) => `${name} 无法读取，没有添加。`,
   tooBig: (name, most) => `${name} 超过 ${most}，没有添加。`,
   tooMany: (most) => `一个问题最多带 ${most} 个文件。`,
 

@@ -112,6 +112,73 @@ test('stop keeps what has come, asks for no more, and another question can be as
   slow.close();
 });
 
+test('a chat that the disk does not take is told, and kept once the disk takes it', { skip }, async () => {
+  const { page, context } = await open();
+  let full = true;
+  await page.route('**/heph/v1/chats/*', (route) => {
+    const body = JSON.stringify({ error: { message: 'the disk is full' } });
+    return full && route.request().method() === 'PUT' ? route.fulfill({ status: 500, contentType: 'application/json', body }) : route.continue();
+  });
+  await ask(page, 'What is the capital of France?');
+  await page.locator('.warn', { hasText: 'the disk is full' }).waitFor();
+  full = false;
+  await page.locator('.warn').waitFor({ state: 'detached' });
+  await kept(page, (body) => body.messages.length === 2);
+  await context.close();
+});
+
+test('a chat that cannot be deleted is still there, and it is said why', { skip }, async () => {
+  const { page, context } = await open();
+  await ask(page, 'What is the capital of France?');
+  const body = JSON.stringify({ error: { message: 'the disk is full' } });
+  await page.route('**/heph/v1/chats/*', (route) => (route.request().method() === 'DELETE' ? route.fulfill({ status: 500, contentType: 'application/json', body }) : route.continue()));
+  const remove = async () => {
+    await page.getByRole('button', { name: 'More about this chat' }).click();
+    await page.getByRole('button', { name: 'Delete' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  };
+  await remove();
+  await page.locator('.banner', { hasText: 'the disk is full' }).waitFor();
+  await ask(page, 'What is the capital of Italy?');
+  await kept(page, (body) => body.messages.length === 4 && body.messages.at(-1).state === 'whole');
+  await page.unroute('**/heph/v1/chats/*');
+  await remove();
+  await page.locator('.turn').first().waitFor({ state: 'detached' });
+  await context.close();
+});
+
+test('a chat that is deleted does not come back with what was on its way to the disk', { skip }, async () => {
+  const { page, context } = await open();
+  await ask(page, 'What is the capital of France?');
+  await kept(page, (body) => body.messages.at(-1).state === 'whole');
+  const id = page.url().split('/').pop();
+  let late = 0;
+  await page.route('**/heph/v1/chats/*', async (route) => {
+    if (route.request().method() === 'PUT') {
+      await new Promise((resume) => setTimeout(resume, 1000));
+      late += 1;
+    }
+    await route.continue().catch(() => undefined);
+  });
+  const menu = page.getByRole('button', { name: 'More about this chat' });
+  await menu.click();
+  await page.getByRole('button', { name: 'Rename' }).click();
+  await page.getByLabel('Name of the chat').fill('Another');
+  await page.getByRole('button', { name: 'Save', exact: true }).click();
+  await menu.click();
+  await page.getByRole('button', { name: 'Delete' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await page.locator('.turn').first().waitFor({ state: 'detached' });
+  for (const until = Date.now() + PATIENCE; late === 0; ) {
+    assert.ok(Date.now() < until, 'the name was on its way when the chat was deleted');
+    await new Promise((resume) => setTimeout(resume, 100));
+  }
+  // What arrives at the door is on its disk by then.
+  await new Promise((resume) => setTimeout(resume, 500));
+  assert.equal((await stage.door.ask(`/heph/v1/chats/${id}`)).status, 404);
+  await context.close();
+});
+
 test('editing and retrying branch, lose nothing, and are there after a reload', { skip }, async () => {
   const { page, context } = await open({ settings: { seed: null } });
   await ask(page, 'What is the capital of France?');

@@ -12,6 +12,7 @@ const TABLE = [
   ['a privacy that is none is believed', 'state/refine.ts', "among(raw.privacy, ['nothing', 'own', 'policy'], USUAL.privacy)", 'raw.privacy as Settings["privacy"]'],
   ['an event without end is read', 'door/events.ts', 'this.#rest.length > LENGTH_MAX', 'false'],
   ['bytes that are no text are sent', 'text/files.ts', '{ fatal: true }', '{ fatal: false }'],
+  ['a file that cannot be read counts as an empty one', 'text/files.ts', "if (file.type === UNREAD) refused.push({ name: file.name, why: 'unread' });", "if (file.name === '') refused.push({ name: file.name, why: 'unread' });"],
   ['a machine that was sent something is not told', 'parts/picture.ts', 'gather([...seen, ...silent, ...tools])', 'gather([...seen, ...tools])'],
   ['a server of tools that was told something is not shown', 'parts/picture.ts', '...silent, ...tools]', '...silent]'],
   ['a machine saw less than it did', 'parts/picture.ts', 'known.sight = sight', 'known.sight = known.sight'],

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { refine } from '../../src/state/refine';
 import { Amounts } from '../../src/text/amounts';
-import { asText } from '../../src/text/files';
+import { asText, FILE_BYTES_MAX, FILES_MAX, ofBase64, readTexts, unread } from '../../src/text/files';
 import { spoken } from '../../src/words/spoken';
 
 test('amounts are written with three digits that mean something', () => {
@@ -36,6 +36,17 @@ test('bytes that are no text are not sent to a model as text', () => {
   assert.equal(asText(new Uint8Array([0xff, 0xfe, 0x00]).buffer), undefined);
   assert.equal(asText(new Uint8Array([65, 0xff, 66]).buffer), undefined);
   assert.equal(asText(new Uint8Array([65, 0, 66]).buffer), undefined);
+});
+
+test('of files that are brought those that are text are taken, and of each other one it is said why', async () => {
+  const broken = new File(['x'], 'broken');
+  broken.arrayBuffer = () => Promise.reject(new Error('gone'));
+  const brought = [unread('pipe'), new File([ofBase64('R3LDvMOfZQ==')], 'text'), new File([new Uint8Array([255])], 'bytes'), new File(['x'.repeat(FILE_BYTES_MAX + 1)], 'long'), broken];
+  const { taken, refused } = await readTexts(brought, 0);
+  assert.deepEqual(taken, [{ name: 'text', content: 'Grüße' }]);
+  assert.deepEqual(refused.map(({ name, why }) => [name, why]), [['pipe', 'unread'], ['bytes', 'not-text'], ['long', 'large'], ['broken', 'unread']]);
+  const many = await readTexts([new File(['a'], 'last'), new File(['b'], 'beyond')], FILES_MAX - 1);
+  assert.deepEqual([many.taken.length, many.refused], [1, [{ name: 'beyond', why: 'many' }]]);
 });
 
 test('a reader is spoken to in the first language that is known', () => {

@@ -18,7 +18,9 @@ impl From<HistoryError> for Refusal {
         let sentence = error.to_string();
         match error {
             HistoryError::Id | HistoryError::TooLong | HistoryError::Body => Self::bad(sentence),
-            HistoryError::Sqlite(_) | HistoryError::Folder(_) => Self::ours(sentence),
+            HistoryError::Sqlite(_) | HistoryError::Folder(_) | HistoryError::Forgotten => {
+                Self::ours(sentence)
+            }
         }
     }
 }
