@@ -39,7 +39,7 @@ DECODE_RTTS = [0, 10, 50, 100]
 OTHERS_MAX = 0.1
 
 # Tokens of a prompt that travel together; the planner chooses among these and longer ones.
-PIECES = [32, 48, 64, 128]
+PIECES = [16, 32, 64, 128]
 
 MODE_RTTS = [0, 50, 100, 150, 300]
 GUESS_RTTS = [0, 20, 150, 300]

@@ -325,9 +325,13 @@ impl Network {
     ) -> Result<Connection, ConnectError> {
         let until = Instant::now() + deadline;
         let found = tokio::time::timeout(deadline, self.whereabouts(node)).await;
+        let address = found.unwrap_or_default();
         let left = until.saturating_duration_since(Instant::now());
-        self.connect(node, &found.unwrap_or_default(), protocol, left)
-            .await
+        let connected = self.connect(node, &address, protocol, left).await;
+        connected.map_err(|error| match error {
+            ConnectError::NoAnswer { node, .. } => ConnectError::NoAnswer { node, deadline },
+            other => other,
+        })
     }
 
     /// Where `node` was heard of last, else where the book says; empty where nobody knows, and then only the local
