@@ -39,7 +39,7 @@ DECODE_RTTS = [0, 10, 50, 100]
 OTHERS_MAX = 0.1
 
 # Tokens of a prompt that travel together; the planner chooses among these and longer ones.
-PIECES = [32, 48, 64, 128]
+PIECES = [16, 32, 64, 128]
 
 MODE_RTTS = [0, 50, 100, 150, 300]
 GUESS_RTTS = [0, 20, 150, 300]
@@ -123,8 +123,10 @@ def split(model, parts):
         for rtt in (0, 100):
             # Every length in turn, so that a slower minute meets all.
             for _ in range(2):
-                for line in ticketed(model, rtt, *[f"prefill:512:{piece}" for piece in PIECES]):
-                    keep("split", model=name, rtt_ms=rtt, **line)
+                # Each length over a connection of its own, which is new to it.
+                for piece in PIECES:
+                    for line in ticketed(model, rtt, f"prefill:512:{piece}"):
+                        keep("split", model=name, rtt_ms=rtt, **line)
     if "serial" in parts:
         for line in ticketed(model, 80, "serial:2048:64"):
             keep("split", model=name, rtt_ms=80, **line)
@@ -225,16 +227,14 @@ def modes(rtts):
 
 
 def lines(kind, **like):
-    """Those of the last day on which the like of them was measured alone: what was before was another program."""
+    """Those of the last day and processor on which the like of them was measured alone: what was before was another program."""
     if not RAW.exists():
         return []
     every = [json.loads(line) for line in RAW.read_text().splitlines()]
     every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes"]
     those = [line for line in every if line["kind"] == kind and all(line.get(k) == v for k, v in like.items())]
-    last = {}
-    for line in those:
-        last[alike(line)] = max(last.get(alike(line), ""), line["at"][:10])
-    return [line for line in those if line["at"][:10] == last[alike(line)]]
+    last = {alike(line): (line["at"][:10], line["cpu"]) for line in sorted(those, key=lambda line: line["at"])}
+    return [line for line in those if (line["at"][:10], line["cpu"]) == last[alike(line)]]
 
 
 def alike(line):
@@ -294,23 +294,24 @@ def split_report():
 
 def prefill_report():
     """Two equal stages take half of one host's time, one more piece, and the way there and back."""
-    prefill = [line for line in lines("split", job="prefill") if "beside_s" in line]
+    prefill = [line for line in lines("split", job="prefill") if "first_s" in line]
     if not prefill:
         return []
     pieces = sorted({line["piece"] for line in prefill})
     out = ["A prompt of 512 tokens, in pieces that travel together. Both hosts are cores of one machine and slow each other: *beside* is a",
            "host with all of the model while the other one does the like, which is what one of two machines of their own would do alone. The",
            "bound of two equal stages is half of that, one more piece to fill the line, and the way there and back. The gains are over the",
-           "best length of one host.", "",
-           "| round trip | tokens together | one host | beside | two hosts | of the bound | gain over one | gain over beside | bound of that |",
-           "|---|---|---|---|---|---|---|---|---|"]
+           "best length of one host. Over a *new* connection the first rows wait for it to find out what the way carries; desks keep theirs.", "",
+           "| round trip | tokens together | one host | beside | two hosts | of the bound | gain over one | gain over beside | bound of that | gain over beside, new |",
+           "|---|---|---|---|---|---|---|---|---|---|"]
     for rtt in sorted({line["rtt_ms"] for line in prefill}):
         of = lambda piece, key: middle([line[key] for line in prefill if (line["rtt_ms"], line["piece"]) == (rtt, piece)])  # noqa: E731
         one, beside = (min(of(piece, key) for piece in pieces) for key in ("one_s", "beside_s"))
         for piece in pieces:
             bound, two = of(piece, "beside_s") * (1 + piece / 512) / 2 + rtt / 1e3, of(piece, "two_s")
             speeds = [f"{512 / of(piece, key):.0f} tok/s" for key in ("one_s", "beside_s", "two_s")]
-            out.append(f"| {rtt} ms | {piece:.0f} | " + " | ".join(speeds) + f" | {bound / two:.3f} | {one / two:.2f} | {beside / two:.2f} | {beside / bound:.2f} |")
+            out.append(f"| {rtt} ms | {piece:.0f} | " + " | ".join(speeds) + f" | {bound / two:.3f} | {one / two:.2f} | {beside / two:.2f} | "
+                       f"{beside / bound:.2f} | {beside / of(piece, 'first_s'):.2f} |")
     each = {piece: middle([line["one_s"] for line in prefill if line["piece"] == piece]) for piece in pieces}
     least, most = pieces[0], pieces[-1]
     again = (each[least] - each[most]) / (512 / least - 512 / most)
@@ -323,11 +324,15 @@ def overhead_report():
     if not those:
         return []
     each, link = (middle([line[key] for line in those]) for key in ("each_us", "link_us"))
+    bare = middle([line["bare_us"] for line in those if "bare_us" in line])
+    library = [] if bare != bare else [
+        f"Of these, {bare - link:.0f} µs are the library's: a stream of its own with the token's bytes there and back, where nobody computes and no",
+        "other thread is woken."]
     return ["## What the runtime adds", "",
             "The same two stages with one at the other host, without distance, less both in one process (the model of the draft):",
             f"{each:.0f} µs a token. The way itself takes {link:.0f} µs there and back: a datagram between two plain programs on the same two",
             f"cores, over the same strait. The runtime adds {each - link:.0f} µs for the token's stage: rows packed, encrypted, acknowledged, and",
-            "handed from thread to thread at both ends.", ""]
+            "handed from thread to thread at both ends.", *library, ""]
 
 
 def guesses_report():

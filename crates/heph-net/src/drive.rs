@@ -4,12 +4,17 @@
 //! [`Machine`]'s business. The driver adds only what sockets bring: a full queue pushes back, a peer's end is the end,
 //! and a cancelled conversation tells the peer so.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::{ReadError, VarInt, WriteError};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
 
 use crate::endpoint::{Stream, write_some};
 
@@ -264,7 +269,14 @@ impl Unsent {
         }
     }
 
-    /// The peer took some.
+    /// The peer took some, or takes none any more.
+    fn wrote<E>(&mut self, wrote: Result<usize, WriteError>, counted: &Counted) -> Result<(), DriveError<E>> {
+        let wrote = wrote.map_err(|cause| DriveError::Left(cause.to_string()))?;
+        counted.sent.fetch_add(wrote as u64, Ordering::Relaxed);
+        self.take(wrote);
+        Ok(())
+    }
+
     fn take(&mut self, count: usize) {
         self.taken += count;
         if self.waiting().is_empty() {
@@ -290,9 +302,13 @@ impl<M: Machine> Driver<M> {
 
     async fn pump(&mut self) -> Result<(), DriveError<M::Error>> {
         let mut bytes = vec![0; READ_BYTES];
+        let mut alarm = Alarm::new();
         loop {
+            // One thread carries all conversations: who always has something to do lets others do theirs in between.
+            tokio::task::coop::consume_budget().await;
             self.unsent.fill(&mut self.machine);
-            self.told = self.told.take().or_else(|| self.machine.event());
+            self.tell()?;
+            self.write_at_once().await?;
             if self.told.is_none() && self.unsent.waiting().is_empty() && self.machine.finished() {
                 return Ok(());
             }
@@ -300,9 +316,8 @@ impl<M: Machine> Driver<M> {
                 .machine
                 .deadline()
                 .map(|at| tokio::time::Instant::from_std(self.epoch + at));
-            let asleep = tokio::time::sleep_until(wake.unwrap_or_else(far_off));
             let stuck = self.unsent.stuck_since.map(|since| since + STALLED_AFTER);
-            let stalled = tokio::time::sleep_until(stuck.unwrap_or_else(far_off));
+            let next = wake.into_iter().chain(stuck).min();
             let waiting = self.unsent.waiting();
             let commands = self.commands.as_mut().filter(|_| waiting.len() < UNSENT_BYTES);
             let hears = !self.heard_all && self.told.is_none() && waiting.len() < UNHEARD_BYTES;
@@ -313,12 +328,7 @@ impl<M: Machine> Driver<M> {
                     _ => return Err(DriveError::Cancelled),
                 },
                 wrote = write_some(&self.stream.throttle, &mut self.stream.send, waiting), if !waiting.is_empty() => {
-                    let wrote = wrote.map_err(|cause: WriteError| DriveError::Left(cause.to_string()))?;
-                    self.counted.sent.fetch_add(wrote as u64, Ordering::Relaxed);
-                    self.unsent.take(wrote);
-                }
-                () = stalled, if stuck.is_some() => {
-                    return Err(DriveError::Left("it does not read what it is sent".to_owned()));
+                    self.unsent.wrote::<M::Error>(wrote, &self.counted)?;
                 }
                 read = self.stream.receive.read(&mut bytes), if hears => {
                     let read = read.map_err(|cause: ReadError| DriveError::Left(cause.to_string()))?;
@@ -338,10 +348,44 @@ impl<M: Machine> Driver<M> {
                     // The caller only listens from here on.
                     None => self.commands = None,
                 },
-                () = asleep, if wake.is_some() => {
+                now = alarm.until(next) => {
+                    if stuck.is_some_and(|stuck| now >= stuck) {
+                        return Err(DriveError::Left("it does not read what it is sent".to_owned()));
+                    }
                     self.machine.wake(self.epoch.elapsed()).map_err(DriveError::Machine)?;
                 }
             }
+        }
+    }
+
+    /// Tells what there is room for.
+    fn tell(&mut self) -> Result<(), DriveError<M::Error>> {
+        while let Some(event) = self.told.take().or_else(|| self.machine.event()) {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    self.told = Some(event);
+                    break;
+                }
+                Err(TrySendError::Closed(_)) => return Err(DriveError::Cancelled),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the peer has room for now, without waiting for anything else.
+    async fn write_at_once(&mut self) -> Result<(), DriveError<M::Error>> {
+        let waiting = self.unsent.waiting();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let wrote = {
+            let mut writing = pin!(write_some(&self.stream.throttle, &mut self.stream.send, waiting));
+            poll_fn(|context| Poll::Ready(writing.as_mut().poll(context))).await
+        };
+        match wrote {
+            Poll::Ready(wrote) => self.unsent.wrote(wrote, &self.counted),
+            Poll::Pending => Ok(()),
         }
     }
 
@@ -367,7 +411,64 @@ async fn next_command<C>(commands: Option<&mut mpsc::Receiver<C>>) -> Option<C> 
     }
 }
 
+/// A timer for a moment that is put off far more often than it comes: it stays set for the earliest, and looks anew then.
+struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    fn new() -> Alarm {
+        Alarm(Box::pin(tokio::time::sleep_until(far_off())))
+    }
+
+    /// Waits until `moment` and tells the time then; waits for ever where there is none.
+    async fn until(&mut self, moment: Option<tokio::time::Instant>) -> tokio::time::Instant {
+        let Some(moment) = moment else {
+            return std::future::pending().await;
+        };
+        loop {
+            if self.0.is_elapsed() || self.0.deadline() > moment {
+                self.0.as_mut().reset(moment);
+            }
+            self.0.as_mut().await;
+            let now = tokio::time::Instant::now();
+            if now >= moment {
+                return now;
+            }
+        }
+    }
+}
+
 /// A moment that never comes, for a machine without a deadline.
 fn far_off() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_secs(86_400)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[test]
+    fn an_alarm_that_is_put_off_and_put_forward_comes_when_it_should() {
+        let threads = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        threads.unwrap().block_on(async {
+            let (mut alarm, step) = (Alarm::new(), Duration::from_millis(20));
+            let far = Instant::now() + Duration::from_secs(3_600);
+            assert!(timeout(step, alarm.until(Some(far))).await.is_err());
+            assert!(timeout(step, alarm.until(None)).await.is_err());
+            // Sooner than it is set, then later than it is set, then over already.
+            let moments = [step, 3 * step, 2 * step].map(|after| Instant::now() + after);
+            for moment in moments {
+                let came = timeout(Duration::from_secs(10), alarm.until(Some(moment))).await;
+                assert!(came.is_ok_and(|now| now >= moment));
+            }
+            let put_off = Instant::now() + 4 * step;
+            let soon = alarm.until(Some(Instant::now() + step));
+            assert!(timeout(Duration::ZERO, soon).await.is_err());
+            let came = timeout(Duration::from_secs(10), alarm.until(Some(put_off))).await;
+            assert!(came.is_ok_and(|now| now >= put_off));
+        });
+    }
 }

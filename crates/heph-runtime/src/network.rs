@@ -6,6 +6,9 @@
 //! with [`Network::block_on`]; tasks run on it with [`Network::spawn`]. Devices meet by [`Network::invite`] and
 //! [`Network::join`]. [`Network::close`] says goodbye and ends everything within its deadline.
 //!
+//! One thread carries bytes, another does what waits for a disk. A second one that carries would be woken for each row
+//! that another thread hands in, and find nothing to do.
+//!
 //! Knows no model, stage or member: the services do.
 
 mod arrivals;
@@ -26,6 +29,7 @@ use heph_net::identity::{Identity, IdentityError};
 use heph_net::pairing::Invitations;
 use heph_net::trust::{Peer, TrustBook, TrustError};
 use heph_types::NodeId;
+use tokio::runtime::{Handle, Runtime};
 
 use heph_privacy::Stays;
 
@@ -36,9 +40,6 @@ use crate::settings::Keys;
 use crate::ways::Ways;
 
 pub use pairing::JoinError;
-
-/// Threads that carry bytes: one to read while another waits for the system. They compute nothing.
-const THREADS: usize = 2;
 
 /// How often what passed is written to the network log, however little it is. A person who follows it waits no longer than that.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
@@ -122,7 +123,33 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Clone)]
 struct Service {
     admits: Admits,
+    thread: Handle,
     handle: Arc<dyn Fn(Caller) -> Task + Send + Sync>,
+}
+
+/// The threads of a machine, until it is closed.
+struct Threads {
+    carrier: Runtime,
+    aside: Runtime,
+}
+
+impl Threads {
+    fn start() -> Result<Threads, NetworkError> {
+        let thread = |name: &str| {
+            let mut one = tokio::runtime::Builder::new_multi_thread();
+            one.worker_threads(1).thread_name(name).enable_all().build()
+        };
+        Ok(Threads {
+            carrier: thread("heph-network").map_err(NetworkError::Threads)?,
+            aside: thread("heph-network-disk").map_err(NetworkError::Threads)?,
+        })
+    }
+
+    /// Ends what they do without waiting for it.
+    fn shutdown(self) {
+        self.carrier.shutdown_background();
+        self.aside.shutdown_background();
+    }
 }
 
 /// This machine among its peers. Clones are the same machine.
@@ -133,8 +160,11 @@ struct Inner {
     options: NetworkOptions,
     identity: Identity,
     endpoint: Endpoint,
-    tasks: tokio::runtime::Handle,
-    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    /// The thread that carries bytes. It computes nothing and waits for no disk.
+    carrier: Handle,
+    /// The thread that may wait for a disk.
+    aside: Handle,
+    threads: Mutex<Option<Threads>>,
     services: Mutex<BTreeMap<&'static [u8], Service>>,
     /// Connections that services work on.
     arrived: Mutex<BTreeMap<u64, Connection>>,
@@ -163,20 +193,18 @@ impl Network {
         }
         let identity = identity(&options.home, options.keys)?;
         TrustBook::open(&options.home)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("heph-network")
-            .enable_all()
-            .build()
-            .map_err(NetworkError::Threads)?;
+        let threads = Threads::start()?;
         let (ways, journal) = (Ways::open(&options.home), Journal::at(&options.home));
-        let endpoint = runtime.block_on(Endpoint::bind(&identity, options.endpoint.clone()))?;
+        let endpoint = threads
+            .carrier
+            .block_on(Endpoint::bind(&identity, options.endpoint.clone()))?;
         let network = Network(Arc::new(Inner {
             options,
             identity,
             endpoint,
-            tasks: runtime.handle().clone(),
-            runtime: Mutex::new(Some(runtime)),
+            carrier: threads.carrier.handle().clone(),
+            aside: threads.aside.handle().clone(),
+            threads: Mutex::new(Some(threads)),
             services: Mutex::default(),
             arrived: Mutex::default(),
             heard: Mutex::default(),
@@ -189,9 +217,10 @@ impl Network {
         }));
         live().push(Arc::downgrade(&network.0));
         network.serve_pairing();
-        network.spawn(note_often(Arc::downgrade(&network.0)));
+        network.0.aside.spawn(note_often(Arc::downgrade(&network.0)));
         if let Some(relay) = &network.0.options.endpoint.relay {
-            network.spawn(mind_relay(Arc::downgrade(&network.0), relay.to_string()));
+            let minding = mind_relay(Arc::downgrade(&network.0), relay.to_string());
+            network.0.aside.spawn(minding);
         }
         network.spawn(arrivals::take(
             Arc::downgrade(&network.0),
@@ -231,7 +260,7 @@ impl Network {
 
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
-        held(&self.0.runtime).is_none()
+        held(&self.0.threads).is_none()
     }
 
     /// Where it can be reached.
@@ -256,7 +285,12 @@ impl Network {
         Handled: Future<Output = ()> + Send + 'static,
     {
         let handle = Arc::new(move |caller| Box::pin(handle(caller)) as Task);
-        let service = Service { admits, handle };
+        let thread = self.0.thread_of(protocol).clone();
+        let service = Service {
+            admits,
+            thread,
+            handle,
+        };
         held(&self.0.services).insert(protocol.alpn(), service);
     }
 
@@ -289,16 +323,39 @@ impl Network {
         protocol: Protocol,
         deadline: Duration,
     ) -> Result<Connection, ConnectError> {
-        self.connect(node, &self.address_of(node), protocol, deadline)
-            .await
+        let until = Instant::now() + deadline;
+        let found = tokio::time::timeout(deadline, self.whereabouts(node)).await;
+        let address = found.unwrap_or_default();
+        let left = until.saturating_duration_since(Instant::now());
+        let connected = self.connect(node, &address, protocol, left).await;
+        connected.map_err(|error| match error {
+            ConnectError::NoAnswer { node, .. } => ConnectError::NoAnswer { node, deadline },
+            other => other,
+        })
     }
 
     /// Where `node` was heard of last, else where the book says; empty where nobody knows, and then only the local
     /// network's discovery can find it.
     pub fn address_of(&self, node: NodeId) -> NodeAddress {
-        let heard = held(&self.0.heard).get(&node).cloned();
         let book = || Some(self.book().ok()?.peer(node)?.address.clone());
-        heard.or_else(book).unwrap_or_default()
+        self.heard_address(node).or_else(book).unwrap_or_default()
+    }
+
+    /// As [`Network::address_of`], for tasks that carry: the book is read beside them.
+    pub(crate) async fn whereabouts(&self, node: NodeId) -> NodeAddress {
+        match self.heard_address(node) {
+            Some(address) => address,
+            None => {
+                let machine = self.clone();
+                let looked = self.aside(move || machine.address_of(node)).await;
+                // A machine that is being closed finds nobody.
+                looked.unwrap_or_default()
+            }
+        }
+    }
+
+    fn heard_address(&self, node: NodeId) -> Option<NodeAddress> {
+        held(&self.0.heard).get(&node).cloned()
     }
 
     /// Remembers while the program runs that `node` is at `address`: what membership and discovery tell.
@@ -347,12 +404,20 @@ impl Network {
         Ok(known)
     }
 
-    /// Runs a task on the network's threads. It must not compute for long there.
+    /// Runs a task on the thread that carries bytes. It must not compute for long there, nor wait for a disk.
     pub fn spawn<T>(&self, task: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T>
     where
         T: Send + 'static,
     {
-        self.0.tasks.spawn(task)
+        self.0.carrier.spawn(task)
+    }
+
+    /// Runs what may wait for a disk, beside the thread that carries bytes.
+    pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T + Send + 'static) -> tokio::task::JoinHandle<T>
+    where
+        T: Send + 'static,
+    {
+        self.0.aside.spawn(async move { work() })
     }
 
     /// Waits on a thread that is not of the network for what only the network can tell.
@@ -360,27 +425,29 @@ impl Network {
     /// # Panics
     /// On one of the network's own threads.
     pub fn block_on<T>(&self, what: impl Future<Output = T>) -> T {
-        self.0.tasks.block_on(what)
+        self.0.carrier.block_on(what)
     }
 
     /// Says goodbye to every peer, ends every task and closes the socket, within `deadline`. Not to be called on one of
     /// the network's own threads.
     pub fn close(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
-        let Some(runtime) = held(&self.0.runtime).take() else {
+        let Some(threads) = held(&self.0.threads).take() else {
             return;
         };
         held(&self.0.services).clear();
-        runtime.block_on(self.0.endpoint.close(deadline));
+        threads.carrier.block_on(self.0.endpoint.close(deadline));
         self.0.note();
-        runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
+        for thread in [threads.carrier, threads.aside] {
+            thread.shutdown_timeout(until.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// Ends as a killed process does: no goodbye, only silence. For tests of what the others make of it.
     pub fn vanish(&self) {
-        if let Some(runtime) = held(&self.0.runtime).take() {
+        if let Some(threads) = held(&self.0.threads).take() {
             held(&self.0.services).clear();
-            runtime.shutdown_background();
+            threads.shutdown();
         }
     }
 
@@ -390,6 +457,14 @@ impl Network {
 }
 
 impl Inner {
+    /// Who serves a protocol: files and the book of peers are a disk's.
+    fn thread_of(&self, protocol: Protocol) -> &Handle {
+        match protocol {
+            Protocol::Shards | Protocol::Pair => &self.aside,
+            Protocol::Session | Protocol::Members | Protocol::Hop => &self.carrier,
+        }
+    }
+
     /// Bytes that passed and are not noted yet.
     fn unnoted(&self) -> u64 {
         held(&self.watch).grew(&self.endpoint)
@@ -464,9 +539,9 @@ async fn mind_relay(inner: Weak<Inner>, relay: String) {
 /// A machine that nobody closed leaves without a goodbye.
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(runtime) = held(&self.runtime).take() {
+        if let Some(threads) = held(&self.threads).take() {
             self.note();
-            runtime.shutdown_background();
+            threads.shutdown();
         }
     }
 }

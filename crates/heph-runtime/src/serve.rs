@@ -1,7 +1,7 @@
 //! Lends the stages of a [`Node`] to desks that connect.
 //!
-//! Each stream of a peer is one conversation, each session a thread of its own that computes; the network's threads only
-//! carry. A session ends when its desk closes it, leaves, vanishes or is silent for long, and the work for it stops
+//! Each stream of a peer is one conversation, each session a thread of its own that computes; the network's thread only
+//! carries. A session ends when its desk closes it, leaves, vanishes or is silent for long, and the work for it stops
 //! between two layers. Nothing that a peer says ends this process: its mistakes end its own stream.
 
 mod hop;

@@ -263,9 +263,10 @@ pub async fn measure(network: &Network, node: NodeId) -> Result<Goodput, String>
     let found = transfer::probe(&connection).await;
     connection.close(heph_net::endpoint::Goodbye::Done);
     let found = found.map_err(|cause| cause.to_string())?;
-    network
-        .ways()
-        .probed(node, found, crate::network::seconds_since_1970());
+    let (machine, now) = (network.clone(), crate::network::seconds_since_1970());
+    let kept = network.aside(move || machine.ways().probed(node, found, now));
+    // What is not kept is measured again.
+    let _ = kept.await;
     Ok(found)
 }
 

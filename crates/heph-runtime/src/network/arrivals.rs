@@ -8,6 +8,7 @@ use heph_net::endpoint::{Arriving, Connection, Endpoint, Goodbye};
 use heph_net::trust::TrustBook;
 use heph_types::NodeId;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::{Admits, Caller, Inner, Service, held};
 
@@ -16,6 +17,9 @@ const ARRIVING_MAX: usize = 64;
 
 /// How long one may take to prove who it is.
 const PROOF_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long it may take to look somebody up in the book; who waits longer may come again.
+const BOOK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Connections that services work on at the same time.
 const CONNECTIONS_MAX: usize = 512;
@@ -37,11 +41,11 @@ pub(super) async fn take(machine: Weak<Inner>, endpoint: Endpoint) {
         };
         let machine = Weak::clone(&machine);
         tokio::spawn(async move {
-            let proven = arriving_is_proven(arriving).await;
-            drop(place);
-            if let Some(connection) = proven {
+            if let Some(connection) = arriving_is_proven(arriving).await {
                 admit(machine, connection).await;
             }
+            // Whoever waits for a slow disk is still arriving.
+            drop(place);
         });
     }
 }
@@ -53,19 +57,30 @@ async fn arriving_is_proven(arriving: Arriving) -> Option<Connection> {
 
 /// Hands a peer to its service, or sends it away with the reason.
 async fn admit(machine: Weak<Inner>, connection: Connection) {
-    let (number, handled) = {
-        let Some(machine) = machine.upgrade() else { return };
-        match place(&machine, &connection) {
-            Ok((number, service, caller)) => (number, (service.handle)(caller)),
-            Err(goodbye) => return connection.close(goodbye),
-        }
+    let Some(there) = machine.upgrade() else { return };
+    let (looking, peer) = (Arc::clone(&there), connection.clone());
+    // The book lies on a disk.
+    let placed = there.aside.spawn(async move { place(&looking, &peer) });
+    drop(there);
+    let Ok(placed) = timeout(BOOK_DEADLINE, placed).await else {
+        return connection.close(Goodbye::Busy);
     };
-    let _leaving = Leaving { machine, number };
-    handled.await;
+    match placed {
+        Ok(Ok((leaving, service, caller))) => {
+            let handled = (service.handle)(caller);
+            service.thread.spawn(async move {
+                handled.await;
+                drop(leaving);
+            });
+        }
+        Ok(Err(goodbye)) => connection.close(goodbye),
+        // The machine is being closed, its connections with it.
+        Err(_) => {}
+    }
 }
 
 /// Looks for the service and the right to use it.
-fn place(machine: &Inner, connection: &Connection) -> Result<(u64, Service, Caller), Goodbye> {
+fn place(machine: &Arc<Inner>, connection: &Connection) -> Result<(Leaving, Service, Caller), Goodbye> {
     let service = held(&machine.services)
         .get(connection.protocol().alpn())
         .cloned()
@@ -84,8 +99,9 @@ fn place(machine: &Inner, connection: &Connection) -> Result<(u64, Service, Call
     }
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     arrived.insert(number, connection.clone());
+    let machine = Arc::downgrade(machine);
     let connection = connection.clone();
-    Ok((number, service, Caller { connection, peer }))
+    Ok((Leaving { machine, number }, service, Caller { connection, peer }))
 }
 
 /// Ends every connection of a peer.
@@ -95,7 +111,7 @@ pub(super) fn send_away(machine: &Inner, node: NodeId) {
     theirs.for_each(|connection| connection.close(Goodbye::NotAllowed));
 }
 
-/// Gives a connection's place back, however its service ended.
+/// Gives a connection's place back, however its service ended, and where nobody waited for the place any more.
 struct Leaving {
     machine: Weak<Inner>,
     number: u64,

@@ -123,6 +123,34 @@ fn who_is_forgotten_is_cut_off() {
 }
 
 #[test]
+fn a_disk_that_hangs_keeps_nobody_waiting_who_is_there() {
+    let (tower, laptop) = (machine("tower"), machine("laptop"));
+    echo(&tower, Admits::Anyone);
+    let (network, address) = (&laptop.network, tower.network.address());
+    let connecting = network.connect(tower.network.node(), &address, Protocol::Session, PATIENCE);
+    let connection = network.block_on(connecting).unwrap();
+    let heard = || {
+        network.block_on(async {
+            let mut stream = connection.open().await.unwrap();
+            stream.write(b"hello").await.unwrap();
+            stream.finish();
+            let heard = tokio::time::timeout(PATIENCE, stream.read_all(64)).await;
+            heard.is_ok_and(|heard| heard.is_ok_and(|heard| heard == b"hello"))
+        })
+    };
+    assert!(heard());
+    let (disk, hangs) = std::sync::mpsc::channel::<()>();
+    let hanging = tower.network.aside(move || hangs.recv().is_ok());
+    assert!(heard(), "a conversation goes on");
+    assert!(!hanging.is_finished());
+    drop(disk);
+    assert!(
+        hears(&laptop, &tower),
+        "whoever comes is looked up once it answers"
+    );
+}
+
+#[test]
 fn a_ticket_opens_one_door_once() {
     let (tower, laptop, thief) = (machine("tower"), machine("laptop"), machine("thief"));
     let ticket = tower.network.invite(Duration::from_secs(60)).unwrap();

@@ -138,10 +138,13 @@ impl Link {
         held(&self.seen).round_trip = Some(round_trip);
     }
 
-    /// The peer told how far another is from it.
+    /// The peer told how far another is from it: written down beside whoever listens to it.
     pub(super) fn note_distance(&self, other: NodeId, round_trip: Duration) {
+        let (machine, node) = (self.network.clone(), self.node);
         let now = crate::network::seconds_since_1970();
-        self.network.ways().met(self.node, other, round_trip, now);
+        let noted = move || machine.ways().met(node, other, round_trip, now);
+        // What is not kept is heard of again.
+        drop(self.network.aside(noted));
     }
 
     pub(super) fn goodput(&self) -> Option<(f64, f64)> {

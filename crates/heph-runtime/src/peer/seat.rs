@@ -368,8 +368,13 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
         let end = match event {
             DeskEvent::Reply(_, reply) => {
                 let mut said = held(&heard.said);
-                if said.forgot >= said.heard_from {
+                let wanted = said.forgot >= said.heard_from;
+                if wanted {
                     said.replies.push_back(reply);
+                }
+                // Whoever is woken looks at once.
+                drop(said);
+                if wanted {
                     bell.ring();
                 }
                 continue;

@@ -182,7 +182,7 @@ async fn give(
     jobs: &mpsc::Sender<Job>,
 ) -> String {
     let known = match join.address.direct.is_empty() && join.address.relay.is_none() {
-        true => network.address_of(join.to),
+        true => network.whereabouts(join.to).await,
         false => join.address.clone(),
     };
     let connected = network

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use heph_engine::model::{LoadOptions, Model};
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
-use heph_net::endpoint::EndpointOptions;
+use heph_net::endpoint::{EndpointOptions, Goodbye, Protocol};
 use heph_net::session::Codecs;
 use heph_plan::DraftSource;
 use heph_plan::draft::SourceStart;
@@ -30,7 +30,7 @@ use heph_runtime::desk::{
 use heph_runtime::discretion::between_own;
 use heph_runtime::draft::ModelDrafter;
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
-use heph_runtime::network::{Network, NetworkOptions};
+use heph_runtime::network::{Admits, Caller, Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::peer::Peer;
 use heph_runtime::seat::{Bell, Host, Seat, SeatError};
@@ -119,8 +119,12 @@ fn network(home: &str, address: &str) -> Done<Network> {
 fn lend(model: &str, home: &str, address: &str) -> Done {
     let lent = lent(model)?;
     let network = network(home, address)?;
+    let row_bytes = row_bytes(&LineModel::of(HASH, &lent.model));
     let node = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
     let serving = serve(&network, Arc::new(node), ServeRules::default());
+    network.serve(Protocol::Members, Admits::Known, move |caller| {
+        answer_rows(caller, row_bytes)
+    });
     println!("{}", network.invite(Duration::from_secs(3600))?);
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     serving.stop();
@@ -161,6 +165,25 @@ fn ping(address: &str, times: &str, bytes: &str) -> Done {
     Ok(())
 }
 
+/// Bytes of the frame that brings a token's row without loss, and of the one that brings back the next token.
+fn row_bytes(model: &LineModel) -> usize {
+    4 * model.width + ROW_HEAD
+}
+
+/// Before a row: length, kind, session, epoch, position, passes, codec and shape.
+const ROW_HEAD: usize = 20;
+
+/// A chosen token in its frame.
+const CHOICE_BYTES: usize = 12;
+
+/// Answers rows by choices and computes nothing: what the library alone takes for a token's bytes.
+async fn answer_rows(caller: Caller, row_bytes: usize) {
+    let mut row = vec![0; row_bytes];
+    while let Ok(mut stream) = caller.connection.accept().await {
+        while stream.read(&mut row).await.is_ok() && stream.write(&[0; CHOICE_BYTES]).await.is_ok() {}
+    }
+}
+
 /// Both ends of what is measured.
 struct Ends {
     here: Arc<Node>,
@@ -168,6 +191,7 @@ struct Ends {
     /// A second one over there.
     beyond: Option<Peer>,
     model: LineModel,
+    network: Network,
 }
 
 fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
@@ -185,6 +209,7 @@ fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
         there: met.next().ok_or(USAGE)?,
         beyond: met.next(),
         model: line_model,
+        network: network.clone(),
     };
     let measured = jobs.iter().try_for_each(|job| {
         let (name, numbers) = job.split_once(':').ok_or(USAGE)?;
@@ -221,11 +246,13 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
             }
         }
         "prefill" => {
-            let (alone, beside, split) = (
+            let (alone, beside) = (
                 prefill(&mut ends.cut(&one, EXACT, piece)?, tokens, Pieces::AllAtOnce)?,
                 ends.beside_each_other(tokens, piece)?,
-                prefill(&mut ends.cut(&two, EXACT, piece)?, tokens, Pieces::AllAtOnce)?,
             );
+            // The first rows over a connection wait for it to find out what the way carries.
+            let split = || prefill(&mut ends.cut(&two, EXACT, piece)?, tokens, Pieces::AllAtOnce);
+            let (first, split) = (split()?, split()?);
             told(
                 job,
                 tokens,
@@ -233,6 +260,7 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
                     ("piece", piece as f64),
                     ("one_s", alone),
                     ("beside_s", beside),
+                    ("first_s", first),
                     ("two_s", split),
                     ("rtt_s", ends.round_trip()),
                 ],
@@ -277,6 +305,7 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
         }
         "overhead" => {
             for _ in 0..3 {
+                let bare = ends.bare_rows(tokens)?;
                 let alone = decode(&mut ends.line(&ends.halves_here(), EXACT)?, tokens)?;
                 let split = decode(&mut ends.line(&two, EXACT)?, tokens)?;
                 let each = (split - alone) / tokens as f64;
@@ -287,6 +316,7 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
                         ("here_s", alone),
                         ("two_s", split),
                         ("each_us", each * 1e6),
+                        ("bare_us", bare * 1e6),
                         ("rtt_s", ends.round_trip()),
                     ],
                 );
@@ -487,6 +517,33 @@ impl Ends {
         let layers = self.model.layers;
         let (here, there) = (self.here.id(), self.there.node());
         vec![(here, 0, 1), (there, 1, layers - 1), (here, layers - 1, layers)]
+    }
+
+    /// Seconds that a token's bytes take over there and back on a stream of the same library, where nobody computes and no
+    /// thread is waited for: the middle of so many.
+    fn bare_rows(&self, times: usize) -> Done<f64> {
+        let (there, network) = (self.there.node(), self.network.clone());
+        let (mut row, mut choice) = (vec![0; row_bytes(&self.model)], [0; CHOICE_BYTES]);
+        let asked = self.network.spawn(async move {
+            let connection = network.reach(there, Protocol::Members, DEADLINE).await;
+            let connection = connection.map_err(|error| error.to_string())?;
+            let mut stream = connection.open().await.map_err(|error| error.to_string())?;
+            let mut took = Vec::with_capacity(times);
+            for _ in 0..times {
+                let began = Instant::now();
+                stream.write(&row).await.map_err(|error| error.to_string())?;
+                stream
+                    .read(&mut choice)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                took.push(began.elapsed().as_secs_f64());
+                row[0] = choice[0];
+            }
+            connection.close(Goodbye::Done);
+            took.sort_by(f64::total_cmp);
+            Ok::<f64, String>(took[times / 2])
+        });
+        Ok(self.network.block_on(asked)??)
     }
 
     fn half(&self) -> usize {
