@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use heph_engine::cache::CacheError;
 use heph_engine::model::{Fit, LoadError};
 use heph_engine::sample::{SamplingError, SamplingOptionError};
 use heph_engine::source::SourceError;
@@ -383,6 +384,7 @@ impl From<ForwardError> for Failure {
         let exit = match &error {
             ForwardError::Stopped => return Self::Stopped,
             ForwardError::Token { .. } | ForwardError::OnlyReads | ForwardError::OnlyWrites => Exit::Input,
+            ForwardError::Cache(CacheError::Context { .. }) => Exit::Usage,
             ForwardError::Cache(_) => Exit::Room,
             ForwardError::EmptyPart
             | ForwardError::Shape { .. }
@@ -461,7 +463,7 @@ impl From<CertifyError> for Failure {
 impl From<Refusal> for Failure {
     fn from(error: Refusal) -> Self {
         let exit = match &error {
-            Refusal::Input(InputError::Context { .. }) => Exit::Room,
+            Refusal::Input(InputError::Context { .. }) => Exit::Usage,
             Refusal::Input(_) => Exit::Input,
             Refusal::Impossible {
                 constraint: Constraint::MemoryHere | Constraint::MemoryThere,
@@ -572,8 +574,8 @@ impl From<DeskError> for Failure {
             DeskError::Forward(error) => return error.into(),
             DeskError::Sampling(error) => return error.into(),
             DeskError::NoTemplate | DeskError::Template(_) | DeskError::Wordless => Exit::Input,
-            DeskError::Empty => Exit::Usage,
-            DeskError::TooLong { .. } | DeskError::Memory(_) => Exit::Room,
+            DeskError::Empty | DeskError::TooLong { .. } => Exit::Usage,
+            DeskError::Memory(_) => Exit::Room,
             DeskError::Line(_) => Exit::Network,
         };
         Self::new(exit, sentence).maybe_hint(hint)
@@ -625,5 +627,18 @@ mod tests {
         assert_eq!(exit(SamplingError::NothingAllowed), Exit::Input);
         assert_eq!(sentence(DeskError::Wordless.into()).exit, Exit::Input);
         assert_eq!(sentence(DeskError::Empty.into()).exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_a_slip_and_no_want_of_memory() {
+        let (tokens, context, position) = (9, 8, 8);
+        let exit = |failure: Failure| sentence(failure).exit;
+        let cache = |error: CacheError| exit(ForwardError::Cache(error).into());
+        let long = DeskError::TooLong { tokens, context };
+        assert!(long.hint().is_some());
+        assert_eq!(exit(long.into()), Exit::Usage);
+        assert_eq!(cache(CacheError::Context { position, context }), Exit::Usage);
+        let (needed, used, limit) = (1, 1, 1);
+        assert_eq!(cache(CacheError::Full { needed, used, limit }), Exit::Room);
     }
 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | 0 | done |
 //! | 1 | it ran and the answer is no, or something unforeseen failed |
-//! | 2 | the command line, or a setting, cannot be understood |
+//! | 2 | the command line, or a setting, cannot be understood, or what is asked is longer than the context |
 //! | 3 | a model or file is missing, damaged or of a kind we cannot read |
 //! | 4 | memory or disk is too small |
 //! | 5 | the network or the other side failed |

@@ -5,8 +5,11 @@
 
 mod chains;
 mod closing;
+mod cost;
 mod finite;
 mod gbnf;
+mod lexemes;
+mod patterns;
 
 use closing::Closing;
 use heph_types::TokenId;
@@ -78,6 +81,9 @@ impl Shaper {
         let mut factory = ParserFactory::new_simple(&environment)
             .map_err(|e| ConstraintError::Vocabulary(e.to_string()))?;
         factory.quiet();
+        let limits = factory.limits_mut();
+        limits.max_lexer_states = STATES_MAX;
+        limits.verbose_errors = false;
         Ok(Self {
             factory,
             vocab,
@@ -88,19 +94,32 @@ impl Shaper {
     /// A constraint for one answer.
     pub fn constraint(&self, shape: &Shape) -> Result<Constraint, ConstraintError> {
         shape.check()?;
+        let wrong = ConstraintError::Shape;
+        let mut meter = cost::Meter::default();
         let grammar = match shape {
             Shape::JsonObject => TopLevelGrammar::from_json_schema(serde_json::json!({ "type": "object" })),
-            Shape::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
-            Shape::Regex(expression) => TopLevelGrammar::from_regex(expression),
+            Shape::JsonSchema(schema) => {
+                check_schema(schema, &mut meter).map_err(wrong)?;
+                TopLevelGrammar::from_json_schema(schema.clone())
+            }
+            Shape::Regex(expression) => {
+                // What is no expression is told by the compiler.
+                let size = meter.expression(expression, "").map_err(wrong)?;
+                size.map_or(Ok(()), |size| meter.add(size)).map_err(wrong)?;
+                TopLevelGrammar::from_regex(expression)
+            }
             Shape::Lark(grammar) => {
                 let lark = match gbnf::is_gbnf(grammar) {
-                    true => gbnf::to_lark(grammar).map_err(ConstraintError::Shape)?,
+                    true => gbnf::to_lark(grammar).map_err(wrong)?,
                     false => grammar.clone(),
                 };
-                chains::check_grammar(&lark, check_schema).map_err(ConstraintError::Shape)?;
+                check_grammar(&lark, &mut meter).map_err(wrong)?;
                 TopLevelGrammar::from_lark(lark)
             }
             Shape::Choice(texts) => {
+                for text in texts {
+                    meter.add(cost::Size::text(text.len())).map_err(wrong)?;
+                }
                 let texts: Vec<String> = texts
                     .iter()
                     .map(|text| serde_json::json!(text).to_string())
@@ -108,18 +127,31 @@ impl Shaper {
                 TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
             }
         };
-        let matcher = Matcher::new(self.factory.create_parser(grammar));
-        match matcher.get_error() {
+        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+        // What no text fits is told by the first tokens that may stand; the library keeps them for who asks again.
+        let failed = match matcher.get_error() {
+            Some(error) => Some(error),
+            None => matcher.compute_mask_or_eos().err().map(|error| error.to_string()),
+        };
+        match failed {
             Some(error) => Err(ConstraintError::Shape(plain(&error))),
             None => Ok(Constraint {
                 matcher,
                 vocab: self.vocab,
                 closing: None,
                 environment: self.environment.clone(),
+                spent: 0,
             }),
         }
     }
 }
+
+/// States that the library keeps of a shape's expressions, of one to two kilobytes each.
+const STATES_MAX: usize = 50_000;
+
+/// Steps that an answer may take through its expressions, as the library counts them: it bounds those of one token, and
+/// keeps what all of them made. A long answer of a large schema takes less than a tenth.
+const SPENT_MAX: u64 = 20_000_000;
 
 /// Bytes of a regular expression or a choice.
 const TEXT_MAX: usize = 64 << 10;
@@ -134,8 +166,7 @@ impl Shape {
     /// Refuses what would cost the compiler seconds or its stack, and what no answer can fit.
     fn check(&self) -> Result<(), ConstraintError> {
         let (bytes, most) = match self {
-            Self::JsonObject => (0, 0),
-            Self::JsonSchema(schema) => return check_schema(schema).map_err(ConstraintError::Shape),
+            Self::JsonObject | Self::JsonSchema(_) => (0, 0),
             Self::Regex(expression) => (expression.len(), TEXT_MAX),
             Self::Lark(grammar) => (grammar.len(), GRAMMAR_MAX),
             Self::Choice(texts) => (texts.iter().map(String::len).sum(), TEXT_MAX),
@@ -157,10 +188,18 @@ impl Shape {
     }
 }
 
+/// Refuses a grammar in Lark form that would cost the compiler seconds or its stack.
+fn check_grammar(grammar: &str, meter: &mut cost::Meter) -> Result<(), String> {
+    let grammar = chains::Grammar::new(grammar);
+    chains::check_grammar(&grammar, |schema| check_schema(schema, meter))?;
+    lexemes::check(&grammar, meter)
+}
+
 /// Refuses a schema that would cost the compiler seconds or its stack, and one that no value fits.
-fn check_schema(schema: &serde_json::Value) -> Result<(), String> {
+fn check_schema(schema: &serde_json::Value, meter: &mut cost::Meter) -> Result<(), String> {
     finite::check(schema)?;
-    chains::check_schema(schema)
+    chains::check_schema(schema)?;
+    patterns::check(schema, meter)
 }
 
 /// How deeply brackets are nested in `text`; those behind a backslash do not count.
@@ -187,6 +226,8 @@ pub struct Constraint {
     vocab: usize,
     closing: Option<Closing>,
     environment: TokEnv,
+    /// Steps that the answer took through its expressions.
+    spent: u64,
 }
 
 impl std::fmt::Debug for Constraint {
@@ -194,6 +235,19 @@ impl std::fmt::Debug for Constraint {
         f.debug_struct("Constraint")
             .field("vocab", &self.vocab)
             .finish_non_exhaustive()
+    }
+}
+
+/// The same from here on, for another answer; to compile it takes longer.
+impl Clone for Constraint {
+    fn clone(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            vocab: self.vocab,
+            closing: self.closing.clone(),
+            environment: self.environment.clone(),
+            spent: self.spent,
+        }
     }
 }
 
@@ -230,6 +284,13 @@ impl Constraint {
     /// Which tokens may come next, one flag per token; only the end token once the shape is complete.
     pub fn allowed(&mut self) -> Result<Vec<bool>, ConstraintError> {
         let mask = self.matcher.compute_mask_or_eos().map_err(left)?;
+        let step = self.matcher.last_step_stats().map_or(0, |step| step.lexer_cost);
+        self.spent = self.spent.saturating_add(step);
+        if self.spent > SPENT_MAX {
+            return Err(ConstraintError::Left(
+                "it is too large or too ambiguous for so long an answer".to_owned(),
+            ));
+        }
         Ok((0..self.vocab).map(|id| mask.is_allowed(id as u32)).collect())
     }
 
@@ -261,18 +322,28 @@ fn word(token: TokenText) -> Vec<u8> {
 }
 
 fn left(error: impl std::fmt::Display) -> ConstraintError {
-    ConstraintError::Left(first_line(&error.to_string()))
+    let line = first_line(&error.to_string());
+    ConstraintError::Left(match line.contains(DEAD_END) {
+        true => "nothing can follow there".to_owned(),
+        false => line,
+    })
 }
 
 /// What the library says of a shape, in words for people: its own limits are sums of things that nobody sees.
 fn plain(error: &str) -> String {
     let line = first_line(error);
-    let limited = ["limit", "too large", "too many", "fuel"];
-    match limited.iter().any(|word| line.contains(word)) {
-        true => "it is too large or too ambiguous".to_owned(),
+    let limited = ["limit", "too large", "too many", "Too many", "too big", "fuel"];
+    if limited.iter().any(|word| line.contains(word)) {
+        return "it is too large or too ambiguous".to_owned();
+    }
+    match line.contains(DEAD_END) {
+        true => "no text fits it".to_owned(),
         false => line.chars().take(SENTENCE_MAX).collect(),
     }
 }
+
+/// What the library calls it where no token may follow.
+const DEAD_END: &str = "NoExtensionBias";
 
 /// Characters of a message that are passed on.
 const SENTENCE_MAX: usize = 300;
@@ -436,6 +507,11 @@ mod tests {
             (Shape::Regex("a".repeat(100_000)), "bytes"),
             (Shape::Choice(Vec::new()), "nothing to choose"),
             (Shape::Lark("root ::= \"a".into()), "line 1"),
+            (Shape::Regex("a[^\\s\\S]".into()), "no text fits it"),
+            (
+                Shape::Lark("start: A\nA: \"a\" & \"b\"\n".into()),
+                "no text fits it",
+            ),
         ] {
             let error = shaper.constraint(&shape).unwrap_err().to_string();
             assert!(error.contains(why) && error.len() < 400, "{error}");
@@ -528,6 +604,59 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn what_would_take_the_compiler_minutes_is_refused_at_once() {
+        let (shaper, _) = shaper();
+        let optional = |times: usize| "(a|b)?".repeat(times);
+        let joined = vec!["/[ab]*c[a-d]*e[^f]*/"; 100].join(" & ");
+        let rules: String = (0..80_000).map(|at| format!("r{at} ::= \"t{at}\"\n")).collect();
+        let named: Vec<String> = (0..80_000).map(|at| format!("r{at}")).collect();
+        for (shape, why) in [
+            (Shape::Regex(optional(10_000)), "ways at once"),
+            (
+                Shape::Lark(format!("start: /{}/\n", optional(150_000))),
+                "ways at once",
+            ),
+            (
+                Shape::Lark(format!("start: A\nA: {}\n", "(\"a\"|\"b\")? ".repeat(10_000))),
+                "ways at once",
+            ),
+            (Shape::Lark(format!("start: A\nA: {joined}\n")), "ways together"),
+            (
+                Shape::Lark(format!("root ::= {}\n{rules}", named.join(" | "))),
+                "is the most",
+            ),
+            (
+                Shape::JsonSchema(serde_json::json!({ "pattern": optional(10_000) })),
+                "ways at once",
+            ),
+            (
+                Shape::Choice((0..20_000).map(|at| format!("{at:x}")).collect()),
+                "bytes",
+            ),
+            (Shape::Choice(vec![String::new(); 1_000_000]), "different texts"),
+        ] {
+            let error = shaper.constraint(&shape).unwrap_err().to_string();
+            assert!(error.contains(why) && error.len() < 400, "{error}");
+        }
+        assert!(shaper.constraint(&Shape::Regex(optional(1_000))).is_ok());
+    }
+
+    #[test]
+    fn an_answer_that_takes_too_many_steps_through_its_expressions_ends() {
+        let (shaper, _) = shaper();
+        let mut constraint = shaper.constraint(&Shape::Regex("[ab]*a[ab]{40}".into())).unwrap();
+        let next = |constraint: &mut Constraint| {
+            constraint.accept(TokenId(u32::from(b'a')))?;
+            constraint.allowed().map(drop)
+        };
+        assert_eq!(next(&mut constraint), Ok(()));
+        assert!(constraint.spent > 0 && constraint.spent < SPENT_MAX / 100);
+        constraint.spent = SPENT_MAX;
+        let error = next(&mut constraint).unwrap_err().to_string();
+        assert!(error.contains("too large or too ambiguous"), "{error}");
     }
 
     #[test]

@@ -698,6 +698,8 @@ impl Ask {
             .max_tokens
             .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let (mut jobs, mut starts) = (Vec::new(), Vec::new());
+        // Compiled once for all choices, which begin alike.
+        let mut constraint = None;
         for prompt in prompts {
             if prompt.is_empty() {
                 return Err(Refusal::bad("the prompt is empty"));
@@ -710,18 +712,15 @@ impl Ask {
                 return Err(Refusal::bad(sentence).code("context_length_exceeded"));
             }
             for _ in 0..self.choices {
-                let constraint = match &shape {
-                    None => None,
-                    Some(shape) => {
-                        let shaper = writer.shaper.as_ref();
-                        let shaper = shaper
-                            .ok_or_else(|| Refusal::bad("this model's answers cannot be given a shape"))?;
-                        let made = shaper
-                            .constraint(shape)
-                            .map_err(|e| Refusal::bad(e.to_string()).code("invalid_schema"))?;
-                        Some(if complete { made.completed() } else { made })
-                    }
-                };
+                if let (Some(shape), None) = (&shape, &constraint) {
+                    let shaper = writer.shaper.as_ref();
+                    let shaper =
+                        shaper.ok_or_else(|| Refusal::bad("this model's answers cannot be given a shape"))?;
+                    let made = shaper
+                        .constraint(shape)
+                        .map_err(|e| Refusal::bad(e.to_string()).code("invalid_schema"))?;
+                    constraint = Some(if complete { made.completed() } else { made });
+                }
                 let mut sampling = sampling.clone();
                 sampling.seed = seed_of(sampling.seed, jobs.len());
                 starts.push(ChoiceStart {
@@ -733,7 +732,7 @@ impl Ask {
                     sampling,
                     max_tokens: most.min(context - prompt.len()).max(1),
                     stops: self.stops.clone(),
-                    constraint,
+                    constraint: constraint.clone(),
                     logprobs: self.logprobs,
                     deadline,
                     share,

@@ -169,7 +169,7 @@ pub fn scan(
         if cancel.is_raised() {
             return Err(CertifyError::Stopped);
         }
-        let hash = hash(&logits(model, prompt, way)?);
+        let hash = logits(model, prompt, way)?;
         if *reference.get_or_insert(hash) != hash {
             mismatches.push(*way);
         }
@@ -184,14 +184,20 @@ pub fn scan(
     })
 }
 
-/// BLAKE3 of logits as [`bytes`] has them.
-pub fn hash(logits: &[f32]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    logits.chunks(4096).for_each(|part| {
-        hasher.update(&bytes(part));
-    });
-    hasher.finalize()
+/// BLAKE3 of logits as [`bytes`] has them, piece after piece.
+#[derive(Debug, Default)]
+struct LogitsHash(blake3::Hasher);
+
+impl LogitsHash {
+    fn add(&mut self, logits: &[f32]) {
+        logits.chunks(4096).for_each(|part| {
+            self.0.update(&bytes(part));
+        });
+    }
 }
+
+/// Numbers of logits that are held at once: all rows of a usual scan, 72 of 230,000 numbers.
+const LOGITS_HELD: usize = 16 << 20;
 
 /// Logits as they are hashed and compared: little-endian bits, with one NaN for all, since processors differ in theirs.
 pub fn bytes(logits: &[f32]) -> Vec<u8> {
@@ -199,8 +205,8 @@ pub fn bytes(logits: &[f32]) -> Vec<u8> {
     logits.iter().flat_map(|x| known(x).to_le_bytes()).collect()
 }
 
-/// The logits of every position of `prompt`, computed in one way: `(positions, vocabulary)`.
-fn logits(model: &Arc<Model>, prompt: &[TokenId], way: &Way) -> Result<Vec<f32>, ForwardError> {
+/// The hash of the logits of every position of `prompt`, computed in one way.
+fn logits(model: &Arc<Model>, prompt: &[TokenId], way: &Way) -> Result<blake3::Hash, ForwardError> {
     let pool = Arc::new(Pool::new(way.threads));
     let isa = Isa::all_available()
         .into_iter()
@@ -215,7 +221,8 @@ fn logits(model: &Arc<Model>, prompt: &[TokenId], way: &Way) -> Result<Vec<f32>,
         }
     }
     let company: Vec<Vec<TokenId>> = (0..way.batch).map(|n| rotated(prompt, n)).collect();
-    let mut all = Vec::new();
+    let rows_held = rows_held(model.graph().vocab);
+    let mut all = LogitsHash::default();
     for start in (0..prompt.len()).step_by(way.chunk.max(1)) {
         let end = (start + way.chunk.max(1)).min(prompt.len());
         let rows: Vec<TokenId> = company.iter().flat_map(|c| &c[start..end]).copied().collect();
@@ -225,11 +232,20 @@ fn logits(model: &Arc<Model>, prompt: &[TokenId], way: &Way) -> Result<Vec<f32>,
         }
         // The prompt itself is the first of the batch; its company's rows are of no interest.
         hidden.rows.truncate((end - start) * hidden.width);
-        if let Some(last) = stages.last_mut() {
-            all.extend(last.worker.head(&hidden)?);
+        let width = hidden.width;
+        for rows in hidden.rows.chunks(rows_held * width) {
+            let rows = rows.to_vec();
+            if let Some(last) = stages.last_mut() {
+                all.add(&last.worker.head(&Hidden { rows, width })?);
+            }
         }
     }
-    Ok(all)
+    Ok(all.0.finalize())
+}
+
+/// Positions whose logits are held at once.
+fn rows_held(vocab: usize) -> usize {
+    (LOGITS_HELD / vocab.max(1)).max(1)
 }
 
 /// `prompt` with its first `by` tokens moved to the end: other tokens at the same positions.
@@ -299,6 +315,28 @@ mod tests {
                 .iter()
                 .all(|w| w.split.is_none())
         );
+    }
+
+    fn hash(logits: &[f32]) -> blake3::Hash {
+        let mut hash = LogitsHash::default();
+        hash.add(logits);
+        hash.0.finalize()
+    }
+
+    /// A scan of as many positions as a model has takes no more memory for its logits than a short one.
+    #[test]
+    fn logits_are_held_by_the_piece() {
+        for vocab in [1, 512, 32_000, 151_936, 262_144] {
+            let rows = rows_held(vocab);
+            assert!(rows >= 1 && rows * vocab <= LOGITS_HELD, "{vocab}");
+            assert!(vocab > 230_000 || rows >= 72, "{vocab}");
+        }
+        let mut pieces = LogitsHash::default();
+        [&[0.5; 5_000][..], &[0.25; 3]]
+            .iter()
+            .for_each(|piece| pieces.add(piece));
+        let whole = [&[0.5; 5_000][..], &[0.25; 3]].concat();
+        assert_eq!(pieces.0.finalize(), hash(&whole));
     }
 
     #[test]

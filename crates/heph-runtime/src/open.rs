@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use heph_engine::gguf::{Gguf, GgufError};
 use heph_engine::graph::ARCHITECTURES;
-use heph_engine::hf::{FolderTexts, HfError, Safetensors, weight_files};
+use heph_engine::hf::{FolderTexts, HfError, Safetensors, WEIGHTS, weight_files};
 use heph_engine::source::{FileBytes, Source, SourceError, Vocabulary};
 use heph_kernels::mapped::MappedFile;
 
@@ -294,6 +294,10 @@ fn weight_files_without_index(folder: &Path) -> Result<Vec<String>, OpenError> {
         .flatten()
         .map(|e| e.file_name().to_string_lossy().into_owned());
     let mut names: Vec<_> = names.filter(|n| n.ends_with(".safetensors")).collect();
+    if names.iter().any(|name| name == WEIGHTS) {
+        // Beside it there may be the same once more, as another library reads it.
+        names = vec![WEIGHTS.to_owned()];
+    }
     names.sort();
     Ok(names)
 }

@@ -111,6 +111,8 @@ fn fetch_all(
     let sum: Option<u64> = selection.files.iter().map(|f| f.bytes).sum();
     let mut before = 0;
     let mut records = Vec::new();
+    // A branch may move between two files.
+    let revision = selection.commit.as_deref().unwrap_or(&request.revision);
     for file in &selection.files {
         let mut step = |p: Progress| {
             let total = sum.or(p.total.map(|t| before + t));
@@ -119,7 +121,7 @@ fn fetch_all(
                 total,
             });
         };
-        let url = hub.file_url(&request.repository, &request.revision, &file.path);
+        let url = hub.file_url(&request.repository, revision, &file.path);
         let record = download::fetch(hub, &url, file, staging.folder(), cancel, &mut step)?;
         before += record.bytes;
         records.push(record);

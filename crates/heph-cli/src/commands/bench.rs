@@ -32,8 +32,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0)]
     depth: usize,
     /// How often each is measured
-    #[arg(long, default_value = "3", value_parser = count)]
-    repetitions: NonZeroUsize,
+    #[arg(long, default_value = "3", value_parser = repetitions)]
+    repetitions: usize,
     /// Also time passes of so many tokens, with logits for each, as verifying a draft needs
     #[arg(long, value_delimiter = ',', value_name = "1,2,4,8", value_parser = count)]
     verify: Vec<NonZeroUsize>,
@@ -42,6 +42,15 @@ pub(crate) struct Arguments {
     json: bool,
     #[command(flatten)]
     engine: EngineArguments,
+}
+
+/// Each repetition is kept and told.
+const REPETITIONS_MAX: usize = 1_000;
+
+/// How often something is measured.
+fn repetitions(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|n| (1..=REPETITIONS_MAX).contains(n));
+    count.ok_or_else(|| format!("a number from 1 to {REPETITIONS_MAX} is needed"))
 }
 
 /// What a script reads.
@@ -66,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         prompt: arguments.prompt,
         generate: arguments.generate,
         depth: arguments.depth,
-        repetitions: arguments.repetitions.get(),
+        repetitions: arguments.repetitions,
         verify: arguments.verify.iter().map(|n| n.get()).collect(),
     };
     let began = Instant::now();

@@ -12,7 +12,7 @@ use heph_runtime::settings::Settings;
 use super::serve::met::Met;
 use crate::arguments::count;
 use crate::complete;
-use crate::engine::EngineArguments;
+use crate::engine::{EngineArguments, threads};
 use crate::failure::Failure;
 
 /// Answers that run together; more wait.
@@ -32,8 +32,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = bundled::STORY.name, add = complete::model())]
     model: String,
     /// Threads to compute with [default: one per core]
-    #[arg(long, value_parser = count)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_parser = threads)]
+    threads: Option<usize>,
     /// Tokens of a conversation [default: what the model was made for, up to 8192]
     #[arg(long, value_name = "TOKENS", value_parser = count)]
     context: Option<NonZeroUsize>,
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
 /// Answers until standard input ends.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     let engine = EngineArguments {
-        threads: arguments.threads.map(NonZeroUsize::get),
+        threads: arguments.threads,
         context: arguments.context,
         ..EngineArguments::with_kv(KvFormat::F16)
     };
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let options = Options {
         model: arguments.model.clone(),
         choice: EngineChoice {
-            threads: arguments.threads.map_or(settings.threads, NonZeroUsize::get),
+            threads: arguments.threads.unwrap_or(settings.threads),
             isa: Isa::best(),
             kv: KvFormat::F16,
             context: arguments.context.map(NonZeroUsize::get),

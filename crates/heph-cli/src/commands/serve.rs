@@ -20,7 +20,7 @@ use heph_runtime::settings::Settings;
 use crate::arguments::count;
 use crate::caps;
 use crate::complete;
-use crate::engine::EngineArguments;
+use crate::engine::{EngineArguments, threads};
 use crate::failure::{Exit, Failure};
 use crate::machine;
 use crate::terminal;
@@ -63,8 +63,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 512, value_name = "ANSWERS")]
     waiting: usize,
     /// Threads to compute with [default: one per core]
-    #[arg(long, value_parser = count)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_parser = threads)]
+    threads: Option<usize>,
     /// How keys and values are stored: f32, f16, q8_0
     #[arg(long, default_value = "f16", value_parser = complete::kv(), hide_possible_values = true)]
     kv: KvFormat,
@@ -123,7 +123,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let stop = || cancel.is_raised() || arguments.inherited.is_some_and(standing::is_gone);
     let door = standing::door(arguments, settings, token.as_deref(), stop)?;
     let engine = EngineArguments {
-        threads: arguments.threads.map(NonZeroUsize::get),
+        threads: arguments.threads,
         context: arguments.context,
         ..EngineArguments::with_kv(arguments.kv)
     };
@@ -134,7 +134,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let options = Options {
         model: arguments.model.clone(),
         choice: EngineChoice {
-            threads: arguments.threads.map_or(settings.threads, NonZeroUsize::get),
+            threads: arguments.threads.unwrap_or(settings.threads),
             isa: Isa::best(),
             kv: arguments.kv,
             context: arguments.context.map(NonZeroUsize::get),

@@ -173,6 +173,18 @@ fn an_option_that_cannot_be_honoured_is_named() {
             "a number from 1 to 1024 is needed",
         ),
         (
+            vec!["serve", "--threads", "99999999"],
+            "a number from 1 to 1024 is needed",
+        ),
+        (
+            vec!["mcp", "--threads", "99999999"],
+            "a number from 1 to 1024 is needed",
+        ),
+        (
+            vec!["bench", "--repetitions", "99999999999"],
+            "a number from 1 to 1000 is needed",
+        ),
+        (
             run(&["--keep-first", "99"]),
             "--keep-first 99: the model has 4 layers",
         ),

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::filters as builtin;
 use minijinja::formatting::{FormatStyle, format};
+use minijinja::tests as builtin_tests;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::methods::is_space;
-use super::source::{HELD, ITERATED, KEPT, PERCENT, PLUS};
+use super::source::{COMPARED, HELD, ITEM, ITERATED, KEPT, PERCENT, PLUS, READ};
 use super::{OUTPUT_MAX, json, python};
 
 /// Adds them to `environment`.
@@ -42,6 +43,14 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
     environment.add_filter("urlencode", |value: &Value| url_encode(&python::text(value)));
     add_lazy(environment);
+    add_compared(environment);
+    // The engine charges each filter for the text that it gets.
+    environment.add_filter(READ, |value: Value| value);
+    environment.add_filter(ITEM, item);
+    environment.add_filter(COMPARED, |state: &mut State<'_, '_>, value: Value| {
+        compared(state, &value, 1)?;
+        Ok::<_, Error>(value)
+    });
     environment.add_filter(ITERATED, |state: &mut State<'_, '_>, value: Value| {
         kept(state, iterated(value)?, HoldsNamespaces::Yes)
     });
@@ -67,6 +76,105 @@ pub(super) fn add(environment: &mut Environment<'_>) {
             _ => separator.clone(),
         })
     });
+}
+
+/// Filters and tests that compare values, which the engine charges by their number alone.
+fn add_compared(environment: &mut Environment<'_>) {
+    environment.add_filter(
+        "sort",
+        |state: &mut State<'_, '_>, value: Value, kwargs: Kwargs| {
+            sorted(state, &value)?;
+            builtin::sort(state, value, kwargs)
+        },
+    );
+    environment.add_filter(
+        "unique",
+        |state: &mut State<'_, '_>, value: Value, kwargs: Kwargs| {
+            sorted(state, &value)?;
+            builtin::unique(state, value, kwargs)
+        },
+    );
+    environment.add_filter(
+        "min",
+        |state: &mut State<'_, '_>, value: Value, kwargs: Kwargs| {
+            compared(state, &value, 2)?;
+            builtin::min(state, value, kwargs)
+        },
+    );
+    environment.add_filter(
+        "max",
+        |state: &mut State<'_, '_>, value: Value, kwargs: Kwargs| {
+            compared(state, &value, 2)?;
+            builtin::max(state, value, kwargs)
+        },
+    );
+    environment.add_filter(
+        "groupby",
+        |state: &mut State<'_, '_>, value: Value, attribute: Option<Cow<'_, str>>, kwargs: Kwargs| {
+            sorted(state, &value)?;
+            builtin::groupby(value, attribute.as_deref(), kwargs)
+        },
+    );
+    type Comparison = fn(&Value, &Value) -> bool;
+    let comparisons: [(&[&'static str], Comparison); 6] = [
+        (&["eq", "equalto", "=="], builtin_tests::is_eq),
+        (&["ne", "!="], builtin_tests::is_ne),
+        (&["lt", "lessthan", "<"], builtin_tests::is_lt),
+        (&["le", "<="], builtin_tests::is_le),
+        (&["gt", "greaterthan", ">"], builtin_tests::is_gt),
+        (&["ge", ">="], builtin_tests::is_ge),
+    ];
+    for (names, comparison) in comparisons {
+        for name in names {
+            environment.add_test(
+                *name,
+                move |state: &mut State<'_, '_>, value: &Value, other: &Value| {
+                    compared(state, value, 1)?;
+                    Ok::<_, Error>(comparison(value, other))
+                },
+            );
+        }
+    }
+    environment.add_test("in", |state: &mut State<'_, '_>, value: &Value, other: &Value| {
+        compared(state, value, 1)?;
+        compared(state, other, 1)?;
+        builtin_tests::is_in(state, value, other)
+    });
+    environment.add_test("lower", |state: &mut State<'_, '_>, value: &Value| {
+        compared(state, value, 1)?;
+        Ok::<_, Error>(builtin_tests::is_lower(value))
+    });
+    environment.add_test("upper", |state: &mut State<'_, '_>, value: &Value| {
+        compared(state, value, 1)?;
+        Ok::<_, Error>(builtin_tests::is_upper(value))
+    });
+}
+
+/// What stands in `value` at a place, or for a key. The engine charges for the text that `value` is.
+fn item(state: &mut State<'_, '_>, value: &Value, key: &Value) -> Result<Value, Error> {
+    let steps = match (value.kind(), key.as_str()) {
+        (_, Some(key)) => key.len() / BYTES_PER_FUEL,
+        // Only by going through them.
+        (ValueKind::Iterable, None) => value.len().unwrap_or(0),
+        _ => 0,
+    };
+    state.consume_fuel(steps as u64)?;
+    value.get_item(key)
+}
+
+/// Takes the fuel of reading all that is in `value` so many times.
+pub(super) fn compared(state: &State<'_, '_>, value: &Value, times: u64) -> Result<(), Error> {
+    let mut walk = Walk::new(state, HoldsNamespaces::Yes);
+    walk.reads = true;
+    walk.depth(value, 0)?;
+    walk.looks = walk.looks.saturating_mul(times);
+    walk.pay(state)
+}
+
+/// The same for sorting a list.
+fn sorted(state: &State<'_, '_>, list: &Value) -> Result<(), Error> {
+    let items = list.len().unwrap_or(ITEMS_MAX) as u64;
+    compared(state, list, u64::from(items.max(2).ilog2()) + 1)
 }
 
 /// The filters that make generators in Python: those have no length, no places and no JSON form, and end
@@ -155,6 +263,8 @@ enum HoldsNamespaces {
 /// A walk through a value, to know how deep it is.
 struct Walk {
     looks: u64,
+    /// Whether texts are read from end to end.
+    reads: bool,
     /// Looks that the template's fuel pays for.
     most: u64,
     holds: HoldsNamespaces,
@@ -165,6 +275,7 @@ impl Walk {
         let left = state.fuel_levels().map_or(u64::MAX, |(_, left)| left);
         Self {
             looks: 0,
+            reads: false,
             most: left.saturating_mul(LOOKS_PER_FUEL),
             holds,
         }
@@ -173,6 +284,9 @@ impl Walk {
     /// How deep `value` is, at `depth` of what is looked at.
     fn depth(&mut self, value: &Value, depth: usize) -> Result<usize, Error> {
         self.looks += 1;
+        if let Some(text) = value.as_str().filter(|_| self.reads) {
+            self.looks += text.len() as u64 * LOOKS_PER_FUEL / BYTES_PER_FUEL as u64;
+        }
         if self.looks > self.most {
             return Err(Error::from(ErrorKind::OutOfFuel));
         }
@@ -186,6 +300,10 @@ impl Walk {
             return Err(wrong("the value is nested too deeply".to_owned()));
         }
         if let Some(lazy) = object.downcast_ref::<Lazy>() {
+            if self.reads {
+                let items = lazy.items.lock().unwrap_or_else(PoisonError::into_inner);
+                self.deepest(items.as_slice().iter().cloned(), depth + 1)?;
+            }
             return match depth + 1 + lazy.depth {
                 deep if deep > DEPTH_MAX => Err(wrong("the value is nested too deeply".to_owned())),
                 deep => Ok(deep),

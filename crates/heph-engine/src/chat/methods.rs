@@ -6,7 +6,7 @@
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::filters::{BYTES_PER_FUEL, narrow, short};
+use super::filters::{BYTES_PER_FUEL, compared, narrow, short};
 use super::python;
 
 /// The method `name` of `value`.
@@ -24,7 +24,16 @@ pub(super) fn call(
         }
         ValueKind::Seq => {
             state.consume_fuel(value.len().unwrap_or_default() as u64)?;
+            if matches!(name, "index" | "count") {
+                compared(state, value, 1)?;
+            }
             of_list(value, name, args)?
+        }
+        ValueKind::Map => {
+            // Keys are read to be found.
+            let keys = args.iter().filter_map(Value::as_str).map(str::len).sum::<usize>();
+            state.consume_fuel((keys / BYTES_PER_FUEL) as u64)?;
+            None
         }
         _ => None,
     };

@@ -7,6 +7,9 @@
 //! - what a name is given (by `set`, `with`, a macro's arguments, a loop) passes a filter that knows how deep it may be:
 //!   the engine compares, hashes and drops values by recursion.
 //!
+//! - what is subscripted, sliced, compared or asked for in something passes a filter that pays for its length: the engine
+//!   takes one step for any of that, however long the texts are.
+//!
 //! The engine also compiles by recursion, without a bound on chains such as `1+1+…`; they are counted here.
 
 use std::ops::Range;
@@ -32,6 +35,15 @@ pub(super) const PERCENT: &str = "__percent__";
 
 /// The filter that adds as Python does where one text is marked safe.
 pub(super) const PLUS: &str = "__plus__";
+
+/// The filter that takes something from a value by its place or key.
+pub(super) const ITEM: &str = "__item__";
+
+/// The filter that pays for a text that is read: cut, or looked for.
+pub(super) const READ: &str = "__read__";
+
+/// The same for a value of which all that is in it may be read.
+pub(super) const COMPARED: &str = "__compared__";
 
 /// `source` in the engine's words, or the reason why it is no template.
 pub(super) fn translate(source: &str) -> Result<String, &'static str> {
@@ -180,7 +192,9 @@ fn statement<'a>(code: &'a str, tokens: &[Token]) -> Option<(&'a str, usize)> {
 }
 
 fn translate_code(code: &str, tokens: &[Token]) -> String {
-    let mut edits = percent_edits(code, tokens);
+    // These stand within what the others put in parentheses.
+    let mut edits = read_edits(code, tokens);
+    edits.extend(percent_edits(code, tokens));
     edits.extend(plus_edits(code, tokens));
     match statement(code, tokens) {
         Some(("generation", at)) => edits.push((tokens[at].range.clone(), "with".to_owned())),
@@ -363,6 +377,220 @@ fn plus_edits(code: &str, tokens: &[Token]) -> Vec<Edit> {
     edits
 }
 
+/// Words of the language itself, behind which no value is taken from.
+const KEYWORDS: [&str; 16] = [
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "if",
+    "else",
+    "elif",
+    "for",
+    "set",
+    "do",
+    "with",
+    "call",
+    "filter",
+    "recursive",
+    "return",
+];
+
+/// Puts the filters that pay for what is read behind containers, keys and compared values.
+fn read_edits(code: &str, tokens: &[Token]) -> Vec<Edit> {
+    let text = |token: &Token| &code[token.range.clone()];
+    let is_for = statement(code, tokens).is_some_and(|(name, _)| name == "for");
+    let mut edits = Vec::new();
+    let mut open: Vec<Bracket> = Vec::new();
+    let mut loops_over = !is_for;
+    for (at, token) in tokens.iter().enumerate() {
+        let before = at.checked_sub(1);
+        // What ends just before here, where that is a value that may be long, and where it begins.
+        let value = before.and_then(|end| operand_start(code, tokens, end).map(|start| (start, end)));
+        let long = value.filter(|&(_, end)| !is_constant(code, &tokens[end]));
+        let paid = |(_, end): (usize, usize), filter: &str| {
+            let end = tokens[end].range.end;
+            (end..end, format!("|{filter}"))
+        };
+        match (token.kind, text(token)) {
+            (Kind::In, bracket) => open.push(Bracket {
+                at,
+                of: value.filter(|_| bracket == "["),
+                holds: if bracket == "{" {
+                    Holds::Entries
+                } else {
+                    Holds::One
+                },
+            }),
+            (Kind::Out, _) => edits.extend(open.pop().into_iter().flat_map(|open| taken(tokens, &open, at))),
+            (Kind::Other, "," | ":") => match open.last_mut() {
+                Some(open) if open.holds == Holds::Entries => {
+                    edits.extend(long.filter(|_| text(token) == ":").map(|key| paid(key, READ)));
+                }
+                Some(open) => {
+                    open.holds = if text(token) == ":" {
+                        Holds::Range
+                    } else {
+                        Holds::Several
+                    }
+                }
+                None => {}
+            },
+            (Kind::Other, ".") => {
+                let place = tokens.get(at + 1).is_some_and(|next| is_number(text(next)));
+                if let Some(value) = long.filter(|_| place) {
+                    edits.extend(read(tokens, value));
+                }
+            }
+            (Kind::Other, "=" | "!" | "<" | ">") => {
+                if let Some(length) = comparison(code, tokens, at)
+                    && let Some(value) = long
+                    && !tokens
+                        .get(at + length)
+                        .is_some_and(|other| is_constant(code, other))
+                {
+                    edits.push(paid(value, COMPARED));
+                }
+            }
+            (Kind::Word, "in") if !loops_over => loops_over = true,
+            (Kind::Word, "in") if is_test(code, tokens, at) => {}
+            (Kind::Word, "in") => {
+                let negated = before.is_some_and(|before| text(&tokens[before]) == "not");
+                let end = before.and_then(|before| before.checked_sub(usize::from(negated)));
+                let value = end.and_then(|end| operand_start(code, tokens, end).map(|start| (start, end)));
+                edits.extend(
+                    value
+                        .filter(|&(_, end)| !is_constant(code, &tokens[end]))
+                        .map(|value| paid(value, READ)),
+                );
+                if let Some(next) = tokens.get(at + 1)
+                    && !is_constant(code, next)
+                    && next.kind != Kind::Close
+                {
+                    let end = tokens[operand_end(code, tokens, at + 1)].range.end;
+                    edits.push((end..end, format!("|{COMPARED}")));
+                }
+            }
+            _ => {}
+        }
+    }
+    edits
+}
+
+/// A bracket that is open.
+struct Bracket {
+    at: usize,
+    /// First and last token of what something is taken from in it.
+    of: Option<(usize, usize)>,
+    holds: Holds,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    One,
+    Several,
+    /// Two places with a colon between them.
+    Range,
+    /// Keys and values.
+    Entries,
+}
+
+/// Lets the filters take what stands in the bracket that closes at `close`.
+fn taken(tokens: &[Token], open: &Bracket, close: usize) -> Vec<Edit> {
+    match (open.of, open.holds) {
+        (Some(value), Holds::Range) => read(tokens, value).into(),
+        (Some((start, _)), Holds::One) if open.at + 1 < close => {
+            let from = tokens[start].range.start;
+            vec![
+                (from..from, "(".to_owned()),
+                (tokens[open.at].range.clone(), format!("|{ITEM}(")),
+                (tokens[close].range.clone(), "))".to_owned()),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Puts what stands from one token to another in parentheses, and the filter behind it that pays for it.
+fn read(tokens: &[Token], (start, end): (usize, usize)) -> [Edit; 2] {
+    let (from, to) = (tokens[start].range.start, tokens[end].range.end);
+    [(from..from, "(".to_owned()), (to..to, format!("|{READ})"))]
+}
+
+/// How many tokens the comparison has that begins at `at`; none where it is no comparison.
+fn comparison(code: &str, tokens: &[Token], at: usize) -> Option<usize> {
+    let text = |at: usize| tokens.get(at).map_or("", |token| &code[token.range.clone()]);
+    let follows = tokens
+        .get(at + 1)
+        .is_some_and(|next| text(at + 1) == "=" && next.range.start == tokens[at].range.end);
+    match (text(at), follows) {
+        ("=" | "!", true) => Some(2),
+        ("<" | ">", follows) => Some(1 + usize::from(follows)),
+        _ => None,
+    }
+}
+
+/// Whether the token is a text or a number that stands in the template itself, or a word for a short value.
+fn is_constant(code: &str, token: &Token) -> bool {
+    let text = &code[token.range.clone()];
+    let word = matches!(text, "true" | "True" | "false" | "False" | "none" | "None");
+    token.kind == Kind::Text || word || is_number(text)
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// The first token of the value that ends with the token `end`, with what is called or taken from it; `None` where no value
+/// ends there, and where it is a filter or a test.
+fn operand_start(code: &str, tokens: &[Token], end: usize) -> Option<usize> {
+    let text = |at: usize| &code[tokens[at].range.clone()];
+    let is_value = |at: usize| match tokens[at].kind {
+        Kind::Word => !KEYWORDS.contains(&text(at)),
+        Kind::Text | Kind::Out => true,
+        Kind::Open | Kind::Close | Kind::In | Kind::Other => false,
+    };
+    let mut at = end;
+    loop {
+        if !is_value(at) {
+            return None;
+        }
+        if tokens[at].kind == Kind::Out {
+            let mut depth = 0usize;
+            at = (0..=at).rev().find(|&at| {
+                match tokens[at].kind {
+                    Kind::Out => depth += 1,
+                    Kind::In => depth -= 1,
+                    _ => {}
+                }
+                depth == 0
+            })?;
+            let joined = at.checked_sub(1).is_some_and(is_value) && text(at) != "{";
+            if joined {
+                at -= 1;
+                continue;
+            }
+            break;
+        }
+        match at.checked_sub(2) {
+            Some(value) if text(at - 1) == "." && is_value(value) => at = value,
+            _ => break,
+        }
+    }
+    let is_filter = at.checked_sub(1).is_some_and(|before| text(before) == "|");
+    (!is_filter && !is_test(code, tokens, at)).then_some(at)
+}
+
+/// Whether the word at `at` is the name of a test.
+fn is_test(code: &str, tokens: &[Token], at: usize) -> bool {
+    let before = |back: usize| {
+        at.checked_sub(back)
+            .map_or("", |at| &code[tokens[at].range.clone()])
+    };
+    before(1) == "is" || (before(1) == "not" && before(2) == "is")
+}
+
 /// The last token of the operand that starts at `start`: a value with what is called or taken from it.
 fn operand_end(code: &str, tokens: &[Token], start: usize) -> usize {
     let mut at = start;
@@ -413,13 +641,16 @@ mod tests {
         check("{% for x in y %}", "{% for x in (y)|__iterated__ %}");
         check(
             "{%- for k, v in a.b(1)['if']|items if k -%}",
-            "{%- for k, v in (a.b(1)['if']|items)|__iterated__ if k -%}",
+            "{%- for k, v in ((a.b(1)|__item__('if'))|items)|__iterated__ if k -%}",
         );
         check(
             "{% for x in (a if b else c) recursive %}",
             "{% for x in ((a if b else c))|__iterated__ recursive %}{% set x = (x)|__kept__ %}",
         );
-        check("{% for x in y[::-1]-%}", "{% for x in (y[::-1])|__iterated__-%}");
+        check(
+            "{% for x in y[::-1]-%}",
+            "{% for x in ((y|__read__)[::-1])|__iterated__-%}",
+        );
         check(
             "{% for x in {'a': '%}'} %}",
             "{% for x in ({'a': '%}'})|__iterated__ %}",
@@ -430,7 +661,7 @@ mod tests {
     fn texts_are_formatted_by_percent() {
         check(
             "{{ '%s' % x.y[0]|upper ~ 1 }}",
-            "{{ '%s' |__percent__( x.y[0]|upper) ~ 1 }}",
+            "{{ '%s' |__percent__( (x.y|__item__(0))|upper) ~ 1 }}",
         );
         check("{{ '%s %d' % (a, 3) }}", "{{ '%s %d' |__percent__( (a, 3)) }}");
         check("{{ 7 % 3 }}{% if 'a' %}", "{{ 7 % 3 }}{% if 'a' %}");
@@ -451,7 +682,7 @@ mod tests {
     fn what_names_are_given_is_looked_at() {
         check(
             "{% set a.b = c == d, [1] %}{% set x|trim %}",
-            "{% set a.b = (c == d, [1])|__held__ %}{% set x|trim %}",
+            "{% set a.b = (c|__compared__ == d, [1])|__held__ %}{% set x|trim %}",
         );
         check(
             "{% with a = '%s' % b, c = f(d=1) -%}",
@@ -468,6 +699,50 @@ mod tests {
         check(
             "{% for k, v in a recursive +%}",
             "{% for k, v in (a)|__iterated__ recursive +%}{% set k = (k)|__kept__ +%}{% set v = (v)|__kept__ +%}",
+        );
+    }
+
+    #[test]
+    fn what_is_read_is_paid_for() {
+        check(
+            "{{ a[0] }}{{ a.b(c)[d] }}",
+            "{{ (a|__item__(0)) }}{{ (a.b(c)|__item__(d)) }}",
+        );
+        check(
+            "{{ a['x'][-1:] }}{{ -a [i+1] }}{{ a[0][b[1]] }}",
+            "{{ ((a|__item__('x'))|__read__)[-1:] }}{{ -(a |__item__(i+1)) }}{{ ((a|__item__(0))|__item__((b|__item__(1)))) }}",
+        );
+        check(
+            "{{ a.3 }}{{ 1.5 }}{{ [1][0] }}{{ a[] }}",
+            "{{ (a|__read__).3 }}{{ 1.5 }}{{ ([1]|__item__(0)) }}{{ a[] }}",
+        );
+        check(
+            "{% if a == b and c.d != 'x' or not e <= f[1] %}",
+            "{% if a|__compared__ == b and c.d != 'x' or not e|__compared__ <= (f|__item__(1)) %}",
+        );
+        check(
+            "{{ a(b=c, d == e) }}{{ x|length > y }}",
+            "{{ a(b=c, d|__compared__ == e) }}{{ x|length > y }}",
+        );
+        check(
+            "{% if a in b and c not in ['x', d] %}{% if 'k' in 'text' %}",
+            "{% if a|__read__ in b|__compared__ and c|__read__ not in ['x', d]|__compared__ %}{% if 'k' in 'text' %}",
+        );
+        check(
+            "{% for x in y if x in z %}{% for [a] in b %}",
+            "{% for x in (y)|__iterated__ if x|__read__ in z|__compared__ %}{% for [a] in (b)|__iterated__ %}",
+        );
+        check(
+            "{{ {a: 1, 'b': c, d.e: [f:2]} }}",
+            "{{ {a|__read__: 1, 'b': c, d.e|__read__: [f:2]} }}",
+        );
+        check(
+            "{{ a is eq [1] }}{{ a is not in [b] }}{{ a is b == c }}",
+            "{{ a is eq [1] }}{{ a is not in [b] }}{{ a is b == c }}",
+        );
+        check(
+            "{{ x or [1] }}{% if [1] %}{{ a|b[0] }}",
+            "{{ x or [1] }}{% if [1] %}{{ a|b[0] }}",
         );
     }
 

@@ -184,7 +184,7 @@ fn collect_named<'a>(schema: &'a Value, named: &mut Vec<&'a Value>) {
 }
 
 /// The text without percent signs before the numbers of its bytes.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -233,17 +233,15 @@ fn depth<'a>(schema: &'a Value, references: &mut Vec<&'a str>) -> usize {
 
 /// Refuses a grammar in Lark form whose rules lead too deep; hands the schemas in it to `look`.
 pub(super) fn check_grammar(
-    grammar: &str,
-    look: impl Fn(&Value) -> Result<(), String>,
+    Grammar { marks, heads }: &Grammar<'_>,
+    mut look: impl FnMut(&Value) -> Result<(), String>,
 ) -> Result<(), String> {
-    let marks = marks(grammar);
     marks.iter().try_for_each(|mark| match mark {
         Mark::Json(schema) => look(schema),
         _ => Ok(()),
     })?;
-    let heads: Vec<(usize, usize, &str)> = (0..marks.len()).filter_map(|colon| head(&marks, colon)).collect();
     let mut numbers: HashMap<&str, usize> = HashMap::new();
-    for (_, _, name) in &heads {
+    for (_, _, name) in heads {
         let next = numbers.len();
         numbers.entry(name).or_insert(next);
     }
@@ -258,12 +256,19 @@ pub(super) fn check_grammar(
         for mark in &marks[colon.min(end)..end] {
             match mark {
                 Mark::Name(name) => parts.leads[number].extend(numbers.get(name)),
-                Mark::Open => {
+                Mark::Open(_) => {
                     open += 1;
                     deepest = deepest.max(open);
                 }
                 Mark::Close => open = open.saturating_sub(1),
-                Mark::Colon | Mark::Json(_) => {}
+                Mark::Colon
+                | Mark::Json(_)
+                | Mark::Text(_)
+                | Mark::Expression { .. }
+                | Mark::Substring(_)
+                | Mark::Number(_)
+                | Mark::Sign(_)
+                | Mark::Statement => {}
             }
         }
         parts.depths[number] = parts.depths[number].max(deepest + 1);
@@ -276,13 +281,43 @@ pub(super) fn check_grammar(
     }
 }
 
+/// A grammar in Lark form, as far as it matters here.
+pub(super) struct Grammar<'a> {
+    pub(super) marks: Vec<Mark<'a>>,
+    /// Where each definition begins, where its colon stands, and what it defines.
+    pub(super) heads: Vec<(usize, usize, &'a str)>,
+}
+
+impl<'a> Grammar<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        let marks = marks(text);
+        let heads = (0..marks.len()).filter_map(|colon| head(&marks, colon)).collect();
+        Self { marks, heads }
+    }
+}
+
 /// What matters of a grammar.
-enum Mark<'a> {
+pub(super) enum Mark<'a> {
     Name(&'a str),
     Colon,
-    Open,
+    /// `(`, `[` or `{`.
+    Open(char),
     Close,
     Json(Value),
+    /// A text with its quotes.
+    Text(&'a str),
+    /// A regular expression without its strokes.
+    Expression {
+        pattern: &'a str,
+        flags: &'a str,
+    },
+    /// A text of which any part may stand, by its length.
+    Substring(usize),
+    Number(&'a str),
+    /// `?`, `*`, `+`, `|`, `&` or `~`.
+    Sign(char),
+    /// `%ignore` and its like.
+    Statement,
 }
 
 /// Where the definition begins whose colon stands at `colon`, where that is, and what it defines.
@@ -295,9 +330,15 @@ fn head<'a>(marks: &[Mark<'a>], colon: usize) -> Option<(usize, usize, &'a str)>
         at = at.checked_sub(1)?;
         match &marks[at] {
             Mark::Close => closed += 1,
-            Mark::Open => closed = closed.checked_sub(1)?,
+            Mark::Open(_) => closed = closed.checked_sub(1)?,
             Mark::Name(name) if closed == 0 => return Some((at, colon, name)),
-            Mark::Name(_) => {}
+            Mark::Name(_)
+            | Mark::Text(_)
+            | Mark::Expression { .. }
+            | Mark::Substring(_)
+            | Mark::Number(_)
+            | Mark::Sign(_)
+            | Mark::Statement => {}
             Mark::Colon | Mark::Json(_) => return None,
         }
     }
@@ -312,7 +353,15 @@ fn marks(grammar: &str) -> Vec<Mark<'_>> {
         let taken = match first {
             '#' => Some(line),
             '/' if rest.starts_with("//") => Some(line),
-            '"' | '/' => quoted(rest, first),
+            '"' => quoted(rest, first).inspect(|&end| marks.push(Mark::Text(&rest[..end]))),
+            '/' => quoted(rest, first).map(|end| {
+                let flags = end + run(&rest[end..], |c| "imslux".contains(c));
+                marks.push(Mark::Expression {
+                    pattern: &rest[1..end - 1],
+                    flags: &rest[end..flags],
+                });
+                flags
+            }),
             '<' => Some(rest.find(['>', '\n']).map_or(rest.len(), |end| end + 1)),
             '%' => {
                 let word = run(&rest[1..], |c| c.is_ascii_alphabetic()) + 1;
@@ -322,13 +371,20 @@ fn marks(grammar: &str) -> Vec<Mark<'_>> {
                             serde_json::Deserializer::from_str(&rest[word..]).into_iter::<Value>();
                         let value = values.next().and_then(Result::ok);
                         let end = word + values.byte_offset();
-                        let is_schema = &rest[..word] == "%json";
                         value.map(|value| {
-                            marks.extend(is_schema.then_some(Mark::Json(value)));
+                            match &rest[..word] {
+                                "%json" => marks.push(Mark::Json(value)),
+                                "%regex" => marks.push(Mark::Substring(end - word)),
+                                _ => {}
+                            }
                             end
                         })
                     }
-                    _ => Some(word),
+                    "%if" | "%lark" => Some(word),
+                    _ => {
+                        marks.push(Mark::Statement);
+                        Some(word)
+                    }
                 }
             }
             '@' => Some(1 + run(&rest[1..], is_name)),
@@ -336,12 +392,20 @@ fn marks(grammar: &str) -> Vec<Mark<'_>> {
             ':' | '(' | '[' | '{' | ')' | ']' | '}' => {
                 marks.push(match first {
                     ':' => Mark::Colon,
-                    '(' | '[' | '{' => Mark::Open,
+                    '(' | '[' | '{' => Mark::Open(first),
                     _ => Mark::Close,
                 });
                 Some(1)
             }
-            '0'..='9' => Some(number(rest)),
+            '?' | '*' | '+' | '|' | '&' | '~' => {
+                marks.push(Mark::Sign(first));
+                Some(1)
+            }
+            '0'..='9' => {
+                let long = number(rest);
+                marks.push(Mark::Number(&rest[..long]));
+                Some(long)
+            }
             'a'..='z' | 'A'..='Z' | '_' => {
                 let long = name(rest);
                 // An underscore alone is no name.
@@ -435,7 +499,7 @@ mod tests {
     }
 
     fn rules(grammar: &str) -> Result<(), String> {
-        check_grammar(grammar, |_| Ok(()))
+        check_grammar(&Grammar::new(grammar), |_| Ok(()))
     }
 
     /// A chain of rules, each written by `rule` from its number and the name of the next.

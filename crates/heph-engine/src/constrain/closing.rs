@@ -19,7 +19,7 @@ const SLACK: usize = 48;
 const STALE_AFTER: usize = 16;
 
 /// How far an answer is from its end.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Closing {
     /// The forced rest, once it has begun.
     way: Option<VecDeque<TokenId>>,

@@ -3,7 +3,7 @@
 //! Rules keep their meaning character by character; only their names change. Token references such as `<think>` have no
 //! place in Lark and are refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 /// Whether `grammar` is written in GBNF: only there rules are made with `::=`.
@@ -17,14 +17,14 @@ pub(super) fn to_lark(grammar: &str) -> Result<String, String> {
         rest: grammar,
         line: 1,
         names: HashMap::new(),
-        made: Vec::new(),
+        made: HashSet::new(),
     };
     let mut lark = String::new();
     reader.space(true);
     while !reader.rest.is_empty() {
         let name = reader.name().ok_or_else(|| reader.wrong("the name of a rule"))?;
         let rule = reader.rule(&name);
-        if reader.made.contains(&rule) {
+        if !reader.made.insert(rule.clone()) {
             return Err(format!("line {}: the rule {name} is made twice", reader.line));
         }
         reader.space(false);
@@ -33,10 +33,9 @@ pub(super) fn to_lark(grammar: &str) -> Result<String, String> {
         let _ = write!(lark, "{rule}: ");
         reader.alternatives(&mut lark, 0)?;
         lark.push('\n');
-        reader.made.push(rule);
         reader.space(true);
     }
-    let missing = reader.names.iter().find(|(_, rule)| !reader.made.contains(rule));
+    let missing = reader.names.iter().find(|(_, rule)| !reader.made.contains(*rule));
     match (missing, reader.names.contains_key("root")) {
         (Some((name, _)), _) => Err(format!("the rule {name} is not made anywhere")),
         (None, false) => Err("there is no rule called root".to_owned()),
@@ -47,13 +46,16 @@ pub(super) fn to_lark(grammar: &str) -> Result<String, String> {
 /// Groups in groups.
 const DEPTH_MAX: usize = 50;
 
+/// Signs behind one item: each is a group around all before it.
+const SIGNS_MAX: usize = 8;
+
 struct Reader<'a> {
     rest: &'a str,
     line: usize,
     /// The Lark name of each rule that was met.
     names: HashMap<String, String>,
     /// The Lark names of the rules that were made.
-    made: Vec<String>,
+    made: HashSet<String>,
 }
 
 impl Reader<'_> {
@@ -158,7 +160,7 @@ impl Reader<'_> {
 
     /// `*`, `+`, `?` and `{m,n}` behind an item; the item stands in `out` from `start` on.
     fn repetition(&mut self, out: &mut String, start: usize) -> Result<(), String> {
-        loop {
+        for signs in 0.. {
             self.space(false);
             let sign = match self.rest.chars().next() {
                 Some(c @ ('*' | '+' | '?')) => {
@@ -168,10 +170,17 @@ impl Reader<'_> {
                 Some('{') => self.counts()?,
                 _ => return Ok(()),
             };
+            if signs == SIGNS_MAX {
+                return Err(format!(
+                    "line {}: an item has more than {SIGNS_MAX} signs behind it",
+                    self.line
+                ));
+            }
             out.insert(start, '(');
             out.push(')');
             out.push_str(&sign);
         }
+        Ok(())
     }
 
     fn counts(&mut self) -> Result<String, String> {
@@ -326,6 +335,9 @@ mod tests {
             assert_eq!(to_lark(gbnf).unwrap_err(), why);
         }
         assert!(to_lark(&format!("root ::= {}", "(".repeat(10_000))).is_err());
+        assert!(to_lark(&format!("root ::= \"a\"{}", "*".repeat(8))).is_ok());
+        let error = to_lark(&format!("root ::= \"a\"{}", "*".repeat(9))).unwrap_err();
+        assert!(error.contains("signs behind it"), "{error}");
     }
 
     #[test]

@@ -44,8 +44,12 @@ pub(super) fn fetch(
     let mut part = Part::open(folder, file)?;
     store::make_parent(&part.target)?;
     if part.target.is_file() {
-        // A download interrupted between two files of one model: this one was whole and checked.
-        return part.seal(cancel);
+        // A download interrupted between two files of one model: this one was whole and checked. Of an earlier commit it
+        // is thrown away, and asked for like any other.
+        match part.seal(cancel) {
+            Err(PullError::Checksum { .. }) => {}
+            sealed => return sealed,
+        }
     }
     let sealed = part
         .bring(hub, url, cancel, progress)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use heph_engine::hf::{INDEX, WEIGHTS};
+
 use super::hub::{Listed, Listing, is_sha256};
 use super::{Cancel, Format, Hub, PullError, Request, download};
 use crate::store::{POOLING, belongs, part_names, shard};
@@ -28,6 +30,24 @@ impl Selection {
             None => false,
         })
     }
+
+    /// The same files at the commit of `listing`, and with what it tells of them.
+    fn told_by(mut self, listing: Listing) -> Self {
+        self.commit = listing.commit;
+        for listed in listing.files {
+            if let Some(file) = self.files.iter_mut().find(|file| file.path == listed.path) {
+                file.bytes = listed.size;
+                file.sha256 = sum(listed.lfs.and_then(|lfs| lfs.sha256));
+            }
+        }
+        self
+    }
+}
+
+/// A SHA-256 as a hub tells it.
+fn sum(told: Option<String>) -> Option<String> {
+    told.filter(|told| is_sha256(told))
+        .map(|told| told.to_ascii_lowercase())
 }
 
 /// One file to download.
@@ -48,13 +68,15 @@ pub(super) fn select(hub: &Hub, request: &Request, cancel: &Cancel) -> Result<Se
     if let Some(sum) = request.sha256.as_ref().filter(|s| !is_sha256(s)) {
         return Err(PullError::Sha256(sum.clone()));
     }
+    let list = || hub.list(&request.repository, &request.revision);
+    let listing = || download::with_retries(hub.patience(), cancel, list);
     let mut selection = match &request.file {
-        Some(file) => named(file)?,
-        None => {
-            let list = || hub.list(&request.repository, &request.revision);
-            let listing = download::with_retries(hub.patience(), cancel, list)?;
-            only_model(&request.repository.to_string(), listing)?
-        }
+        Some(file) => match named(file)? {
+            // One file is tied to its content by its own tag; parts of one model are tied to each other by their commit.
+            parts if parts.files.len() > 1 => parts.told_by(listing()?),
+            one => one,
+        },
+        None => only_model(&request.repository.to_string(), listing()?)?,
     };
     match (&request.sha256, &mut selection.files[..]) {
         (None, _) => {}
@@ -135,7 +157,11 @@ pub(super) fn hugging_face(files: Vec<Listed>) -> Vec<Listed> {
     let top = files
         .into_iter()
         .filter(|f| f.path == POOLING || !f.path.contains('/') && belongs(Path::new(&f.path)));
-    let top: Vec<_> = top.collect();
+    let mut top: Vec<_> = top.collect();
+    // The same weights once more, as another library reads them.
+    if top.iter().any(|f| f.path == WEIGHTS || f.path == INDEX) {
+        top.retain(|f| !(f.path.starts_with("consolidated") && f.path.ends_with(".safetensors")));
+    }
     let whole =
         top.iter().any(|f| f.path == "config.json") && top.iter().any(|f| f.path.ends_with(".safetensors"));
     if whole { top } else { Vec::new() }
@@ -163,7 +189,7 @@ fn wanted(path: String, bytes: Option<u64>, sha256: Option<String>) -> Result<Wa
         path,
         name,
         bytes,
-        sha256: sha256.filter(|s| is_sha256(s)).map(|s| s.to_ascii_lowercase()),
+        sha256: sum(sha256),
     })
 }
 
@@ -210,6 +236,26 @@ mod tests {
         ];
         let files = ["1_Pooling/config.json", "config.json", "model.safetensors"];
         assert_eq!(chosen(&folder).unwrap(), files);
+    }
+
+    #[test]
+    fn weights_that_are_there_twice_are_taken_once() {
+        let twice = [
+            "config.json",
+            "consolidated.safetensors",
+            "model-00001-of-00001.safetensors",
+            "model.safetensors.index.json",
+        ];
+        assert_eq!(chosen(&twice).unwrap(), [twice[0], twice[2], twice[3]]);
+        let twice = [
+            "config.json",
+            "consolidated-00001-of-00002.safetensors",
+            "model.safetensors",
+        ];
+        assert_eq!(chosen(&twice).unwrap(), [twice[0], twice[2]]);
+        // Where nothing else is there, they are the weights.
+        let once = ["config.json", "consolidated.safetensors"];
+        assert_eq!(chosen(&once).unwrap(), once);
     }
 
     #[test]

@@ -516,6 +516,65 @@ fn only_what_came_from_the_same_place_is_made_part_of_a_model() {
     }
 }
 
+/// Two parts of a model at each of two commits: the branch moves to the second when the second part was asked for.
+fn moving_hub(tells_sums: bool) -> Server {
+    let moved = AtomicBool::new(false);
+    let long = content();
+    let short = long[..500_000].to_vec();
+    let parts = [[long.clone(), short.clone()], [short, long]];
+    Server::new(move |asked, stream| {
+        let now = usize::from(moved.load(Ordering::Relaxed));
+        let commit = ["aaaa", "bbbb"][now];
+        if asked.path.starts_with("/api/") {
+            let listed = [0, 1].map(|part| {
+                let name = format!("tiny-0000{}-of-00002.gguf", part + 1);
+                match tells_sums {
+                    true => serde_json::json!({ "rfilename": name, "lfs": { "sha256": sha256(&parts[now][part]) } }),
+                    false => serde_json::json!({ "rfilename": name }),
+                }
+            });
+            let list = serde_json::json!({ "sha": commit, "siblings": listed }).to_string();
+            return serve(asked, stream, "list", list.as_bytes(), usize::MAX);
+        }
+        let part = usize::from(asked.path.contains("-00002-of"));
+        if !asked.path.contains(&format!("/resolve/{commit}/")) {
+            status(stream, "404 Not Found", "");
+        } else if (now, part) == (0, 1) {
+            moved.store(true, Ordering::Relaxed);
+            status(stream, "403 Forbidden", "");
+        } else {
+            // The tag is that of the branch, and says nothing of the content.
+            serve(asked, stream, "branch", &parts[now][part], usize::MAX);
+        }
+    })
+}
+
+#[test]
+fn parts_of_two_commits_never_make_one_model() {
+    for tells_sums in [false, true] {
+        let (server, desk) = (moving_hub(tells_sums), desk());
+        let parts = Request {
+            file: Some("tiny-00001-of-00002.gguf".into()),
+            ..request()
+        };
+        assert!(desk.pull(&server, &parts).is_err());
+        let first = desk
+            .store
+            .folder()
+            .join(".incoming/tiny/tiny-00001-of-00002.gguf");
+        assert_eq!(std::fs::metadata(first).unwrap().len(), content().len() as u64);
+        // The scripted parts are no model in the end; what was asked for tells what it would have been made of.
+        let _ = desk.pull(&server, &parts);
+        let asked: Vec<String> = server.asked().into_iter().map(|asked| asked.path).collect();
+        for part in ["/bbbb/tiny-00001-of", "/bbbb/tiny-00002-of"] {
+            assert!(
+                asked.iter().any(|path| path.contains(part)),
+                "{tells_sums}: {asked:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_page_in_the_place_of_a_model_is_not_kept() {
     let server = Server::new(|asked, stream| {

@@ -10,9 +10,10 @@ use heph_engine::prefix::Share;
 use heph_engine::text::TextStream;
 use heph_plan::Mode;
 use heph_runtime::cancel::Cancel;
-use heph_runtime::desk::{AnswerOptions, Finish};
+use heph_runtime::desk::{AnswerOptions, DeskError, Finish};
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
+use heph_types::ModelHash;
 use serde::Serialize;
 
 use super::{Arguments, messages, prompt};
@@ -20,6 +21,9 @@ use crate::failure::{Exit, Failure};
 
 /// A schema or grammar file of more bytes is none.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Names the model where nothing of it is shared: the name is compared with nothing, and to make it reads all weights.
+const ALONE: ModelHash = ModelHash([0; 32]);
 
 /// Probabilities beside each token, at most.
 const LOGPROBS_MAX: usize = 20;
@@ -89,7 +93,7 @@ impl ShapeArguments {
             return Ok(None);
         };
         let schema = serde_json::from_str(&text(path)?).map_err(|error| {
-            let sentence = format!("{} is no JSON schema: {error}", path.display());
+            let sentence = format!("{} is no JSON schema: {error}", named(path));
             Failure::new(Exit::Input, sentence)
         })?;
         Ok(Some(Shape::JsonSchema(schema)))
@@ -114,8 +118,25 @@ fn unusable(error: ConstraintError) -> Failure {
     Failure::new(Exit::Usage, error.to_string())
 }
 
+/// Characters of a name that are told; what is longer is no name, but what the file was to hold.
+const NAME_CHARS_MAX: usize = 80;
+
+/// The name of a file as it is told.
+fn named(path: &Path) -> String {
+    let name = path.display().to_string();
+    match name.char_indices().nth(NAME_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name,
+    }
+}
+
 fn text(path: &Path) -> Result<String, Failure> {
-    let wrong = |why: String| Failure::new(Exit::Input, format!("cannot read {}: {why}", path.display()));
+    let begins = path.to_string_lossy();
+    let inline = begins.trim_start().starts_with('{') || begins.contains("::=");
+    let wrong = |why: String| {
+        let failure = Failure::new(Exit::Input, format!("cannot read {}: {why}", named(path)));
+        failure.maybe_hint(inline.then_some("the option takes the name of a file that holds it"))
+    };
     let about = fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
     if !about.is_file() || about.len() > FILE_BYTES_MAX {
         return Err(wrong(format!(
@@ -176,10 +197,9 @@ pub(super) fn run(
     let messages = messages(arguments.system.as_deref(), question);
     let tokens = prompt(question, &messages, arguments.raw).tokens(&words)?;
     let prompt_tokens = tokens.len();
-    let hash = opened.hash()?;
     let engine = opened.load(opened.packing())?;
     let worker = engine.worker().with_stop(cancel.flag());
-    let mut batch = Batch::new(worker, hash, BatchLimits::default());
+    let mut batch = Batch::new(worker, ALONE, BatchLimits::default());
     batch
         .submit(Request {
             prompt: tokens,
@@ -223,7 +243,8 @@ pub(super) fn run(
 fn failed(error: BatchError) -> Failure {
     match error {
         BatchError::Forward(error) => error.into(),
-        error @ BatchError::TooLong { .. } => Failure::new(Exit::Room, error.to_string()),
+        error @ BatchError::TooLong { tokens, context } => Failure::new(Exit::Usage, error.to_string())
+            .maybe_hint(DeskError::TooLong { tokens, context }.hint()),
         error => Failure::new(Exit::Input, error.to_string()),
     }
 }
