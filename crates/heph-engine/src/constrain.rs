@@ -322,17 +322,25 @@ fn word(token: TokenText) -> Vec<u8> {
 }
 
 fn left(error: impl std::fmt::Display) -> ConstraintError {
-    let line = first_line(&error.to_string());
-    ConstraintError::Left(match line.contains(DEAD_END) {
+    let error = error.to_string();
+    ConstraintError::Left(match error.contains(DEAD_END) {
         true => "nothing can follow there".to_owned(),
-        false => line,
+        false => plain(&error),
     })
 }
 
 /// What the library says of a shape, in words for people: its own limits are sums of things that nobody sees.
 fn plain(error: &str) -> String {
     let line = first_line(error);
-    let limited = ["limit", "too large", "too many", "Too many", "too big", "fuel"];
+    let limited = [
+        "limit",
+        "too large",
+        "too many",
+        "Too many",
+        "too big",
+        "fuel",
+        "max is",
+    ];
     if limited.iter().any(|word| line.contains(word)) {
         return "it is too large or too ambiguous".to_owned();
     }
@@ -642,6 +650,23 @@ mod tests {
             assert!(error.contains(why) && error.len() < 400, "{error}");
         }
         assert!(shaper.constraint(&Shape::Regex(optional(1_000))).is_ok());
+    }
+
+    #[test]
+    fn a_rule_of_too_many_alternatives_is_told_in_plain_words() {
+        let (shaper, _) = shaper();
+        let texts: Vec<String> = (0..3_000).map(|at| format!("\"t{at}\"")).collect();
+        let mut constraint = shaper
+            .constraint(&Shape::Lark(format!("start: a+\na: {}\n", texts.join(" | "))))
+            .unwrap();
+        let error = constraint
+            .accept(TokenId(u32::from(b't')))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "the answer left its shape: it is too large or too ambiguous"
+        );
     }
 
     #[test]
