@@ -103,7 +103,11 @@ def dead(wanted, seconds_max):
             try:
                 told = ask("layered")
                 wrong += [answers] if told["text"] != calm["text"] else []
-                late += [told["seconds"] - usual["seconds"]] if told["receipt"]["moves"] else []
+                if told["receipt"]["moves"]:
+                    late.append(told["seconds"] - usual["seconds"])
+                else:
+                    # Nobody was struck in time: it is as long as an answer takes now.
+                    usual = told
             except RuntimeError as error:
                 # Both gone before the plan was made: that is said, and right.
                 wrong += [] if "no plan is possible" in str(error) else [answers]
