@@ -37,8 +37,9 @@ def straits(rtts, mbits):
         for rtt in rtts:
             way.shape(rtt=rtt)
             told = left.run([sys.executable, PROBE, "ping", way.right, 9]).stdout.split()
-            median = statistics.median(float(word) for word in told if word != "lost")
-            claim(f"a round trip of {rtt} ms", rtt <= median < rtt * 1.02 + 2, f"{median:.2f} ms")
+            # None is sooner, and one meets no other work.
+            soonest = min(float(word) for word in told if word != "lost")
+            claim(f"a round trip of {rtt} ms", rtt <= soonest < rtt * 1.02 + 2, f"{soonest:.2f} ms")
         for mbit in mbits:
             way.shape(rtt=5, mbit=mbit)
             told = left.run([sys.executable, PROBE, "flood", way.right, mbit * 1.5, 1.5]).stdout
