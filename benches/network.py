@@ -315,6 +315,8 @@ def prefill_report():
     each = {piece: middle([line["one_s"] for line in prefill if line["piece"] == piece]) for piece in pieces}
     least, most = pieces[0], pieces[-1]
     again = (each[least] - each[most]) / (512 / least - 512 / most)
+    if again < 1e-3:
+        return out + ["", "A piece costs a host less than a millisecond beside its tokens here: shorter pieces fill the line sooner and lose nothing.", ""]
     return out + ["", f"Each piece costs a host {again * 1e3:.0f} ms beside its tokens, since the weights are read and unpacked once more: shorter pieces fill the",
                   "line sooner and lose that again.", ""]
 
