@@ -261,14 +261,7 @@ pub(super) fn check_grammar(
                     deepest = deepest.max(open);
                 }
                 Mark::Close => open = open.saturating_sub(1),
-                Mark::Colon
-                | Mark::Json(_)
-                | Mark::Text(_)
-                | Mark::Expression { .. }
-                | Mark::Substring(_)
-                | Mark::Number(_)
-                | Mark::Sign(_)
-                | Mark::Statement => {}
+                _ => {}
             }
         }
         parts.depths[number] = parts.depths[number].max(deepest + 1);
@@ -332,14 +325,8 @@ fn head<'a>(marks: &[Mark<'a>], colon: usize) -> Option<(usize, usize, &'a str)>
             Mark::Close => closed += 1,
             Mark::Open(_) => closed = closed.checked_sub(1)?,
             Mark::Name(name) if closed == 0 => return Some((at, colon, name)),
-            Mark::Name(_)
-            | Mark::Text(_)
-            | Mark::Expression { .. }
-            | Mark::Substring(_)
-            | Mark::Number(_)
-            | Mark::Sign(_)
-            | Mark::Statement => {}
             Mark::Colon | Mark::Json(_) => return None,
+            _ => {}
         }
     }
 }

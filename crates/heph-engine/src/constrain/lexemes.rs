@@ -118,14 +118,7 @@ impl<'m> Reading<'m, '_> {
                 Mark::Expression { pattern, .. } => ('/', *pattern),
                 Mark::Name(name) if is_terminal(name) => ('N', *name),
                 Mark::Substring(_) => ('%', ""),
-                Mark::Name(_)
-                | Mark::Colon
-                | Mark::Open(_)
-                | Mark::Close
-                | Mark::Json(_)
-                | Mark::Number(_)
-                | Mark::Sign(_)
-                | Mark::Statement => {
+                _ => {
                     marks = &marks[1..];
                     continue;
                 }

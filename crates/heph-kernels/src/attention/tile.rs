@@ -282,46 +282,16 @@ unsafe fn mix_row_set<S: Lanes, const R: usize, const N: usize>(
     // SAFETY: `stride` is a multiple of 16 and of what each call covers, so all places are in the arrays.
     unsafe {
         while dim + step <= stride {
-            mix_span::<S, R, N>(
-                scales,
-                weights,
-                values.add(dim),
-                stride,
-                range,
-                out.add(dim),
-                ahead,
-            );
+            let (values, out) = (values.add(dim), out.add(dim));
+            mix_span::<S, R, N>(scales, weights, values, stride, range, out, ahead);
             dim += step;
         }
         while dim < stride {
+            let (values, out) = (values.add(dim), out.add(dim));
             match S::WIDTH {
-                4 => mix_span::<S, R, 4>(
-                    scales,
-                    weights,
-                    values.add(dim),
-                    stride,
-                    range,
-                    out.add(dim),
-                    ahead,
-                ),
-                8 => mix_span::<S, R, 2>(
-                    scales,
-                    weights,
-                    values.add(dim),
-                    stride,
-                    range,
-                    out.add(dim),
-                    ahead,
-                ),
-                _ => mix_span::<S, R, 1>(
-                    scales,
-                    weights,
-                    values.add(dim),
-                    stride,
-                    range,
-                    out.add(dim),
-                    ahead,
-                ),
+                4 => mix_span::<S, R, 4>(scales, weights, values, stride, range, out, ahead),
+                8 => mix_span::<S, R, 2>(scales, weights, values, stride, range, out, ahead),
+                _ => mix_span::<S, R, 1>(scales, weights, values, stride, range, out, ahead),
             }
             dim += 16;
         }
