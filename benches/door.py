@@ -19,8 +19,8 @@ threads, so a machine that others use too disturbs it little; for the other figu
 
 Each ends with a line for each thing that was asked, `met` or `MISSED`, and with exit code 1 where one was missed.
 
-Needs cargo build --release -p heph-cli, or HEPH=path. `peer` needs a Python with the package xllamacpp, which holds
-llama.cpp's server: PEER_PYTHON=path.
+Needs cargo build --release -p heph-cli, or HEPH=path. `peer` needs llama.cpp's server, built for this
+CPU (`cmake -DGGML_NATIVE=ON`): LLAMA_SERVER=path.
 """
 import argparse
 import asyncio
@@ -31,6 +31,7 @@ import pathlib
 import random
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -42,7 +43,7 @@ import raw_lines
 
 HERE = pathlib.Path(__file__).resolve().parent
 HEPH = os.environ.get("HEPH", str(HERE.parent / "target" / "release" / "heph"))
-PEER_PYTHON = os.environ.get("PEER_PYTHON", sys.executable)
+LLAMA_SERVER = os.environ.get("LLAMA_SERVER", "llama-server")
 RAW = pathlib.Path(os.environ.get("DOOR_RAW", HERE / "raw" / "door.jsonl"))
 
 # What the project asked for.
@@ -74,10 +75,12 @@ def verdict(*asked):
 class Server:
     """A process that answers on loopback until it is left."""
 
-    def __init__(self, command, path, environment=None):
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        self.port = None
-        for line in self.process.stdout:
+    def __init__(self, command, path, environment=None, port=None):
+        """Which port it took, it says itself, unless it was told one; what else it says is nobody's then."""
+        told = subprocess.DEVNULL if port else subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, stdout=told, stderr=told if port else None, text=True)
+        self.port = port
+        for line in [] if port else self.process.stdout:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
                 break
@@ -89,7 +92,8 @@ class Server:
                 self.get(path)
                 return
             except OSError:
-                if time.monotonic() > until:
+                # `llama-server` answers 503 while it loads.
+                if time.monotonic() > until or self.process.poll() is not None:
                     sys.exit("the server does not answer")
                 time.sleep(0.05)
 
@@ -133,22 +137,13 @@ def heph(home, *arguments):
     return Server(command, "/health", os.environ | {"HEPH_HOME": str(home)})
 
 
-# llama.cpp's server inside a Python process, with as many places as there are streams.
-PEER = """
-import sys, time, xllamacpp as x
-p = x.CommonParams()
-p.model.path, p.n_parallel, p.n_ctx = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-p.cpuparams.n_threads = p.cpuparams_batch.n_threads = int(sys.argv[4])
-p.port = 0
-s = x.Server(p)
-print(s.listening_address, flush=True)
-time.sleep(1e6)
-"""
-
-
 def llama_server(model, places, context, threads):
-    arguments = [model, str(places), str(places * context), str(threads)]
-    return Server([PEER_PYTHON, "-c", PEER, *arguments], "/health")
+    """With as many places as there are streams."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return Server([LLAMA_SERVER, "--model", model, "--parallel", str(places), "--ctx-size", str(places * context), "--threads", str(threads),
+                   "--port", str(port)], "/health", port=port)
 
 
 async def events(port, path, body, rate=None):

@@ -5,6 +5,7 @@ Two hosts of one core each (network namespaces pinned by taskset), a strait with
 raw line is kept in raw/network.jsonl; the report is made from those lines and from nothing else.
 
     network.py split MODEL.gguf    decoding, prefill, serial prefill and bytes of a model over two hosts
+    network.py rpc MODEL.gguf      decoding and prefill of the same split by HEPH and by llama.cpp's RPC, in turns
     network.py modes               the bundled pair by every mode of heph run, at several round trips
     network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
     network.py direct MODEL.gguf   decoding over two far hosts: rows through the desk, and from host to host
@@ -17,6 +18,7 @@ import functools
 import json
 import os
 import pathlib
+import select
 import statistics
 import subprocess
 import sys
@@ -44,11 +46,9 @@ PIECES = [16, 32, 64, 128]
 MODE_RTTS = [0, 50, 100, 150, 300]
 GUESS_RTTS = [0, 20, 150, 300]
 
-# llama.cpp's RPC split of the same shape over two one-core hosts, tokens a second by round trip, and one host alone:
-# measured on another day and machine (2 virtual CPUs of a Zen 5) with the delay of a proxy.
-RPC = {0: 31.9, 10: 23.4, 50: 11.5, 100: 7.4}
-RPC_ONE = 37.0
-RPC_PREFILL, RPC_PREFILL_ONE = 125, 105
+# llama.cpp with its RPC backend: built on first use from the source of peers/ (`cargo fetch` brings it).
+PEERS = HERE / "peers"
+RPC = PEERS / "target" / "rpc" / "rpc-peer"
 
 
 keep = functools.partial(raw_lines.keep, RAW)
@@ -135,6 +135,39 @@ def split(model, parts):
             keep("split", model=name, rtt_ms=0, **line)
 
 
+def build_rpc():
+    if RPC.exists():
+        return
+    told = json.loads(subprocess.check_output(["cargo", "metadata", "--format-version", "1"], cwd=PEERS))
+    crate = next(package for package in told["packages"] if package["name"] == "llama-cpp-sys-2")
+    source = pathlib.Path(crate["manifest_path"]).parent / "llama.cpp"
+    subprocess.run(["cmake", "-S", PEERS / "rpc", "-B", RPC.parent, f"-DLLAMA_CPP={source}"], check=True)
+    subprocess.run(["cmake", "--build", RPC.parent, "-j", str(os.cpu_count())], check=True)
+
+
+def rpc(model, rtts):
+    """Both programs in turns, and each alone on one host. llama.cpp repacks its weights or not: both are taken."""
+    build_rpc()
+    for rtt in rtts:
+        for line in ticketed(model, rtt, "decode:32", "prefill:512:16"):
+            keep("split", model=pathlib.Path(model).stem, rtt_ms=rtt, **line)
+        with Lab() as lab:
+            desk, node = lab.host("desk"), lab.host("node")
+            way = lab.strait(desk, node, rtt=rtt)
+            at = f"{way.right}:50052"
+            served = node.start([RPC, "serve", at], cpus="1", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            if not select.select([served.stdout], [], [], 10)[0]:
+                raise RuntimeError("rpc-peer serve did not start")
+            for where in ("-", at):
+                for repack in "01":
+                    with Others(served.pid, way.process.pid) as others:
+                        out = desk.run([RPC, "measure", model, where, "512", "32", repack], cpus="0", timeout=280)
+                    if out.returncode:
+                        raise RuntimeError(out.stderr)
+                    keep("rpc", model=pathlib.Path(model).stem, rtt_ms=rtt, job=["two", "one"][where == "-"],
+                         others=others.share(), **json.loads(out.stdout))
+
+
 DIRECT_RTTS = [10, 50, 100]
 
 
@@ -202,6 +235,9 @@ def guesses(rtts):
             keep("guesses", rtt_ms=rtt, **line)
 
 
+# Answers of a few hundredths of a second: single ones are too short to be timed. A plain split pays the way for each token.
+MODE_ROUNDS, LAYERED_ROUNDS, MODE_TOKENS = 5, 2, 160
+
 MODES = ["local", "remote", "layered", "speculative", "layered-speculative", "auto"]
 
 
@@ -215,12 +251,16 @@ def modes(rtts):
             way = lab.strait(desk.host, host, rtt=rtt)
             node = Node(host, way, cpus="1")
             desk.join(node)
-            for mode in MODES:
-                told = desk.ask(mode, prompt, 7, 60, 0.8, timeout=120)
+            turns = [mode for turn in range(MODE_ROUNDS) for mode in MODES if mode != "layered" or turn < LAYERED_ROUNDS]
+            for mode in turns:
+                told = desk.ask(mode, prompt, 7, MODE_TOKENS, 0.8, timeout=120)
                 receipt = told.get("receipt") or {}
                 guesses = receipt.get("guesses") or {}
                 traffic = receipt.get("traffic", [])
-                keep("modes", rtt_ms=rtt, mode=mode, took=receipt.get("mode", mode), tok_s=told["decode_tok_s"],
+                # From the question to the last token: what is streamed comes in heaps, of which the first token is only one.
+                whole = sum(count / pace for count, pace in [(told["prompt_tokens"], told["prefill_tok_s"]),
+                                                             (told["answer_tokens"] - 1, told["decode_tok_s"])] if pace)
+                keep("modes", rtt_ms=rtt, mode=mode, took=receipt.get("mode", mode), tok_s=told["decode_tok_s"], whole_s=whole,
                      tokens=told["answer_tokens"], guesses=guesses, text=told["text"],
                      expected=receipt.get("expected_tokens_per_s"),
                      up=sum(line["up"] for line in traffic), down=sum(line["down"] for line in traffic))
@@ -238,10 +278,12 @@ def lines(kind, **like):
 
 
 def alike(line):
-    return tuple(line.get(name) for name in ("kind", "model", "job", "rtt_ms", "mode"))
+    return tuple(line.get(name) for name in ("kind", "model", "job", "rtt_ms", "mode", "piece"))
 
 
 def middle(values):
+    """The median of those that there are."""
+    values = [value for value in values if value is not None]
     return statistics.median(values) if values else float("nan")
 
 
@@ -264,10 +306,9 @@ def split_report():
     out = [f"## A model over two hosts: {decode[0]['model']}", "",
            "Half of the layers on each, rows as f32 without loss, greedy. The bound is one round trip and the compute of both stages a",
            "token. That is told twice: as one host computes without a pause, and as a stage computes that sleeps between two tokens,",
-           "by what the desk's own half took in these very answers and in one process. llama.cpp's RPC split of the same shape: measured",
-           f"elsewhere, on another day (one host alone {RPC_ONE} tok/s, prefill {RPC_PREFILL_ONE} alone and {RPC_PREFILL} over two).", "",
-           "| round trip | one host | two hosts | of the bound | a half that slept takes | of the bound with that | llama.cpp RPC, of its own bound |",
-           "|---|---|---|---|---|---|---|"]
+           "by what the desk's own half took in these very answers and in one process.", "",
+           "| round trip | one host | two hosts | of the bound | a half that slept takes | of the bound with that |",
+           "|---|---|---|---|---|---|"]
     for rtt in DECODE_RTTS:
         those = [line for line in lines("split", job="decode", rtt_ms=rtt) if "half_s" in line]
         if not those:
@@ -278,9 +319,9 @@ def split_report():
         of_bound = lambda times: middle([(line["tokens"] * rtt / 1e3 + line["one_s"] * times(line)) / line["two_s"]  # noqa: E731
                                          for line in those if "half_s" in line])
         once, slept = of_bound(lambda _: 1), of_bound(lambda line: line["half_s"] / line["half_alone_s"])
-        out.append(f"| {rtt} ms | {one:.1f} tok/s | {two:.1f} tok/s | {once:.3f} | {slower:.2f} times as long | {slept:.3f} "
-                   f"| {RPC[rtt]} tok/s, {RPC[rtt] * (rtt / 1e3 + 1 / RPC_ONE):.3f} |")
+        out.append(f"| {rtt} ms | {one:.1f} tok/s | {two:.1f} tok/s | {once:.3f} | {slower:.2f} times as long | {slept:.3f} |")
     out.append("")
+    out += rpc_report(decode[0]["model"])
     out += prefill_report()
     for line in lines("split", job="serial")[-1:]:
         out += [f"A prompt of {line['tokens']} tokens at {line['rtt_ms']} ms: {line['serial_s']:.1f} s when each piece waits for the last, "
@@ -290,6 +331,31 @@ def split_report():
         out += [f"A token's row across a boundary as bf16: {line['up']:.0f} bytes to the node, {line['down']:.0f} back; "
                 f"the promise is 2 × {width:.0f} + 64 = {2 * width + 64:.0f}.", ""]
     return out
+
+
+def rpc_report(model):
+    """Of llama.cpp's two ways to hold its weights the better one counts, for each figure by itself."""
+    those = lines("rpc", model=model)
+    if not those:
+        return []
+    out = ["llama.cpp's own split over its RPC backend, the same file and hosts, in turns with HEPH; with weights repacked or not, whichever",
+           "is faster. Its bound is the same: one round trip and the compute of one host.", "",
+           "| round trip | decode, one host | two hosts | of the bound | HEPH's two / its two | prefill 512, one host | two hosts | gain | HEPH's two / its two |",
+           "|---|---|---|---|---|---|---|---|---|"]
+    for rtt in sorted({line["rtt_ms"] for line in those}):
+        def best(job, time):
+            own = [line for line in those if (line["rtt_ms"], line["job"]) == (rtt, job)]
+            return min(middle([line[time] / line[count] for line in own if line["repack"] == repack])
+                       for repack in {line["repack"] for line in own})
+        count = "tokens"
+        one, two = best("one", "decode_s"), best("two", "decode_s")
+        count = "prompt"
+        prompt_one, prompt_two = best("one", "prefill_s"), best("two", "prefill_s")
+        heph = middle([line["two_s"] / line["tokens"] for line in lines("split", model=model, job="decode", rtt_ms=rtt)])
+        heph_prompt = middle([line["two_s"] / 512 for line in lines("split", model=model, job="prefill", rtt_ms=rtt) if line.get("piece") == PIECES[0]])
+        out.append(f"| {rtt} ms | {1 / one:.1f} tok/s | {1 / two:.1f} tok/s | {(rtt / 1e3 + one) / two:.3f} | {two / heph:.2f} | "
+                   f"{1 / prompt_one:.0f} tok/s | {1 / prompt_two:.0f} tok/s | {prompt_one / prompt_two:.2f} | {prompt_two / heph_prompt:.2f} |")
+    return out + [""]
 
 
 def prefill_report():
@@ -304,7 +370,7 @@ def prefill_report():
            "best length of one host. Over a *new* connection the first rows wait for it to find out what the way carries; desks keep theirs.", "",
            "| round trip | tokens together | one host | beside | two hosts | of the bound | gain over one | gain over beside | bound of that | gain over beside, new |",
            "|---|---|---|---|---|---|---|---|---|---|"]
-    for rtt in sorted({line["rtt_ms"] for line in prefill}):
+    for rtt in sorted({line["rtt_ms"] for line in prefill if line["piece"] == pieces[-1]}):
         of = lambda piece, key: middle([line[key] for line in prefill if (line["rtt_ms"], line["piece"]) == (rtt, piece)])  # noqa: E731
         one, beside = (min(of(piece, key) for piece in pieces) for key in ("one_s", "beside_s"))
         for piece in pieces:
@@ -359,12 +425,12 @@ def guesses_report():
 
 
 def modes_report():
-    those = lines("modes")
+    those = [line for line in lines("modes") if line["tokens"] == MODE_TOKENS]
     if not those:
         return []
     out = ["## The bundled pair by mode", "",
-           "`heph run` with the pair, T = 0.8, 60 tokens, tokens a second after the first; guesses: right of judged, and looks of the",
-           "large model a token. A remote answer is streamed by the node, so it pays the way once; the pair is so small that the",
+           f"`heph run` with the pair, T = 0.8, {MODE_TOKENS} tokens, tokens a second from the question to the last token; guesses: right of judged, and looks of",
+           "the large model a token. A remote answer is streamed by the node, so it pays the way once; the pair is so small that the",
            "desk alone is fast. Asked: layered with guesses 2.2 times layered at 50 and 100 ms, and guesses never below 0.98 of the",
            "better of local and remote.", "",
            "| round trip | " + " | ".join(MODES) + " | layered with guesses / layered | guesses / best of local, remote | one text |",
@@ -373,7 +439,7 @@ def modes_report():
         cells, pace = [], {}
         for mode in MODES:
             own = [line for line in those if line["rtt_ms"] == rtt and line["mode"] == mode]
-            pace[mode] = middle([line["tok_s"] for line in own])
+            pace[mode] = middle([line["tokens"] / line["whole_s"] for line in own])
             cell = f"{pace[mode]:.1f}"
             judged = sum(line["guesses"].get("judged", 0) for line in own)
             if judged:
@@ -396,6 +462,8 @@ def main():
         split(sys.argv[2], sys.argv[3:] or ["decode", "prefill", "serial", "bytes"])
     elif what == "direct" and len(sys.argv) > 2:
         direct(sys.argv[2], [int(word) for word in sys.argv[3:]] or DIRECT_RTTS)
+    elif what == "rpc" and len(sys.argv) > 2:
+        rpc(sys.argv[2], [int(word) for word in sys.argv[3:]] or DECODE_RTTS)
     elif what == "modes":
         modes([int(word) for word in sys.argv[2:]] or MODE_RTTS)
     elif what == "guesses":

@@ -655,7 +655,11 @@ fn go_on(line: &mut Line, tokens: usize) -> Done {
 fn told(job: &str, tokens: usize, numbers: &[(&str, f64)]) {
     let numbers: Vec<String> = numbers
         .iter()
-        .map(|(name, value)| format!("\"{name}\": {value:.6}"))
+        .map(|(name, value)| match value.is_finite() {
+            true => format!("\"{name}\": {value:.6}"),
+            // Of what did not happen nothing is told, such as bytes a round where nothing was guessed.
+            false => format!("\"{name}\": null"),
+        })
         .collect();
     println!(
         "{{\"job\": \"{job}\", \"tokens\": {tokens}, {}}}",
