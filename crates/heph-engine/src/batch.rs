@@ -18,6 +18,11 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(pub u64);
 
+/// Who asks: those who wait have their turns by asker, so that nobody waits behind all that another asked. The number says
+/// nothing but who is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asker(pub u64);
+
 /// What a batch may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
@@ -59,6 +64,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Whom what is computed may serve again, and from whom it takes.
     pub share: Share,
+    /// Whose turn it takes.
+    pub asker: Asker,
     /// A cache of this model that holds the prompt's beginning already.
     pub cache: Option<KvCache>,
 }
@@ -116,7 +123,7 @@ pub enum Event {
         /// Why.
         error: BatchError,
     },
-    /// Whole blocks of a finished sequence that may be kept on disk, and were not kept before.
+    /// Whole blocks of a finished sequence that may be kept on disk, and were not given out for it before.
     Kept(Vec<NewBlock>),
 }
 
@@ -171,6 +178,11 @@ struct Sequence {
     constraint: Option<Constraint>,
     logprobs: Option<usize>,
     share: Share,
+    asker: Asker,
+    /// Those whose turn begins first have the next place.
+    turn: u64,
+    /// Where its asker's next turn begins: behind all tokens that this one may take.
+    turn_end: u64,
     /// Whether it was told that it has a place.
     admitted: bool,
 }
@@ -204,6 +216,8 @@ pub struct Batch {
     /// Operations that a byte of the block so many blocks into a sequence costs.
     rates: Vec<u64>,
     next: u64,
+    /// Where the latest turn began that had a place.
+    turn: u64,
 }
 
 impl Batch {
@@ -221,6 +235,7 @@ impl Batch {
             held: Vec::new(),
             prefixes,
             next: 0,
+            turn: 0,
         }
     }
 
@@ -287,6 +302,8 @@ impl Batch {
         };
         let id = SequenceId(self.next);
         self.next += 1;
+        let turn = self.turn_of(request.asker);
+        let tokens = request.prompt.len() + request.max_tokens.min(context);
         self.waiting.push_back(Sequence {
             id,
             prompt: request.prompt.len(),
@@ -298,6 +315,9 @@ impl Batch {
             constraint: request.constraint,
             logprobs: request.logprobs,
             share: request.share,
+            asker: request.asker,
+            turn,
+            turn_end: turn + tokens as u64,
             admitted: false,
         });
         Ok(id)
@@ -339,10 +359,27 @@ impl Batch {
         events
     }
 
+    /// Where a turn of this asker begins (start-time fair queueing, Goyal et al. 1996): now, or behind what it asked before
+    /// and what is not answered yet. Whoever waits for one answer is next, however much others asked.
+    fn turn_of(&self, asker: Asker) -> u64 {
+        let all = self.running.iter().chain(&self.waiting).chain(&self.held);
+        let own = all.filter(|s| s.asker == asker).map(|s| s.turn_end);
+        own.max().unwrap_or_default().max(self.turn)
+    }
+
+    /// Takes out whoever has the next place: those who had one before, then by turns, and at the same turn who came first.
+    fn pop_waiting(&mut self) -> Option<Sequence> {
+        let waiting = self.waiting.iter().enumerate();
+        let (at, _) = waiting.min_by_key(|(_, s)| (!s.admitted, s.turn))?;
+        let next = self.waiting.remove(at)?;
+        self.turn = self.turn.max(next.turn);
+        Some(next)
+    }
+
     /// Moves waiting sequences into free places; their caches start from the longest prefix known to their owner.
     fn admit(&mut self, events: &mut Vec<Event>) {
         while self.running.len() < self.limits.running {
-            let Some(mut sequence) = self.waiting.pop_front() else {
+            let Some(mut sequence) = self.pop_waiting() else {
                 return;
             };
             self.begin(&mut sequence);
@@ -527,8 +564,11 @@ impl Batch {
         }
         let (root, rates) = (self.root(&sequence.share), &self.rates);
         let rate = |number: usize| rates.get(number).copied().unwrap_or(1);
-        let new = self.prefixes.keep(root, &sequence.tokens, &sequence.cache, rate);
-        if sequence.share.reach == Reach::Disk && !new.is_empty() {
+        let reach = sequence.share.reach;
+        let new = self
+            .prefixes
+            .keep(root, &sequence.tokens, &sequence.cache, reach, rate);
+        if !new.is_empty() {
             events.push(Event::Kept(new));
         }
     }

@@ -81,7 +81,7 @@ impl BlockKey {
     }
 }
 
-/// A whole block that was not kept before.
+/// A whole block that may be kept on disk.
 #[derive(Debug, Clone)]
 pub struct NewBlock {
     /// Its name, its place and its cost; its bytes are those in memory.
@@ -96,6 +96,8 @@ struct Block {
     tokens: Box<[TokenId]>,
     parent: BlockKey,
     pages: CacheBlock,
+    /// Whether it was given out for the disk.
+    given: bool,
 }
 
 /// What is kept in memory, of all owners.
@@ -166,20 +168,28 @@ impl PrefixCache {
         self.hoard.touch(last);
     }
 
-    /// Keeps what `cache` holds of `tokens` from `root` on, and returns the whole blocks that were not kept before.
-    /// `rate` tells what a byte of the block so many blocks into a sequence costs to compute again.
+    /// Keeps what `cache` holds of `tokens` from `root` on, and returns the whole blocks that `reach` lets go to the disk and that were
+    /// not given out for it before. `rate` tells what a byte of the block so many blocks into a sequence costs to compute again.
     pub fn keep(
         &mut self,
         root: BlockKey,
         tokens: &[TokenId],
         cache: &KvCache,
+        reach: Reach,
         rate: impl Fn(usize) -> u64,
     ) -> Vec<NewBlock> {
         let mut new = Vec::new();
         let mut parent = root;
         for (number, tokens) in tokens[..cache.len().min(tokens.len())].chunks(PAGE).enumerate() {
             let key = parent.next(tokens);
-            if !self.blocks.contains_key(&key) {
+            let gives = reach == Reach::Disk && tokens.len() == PAGE;
+            if let Some(block) = self.blocks.get_mut(&key) {
+                if let Some(&entry) = self.hoard.find(&key).filter(|_| gives && !block.given) {
+                    block.given = true;
+                    let pages = block.pages.clone();
+                    new.push(NewBlock { entry, pages });
+                }
+            } else {
                 let Some(pages) = cache.block(number) else { break };
                 let entry = Entry {
                     key,
@@ -188,11 +198,11 @@ impl PrefixCache {
                     bytes: pages.bytes(),
                     rate: rate(number),
                 };
-                if tokens.len() == PAGE {
+                if gives {
                     let pages = pages.clone();
                     new.push(NewBlock { entry, pages });
                 }
-                self.put(entry, tokens, pages);
+                self.put(entry, tokens, pages, gives);
             }
             parent = key;
         }
@@ -200,7 +210,7 @@ impl PrefixCache {
         new
     }
 
-    fn put(&mut self, entry: Entry<BlockKey>, tokens: &[TokenId], pages: CacheBlock) {
+    fn put(&mut self, entry: Entry<BlockKey>, tokens: &[TokenId], pages: CacheBlock, given: bool) {
         let following = self.children.get(&entry.parent).cloned().unwrap_or_default();
         let within =
             |long: &[TokenId], short: &[TokenId]| long.len() > short.len() && long.starts_with(short);
@@ -226,6 +236,7 @@ impl PrefixCache {
                 tokens,
                 parent,
                 pages,
+                given,
             };
             self.blocks.insert(entry.key, block);
             self.children.entry(parent).or_default().push(entry.key);
@@ -320,7 +331,7 @@ mod tests {
             let computed = computed(&tokens, &budget);
             let same = |cache: &KvCache| cache.export(Position(0), cache.len()).unwrap();
             assert_eq!(same(&cache), same(&computed.fork(Position(cache.len() as u32))));
-            kept.keep(root(1), &tokens, &computed, |_| 1);
+            kept.keep(root(1), &tokens, &computed, Reach::Disk, |_| 1);
         }
         assert!(longest > 200, "{longest}");
     }
@@ -330,7 +341,7 @@ mod tests {
         let budget = KvBudget::new(1 << 20);
         let mut kept = PrefixCache::new(1 << 20);
         let tokens = text(1, 150);
-        kept.keep(root(1), &tokens, &computed(&tokens, &budget), |_| 1);
+        kept.keep(root(1), &tokens, &computed(&tokens, &budget), Reach::Disk, |_| 1);
         let found = |kept: &mut PrefixCache, root| {
             let mut cache = empty(&budget);
             kept.begin(root, &tokens, &mut cache);
@@ -350,11 +361,11 @@ mod tests {
         let mut kept = PrefixCache::new(4 * BLOCK);
         for seed in 1..20 {
             let tokens = text(seed, 64 * 3 + 7);
-            let new = kept.keep(root(1), &tokens, &computed(&tokens, &budget), |_| 1);
+            let new = kept.keep(root(1), &tokens, &computed(&tokens, &budget), Reach::Disk, |_| 1);
             assert_eq!(new.len(), 3);
             assert_eq!(new[1].entry.parent, new[0].entry.key);
             assert!(kept.bytes() <= 4 * BLOCK && kept.len() <= 4);
-            let again = kept.keep(root(1), &tokens, &computed(&tokens, &budget), |_| 1);
+            let again = kept.keep(root(1), &tokens, &computed(&tokens, &budget), Reach::Disk, |_| 1);
             assert_eq!(again.len(), 0);
         }
         assert!(kept.given_up() > 50 && budget.used() <= 4 * BLOCK);
@@ -368,7 +379,7 @@ mod tests {
         let mut kept = PrefixCache::new(1 << 20);
         for tokens in [70, 100, 127, 90] {
             let tokens = text(1, tokens);
-            kept.keep(root(1), &tokens, &computed(&tokens, &budget), |_| 1);
+            kept.keep(root(1), &tokens, &computed(&tokens, &budget), Reach::Disk, |_| 1);
             assert_eq!(kept.len(), 2);
         }
         let mut cache = empty(&budget);
@@ -382,8 +393,8 @@ mod tests {
         let mut kept = PrefixCache::new(1 << 20);
         let (tokens, others) = (text(1, 64), text(2, 64));
         let running = computed(&tokens, &budget);
-        kept.keep(root(1), &tokens, &running, |_| 1);
-        kept.keep(root(1), &others, &computed(&others, &budget), |_| 1);
+        kept.keep(root(1), &tokens, &running, Reach::Disk, |_| 1);
+        kept.keep(root(1), &others, &computed(&others, &budget), Reach::Disk, |_| 1);
         assert!(kept.give_up() && !kept.give_up());
         assert_eq!(kept.blocks_held(root(1), &tokens), 1);
     }

@@ -507,6 +507,8 @@ impl Ask {
             Some(Verdict::Ask(lesson)) => Some(Learning::new(lesson)),
             None => None,
         };
+        // Whatever is being written by others is read no further.
+        door.ahead.turn();
         let (by, replies) = match place {
             Place::Here(degraded) => {
                 let replies = writer.service.submit(jobs);
@@ -516,7 +518,10 @@ impl Ask {
                 ask.fits(jobs.len() / ask.choices, door.errands.answers_max())?;
                 let by = By::course(writer, course.record());
                 let errands = elsewhere::errands(&course, jobs, pseudonyms.as_ref());
-                (by, door.errands.submit(errands))
+                (
+                    by,
+                    door.errands.submit(caller::asker(ask.user.as_deref()), errands),
+                )
             }
         };
         let by = by.showing(shows);
@@ -698,6 +703,7 @@ impl Ask {
             .max_tokens
             .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let (mut jobs, mut starts) = (Vec::new(), Vec::new());
+        let asker = caller::asker(self.user.as_deref());
         // Compiled once for all choices, which begin alike.
         let mut constraint = None;
         for prompt in prompts {
@@ -736,6 +742,7 @@ impl Ask {
                     logprobs: self.logprobs,
                     deadline,
                     share,
+                    asker,
                 });
             }
         }

@@ -4,21 +4,29 @@
 //! that it names; whoever shows and names nothing shares with others who do neither.
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use heph_engine::batch::Asker;
 use heph_engine::prefix::{Owner, Reach, Share};
 use heph_privacy::label::Level;
 
 use crate::ask::Wishes;
 use crate::engines::CacheChoice;
 use crate::error::Refusal;
+use crate::guard::shown;
 use crate::machines::Privacy;
+use crate::pairing::Pairings;
 
 tokio::task_local! {
     static CALLER: Caller;
 }
 
-/// Who sent a request, as the hash of what it showed.
+/// Who sent a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caller([u8; 32]);
+pub(crate) struct Caller {
+    /// The hash of what it showed.
+    showed: [u8; 32],
+    /// Of a page that was let in, the hash of its token alone: what else it shows is for it to choose.
+    page: Option<[u8; 32]>,
+}
 
 impl Caller {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -26,7 +34,13 @@ impl Caller {
         for name in [header::AUTHORIZATION.as_str(), "x-api-key"] {
             add(&mut hasher, headers.get(name).map_or(&[], HeaderValue::as_bytes));
         }
-        Self(hasher.finalize().into())
+        Self {
+            showed: hasher.finalize().into(),
+            page: shown(headers)
+                .into_iter()
+                .find(|token| Pairings::is_token(token))
+                .map(|token| blake3::hash(token.as_bytes()).into()),
+        }
     }
 
     /// Whose request is being carried out here.
@@ -68,7 +82,7 @@ pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Re
         return Ok(Share::NONE);
     };
     let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 owner of a cache");
-    hasher.update(&caller.0);
+    hasher.update(&caller.showed);
     add(&mut hasher, user.unwrap_or_default().as_bytes());
     let label = wishes.privacy.as_deref().unwrap_or("policy");
     add(&mut hasher, label.as_bytes());
@@ -86,6 +100,23 @@ pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Re
     })
 }
 
+/// Whose turn this request takes where others wait, too. Programs of the person may name the users that they ask for; a page that
+/// was let in has one turn, whatever it names.
+pub(crate) fn asker(user: Option<&str>) -> Asker {
+    let Some(Caller { showed, page }) = Caller::now() else {
+        return Asker::default();
+    };
+    let (who, user) = match page {
+        Some(page) => (page, ""),
+        None => (showed, user.unwrap_or_default()),
+    };
+    let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 whose turn it is");
+    add(hasher.update(&who), user.as_bytes());
+    let mut number = [0; 8];
+    hasher.finalize_xof().fill(&mut number);
+    Asker(u64::from_le_bytes(number))
+}
+
 /// Does `work` of a caller's request on a thread that others do not wait for; there, too, it is that caller's.
 pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -101,7 +132,7 @@ pub(crate) async fn on_thread<T: Send + 'static>(
 /// What this caller's pseudonyms are drawn from: those of one caller and user are not those of another.
 pub(crate) fn pseudonym_key(secret: &[u8; 32], user: Option<&str>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(secret);
-    if let Some(Caller(showed)) = Caller::now() {
+    if let Some(Caller { showed, .. }) = Caller::now() {
         hasher.update(&showed);
     }
     add(&mut hasher, user.unwrap_or("").as_bytes());
@@ -225,6 +256,28 @@ mod tests {
             .block_on(on_thread(|| pseudonym_key(&[7; 32], None)))
             .unwrap();
         assert_ne!(unknown, ann);
+    }
+
+    #[test]
+    fn callers_and_users_have_turns_of_their_own_and_a_page_has_one() {
+        let turn = |token: &str, key: &'static str, user: Option<&str>| {
+            let token = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+            let key_name = header::HeaderName::from_static("x-api-key");
+            let headers = HeaderMap::from_iter([
+                (header::AUTHORIZATION, token),
+                (key_name, HeaderValue::from_static(key)),
+            ]);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(Caller::of(&headers).asks(async { asker(user) }))
+        };
+        let ann = turn("a", "", Some("ann"));
+        assert_eq!(turn("a", "", Some("ann")), ann);
+        assert_ne!(turn("a", "", Some("bob")), ann);
+        assert_ne!(turn("b", "", Some("ann")), ann);
+        let page = format!("{}1", crate::pairing::PREFIX);
+        assert_eq!(turn(&page, "x", Some("ann")), turn(&page, "y", Some("bob")));
+        let other = format!("{}2", crate::pairing::PREFIX);
+        assert_ne!(turn(&page, "x", None), turn(&other, "x", None));
     }
 
     #[test]

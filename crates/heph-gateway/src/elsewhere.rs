@@ -57,6 +57,7 @@ fn wish(
         price_max: ask.wishes.max_price,
         discretion: ask.discretion(house, Some(writer.service.words()))?,
         any_bits: ask.wishes.any_bits()?,
+        wait_here: writer.service.wait(),
     })
 }
 

@@ -9,7 +9,7 @@ use heph_engine::batch::BatchError;
 use heph_runtime::service::{Fate, ServiceError};
 use serde_json::{Value, json};
 
-/// How long a caller that found the queue full is asked to wait: a short answer of a small model.
+/// How long a caller is asked to wait where nobody knows for how long: a short answer of a small model.
 const RETRY_AFTER_S: u64 = 1;
 
 /// Whose error shape it is.
@@ -126,10 +126,17 @@ impl From<ServiceError> for Refusal {
     fn from(error: ServiceError) -> Self {
         let message = error.to_string();
         match error {
-            ServiceError::Busy(_) | ServiceError::Batch(BatchError::Busy { .. }) => {
-                let mut refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("busy");
-                refusal.retry_after_s = Some(RETRY_AFTER_S);
-                refusal
+            ServiceError::Busy { again, .. } => {
+                // Nobody is told to come back at once.
+                let seconds = again.as_secs_f64().ceil().max(1.0) as u64;
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                    .code("busy")
+                    .retry_after(seconds)
+            }
+            ServiceError::Batch(BatchError::Busy { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                    .code("busy")
+                    .retry_after(RETRY_AFTER_S)
             }
             ServiceError::Batch(BatchError::TooLong { .. }) => {
                 Self::bad(message).code("context_length_exceeded")

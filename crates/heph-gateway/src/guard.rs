@@ -235,7 +235,7 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The tokens that the headers show.
-fn shown(headers: &HeaderMap) -> Vec<&str> {
+pub(crate) fn shown(headers: &HeaderMap) -> Vec<&str> {
     let key = headers.get("x-api-key").and_then(|h| h.to_str().ok());
     bearer(headers).into_iter().chain(key).collect()
 }

@@ -14,6 +14,7 @@ use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
 use sha2::{Digest, Sha256};
 
+use crate::ahead::Ahead;
 use crate::caller::Keeping;
 use crate::engines::{CacheChoice, EngineChoice, EngineError, Engines};
 use crate::excerpts::Chooser;
@@ -85,6 +86,8 @@ pub(crate) struct House {
     /// The person's servers of tools.
     pub(crate) servers: Servers,
     pub(crate) memory: Option<Memory>,
+    /// What was read of questions that were still being written.
+    pub(crate) ahead: Ahead,
     pub(crate) counters: Counters,
     pub(crate) began: Instant,
     next: AtomicU64,
@@ -132,6 +135,7 @@ impl House {
             chooser: Chooser::default(),
             receipts: Receipts::default(),
             kept: KeptStreams::default(),
+            ahead: Ahead::default(),
             counters: Counters::default(),
             began: Instant::now(),
             next: AtomicU64::new(0),

@@ -4,6 +4,7 @@
 //! [`heph_runtime::service`], and what comes back into the shape that was asked for. It decides nothing about models, and
 //! opens no socket but the one that it is given to listen on; `docs/gateway.md` is the contract.
 
+mod ahead;
 mod answer;
 mod anthropic;
 mod ask;

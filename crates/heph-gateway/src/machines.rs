@@ -1,6 +1,7 @@
 //! Other machines, as the door asks for them. The program knows how they are met; the door only shows what it is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heph_engine::worker::Worker;
 use heph_plan::{Mode, Record};
@@ -50,6 +51,8 @@ pub struct Wish {
     pub price_max: Option<u64>,
     /// Whether machines may answer whose bits are not those of this one.
     pub any_bits: bool,
+    /// How long an answer waits here for its place.
+    pub wait_here: Duration,
 }
 
 /// Another machine.

@@ -96,7 +96,7 @@ pub(crate) async fn submit(ask: Ask, door: &Door) -> Result<Answer, Refusal> {
         })
     };
     let errands = commissions.into_iter().map(errand).collect();
-    let submitted = door.errands.submit(errands);
+    let submitted = door.errands.submit(caller::asker(ask.user.as_deref()), errands);
     let mut replies = submitted.inspect_err(|_| door.counters.refused())?;
     let first = first_of(&mut replies).await?;
     let by = By::outside(Arc::clone(&door.engines.served), ask.model.clone());

@@ -46,7 +46,7 @@ const NAME_MAX: usize = 60;
 const ORIGIN_MAX: usize = 300;
 
 /// What every token of an origin begins with.
-const PREFIX: &str = "heph-page-";
+pub(crate) const PREFIX: &str = "heph-page-";
 
 /// Bytes of randomness in a token and in what a request is fetched with.
 const RANDOM_BYTES: usize = 32;

@@ -537,7 +537,7 @@ mod tests {
         let outside = Outside::new(Outlet::at(home.path(), &[]), Limits::default()).unwrap();
         let errand: Errand = Box::new(move |speaker| outside.answer(commission, speaker));
         let mut replies = Errands::new(ErrandLimits::default())
-            .submit(vec![errand])
+            .submit(heph_engine::batch::Asker::default(), vec![errand])
             .unwrap();
         let patience = Duration::from_secs(60);
         heard.recv_timeout(patience).unwrap();

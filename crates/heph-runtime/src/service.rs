@@ -9,6 +9,7 @@ mod outbox;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod wait;
 
 pub use errands::{Errand, ErrandLimits, Errands, Speaker};
 pub use outbox::{Heard, Reply, Said};
@@ -19,7 +20,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId};
+use heph_engine::batch::{Asker, Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId};
 use heph_engine::cache::KvCache;
 use heph_engine::constrain::Constraint;
 use heph_engine::prefix::{Reach, Share};
@@ -35,6 +36,7 @@ use crate::seal;
 use crate::words::Words;
 use outbox::{Maker, Outbox, Taken};
 use tier::{FETCH_MAX, Tier};
+use wait::Usual;
 
 /// A held answer whose reader takes nothing for so long is given up.
 const HELD_MAX: Duration = Duration::from_secs(120);
@@ -61,6 +63,8 @@ pub struct Job {
     pub deadline: Option<Instant>,
     /// Whose caches it may use, and how far its own may be kept.
     pub share: Share,
+    /// Whose turn it takes where others wait, too.
+    pub asker: Asker,
 }
 
 /// Why an answer ended.
@@ -116,8 +120,13 @@ pub enum Fate {
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// As many answers as can be are under way or waiting.
-    #[error("{0} requests are under way or waiting already")]
-    Busy(usize),
+    #[error("{open} requests are under way or waiting already; there will be room in about {} s", .again.as_secs_f64().ceil().max(1.0))]
+    Busy {
+        /// How many.
+        open: usize,
+        /// When there will be room, by how long answers took lately.
+        again: Duration,
+    },
     /// The batch refused or failed.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -141,7 +150,7 @@ impl ServiceError {
     /// What kind of failure it is, in words that hold nothing of the request: for logs.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Busy(_) => "busy",
+            Self::Busy { .. } => "busy",
             Self::Batch(_) => "batch",
             Self::Unread => "unread",
             Self::Stopped => "stopped",
@@ -179,6 +188,7 @@ pub struct Service(Arc<Shared>);
 struct Shared {
     orders: mpsc::Sender<Order>,
     counts: Arc<Counts>,
+    places: usize,
     limit: usize,
     words: Arc<Words>,
     context: usize,
@@ -193,6 +203,7 @@ struct Counts {
     kept_bytes: AtomicU64,
     kept_given_up: AtomicU64,
     caches: AtomicU64,
+    usual: Usual,
 }
 
 /// What the thread is told. At most four for each open answer, so the channel needs no bound of its own.
@@ -229,6 +240,7 @@ impl Service {
         let shared = Shared {
             orders,
             counts: Arc::clone(&counts),
+            places: limits.running,
             limit: limits.running + limits.waiting,
             words: Arc::clone(&words),
             context,
@@ -284,6 +296,13 @@ impl Service {
         }
     }
 
+    /// How long an answer that is asked for now waits for its place: nothing while there is one, and before any answer ended.
+    pub fn wait(&self) -> Duration {
+        let Shared { counts, places, .. } = &*self.0;
+        let ahead = (counts.open.load(Ordering::Relaxed) + 1).saturating_sub(*places);
+        counts.usual.until(ahead, *places)
+    }
+
     /// Takes several jobs in, all of them or none: the answers of one request.
     ///
     /// # Errors
@@ -293,7 +312,11 @@ impl Service {
         let open = shared.counts.open.fetch_add(jobs.len(), Ordering::AcqRel);
         if open + jobs.len() > shared.limit {
             shared.counts.open.fetch_sub(jobs.len(), Ordering::AcqRel);
-            return Err(ServiceError::Busy(open));
+            let again = shared
+                .counts
+                .usual
+                .until(open + jobs.len() - shared.limit, shared.places);
+            return Err(ServiceError::Busy { open, again });
         }
         let now = Instant::now();
         jobs.into_iter()
@@ -317,6 +340,8 @@ struct Answer {
     cached_tokens: usize,
     answer_tokens: usize,
     submitted: Instant,
+    /// Since when it has a place, where it kept it.
+    admitted: Option<Instant>,
     first: Option<Instant>,
     deadline: Option<Instant>,
     held: Option<Instant>,
@@ -425,6 +450,7 @@ impl Desk {
             constraint: job.constraint,
             logprobs: job.logprobs,
             share: job.share,
+            asker: job.asker,
             cache,
         };
         match self.batch.submit(request) {
@@ -439,6 +465,7 @@ impl Desk {
                     cached_tokens: 0,
                     answer_tokens: 0,
                     submitted,
+                    admitted: None,
                     first: None,
                     deadline: job.deadline,
                     held: None,
@@ -468,6 +495,7 @@ impl Desk {
             Event::Admitted { id, cached } => {
                 if let Some(answer) = self.answers.get_mut(&id) {
                     answer.cached_tokens = cached;
+                    answer.admitted = Some(Instant::now());
                 }
             }
             Event::Kept(blocks) => {
@@ -495,6 +523,8 @@ impl Desk {
                     }
                     (Taken::Full, None) => {
                         answer.held = Some(Instant::now());
+                        // Its place is another's meanwhile: how long it takes says nothing of how long places are taken.
+                        answer.admitted = None;
                         self.held += 1;
                         self.batch.hold(id);
                     }
@@ -572,6 +602,10 @@ impl Desk {
         self.batch.cancel(id);
         let answer = self.answers.remove(&id)?;
         self.ids.remove(&answer.outbox.serial());
+        // A prompt that was only read, or left before its answer, had its place for less than an answer has.
+        if let Some(admitted) = answer.admitted.filter(|_| answer.answer_tokens > 1) {
+            self.counts.usual.learn(admitted.elapsed());
+        }
         if answer.held.is_some() {
             self.held -= 1;
         }

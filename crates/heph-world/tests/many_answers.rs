@@ -1,6 +1,8 @@
 //! Many sequences at once: each gets the tokens it would get alone, whatever happens beside it.
 
-use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId, TokenReport};
+use heph_engine::batch::{
+    Asker, Batch, BatchError, BatchLimits, Event, Finish, Request, SequenceId, TokenReport,
+};
 use heph_engine::constrain::{Shape, Shaper, TokenText};
 use heph_engine::model::{LoadOptions, Model};
 use heph_engine::prefix::{NewBlock, Owner, Reach, Share};
@@ -58,6 +60,7 @@ fn request(number: u32, max_tokens: usize) -> Request {
         constraint: None,
         logprobs: None,
         share: share(1),
+        asker: Asker::default(),
         cache: None,
     }
 }
@@ -316,6 +319,8 @@ fn what_may_be_kept_nowhere_is_not_kept_and_takes_from_nobody() {
         (Reach::Nowhere, 0, 0),
         (Reach::Memory, 0, 0),
         (Reach::Nowhere, 0, 0),
+        // What memory alone was to keep goes to the disk once it may.
+        (Reach::Disk, 192, 3),
         (Reach::Disk, 192, 0),
     ];
     for (reach, cached, told) in cases {
@@ -425,6 +430,52 @@ fn a_cancelled_sequence_is_gone_at_once_and_disturbs_no_other() {
     assert!(!answers.contains_key(&dropped));
     // The first tokens came during the five steps above.
     assert!(expected.ends_with(&answers[&kept].0) && answers[&kept].0.len() >= 25);
+}
+
+/// Runs until idle; who ended, in their order.
+fn ends(batch: &mut Batch) -> Vec<SequenceId> {
+    let mut ended = Vec::new();
+    while !batch.is_idle() {
+        let events = batch.step().into_iter();
+        ended.extend(events.filter_map(|event| match event {
+            Event::Finished { id, .. } => Some(id),
+            _ => None,
+        }));
+    }
+    ended
+}
+
+#[test]
+fn nobody_waits_behind_all_that_another_asked() {
+    let model = model(256, 4);
+    let two = BatchLimits {
+        running: 2,
+        ..BatchLimits::default()
+    };
+    let ask = |asker: u64, number: u32| Request {
+        asker: Asker(asker),
+        ..request(number, 6)
+    };
+    let mut batch = batch(&model, two);
+    let crowd: Vec<_> = (0..20).map(|n| batch.submit(ask(1, n)).unwrap()).collect();
+    batch.step();
+    let once = [2, 3].map(|asker| batch.submit(ask(asker, 30)).unwrap());
+    let ended = ends(&mut batch);
+    // Two had their places, and these are next.
+    let mut soon = ended[..4].to_vec();
+    soon.sort();
+    assert_eq!(soon, [crowd[0], crowd[1], once[0], once[1]]);
+    let own: Vec<_> = ended.iter().filter(|id| crowd.contains(id)).collect();
+    assert!(
+        own.is_sorted(),
+        "of one asker in the order that they came: {own:?}"
+    );
+    // Who ask alike much have alike much, whoever came first.
+    let crowds: [Vec<_>; 2] =
+        [4, 5].map(|asker| (0..10).map(|_| batch.submit(ask(asker, 1)).unwrap()).collect());
+    let ended = ends(&mut batch);
+    let first = ended[..10].iter().filter(|id| crowds[0].contains(id)).count();
+    assert!((4..=6).contains(&first), "{first} of the first ten");
 }
 
 #[test]

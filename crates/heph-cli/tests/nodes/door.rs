@@ -453,6 +453,101 @@ fn whoever_hangs_up_frees_the_node_and_many_at_once_say_what_each_says_alone() {
 }
 
 #[test]
+fn what_finds_this_machine_busy_is_answered_by_another() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &["--parallel", "1"], &[]);
+    let body = |tokens: usize, mode: &str| {
+        let mut body = endless(tokens);
+        (body["prompt"], body["heph"]) = (json!("Once"), json!({ "mode": mode }));
+        body
+    };
+    let everywhere = |answer: &Value| -> Vec<String> {
+        let places = answer["heph"]["receipt"]["places"].as_array().unwrap();
+        places.iter().map(|place| place["name"].to_string()).collect()
+    };
+    // How long an answer has its place is known from then on.
+    door.post("/v1/completions", &body(400, "local"));
+    let calm = door.post("/v1/completions", &body(24, "auto"));
+    assert_eq!(everywhere(&calm), ["\"here\""], "{calm}");
+    let mut long = body(900, "local");
+    long["stream"] = json!(true);
+    let _busy: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = door.send("POST", "/v1/completions", &long, "");
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    let other = door.post("/v1/completions", &body(24, "auto"));
+    assert_eq!(everywhere(&other), ["\"node-a\""], "{other}");
+    assert_eq!(other["choices"][0]["text"], calm["choices"][0]["text"]);
+}
+
+#[test]
+fn a_question_is_read_while_it_is_written_where_that_is_wished() {
+    let desk = Home::with(&[]);
+    let door = DoorProcess::start(&desk, &["--cache-disk", "64MB"], &[]);
+    let tale = "Once upon a time there was a little dog who liked to run and play. ".repeat(20);
+    let said = |text: String| json!([{ "role": "user", "content": text }]);
+    let written = |who: &str, rest: &str| said(format!("{who} {tale}{rest}"));
+    let ask = |messages: Value, user: &str| {
+        let mut body = json!({ "max_tokens": 12, "temperature": 0, "heph": { "mode": "local" } });
+        (body["messages"], body["user"]) = (messages, json!(user));
+        let answer = door.post("/v1/chat/completions", &body);
+        let usage = &answer["usage"];
+        let there = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        let text = answer["choices"][0]["message"]["content"].clone();
+        (text, usage["prompt_tokens"].as_u64().unwrap() - there)
+    };
+    let plan = |messages: Value, ahead: bool| {
+        door.post(
+            "/heph/v1/plan",
+            &json!({ "messages": messages, "mode": "local", "ahead": ahead }),
+        );
+    };
+    let on_disk = || {
+        desk.json(&["cache", "show", "--json"])["blocks"]
+            .as_u64()
+            .unwrap()
+    };
+    let more_on_disk = |than: u64| {
+        let began = Instant::now();
+        while on_disk() <= than {
+            assert!(began.elapsed() < PATIENCE, "nothing is written");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    plan(written("Ann", "Wher"), false);
+    let (_, cold) = ask(written("Ann", "Where is it?"), "");
+    assert!(cold > 200, "{cold} tokens were still to be read");
+    more_on_disk(0);
+    std::thread::sleep(Duration::from_millis(500));
+    let kept = on_disk();
+    let tokens = || {
+        door.get("/heph/v1/status")["requests"]["tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = tokens();
+    plan(written("Bob", "Wher"), true);
+    let (began, mut now) = (Instant::now(), before);
+    while now == before || now != tokens() {
+        assert!(began.elapsed() < PATIENCE, "it is not read");
+        now = tokens();
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(on_disk(), kept, "what was not sent lies on the disk");
+    let (text, left) = ask(written("Bob", "Where is it?"), "");
+    assert!(left * 2 < cold, "{left} of {cold} tokens were still to be read");
+    more_on_disk(kept);
+    // Another caller finds nothing of it, and has the same words.
+    let (again, unread) = ask(written("Bob", "Where is it?"), "another");
+    assert_eq!(again, text);
+    assert!(unread > 200, "{unread} tokens were still to be read");
+}
+
+#[test]
 fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
     let node = NodeProcess::start("node-a");
     let desk = Home::with(&[&node]);

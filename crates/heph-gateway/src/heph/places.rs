@@ -6,13 +6,15 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use heph_plan::{Decision, Place, Record};
+use heph_plan::{Decision, Mode, Place, Record};
 use heph_runtime::hardware::Hardware;
 use heph_types::Leaves;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::ahead;
 use crate::ask::{Ask, Source, Text, Wishes, writer};
+use crate::caller;
 use crate::error::Refusal;
 use crate::heph::policy::not_cut_off;
 use crate::house::Door;
@@ -34,6 +36,9 @@ pub(crate) struct PlanRequest {
     privacy: Option<String>,
     labels: Option<Vec<String>>,
     exactness: Option<String>,
+    /// That the question is still being written: where it would be answered here, what stands there is read meanwhile.
+    #[serde(default)]
+    ahead: bool,
 }
 
 /// One message.
@@ -67,7 +72,10 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
     let mode = wishes.mode()?;
     let most = count("max_tokens", request.max_tokens, 1)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let any_bits = wishes.any_bits()?;
-    let house = Arc::clone(&door);
+    let share = caller::share(&wishes, None, door.keeping)?;
+    // What was being written before is read no further.
+    let turn = request.ahead.then(|| door.ahead.turn());
+    let (house, writer) = (Arc::clone(&door), Arc::clone(&model));
     let machines = door.machines.clone();
     let Some(machines) = machines.filter(|_| Arc::ptr_eq(&model, &door.engines.served)) else {
         let sentence = "only the served model is planned for, by a program that knows other machines";
@@ -87,16 +95,24 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
             price_max: ask.wishes.max_price,
             discretion: ask.discretion(&house, Some(model.service.words()))?,
             any_bits,
+            wait_here: model.service.wait(),
         };
         let course = machines
             .course(&wish)
             .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
-        Ok::<_, Refusal>(told(course.record()))
+        let alone = mode.is_none() && !machines.any();
+        let here = alone || course.record().decision.plan.mode == Mode::Local;
+        let settled = match turn {
+            Some(_) if here => ahead::settled(&ask, &model)?,
+            _ => Vec::new(),
+        };
+        Ok::<_, Refusal>((told(course.record()), settled))
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Refusal::ours)?
-        .map(Json)
+    let (told, settled) = tokio::task::spawn_blocking(work).await.map_err(Refusal::ours)??;
+    if let Some(turn) = turn.filter(|_| !settled.is_empty()) {
+        tokio::spawn(ahead::read(door, writer, settled, share, turn));
+    }
+    Ok(Json(told))
 }
 
 fn told(record: &Record) -> Value {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use heph_engine::batch::Asker;
 use heph_privacy::pseudonym::{Pseudonyms, Restorer};
 
 use super::outbox::{Maker, Outbox, Reply};
@@ -51,8 +52,36 @@ struct Office {
 
 #[derive(Default)]
 struct Desk {
-    waiting: VecDeque<(Errand, Speaker)>,
+    waiting: VecDeque<Waiting>,
     threads: usize,
+    /// The latest turn that was begun.
+    turn: u64,
+}
+
+/// An errand that nobody makes yet.
+struct Waiting {
+    errand: Errand,
+    speaker: Speaker,
+    asker: Asker,
+    turn: u64,
+}
+
+impl Desk {
+    /// Where a turn of this asker begins: now, or behind what it asked before and what waits, too.
+    fn turn_of(&self, asker: Asker) -> u64 {
+        let own = self.waiting.iter().filter(|waiting| waiting.asker == asker);
+        let behind = own.map(|waiting| waiting.turn + 1).max();
+        behind.unwrap_or_default().max(self.turn)
+    }
+
+    /// Takes out whoever's turn it is, and at the same turn who came first.
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.iter().enumerate();
+        let (at, _) = waiting.min_by_key(|(_, waiting)| waiting.turn)?;
+        let next = self.waiting.remove(at)?;
+        self.turn = self.turn.max(next.turn);
+        Some(next)
+    }
 }
 
 impl std::fmt::Debug for Desk {
@@ -90,18 +119,21 @@ impl Errands {
         }
     }
 
-    /// Takes several in, all of them or none: the answers of one request.
+    /// Takes several of one asker in, all of them or none: the answers of one request.
     ///
     /// # Errors
     /// [`ServiceError::Busy`] where they would be more than may be together.
-    pub fn submit(&self, errands: Vec<Errand>) -> Result<Vec<Reply>, ServiceError> {
+    pub fn submit(&self, asker: Asker, errands: Vec<Errand>) -> Result<Vec<Reply>, ServiceError> {
         let (office, limit) = (&self.0, self.answers_max());
         let mut desk = office.lock();
         // Those whose readers left take no place.
-        desk.waiting.retain(|(_, speaker)| !speaker.outbox.is_abandoned());
+        desk.waiting
+            .retain(|waiting| !waiting.speaker.outbox.is_abandoned());
         let open = office.counts.open.load(Ordering::Acquire).max(desk.waiting.len());
         if open + errands.len() > limit {
-            return Err(ServiceError::Busy(open));
+            let (ended, places) = (open + errands.len() - limit, office.limits.running);
+            let again = office.counts.usual.until(ended, places);
+            return Err(ServiceError::Busy { open, again });
         }
         office.counts.open.fetch_add(errands.len(), Ordering::AcqRel);
         let mut replies = Vec::with_capacity(errands.len());
@@ -113,7 +145,13 @@ impl Errands {
                 began: Instant::now(),
                 restoring: Mutex::default(),
             };
-            desk.waiting.push_back((errand, speaker));
+            let turn = desk.turn_of(asker);
+            desk.waiting.push_back(Waiting {
+                errand,
+                speaker,
+                asker,
+                turn,
+            });
             replies.push(Reply::new(outbox));
             if desk.threads < office.limits.running {
                 let office = Arc::clone(office);
@@ -135,18 +173,22 @@ impl Office {
         loop {
             let next = {
                 let mut desk = self.lock();
-                let next = desk.waiting.pop_front();
+                let next = desk.pop();
                 if next.is_none() {
                     desk.threads -= 1;
                 }
                 next
             };
-            let Some((errand, speaker)) = next else { return };
+            let Some(Waiting { errand, speaker, .. }) = next else {
+                return;
+            };
             if speaker.outbox.is_abandoned() {
                 continue;
             }
             // Whatever breaks in one answer, the others go on.
+            let began = Instant::now();
             let made = catch_unwind(AssertUnwindSafe(|| errand(&speaker)));
+            self.counts.usual.learn(began.elapsed());
             speaker.settle();
             let outcome = made.unwrap_or(Err(ServiceError::Stopped));
             if let Ok(outcome) = &outcome {
@@ -305,6 +347,8 @@ mod tests {
     /// Longer than anything here takes on a busy machine.
     const PATIENCE: Duration = Duration::from_secs(60);
 
+    const ME: Asker = Asker(1);
+
     fn outcome(tokens: usize) -> Outcome {
         Outcome {
             ending: Ending::Stop,
@@ -368,7 +412,9 @@ mod tests {
             Ok(outcome(2))
         });
         let breaks: Errand = Box::new(|_| panic!("planted"));
-        let replies = errands.submit(vec![saying(&["a", "b"]), breaks, calls]).unwrap();
+        let replies = errands
+            .submit(ME, vec![saying(&["a", "b"]), breaks, calls])
+            .unwrap();
         let mut read = replies.into_iter().map(|reply| wait(read(reply)));
         let (text, end) = read.next().unwrap();
         assert_eq!((text.as_str(), end.unwrap().answer_tokens), ("ab", 2));
@@ -402,7 +448,7 @@ mod tests {
             });
             let half = &sent[..sent.len() / 2];
             let reply = Errands::new(ErrandLimits::default())
-                .submit(vec![errand])
+                .submit(ME, vec![errand])
                 .unwrap()
                 .pop()
                 .unwrap();
@@ -435,18 +481,52 @@ mod tests {
                 Ok(outcome(0))
             })
         };
-        let first = errands.submit(vec![endless()]).unwrap();
+        let first = errands.submit(ME, vec![endless()]).unwrap();
         until(|| begun.load(Ordering::SeqCst) == 1);
-        let second = errands.submit(vec![endless()]).unwrap();
-        let refused = errands.submit(vec![endless()]);
-        assert!(matches!(refused, Err(ServiceError::Busy(2))));
+        let second = errands.submit(ME, vec![endless()]).unwrap();
+        let refused = errands.submit(ME, vec![endless()]);
+        assert!(matches!(refused, Err(ServiceError::Busy { open: 2, .. })));
         // Whoever hangs up ends the work, and the one that waits comes up.
         drop(first);
         until(|| begun.load(Ordering::SeqCst) == 2);
         drop(second);
         until(|| stopped.load(Ordering::SeqCst) == 2);
-        let third = errands.submit(vec![saying(&["x"])]).unwrap().remove(0);
+        let third = errands.submit(ME, vec![saying(&["x"])]).unwrap().remove(0);
         assert_eq!(wait(read(third)).0, "x");
+    }
+
+    #[test]
+    fn nobody_waits_behind_all_that_another_asked() {
+        let errands = Errands::new(ErrandLimits {
+            running: 1,
+            waiting: 64,
+        });
+        let made: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let (go, wait_for_it) = std::sync::mpsc::channel::<()>();
+        let first: Errand = Box::new(move |_| {
+            let _ = wait_for_it.recv();
+            Ok(outcome(0))
+        });
+        let noting = |asker: u64| -> Errand {
+            let made = Arc::clone(&made);
+            Box::new(move |_| {
+                made.lock().unwrap().push(asker);
+                Ok(outcome(0))
+            })
+        };
+        let mut replies = errands.submit(ME, vec![first]).unwrap();
+        for _ in 0..20 {
+            replies.extend(errands.submit(ME, vec![noting(1)]).unwrap());
+        }
+        for asker in [2, 2, 3] {
+            replies.extend(errands.submit(Asker(asker), vec![noting(asker)]).unwrap());
+        }
+        go.send(()).unwrap();
+        until(|| made.lock().unwrap().len() == 23);
+        let made = made.lock().unwrap();
+        let mut soon = made[..5].to_vec();
+        soon.sort_unstable();
+        assert_eq!(soon, [1, 1, 2, 2, 3], "{made:?}");
     }
 
     #[test]
@@ -468,7 +548,7 @@ mod tests {
                 until(|| seen.is_raised());
                 Ok(outcome(0))
             });
-            let reply = errands.submit(vec![errand]).unwrap().remove(0);
+            let reply = errands.submit(ME, vec![errand]).unwrap().remove(0);
             until(|| begun.load(Ordering::SeqCst) == 1);
             if leaves_first {
                 drop(reply);
@@ -495,7 +575,7 @@ mod tests {
             }
             Ok(outcome(64))
         });
-        let reply = errands.submit(vec![long]).unwrap().remove(0);
+        let reply = errands.submit(ME, vec![long]).unwrap().remove(0);
         until(|| said.load(Ordering::SeqCst) >= 1);
         thread::sleep(Duration::from_millis(50));
         assert!(said.load(Ordering::SeqCst) < 16, "it waits for its reader");

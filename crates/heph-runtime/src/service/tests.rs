@@ -58,6 +58,7 @@ fn job(service: &Service, prompt: &str, max_tokens: usize, seed: u64) -> Job {
         logprobs: None,
         deadline: None,
         share: share(1),
+        asker: Asker::default(),
     }
 }
 
@@ -113,12 +114,43 @@ fn one_too_many_is_refused_and_a_place_comes_free() {
         let ask = || vec![job(&service, "Once upon a time", 400, 1)];
         let first = service.submit(ask()).unwrap().remove(0);
         let second = service.submit(ask()).unwrap().remove(0);
-        assert!(matches!(service.submit(ask()), Err(ServiceError::Busy(2))));
+        assert!(matches!(
+            service.submit(ask()),
+            Err(ServiceError::Busy { open: 2, .. })
+        ));
         drop(first);
         let third = service.submit(ask()).unwrap().remove(0);
         drop(second);
         assert!(read(third).await.1.is_ok());
         assert_eq!(service.load().open, 0);
+    });
+}
+
+#[test]
+fn whoever_has_to_wait_is_told_for_how_long() {
+    let limits = BatchLimits {
+        running: 1,
+        waiting: 1,
+        ..BatchLimits::default()
+    };
+    let service = service(limits);
+    runtime().block_on(async {
+        let ask = || vec![job(&service, "Once upon a time", 300, 1)];
+        assert_eq!(service.wait(), Duration::ZERO);
+        let (_, outcome) = read(service.submit(ask()).unwrap().remove(0)).await;
+        let took = outcome.unwrap().total;
+        assert_eq!(service.wait(), Duration::ZERO, "there is a place");
+        let _first = service.submit(ask()).unwrap();
+        let _second = service.submit(ask()).unwrap();
+        // Both must end first; for a place among those who wait, one.
+        let told = service.wait();
+        assert!(took < told && told <= took * 2, "{told:?} of {took:?}");
+        match service.submit(ask()) {
+            Err(ServiceError::Busy { open: 2, again }) => {
+                assert!(took / 2 < again && again <= took, "{again:?} of {took:?}");
+            }
+            other => panic!("{other:?}"),
+        }
     });
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use heph_engine::batch::{Batch, BatchError, BatchLimits, Event, Finish as Why, Request};
+use heph_engine::batch::{Asker, Batch, BatchError, BatchLimits, Event, Finish as Why, Request};
 use heph_engine::constrain::{Constraint, ConstraintError, Shape};
 use heph_engine::prefix::Share;
 use heph_engine::text::TextStream;
@@ -209,6 +209,7 @@ pub(super) fn run(
             constraint,
             logprobs: arguments.shape.logprobs,
             share: Share::NONE,
+            asker: Asker::default(),
             cache: None,
         })
         .map_err(failed)?;

@@ -200,13 +200,9 @@ impl Planned {
             stays: &stays,
             credits_max: wish.price_max.map(|credits| credits as f64),
         };
-        let record = asking.best(
-            &asking.pool().cluster(),
-            &bounds,
-            wish.mode,
-            sizes,
-            wish.answer_tokens_max,
-        )?;
+        let mut cluster = asking.pool().cluster();
+        cluster.desk.queue = wish.wait_here;
+        let record = asking.best(&cluster, &bounds, wish.mode, sizes, wish.answer_tokens_max)?;
         Ok(Planned {
             asking,
             record,
