@@ -156,7 +156,7 @@ function streamOf(event: string): string {
 /** What would happen to `wish`. */
 export function plan(wish: Wish, signal: AbortSignal): Promise<Plan> {
   const { model, messages, max_tokens, mode, privacy, labels } = wish;
-  return json('POST', '/heph/v1/plan', { model, messages, max_tokens, mode, privacy, labels }, { signal });
+  return json('POST', '/heph/v1/plan', { model, messages, max_tokens, mode, privacy, labels, ahead: true }, { signal });
 }
 
 export const status = (): Promise<Status> => json('GET', '/heph/v1/status');

@@ -59,7 +59,9 @@ test('without the token the page asks for it, and a wrong one does not open', { 
 
 test('an answer streams, and its receipt is that of the door: nothing left', { skip }, async () => {
   const { page, context, asked, errors } = await open();
+  const planned = page.waitForRequest((request) => request.url().endsWith('/heph/v1/plan'));
   await composer(page).fill('Tell me a story about a little fox.');
+  assert.equal((await planned).postDataJSON().ahead, true, 'it is read while it is written');
   await page.locator('.plan button').waitFor();
   assert.match(await page.locator('.plan').innerText(), /This machine · nothing leaves/);
   await composer(page).press('Enter');
@@ -74,6 +76,14 @@ test('an answer streams, and its receipt is that of the door: nothing left', { s
   assert.ok(text.length > 40, text);
   assert.deepEqual(asked.filter((url) => !url.startsWith(stage.door.address)), [], 'only this machine is asked');
   assert.deepEqual(errors, []);
+  await context.close();
+});
+
+test('a plan that cannot be says why, and what to do', { skip }, async () => {
+  const { page, context } = await open({ settings: { mode: 'remote' } });
+  await composer(page).fill('Where is the fox?');
+  await page.locator('.plan.refused', { hasText: 'No way meets these wishes' }).waitFor();
+  assert.match(await page.locator('.plan').innerText(), /Choose another mode below/);
   await context.close();
 });
 
@@ -316,6 +326,8 @@ test('chats are found, renamed, saved and deleted', { skip }, async () => {
   await page.getByRole('button', { name: 'Delete' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
   await page.getByText('No chat has these words.').waitFor();
+  await page.getByRole('button', { name: 'Show all chats' }).click();
+  assert.equal(await page.getByLabel('Search chats').inputValue(), '');
   assert.equal((await stage.door.ask('/heph/v1/chats/found-1')).status, 404);
   await context.close();
 });
