@@ -11,6 +11,8 @@ there before it is drawn. Every raw line is kept in raw/desktop.jsonl; the repor
     desktop.py memory                 what the window and WebKit's processes take, without the engine, after an answer
     desktop.py floor [--count 10]     the same of the least window of WebKit that there is (window_floor.c), warm
     desktop.py page [--count 10]      what the page itself works until its first frame, in chromium (page_work.js; needs npm ci in ui)
+    desktop.py speed [--count 3]      what a key costs in a chat of 10,000 messages, and the longest task while an answer comes with 60 pieces
+                                      a second, in chromium (ui/tests/page/alone; needs npm ci in ui)
     desktop.py bundle [FILE...]       builds what is installed (bundle/make: .deb, portable folder, AppImage) and keeps the sizes, or those of
                                       FILEs alone; of an AppImage also how long it takes to the first frame, warm
     desktop.py report                 writes DESKTOP.md
@@ -23,6 +25,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shlex
 import statistics
 import subprocess
@@ -48,6 +51,7 @@ ENGINE, WINDOW = (pathlib.Path(os.environ[name]).resolve().parent.name for name 
 
 # What the project asked for.
 COLD_MS, WARM_MS, MEMORY_MB, BUNDLE_MB = 800, 300, 150, 40
+KEY_MS, TASK_MS = 16, 50
 
 # The bundled model and its companions, which the promised size leaves out.
 MODELS = ("heph-story.gguf", "heph-story-draft.gguf", "heph-embed.gguf", "heph-names.bin")
@@ -206,6 +210,22 @@ def page(arguments):
         keep("page", engine=ENGINE, load=os.getloadavg()[0], **json.loads(line))
 
 
+# What the tests of the page's speed say of themselves.
+KEYS = re.compile(r"of (\d+): ([\d.]+) ms in the middle, ([\d.]+) ms in 95 of 100")
+TASKS = re.compile(r"(\d+) pieces in ([\d.]+) s: (\d+) tasks above 50 ms, the longest (\d+) ms")
+
+
+def speed(arguments):
+    tests = sorted((ROOT / "ui" / "tests" / "page" / "alone").glob("*.test.js"))
+    for _ in range(arguments.count):
+        told = subprocess.run(["node", "--test", "--test-reporter=tap", *tests], cwd=ROOT / "ui", stdout=subprocess.PIPE, text=True, check=False).stdout
+        keys, tasks = KEYS.search(told), TASKS.search(told)
+        if not keys or not tasks:
+            sys.exit(told)
+        keep("speed", engine=ENGINE, load=os.getloadavg()[0], keys=int(keys[1]), key_ms=float(keys[2]), key_most_ms=float(keys[3]),
+             pieces=int(tasks[1]), seconds=float(tasks[2]), tasks=int(tasks[3]), task_ms=int(tasks[4]))
+
+
 def bundle(arguments):
     models = sum((ROOT / "models" / name).stat().st_size for name in MODELS)
     files = arguments.files or made()
@@ -226,7 +246,7 @@ def made():
 
 
 def everything(arguments):
-    for task in (start, memory, floor, page, bundle, report):
+    for task in (start, memory, floor, page, speed, bundle, report):
         task(arguments)
 
 
@@ -260,6 +280,20 @@ def of_the_page():
             "| what | milliseconds |", "|---|---|", *(f"| {name} | {middle(kind):.1f} |" for kind, name in WORK), "",
             f"The page's heap is {middle('heap_kb') / 1024:.1f} MB then. That much of a start is the page's own. What a start takes beyond this and beyond the least window is the "
             "window's program, and what WebKit takes to show a larger page where it draws by software."]
+
+
+def of_its_speed():
+    found = built_alike("speed")
+    if not found:
+        return []
+    middle = lambda what: statistics.median(line[what] for line in found)
+    longest = f"{middle('task_ms'):.0f} ms" if middle("tasks") else f"none above {TASK_MS} ms"
+    return ["", "## Writing and reading in it", "",
+            f"In chromium (`ui/tests/page/alone`, medians of {len(found)} runs; {found[-1]['cpu']}, load {middle('load'):.1f}), before a door that answers by a script.", "",
+            "| what | measured | asked |", "|---|---|---|",
+            f"| work for a key in a chat of 10,000 messages, in 95 of 100 | {middle('key_most_ms'):.1f} ms ({middle('key_ms'):.1f} in the middle) | {KEY_MS} ms, {verdict(middle('key_most_ms'), KEY_MS)} |",
+            f"| the longest task while markdown with code comes, {middle('pieces') / middle('seconds'):.0f} pieces a second | "
+            f"{longest} | {TASK_MS} ms, {verdict(middle('task_ms'), TASK_MS)} |"]
 
 
 def verdict(value, goal):
@@ -297,6 +331,7 @@ def report(_):
     out += ["", "The work is that of the window and WebKit's processes, without the engine's. The least window (`window_floor.c`) shows one line of text and has "
             "nothing of HEPH: what stands there can go only with WebKit."]
     out += of_the_page()
+    out += of_its_speed()
     out += ["", "## Memory after an answer, without the engine", "", "| process | its share (PSS) | private | of that written | resident |", "|---|---|---|---|---|"]
     last = {line["part"]: line for line in lines("memory")}
     for part, line in sorted(last.items()):
@@ -338,12 +373,15 @@ def main():
     task = tasks.add_parser("page")
     task.add_argument("--count", type=int, default=10)
     task.set_defaults(task=page)
+    task = tasks.add_parser("speed")
+    task.add_argument("--count", type=int, default=3)
+    task.set_defaults(task=speed)
     tasks.add_parser("report").set_defaults(task=report)
     task = tasks.add_parser("all")
     task.add_argument("--count", type=int, default=10)
     task.set_defaults(task=everything, warm=False, files=[])
     arguments = parser.parse_args()
-    if arguments.task not in (page, report) and not os.environ.get(desktop.INSIDE):
+    if arguments.task not in (page, speed, report) and not os.environ.get(desktop.INSIDE):
         why = desktop.why_not()
         if why:
             sys.exit(why)

@@ -225,6 +225,8 @@ def longer(window, than):
 
 def an_answer_comes_without_a_network(scene):
     window = scene.window()
+    claim("the first start says what the machine is, and what one can do next",
+          "heph-story" in wait("the welcome", lambda: window.text("#welcome + ul")) and window.count("[aria-labelledby=welcome] a.button") == 3)
     window.write(".composer textarea", STORY)
     claim("the plan is shown before the question is asked",
           wait("the plan", lambda: "nothing leaves" in (window.text(".plan button") or "")))
@@ -409,6 +411,30 @@ def what_is_dropped_goes_to_the_question_or_to_the_folders(scene):
     filled = "return [...document.querySelectorAll('input')].some((field) => field.value === '/home/ada/notes')"
     claim("a folder goes to the page of folders, and is not added unasked",
           wait("the folder", lambda: window.run(filled)) and scene.asked("GET", "/heph/v1/knowledge")["shelves"] == [])
+
+
+def a_private_folder_is_asked_about_and_nothing_of_it_leaves(scene):
+    notes = pathlib.Path(scene.work.name) / "notes"
+    notes.mkdir()
+    (notes / "boats.txt").write_text("Notes of the harbour.\n\nThe ferry to Elba leaves at 7:40 from pier four.\n")
+    window = scene.window()
+    window.run("location.hash = '#/folders'")
+    window.write("main form input[type=text]", str(notes))
+    window.click("main form input[type=radio][value=nothing]")
+    window.click("main form button[type=submit]")
+    shelves = lambda: scene.asked("GET", "/heph/v1/knowledge")["shelves"]
+    claim("a folder is added, and is private", wait("the folder", lambda: [shelf["label"] for shelf in shelves()]) == ["nothing"], shelves())
+    fresh(window)
+    answered(window, "When does the ferry to Elba leave?", 1)
+    wait("what went with it", lambda: window.count(".turn.user .cited") == 1)
+    window.run("document.querySelector('.turn.user .cited > summary').click()")
+    said = lambda: window.text(".turn.user .cited")
+    claim("the question says that nothing of it leaves", wait("the words", lambda: "nothing of this chat leaves" in said()), said())
+    window.run("document.querySelector('.turn.user .cited details summary').click()")
+    claim("its citation opens the words", "7:40" in wait("the words", lambda: window.text(".turn.user .cited mark")))
+    chat = scene.asked("GET", f"/heph/v1/chats/{scene.asked('GET', '/heph/v1/chats')['chats'][0]['id']}")
+    receipt = chat["body"]["messages"][1]["receipt"]
+    claim("and its receipt, that nothing left", receipt["traffic"] == [] and receipt["mode"] == "local", receipt)
 
 
 def several_windows_open_and_close_by_their_keys(scene):
@@ -695,6 +721,40 @@ def an_appimage_is_one_file_with_everything_in_it(scene):
     claim("one that was cut short says so, and leaves nothing behind",
           all(end.returncode == 1 and end.stderr for end in ends) and wait("no folder", lambda: not list(shows.glob(".mount_heph-*"))),
           [end.stderr for end in ends])
+
+
+def the_package_and_the_folder_hold_all_that_is_needed(scene):
+    if not shutil.which("dpkg-deb"):
+        return skipped("the package and the folder", "dpkg-deb is not installed")
+    # What is packed is looked at, and not how tightly.
+    quick = {"XZ_OPT": "-0", "DPKG_DEB_COMPRESSOR_LEVEL": "0"}
+    environment = {**os.environ, **quick, "HEPH": str(HEPH), "HEPH_DESKTOP": str(DESKTOP)}
+    made = subprocess.run([ROOT / "crates" / "heph-desktop" / "bundle" / "make", "deb", "portable"], env=environment, capture_output=True, text=True, check=False)
+    claim("the package and the folder are built by one command", made.returncode == 0, (made.stdout + made.stderr).strip())
+    package, archive = [ROOT / line.split()[0] for line in made.stdout.splitlines()]
+    work = pathlib.Path(scene.work.name)
+    subprocess.run(["dpkg-deb", "-x", package, work / "package"], check=True)
+    subprocess.run(["tar", "-xf", archive, "-C", work], check=True)
+    needs = subprocess.run(["dpkg-deb", "-f", package, "Depends"], capture_output=True, text=True, check=True).stdout
+    usr = work / "package" / "usr"
+    entry = (usr / "share" / "applications" / "org.heph.window.desktop").read_text()
+    # A name may be on a person's way already: what is started is what the entry says, beside `heph`.
+    line = [line for line in entry.splitlines() if line.startswith("Exec=")][0]
+    claim("the package names what it needs, and its entry starts what it brings",
+          "libwebkit2gtk-4.1-0" in needs and line.startswith("Exec=heph-desktop") and "x-scheme-handler/heph" in entry
+          and all((usr / "bin" / name).is_file() for name in ("heph", "heph-desktop")), (needs.strip(), line))
+    told = subprocess.run([usr / "bin" / "heph", "--version"], capture_output=True, text=True, check=False)
+    claim("its program runs", told.returncode == 0, told.stdout.strip())
+    (folder,) = work.glob("heph-*-*")
+    own = {name: value for name, value in scene.environment.items() if name != "HEPH_HOME"}
+    window = Window(folder / "heph-here", own)
+    scene.windows.append(window)
+    window.shown(".composer textarea")
+    anew(window, STEADY)
+    window.shown(".composer textarea")
+    text = answered(window, STORY, 1)
+    claim("the folder starts where it lies, and keeps everything in it",
+          len(text) > 40 and (folder / "data" / "chats.sqlite").is_file() and not (work / ".heph").exists(), sorted(path.name for path in work.iterdir()))
 
 
 class Place:
@@ -1025,6 +1085,7 @@ SCENES = [
     there_is_one_window_and_links_come_to_it,
     the_page_may_ask_the_window_only_what_is_meant_for_it,
     what_is_dropped_goes_to_the_question_or_to_the_folders,
+    a_private_folder_is_asked_about_and_nothing_of_it_leaves,
     several_windows_open_and_close_by_their_keys,
     a_page_whose_process_falls_is_loaded_anew,
     it_starts_with_the_computer_where_that_is_wished,
@@ -1040,6 +1101,7 @@ SCENES = [
     a_full_disk_is_told_and_costs_nothing_that_can_be_kept_later,
     the_menu_fetches_an_update_that_is_signed_and_no_other,
     an_appimage_is_one_file_with_everything_in_it,
+    the_package_and_the_folder_hold_all_that_is_needed,
 ]
 
 

@@ -572,11 +572,17 @@ fn the_demo_says_the_same_in_every_mode_and_leaves_nothing_behind() {
     let user = user();
     let temporary = user.home.path().join("tmp");
     fs::create_dir(&temporary).unwrap();
+    let began = std::time::Instant::now();
     let output = user
         .command(&["demo"])
         .env("TMPDIR", &temporary)
         .output()
         .unwrap();
+    let took = began.elapsed();
+    assert!(
+        took < std::time::Duration::from_secs(60),
+        "it takes a minute at most: {took:?}"
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{text}{error}");
@@ -606,6 +612,7 @@ fn the_demo_says_the_same_in_every_mode_and_leaves_nothing_behind() {
         .find(|line| line.contains(" killed "))
         .expect("a node is killed");
     assert!(killed.contains(" yes "), "{killed}");
+    assert!(text.contains(" was lost; "), "it goes on elsewhere: {text}");
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "a folder is left");
     for process in text.split("(process ").skip(1) {
         let id = process.split(')').next().unwrap();
