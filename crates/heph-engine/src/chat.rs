@@ -59,6 +59,9 @@ pub enum ChatError {
     /// The template fails on this conversation, or is too long at work.
     #[error("the chat template failed: {0}")]
     Render(String),
+    /// Nobody waits for the text any more.
+    #[error("the chat template was stopped")]
+    Stopped,
 }
 
 /// What a template may do: a unit runs one instruction, or makes 64 bytes of text or list. It is some hundred times what
@@ -102,6 +105,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::Refused`] where the template calls `raise_exception`; [`ChatError::Render`] where it fails.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<String, ChatError> {
+        self.render_unless(input, &|| false)
+    }
+
+    /// The same, as long as `stop` does not say that nobody waits for it; it is asked whenever the template writes something.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`], and [`ChatError::Stopped`].
+    pub fn render_unless(&self, input: &ChatInput<'_>, stop: &dyn Fn() -> bool) -> Result<String, ChatError> {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + FUEL_PER_BYTE * input.bytes()));
         let now = input.now;
@@ -109,11 +120,18 @@ impl ChatTemplate {
         let template = environment
             .get_template(NAME)
             .map_err(|cause| ChatError::Template(cause.to_string()))?;
-        let mut output = Bounded(Vec::new());
-        template
-            .render_captured_to(input.context(), &mut output)
-            .map_err(ChatError::from)?;
-        String::from_utf8(output.0).map_err(|cause| ChatError::Render(cause.to_string()))
+        let mut output = Bounded {
+            text: Vec::new(),
+            stop,
+            stopped: false,
+        };
+        let written = template.render_captured_to(input.context(), &mut output);
+        let (text, stopped) = (output.text, output.stopped);
+        match written {
+            Err(_) if stopped => Err(ChatError::Stopped),
+            Err(error) => Err(error.into()),
+            Ok(_) => String::from_utf8(text).map_err(|cause| ChatError::Render(cause.to_string())),
+        }
     }
 }
 
@@ -196,15 +214,23 @@ fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// Memory for a template's output, up to [`OUTPUT_MAX`].
-struct Bounded(Vec<u8>);
+/// Memory for a template's output, up to [`OUTPUT_MAX`], as long as somebody waits for it.
+struct Bounded<'a> {
+    text: Vec<u8>,
+    stop: &'a dyn Fn() -> bool,
+    stopped: bool,
+}
 
-impl io::Write for Bounded {
+impl io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT_MAX {
+        self.stopped = (self.stop)();
+        if self.stopped {
+            return Err(io::Error::other("nobody waits"));
+        }
+        if self.text.len() + bytes.len() > OUTPUT_MAX {
             return Err(io::Error::other("the output is too long"));
         }
-        self.0.extend_from_slice(bytes);
+        self.text.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

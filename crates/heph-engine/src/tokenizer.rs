@@ -10,6 +10,7 @@ mod byte_level;
 mod charsmap;
 mod families;
 mod gguf;
+mod guarded;
 mod json;
 mod metadata;
 mod normalizer;
@@ -24,7 +25,7 @@ mod trie;
 mod unigram;
 mod wordpiece;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use heph_types::TokenId;
 
@@ -32,6 +33,7 @@ pub use metadata::VocabularyMetadata;
 pub use texts::Texts;
 
 use bpe::Bpe;
+use guarded::Spellings;
 use normalizer::Normalizer;
 use pieces::{Cut, Pieces};
 use special::{AddedTokens, Section};
@@ -57,6 +59,8 @@ pub struct Tokenizer {
     special: SpecialTokens,
     /// Whether each text gets a space in front that [`Tokenizer::decode`] takes away again.
     space_prefix: bool,
+    /// Looked up once somebody's words are guarded.
+    spellings: OnceLock<Spellings>,
 }
 
 /// The entries of a vocabulary.
@@ -324,7 +328,19 @@ impl Tokenizer {
         ids: &mut Vec<u32>,
     ) {
         let text = normalizer::apply_all(&self.normalizers, text);
-        for section in self.added_normalized.sections(&text, parse) {
+        let sections = self.added_normalized.sections(&text, parse);
+        self.encode_sections(&text, sections, first, scratch, ids);
+    }
+
+    fn encode_sections(
+        &self,
+        text: &str,
+        sections: Vec<Section>,
+        first: bool,
+        scratch: &mut bpe::Scratch,
+        ids: &mut Vec<u32>,
+    ) {
+        for section in sections {
             match section {
                 Section::Token(id) => ids.push(id),
                 Section::Text(range) => {

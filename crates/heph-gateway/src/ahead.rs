@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heph_engine::batch::Asker;
 use heph_engine::prefix::{Owner, Reach, Share};
 use heph_engine::sample::SamplingOptions;
+use heph_runtime::cancel::Cancel;
 use heph_runtime::service::{Heard, Job};
 use heph_types::TokenId;
 
@@ -54,7 +55,7 @@ impl Ahead {
 }
 
 /// The tokens with which every prompt begins that goes on from what is being written: its last word may still grow.
-pub(crate) fn settled(ask: &Ask, writer: &Writer) -> Result<Vec<TokenId>, Refusal> {
+pub(crate) fn settled(ask: &Ask, writer: &Writer, cancel: &Cancel) -> Result<Vec<TokenId>, Refusal> {
     let with = |more: &str| {
         let mut ask = ask.clone();
         if let Source::Chat(turns) = &mut ask.source
@@ -64,7 +65,7 @@ pub(crate) fn settled(ask: &Ask, writer: &Writer) -> Result<Vec<TokenId>, Refusa
             last.content.truncate(words);
             last.content.push_str(more);
         }
-        ask.prompts(writer)
+        ask.prompts(writer, cancel)
             .map(|prompts| prompts.into_iter().next().unwrap_or_default())
     };
     let (short, long) = (with("")?, with(" x")?);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Answer, Finish, Part, Usage};
 use crate::ask::{Ask, Form, Source, Turn, Wishes, writer};
+use crate::caller;
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
@@ -281,9 +282,7 @@ pub(crate) async fn count_tokens(
     let request: MessagesRequest = read(&body)?;
     let ask = ask(&request, &headers)?;
     let model = writer(&door, &ask.model).await?;
-    let counted = tokio::task::spawn_blocking(move || ask.prompts(&model))
-        .await
-        .map_err(Refusal::ours)??;
+    let counted = caller::on_thread(move |cancel| ask.prompts(&model, cancel)).await??;
     Ok(Json(
         json!({ "input_tokens": counted.iter().map(Vec::len).sum::<usize>() }),
     ))

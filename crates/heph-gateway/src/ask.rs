@@ -14,6 +14,7 @@ use heph_privacy::pii::names::Model;
 use heph_privacy::pseudonym::{PseudonymError, Pseudonyms};
 use heph_privacy::{Replaced, Stays};
 use heph_providers::Picture;
+use heph_runtime::cancel::Cancel;
 use heph_runtime::discretion::{Discretion, unsaid};
 use heph_runtime::service::Job;
 use heph_runtime::words::Words;
@@ -248,6 +249,14 @@ impl Wishes {
     }
 }
 
+/// With what a request is made ready.
+struct Ready {
+    deadline: Option<Instant>,
+    share: Share,
+    /// Raised when its caller has gone.
+    cancel: Cancel,
+}
+
 /// A request, ready to be handed on.
 struct Prepared {
     jobs: Vec<Job>,
@@ -480,8 +489,13 @@ impl Ask {
         let share = caller::share(&self.wishes, self.user.as_deref(), door.keeping)?;
         let (work, house, began) = (Arc::clone(&writer), Arc::clone(door), Instant::now());
         // Templates, vocabularies, grammars and other machines are work for a thread that others do not wait for.
-        let prepare = move || {
-            let prepared = self.prepared(&house, &work, deadline, share);
+        let prepare = move |cancel: &Cancel| {
+            let ready = Ready {
+                deadline,
+                share,
+                cancel: cancel.clone(),
+            };
+            let prepared = self.prepared(&house, &work, &ready);
             prepared.map(|prepared| (self, prepared))
         };
         let (ask, prepared) = caller::on_thread(prepare).await??;
@@ -537,21 +551,15 @@ impl Ask {
     }
 
     /// The jobs of the request, and who does them.
-    fn prepared(
-        &self,
-        house: &House,
-        writer: &Arc<Writer>,
-        deadline: Option<Instant>,
-        share: Share,
-    ) -> Result<Prepared, Refusal> {
-        let mut prepared = self.prepared_for(house, writer, deadline, share, None)?;
+    fn prepared(&self, house: &House, writer: &Arc<Writer>, ready: &Ready) -> Result<Prepared, Refusal> {
+        let mut prepared = self.prepared_for(house, writer, ready, None)?;
         if let Place::Course(course) = &prepared.place
             && course.wants_replaced()
         {
             // The plan stands; what it is about is told with pseudonyms.
             let (ask, replaced, pseudonyms) = self.replaced(house, course.discretion())?;
             let course = course.with_replaced(replaced);
-            prepared = ask.prepared_for(house, writer, deadline, share, Some(course))?;
+            prepared = ask.prepared_for(house, writer, ready, Some(course))?;
             prepared.pseudonyms = Some(pseudonyms);
         }
         Ok(prepared)
@@ -562,16 +570,18 @@ impl Ask {
         &self,
         house: &House,
         writer: &Arc<Writer>,
-        deadline: Option<Instant>,
-        share: Share,
+        ready: &Ready,
         course: Option<Arc<dyn Course>>,
     ) -> Result<Prepared, Refusal> {
-        let place = |jobs: &[Job], about| match course {
-            Some(course) => Ok(Place::Course(course)),
-            None => elsewhere::place(house, writer, self, jobs, about),
+        let place = |jobs: &[Job], about| {
+            caller::waits(&ready.cancel)?;
+            match course {
+                Some(course) => Ok(Place::Course(course)),
+                None => elsewhere::place(house, writer, self, jobs, about),
+            }
         };
-        let Some(about) = About::of(self, house, writer)? else {
-            let (jobs, starts) = self.jobs(writer, deadline, share)?;
+        let Some(about) = About::of(self, house, writer, &ready.cancel)? else {
+            let (jobs, starts) = self.jobs(writer, ready)?;
             let place = place(&jobs, None)?;
             return Ok(Prepared {
                 jobs,
@@ -583,12 +593,12 @@ impl Ask {
         };
         let needed = about.needs_excerpts(writer.service.context())?;
         let form = |excerpts: bool| if excerpts { &about.excerpts } else { &about.whole };
-        let (mut jobs, mut starts) = form(needed).jobs(writer, deadline, share)?;
+        let (mut jobs, mut starts) = form(needed).jobs(writer, ready)?;
         let place = place(&jobs, Some(about.tokens))?;
         let planned =
             matches!(&place, Place::Course(course) if course.record().decision.plan.mode == Mode::Preprocess);
         if planned && !needed {
-            (jobs, starts) = form(true).jobs(writer, deadline, share)?;
+            (jobs, starts) = form(true).jobs(writer, ready)?;
         }
         Ok(Prepared {
             jobs,
@@ -672,14 +682,14 @@ impl Ask {
         }
     }
 
-    fn jobs(
-        &self,
-        writer: &Writer,
-        deadline: Option<Instant>,
-        share: Share,
-    ) -> Result<(Vec<Job>, Vec<ChoiceStart>), Refusal> {
+    fn jobs(&self, writer: &Writer, ready: &Ready) -> Result<(Vec<Job>, Vec<ChoiceStart>), Refusal> {
+        let Ready {
+            deadline,
+            share,
+            cancel,
+        } = ready;
         let words = writer.service.words();
-        let mut prompts = self.prompts(writer)?;
+        let mut prompts = self.prompts(writer, cancel)?;
         self.fits(prompts.len(), writer.service.answers_max())?;
         let begun = self.toolbox.begun(&writer.call_form);
         if let Some((_, beginning)) = &begun {
@@ -718,6 +728,7 @@ impl Ask {
                 return Err(Refusal::bad(sentence).code("context_length_exceeded"));
             }
             for _ in 0..self.choices {
+                caller::waits(cancel)?;
                 if let (Some(shape), None) = (&shape, &constraint) {
                     let shaper = writer.shaper.as_ref();
                     let shaper =
@@ -740,8 +751,8 @@ impl Ask {
                     stops: self.stops.clone(),
                     constraint: constraint.clone(),
                     logprobs: self.logprobs,
-                    deadline,
-                    share,
+                    deadline: *deadline,
+                    share: *share,
                     asker,
                 });
             }
@@ -749,17 +760,23 @@ impl Ask {
         Ok((jobs, starts))
     }
 
-    /// The tokens to go on from.
-    pub(crate) fn prompts(&self, writer: &Writer) -> Result<Vec<Vec<TokenId>>, Refusal> {
+    /// The tokens to go on from, as long as somebody waits for them.
+    pub(crate) fn prompts(&self, writer: &Writer, cancel: &Cancel) -> Result<Vec<Vec<TokenId>>, Refusal> {
         self.sees_nothing(&writer.name)?;
         let words = writer.service.words();
         match &self.source {
-            Source::Chat(turns) => Ok(vec![self.chat(turns, writer)?]),
-            Source::Texts(texts) => texts.iter().map(|text| tokens_of(text, words, writer)).collect(),
+            Source::Chat(turns) => Ok(vec![self.chat(turns, writer, cancel)?]),
+            Source::Texts(texts) => {
+                let tokens = texts.iter().map(|text| {
+                    caller::waits(cancel)?;
+                    tokens_of(text, words, writer)
+                });
+                tokens.collect()
+            }
         }
     }
 
-    fn chat(&self, turns: &[Turn], writer: &Writer) -> Result<Vec<TokenId>, Refusal> {
+    fn chat(&self, turns: &[Turn], writer: &Writer, cancel: &Cancel) -> Result<Vec<TokenId>, Refusal> {
         if turns.is_empty() || turns.len() > MESSAGES_MAX {
             return Err(Refusal::param(
                 "messages",
@@ -774,20 +791,12 @@ impl Ask {
             self.told_turns(turns)
         };
         let tools = if native { self.toolbox.for_template() } else { None };
-        let text = engines::render(words, &Value::Array(messages), tools.as_ref())
+        words
+            .conversation(&Value::Array(messages), tools.as_ref(), &|| cancel.is_raised())
             .ok_or_else(|| {
                 Refusal::bad("the model has no chat template; /v1/completions goes on with a text as it is")
             })?
-            .map_err(|e| Refusal::param("messages", e.to_string()))?;
-        // Most templates write the beginning-of-text token themselves; it must stand there once.
-        let bos = words.spelling(words.tokenizer.bos());
-        let has_bos = !bos.is_empty() && text.starts_with(bos);
-        let add = if has_bos || !words.tokenizer.adds_bos() {
-            AddSpecial::No
-        } else {
-            AddSpecial::Yes
-        };
-        Ok(words.tokenizer.encode(&text, add, ParseSpecial::Yes))
+            .map_err(|e| Refusal::param("messages", e.to_string()))
     }
 
     /// The turns for a template that knows no tools: what it cannot say stands in the text.

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use heph_engine::batch::Asker;
 use heph_engine::prefix::{Owner, Reach, Share};
 use heph_privacy::label::Level;
+use heph_runtime::cancel::Cancel;
 
 use crate::ask::Wishes;
 use crate::engines::CacheChoice;
@@ -117,16 +118,39 @@ pub(crate) fn asker(user: Option<&str>) -> Asker {
     Asker(u64::from_le_bytes(number))
 }
 
-/// Does `work` of a caller's request on a thread that others do not wait for; there, too, it is that caller's.
+/// Does `work` of a caller's request on a thread that others do not wait for; there, too, it is that caller's. The flag that it is given
+/// is raised once the caller has gone; what has not begun by then is not begun.
 pub(crate) async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce(&Cancel) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     let caller = Caller::now();
-    let done = tokio::task::spawn_blocking(move || match caller {
-        Some(caller) => CALLER.sync_scope(caller, work),
-        None => work(),
+    let leaving = Leaving(Cancel::new());
+    let cancel = leaving.0.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        waits(&cancel)?;
+        Ok::<T, Refusal>(match caller {
+            Some(caller) => CALLER.sync_scope(caller, || work(&cancel)),
+            None => work(&cancel),
+        })
     });
-    done.await.map_err(Refusal::ours)
+    done.await.map_err(Refusal::ours)?
+}
+
+/// That somebody still waits for what is made ready. The refusal is read by nobody.
+pub(crate) fn waits(cancel: &Cancel) -> Result<(), Refusal> {
+    match cancel.is_raised() {
+        true => Err(Refusal::ours("nobody waits for this any more")),
+        false => Ok(()),
+    }
+}
+
+/// Raises the flag when whoever waits goes.
+struct Leaving(Cancel);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
 }
 
 /// What this caller's pseudonyms are drawn from: those of one caller and user are not those of another.
@@ -245,7 +269,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let drawn = |token: &'static str, user: Option<&'static str>| {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(token))]);
-            let work = on_thread(move || pseudonym_key(&[7; 32], user));
+            let work = on_thread(move |_| pseudonym_key(&[7; 32], user));
             runtime.block_on(Caller::of(&headers).asks(work)).unwrap()
         };
         let ann = drawn("Bearer a", None);
@@ -253,7 +277,7 @@ mod tests {
         assert_ne!(drawn("Bearer b", None), ann);
         assert_ne!(drawn("Bearer a", Some("ann")), ann);
         let unknown = runtime
-            .block_on(on_thread(|| pseudonym_key(&[7; 32], None)))
+            .block_on(on_thread(|_| pseudonym_key(&[7; 32], None)))
             .unwrap();
         assert_ne!(unknown, ann);
     }
@@ -278,6 +302,52 @@ mod tests {
         assert_eq!(turn(&page, "x", Some("ann")), turn(&page, "y", Some("bob")));
         let other = format!("{}2", crate::pairing::PREFIX);
         assert_ne!(turn(&page, "x", None), turn(&other, "x", None));
+    }
+
+    #[test]
+    fn what_is_made_ready_for_somebody_who_went_ends_and_what_has_not_begun_is_not_begun() {
+        use std::sync::mpsc::channel;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let (say, said) = channel();
+        let patience = std::time::Duration::from_secs(10);
+        runtime.block_on(async {
+            let (begun, begins) = channel();
+            let first = on_thread({
+                let say = say.clone();
+                move |cancel: &Cancel| {
+                    begun.send(()).unwrap();
+                    let began = std::time::Instant::now();
+                    while !cancel.is_raised() && began.elapsed() < patience {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    say.send(cancel.is_raised()).unwrap();
+                }
+            });
+            let first = tokio::spawn(first);
+            tokio::task::yield_now().await;
+            begins.recv_timeout(patience).unwrap();
+            // The only thread is taken, so this one waits for it.
+            let second = tokio::spawn(on_thread({
+                let say = say.clone();
+                move |_: &Cancel| say.send(false).unwrap()
+            }));
+            tokio::task::yield_now().await;
+            for gone in [second, first] {
+                gone.abort();
+                assert!(gone.await.unwrap_err().is_cancelled());
+            }
+            let third = on_thread(move |_: &Cancel| drop(say));
+            third.await.unwrap();
+        });
+        assert_eq!(
+            said.iter().collect::<Vec<_>>(),
+            [true],
+            "the second was not begun"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_engine::batch::BatchLimits;
-use heph_engine::chat::{ChatError, ChatInput};
 use heph_engine::constrain::{ConstraintError, Shaper};
 use heph_engine::model::{LoadError, LoadOptions, Model};
 use heph_engine::worker::{CHUNK_DEFAULT, ForwardError, Worker};
@@ -14,7 +13,6 @@ use heph_kernels::kv::KvFormat;
 use heph_kernels::pool::Pool;
 use heph_runtime::blocks::{BlockStore, BlocksError};
 use heph_runtime::bundled;
-use heph_runtime::desk;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open::{self, OpenError};
 use heph_runtime::seal;
@@ -22,7 +20,6 @@ use heph_runtime::service::Service;
 use heph_runtime::store::{Found, ModelName, Store, StoreError};
 use heph_runtime::words::{Words, WordsError};
 use heph_types::{ModelHash, TokenId};
-use serde_json::{Map, Value};
 
 use crate::machines::Machines;
 use crate::tools::CallForm;
@@ -388,25 +385,4 @@ fn middle(words: &Words) -> Option<Middle> {
             middle: words.tokenizer.token_of_text(middle)?,
         })
     })
-}
-
-/// The text of a conversation, ready for an answer.
-///
-/// # Errors
-/// When the template refuses it. `None` for a model without a template.
-pub(crate) fn render(
-    words: &Words,
-    messages: &Value,
-    tools: Option<&Value>,
-) -> Option<Result<String, ChatError>> {
-    let template = words.template.as_ref()?;
-    Some(template.render(&ChatInput {
-        messages,
-        tools,
-        add_generation_prompt: true,
-        bos_token: words.spelling(words.tokenizer.bos()),
-        eos_token: words.spelling(words.tokenizer.eos()),
-        kwargs: &Map::new(),
-        now: desk::now(),
-    }))
 }

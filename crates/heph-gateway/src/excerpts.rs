@@ -12,6 +12,7 @@ use heph_runtime::preprocess::{Document, Embedder, Library, PreprocessError, Pre
 use serde_json::{Value, json};
 
 use crate::ask::{AboutText, Ask, Source, Turn};
+use crate::caller;
 use crate::engines::Writer;
 use crate::error::Refusal;
 use crate::house::House;
@@ -24,7 +25,13 @@ const TEXTS_MAX: usize = 256;
 pub(crate) struct Chooser(Mutex<Option<Embedder>>);
 
 impl Chooser {
-    fn choose(&self, house: &House, question: &str, texts: Vec<Document>) -> Result<Preprocessed, Refusal> {
+    fn choose(
+        &self,
+        house: &House,
+        question: &str,
+        texts: Vec<Document>,
+        cancel: &Cancel,
+    ) -> Result<Preprocessed, Refusal> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let embedder = match &mut *held {
             Some(embedder) => embedder,
@@ -34,8 +41,10 @@ impl Chooser {
                 held.insert(opened)
             }
         };
+        // Whoever waited for the encoder may have gone meanwhile.
+        caller::waits(cancel)?;
         let mut library = Library::new(texts);
-        preprocess(embedder, question, &mut library, &Cancel::new()).map_err(refused)
+        preprocess(embedder, question, &mut library, cancel).map_err(refused)
     }
 }
 
@@ -65,7 +74,12 @@ pub(crate) struct About {
 
 impl About {
     /// What `ask` is about; nothing where it brings no texts and does not want its earlier turns read so.
-    pub(crate) fn of(ask: &Ask, house: &House, writer: &Writer) -> Result<Option<Self>, Refusal> {
+    pub(crate) fn of(
+        ask: &Ask,
+        house: &House,
+        writer: &Writer,
+        cancel: &Cancel,
+    ) -> Result<Option<Self>, Refusal> {
         let wanted = ask.wishes.mode()? == Some(Mode::Preprocess);
         let texts = ask.wishes.documents.as_deref().unwrap_or_default();
         if texts.is_empty() && !wanted {
@@ -85,7 +99,7 @@ impl About {
             false => (documents(texts)?, earlier.to_vec()),
             true => history(earlier)?,
         };
-        let chosen = house.chooser.choose(house, &question.content, library)?;
+        let chosen = house.chooser.choose(house, &question.content, library, cancel)?;
         let with = |earlier: &[Turn], text: String| {
             let last = Turn::new("user", text);
             let turns = earlier.iter().cloned().chain([last]).collect();
@@ -100,7 +114,7 @@ impl About {
         let all = parts.chain([question.content.clone()]).collect();
         let whole = with(earlier, all);
         let excerpts = with(&kept, chosen.upload.text.clone());
-        let count = |ask: &Ask| Ok::<_, Refusal>(ask.prompts(writer)?.first().map_or(0, Vec::len));
+        let count = |ask: &Ask| Ok::<_, Refusal>(ask.prompts(writer, cancel)?.first().map_or(0, Vec::len));
         Ok(Some(Self {
             tokens: (count(&whole)?, count(&excerpts)?),
             whole,

@@ -76,8 +76,9 @@ fn book(house: &House) -> Result<ProviderBook, Refusal> {
 /// told before anything is written.
 pub(crate) async fn submit(ask: Ask, door: &Door) -> Result<Answer, Refusal> {
     let house = Arc::clone(door);
-    let prepared = caller::on_thread(move || {
+    let prepared = caller::on_thread(move |cancel| {
         let outside = house.asker.outside(&house)?;
+        caller::waits(cancel)?;
         Ok::<_, Refusal>((outside, commissions(&ask, &house)?, ask))
     });
     let (outside, (commissions, pseudonyms), ask) = prepared.await??;

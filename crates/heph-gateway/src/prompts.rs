@@ -2,13 +2,14 @@
 //!
 //! The prompt goes through the model once more for them, beside the batch and with the same bits; one prompt at a time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use heph_engine::sample::{LogProbability, log_probabilities};
 use heph_engine::worker::Keep;
+use heph_runtime::cancel::Cancel;
 use heph_types::TokenId;
 
+use crate::caller;
 use crate::engines::Writer;
 use crate::error::Refusal;
 
@@ -32,37 +33,27 @@ pub(crate) struct Told {
     pub(crate) top: Vec<LogProbability>,
 }
 
-/// Ends the work for a caller who left.
-struct Leaving(Arc<AtomicBool>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// What is known of each token of `prompts`, with the `top` likeliest in its place.
 pub(crate) async fn told(
     writer: &Arc<Writer>,
     prompts: Vec<Vec<TokenId>>,
     top: usize,
 ) -> Result<Vec<Vec<PromptToken>>, Refusal> {
-    let leaving = Leaving(Arc::default());
-    let (stop, writer) = (Arc::clone(&leaving.0), Arc::clone(writer));
-    let work = move || {
+    let writer = Arc::clone(writer);
+    let work = move |cancel: &Cancel| {
         prompts
             .iter()
-            .map(|prompt| one(&writer, prompt, top, &stop))
+            .map(|prompt| one(&writer, prompt, top, cancel))
             .collect()
     };
-    tokio::task::spawn_blocking(work).await.map_err(Refusal::ours)?
+    caller::on_thread(work).await?
 }
 
 fn one(
     writer: &Writer,
     prompt: &[TokenId],
     top: usize,
-    stop: &AtomicBool,
+    cancel: &Cancel,
 ) -> Result<Vec<PromptToken>, Refusal> {
     let mut worker = writer.prober.lock().unwrap_or_else(PoisonError::into_inner);
     let mut cache = worker.model().new_cache(worker.all_layers());
@@ -72,9 +63,7 @@ fn one(
     // The last row says what follows the prompt, which is the answer's affair.
     let rows = prompt.len().saturating_sub(1);
     for from in (0..rows).step_by(ROWS) {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Refusal::ours("nobody waits for it"));
-        }
+        caller::waits(cancel)?;
         let to = rows.min(from + ROWS);
         let logits = worker
             .run(&mut cache, &prompt[from..to], Keep::All)

@@ -12,7 +12,6 @@ use heph_runtime::words::Words;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::engines;
 use crate::error::Refusal;
 
 /// Tools of one request.
@@ -343,7 +342,8 @@ impl CallForm {
             parameters: json!({ "type": "object", "properties": { "at": { "type": "integer" } } }),
         }
         .for_template()]);
-        let text = engines::render(words, &messages, Some(&tools))
+        let text = words
+            .written(&messages, Some(&tools), &|| false)
             .and_then(Result::ok)
             .unwrap_or_default();
         let style = [

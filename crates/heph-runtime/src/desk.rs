@@ -16,7 +16,7 @@ pub use teller::{Guess, Guesses, Pace};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use heph_engine::chat::{ChatError, ChatInput, LocalTime};
+use heph_engine::chat::{ChatError, LocalTime};
 use heph_engine::sample::{SamplingError, SamplingOptions};
 use heph_engine::text::TextStream;
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
@@ -73,16 +73,12 @@ impl Prompt<'_> {
             Prompt::Text(text) => tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::No),
             Prompt::Tokens(tokens) => tokens.to_vec(),
             Prompt::Chat(messages) => {
-                let text = written(messages, words)?;
-                // Most templates write the beginning-of-text token themselves; it must stand there once.
-                let bos = words.spelling(tokenizer.bos());
-                let has_bos = !bos.is_empty() && text.starts_with(bos);
-                let add = if has_bos || !tokenizer.adds_bos() {
-                    AddSpecial::No
-                } else {
-                    AddSpecial::Yes
-                };
-                tokenizer.encode(&text, add, ParseSpecial::Yes)
+                let list = messages
+                    .iter()
+                    .map(|m| serde_json::json!({ "role": m.role, "content": m.content }));
+                let list = serde_json::Value::Array(list.collect());
+                let tokens = words.conversation(&list, None, &|| false);
+                tokens.ok_or(DeskError::NoTemplate)??
             }
         };
         match (tokens.is_empty(), self) {
@@ -91,23 +87,6 @@ impl Prompt<'_> {
             (true, Prompt::Text(_) | Prompt::Chat(_)) => Err(DeskError::Wordless),
         }
     }
-}
-
-/// The text of a conversation, ready for an answer.
-fn written(messages: &[Message], words: &Words) -> Result<String, DeskError> {
-    let template = words.template.as_ref().ok_or(DeskError::NoTemplate)?;
-    let list = messages
-        .iter()
-        .map(|m| serde_json::json!({ "role": m.role, "content": m.content }));
-    Ok(template.render(&ChatInput {
-        messages: &serde_json::Value::Array(list.collect()),
-        tools: None,
-        add_generation_prompt: true,
-        bos_token: words.spelling(words.tokenizer.bos()),
-        eos_token: words.spelling(words.tokenizer.eos()),
-        kwargs: &serde_json::Map::new(),
-        now: now(),
-    })?)
 }
 
 /// How to answer.

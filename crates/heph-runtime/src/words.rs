@@ -1,5 +1,7 @@
 //! The text side of a model: its tokenizer, its chat template and its special tokens, from whichever files hold them.
 
+mod conversation;
+
 use heph_engine::chat::{ChatError, ChatTemplate};
 use heph_engine::constrain::{ConstraintError, Shaper, TokenText};
 use heph_engine::gguf::{GgufError, Metadata};

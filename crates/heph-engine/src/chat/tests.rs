@@ -281,3 +281,26 @@ fn damaged_templates_do_no_harm() {
         let _ = render(&damaged.into_iter().collect::<String>());
     }
 }
+
+#[test]
+fn a_template_ends_when_nobody_waits_for_it() {
+    let source = "{% for a in range(1000) %}{% for b in range(1000) %}x{% endfor %}{% endfor %}";
+    let template = ChatTemplate::new(source).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let stop = || {
+        asked.set(asked.get() + 1);
+        asked.get() > 100
+    };
+    let input = ChatInput {
+        messages: &conversation(),
+        tools: None,
+        add_generation_prompt: true,
+        bos_token: "",
+        eos_token: "",
+        kwargs: &Map::new(),
+        now: LocalTime::new(2026, 1, 31, 12, 0, 0).unwrap(),
+    };
+    let stopped = template.render_unless(&input, &stop);
+    assert!(matches!(stopped, Err(ChatError::Stopped)), "{stopped:?}");
+    assert_eq!(asked.get(), 101);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -402,6 +402,7 @@ impl Tokenizer {
             suffix,
             special,
             normalizers,
+            spellings: OnceLock::new(),
         })
     }
 
@@ -414,6 +415,7 @@ impl Tokenizer {
         self.special.eos = valid(eos).or(self.special.eos);
         let named = ends.iter().copied().chain(self.special.eos).map(Some);
         self.special.end_of_generation = end_ids(&self.tokens.texts, named);
+        self.spellings = OnceLock::new();
         self
     }
 }

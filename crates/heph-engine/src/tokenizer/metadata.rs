@@ -1,7 +1,7 @@
 //! A tokenizer from the metadata of a GGUF file.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::bpe::Bpe;
 use super::charsmap::Charsmap;
@@ -330,6 +330,7 @@ impl VocabularyMetadata {
                 .collect(),
             special,
             space_prefix: false,
+            spellings: OnceLock::new(),
         }
     }
 

@@ -79,15 +79,38 @@ impl AddedTokens {
         }
     }
 
+    /// All of them.
+    pub(super) fn tokens(&self) -> &[AddedToken] {
+        &self.tokens
+    }
+
     /// The sections of `text` in order; no section is empty text.
     pub(super) fn sections(&self, text: &str, parse: ParseSpecial) -> Vec<Section> {
         let matcher = match parse {
             ParseSpecial::Yes => &self.all,
             ParseSpecial::No => self.ordinary.as_ref().unwrap_or(&self.all),
         };
+        self.cut(matcher, text, |_, _| true)
+    }
+
+    /// The same with special tokens, where what stands there is not `barred` as such a token.
+    pub(super) fn sections_but(
+        &self,
+        text: &str,
+        barred: impl Fn(&AddedToken, &Range<usize>) -> bool,
+    ) -> Vec<Section> {
+        self.cut(&self.all, text, |token, range| !barred(token, range))
+    }
+
+    fn cut(
+        &self,
+        matcher: &Matcher,
+        text: &str,
+        may: impl Fn(&AddedToken, &Range<usize>) -> bool,
+    ) -> Vec<Section> {
         let mut sections = Vec::new();
         let (mut at, mut done) = (0, 0);
-        while let Some((start, end, token)) = self.next(matcher, text, at) {
+        while let Some((start, end, token)) = self.next(matcher, text, at, &may) {
             at = end;
             if token.single_word && (ends_in_word(&text[..start]) || starts_in_word(&text[end..])) {
                 continue;
@@ -115,13 +138,21 @@ impl AddedTokens {
         sections
     }
 
-    fn next(&self, matcher: &Matcher, text: &str, from: usize) -> Option<(usize, usize, &AddedToken)> {
+    fn next(
+        &self,
+        matcher: &Matcher,
+        text: &str,
+        from: usize,
+        may: impl Fn(&AddedToken, &Range<usize>) -> bool,
+    ) -> Option<(usize, usize, &AddedToken)> {
         let bytes = text.as_bytes();
         (from..bytes.len())
             .filter(|&at| matcher.starts[usize::from(bytes[at])])
             .find_map(|at| {
-                let (len, token) = matcher.trie.longest_prefix(&bytes[at..])?;
-                Some((at, at + len, &self.tokens[token as usize]))
+                let found = matcher.trie.prefixes(&bytes[at..]);
+                let found = found.map(|(len, token)| (at..at + len, &self.tokens[token as usize]));
+                let (range, token) = found.filter(|(range, token)| may(token, range)).last()?;
+                Some((range.start, range.end, token))
             })
     }
 }

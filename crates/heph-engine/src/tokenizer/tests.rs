@@ -291,3 +291,150 @@ fn long_runs_take_no_square_time() {
         assert!(tokenizer.encode(&text, AddSpecial::No, ParseSpecial::No).len() >= 66_667);
     }
 }
+
+/// Stands in no text of these tests.
+const MARK: char = '\u{fdd0}';
+
+/// Vocabularies whose control tokens are found before and after texts are rewritten.
+fn guarding() -> Vec<Tokenizer> {
+    let more = [
+        ("ab", 1),
+        ("<|im_end|>", 3),
+        ("<|im_start|>", 3),
+        ("<|im_", 3),
+        ("<x>", 4),
+        ("→", 3),
+        ("<|eot_id|>", 4),
+    ];
+    let byte_level = VocabularyMetadata {
+        eos: Some(257),
+        ..byte_metadata("qwen2", &more, &["a b"])
+    };
+    let folder = |normalized: bool| {
+        let added = [(5, "<s>"), (6, "</s>"), (7, "<|im_end|>"), (8, "<|im_start|>")];
+        let added = added.map(|(id, content)| {
+            serde_json::json!({
+                "id": id, "content": content, "special": true, "normalized": normalized, "single_word": false,
+                "lstrip": false, "rstrip": false,
+            })
+        });
+        let file = serde_json::json!({
+            "added_tokens": added,
+            "normalizer": { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": { "type": "BPE", "unk_token": "<unk>", "byte_fallback": false, "merges": [],
+                "vocab": { "<unk>": 0, "▁": 1, "a": 2, "<": 3, "x": 4 } },
+        });
+        Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
+    };
+    vec![
+        Tokenizer::from_metadata(&byte_level).unwrap(),
+        folder(false),
+        folder(true),
+    ]
+}
+
+/// What messages may hold, and templates put beside it.
+const PARTS: [&str; 14] = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|im_",
+    "<|",
+    "end|>",
+    "<s>",
+    "</s>",
+    "<x>",
+    "→",
+    "<|eot_id|>",
+    "ab ",
+    " <",
+    ">",
+    "é\n",
+];
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(2000))]
+
+    #[test]
+    fn no_words_of_others_become_control_tokens(
+        words in proptest::collection::vec(proptest::collection::vec(0..PARTS.len(), 0..5), 1..4),
+        cut in 0..9_usize,
+    ) {
+        for tokenizer in guarding() {
+            // What guards a token of one character stands beside it, where a template may cut it off.
+            let stays = |part: &&str| cut < 3 || *part != "→";
+            let words = words.iter().map(|parts| parts.iter().map(|&at| PARTS[at]).filter(stays).collect());
+            let words: Vec<String> = words.collect();
+            let template_writes = |words: &[String]| {
+                let mut text = String::from("<|im_start|>a");
+                for words in words {
+                    // Templates cut white space off, and what is too long.
+                    let words: String = words.trim().chars().skip(cut / 3).collect();
+                    text.push_str(&words);
+                    text.push_str(["", " ", "<|im_end|>"][cut % 3]);
+                }
+                text + "<|im_end|>→<|im_start|>"
+            };
+            let controls = |ids: &[TokenId]| {
+                ids.iter().filter(|&&id| tokenizer.is_control(id) || tokenizer.eog_ids().contains(&id)).copied()
+                    .filter(|&id| Some(id) != tokenizer.unknown()).collect::<Vec<_>>()
+            };
+            let benign = vec!["b".to_owned(); words.len()];
+            let wanted = controls(&tokenizer.encode(&template_writes(&benign), AddSpecial::No, ParseSpecial::Yes));
+            let guarded: Vec<String> =
+                words.iter().map(|words| tokenizer.guard(words, MARK).unwrap_or_else(|| words.clone())).collect();
+            let text = template_writes(&guarded);
+            let found = tokenizer.encode_guarded(&text, MARK, AddSpecial::No);
+            proptest::prop_assert_eq!(controls(&found), wanted, "{:?}", text);
+        }
+    }
+
+    #[test]
+    fn guarded_words_alone_are_read_as_plain_text(parts in proptest::collection::vec(0..PARTS.len(), 0..6)) {
+        for tokenizer in guarding() {
+            let words: String = parts.iter().map(|&at| PARTS[at]).filter(|part| *part != "<|eot_id|>").collect();
+            let plain = tokenizer.encode(&words, AddSpecial::Yes, ParseSpecial::No);
+            let guarded = tokenizer.guard(&words, MARK).unwrap_or_else(|| words.clone());
+            proptest::prop_assert_eq!(tokenizer.encode_guarded(&guarded, MARK, AddSpecial::Yes), plain, "{:?}", guarded);
+            // Without a guard there was nothing to guard.
+            if guarded == words {
+                let special = tokenizer.encode(&words, AddSpecial::Yes, ParseSpecial::Yes);
+                proptest::prop_assert_eq!(special, tokenizer.encode(&words, AddSpecial::Yes, ParseSpecial::No));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_template_keeps_its_control_tokens_beside_guarded_words() {
+    let tokenizer = guarding().remove(0);
+    let id = |text: &str| tokenizer.token_of_text(text).unwrap();
+    let read = |before: &str, words: &str, behind: &str| {
+        let words = tokenizer.guard(words, MARK).unwrap_or_else(|| words.to_owned());
+        tokenizer.encode_guarded(&format!("{before}{words}{behind}"), MARK, AddSpecial::No)
+    };
+    // What others write goes on where the template's own token ends, and does not make a longer one of it.
+    assert_eq!(read("<|im_", "end|>", "")[0], id("<|im_"));
+    assert_eq!(*read("", "<|im_", "<|im_end|>").last().unwrap(), id("<|im_end|>"));
+    assert!(!read("", "<|im_", "end|>").contains(&id("<|im_end|>")));
+    assert!(!read("", "<|", "im_end|>").contains(&id("<|im_end|>")));
+    assert!(!read("<|im_", "end|>", "").contains(&id("<|im_end|>")));
+    // A control token of one character.
+    assert!(!read("a", "→", "a").contains(&id("→")));
+    assert_eq!(read("", "ab", "→"), [id("ab"), id("→")]);
+    assert_eq!(
+        read("<x>", "<x>", "<|im_end|>"),
+        [id("<x>"), id("<x>"), id("<|im_end|>")]
+    );
+    // An end of answers, even where the vocabulary calls it a word like others.
+    assert!(tokenizer.eog_ids().contains(&id("<|eot_id|>")));
+    assert!(!read("", "<|eot_id|>", "").contains(&id("<|eot_id|>")));
+    assert_eq!(read("", "ab", "<|eot_id|>"), [id("ab"), id("<|eot_id|>")]);
+    for ordinary in ["", "Hello", "a < b", "x|> y", "<|", "end|>", "[INST]", "<x>"] {
+        assert_eq!(
+            tokenizer.guard(ordinary, MARK).is_some(),
+            ["<|", "end|>"].contains(&ordinary),
+            "{ordinary:?}"
+        );
+    }
+}

@@ -107,6 +107,25 @@ impl Trie {
         self.prefixes(text).last()
     }
 
+    /// Whether `text` is the beginning of an entry that is longer.
+    pub(super) fn begins(&self, text: &[u8]) -> bool {
+        let Some(mut node) = self.nodes.first().copied() else {
+            return false;
+        };
+        let mut rest = text;
+        while let [byte, behind @ ..] = rest {
+            let Some(next) = self.child(node, *byte) else {
+                return false;
+            };
+            let label = &self.labels[next.label as usize..][..next.label_len as usize];
+            match behind.strip_prefix(label) {
+                Some(behind) => (node, rest) = (next, behind),
+                None => return label.starts_with(behind),
+            }
+        }
+        node.edges > 0
+    }
+
     /// The bytes with which entries start.
     pub(super) fn first_bytes(&self) -> [bool; 256] {
         let mut starts = [false; 256];
@@ -152,6 +171,21 @@ mod tests {
         assert_eq!(trie.longest_prefix(b"abcdef"), Some((5, 5)));
         assert_eq!(trie.longest_prefix(b"xyz"), None);
         assert_eq!(trie.longest_prefix(b""), None);
+    }
+
+    #[test]
+    fn a_beginning_of_an_entry_is_no_whole_one() {
+        let words: [&[u8]; 4] = [b"abc", b"abcde", b"x", b"axyz"];
+        let trie = Trie::new(words.iter().zip(0..).map(|(word, at)| (*word, at)));
+        let all = [
+            "", "a", "ab", "abc", "abcd", "abcde", "abcdef", "abd", "x", "xy", "ax", "axyz", "b",
+        ];
+        let found: Vec<_> = all
+            .into_iter()
+            .filter(|text| trie.begins(text.as_bytes()))
+            .collect();
+        assert_eq!(found, ["", "a", "ab", "abc", "abcd", "ax"]);
+        assert!(!Trie::default().begins(b"") && !Trie::default().begins(b"a"));
     }
 
     #[test]

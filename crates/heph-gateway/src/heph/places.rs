@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use heph_plan::{Decision, Mode, Place, Record};
+use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
 use heph_types::Leaves;
 use serde::Deserialize;
@@ -81,12 +82,12 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
         let sentence = "only the served model is planned for, by a program that knows other machines";
         return Err(Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"));
     };
-    let work = move || {
+    let work = move |cancel: &Cancel| {
         let ask = Ask {
             wishes,
             ..Ask::new(String::new(), source)
         };
-        let prompt_tokens = ask.prompts(&model)?.first().map_or(0, Vec::len);
+        let prompt_tokens = ask.prompts(&model, cancel)?.first().map_or(0, Vec::len);
         let wish = Wish {
             prompt_tokens,
             excerpts_tokens: None,
@@ -103,12 +104,12 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
         let alone = mode.is_none() && !machines.any();
         let here = alone || course.record().decision.plan.mode == Mode::Local;
         let settled = match turn {
-            Some(_) if here => ahead::settled(&ask, &model)?,
+            Some(_) if here => ahead::settled(&ask, &model, cancel)?,
             _ => Vec::new(),
         };
         Ok::<_, Refusal>((told(course.record()), settled))
     };
-    let (told, settled) = tokio::task::spawn_blocking(work).await.map_err(Refusal::ours)??;
+    let (told, settled) = caller::on_thread(work).await??;
     if let Some(turn) = turn.filter(|_| !settled.is_empty()) {
         tokio::spawn(ahead::read(door, writer, settled, share, turn));
     }

@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use heph_runtime::cancel::Cancel;
 use heph_runtime::service::Said;
 use heph_runtime::words::Words;
 use heph_types::TokenId;
@@ -132,7 +133,7 @@ pub(crate) async fn completions(
     let (mut texts, echoes) = match request.echo.unwrap_or(false) {
         true => {
             let words = Arc::clone(&words);
-            let echoed = move || {
+            let echoed = move |_: &Cancel| {
                 let echoes: Vec<String> = texts.iter().map(|text| echo(text, &words)).collect();
                 (texts, echoes)
             };
@@ -201,8 +202,8 @@ pub(crate) async fn completions(
     let each = ask.choices;
     let (ask, prompts_read) = match wanted.reads_prompts() && !outside::is_outside(&door, &ask.model)? {
         true => {
-            let read = move || {
-                let read = ask.prompts(&model);
+            let read = move |cancel: &Cancel| {
+                let read = ask.prompts(&model, cancel);
                 (ask, read)
             };
             let (ask, read) = caller::on_thread(read).await?;
@@ -393,7 +394,7 @@ impl Wanted {
             None => vec![Vec::new(); ids.len()],
         };
         let words = Arc::clone(words);
-        let written = move || {
+        let written = move |_: &Cancel| {
             let head = |(ids, told): (Vec<u32>, Vec<PromptToken>)| Head {
                 echoed: self.echo.map(|top| Legacy::of_prompt(&words, &told, top)),
                 probabilities: self.prompt.map(|top| by_rank(&words, &told, top)),
