@@ -133,7 +133,7 @@ class Server:
 
 
 def heph(home, *arguments):
-    command = [HEPH, "serve", "--listen", "127.0.0.1:0", "--no-auth", *arguments]
+    command = [HEPH, "serve", "--listen", "127.0.0.1:0", "--no-auth", "--rate", "off", *arguments]
     return Server(command, "/health", os.environ | {"HEPH_HOME": str(home)})
 
 

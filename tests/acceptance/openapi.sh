@@ -12,7 +12,7 @@ heph=$(realpath "$1") schemathesis=$(realpath -s "$2") seconds=${3:-40}
 home=$(mktemp -d) door=""
 trap 'kill $door 2>/dev/null; wait 2>/dev/null; rm -rf "$home"' EXIT
 
-HEPH_HOME="$home" "$heph" serve --no-auth --listen 127.0.0.1:0 >"$home/said" 2>&1 &
+HEPH_HOME="$home" "$heph" serve --no-auth --rate off --listen 127.0.0.1:0 >"$home/said" 2>&1 &
 door=$!
 address=""
 for _ in $(seq 600); do

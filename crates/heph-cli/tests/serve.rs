@@ -322,3 +322,93 @@ fn a_second_door_of_a_home_waits_for_the_first_and_takes_its_place() {
     second.kill().unwrap();
     second.wait().unwrap();
 }
+
+/// What is said at a local socket; nothing where nobody listens.
+#[cfg(unix)]
+fn asked_at(socket: &std::path::Path) -> Option<String> {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(b"GET /v1/models HTTP/1.0\r\nhost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    Some(answer)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_stands_at_its_local_socket_and_leaves_nothing_there() {
+    let home = TempDir::new().unwrap();
+    let socket = home.path().join("run").join("gateway.sock");
+    let end = |mut server: Server, signal: &str| {
+        let id = server.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        server.process.wait().unwrap();
+    };
+    let first = serve(&home, &[]);
+    assert!(asked_at(&socket).unwrap().starts_with("HTTP/1.0 200"));
+    // Another program of the same home has a door of its own, and no socket but one that it names.
+    let other = home.path().join("other.sock");
+    let second = serve(&home, &["--socket", other.to_str().unwrap()]);
+    assert!(asked_at(&other).unwrap().starts_with("HTTP/1.0 200"));
+    let third = serve(&home, &[]);
+    let named = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--socket",
+        other.to_str().unwrap(),
+    ];
+    let refused = heph(&home, &named).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains("another program listens at") && said.contains("--no-socket"),
+        "{said}"
+    );
+    drop(third);
+    end(second, "-INT");
+    assert!(!other.exists());
+    // One that is killed leaves its socket behind, and the next one takes its place.
+    end(first, "-KILL");
+    assert!(socket.exists() && asked_at(&socket).is_none());
+    let next = serve(&home, &[]);
+    assert!(asked_at(&socket).unwrap().starts_with("HTTP/1.0 200"));
+    end(next, "-INT");
+    assert!(!socket.exists());
+    let without = serve(&home, &["--no-socket"]);
+    assert!(!socket.exists());
+    drop(without);
+    // A home whose path is too long for a socket has a door all the same; who names such a path is refused.
+    let long = home.path().join("x".repeat(120));
+    let mut deep = heph(
+        &home,
+        &["serve", "--no-auth", "--listen", "127.0.0.1:0", "--threads", "1"],
+    );
+    let mut process = deep
+        .env("HEPH_HOME", &long)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().contains("answers at"));
+    assert!(said.next().unwrap().unwrap().starts_with("page: "));
+    let told = said.next().unwrap().unwrap();
+    assert!(
+        told.starts_with("no local socket: ") && told.contains("too long"),
+        "{told}"
+    );
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let refused = heph(&home, &["serve", "--socket", long.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+}

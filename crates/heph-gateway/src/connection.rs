@@ -1,24 +1,28 @@
 //! The socket: who may bind where, and what one connection may take.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Request;
 use heph_runtime::seal;
+use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::engines::EngineError;
 use crate::house::{Door, House, HouseError, Options, now_ms};
+use crate::local::{Listening, LocalSocket};
 use crate::pace::{ASLEEP_AFTER, Awake};
 use crate::routes;
 use crate::tls::Tls;
 
 /// Connections at one time; those that come later wait to be accepted.
-const CONNECTIONS_MAX: usize = 1024;
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a caller may take to say what it wants, up to the body.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
@@ -88,6 +92,16 @@ pub struct Server {
     runtime: tokio::runtime::Runtime,
     listener: TcpListener,
     tls: Option<Tls>,
+    local: Option<LocalSocket>,
+}
+
+/// The way by which a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The local socket, which only the person's own programs reach.
+    Local,
+    /// From this address.
+    From(IpAddr),
 }
 
 impl Server {
@@ -128,7 +142,17 @@ impl Server {
             runtime,
             listener,
             tls,
+            local: None,
         })
+    }
+
+    /// The same door, which is open to programs of this user at a local socket, too.
+    #[must_use]
+    pub fn also_at(self, local: LocalSocket) -> Self {
+        Self {
+            local: Some(local),
+            ..self
+        }
     }
 
     /// Where it listens.
@@ -150,15 +174,20 @@ impl Server {
             runtime,
             listener,
             tls,
+            local,
         } = self;
         // What is let go of last may wait for threads of its own, as whoever asks providers does, and nothing may wait in there.
         let last = Arc::clone(&door);
         let (close, closed) = oneshot::channel::<()>();
+        let local = {
+            let _inside = runtime.enter();
+            local.map(LocalSocket::listening).transpose()?
+        };
         let answers = move || {
             runtime.block_on(async move {
                 tokio::select! {
                     () = keep_up(Arc::clone(&door)) => {}
-                    () = accept(listener, tls, door) => {}
+                    () = accept(listener, tls, local, door) => {}
                     _ = closed => {}
                 }
             });
@@ -246,33 +275,44 @@ async fn keep_up(door: Door) {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<Tls>, door: Door) {
+async fn accept(listener: TcpListener, tls: Option<Tls>, local: Option<Listening>, door: Door) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let router = routes::router(door);
+    let router = TowerToHyperService::new(routes::router(door));
+    let from_afar = accept_from_afar(&listener, tls, &places, &router);
+    match local {
+        None => from_afar.await,
+        Some(local) => {
+            tokio::join!(from_afar, accept_here(&local, &places, &router));
+        }
+    }
+}
+
+async fn accept_from_afar(
+    listener: &TcpListener,
+    tls: Option<Tls>,
+    places: &Arc<Semaphore>,
+    router: &TowerToHyperService<axum::Router>,
+) {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+        let Some((place, (stream, from))) = next(places, || listener.accept()).await else {
             return;
-        };
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            // Out of file handles, mostly: they come back when connections end.
-            Err(error) => {
-                tracing::warn!(%error, "no connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
         };
         // Tokens are small and wait for nobody.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let answers = Answers {
+            router: router.clone(),
+            way: Way::From(from.ip()),
+        };
         let tls = tls.clone();
         tokio::spawn(async move {
             match tls {
-                None => speak(stream, service).await,
+                None => speak(stream, answers).await,
                 // In boxes of their own: a plain connection has no room for them, and after the handshake none has for that.
                 Some(tls) => {
-                    if let Some(stream) = Box::pin(tls.shake(stream, from.ip())).await {
-                        Box::pin(speak(stream, service)).await;
+                    if let Some(own) = tls.admit(from.ip())
+                        && let Some(stream) = Box::pin(tls.shake(stream, &own)).await
+                    {
+                        Box::pin(speak(stream, answers)).await;
                     }
                 }
             }
@@ -281,15 +321,61 @@ async fn accept(listener: TcpListener, tls: Option<Tls>, door: Door) {
     }
 }
 
-async fn speak(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    service: TowerToHyperService<axum::Router>,
-) {
+async fn accept_here(local: &Listening, places: &Arc<Semaphore>, router: &TowerToHyperService<axum::Router>) {
+    while let Some((place, stream)) = next(places, || local.accept()).await {
+        let answers = Answers {
+            router: router.clone(),
+            way: Way::Local,
+        };
+        tokio::spawn(async move {
+            speak(stream, answers).await;
+            drop(place);
+        });
+    }
+}
+
+/// A place, and the connection that has it.
+async fn next<S, F: Future<Output = std::io::Result<S>>>(
+    places: &Arc<Semaphore>,
+    accept: impl Fn() -> F,
+) -> Option<(OwnedSemaphorePermit, S)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    loop {
+        match accept().await {
+            Ok(stream) => return Some((place, stream)),
+            // Out of file handles, mostly: they come back when connections end.
+            Err(error) => {
+                tracing::warn!(%error, "no connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// What answers the requests of one connection.
+#[derive(Clone)]
+struct Answers {
+    router: TowerToHyperService<axum::Router>,
+    way: Way,
+}
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = <TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<axum::Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.way);
+        self.router.call(request)
+    }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, answers: Answers) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(SEND_BUFFER)
-        .serve_connection(TokioIo::new(Awake::new(stream, ASLEEP_AFTER)), service);
+        .serve_connection(TokioIo::new(Awake::new(stream, ASLEEP_AFTER)), answers);
     // A caller that hangs up is none of our errors.
     let _ = connection.await;
 }

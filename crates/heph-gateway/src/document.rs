@@ -105,8 +105,14 @@ impl Modify for Refusals {
                         "The host's name, or the page's origin, is not known here",
                     ),
                     ("404", has_body || takes_name, "There is no such model or thing"),
+                    ("408", has_body, "The body came too slowly"),
                     ("413", has_body, "The body is too long"),
-                    ("503", has_body, "Too many answers are under way"),
+                    (
+                        "429",
+                        true,
+                        "The caller came too often, and is told when to come again",
+                    ),
+                    ("503", has_body, "Too many answers or bodies are under way"),
                 ];
                 for (status, _, about) in shared.into_iter().filter(|(_, may, _)| *may) {
                     let told = || ResponseBuilder::new().description(about).build().into();

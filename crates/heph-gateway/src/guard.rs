@@ -3,7 +3,7 @@
 //! A browser sends whatever a page wants to this machine. The host's name stops names that were bound anew to it (DNS
 //! rebinding), the origin stops foreign pages that no person let in, and the token stops everybody else.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -14,15 +14,17 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 
 use crate::caller;
+use crate::connection::Way;
 use crate::error::Refusal;
 use crate::house::now_ms;
 use crate::mcp::agent::WITHOUT_TOOLS;
 use crate::pairing::{Leave, Pairings, Scope};
+use crate::rate::Rate;
 
 /// What is asked of everybody who knocks.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    /// The token to show; nobody is asked for one where there is none.
+    /// The token to show; nobody is asked for one where there is none, nor at the local socket.
     pub token: Option<String>,
     /// Names that this machine goes by, besides `localhost` and addresses.
     pub hosts: Vec<String>,
@@ -30,6 +32,8 @@ pub struct Guard {
     pub origins: Vec<String>,
     /// Origins that a person let in, each with a token of its own.
     pub pairings: Arc<Pairings>,
+    /// How often the person's programs may ask.
+    pub rate: Arc<Rate>,
 }
 
 /// Who came in.
@@ -78,23 +82,37 @@ impl Guard {
                 .code("origin")),
             };
         }
+        let way = way(request);
+        let token = self.token.as_ref().filter(|_| way != Way::Local);
         // A browser says no origin with what a page only shows, as a picture: without a token this tells a foreign one.
         let from_afar = headers.get(SITE).is_some_and(|site| site == "cross-site");
-        if self.token.is_none() && origin.is_none() && from_afar && !is_page(request) {
+        if token.is_none() && origin.is_none() && from_afar && !is_page(request) {
             let sentence = "this belongs to no page of another site";
             return Err(Refusal::new(StatusCode::FORBIDDEN, sentence).code("origin"));
         }
         let path = request.uri().path();
         let open = OPEN_PATHS.contains(&path) || request.method() == Method::OPTIONS || is_page(request);
         let is_right = |token: &String| shown.iter().any(|shown| same(shown.as_bytes(), token.as_bytes()));
-        match &self.token {
-            Some(token) if !open && !is_right(token) => Err(Refusal::new(
+        if open {
+            return Ok(Caller::Anybody);
+        }
+        if token.is_some_and(|token| !is_right(token)) {
+            return Err(Refusal::new(
                 StatusCode::UNAUTHORIZED,
                 "the token is missing or wrong; it stands in the file gateway.token of HEPH's home folder",
             )
-            .code("invalid_api_key")),
-            _ => Ok(Caller::Anybody),
+            .code("invalid_api_key"));
         }
+        let sentence = "so many requests came from there in this minute that --rate allows no more";
+        let begun = self.rate.begin(now_ms(), way);
+        begun.map_err(|wait_s| self.too_often(sentence, wait_s))?;
+        Ok(Caller::Anybody)
+    }
+
+    fn too_often(&self, sentence: &str, wait_s: u64) -> Refusal {
+        self.rate.refused();
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence);
+        refusal.retry_after(wait_s).code("rate_limit_exceeded")
     }
 
     /// A page that shows a token of its own: it is asked for its origin and its leave, whoever else might ask the same.
@@ -103,10 +121,9 @@ impl Guard {
             let sentence = "this token was revoked, or belongs to pages of another origin";
             Refusal::new(StatusCode::UNAUTHORIZED, sentence).code("invalid_api_key")
         })?;
-        self.pairings.begin(now_ms(), &mut leave).map_err(|wait_s| {
-            let sentence = "this page asks for too much at once, or too often";
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence).retry_after(wait_s)
-        })?;
+        let sentence = "this page asks for too much at once, or too often";
+        let begun = self.pairings.begin(now_ms(), &mut leave);
+        begun.map_err(|wait_s| self.too_often(sentence, wait_s))?;
         let (method, path) = (request.method().as_str(), request.uri().path());
         match Scope::of(method, path) {
             Some(scope) if leave.scopes.contains(&scope) => Ok(Caller::Paired(leave)),
@@ -182,6 +199,12 @@ impl Guard {
         );
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
+}
+
+/// The way by which a request came.
+fn way(request: &Request) -> Way {
+    let known = request.extensions().get::<Way>();
+    known.copied().unwrap_or(Way::From(Ipv4Addr::UNSPECIFIED.into()))
 }
 
 /// A host without its port.
@@ -336,6 +359,7 @@ mod tests {
             hosts: vec!["box.lan".to_owned()],
             origins: vec!["https://app.example".to_owned()],
             pairings: Arc::new(Pairings::at(std::path::Path::new("/nowhere"))),
+            rate: Arc::new(Rate::new(None)),
         }
     }
 
@@ -398,6 +422,50 @@ mod tests {
             ("origin", "https://app.example"),
         ];
         assert_eq!(status("/heph/v1/chats", &page), 200);
+    }
+
+    #[test]
+    fn at_the_local_socket_no_token_is_asked_for_and_foreign_pages_are_refused_all_the_same() {
+        let status = |path: &str, headers: &[(&str, &str)]| {
+            let mut request = asked("POST", path, &[&[("host", "localhost")][..], headers].concat());
+            request.extensions_mut().insert(Way::Local);
+            let admitted = guard().admits(&request);
+            admitted.map_or_else(|refusal| refusal.status.as_u16(), |_| 200)
+        };
+        let path = "/v1/chat/completions";
+        assert_eq!(status(path, &[]), 200);
+        assert_eq!(status(path, &[("authorization", "Bearer anything")]), 200);
+        assert_eq!(status(path, &[("origin", "https://evil.example")]), 403);
+        assert_eq!(status(path, &[("sec-fetch-site", "cross-site")]), 403);
+        // What a page was given opens no more there than elsewhere.
+        assert_eq!(status(path, &[("authorization", "Bearer heph-page-x")]), 401);
+        let mut elsewhere = asked("POST", path, &[("host", "localhost")]);
+        elsewhere
+            .extensions_mut()
+            .insert(Way::From([127, 0, 0, 1].into()));
+        assert!(guard().admits(&elsewhere).is_err());
+    }
+
+    #[test]
+    fn the_persons_programs_begin_so_many_in_a_minute_and_the_page_is_shown_all_the_same() {
+        let guard = Guard {
+            rate: Arc::new(Rate::new(std::num::NonZeroU32::new(2))),
+            ..guard()
+        };
+        let token = format!("Bearer {}", "secret".repeat(6));
+        let asks = |headers: &[(&str, &str)], path| {
+            let admitted = guard.admits(&asked("GET", path, headers));
+            admitted.map_or_else(|refusal| refusal.status.as_u16(), |_| 200)
+        };
+        let mine = [("authorization", token.as_str())];
+        // Who has no token uses nothing up.
+        assert_eq!([(); 5].map(|()| asks(&[], "/metrics")), [401; 5]);
+        let seen = [(); 6].map(|()| asks(&mine, "/metrics"));
+        // A minute may end in between.
+        let refused = seen.iter().filter(|&&status| status == 429).count();
+        assert!((2..=4).contains(&refused) && seen[..2] == [200, 200], "{seen:?}");
+        assert_eq!(guard.rate.refusals(), refused as u64);
+        assert_eq!((asks(&[], "/"), asks(&[], "/health")), (200, 200));
     }
 
     #[test]

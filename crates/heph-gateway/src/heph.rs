@@ -37,7 +37,8 @@ pub(crate) async fn health() -> Json<Value> {
 pub(crate) async fn metrics(State(door): State<Door>) -> impl IntoResponse {
     let disk = door.engines.blocks().map(BlockStore::counts).unwrap_or_default();
     let memory = door.memory.as_ref().map(Memory::counts).unwrap_or_default();
-    let text = door.counters.text(door.load(), disk, memory);
+    let limited = door.guard.rate.refusals();
+    let text = door.counters.text(door.load(), disk, memory, limited);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 

@@ -72,7 +72,13 @@ impl Counters {
     }
 
     /// The text that Prometheus reads.
-    pub(crate) fn text(&self, load: Load, disk: BlockCounts, memory: (u64, u64, usize)) -> String {
+    pub(crate) fn text(
+        &self,
+        load: Load,
+        disk: BlockCounts,
+        memory: (u64, u64, usize),
+        limited: u64,
+    ) -> String {
         let (recalled, not_recalled, answers_kept) = memory;
         let (kept_blocks, kept_bytes, kept_given_up) = load.kept;
         let counters = [
@@ -100,6 +106,11 @@ impl Counters {
                 "heph_requests_refused_total",
                 "Requests that were refused",
                 self.refused.load(Relaxed),
+            ),
+            (
+                "heph_requests_limited_total",
+                "Requests whose caller came too often, and was told to come later",
+                limited,
             ),
             (
                 "heph_prompt_tokens_total",

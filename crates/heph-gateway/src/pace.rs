@@ -1,16 +1,16 @@
-//! How slow a caller may be: in sending the body of a request, and in taking what it is told.
+//! How slow a caller may be: in sending the body of a request, and in taking what it is told; and how much all of them may send at once.
 //!
 //! A door has places for so many connections, and whoever holds one for nothing keeps somebody else out.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -30,26 +30,104 @@ const BODY_BYTES_S: u64 = 4 << 10;
 /// second takes some of it every ten.
 pub(crate) const ASLEEP_AFTER: Duration = Duration::from_secs(120);
 
-/// Has a body only as long as it comes as fast as it must.
-pub(crate) async fn paced(request: Request, next: Next) -> Response {
+/// Bytes of bodies that are held at one time: of those that come, and of those whose requests are made ready. The longest one alone fits.
+pub(crate) const BODIES_MAX: u64 = 256 << 20;
+
+/// How soon a caller may come again whose body found no room: those that come as fast as they must are through by then.
+const COME_AGAIN_S: u64 = 2;
+
+/// The bytes of all bodies that are held now.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    held: AtomicU64,
+    most: u64,
+}
+
+impl Bodies {
+    pub(crate) fn new(most: u64) -> Self {
+        Self {
+            held: AtomicU64::new(0),
+            most,
+        }
+    }
+
+    /// Whether so many bytes more may come now.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.held.load(Ordering::Relaxed).saturating_add(bytes) <= self.most
+    }
+}
+
+/// What is held of one body until its request is answered, or the answer begins.
+struct Held {
+    bodies: Arc<Bodies>,
+    bytes: AtomicU64,
+    /// Why the body is given up, once it is.
+    over: AtomicBool,
+    late: AtomicBool,
+}
+
+impl Held {
+    fn new(bodies: &Arc<Bodies>) -> Arc<Self> {
+        Arc::new(Self {
+            bodies: Arc::clone(bodies),
+            bytes: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+            late: AtomicBool::new(false),
+        })
+    }
+
+    /// Holds so many bytes more; `false` where there is no room.
+    fn take(&self, bytes: u64) -> bool {
+        let before = self.bodies.held.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        before.saturating_add(bytes) <= self.bodies.most
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        self.bodies.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Has a body only as long as it comes as fast as it must, and there is room for it.
+pub(crate) async fn paced(State(bodies): State<Arc<Bodies>>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    let late = Arc::new(AtomicBool::new(false));
-    let request = request.map(|body| Body::new(Paced::new(body, BODY_WITHIN, Arc::clone(&late))));
-    let response = next.run(request).await;
-    if !late.load(Ordering::Relaxed) {
-        return response;
+    // What was announced and cannot be held is not begun. It is not held before it comes: words alone take no room.
+    if !bodies.has_room(request.body().size_hint().lower()) {
+        return closing(full());
     }
-    let sentence = "the body came too slowly";
-    let mut response = Refusal::new(StatusCode::REQUEST_TIMEOUT, sentence).into_response();
-    // What is left of it would be taken for the next request.
+    let held = Held::new(&bodies);
+    let request = request.map(|body| Body::new(Paced::new(body, BODY_WITHIN, Arc::clone(&held))));
+    let response = next.run(request).await;
+    if held.over.load(Ordering::Relaxed) {
+        return closing(full());
+    }
+    if held.late.load(Ordering::Relaxed) {
+        let sentence = "the body came too slowly";
+        return closing(Refusal::new(StatusCode::REQUEST_TIMEOUT, sentence));
+    }
+    response
+}
+
+fn full() -> Refusal {
+    let sentence = "the bodies of other requests take all the room that there is for them";
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).code("busy");
+    refusal.retry_after(COME_AGAIN_S)
+}
+
+/// The refusal, and the end of the connection: what is left of the body would be taken for the next request.
+fn closing(refusal: Refusal) -> Response {
+    let mut response = refusal.into_response();
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     response
 }
 
-/// A body that is given up where it comes too slowly.
+/// A body that is given up where it comes too slowly, or finds no room.
 struct Paced {
     body: Body,
     within: Duration,
@@ -57,18 +135,18 @@ struct Paced {
     bytes: u64,
     /// Runs while nothing is there.
     until: Option<Pin<Box<Sleep>>>,
-    late: Arc<AtomicBool>,
+    held: Arc<Held>,
 }
 
 impl Paced {
-    fn new(body: Body, within: Duration, late: Arc<AtomicBool>) -> Self {
+    fn new(body: Body, within: Duration, held: Arc<Held>) -> Self {
         Self {
             body,
             within,
             began: Instant::now(),
             bytes: 0,
             until: None,
-            late,
+            held,
         }
     }
 
@@ -89,13 +167,19 @@ impl HttpBody for Paced {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.until = None;
             let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-            self.bytes += data.map_or(0, |data| data.len() as u64);
+            let came = data.map_or(0, |data| data.len() as u64);
+            self.bytes += came;
+            if !self.held.take(came) {
+                self.held.over.store(true, Ordering::Relaxed);
+                let full = io::Error::from(io::ErrorKind::OutOfMemory);
+                return Poll::Ready(Some(Err(axum::Error::new(full))));
+            }
             return Poll::Ready(frame);
         }
         let due = self.due();
         let sleep = || Box::pin(tokio::time::sleep_until(due.into()));
         ready!(self.until.get_or_insert_with(sleep).as_mut().poll(context));
-        self.late.store(true, Ordering::Relaxed);
+        self.held.late.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err(axum::Error::new(io::Error::from(
             io::ErrorKind::TimedOut,
         )))))
@@ -210,10 +294,13 @@ mod tests {
     fn a_body_that_does_not_come_is_given_up_and_one_that_does_is_not() {
         let within = Duration::from_millis(300);
         let read = |body: Body| {
-            let late = Arc::new(AtomicBool::new(false));
-            let paced = Body::new(Paced::new(body, within, Arc::clone(&late)));
+            let held = Held::new(&Arc::new(Bodies::new(1 << 20)));
+            let paced = Body::new(Paced::new(body, within, Arc::clone(&held)));
             let read = runtime().block_on(axum::body::to_bytes(paced, 1 << 20));
-            (read.ok().map(|read| read.len()), late.load(Ordering::Relaxed))
+            (
+                read.ok().map(|read| read.len()),
+                held.late.load(Ordering::Relaxed),
+            )
         };
         assert_eq!(read(Body::from("so")), (Some(2), false));
         assert_eq!(read(body(1, 1, Duration::from_secs(5))), (None, true));
@@ -222,6 +309,33 @@ mod tests {
         // Who sends much may take as long as that takes.
         let much = body(6, 64 << 10, Duration::from_millis(80));
         assert_eq!(read(much), (Some(6 << 16), false));
+    }
+
+    #[test]
+    fn bodies_have_so_much_room_together_and_give_it_back_with_their_requests() {
+        let bodies = Arc::new(Bodies::new(100));
+        let read = |length: usize, announced: bool| {
+            let held = Held::new(&bodies);
+            let body = match announced {
+                true => Body::from(vec![b' '; length]),
+                false => body(length.div_ceil(10), 10, Duration::ZERO),
+            };
+            let paced = Body::new(Paced::new(body, BODY_WITHIN, Arc::clone(&held)));
+            let read = runtime().block_on(axum::body::to_bytes(paced, 1 << 20));
+            (held, read.is_ok())
+        };
+        for announced in [true, false] {
+            let (one, whole) = read(60, announced);
+            assert!(whole && bodies.has_room(40) && !bodies.has_room(41));
+            let (two, whole) = read(50, announced);
+            assert!(!whole && two.over.load(Ordering::Relaxed));
+            // What was given up takes no room either.
+            drop(two);
+            let (three, whole) = read(40, announced);
+            assert!(whole && !bodies.has_room(1));
+            drop((one, three));
+            assert_eq!(bodies.held.load(Ordering::Relaxed), 0);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::private;
+use crate::rate::Minute;
 
 /// The book's name inside HEPH's home folder.
 const FILE: &str = "gateway.pairings";
@@ -286,17 +287,14 @@ struct Seen {
 
 /// What one origin does.
 struct Pace {
-    /// The minute that is counted, since 1970, and what was begun in it.
-    minute: u64,
-    begun: u32,
+    begun: Minute,
     open: Arc<Semaphore>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            minute: 0,
-            begun: 0,
+            begun: Minute::default(),
             open: Arc::new(Semaphore::new(OPEN_MAX)),
         }
     }
@@ -534,15 +532,8 @@ impl Pairings {
     pub(crate) fn begin(&self, now_ms: u64, leave: &mut Leave) -> Result<(), u64> {
         let mut seen = self.seen();
         let pace = seen.pace.entry(leave.id.clone()).or_default();
-        let minute = now_ms / 60_000;
-        if pace.minute != minute {
-            (pace.minute, pace.begun) = (minute, 0);
-        }
-        if pace.begun >= BEGUN_PER_MINUTE {
-            return Err((60_000 - now_ms % 60_000).div_ceil(1000));
-        }
         let place = Arc::clone(&pace.open).try_acquire_owned().map_err(|_| 1_u64)?;
-        pace.begun += 1;
+        pace.begun.begin(now_ms, BEGUN_PER_MINUTE)?;
         leave.place = Some(place);
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::heph::{
 };
 use crate::house::Door;
 use crate::openai::{self, read};
-use crate::pace::paced;
+use crate::pace::{BODIES_MAX, Bodies, paced};
 use crate::{anthropic, document, mcp, ollama, page};
 
 /// Bytes of a body.
@@ -114,7 +114,7 @@ pub(crate) fn router(door: Door) -> Router {
         .merge(own)
         .fallback(page_or_nothing)
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(from_fn(paced))
+        .layer(from_fn_with_state(Arc::new(Bodies::new(BODIES_MAX)), paced))
         .layer(from_fn_with_state(guard, guarded))
         .layer(from_fn(shaped))
         .with_state(door)

@@ -30,6 +30,9 @@ pub struct Standing {
     pub auth: bool,
     /// The process.
     pub pid: u32,
+    /// Its local socket, where it has one.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
 }
 
 /// The right to be the door of a home folder. It ends with this.
@@ -103,6 +106,7 @@ mod tests {
             model: "heph-story".to_owned(),
             auth: true,
             pid: 7,
+            socket: Some(PathBuf::from("/home/ada/run/gateway.sock")),
         }
     }
 

@@ -18,10 +18,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::connection::CONNECTIONS_MAX;
 use crate::private;
 
 /// The versions of TLS that the door speaks.
@@ -57,6 +58,10 @@ const HANDSHAKES_EACH: usize = 16;
 /// Connections of one address that have not shaken hands yet, an eighth of all that there may be: one more is closed at once. A way in
 /// for many, as a proxy is, shakes hands as fast as it connects.
 const BEFORE_EACH: usize = 128;
+
+/// Connections of one address, a quarter of all that there may be: one more is closed at once. A way in for many on this machine, as a
+/// proxy beside the door is, may have them all.
+const OPEN_EACH: usize = CONNECTIONS_MAX / 4;
 
 /// Bytes that wait to be encrypted, a connection.
 const BUFFER_MAX: usize = 16 << 10;
@@ -112,15 +117,17 @@ pub struct Tls {
     places: Arc<Places>,
 }
 
-/// Who may shake hands now.
+/// Who may connect and shake hands now.
 struct Places {
     all: Semaphore,
-    /// Of those who are at it or wait.
+    /// Of those who are here.
     each: Mutex<HashMap<IpAddr, Weak<Own>>>,
 }
 
 /// The places of one caller.
 struct Own {
+    /// For its connections.
+    open: Arc<Semaphore>,
     /// For connections that have not shaken hands yet.
     before: Semaphore,
     /// For those that are at it.
@@ -143,7 +150,13 @@ impl Places {
             return places;
         }
         each.retain(|_, places| places.strong_count() > 0);
+        let most = if caller.is_loopback() {
+            CONNECTIONS_MAX
+        } else {
+            OPEN_EACH
+        };
         let places = Arc::new(Own {
+            open: Arc::new(Semaphore::new(most)),
             before: Semaphore::new(BEFORE_EACH),
             shaking: Semaphore::new(HANDSHAKES_EACH),
         });
@@ -152,8 +165,14 @@ impl Places {
     }
 }
 
+/// One connection's place among those of its caller, as long as it is open.
+pub(crate) struct Place {
+    own: Arc<Own>,
+    _open: OwnedSemaphorePermit,
+}
+
 /// The address that stands for all that one caller has: of version 6 it has 2^64.
-fn household(caller: IpAddr) -> IpAddr {
+pub(crate) fn household(caller: IpAddr) -> IpAddr {
     match caller.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
@@ -239,10 +258,17 @@ impl Tls {
         &self.fingerprint
     }
 
-    /// The encrypted connection with `caller`. `None` for a caller that takes too long, has too many connections that say nothing, or
-    /// speaks something else: it was told why where it can understand that.
-    pub(crate) async fn shake(&self, mut stream: TcpStream, caller: IpAddr) -> Option<TlsStream<TcpStream>> {
+    /// A place for a connection of `caller`; `None` where it has as many as one may have.
+    pub(crate) fn admit(&self, caller: IpAddr) -> Option<Place> {
         let own = self.places.of(caller);
+        let open = Arc::clone(&own.open).try_acquire_owned().ok()?;
+        Some(Place { own, _open: open })
+    }
+
+    /// The encrypted connection of whoever has that place. `None` for a caller that takes too long, has too many connections that say
+    /// nothing, or speaks something else: it was told why where it can understand that.
+    pub(crate) async fn shake(&self, mut stream: TcpStream, place: &Place) -> Option<TlsStream<TcpStream>> {
+        let own = &place.own;
         let _before = own.before.try_acquire().ok()?;
         let shaken = async {
             let mut first = [0];
@@ -433,6 +459,20 @@ mod tests {
     }
 
     #[test]
+    fn nobody_has_more_connections_than_a_quarter_of_all() {
+        let home = tempfile::tempdir().unwrap();
+        let tls = Tls::own(home.path(), &names(&["localhost"])).unwrap();
+        let admit = |text: &str| tls.admit(text.parse().unwrap());
+        let mut held: Vec<Place> = (0..OPEN_EACH).map(|_| admit("192.0.2.1").unwrap()).collect();
+        assert!(admit("192.0.2.1").is_none() && admit("192.0.2.2").is_some());
+        held.pop();
+        assert!(admit("192.0.2.1").is_some());
+        // A proxy on this machine speaks for many.
+        let proxied: Vec<_> = (0..CONNECTIONS_MAX).map(|_| admit("127.0.0.1")).collect();
+        assert!(proxied.iter().all(Option::is_some));
+    }
+
+    #[test]
     fn nobody_has_all_connections_that_say_nothing() {
         let home = tempfile::tempdir().unwrap();
         let tls = Tls::own(home.path(), &names(&["localhost"])).unwrap();
@@ -451,7 +491,10 @@ mod tests {
                 let tls = tls.clone();
                 (
                     caller,
-                    tokio::spawn(async move { tls.shake(stream, from).await.is_some() }),
+                    tokio::spawn(async move {
+                        let place = tls.admit(from).unwrap();
+                        tls.shake(stream, &place).await.is_some()
+                    }),
                 )
             };
             for _ in 0..BEFORE_EACH {

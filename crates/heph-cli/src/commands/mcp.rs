@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use heph_gateway::{CacheChoice, EngineChoice, Guard, McpServer, Options, Pairings};
+use heph_gateway::{CacheChoice, EngineChoice, Guard, McpServer, Options, Pairings, Rate};
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::bundled;
@@ -73,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             hosts: Vec::new(),
             origins: Vec::new(),
             pairings: Arc::new(Pairings::at(&settings.home)),
+            rate: Arc::new(Rate::new(None)),
         },
         tls: None,
         machines: Some(Arc::new(Met::new(&arguments.model, engine, settings))),

@@ -2,14 +2,14 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use heph_gateway::{
-    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Standing,
-    Tls, TlsError, TokenError,
+    Bound, CacheChoice, EngineChoice, EngineError, Guard, LocalError, LocalSocket, Options, Pairings, Rate,
+    ServeError, Server, Standing, Tls, TlsError, TokenError,
 };
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -41,6 +41,12 @@ pub(crate) struct Arguments {
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
     #[arg(long, default_value = bundled::STORY.name, add = complete::model())]
     model: String,
+    /// A socket for programs of this user, who need no token there [default: run/gateway.sock in HEPH's home folder]
+    #[arg(long, value_name = "PATH", conflicts_with = "no_socket")]
+    socket: Option<PathBuf>,
+    /// Have no such socket
+    #[arg(long)]
+    no_socket: bool,
     /// Ask for no token; only where nobody but this machine can come
     #[arg(long)]
     no_auth: bool,
@@ -62,6 +68,9 @@ pub(crate) struct Arguments {
     /// Answers that wait for a place; one more is told to come later
     #[arg(long, default_value_t = 512, value_name = "ANSWERS")]
     waiting: usize,
+    /// Requests that programs may begin in a minute from one address, or off; one more is told to come later
+    #[arg(long, default_value = "30000", value_name = "REQUESTS", value_parser = rate)]
+    rate: u32,
     /// Threads to compute with [default: one per core]
     #[arg(long, value_parser = threads)]
     threads: Option<usize>,
@@ -104,6 +113,17 @@ fn bound(text: &str) -> Result<Bound, String> {
         .ok_or_else(|| format!("{text:?} is no share below one half; write it as 2% or 0.02"))
 }
 
+/// So many; `off` is as many as come, and written as 0.
+fn rate(text: &str) -> Result<u32, String> {
+    match text {
+        "off" => Ok(0),
+        text => match text.parse::<NonZeroU32>() {
+            Ok(most) => Ok(most.get()),
+            Err(_) => Err(format!("{text:?} is no number of requests, and not off")),
+        },
+    }
+}
+
 /// A size; `off` is none.
 fn room(text: &str) -> Result<u64, String> {
     match text {
@@ -122,6 +142,12 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let cancel = terminal::cancel_on_ctrl_c()?;
     let stop = || cancel.is_raised() || arguments.inherited.is_some_and(standing::is_gone);
     let door = standing::door(arguments, settings, token.as_deref(), stop)?;
+    let (local, why_no_local) = match local(arguments, settings, door.claim.is_some()) {
+        Ok(local) => (local, None),
+        // Nobody asked for it: the door is as open without it, and says so.
+        Err(error) if arguments.socket.is_none() => (None, Some(error)),
+        Err(error) => return Err(error.into()),
+    };
     let engine = EngineArguments {
         threads: arguments.threads,
         context: arguments.context,
@@ -153,6 +179,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             hosts: arguments.allow_host.clone(),
             origins: arguments.allow_origin.clone(),
             pairings: Arc::new(Pairings::at(&settings.home)),
+            rate: Arc::new(Rate::new(NonZeroU32::new(arguments.rate))),
         },
         machines: Some(Arc::new(met::Met::new(&arguments.model, engine, settings))),
         tls: tls.clone(),
@@ -161,6 +188,11 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         Socket::Inherited(listener) => Server::on(listener, options)?,
         Socket::At(address) => Server::open(address, options)?,
     };
+    let socket = local.as_ref().map(|local| local.path().to_owned());
+    let server = match local {
+        Some(local) => server.also_at(local),
+        None => server,
+    };
     let address = server.address()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let standing = Standing {
@@ -168,19 +200,38 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         model: arguments.model.clone(),
         auth: token.is_some(),
         pid: std::process::id(),
+        socket,
     };
     if let Some(claim) = &door.claim {
         claim.tell(&standing)?;
     }
     match arguments.json {
         true => standing::say(&standing, token.as_deref(), Attached::No)?,
-        false => tell(&arguments.model, address, token.as_deref(), tls.as_ref())?,
+        false => {
+            tell(&standing, address, token.as_deref(), tls.as_ref())?;
+            if let Some(error) = why_no_local {
+                writeln!(io::stdout(), "no local socket: {error}")?;
+            }
+        }
     }
     server.run(|| {
         std::thread::sleep(LOOK_EVERY);
         stop()
     })?;
     Ok(())
+}
+
+/// The local socket: the one that was named, or that of the home folder for the program that has it.
+fn local(
+    arguments: &Arguments,
+    settings: &Settings,
+    has_home: bool,
+) -> Result<Option<LocalSocket>, LocalError> {
+    match &arguments.socket {
+        Some(path) => LocalSocket::at(path).map(Some),
+        None if arguments.no_socket || !has_home || !cfg!(unix) => Ok(None),
+        None => LocalSocket::of_home(&settings.home).map(Some),
+    }
 }
 
 /// What is shown to callers: the certificate that was named, one of our own beyond loopback, and none on it.
@@ -208,7 +259,7 @@ fn certificate(arguments: &Arguments, settings: &Settings) -> Result<Option<Tls>
 }
 
 /// Says where the door is; beyond loopback also how to tell it from another, and as a picture for a phone.
-fn tell(model: &str, listened: SocketAddr, token: Option<&str>, tls: Option<&Tls>) -> io::Result<()> {
+fn tell(standing: &Standing, listened: SocketAddr, token: Option<&str>, tls: Option<&Tls>) -> io::Result<()> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     // Nobody can call the address that means all addresses.
     let reached = match listened.ip().is_unspecified() {
@@ -221,8 +272,11 @@ fn tell(model: &str, listened: SocketAddr, token: Option<&str>, tls: Option<&Tls
     let entry = token.map_or_else(String::new, |token| format!("#token={token}"));
     let page = format!("{scheme}://{address}/{entry}");
     let mut out = io::stdout().lock();
-    writeln!(out, "{model} answers at {scheme}://{address}/v1")?;
+    writeln!(out, "{} answers at {scheme}://{address}/v1", standing.model)?;
     writeln!(out, "page: {page}")?;
+    if let Some(socket) = &standing.socket {
+        writeln!(out, "socket: {}", socket.display())?;
+    }
     if let Some(tls) = tls {
         writeln!(out, "certificate: SHA-256 {}", tls.fingerprint())?;
         if !listened.ip().is_loopback()
@@ -249,6 +303,17 @@ impl From<TlsError> for Failure {
             TlsError::Io { .. } | TlsError::Make(_) => None,
         };
         Self::new(Exit::No, error.to_string()).maybe_hint(hint)
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(error: LocalError) -> Self {
+        let exit = match &error {
+            LocalError::TooLong(_) | LocalError::NoSuchThing => Exit::Usage,
+            LocalError::Occupied(_) | LocalError::Taken(_) | LocalError::Io { .. } => Exit::No,
+        };
+        let hint = "--socket names another path, and --no-socket leaves it out";
+        Self::new(exit, error.to_string()).hint(hint)
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+#[cfg(unix)]
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use heph_gateway::{
-    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, ServeError, Server, Tls,
+    Bound, CacheChoice, EngineChoice, EngineError, Guard, Options, Pairings, Rate, ServeError, Server, Tls,
 };
 use heph_kernels::isa::Isa;
 use heph_kernels::kv::KvFormat;
@@ -95,6 +97,7 @@ pub(crate) fn options(home: &TempDir, token: Option<&str>, parallel: usize, wait
             hosts: Vec::new(),
             origins: Vec::new(),
             pairings: Arc::new(Pairings::at(home.path())),
+            rate: Arc::new(Rate::new(None)),
         },
         tls: None,
         machines: None,
@@ -185,6 +188,24 @@ pub(crate) fn narrow() -> Door {
 /// A door for those who have the token.
 pub(crate) fn guarded(token: &str) -> Door {
     open(Some(token), 4, 4)
+}
+
+/// A door for those who have the token, and its local socket.
+#[cfg(unix)]
+pub(crate) fn locally(token: &str) -> (Door, std::path::PathBuf) {
+    locally_with(token, None)
+}
+
+/// The same, where callers begin so many requests in a minute.
+#[cfg(unix)]
+pub(crate) fn locally_with(token: &str, rate: Option<NonZeroU32>) -> (Door, std::path::PathBuf) {
+    let home = TempDir::new().unwrap();
+    let mut options = options(&home, Some(token), 4, 4);
+    options.guard.rate = Arc::new(Rate::new(rate));
+    let local = heph_gateway::LocalSocket::of_home(home.path()).unwrap();
+    let socket = local.path().to_owned();
+    let server = Server::open("127.0.0.1:0".parse().unwrap(), options).unwrap();
+    (answering(home, server.also_at(local)), socket)
 }
 
 /// Whether a door without a token is refused there.

@@ -4,6 +4,9 @@ mod again;
 mod caches;
 mod encrypted;
 mod knocking;
+#[cfg(unix)]
+mod local;
+mod much;
 mod pairing;
 mod policy;
 mod shelves;
