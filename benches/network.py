@@ -97,11 +97,11 @@ class Span:
         if not self.ticket:
             raise RuntimeError("span serve did not start")
 
-    def measure(self, rtt, *jobs, timeout=280):
+    def measure(self, rtt, *jobs, timeout=280, socket="measure"):
         self.way.shape(rtt=rtt)
         home = self.desk.home / f"rtt-{rtt}"
         with Others(self.served.pid, self.way.process.pid) as others:
-            out = self.desk.host.run([SPAN, "measure", self.model, home, self.ticket, *jobs], cpus="0", timeout=timeout)
+            out = self.desk.host.run([SPAN, socket, self.model, home, self.ticket, *jobs], cpus="0", timeout=timeout)
         if out.returncode:
             raise RuntimeError(out.stderr)
         return [json.loads(line) | {"others": others.share()} for line in out.stdout.splitlines()]
@@ -211,8 +211,9 @@ def direct_report():
     return out + [""]
 
 
-def overhead():
-    """The way itself is pinged by a plain program on the same two cores, before and after."""
+def overhead(name="overhead", socket="measure"):
+    """The way itself is pinged by a plain program on the same two cores, before and after. With the socket in a guard's process the guard has
+    the desk's core."""
     with Lab() as lab:
         span = Span(lab, "draft")
         echo = span.node.host.start([SPAN, "echo", f"{span.way.right}:7900"], cpus="1", stdout=subprocess.PIPE, text=True)
@@ -223,10 +224,10 @@ def overhead():
             return json.loads(out.stdout)["middle_us"]
 
         before = way()
-        told = span.measure(0, *["overhead:400"] * 3)
+        told = span.measure(0, *["overhead:400"] * 3, socket=socket)
         link = (before + way()) / 2
         for line in told:
-            keep("overhead", rtt_ms=0, link_us=link, **line)
+            keep(name, rtt_ms=0, link_us=link, **line)
 
 
 def guesses(rtts):
@@ -396,11 +397,14 @@ def overhead_report():
     library = [] if bare != bare else [
         f"Of these, {bare - link:.0f} µs are the library's: a stream of its own with the token's bytes there and back, where nobody computes and no",
         "other thread is woken."]
+    guarded = [line for line in lines("guarded") if "link_us" in line]
+    guarded = [] if not guarded else [
+        f"With the desk's socket in a guard's process it is {middle([line['each_us'] - line['link_us'] for line in guarded]):.0f} µs beyond the way."]
     return ["## What the runtime adds", "",
             "The same two stages with one at the other host, without distance, less both in one process (the model of the draft):",
             f"{each:.0f} µs a token. The way itself takes {link:.0f} µs there and back: a datagram between two plain programs on the same two",
             f"cores, over the same strait. The runtime adds {each - link:.0f} µs for the token's stage: rows packed, encrypted, acknowledged, and",
-            "handed from thread to thread at both ends.", *library, ""]
+            "handed from thread to thread at both ends.", *library, *guarded, ""]
 
 
 def guesses_report():
@@ -470,6 +474,7 @@ def main():
         guesses([int(word) for word in sys.argv[2:]] or GUESS_RTTS)
     elif what == "overhead":
         overhead()
+        overhead("guarded", "guarded")
     elif what == "report":
         report()
     else:

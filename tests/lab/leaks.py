@@ -358,6 +358,9 @@ class Talks:
         order = json.dumps({"port": DOOR, "token": self.token, "path": path, "body": body})
         command = ["ip", "netns", "exec", self.desk.host.space, sys.executable, __file__, "post"]
         told = subprocess.run(command, input=order, capture_output=True, text=True, timeout=90)
+        # A guard that has read what is old by now is followed by another one, with a socket of its own.
+        if self.door.poll() is None:
+            self.door_ports |= udp_ports(self.door.pid)
         return json.loads(told.stdout)
 
     def kept_by(self, canary):
@@ -640,15 +643,33 @@ def signed(path):
 
 
 def udp_ports(process):
-    """Ports of the sockets of UDP that a process has."""
+    """Ports of the sockets of UDP that a process and its guards have."""
     links = []
-    for path in pathlib.Path(f"/proc/{process}/fd").iterdir():
-        # What is closed meanwhile is no socket that it asks through.
-        with contextlib.suppress(FileNotFoundError):
-            links.append(os.readlink(path))
+    for one in [process, *guards(process)]:
+        # What is closed meanwhile is no socket that it asks through, and a guard that ended has none.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for path in pathlib.Path(f"/proc/{one}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    links.append(os.readlink(path))
     own = {link[8:-1] for link in links if link.startswith("socket:[")}
     lines = [line.split() for name in ("udp", "udp6") for line in open(f"/proc/{process}/net/{name}").readlines()[1:]]
     return {int(words[1].rsplit(":", 1)[1], 16) for words in lines if words[9] in own}
+
+
+def guards(process):
+    """Processes that a process began to own its sockets."""
+    found = []
+    for path in pathlib.Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += (path / "children").read_text().split()
+    return [one for one in found if b"egress-guard" in command_of(one)]
+
+
+def command_of(process):
+    """The words that a process was begun with."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return pathlib.Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    return []
 
 
 def token_ids(talks, texts):

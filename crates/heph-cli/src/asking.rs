@@ -571,7 +571,7 @@ impl Asking {
     ) -> Result<Self, Failure> {
         let network = match place.stays_here(settings)? {
             true => None,
-            false => Some(Joined::start(machine::asking(settings))?),
+            false => Some(Joined::start(machine::asking(settings, &place.allow))?),
         };
         Self::over(network, memory, model, engine, place, settings)
     }
@@ -619,7 +619,7 @@ impl Asking {
         engine: &EngineArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        let network = Joined::start(machine::options(settings, None, EndpointOptions::loopback()))?;
+        let network = Joined::start(machine::guarded(settings, &[], EndpointOptions::loopback()))?;
         for ticket in tickets {
             network.block_on(network.join(ticket, MEET_DEADLINE))?;
         }

@@ -46,9 +46,9 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         seal::process();
     } else if !matches!(arguments.command, Command::EgressGuard(_)) {
         guard::begin_with();
-        if makes_no_connection(&arguments.command) {
-            // Where a connection is wanted, the guard makes it. What this says is in `heph doctor` too.
-            seal::outward();
+        if let Some(makes) = makes(&arguments.command) {
+            // What else is wanted of the network is the guard's. What this says is in `heph doctor` too.
+            seal::outward(makes);
         }
     }
     match arguments.command {
@@ -87,13 +87,14 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
     }
 }
 
-/// Whether a command that asks others makes no TCP connection itself: machines are reached by UDP, and providers, hubs and servers of tools
-/// through the guard. A relay is reached by TCP, a node's engine by the node, and the doctor gives up the network as a whole.
-fn makes_no_connection(command: &Command) -> bool {
+/// The sockets that a command makes itself which asks others: none, since machines, providers, hubs and servers of tools are the guard's to
+/// reach. A node is reached by UDP; where it waits at a relay or has an engine of its own, it is not sealed (`None`), and neither is a relay. The
+/// doctor gives up the network as a whole.
+fn makes(command: &Command) -> Option<seal::Makes> {
     match command {
-        Command::Node(arguments) => arguments.makes_no_connection(),
-        Command::Relay(_) | Command::Demo(_) | Command::Doctor(_) | Command::EgressGuard(_) => false,
-        _ => true,
+        Command::Node(arguments) => arguments.makes_no_connection().then_some(seal::Makes::Udp),
+        Command::Relay(_) | Command::Doctor(_) | Command::EgressGuard(_) => None,
+        _ => Some(seal::Makes::Nothing),
     }
 }
 

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use heph_net::discovery::Discovery;
 use heph_net::endpoint::EndpointOptions;
+use heph_runtime::guard::Outlet;
 use heph_runtime::network::{Network, NetworkOptions};
 use heph_runtime::pool::Lookout;
-use heph_runtime::settings::Settings;
+use heph_runtime::seal;
+use heph_runtime::settings::{Allowance, Settings};
 
 use crate::failure::Failure;
 
@@ -56,17 +58,27 @@ impl Drop for Joined {
     }
 }
 
-/// How this machine shows itself to its peers when it only asks: at any free port, and found by nobody.
-pub(crate) fn asking(settings: &Settings) -> NetworkOptions {
+/// How this machine shows itself to its peers when it only asks: at any free port, and found by nobody. The short rules `also` count beside those
+/// of `settings`.
+pub(crate) fn asking(settings: &Settings, also: &[Allowance]) -> NetworkOptions {
     let endpoint = EndpointOptions {
         bind: ANYWHERE,
         relay: None,
         discovery: Discovery::Off,
     };
-    options(settings, None, endpoint)
+    guarded(settings, also, endpoint)
 }
 
-/// How this machine shows itself, called `name` or as its system calls it.
+/// The same where it may be reached as `endpoint` says: the guard of connections owns the socket.
+pub(crate) fn guarded(settings: &Settings, also: &[Allowance], endpoint: EndpointOptions) -> NetworkOptions {
+    let allow = [&settings.allow[..], also].concat();
+    NetworkOptions {
+        guard: Some(Outlet::at(&settings.home, &allow)),
+        ..options(settings, None, endpoint)
+    }
+}
+
+/// How this machine shows itself, called `name` or as its system calls it, by a socket of its own.
 pub(crate) fn options(settings: &Settings, name: Option<&str>, endpoint: EndpointOptions) -> NetworkOptions {
     let own = || sysinfo::System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());
     NetworkOptions {
@@ -74,6 +86,7 @@ pub(crate) fn options(settings: &Settings, name: Option<&str>, endpoint: Endpoin
         keys: settings.keys,
         name: name.map_or_else(own, str::to_owned),
         endpoint,
+        guard: None,
     }
 }
 
@@ -92,5 +105,6 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
         socket.connect((there, 9)).ok()?;
         Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
     };
-    far.into_iter().filter_map(from).collect()
+    // By sockets that send nothing, which are made where sockets are.
+    seal::unsealed(move || far.into_iter().filter_map(from).collect())
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::{ReadError, VarInt, WriteError};
+use iroh::endpoint::VarInt;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
@@ -270,8 +270,8 @@ impl Unsent {
     }
 
     /// The peer took some, or takes none any more.
-    fn wrote<E>(&mut self, wrote: Result<usize, WriteError>, counted: &Counted) -> Result<(), DriveError<E>> {
-        let wrote = wrote.map_err(|cause| DriveError::Left(cause.to_string()))?;
+    fn wrote<E>(&mut self, wrote: Result<usize, String>, counted: &Counted) -> Result<(), DriveError<E>> {
+        let wrote = wrote.map_err(DriveError::Left)?;
         counted.sent.fetch_add(wrote as u64, Ordering::Relaxed);
         self.take(wrote);
         Ok(())
@@ -331,7 +331,7 @@ impl<M: Machine> Driver<M> {
                     self.unsent.wrote::<M::Error>(wrote, &self.counted)?;
                 }
                 read = self.stream.receive.read(&mut bytes), if hears => {
-                    let read = read.map_err(|cause: ReadError| DriveError::Left(cause.to_string()))?;
+                    let read = read.map_err(DriveError::Left)?;
                     self.counted.received.fetch_add(read.unwrap_or(0) as u64, Ordering::Relaxed);
                     match read {
                         Some(count) => self.machine.receive(self.epoch.elapsed(), &bytes[..count]),
@@ -391,16 +391,16 @@ impl<M: Machine> Driver<M> {
 
     /// Says that all is said, and waits a little for it to arrive.
     async fn farewell(&mut self) {
-        if self.stream.send.finish().is_ok() {
+        if self.stream.send.finish() {
             // A peer that is gone by now has nothing left to miss.
             let _ = tokio::time::timeout(FAREWELL, self.stream.send.stopped()).await;
         }
     }
 
-    /// Tells the peer that the rest will not come. Both calls fail only where the peer was first.
+    /// Tells the peer that the rest will not come.
     fn abandon(&mut self, code: VarInt) {
-        let _ = self.stream.send.reset(code);
-        let _ = self.stream.receive.stop(code);
+        self.stream.send.reset(code);
+        self.stream.receive.stop(code);
     }
 }
 

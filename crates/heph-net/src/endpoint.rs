@@ -3,66 +3,48 @@
 //! Both ends of every connection prove that they hold the key of their [`NodeId`]. TLS 1.3 only; nothing needs the
 //! internet: without a relay and discovery not one packet goes to a host that the caller did not name. Who may connect
 //! is not decided here: the caller asks the [book of peers](crate::trust) about [`Connection::peer`] before it answers.
+//!
+//! The socket is this process's own ([`Endpoint::bind`]), or that of a guard in another one ([`Endpoint::behind`]), which keeps the very same
+//! endpoint for it ([`mirror`]) and asks the policy again before it lets anything be shown. What follows is the same for both.
 
+#[cfg(target_os = "linux")]
+mod guarded;
+mod here;
+#[cfg(target_os = "linux")]
+pub mod mirror;
 mod tally;
+#[cfg(target_os = "linux")]
+mod words;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
+use heph_privacy::Grounds;
 use heph_types::NodeId;
-use iroh::endpoint::{
-    AckFrequencyConfig, ConnectError as Cause, ConnectingError, ConnectionError, IdleTimeout,
-    PortmapperConfig, QuicTransportConfig, ReadToEndError, VarInt, WriteError, presets,
-};
-use iroh::{RelayMap, RelayMode};
+use iroh::endpoint::VarInt;
 use iroh_mdns_address_lookup::MdnsAddressLookup;
-use noq_proto::congestion::CubicConfig;
+use serde::{Deserialize, Serialize};
 
-use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
-use crate::discovery::{self, Discovery};
+use crate::address::{NodeAddress, RelayAddress};
+use crate::discovery::Discovery;
 use crate::identity::Identity;
 use crate::throttle::Throttle;
-use crate::{key_exchange, relay};
-use tally::{Bearer, Tally};
+#[cfg(target_os = "linux")]
+pub use guarded::Guards;
 pub use tally::{Passed, SocketTotal};
 
 /// The longest that anybody waits for a peer to answer a first time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A peer that says nothing for ten seconds, not even that it is still there, is cut off: the clock starts anew with the
-/// first sign of life that is sent after the last that was received, so two seconds are left for that.
-const SILENCE_MAX: Duration = Duration::from_secs(8);
-
-/// Four signs of life before a silent peer is cut off.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
-
-/// Conversations that a peer may hold open at once on one connection.
-const STREAMS_MAX: u32 = 64;
-
-/// Unread bytes of one conversation: a prompt chunk of 512 rows of 8,192 numbers in f32.
-const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-
-/// Unread bytes of one connection: two such conversations at once.
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-
-/// Bytes that a new connection may have on their way before the first of them is acknowledged: half a prompt chunk of 64
-/// rows of 2,048 numbers, or the row of a token sixteen times over. The usual 14 KB would take eight round trips to
-/// carry a prompt of 512 tokens, and one of 100 ms costs as much as the work on 16 tokens. They are spread over the first
-/// round trip.
-const FIRST_WINDOW_BYTES: u64 = 256 << 10;
-
-/// Packets that a peer may take in before it acknowledges them; after 25 ms it does so in any case, and at once where one of
-/// the last few is missing. The usual single one has every second token's row acknowledged by a packet of its own, which is written before
-/// the row is read.
-const UNACKNOWLEDGED_MAX: u32 = 10;
-
-/// Unread datagrams of one connection, in bytes.
-const DATAGRAM_WINDOW_BYTES: usize = 1 << 18;
+/// Where a build for tests writes the keys of connections: the lab searches what was sent in the clear. `None` in any other.
+pub fn key_log() -> Option<OsString> {
+    std::env::var_os("SSLKEYLOGFILE").filter(|_| cfg!(debug_assertions))
+}
 
 /// What a connection is for. Each has a name and a version on the wire; a peer that does not speak it refuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// Sessions: stages and their orders.
     Session,
@@ -124,18 +106,50 @@ impl EndpointOptions {
     }
 }
 
+/// Does something with whatever of both it is: the one whose socket is here, or the one behind a guard.
+macro_rules! either {
+    ($kind:expr, $it:ident => $done:expr) => {
+        match $kind {
+            Kind::Here($it) => $done,
+            #[cfg(target_os = "linux")]
+            Kind::Guarded($it) => $done,
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
+    };
+}
+
+/// Whose the socket is.
+#[derive(Debug, Clone)]
+enum Kind<Here, Guarded> {
+    Here(Here),
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "guards are processes on Linux")
+    )]
+    Guarded(Guarded),
+}
+
+/// What stands for what is behind a guard where there are none.
+#[cfg(not(target_os = "linux"))]
+mod guarded {
+    #[derive(Debug, Clone, Copy)]
+    pub(super) enum Endpoint {}
+    pub(super) type Arriving = Endpoint;
+    pub(super) type Connection = Endpoint;
+    pub(super) type SendHalf = Endpoint;
+    pub(super) type ReceiveHalf = Endpoint;
+}
+
 /// This machine among its peers. Clones are the same socket.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    iroh: iroh::Endpoint,
-    relay: Option<RelayAddress>,
-    lan: Option<MdnsAddressLookup>,
+    kind: Kind<here::Endpoint, guarded::Endpoint>,
     throttle: Throttle,
-    tally: Tally,
 }
 
 /// What keeps a machine from being among its peers.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum BindError {
     /// The socket.
     #[error("no socket at {bind}: {cause}")]
@@ -148,10 +162,13 @@ pub enum BindError {
     /// Discovery on the local network.
     #[error("no discovery on this network: {0}")]
     Discovery(String),
+    /// The guard that was to own the socket.
+    #[error("the guard of connections is not there: {0}")]
+    Guard(String),
 }
 
 /// What keeps a peer from being reached.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum ConnectError {
     /// Nobody answered.
     #[error("{} did not answer within {deadline:?}; is it on, at this address, with this version of HEPH?", node.short())]
@@ -200,7 +217,7 @@ pub enum ConnectError {
 }
 
 /// What goes wrong with a peer that connects.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum AcceptError {
     /// It began and did not finish.
     #[error("somebody began to connect and did not finish within {0:?}")]
@@ -213,52 +230,31 @@ pub enum AcceptError {
 impl Endpoint {
     /// Opens the socket. Needs to be called inside the caller's runtime, which carries the endpoint from then on.
     pub async fn bind(identity: &Identity, options: EndpointOptions) -> Result<Endpoint, BindError> {
-        let EndpointOptions {
-            bind,
-            relay,
-            discovery,
-        } = options;
-        let socket = |cause: String| BindError::Socket { bind, cause };
-        let mut builder = iroh::Endpoint::builder(presets::Minimal)
-            .crypto_provider(key_exchange::provider())
-            .secret_key(identity.secret().clone())
-            .alpns(
-                Protocol::ALL
-                    .iter()
-                    .map(|protocol| protocol.alpn().to_vec())
-                    .collect(),
-            )
-            .transport_config(transport())
-            // Where SSLKEYLOGFILE says, and in builds for tests alone: the lab searches what was sent in the clear.
-            .keylog(cfg!(debug_assertions))
-            .portmapper_config(PortmapperConfig::Disabled)
-            .relay_mode(match &relay {
-                Some(relay) => RelayMode::Custom(RelayMap::from_iter([relay::as_seen_by_clients(relay)])),
-                None => RelayMode::Disabled,
-            })
-            .clear_ip_transports()
-            .bind_addr(bind)
-            .map_err(|cause| socket(cause.to_string()))?;
-        if let Some(hash) = relay.as_ref().and_then(RelayAddress::certificate) {
-            builder = builder.ca_tls_config(relay::only(hash));
-        }
-        let iroh = builder
-            .bind()
-            .await
-            .map_err(|cause| socket(format!("{cause:#}")))?;
-        let lan = discovery::start(&iroh, discovery).map_err(BindError::Discovery)?;
+        let here = here::Endpoint::bind(identity, options).await?;
         Ok(Endpoint {
-            iroh,
-            relay,
-            lan,
+            kind: Kind::Here(here),
             throttle: Throttle::default(),
-            tally: Tally::default(),
+        })
+    }
+
+    /// Has the guard behind `guards` open the socket, for whoever only asks: it waits at no relay and does not look around. A guard that is gone,
+    /// or has read what is old by now, ends its connections, and another one takes its place. Needs to be called inside the caller's runtime.
+    #[cfg(target_os = "linux")]
+    pub async fn behind(
+        guards: Guards,
+        identity: &Identity,
+        options: EndpointOptions,
+    ) -> Result<Endpoint, BindError> {
+        let guarded = guarded::Endpoint::bind(guards, identity, &options).await?;
+        Ok(Endpoint {
+            kind: Kind::Guarded(guarded),
+            throttle: Throttle::default(),
         })
     }
 
     /// Who this machine is.
     pub fn node(&self) -> NodeId {
-        NodeId(*self.iroh.id().as_bytes())
+        either!(&self.kind, it => it.node())
     }
 
     /// What the conversations of all its connections together keep to.
@@ -266,51 +262,39 @@ impl Endpoint {
         &self.throttle
     }
 
-    /// What every connection has sent and received, those that ended since this was asked last among them.
+    /// What every connection has sent and received, those that ended since this was asked last among them. Whoever asks may have to wait
+    /// a moment for a guard.
     pub fn passed(&self) -> Vec<Passed> {
-        self.tally.passed()
+        either!(&self.kind, it => it.passed())
     }
 
     /// What every open connection has sent and received so far, by its number in [`Endpoint::passed`].
     pub fn passing(&self) -> Vec<(u64, Traffic)> {
-        self.tally.passing()
+        either!(&self.kind, it => it.passing())
     }
 
     /// What the socket itself has sent, for connections and for none.
     pub fn total(&self) -> SocketTotal {
-        let counted = &self.iroh.metrics().socket;
-        SocketTotal {
-            sent_bytes: counted.send_ipv4.get() + counted.send_ipv6.get(),
-            relayed_bytes: counted.send_relay.get(),
-        }
+        either!(&self.kind, it => it.total())
     }
 
     /// Whether nothing but this machine can be reached from the socket.
     pub fn is_loopback(&self) -> bool {
-        let bound = self.iroh.bound_sockets();
-        self.relay.is_none() && !bound.is_empty() && bound.iter().all(|socket| socket.ip().is_loopback())
+        either!(&self.kind, it => it.is_loopback())
     }
 
     /// Where it can be reached: every network address that the socket listens at, and its relay.
     pub fn address(&self) -> NodeAddress {
-        let seen = self.iroh.addr();
-        let mut direct: Vec<SocketAddr> = seen.ip_addrs().copied().collect();
-        let bound = self.iroh.bound_sockets().into_iter();
-        direct.extend(bound.filter(|socket| !socket.ip().is_unspecified()));
-        direct.sort_unstable();
-        direct.dedup();
-        direct.truncate(DIRECT_MAX);
-        let relay = self.relay.clone();
-        NodeAddress { direct, relay }
+        either!(&self.kind, it => it.address())
     }
 
     /// Waits until the relay knows this machine, so that peers can come through it. At once without a relay; `false`
     /// when the deadline passes.
     pub async fn waiting_at_relay(&self, deadline: Duration) -> bool {
-        if self.relay.is_none() {
-            return true;
+        match &self.kind {
+            Kind::Here(here) => here.waiting_at_relay(deadline).await,
+            Kind::Guarded(_) => true,
         }
-        tokio::time::timeout(deadline, self.iroh.online()).await.is_ok()
     }
 
     /// Connects to `node`, waiting for it no longer than `deadline`, and never longer than [`CONNECT_DEADLINE`].
@@ -322,131 +306,74 @@ impl Endpoint {
         deadline: Duration,
     ) -> Result<Connection, ConnectError> {
         let deadline = deadline.min(CONNECT_DEADLINE);
-        let no_address = ConnectError::NoAddress { node };
-        if node == self.node() {
-            return Err(ConnectError::Myself { node });
-        }
-        let Some(address) = address.of(node) else {
-            return Err(no_address);
+        let throttle = self.throttle.clone();
+        let kind = match &self.kind {
+            Kind::Here(here) => Kind::Here(here.connect(node, address, protocol, deadline).await?),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => {
+                Kind::Guarded(guarded.connect(node, address, protocol, deadline).await?)
+            }
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
         };
-        let nowhere = address.is_empty();
-        match tokio::time::timeout(deadline, self.iroh.connect(address, protocol.alpn())).await {
-            Ok(Ok(iroh)) => Ok(Connection {
-                bearer: self.tally.count(&iroh, protocol),
-                iroh,
-                protocol,
-                throttle: self.throttle.clone(),
-            }),
-            Ok(Err(cause)) => Err(connect_error(node, protocol, nowhere, cause)),
-            Err(_) if nowhere => Err(no_address),
-            Err(_) => Err(ConnectError::NoAnswer { node, deadline }),
-        }
+        Ok(Connection { kind, throttle })
     }
 
     /// The next peer that connects; `None` once the endpoint is closed. Finish each in a task of its own, so that one
     /// that dawdles keeps nobody waiting.
     pub async fn accept(&self) -> Option<Arriving> {
-        let incoming = self.iroh.accept().await?;
-        Some(Arriving {
-            incoming,
-            throttle: self.throttle.clone(),
-            tally: self.tally.clone(),
-        })
+        let throttle = self.throttle.clone();
+        let kind = match &self.kind {
+            Kind::Here(here) => Kind::Here(here.accept().await?),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => Kind::Guarded(guarded.accept().await?),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        };
+        Some(Arriving { kind, throttle })
     }
 
     /// Says goodbye to every peer and closes the socket, within `deadline`.
     pub async fn close(&self, deadline: Duration) {
-        // Those who did not take the goodbye in time notice the silence.
-        let _ = tokio::time::timeout(deadline, self.iroh.close()).await;
+        either!(&self.kind, it => it.close(deadline).await);
     }
 
     pub(crate) fn lan(&self) -> Option<&MdnsAddressLookup> {
-        self.lan.as_ref()
-    }
-}
-
-fn transport() -> QuicTransportConfig {
-    let silence = IdleTimeout::try_from(SILENCE_MAX).expect("eight seconds fit the field");
-    let mut congestion = CubicConfig::default();
-    congestion.initial_window(FIRST_WINDOW_BYTES);
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_MAX));
-    QuicTransportConfig::builder()
-        .max_idle_timeout(Some(silence))
-        .keep_alive_interval(SIGN_OF_LIFE_EVERY)
-        .default_path_keep_alive_interval(SIGN_OF_LIFE_EVERY)
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-        .congestion_controller_factory(Arc::new(congestion))
-        .ack_frequency_config(Some(acks))
-        .datagram_receive_buffer_size(Some(DATAGRAM_WINDOW_BYTES))
-        .datagram_send_buffer_size(DATAGRAM_WINDOW_BYTES)
-        .build()
-}
-
-/// TLS alerts arrive as QUIC errors from 0x100 on; 120 is "no application protocol".
-const ALPN_REFUSED: u64 = 0x100 + 120;
-
-fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) -> ConnectError {
-    let said = format!("{cause:#}");
-    let connection = match &cause {
-        Cause::Connect { .. } if nowhere => return ConnectError::NoAddress { node },
-        Cause::Connect { .. } => None,
-        Cause::Connecting {
-            source: ConnectingError::ConnectionError { source, .. },
-            ..
-        } => Some(source),
-        Cause::Connection { source, .. } => Some(source),
-        _ => None,
-    };
-    match connection {
-        Some(ConnectionError::TimedOut) => ConnectError::NoAnswer {
-            node,
-            deadline: CONNECT_DEADLINE,
-        },
-        Some(ConnectionError::ConnectionClosed(close)) if u64::from(close.error_code) == ALPN_REFUSED => {
-            ConnectError::OtherVersion { node, protocol }
+        match &self.kind {
+            Kind::Here(here) => here.lan(),
+            Kind::Guarded(_) => None,
         }
-        // Our own side refused what the other showed as its key.
-        Some(ConnectionError::TransportError(_)) => ConnectError::Stranger { node, cause: said },
-        _ => ConnectError::Failed { node, cause: said },
     }
 }
 
 /// A peer that has begun to connect.
 pub struct Arriving {
-    incoming: iroh::endpoint::Incoming,
+    kind: Kind<here::Arriving, guarded::Arriving>,
     throttle: Throttle,
-    tally: Tally,
 }
 
 impl Arriving {
     /// Waits for the proof of who it is, no longer than `deadline` and [`CONNECT_DEADLINE`].
     pub async fn finish(self, deadline: Duration) -> Result<Connection, AcceptError> {
         let deadline = deadline.min(CONNECT_DEADLINE);
-        let accepted = within(deadline, async {
-            let accepting = self.incoming.accept().map_err(|cause| cause.to_string())?;
-            accepting.await.map_err(|cause| format!("{cause:#}"))
-        });
-        let iroh = accepted
-            .await
-            .ok_or(AcceptError::NoAnswer(deadline))?
-            .map_err(AcceptError::Failed)?;
-        let protocol = Protocol::of(iroh.alpn());
-        let protocol = protocol.ok_or_else(|| AcceptError::Failed("an unknown protocol".to_owned()))?;
-        Ok(Connection {
-            bearer: self.tally.count(&iroh, protocol),
-            iroh,
-            protocol,
-            throttle: self.throttle,
-        })
+        let throttle = self.throttle;
+        let kind = match self.kind {
+            Kind::Here(here) => Kind::Here(here.finish(deadline).await?),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => Kind::Guarded(guarded.finish(deadline).await?),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match none {},
+        };
+        Ok(Connection { kind, throttle })
     }
 
     /// Sends it away unheard.
     pub fn refuse(self) {
-        self.incoming.refuse();
+        match self.kind {
+            Kind::Here(here) => here.refuse(),
+            // One that nobody finishes is refused there.
+            Kind::Guarded(guarded) => drop(guarded),
+        }
     }
 }
 
@@ -457,14 +384,12 @@ async fn within<F: Future>(deadline: Duration, future: F) -> Option<F::Output> {
 /// A way to one peer, both ends proven. Clones are the same connection.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    iroh: iroh::endpoint::Connection,
-    protocol: Protocol,
+    kind: Kind<here::Connection, guarded::Connection>,
     throttle: Throttle,
-    bearer: Bearer,
 }
 
 /// Why a connection ended, or was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Goodbye {
     /// Nothing more to say.
     Done,
@@ -497,7 +422,7 @@ impl Goodbye {
 }
 
 /// A conversation, connection or datagram that ended before its time.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LinkError {
     /// The peer refused, with its reason.
     #[error("{} ended the connection: {reason}", node.short())]
@@ -519,6 +444,14 @@ pub enum LinkError {
         /// The peer.
         node: NodeId,
     },
+    /// The guard of connections does not let it.
+    #[error("the guard of connections lets nothing pass to {}: {why}", node.short())]
+    Barred {
+        /// The peer.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
     /// Anything else.
     #[error("the connection to {} broke: {cause}", node.short())]
     Broken {
@@ -530,7 +463,7 @@ pub enum LinkError {
 }
 
 /// What has passed over a connection so far, headers and repeats included: what a packet capture sees of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Bytes sent in UDP payloads.
     pub sent_bytes: u64,
@@ -541,7 +474,7 @@ pub struct Traffic {
 }
 
 /// The way that packets take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
     /// From socket to socket.
     Direct,
@@ -552,38 +485,49 @@ pub enum Way {
 impl Connection {
     /// Who is at the other end, proven.
     pub fn peer(&self) -> NodeId {
-        NodeId(*self.iroh.remote_id().as_bytes())
+        either!(&self.kind, it => it.peer())
     }
 
     /// What the connection is for.
     pub fn protocol(&self) -> Protocol {
-        self.protocol
+        either!(&self.kind, it => it.protocol())
     }
 
-    /// Opens a conversation. The peer learns of it with the first bytes.
+    /// Opens a conversation in which nothing of a request is said. The peer learns of it with the first bytes.
     pub async fn open(&self) -> Result<Stream, LinkError> {
-        let (send, receive) = self
-            .iroh
-            .open_bi()
-            .await
-            .map_err(|cause| self.link_error(&cause))?;
-        Ok(self.stream(send, receive))
+        self.opened(None).await
+    }
+
+    /// Opens a conversation that shows what leaves by these grounds. In the network log the connection counts from now on as one that carries
+    /// something so private: see [`Passed::labels`].
+    ///
+    /// # Errors
+    /// When the connection ended, or its guard says that the policy does not let it.
+    pub async fn open_for(&self, grounds: &Grounds) -> Result<Stream, LinkError> {
+        self.opened(Some(grounds)).await
+    }
+
+    async fn opened(&self, grounds: Option<&Grounds>) -> Result<Stream, LinkError> {
+        either!(&self.kind, it => it.open(grounds).await.map(|halves| self.stream(halves)))
+    }
+
+    /// What is said from now on leaves by these grounds, in the network log too. A connection whose guard says no ends.
+    ///
+    /// # Errors
+    /// As [`Connection::open_for`].
+    pub async fn shows(&self, grounds: &Grounds) -> Result<(), LinkError> {
+        either!(&self.kind, it => it.shows(grounds).await)
     }
 
     /// The next conversation that the peer opens.
     pub async fn accept(&self) -> Result<Stream, LinkError> {
-        let (send, receive) = self
-            .iroh
-            .accept_bi()
-            .await
-            .map_err(|cause| self.link_error(&cause))?;
-        Ok(self.stream(send, receive))
+        either!(&self.kind, it => it.accept().await.map(|halves| self.stream(halves)))
     }
 
-    fn stream(&self, send: iroh::endpoint::SendStream, receive: iroh::endpoint::RecvStream) -> Stream {
+    fn stream(&self, (send, receive): (impl Into<SendHalf>, impl Into<ReceiveHalf>)) -> Stream {
         Stream {
-            send,
-            receive,
+            send: send.into(),
+            receive: receive.into(),
             throttle: self.throttle.clone(),
         }
     }
@@ -591,97 +535,159 @@ impl Connection {
     /// Sends a message that may be lost, of at most [`Connection::datagram_bytes_max`]. `false` if it did not fit or
     /// the connection is gone: a sender of datagrams does not hear of losses either way.
     pub fn send_datagram(&self, bytes: Vec<u8>) -> bool {
-        self.iroh.send_datagram(bytes.into()).is_ok()
+        either!(&self.kind, it => it.send_datagram(bytes))
     }
 
     /// The longest datagram that the way carries now.
     pub fn datagram_bytes_max(&self) -> usize {
-        self.iroh.max_datagram_size().unwrap_or(0)
+        either!(&self.kind, it => it.datagram_bytes_max())
     }
 
     /// The next message that may be lost.
     pub async fn datagram(&self) -> Result<Vec<u8>, LinkError> {
-        let bytes = self
-            .iroh
-            .read_datagram()
-            .await
-            .map_err(|cause| self.link_error(&cause))?;
-        Ok(bytes.into())
+        either!(&self.kind, it => it.datagram().await)
     }
 
     /// Time there and back on the way in use, smoothed.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.chosen_path(|path| path.rtt())
+        either!(&self.kind, it => it.round_trip())
     }
 
     /// The way in use; `None` while none is chosen.
     pub fn way(&self) -> Option<Way> {
-        self.chosen_path(|path| {
-            if path.is_relay() {
-                Way::Relayed
-            } else {
-                Way::Direct
-            }
-        })
+        either!(&self.kind, it => it.way())
     }
 
     /// What has passed so far.
     pub fn traffic(&self) -> Traffic {
-        Traffic::of(&self.iroh.stats())
-    }
-
-    /// In the network log, what passes from now on counts as bearing this label: see [`Passed::labels`].
-    pub fn bears(&self, label: &str) {
-        self.bearer.bears(label);
+        either!(&self.kind, it => it.traffic())
     }
 
     /// Whether it is not known to have ended.
     pub fn is_open(&self) -> bool {
-        self.iroh.close_reason().is_none()
+        either!(&self.kind, it => it.is_open())
     }
 
     /// Ends the connection and tells the peer why.
     pub fn close(&self, goodbye: Goodbye) {
-        self.iroh
-            .close(VarInt::from_u32(goodbye.code()), goodbye.words().as_bytes());
+        either!(&self.kind, it => it.close(goodbye));
     }
 
     /// Waits for the end, and says why it came.
     pub async fn closed(&self) -> LinkError {
-        let cause = self.iroh.closed().await;
-        self.link_error(&cause)
+        either!(&self.kind, it => it.closed().await)
     }
 
     /// Waits for the end no longer than `deadline`, then ends it.
     pub async fn closed_within(&self, deadline: Duration) {
-        if within(deadline, self.iroh.closed()).await.is_none() {
+        if within(deadline, self.closed()).await.is_none() {
             self.close(Goodbye::Done);
         }
     }
+}
 
-    fn chosen_path<T>(&self, of: impl Fn(iroh::endpoint::Path<'_>) -> T) -> Option<T> {
-        let paths = self.iroh.paths();
-        paths.iter().find(|path| path.is_selected()).map(of)
+/// The half of a conversation that says something.
+#[derive(Debug)]
+pub(crate) struct SendHalf(Kind<iroh::endpoint::SendStream, guarded::SendHalf>);
+
+/// The half of a conversation that hears something.
+#[derive(Debug)]
+pub(crate) struct ReceiveHalf(Kind<iroh::endpoint::RecvStream, guarded::ReceiveHalf>);
+
+impl From<iroh::endpoint::SendStream> for SendHalf {
+    fn from(half: iroh::endpoint::SendStream) -> SendHalf {
+        SendHalf(Kind::Here(half))
+    }
+}
+
+impl From<guarded::SendHalf> for SendHalf {
+    fn from(half: guarded::SendHalf) -> SendHalf {
+        SendHalf(Kind::Guarded(half))
+    }
+}
+
+impl From<iroh::endpoint::RecvStream> for ReceiveHalf {
+    fn from(half: iroh::endpoint::RecvStream) -> ReceiveHalf {
+        ReceiveHalf(Kind::Here(half))
+    }
+}
+
+impl From<guarded::ReceiveHalf> for ReceiveHalf {
+    fn from(half: guarded::ReceiveHalf) -> ReceiveHalf {
+        ReceiveHalf(Kind::Guarded(half))
+    }
+}
+
+impl SendHalf {
+    /// Writes as many of `bytes` as there is room for, and says how many; an error is why the peer takes none. A write that is given up
+    /// wrote nothing.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<usize, String> {
+        match &mut self.0 {
+            Kind::Here(here) => here.write(bytes).await.map_err(|cause| cause.to_string()),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => guarded.write(bytes).await,
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
     }
 
-    fn link_error(&self, cause: &ConnectionError) -> LinkError {
-        let node = self.peer();
-        match cause {
-            ConnectionError::ApplicationClosed(close) => LinkError::Ended {
-                node,
-                // A peer's words: only what prints, and no more than a line of it.
-                reason: String::from_utf8_lossy(&close.reason)
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(80)
-                    .collect(),
-            },
-            ConnectionError::TimedOut | ConnectionError::Reset => LinkError::Silent { node },
-            ConnectionError::LocallyClosed => LinkError::ClosedHere { node },
-            other => LinkError::Broken {
-                node,
-                cause: other.to_string(),
-            },
+    /// Says that nothing follows. `false` where it is over already.
+    pub(crate) fn finish(&mut self) -> bool {
+        match &mut self.0 {
+            Kind::Here(here) => here.finish().is_ok(),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => guarded.finish(),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
+    }
+
+    /// Waits until the peer has everything, or wants no more, or has gone.
+    pub(crate) async fn stopped(&mut self) {
+        match &mut self.0 {
+            // Gone or not, nothing more can be done about it.
+            Kind::Here(here) => drop(here.stopped().await),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => guarded.stopped().await,
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
+    }
+
+    /// Tells the peer that the rest will not come.
+    pub(crate) fn reset(&mut self, code: VarInt) {
+        match &mut self.0 {
+            // It fails only where the peer was first.
+            Kind::Here(here) => drop(here.reset(code)),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => guarded.reset(code),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
+    }
+}
+
+impl ReceiveHalf {
+    /// The next bytes, as many as there are and fit; `None` at the peer's end.
+    pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, String> {
+        match &mut self.0 {
+            Kind::Here(here) => here.read(bytes).await.map_err(|cause| cause.to_string()),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => guarded.read(bytes).await,
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
+    }
+
+    /// Tells the peer that nothing more is wanted.
+    pub(crate) fn stop(&mut self, code: VarInt) {
+        match &mut self.0 {
+            // It fails only where the peer was first.
+            Kind::Here(here) => drop(here.stop(code)),
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => guarded.stop(code),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
         }
     }
 }
@@ -689,10 +695,13 @@ impl Connection {
 /// One conversation: ordered bytes both ways.
 #[derive(Debug)]
 pub struct Stream {
-    pub(crate) send: iroh::endpoint::SendStream,
-    pub(crate) receive: iroh::endpoint::RecvStream,
+    pub(crate) send: SendHalf,
+    pub(crate) receive: ReceiveHalf,
     pub(crate) throttle: Throttle,
 }
+
+/// Bytes that are read at once where all of a conversation is wanted.
+const PIECE_BYTES: usize = 4 << 10;
 
 impl Stream {
     /// Writes all of `bytes`; waits while the peer reads slowly.
@@ -700,7 +709,7 @@ impl Stream {
         let mut rest = bytes;
         while !rest.is_empty() {
             let wrote = write_some(&self.throttle, &mut self.send, rest).await;
-            let wrote = wrote.map_err(|cause| StreamError::Left(cause.to_string()))?;
+            let wrote = wrote.map_err(StreamError::Left)?;
             rest = &rest[wrote..];
         }
         Ok(())
@@ -708,39 +717,47 @@ impl Stream {
 
     /// The next bytes, as many as there are and fit; `None` at the peer's end.
     pub async fn read_some(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, StreamError> {
-        let read = self.receive.read(bytes).await;
-        read.map_err(|cause| StreamError::Left(cause.to_string()))
+        self.receive.read(bytes).await.map_err(StreamError::Left)
     }
 
     /// Says that nothing follows.
     pub fn finish(&mut self) {
-        // It fails only where the stream is over already.
+        // Where the conversation is over already, that was said.
         let _ = self.send.finish();
     }
 
     /// Fills `bytes`, or fails where the peer says less.
     pub async fn read(&mut self, bytes: &mut [u8]) -> Result<(), StreamError> {
-        self.receive
-            .read_exact(bytes)
-            .await
-            .map_err(|cause| StreamError::Left(cause.to_string()))
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.read_some(&mut bytes[filled..]).await? {
+                Some(count) => filled += count,
+                None => {
+                    return Err(StreamError::Left(format!(
+                        "it said {filled} bytes and owed {}",
+                        bytes.len()
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Everything until the peer's end, no more than `bytes_max`.
     pub async fn read_all(&mut self, bytes_max: usize) -> Result<Vec<u8>, StreamError> {
-        self.receive
-            .read_to_end(bytes_max)
-            .await
-            .map_err(|cause| match cause {
-                ReadToEndError::TooLong => StreamError::TooLong { bytes_max },
-                ReadToEndError::Read(cause) => StreamError::Left(cause.to_string()),
-            })
+        let (mut all, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
+        while let Some(count) = self.read_some(&mut piece).await? {
+            if count > bytes_max - all.len() {
+                return Err(StreamError::TooLong { bytes_max });
+            }
+            all.extend_from_slice(&piece[..count]);
+        }
+        Ok(all)
     }
 
     /// Waits until the peer has everything, or has gone.
     pub async fn delivered(&mut self) {
-        // Gone or not, nothing more can be done about it.
-        let _ = self.send.stopped().await;
+        self.send.stopped().await;
     }
 }
 
@@ -748,9 +765,9 @@ impl Stream {
 /// up wrote nothing.
 pub(crate) async fn write_some(
     throttle: &Throttle,
-    send: &mut iroh::endpoint::SendStream,
+    send: &mut SendHalf,
     bytes: &[u8],
-) -> Result<usize, WriteError> {
+) -> Result<usize, String> {
     let room = throttle.room(bytes.len()).await;
     let wrote = send.write(&bytes[..room]).await?;
     throttle.spend(wrote);

@@ -226,6 +226,14 @@ impl Identity {
         self.secret.sign(bytes).to_bytes()
     }
 
+    /// The identity of this key, told by whoever has it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_secret(secret: &[u8; 32]) -> Identity {
+        Identity {
+            secret: SecretKey::from_bytes(secret),
+        }
+    }
+
     pub(crate) fn secret(&self) -> &SecretKey {
         &self.secret
     }

@@ -23,7 +23,7 @@ use crate::pseudonym::{PseudonymError, Pseudonyms};
 #[derive(PartialEq, Eq)]
 pub struct Cleared<T> {
     value: T,
-    grounds: Arc<Grounds>,
+    grounds: Arc<Basis>,
 }
 
 /// Printing it for a log shows where it may go, and nothing of what it is.
@@ -36,7 +36,7 @@ impl<T> std::fmt::Debug for Cleared<T> {
 
 /// On what grounds something may leave.
 #[derive(Debug, PartialEq, Eq)]
-struct Grounds {
+struct Basis {
     label: Label,
     decision: Decision,
     to: Destination,
@@ -136,7 +136,7 @@ impl Purpose<'_> {
 /// let forged = heph_privacy::Clearance(todo!());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clearance(Arc<Grounds>);
+pub struct Clearance(Arc<Basis>);
 
 impl Clearance {
     /// Leave for what is as private as `label` says: whole, or not at all.
@@ -171,7 +171,7 @@ impl Clearance {
     }
 
     fn by(label: &Label, decision: Decision, purpose: Purpose, replaced: usize) -> Clearance {
-        Clearance(Arc::new(Grounds {
+        Clearance(Arc::new(Basis {
             label: label.clone(),
             decision,
             to: purpose.to.clone(),

@@ -106,6 +106,17 @@ impl Label {
         self.tags.iter().map(String::as_str)
     }
 
+    /// What a log says of it: its level, then what made it so.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let level = match self.level {
+            Level::Public => "public",
+            Level::Internal => "internal",
+            Level::Private => "private",
+            Level::Secret => "secret",
+        };
+        std::iter::once(level).chain(self.tags())
+    }
+
     /// Whether this is at least as private as `other`, for all its reasons.
     pub fn covers(&self, other: &Label) -> bool {
         self.join(other) == *self

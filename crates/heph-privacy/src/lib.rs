@@ -4,6 +4,7 @@
 //! socket and draws no number: same input, same answer. Knows no models of language, no nodes and no prices.
 
 mod clear;
+mod grounds;
 mod hex;
 pub mod label;
 pub mod pii;
@@ -12,3 +13,4 @@ pub mod pseudonym;
 pub mod receipt;
 
 pub use clear::{Clearance, Cleared, Purpose, Replaced, Stays, clear, clear_text, label_of, replace};
+pub use grounds::Grounds;

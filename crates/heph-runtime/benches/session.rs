@@ -106,6 +106,7 @@ fn machine(home: &std::path::Path) -> Network {
         keys: Some(Keys::File),
         name: "bench".to_owned(),
         endpoint: EndpointOptions::loopback(),
+        guard: None,
     };
     Network::start(options).expect("a socket")
 }

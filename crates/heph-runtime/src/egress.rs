@@ -18,7 +18,6 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use heph_privacy::label::{Label, Level};
 use serde::{Deserialize, Serialize};
 
 /// The file below HEPH's folder.
@@ -138,17 +137,6 @@ impl Way {
             counted: self.counted,
         }
     }
-}
-
-/// The words of a label as a line of the journal has them: its level, then its tags.
-pub(crate) fn words(label: &Label) -> impl Iterator<Item = &str> {
-    let level = match label.level() {
-        Level::Public => "public",
-        Level::Internal => "internal",
-        Level::Private => "private",
-        Level::Secret => "secret",
-    };
-    std::iter::once(level).chain(label.tags())
 }
 
 /// Bytes both ways.

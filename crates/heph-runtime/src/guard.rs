@@ -13,16 +13,19 @@
 //! When a file that the guard read changes, it lets nothing up any more, is let go of, and a new one reads what stands there then.
 
 mod keep;
+#[cfg(target_os = "linux")]
+mod machines;
 mod outlet;
 #[cfg(target_os = "linux")]
 pub mod process;
 mod warden;
 mod words;
 
+pub use heph_privacy::Grounds;
 pub(crate) use outlet::Conn;
 pub use outlet::{Outlet, Stands, begin_with, note_all};
 pub use warden::named;
-pub use words::{Barred, Grounds, Leave, slack};
+pub use words::{Barred, Leave, slack};
 
 /// One end of a pair of sockets that stays on this machine.
 #[cfg(unix)]

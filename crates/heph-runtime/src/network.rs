@@ -35,6 +35,7 @@ use heph_privacy::Stays;
 
 use crate::discretion::through_relay;
 use crate::egress::{Journal, Watch};
+use crate::guard::Outlet;
 use crate::rules::Rules;
 use crate::settings::Keys;
 use crate::ways::Ways;
@@ -70,6 +71,8 @@ pub struct NetworkOptions {
     pub name: String,
     /// The socket, the relay and whether to look around.
     pub endpoint: EndpointOptions,
+    /// Whose guard is to own the socket, where it is a process of its own; `None`, and this process owns it: see [`crate::guard`].
+    pub guard: Option<Outlet>,
 }
 
 /// Why a machine cannot be on the network.
@@ -195,9 +198,7 @@ impl Network {
         TrustBook::open(&options.home)?;
         let threads = Threads::start()?;
         let (ways, journal) = (Ways::open(&options.home), Journal::at(&options.home));
-        let endpoint = threads
-            .carrier
-            .block_on(Endpoint::bind(&identity, options.endpoint.clone()))?;
+        let endpoint = threads.carrier.block_on(bound(&identity, &options))?;
         let network = Network(Arc::new(Inner {
             options,
             identity,
@@ -550,6 +551,15 @@ impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Network({})", self.node().short())
     }
+}
+
+/// The socket of this machine: the guard's where there is one, else its own.
+async fn bound(identity: &Identity, options: &NetworkOptions) -> Result<Endpoint, BindError> {
+    #[cfg(target_os = "linux")]
+    if let Some(guards) = options.guard.as_ref().and_then(Outlet::machines) {
+        return Endpoint::behind(guards, identity, options.endpoint.clone()).await;
+    }
+    Endpoint::bind(identity, options.endpoint.clone()).await
 }
 
 /// The identity of `home`, kept where the person wants it: see [`settings`](crate::settings).

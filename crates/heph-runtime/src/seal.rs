@@ -6,8 +6,8 @@
 //! descriptors that the rest of the process has open: where a command needs no network at all, the whole process is
 //! sealed. Elsewhere there is no such filter, and [`process`] and [`thread`] say so.
 //!
-//! A command that asks others seals itself against TCP ([`outward`]): its connections are the guard's ([`crate::guard`]), which gives up
-//! everything else ([`guard`]). UDP stays, which machines are spoken to by.
+//! A command that asks others seals itself against sockets of the internet ([`outward`]): its connections and the socket by which it speaks to
+//! machines are the guard's ([`crate::guard`]), which gives up everything else ([`guard`]). A command that lends keeps UDP.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -48,11 +48,20 @@ pub fn thread() -> Seal {
     sealed(Reach::Thread)
 }
 
-/// Seals this thread and all that it starts against connections of its own: no socket but UDP and those that stay on this machine can
-/// be made, and where the kernel knows how (Landlock, from 6.7 on) no TCP socket that is there already can be connected. For a command
-/// that asks others, before it starts any thread. Guards, programs of the person's and the door's own socket are begun by one thread that
-/// is not sealed ([`unsealed`]).
-pub fn outward() -> Seal {
+/// Which sockets of the internet a command makes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Makes {
+    /// None: it asks, and all that it asks by is the guard's.
+    Nothing,
+    /// UDP, by which it lends.
+    Udp,
+}
+
+/// Seals this thread and all that it starts against connections of its own: no socket but those that stay on this machine, and those that it
+/// `makes`, can be made, and where the kernel knows how (Landlock, from 6.7 on) no TCP socket that is there already can be connected. For a
+/// command that asks others, before it starts any thread. Guards, programs of the person's and the door's own socket are begun by one thread
+/// that is not sealed ([`unsealed`]).
+pub fn outward(makes: Makes) -> Seal {
     if BEGINS.get().is_none() {
         let (to, jobs) = mpsc::sync_channel::<Job>(JOBS_WAITING);
         let begun = std::thread::Builder::new()
@@ -64,7 +73,7 @@ pub fn outward() -> Seal {
         }
         let _ = BEGINS.set(to);
     }
-    of_system::outward()
+    of_system::outward(makes)
 }
 
 /// Does something on the thread that is not sealed, where there is one; else here. For what the person named, and for nothing that is made
@@ -166,7 +175,9 @@ enum Reach {
 #[cfg(target_os = "linux")]
 mod of_system {
     use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
 
+    use heph_net::endpoint::key_log;
     use landlock::{
         ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
         path_beneath_rules,
@@ -177,7 +188,7 @@ mod of_system {
         SeccompRule,
     };
 
-    use super::{Given, Reach, Seal};
+    use super::{Given, Makes, Reach, Seal};
 
     /// Calls that are refused with "not permitted" to whoever needs no network.
     const REFUSED: [i64; 15] = [
@@ -233,7 +244,10 @@ mod of_system {
         libc::SYS_kexec_load,
     ];
 
-    /// Families of sockets that a process with a guard makes: within this machine, to ask the kernel about the network, and UDP.
+    /// Families of sockets that stay within this machine, or ask the kernel about the network.
+    const WITHIN: [i32; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
+
+    /// The same, and those of the internet.
     const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_INET, libc::AF_INET6];
 
     /// Packets with their heads, as old programs asked for them.
@@ -277,13 +291,16 @@ mod of_system {
         said(applied)
     }
 
-    pub(super) fn outward() -> Seal {
+    pub(super) fn outward(makes: Makes) -> Seal {
         // What it says is no less of a seal: older kernels know no such rule.
         let _ = no_connects();
-        let sockets = no_other().and_then(|other| Ok((other, no_tcp()?)));
-        let applied = sockets.and_then(|(other, tcp)| {
+        let sockets = match makes {
+            Makes::Nothing => none_but(&WITHIN),
+            Makes::Udp => none_but(&FAMILIES).and_then(|other| Ok([other, no_tcp()?].concat())),
+        };
+        let applied = sockets.and_then(|sockets| {
             let mut rules = refused(&AROUND);
-            rules.insert(libc::SYS_socket, [other, tcp].concat());
+            rules.insert(libc::SYS_socket, sockets);
             seccompiler::apply_filter(&filter(rules)?)
         });
         said(applied)
@@ -293,7 +310,7 @@ mod of_system {
         // Neither a dump of its memory nor a debugger of the same person.
         let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         let files = files().unwrap_or_else(|error| Seal::NotKept(error.to_string()));
-        let applied = no_other().and_then(|other| {
+        let applied = none_but(&FAMILIES).and_then(|other| {
             let mut rules = refused(&AROUND);
             rules.extend(refused(&OF_NO_USE));
             rules.insert(libc::SYS_socket, other);
@@ -313,15 +330,19 @@ mod of_system {
         }
     }
 
-    /// No file but those of [`OF_NAMES`], no socket that others can reach, and no signal to others.
+    /// No file but those of [`OF_NAMES`] (and in a build for tests the folder of [`key_log`]), no socket that others can reach, and no signal
+    /// to others.
     fn files() -> Result<Seal, landlock::RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let keys = key_log().map(PathBuf::from);
+        let keys = keys.as_deref().and_then(Path::parent);
         let status = Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V5))?
             .handle_access(AccessNet::BindTcp)?
             .scope(Scope::from_all(ABI::V6))?
             .create()?
             .add_rules(path_beneath_rules(OF_NAMES, read))?
+            .add_rules(path_beneath_rules(keys, AccessFs::from_all(ABI::V5)))?
             .restrict_self()?;
         Ok(match status.ruleset {
             RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Seal::Kept,
@@ -347,10 +368,12 @@ mod of_system {
         pairs.map(rule).collect()
     }
 
-    /// The rule that holds for sockets of all families but [`FAMILIES`].
-    fn no_other() -> Result<Vec<SeccompRule>, seccompiler::Error> {
-        let others = FAMILIES.map(|family| condition(0, SeccompCmpOp::Ne, family));
-        let others: Result<Vec<_>, _> = others.into_iter().collect();
+    /// The rule that holds for sockets of all families but these.
+    fn none_but(families: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::Error> {
+        let others = families.iter();
+        let others: Result<Vec<_>, _> = others
+            .map(|family| condition(0, SeccompCmpOp::Ne, *family))
+            .collect();
         Ok(vec![SeccompRule::new(others?)?])
     }
 
@@ -384,13 +407,13 @@ mod of_system {
 
 #[cfg(not(target_os = "linux"))]
 mod of_system {
-    use super::{Given, Reach, Seal};
+    use super::{Given, Makes, Reach, Seal};
 
     pub(super) fn seal(_: Reach) -> Seal {
         Seal::NotKept("this system has no filter that heph knows".to_owned())
     }
 
-    pub(super) fn outward() -> Seal {
+    pub(super) fn outward(_: Makes) -> Seal {
         seal(Reach::Process)
     }
 
@@ -469,22 +492,27 @@ mod tests {
         let tries = move || {
             let connects = denied(TcpStream::connect(open).map(drop));
             let listens = denied(TcpListener::bind("127.0.0.1:0").map(drop));
-            let stays = UdpSocket::bind("127.0.0.1:0").is_ok() && UnixDatagram::unbound().is_ok();
-            (connects, listens, stays)
-        };
-        let (own, started, begun) = thread::spawn(move || {
-            assert_eq!(outward(), Seal::Kept);
-            let started = thread::spawn(tries).join().unwrap();
+            let stays = UnixDatagram::unbound().is_ok();
             (
-                tries(),
-                started,
-                unsealed(move || TcpStream::connect(open).is_ok()),
+                connects && listens && stays,
+                UdpSocket::bind("127.0.0.1:0").is_ok(),
             )
-        })
-        .join()
-        .unwrap();
-        assert_eq!((own, started), ((true, true, true), (true, true, true)));
-        assert!(begun, "what the person named is begun where it can be");
+        };
+        for (makes, udp) in [(Makes::Nothing, false), (Makes::Udp, true)] {
+            let (own, started, begun) = thread::spawn(move || {
+                assert_eq!(outward(makes), Seal::Kept);
+                let started = thread::spawn(tries).join().unwrap();
+                (
+                    tries(),
+                    started,
+                    unsealed(move || TcpStream::connect(open).is_ok()),
+                )
+            })
+            .join()
+            .unwrap();
+            assert_eq!((own, started), ((true, udp), (true, udp)), "{makes:?}");
+            assert!(begun, "what the person named is begun where it can be");
+        }
         assert!(TcpStream::connect(open).is_ok(), "other threads are as they were");
     }
 
@@ -495,7 +523,7 @@ mod tests {
         let open = listener.local_addr().unwrap();
         let made = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         let said = thread::spawn(move || {
-            outward();
+            outward(Makes::Udp);
             connect(&made, &open)
         });
         let said = said.join().unwrap();

@@ -37,7 +37,7 @@ struct Report {
     identity: Whereabouts,
     /// Whether the kernel keeps what needs no network from it.
     seal: String,
-    /// Who opens connections to providers, hubs and servers of tools.
+    /// Who opens connections to machines, providers, hubs and servers of tools.
     connections: String,
 }
 

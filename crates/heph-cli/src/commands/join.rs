@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         .concat()
         .parse()
         .map_err(|e: heph_net::ticket::TicketError| Failure::new(Exit::Usage, e.to_string()))?;
-    let network = Network::start(machine::asking(settings))?;
+    let network = Network::start(machine::asking(settings, &[]))?;
     let met = network
         .block_on(network.join(&ticket, DEADLINE))
         .map_err(Failure::from);

@@ -136,7 +136,7 @@ fn show(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     let found = match arguments.offline || known.is_empty() {
         true => None,
         false => {
-            let network = Network::start(machine::asking(settings))?;
+            let network = Network::start(machine::asking(settings, &[]))?;
             let found = contacts(&network, &known, DEADLINE);
             network.close(GOODBYE);
             Some(found)

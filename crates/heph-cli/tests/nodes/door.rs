@@ -14,7 +14,7 @@ use super::{Home, NodeProcess, watch_until};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Long enough to be broken into, and ended by its length alone: the model's two ends are kept from it.
-fn endless(tokens: usize) -> Value {
+pub(crate) fn endless(tokens: usize) -> Value {
     json!({ "max_tokens": tokens, "temperature": 0.8, "seed": 7, "logit_bias": { "0": -100, "2": -100 } })
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn events(body: &str) -> Vec<Value> {
 }
 
 /// The text of a stream of `/v1/completions`.
-fn spoken(events: &[Value]) -> String {
+pub(crate) fn spoken(events: &[Value]) -> String {
     let pieces = events.iter().filter_map(|e| e["choices"][0]["text"].as_str());
     pieces.collect()
 }

@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Home;
-use super::door::DoorProcess;
+use super::door::{DoorProcess, endless, events, spoken};
 use super::mock::{Act, ok, play};
 use super::providers::{chat, home, story};
+use super::{Home, NodeProcess};
 
 /// What the system says of a process or a thread under `name`.
 fn status(place: &str, name: &str) -> Option<String> {
@@ -158,6 +158,68 @@ fn a_guard_ends_with_whoever_began_it() {
         status(&guard.to_string(), "State").is_none_or(|state| state.starts_with('Z'))
     });
     assert!(ended);
+}
+
+/// Sockets of UDP that a process has.
+fn udp(pid: u32) -> usize {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let names: Vec<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+    let every = ["udp", "udp6"].map(|kind| fs::read_to_string(format!("/proc/{pid}/net/{kind}")).unwrap());
+    let of = |line: &str| {
+        line.split_whitespace()
+            .nth(9)
+            .map(|inode| format!("socket:[{inode}]"))
+    };
+    let lines = every.iter().flat_map(|text| text.lines().skip(1).filter_map(of));
+    lines.filter(|name| names.contains(name)).count()
+}
+
+#[test]
+fn a_door_speaks_to_machines_through_a_guard_and_a_killed_one_changes_no_byte() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    for mode in ["remote", "layered"] {
+        let mut body = endless(400);
+        (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
+        body["heph"] = json!({ "mode": "local" });
+        let calm = spoken(&events(&door.ask("POST", "/v1/completions", &body, "").2));
+        body["heph"] = json!({ "mode": mode });
+        let mut stream = BufReader::new(door.send("POST", "/v1/completions", &body, ""));
+        let mut heard = String::new();
+        while events(&heard).len() < 3 {
+            assert!(stream.read_line(&mut heard).unwrap() > 0, "{mode}: {heard}");
+        }
+        let guards = guards(door.pid());
+        assert!(!guards.is_empty() && guards.iter().any(|guard| udp(*guard) > 0));
+        assert_eq!(
+            udp(door.pid()),
+            0,
+            "the process that has the prompts has no such socket"
+        );
+        guards.into_iter().for_each(kill);
+        stream.read_to_string(&mut heard).unwrap();
+        assert_eq!(spoken(&events(&heard)), calm, "{mode}");
+    }
+    // The next question finds the node again.
+    let mut body = endless(20);
+    (body["prompt"], body["heph"]) = (json!("Once upon a time"), json!({ "mode": "remote" }));
+    let answer = door.post("/v1/completions", &body);
+    let places = answer["heph"]["receipt"]["places"].to_string();
+    assert!(places.contains("node-a"), "{answer}");
+    // What a guard counted is written down within two seconds.
+    let counted = |way: &Value| {
+        let labels = way["labels"].to_string();
+        let sent = way["up"].as_u64() > Some(0);
+        way["who"] == "node-a" && way["purpose"] == "session" && labels.contains("internal") && sent
+    };
+    let logged = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        let log = desk.json(&["egress", "--json"]);
+        log["ways"].as_array().unwrap().iter().any(counted)
+    });
+    assert!(logged, "{}", desk.json(&["egress", "--json"]));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heph_types::NodeId;
 use iroh::endpoint::{ConnectionStats, WeakConnectionHandle};
+use serde::{Deserialize, Serialize};
 
 use super::{Protocol, Traffic};
 
@@ -20,7 +21,7 @@ const ENDED_MAX: usize = 4096;
 const LABELS_MAX: usize = 16;
 
 /// What one connection has sent and received so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
     /// Distinguishes it from all others of this socket.
     pub number: u64,
@@ -37,7 +38,7 @@ pub struct Passed {
 }
 
 /// What the socket itself has sent, whatever for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketTotal {
     /// Bytes of UDP payloads that were handed to the system.
     pub sent_bytes: u64,
@@ -143,6 +144,11 @@ impl Tally {
 }
 
 impl Bearer {
+    /// The connection's number.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// From now on the connection counts as one that carried something with this label.
     pub(super) fn bears(&self, label: &str) {
         let mut kept = self.tally.kept();

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use heph_net::address::NodeAddress;
 use heph_net::endpoint::{CONNECT_DEADLINE, ConnectError, Goodbye, LinkError, Way};
+use heph_privacy::Grounds;
+use heph_privacy::label::{Label, Level};
 use heph_types::NodeId;
 
 use super::*;
@@ -29,7 +31,14 @@ async fn both_ends_know_who_the_other_is() {
 async fn what_a_connection_carried_is_told_while_it_lives_and_once_when_it_is_over() {
     let (desk, node) = (endpoint().await, endpoint().await);
     let (to, from) = connected(&desk, &node, Protocol::Session).await;
-    to.bears("private");
+    let grounds = Grounds {
+        label: Label::new(Level::Private, "source:prompt"),
+        mode: "remote".to_owned(),
+        credits: 0,
+        replaced: false,
+        rules: Vec::new(),
+    };
+    assert_eq!(to.shows(&grounds).await, Ok(()));
     echoes(&to, &from).await;
     let alive = desk.passed();
     assert_eq!(alive.len(), 1);

@@ -8,7 +8,7 @@ use super::*;
 
 /// Sends what it is told to, tells what it hears, ends when both sides have said all.
 #[derive(Default)]
-struct Talk {
+pub(super) struct Talk {
     unsent: Vec<u8>,
     heard: Vec<Vec<u8>>,
     /// Said all.
@@ -18,13 +18,13 @@ struct Talk {
     deadline: Option<Duration>,
 }
 
-enum Say {
+pub(super) enum Say {
     Bytes(Vec<u8>),
     AndDone,
 }
 
 #[derive(Debug, PartialEq)]
-enum Trouble {
+pub(super) enum Trouble {
     Late,
     Rude,
 }
@@ -95,7 +95,7 @@ async fn talking(here: Talk, there: Talk) -> (Conversation<Talk>, Conversation<T
     (here, there)
 }
 
-async fn heard(conversation: &mut Conversation<Talk>, bytes: usize) -> Vec<u8> {
+pub(super) async fn heard(conversation: &mut Conversation<Talk>, bytes: usize) -> Vec<u8> {
     let mut heard = Vec::new();
     while heard.len() < bytes {
         heard.extend(conversation.event().await.expect("more to hear"));

@@ -2,6 +2,8 @@
 
 mod connecting;
 mod conversations;
+#[cfg(target_os = "linux")]
+mod guarded;
 mod pairing;
 mod relays;
 mod shards;

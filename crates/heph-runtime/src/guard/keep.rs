@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Stream;
 use super::warden::Warden;
 use super::words::{Asked, Barred, Carried, Leave, Lines, Next, Told, say, slack};
-use crate::egress::{self, Bytes, Kind};
+use crate::egress::{Bytes, Kind};
 
 /// How often it is looked whether anything passed, or has to end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -206,13 +206,16 @@ impl Kept {
             return Ok(());
         }
         let leave = &passing.leave;
-        let label = leave.grounds.iter().map(|grounds| &grounds.label);
         let carried = Carried {
             kind: leave.kind,
             to: passing.to.to_string(),
             who: leave.who.clone(),
             purpose: leave.purpose.clone(),
-            labels: label.flat_map(egress::words).map(str::to_owned).collect(),
+            labels: leave
+                .grounds
+                .iter()
+                .flat_map(|grounds| grounds.label.words().map(str::to_owned))
+                .collect(),
             bytes,
         };
         say(&self.words, &Told::Carried(carried))

@@ -3,14 +3,21 @@
 
 use std::io::{self, Read};
 use std::net::Shutdown;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use super::process::Ends;
 use super::warden::{Reading, Warden};
 use super::words::{Asked, Barred, Carried, Leave, Lines, Next, Told, say};
 use super::{Stream, keep, pair};
+#[cfg(target_os = "linux")]
+use heph_net::endpoint::Guards;
+
 use crate::egress::{Counted, Journal, Line, Way};
 use crate::network::seconds_since_1970;
 use crate::settings::{Allowance, Settings};
@@ -41,10 +48,13 @@ pub enum Stands {
 impl std::fmt::Display for Stands {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Alone { sealed, .. } => write!(f, "opened by a guard in a process of its own; {sealed}"),
+            Self::Alone { sealed, .. } => write!(
+                f,
+                "opened by a guard in a process of its own, those to machines too; {sealed}"
+            ),
             Self::Here(why) => write!(
                 f,
-                "opened by this process itself, which asks the policy again: {why}"
+                "opened by this process itself, which asks the policy again but for machines: {why}"
             ),
         }
     }
@@ -160,6 +170,25 @@ impl Outlet {
         })
     }
 
+    /// Who is to own the socket by which machines are reached; `None` where no guard is a process of its own. Whoever asks again is given to
+    /// another guard: the one before is gone, or has read what is old by now.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn machines(&self) -> Option<Guards> {
+        BEGIN.get()?;
+        let (post, given) = (Arc::clone(&self.post), Mutex::new(None));
+        Some(Arc::new(move |words, questions| {
+            let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
+            post.retire(given.take());
+            let first = post.hand_machines(&words, &questions, &mut given);
+            let handed = first.or_else(|_| {
+                // One that others began before, and that ended since.
+                post.retire(given.take());
+                post.hand_machines(&words, &questions, &mut given)
+            });
+            handed.map_err(io::Error::other)
+        }))
+    }
+
     /// A connection for what `leave` says.
     ///
     /// # Errors
@@ -248,7 +277,8 @@ impl Post {
             #[cfg(target_os = "linux")]
             Guard::Alone(begun) => {
                 *asked = Some(begun.pid);
-                super::process::hand_over(&begun.control, &words, &data)
+                let ends = [words.as_fd(), data.as_fd()];
+                super::process::hand_over(&begun.control, Ends::Connection, ends)
                     .map_err(|error| Barred::Gone(error.to_string()))
             }
             #[cfg(not(target_os = "linux"))]
@@ -261,6 +291,25 @@ impl Post {
             }
             Guard::Unbegun { .. } => Err(Barred::Gone("none was begun".to_owned())),
         }
+    }
+
+    /// Gives the guard its ends of an endpoint for machines.
+    #[cfg(target_os = "linux")]
+    fn hand_machines(
+        &self,
+        words: &OwnedFd,
+        questions: &OwnedFd,
+        asked: &mut Option<u32>,
+    ) -> Result<(), Barred> {
+        let mut guard = self.guard();
+        self.begun(&mut guard)?;
+        let Guard::Alone(begun) = &*guard else {
+            return Err(Barred::Gone(here().to_owned()));
+        };
+        *asked = Some(begun.pid);
+        let ends = [words.as_fd(), questions.as_fd()];
+        super::process::hand_over(&begun.control, Ends::Machines, ends)
+            .map_err(|error| Barred::Gone(error.to_string()))
     }
 
     /// Lets go of the guard of that number, unless somebody else did: what it keeps it keeps to its end, and the next connection is

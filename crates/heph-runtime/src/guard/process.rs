@@ -2,18 +2,20 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use heph_net::endpoint::{key_log, mirror};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
+use super::machines::Machines;
 use super::outlet::{Begun, Start};
 use super::warden::{Reading, Warden};
 use super::words::{Lines, Next, say};
@@ -57,6 +59,7 @@ pub(super) fn begin(start: &Start) -> io::Result<Begun> {
         .env_clear()
         .env("HEPH_HOME", std::path::absolute(&start.home)?)
         .env("HEPH_ALLOW", words(&start.allow))
+        .envs(key_log().map(|path| ("SSLKEYLOGFILE", path)))
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(far)))
         .stdout(Stdio::null())
@@ -95,21 +98,44 @@ fn words(allow: &[Allowance]) -> String {
     words.collect::<Vec<_>>().join(",")
 }
 
-/// Gives a guard its ends of a connection.
-pub(super) fn hand_over(control: &Stream, words: &Stream, data: &Stream) -> io::Result<()> {
-    let ends = [words.as_fd(), data.as_fd()];
+/// What a guard is handed the ends of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// A connection: of what is said about it, and of what passes.
+    Connection,
+    /// An endpoint for machines: of what is said about it, and of questions.
+    Machines,
+}
+
+impl Ends {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Connection => b'c',
+            Self::Machines => b'm',
+        }
+    }
+}
+
+/// Gives a guard two ends.
+pub(super) fn hand_over(control: &Stream, what: Ends, ends: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+    let letter = [what.letter()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     beside.push(SendAncillaryMessage::ScmRights(&ends));
-    let sent = sendmsg(control, &[IoSlice::new(b"c")], &mut beside, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(
+        control,
+        &[IoSlice::new(&letter)],
+        &mut beside,
+        SendFlags::NOSIGNAL,
+    )?;
     match sent {
         1 => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
 }
 
-/// Two ends of a connection; `None` where whoever began this guard needs it no more.
-fn taken(control: &Stream) -> io::Result<Option<(Stream, Stream)>> {
+/// Two ends; `None` where whoever began this guard needs it no more.
+fn taken(control: &Stream) -> io::Result<Option<(Ends, OwnedFd, OwnedFd)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let mut word = [0];
@@ -122,8 +148,11 @@ fn taken(control: &Stream) -> io::Result<Option<(Stream, Stream)>> {
         RecvAncillaryMessage::ScmRights(ends) => ends.collect::<Vec<_>>(),
         _ => Vec::new(),
     });
-    match (ends.next(), ends.next()) {
-        (Some(words), Some(data)) => Ok(Some((Stream::from(words), Stream::from(data)))),
+    let what = [Ends::Connection, Ends::Machines]
+        .into_iter()
+        .find(|what| [what.letter()] == word);
+    match (what, ends.next(), ends.next()) {
+        (Some(what), Some(one), Some(other)) => Ok(Some((what, one, other))),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -141,7 +170,7 @@ pub fn run(settings: &Settings, was_there: bool) -> io::Result<()> {
     let has_policy = warden.has_policy();
     say(&control, &Hello { sealed, has_policy })?;
     let (warden, open) = (Arc::new(warden), Arc::new(AtomicUsize::new(0)));
-    while let Ok(Some((words, data))) = taken(&control) {
+    while let Ok(Some((what, words, other))) = taken(&control) {
         if open.load(Ordering::Acquire) >= CONNECTIONS_MAX {
             continue;
         }
@@ -150,7 +179,10 @@ pub fn run(settings: &Settings, was_there: bool) -> io::Result<()> {
         let keeping = std::thread::Builder::new().name("heph-guard".to_owned());
         // Where the system gives no thread, both ends close, and whoever asked is told so.
         let _ = keeping.spawn(move || {
-            keep::keep(words, data, &warden);
+            match what {
+                Ends::Connection => keep::keep(Stream::from(words), Stream::from(other), &warden),
+                Ends::Machines => keep_machines(words, other, warden),
+            }
             drop(one);
         });
     }
@@ -158,6 +190,15 @@ pub fn run(settings: &Settings, was_there: bool) -> io::Result<()> {
         std::thread::sleep(LOOK_EVERY);
     }
     Ok(())
+}
+
+/// Keeps an endpoint on this one thread, which polls both sides.
+fn keep_machines(words: OwnedFd, questions: OwnedFd, warden: Arc<Warden>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Where the system gives none, both ends close, and whoever asked is told so.
+    if let Ok(runtime) = runtime {
+        runtime.block_on(mirror::keep(words, questions, Arc::new(Machines(warden))));
+    }
 }
 
 /// Counts as one while it lives.

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use heph_net::trust::{self, Peer, TrustBook};
+use heph_privacy::Grounds;
 use heph_privacy::policy::{Ask, Destination, Kind as Place, Policies, Rule, Verdict, When};
 use heph_providers::Provider;
-use heph_types::Leaves;
+use heph_types::{Leaves, NodeId};
 use serde::Deserialize;
 
-use super::words::{Barred, Grounds, Leave};
+use super::words::{Barred, Leave};
+use crate::discretion::{place, shows_text_alone};
 use crate::egress::Kind;
 use crate::providers::{PROVIDERS_FILE, ProviderBook, leave};
 use crate::rules::{Read, Rules, Stamp, stamp};
@@ -49,6 +52,10 @@ struct Books {
     providers: Result<Vec<Provider>, String>,
     /// Addresses of servers of tools.
     tools: BTreeMap<String, String>,
+    /// The files that say which machine may be shown what.
+    of_machines: Vec<Stamp>,
+    /// Machines that this one has met, or why they are not known.
+    machines: Result<Vec<Peer>, String>,
 }
 
 impl Warden {
@@ -98,6 +105,55 @@ impl Warden {
         self.books().is_err()
     }
 
+    /// Whether the rules or the book of machines are others than those that were read.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    pub(super) fn has_old_machines(&self) -> bool {
+        let books = self.read();
+        books.rules.is_over() || books.of_machines != of_machines(&self.home, &self.rules)
+    }
+
+    /// The machine, as the book has it.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    pub(super) fn machine(&self, node: NodeId) -> Result<Peer, String> {
+        let books = self.read();
+        let known = books.machines.as_ref().map_err(String::clone)?;
+        let found = known.iter().find(|peer| peer.node == node);
+        found
+            .cloned()
+            .ok_or_else(|| format!("{} is not in the book of machines", node.short()))
+    }
+
+    /// Whether what leaves by these grounds may be shown to a machine, by its place in the book and by what stood in the rules.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    pub(super) fn shows(&self, to: &Peer, grounds: &Grounds) -> Result<(), String> {
+        let place = place(to.node, &to.name, to.role);
+        let decided = self.read().decided(grounds, &place);
+        decided.map_err(|barred| barred.to_string())?;
+        let least = match shows_text_alone(&grounds.mode) {
+            true => Leaves::Text,
+            false => Leaves::Activations,
+        };
+        match self.rules.bound(to.role) >= least {
+            true => Ok(()),
+            false => Err(format!("{} is not allowed to see that much", to.name)),
+        }
+    }
+
+    /// What was read last, old or not.
+    fn read(&self) -> Arc<Books> {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&books)
+    }
+
     fn books(&self) -> Result<Arc<Books>, Barred> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if !books.rules.is_over() && books.stamps == stamps(&self.home, &self.rules) {
@@ -117,7 +173,9 @@ impl Warden {
 impl Books {
     fn read(home: &Path, rules: &Rules, was_there: bool) -> Self {
         // Before they are read: what changes meanwhile is read again.
-        let stamps = stamps(home, rules);
+        let (stamps, of_machines) = (stamps(home, rules), of_machines(home, rules));
+        let machines = TrustBook::open(home).map(|book| book.peers().to_vec());
+        let machines = machines.map_err(|error| error.to_string());
         let providers = ProviderBook::open(home).map(|book| book.list().to_vec());
         let providers = providers.map_err(|error| error.to_string());
         let tools = tools(&home.join(TOOLS_FILE));
@@ -129,6 +187,8 @@ impl Books {
             rules: rules.read_now(&usual, was_there),
             providers,
             tools,
+            of_machines,
+            machines,
         }
     }
 
@@ -223,6 +283,12 @@ fn short(word: &str) -> String {
 fn stamps(home: &Path, rules: &Rules) -> Vec<Stamp> {
     let others = [PROVIDERS_FILE, TOOLS_FILE].map(|name| stamp(&home.join(name)));
     rules.stamps().into_iter().chain(others).collect()
+}
+
+/// What the guard's answers about machines depend on.
+fn of_machines(home: &Path, rules: &Rules) -> Vec<Stamp> {
+    let book = stamp(&home.join(trust::FILE));
+    rules.stamps().into_iter().chain([book]).collect()
 }
 
 /// The rule that naming a server in `mcp.json` makes, where no policy stands in a file.

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
-use heph_privacy::Clearance;
-use heph_privacy::label::Label;
-use heph_privacy::policy::Verdict;
+use heph_privacy::Grounds;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -41,33 +39,6 @@ pub struct Leave {
     pub bytes: u64,
     /// Milliseconds that a connection may take to stand.
     pub patience_ms: u64,
-}
-
-/// By what something may leave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grounds {
-    /// How private it is.
-    pub label: Label,
-    /// How the answer is to be computed.
-    pub mode: String,
-    /// What it may cost, in credits.
-    pub credits: u64,
-    /// Whether people and keys were looked for in it, and all that were found replaced.
-    pub replaced: bool,
-    /// The rules that allowed it where it was cleared.
-    pub rules: Vec<String>,
-}
-
-impl From<&Clearance> for Grounds {
-    fn from(clearance: &Clearance) -> Self {
-        Self {
-            label: clearance.label().clone(),
-            mode: clearance.mode().to_owned(),
-            credits: clearance.credits(),
-            replaced: clearance.decision().verdict == Verdict::Redact || clearance.replaced() > 0,
-            rules: clearance.decision().rules.clone(),
-        }
-    }
 }
 
 /// Why nothing is sent, or no more.

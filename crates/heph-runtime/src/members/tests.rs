@@ -30,6 +30,7 @@ impl Machine {
             keys: Some(Keys::File),
             name: name.to_owned(),
             endpoint: EndpointOptions::loopback(),
+            guard: None,
         });
         let members = Members::start(&network.unwrap()).unwrap();
         Machine { members, home }

@@ -31,6 +31,7 @@ fn machine(name: &str) -> Machine {
         keys: Some(Keys::File),
         name: name.to_owned(),
         endpoint: EndpointOptions::loopback(),
+        guard: None,
     };
     Machine {
         network: Network::start(options).unwrap(),
@@ -189,6 +190,7 @@ fn a_relay_is_waited_at_only_where_the_policy_lets_it_be() {
                 relay,
                 ..EndpointOptions::loopback()
             },
+            guard: None,
         });
         network.map(|network| network.close(Duration::ZERO))
     };
@@ -216,6 +218,7 @@ fn a_rule_against_a_relay_counts_while_a_machine_waits_there() {
             relay: Some("https://127.0.0.1:9".parse().unwrap()),
             ..EndpointOptions::loopback()
         },
+        guard: None,
     })
     .unwrap();
     let (tower, address) = (network.node(), network.address());

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use heph_net::drive::{Conversation, drive};
 use heph_net::endpoint::{ConnectError, Connection, Goodbye, Protocol, Traffic as Packets};
 use heph_net::session::DeskEnd;
-use heph_privacy::label::Label;
+use heph_privacy::Grounds;
 use heph_types::NodeId;
 use tokio::time::timeout;
 
 use super::{held, law};
-use crate::egress::words;
 use crate::network::Network;
 use crate::seat::SeatError;
 
@@ -62,13 +61,21 @@ impl Link {
         &self.network
     }
 
-    /// A new stream to the peer, with a desk's end on it. `deadline` is how long a new connection may take.
+    /// A new stream to the peer, with a desk's end on it, for what leaves by these grounds or for greetings alone. `deadline` is how long
+    /// a new connection may take.
     pub(super) async fn converse(
         &self,
+        grounds: Option<&Grounds>,
         deadline: Duration,
     ) -> Result<(Conversation<DeskEnd>, Found), SeatError> {
         let (connection, found) = self.connection(deadline).await?;
-        let stream = match timeout(STREAM_DEADLINE, connection.open()).await {
+        let opened = async {
+            match grounds {
+                Some(grounds) => connection.open_for(grounds).await,
+                None => connection.open().await,
+            }
+        };
+        let stream = match timeout(STREAM_DEADLINE, opened).await {
             Ok(opened) => opened.map_err(|error| self.lost(error.to_string()))?,
             Err(_) => return Err(self.lost("it holds as many conversations as it may".to_owned())),
         };
@@ -160,10 +167,11 @@ impl Link {
         held(&self.seen).now.clone()
     }
 
-    /// In the network log, its connection counts from now on as one that carries something this private.
-    pub(super) fn bears(&self, label: &Label) {
+    /// What its sessions say from now on leaves by these grounds. Where the guard of connections says no, the connection ends.
+    pub(super) async fn shows(&self, grounds: Grounds) {
         if let Some(connection) = self.now() {
-            words(label).for_each(|word| connection.bears(word));
+            // Whoever speaks next is told why it ended.
+            let _ = connection.shows(&grounds).await;
         }
     }
 

@@ -9,7 +9,7 @@ use heph_net::session::{
     BUSY_MAX, Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError,
 };
 use heph_net::wire::{Farewell, FaultCode, JoinFrame, Line, VouchedFrame};
-use heph_privacy::Clearance;
+use heph_privacy::{Clearance, Grounds};
 use heph_types::{
     CachePart, LayerRange, NodeId, NodeProfile, Order, Position, Reply, SamplingOptions, SessionId, StageSpec,
 };
@@ -193,11 +193,12 @@ pub(super) fn open(
     };
     let (way, bell, hears) = (Arc::clone(link), bell.clone(), Arc::clone(&heard));
     let Leave { clearance, vain } = leave;
+    let grounds = Grounds::from(clearance);
     let fails = vain.clone();
     let opened = async move {
         let other = Arc::clone(&way);
         let mut another = tokio::spawn(async move { other.another(SILENT, AGAIN_DEADLINE).await });
-        let first = try_open(&way, ask(), &hears, &fails, &bell, CONNECT_DEADLINE).await;
+        let first = try_open(&way, (ask(), &grounds), &hears, &fails, &bell, CONNECT_DEADLINE).await;
         let Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) = first else {
             another.abort();
             return first.map_err(|(error, _)| error);
@@ -212,11 +213,18 @@ pub(super) fn open(
             }
             false => another.abort(),
         }
-        let again = try_open(&way, ask(), &hears, &fails, &bell, again_within(&error)).await;
+        let again = try_open(
+            &way,
+            (ask(), &grounds),
+            &hears,
+            &fails,
+            &bell,
+            again_within(&error),
+        )
+        .await;
         again.map_err(|(error, _)| error)
     };
     let (commands, listener) = wait(link, opened)??;
-    link.bears(clearance.label());
     Ok(Box::new(PeerSeat {
         node: link.node(),
         session,
@@ -293,13 +301,13 @@ fn again_within(error: &SeatError) -> Duration {
 
 async fn try_open(
     link: &Arc<Link>,
-    ask: DeskCommand,
+    (ask, grounds): (DeskCommand, &Grounds),
     heard: &Arc<Heard>,
     vain: &Vain,
     bell: &Bell,
     deadline: Duration,
 ) -> Result<Opened, (SeatError, Found)> {
-    let conversing = link.converse(deadline).await;
+    let conversing = link.converse(Some(grounds), deadline).await;
     let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
     let commands = conversation.commands();
     commands.send(ask).await;
@@ -688,7 +696,9 @@ impl Seat for PeerSeat {
 
     fn cleared(&mut self, clearance: &Clearance) {
         self.clearance = clearance.clone();
-        self.link.bears(clearance.label());
+        let (link, grounds) = (Arc::clone(&self.link), Grounds::from(clearance));
+        // A network that is closed here shows nothing.
+        let _ = wait(&self.link, async move { link.shows(grounds).await });
     }
 
     fn handed_bytes(&self) -> u64 {
@@ -741,7 +751,7 @@ pub(super) fn probe(link: &Arc<Link>, deadline: Duration) -> Result<Probe, SeatE
 }
 
 async fn hear_profile(link: &Link) -> Result<Option<NodeProfile>, (SeatError, Found)> {
-    let conversing = link.converse(CONNECT_DEADLINE).await;
+    let conversing = link.converse(None, CONNECT_DEADLINE).await;
     let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
     while let Some(event) = conversation.event().await {
         match event {

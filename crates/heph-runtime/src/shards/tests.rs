@@ -35,6 +35,7 @@ fn machine(name: &str) -> Machine {
         keys: Some(Keys::File),
         name: name.to_owned(),
         endpoint: EndpointOptions::loopback(),
+        guard: None,
     });
     let (network, shelf) = (network.unwrap(), Arc::new(Shelf::new(home.path())));
     shelf.serve(&network, None);

@@ -88,6 +88,7 @@ impl Machine {
             keys: Some(Keys::File),
             name: name.to_owned(),
             endpoint: EndpointOptions::loopback(),
+            guard: None,
         };
         let network = Network::start(options).expect("a socket");
         Machine { network, _home: home }

@@ -10,7 +10,7 @@
 )]
 
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,13 +29,14 @@ use heph_runtime::desk::{
 };
 use heph_runtime::discretion::between_own;
 use heph_runtime::draft::ModelDrafter;
+use heph_runtime::guard::{self, Outlet};
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::network::{Admits, Caller, Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};
 use heph_runtime::peer::Peer;
 use heph_runtime::seat::{Bell, Host, Seat, SeatError};
 use heph_runtime::serve::{ServeRules, serve};
-use heph_runtime::settings::Keys;
+use heph_runtime::settings::{Keys, Settings};
 use heph_runtime::store::{Found, ModelFiles};
 use heph_types::{
     ModelHash, NodeId, Order, Reply, SamplingOptions, SessionId, StageSpec, TokenId, WireCodec,
@@ -47,6 +48,7 @@ const USAGE: &str =
 span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes overhead guess, each with :TOKENS; prefill and
                                           serial with :TOKENS:PIECE, the tokens that travel together
 span measure MODEL HOME TICKET,TICKET direct:TOKENS
+span guarded MODEL HOME TICKET JOBS...    the same with the socket in a guard's process
 span echo ADDRESS                         sends datagrams back until it is killed
 span ping ADDRESS TIMES BYTES             what the way itself takes there and back
 
@@ -69,7 +71,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["serve", model, home, address] => lend(model, home, address),
-        ["measure", model, home, ticket, ref jobs @ ..] => measure(model, home, ticket, jobs),
+        ["measure", model, home, ticket, ref jobs @ ..] => measure(model, home, ticket, jobs, Socket::Here),
+        ["guarded", model, home, ticket, ref jobs @ ..] => {
+            guard::begin_with();
+            measure(model, home, ticket, jobs, Socket::Guarded)
+        }
+        #[cfg(target_os = "linux")]
+        ["egress-guard", ..] => guarding(),
         ["echo", address] => echo(address),
         ["ping", address, times, bytes] => ping(address, times, bytes),
         _ => Err(USAGE.into()),
@@ -103,7 +111,20 @@ fn lent(name: &str) -> Done<Lent> {
     Ok(Lent::new(Arc::new(model), Arc::new(pool), Isa::best()))
 }
 
-fn network(home: &str, address: &str) -> Done<Network> {
+/// Whose the socket is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Here,
+    Guarded,
+}
+
+/// Is the guard of another one of these.
+#[cfg(target_os = "linux")]
+fn guarding() -> Done {
+    Ok(guard::process::run(&Settings::read()?, false)?)
+}
+
+fn network(home: &str, address: &str, socket: Socket) -> Done<Network> {
     let endpoint = EndpointOptions {
         bind: address.parse()?,
         ..EndpointOptions::loopback()
@@ -113,12 +134,13 @@ fn network(home: &str, address: &str) -> Done<Network> {
         keys: Some(Keys::File),
         name: "span".to_owned(),
         endpoint,
+        guard: (socket == Socket::Guarded).then(|| Outlet::at(Path::new(home), &[])),
     })?)
 }
 
 fn lend(model: &str, home: &str, address: &str) -> Done {
     let lent = lent(model)?;
-    let network = network(home, address)?;
+    let network = network(home, address, Socket::Here)?;
     let row_bytes = row_bytes(&LineModel::of(HASH, &lent.model));
     let node = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
     let serving = serve(&network, Arc::new(node), ServeRules::default());
@@ -192,11 +214,12 @@ struct Ends {
     beyond: Option<Peer>,
     model: LineModel,
     network: Network,
+    socket: Socket,
 }
 
-fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
+fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str], socket: Socket) -> Done {
     let lent = lent(model)?;
-    let network = network(home, "0.0.0.0:0")?;
+    let network = network(home, "0.0.0.0:0", socket)?;
     let met = ticket.split(',').map(|ticket| {
         let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
         Ok(Peer::new(&network, known.node).with_clearance(between_own(known.node)?))
@@ -210,6 +233,7 @@ fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str]) -> Done {
         beyond: met.next(),
         model: line_model,
         network: network.clone(),
+        socket,
     };
     let measured = jobs.iter().try_for_each(|job| {
         let (name, numbers) = job.split_once(':').ok_or(USAGE)?;
@@ -305,7 +329,11 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
         }
         "overhead" => {
             for _ in 0..3 {
-                let bare = ends.bare_rows(tokens)?;
+                // A guard lets no rows pass that nobody cleared.
+                let bare = match ends.socket {
+                    Socket::Here => ends.bare_rows(tokens)?,
+                    Socket::Guarded => 0.0,
+                };
                 let alone = decode(&mut ends.line(&ends.halves_here(), EXACT)?, tokens)?;
                 let split = decode(&mut ends.line(&two, EXACT)?, tokens)?;
                 let each = (split - alone) / tokens as f64;

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use heph_net::ticket::Ticket;
+use heph_runtime::seal;
 use heph_types::NodeId;
 use tempfile::TempDir;
 
@@ -74,7 +75,8 @@ struct Begun {
 fn begin(name: &'static str, home: PathBuf) -> Result<Begun, Failure> {
     let cannot = |e: io::Error| Failure::new(Exit::No, format!("cannot start a second heph: {e}"));
     let program = std::env::current_exe().map_err(cannot)?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(["node", "--json", "--listen", "127.0.0.1:0", "--name", name])
         // It ends when this process does, whatever becomes of it: then nobody holds the other end of its input.
         .args(["--threads", "1", "--while-input-open"])
@@ -84,9 +86,9 @@ fn begin(name: &'static str, home: PathBuf) -> Result<Begun, Failure> {
         .env_remove("HEPH_MODELS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(cannot)?;
+        .stderr(Stdio::null());
+    // It owns a socket, which this process does not.
+    let mut child = seal::unsealed(move || command.spawn()).map_err(cannot)?;
     let (tell, said) = mpsc::channel();
     if let Some(out) = child.stdout.take() {
         std::thread::spawn(move || {

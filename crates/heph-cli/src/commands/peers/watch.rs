@@ -46,7 +46,7 @@ struct Line<'a> {
 /// Shows everybody again whenever something changes, until Ctrl-C.
 pub(super) fn run(json: bool, settings: &Settings) -> Result<(), Failure> {
     let cancel = terminal::cancel_on_ctrl_c()?;
-    let network = Joined::start(machine::asking(settings))?;
+    let network = Joined::start(machine::asking(settings, &[]))?;
     let (tell, told) = mpsc::sync_channel(1);
     network.lookout().follow(move |all| match tell.try_send(all) {
         Err(mpsc::TrySendError::Disconnected(_)) => Follow::Enough,

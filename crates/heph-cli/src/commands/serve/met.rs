@@ -412,7 +412,8 @@ impl Machines for Met {
         self.0.not_cut_off().map_err(|failure| failure.sentence())?;
         let mut inviting = self.0.inviting.lock().unwrap_or_else(PoisonError::into_inner);
         *inviting = None;
-        let network = Network::start(machine::asking(&self.0.settings)).map_err(|error| error.to_string())?;
+        let network =
+            Network::start(machine::asking(&self.0.settings, &[])).map_err(|error| error.to_string())?;
         let ticket = network.invite(INVITED_FOR).map_err(|error| error.to_string())?;
         let (open, closed) = mpsc::channel();
         *inviting = Some(open);
@@ -435,7 +436,8 @@ impl Machines for Met {
         // The connections of the planner end first: two of one identity would be in each other's way.
         self.0.resting.clear();
         *self.0.last() = None;
-        let network = Network::start(machine::asking(&self.0.settings)).map_err(|error| error.to_string())?;
+        let network =
+            Network::start(machine::asking(&self.0.settings, &[])).map_err(|error| error.to_string())?;
         let met = network.block_on(network.join(&ticket, JOIN_WITHIN));
         network.close(GOODBYE);
         let peer = met.map_err(|error| error.to_string())?;

@@ -1,0 +1,395 @@
+//! An endpoint whose socket this process owns.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use heph_privacy::Grounds;
+use heph_types::NodeId;
+use iroh::endpoint::{
+    AckFrequencyConfig, ConnectError as Cause, ConnectingError, ConnectionError, IdleTimeout,
+    PortmapperConfig, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
+};
+use iroh::{RelayMap, RelayMode};
+use iroh_mdns_address_lookup::MdnsAddressLookup;
+use noq_proto::congestion::CubicConfig;
+
+use super::tally::{Bearer, Tally};
+use super::{
+    AcceptError, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Passed,
+    Protocol, SocketTotal, Traffic, Way, key_log, within,
+};
+use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
+use crate::discovery;
+use crate::identity::Identity;
+use crate::{key_exchange, relay};
+
+/// A peer that says nothing for ten seconds, not even that it is still there, is cut off: the clock starts anew with the
+/// first sign of life that is sent after the last that was received, so two seconds are left for that.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+
+/// Four signs of life before a silent peer is cut off.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
+
+/// Conversations that a peer may hold open at once on one connection.
+const STREAMS_MAX: u32 = 64;
+
+/// Unread bytes of one conversation: a prompt chunk of 512 rows of 8,192 numbers in f32.
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Unread bytes of one connection: two such conversations at once.
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+
+/// Bytes that a new connection may have on their way before the first of them is acknowledged: half a prompt chunk of 64
+/// rows of 2,048 numbers, or the row of a token sixteen times over. The usual 14 KB would take eight round trips to
+/// carry a prompt of 512 tokens, and one of 100 ms costs as much as the work on 16 tokens. They are spread over the first
+/// round trip.
+const FIRST_WINDOW_BYTES: u64 = 256 << 10;
+
+/// Packets that a peer may take in before it acknowledges them; after 25 ms it does so in any case, and at once where one of
+/// the last few is missing. The usual single one has every second token's row acknowledged by a packet of its own, which is written before
+/// the row is read.
+const UNACKNOWLEDGED_MAX: u32 = 10;
+
+/// Unread datagrams of one connection, in bytes.
+const DATAGRAM_WINDOW_BYTES: usize = 1 << 18;
+
+/// This machine among its peers. Clones are the same socket.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoint {
+    iroh: iroh::Endpoint,
+    relay: Option<RelayAddress>,
+    lan: Option<MdnsAddressLookup>,
+    tally: Tally,
+}
+
+impl Endpoint {
+    /// Opens the socket. Needs to be called inside the caller's runtime.
+    pub(super) async fn bind(identity: &Identity, options: EndpointOptions) -> Result<Endpoint, BindError> {
+        let EndpointOptions {
+            bind,
+            relay,
+            discovery,
+        } = options;
+        let socket = |cause: String| BindError::Socket { bind, cause };
+        let mut builder = iroh::Endpoint::builder(presets::Minimal)
+            .crypto_provider(key_exchange::provider())
+            .secret_key(identity.secret().clone())
+            .alpns(
+                Protocol::ALL
+                    .iter()
+                    .map(|protocol| protocol.alpn().to_vec())
+                    .collect(),
+            )
+            .transport_config(transport())
+            // Where SSLKEYLOGFILE says, and in builds for tests alone: the lab searches what was sent in the clear.
+            .keylog(key_log().is_some())
+            .portmapper_config(PortmapperConfig::Disabled)
+            .relay_mode(match &relay {
+                Some(relay) => RelayMode::Custom(RelayMap::from_iter([relay::as_seen_by_clients(relay)])),
+                None => RelayMode::Disabled,
+            })
+            .clear_ip_transports()
+            .bind_addr(bind)
+            .map_err(|cause| socket(cause.to_string()))?;
+        if let Some(hash) = relay.as_ref().and_then(RelayAddress::certificate) {
+            builder = builder.ca_tls_config(relay::only(hash));
+        }
+        let iroh = builder
+            .bind()
+            .await
+            .map_err(|cause| socket(format!("{cause:#}")))?;
+        let lan = discovery::start(&iroh, discovery).map_err(BindError::Discovery)?;
+        Ok(Endpoint {
+            iroh,
+            relay,
+            lan,
+            tally: Tally::default(),
+        })
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        NodeId(*self.iroh.id().as_bytes())
+    }
+
+    pub(super) fn passed(&self) -> Vec<Passed> {
+        self.tally.passed()
+    }
+
+    pub(super) fn passing(&self) -> Vec<(u64, Traffic)> {
+        self.tally.passing()
+    }
+
+    pub(super) fn total(&self) -> SocketTotal {
+        let counted = &self.iroh.metrics().socket;
+        SocketTotal {
+            sent_bytes: counted.send_ipv4.get() + counted.send_ipv6.get(),
+            relayed_bytes: counted.send_relay.get(),
+        }
+    }
+
+    pub(super) fn is_loopback(&self) -> bool {
+        let bound = self.iroh.bound_sockets();
+        self.relay.is_none() && !bound.is_empty() && bound.iter().all(|socket| socket.ip().is_loopback())
+    }
+
+    pub(super) fn address(&self) -> NodeAddress {
+        let seen = self.iroh.addr();
+        let mut direct: Vec<SocketAddr> = seen.ip_addrs().copied().collect();
+        let bound = self.iroh.bound_sockets().into_iter();
+        direct.extend(bound.filter(|socket| !socket.ip().is_unspecified()));
+        direct.sort_unstable();
+        direct.dedup();
+        direct.truncate(DIRECT_MAX);
+        let relay = self.relay.clone();
+        NodeAddress { direct, relay }
+    }
+
+    pub(super) async fn waiting_at_relay(&self, deadline: Duration) -> bool {
+        self.relay.is_none() || within(deadline, self.iroh.online()).await.is_some()
+    }
+
+    pub(super) async fn connect(
+        &self,
+        node: NodeId,
+        address: &NodeAddress,
+        protocol: Protocol,
+        deadline: Duration,
+    ) -> Result<Connection, ConnectError> {
+        let no_address = ConnectError::NoAddress { node };
+        if node == self.node() {
+            return Err(ConnectError::Myself { node });
+        }
+        let Some(address) = address.of(node) else {
+            return Err(no_address);
+        };
+        let nowhere = address.is_empty();
+        match within(deadline, self.iroh.connect(address, protocol.alpn())).await {
+            Some(Ok(iroh)) => Ok(Connection {
+                bearer: self.tally.count(&iroh, protocol),
+                iroh,
+                protocol,
+            }),
+            Some(Err(cause)) => Err(connect_error(node, protocol, nowhere, cause)),
+            None if nowhere => Err(no_address),
+            None => Err(ConnectError::NoAnswer { node, deadline }),
+        }
+    }
+
+    pub(super) async fn accept(&self) -> Option<Arriving> {
+        let incoming = self.iroh.accept().await?;
+        Some(Arriving {
+            incoming,
+            tally: self.tally.clone(),
+        })
+    }
+
+    pub(super) async fn close(&self, deadline: Duration) {
+        // Those who did not take the goodbye in time notice the silence.
+        let _ = within(deadline, self.iroh.close()).await;
+    }
+
+    pub(super) fn lan(&self) -> Option<&MdnsAddressLookup> {
+        self.lan.as_ref()
+    }
+}
+
+fn transport() -> QuicTransportConfig {
+    let silence = IdleTimeout::try_from(SILENCE_MAX).expect("eight seconds fit the field");
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(FIRST_WINDOW_BYTES);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_MAX));
+    QuicTransportConfig::builder()
+        .max_idle_timeout(Some(silence))
+        .keep_alive_interval(SIGN_OF_LIFE_EVERY)
+        .default_path_keep_alive_interval(SIGN_OF_LIFE_EVERY)
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .congestion_controller_factory(Arc::new(congestion))
+        .ack_frequency_config(Some(acks))
+        .datagram_receive_buffer_size(Some(DATAGRAM_WINDOW_BYTES))
+        .datagram_send_buffer_size(DATAGRAM_WINDOW_BYTES)
+        .build()
+}
+
+/// TLS alerts arrive as QUIC errors from 0x100 on; 120 is "no application protocol".
+const ALPN_REFUSED: u64 = 0x100 + 120;
+
+fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) -> ConnectError {
+    let said = format!("{cause:#}");
+    let connection = match &cause {
+        Cause::Connect { .. } if nowhere => return ConnectError::NoAddress { node },
+        Cause::Connect { .. } => None,
+        Cause::Connecting {
+            source: ConnectingError::ConnectionError { source, .. },
+            ..
+        } => Some(source),
+        Cause::Connection { source, .. } => Some(source),
+        _ => None,
+    };
+    match connection {
+        Some(ConnectionError::TimedOut) => ConnectError::NoAnswer {
+            node,
+            deadline: CONNECT_DEADLINE,
+        },
+        Some(ConnectionError::ConnectionClosed(close)) if u64::from(close.error_code) == ALPN_REFUSED => {
+            ConnectError::OtherVersion { node, protocol }
+        }
+        // Our own side refused what the other showed as its key.
+        Some(ConnectionError::TransportError(_)) => ConnectError::Stranger { node, cause: said },
+        _ => ConnectError::Failed { node, cause: said },
+    }
+}
+
+/// A peer that has begun to connect.
+pub(super) struct Arriving {
+    incoming: iroh::endpoint::Incoming,
+    tally: Tally,
+}
+
+impl Arriving {
+    pub(super) async fn finish(self, deadline: Duration) -> Result<Connection, AcceptError> {
+        let accepted = within(deadline, async {
+            let accepting = self.incoming.accept().map_err(|cause| cause.to_string())?;
+            accepting.await.map_err(|cause| format!("{cause:#}"))
+        });
+        let iroh = accepted
+            .await
+            .ok_or(AcceptError::NoAnswer(deadline))?
+            .map_err(AcceptError::Failed)?;
+        let protocol = Protocol::of(iroh.alpn());
+        let protocol = protocol.ok_or_else(|| AcceptError::Failed("an unknown protocol".to_owned()))?;
+        Ok(Connection {
+            bearer: self.tally.count(&iroh, protocol),
+            iroh,
+            protocol,
+        })
+    }
+
+    pub(super) fn refuse(self) {
+        self.incoming.refuse();
+    }
+}
+
+/// A way to one peer. Clones are the same connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    iroh: iroh::endpoint::Connection,
+    protocol: Protocol,
+    bearer: Bearer,
+}
+
+impl Connection {
+    pub(super) fn peer(&self) -> NodeId {
+        NodeId(*self.iroh.remote_id().as_bytes())
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Its number among those of the endpoint.
+    pub(super) fn number(&self) -> u64 {
+        self.bearer.number()
+    }
+
+    pub(super) async fn open(
+        &self,
+        grounds: Option<&Grounds>,
+    ) -> Result<(SendStream, RecvStream), LinkError> {
+        if let Some(grounds) = grounds {
+            self.bears(grounds);
+        }
+        let opened = self.iroh.open_bi().await;
+        opened.map_err(|cause| self.link_error(&cause))
+    }
+
+    pub(super) async fn accept(&self) -> Result<(SendStream, RecvStream), LinkError> {
+        let accepted = self.iroh.accept_bi().await;
+        accepted.map_err(|cause| self.link_error(&cause))
+    }
+
+    pub(super) fn send_datagram(&self, bytes: Vec<u8>) -> bool {
+        self.iroh.send_datagram(bytes.into()).is_ok()
+    }
+
+    pub(super) fn datagram_bytes_max(&self) -> usize {
+        self.iroh.max_datagram_size().unwrap_or(0)
+    }
+
+    pub(super) async fn datagram(&self) -> Result<Vec<u8>, LinkError> {
+        let bytes = self.iroh.read_datagram().await;
+        Ok(bytes.map_err(|cause| self.link_error(&cause))?.into())
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.chosen_path(|path| path.rtt())
+    }
+
+    pub(super) fn way(&self) -> Option<Way> {
+        self.chosen_path(|path| {
+            if path.is_relay() {
+                Way::Relayed
+            } else {
+                Way::Direct
+            }
+        })
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic::of(&self.iroh.stats())
+    }
+
+    /// This process is its own guard, and whoever sends has cleared it: it is counted.
+    pub(super) async fn shows(&self, grounds: &Grounds) -> Result<(), LinkError> {
+        self.bears(grounds);
+        Ok(())
+    }
+
+    fn bears(&self, grounds: &Grounds) {
+        grounds.label.words().for_each(|word| self.bearer.bears(word));
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.iroh.close_reason().is_none()
+    }
+
+    pub(super) fn close(&self, goodbye: Goodbye) {
+        self.iroh
+            .close(VarInt::from_u32(goodbye.code()), goodbye.words().as_bytes());
+    }
+
+    pub(super) async fn closed(&self) -> LinkError {
+        let cause = self.iroh.closed().await;
+        self.link_error(&cause)
+    }
+
+    fn chosen_path<T>(&self, of: impl Fn(iroh::endpoint::Path<'_>) -> T) -> Option<T> {
+        let paths = self.iroh.paths();
+        paths.iter().find(|path| path.is_selected()).map(of)
+    }
+
+    fn link_error(&self, cause: &ConnectionError) -> LinkError {
+        let node = self.peer();
+        match cause {
+            ConnectionError::ApplicationClosed(close) => LinkError::Ended {
+                node,
+                // A peer's words: only what prints, and no more than a line of it.
+                reason: String::from_utf8_lossy(&close.reason)
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(80)
+                    .collect(),
+            },
+            ConnectionError::TimedOut | ConnectionError::Reset => LinkError::Silent { node },
+            ConnectionError::LocallyClosed => LinkError::ClosedHere { node },
+            other => LinkError::Broken {
+                node,
+                cause: other.to_string(),
+            },
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! An endpoint behind a guard: the same conversations over two processes' worth of sockets, and what the guard does not let pass.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use heph_net::drive::{Conversation, DriveError, drive};
+use heph_net::endpoint::mirror::{self, Begun, Warden};
+use heph_net::endpoint::{ConnectError, Goodbye, Guards, LinkError, StreamError, Way};
+use heph_privacy::Grounds;
+use heph_privacy::label::{Label, Level};
+use heph_types::NodeId;
+
+use super::conversations::{Say, Talk, heard};
+use super::*;
+
+/// Bytes that the guard lets pass in a conversation in which nothing was cleared.
+const GREETING: u64 = 1_000;
+
+/// Lets everything pass but what is secret, until it is told to be over.
+#[derive(Default)]
+struct Gate {
+    over: AtomicBool,
+    /// Nobody is reached.
+    shut: AtomicBool,
+}
+
+impl Warden for Gate {
+    fn greets(&self, node: NodeId, _: Protocol, begun: Begun) -> Result<u64, String> {
+        let _ = (node, begun);
+        match self.shut.load(Ordering::SeqCst) {
+            true => Err("nobody is known".to_owned()),
+            false => Ok(GREETING),
+        }
+    }
+
+    fn shows(&self, _: NodeId, grounds: &Grounds) -> Result<(), String> {
+        match grounds.label.level() < Level::Secret {
+            true => Ok(()),
+            false => Err("secrets stay here".to_owned()),
+        }
+    }
+
+    fn is_over(&self) -> Option<String> {
+        let over = self.over.load(Ordering::SeqCst);
+        over.then(|| "the rules have changed".to_owned())
+    }
+}
+
+/// Guards on threads of their own, of which a test may kill one.
+#[derive(Clone, Default)]
+struct Watch {
+    begun: Arc<AtomicUsize>,
+    killers: Arc<std::sync::Mutex<Vec<mpsc::Sender<()>>>>,
+    gates: Arc<std::sync::Mutex<Vec<Arc<Gate>>>>,
+}
+
+impl Watch {
+    fn guards(&self) -> Guards {
+        let watch = self.clone();
+        Arc::new(move |words, questions| {
+            watch.begun.fetch_add(1, Ordering::SeqCst);
+            let gate = Arc::new(Gate::default());
+            watch.gates.lock().unwrap().push(Arc::clone(&gate));
+            let (kill, killed) = mpsc::channel();
+            watch.killers.lock().unwrap().push(kill);
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                let kept = mirror::keep(words, questions, gate);
+                let ends = async {
+                    while killed.try_recv() != Ok(()) {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                };
+                runtime.block_on(async {
+                    tokio::select! { () = kept => {}, () = ends => {} }
+                });
+                // As a process that was killed: no goodbye.
+                runtime.shutdown_background();
+            });
+            Ok(())
+        })
+    }
+
+    fn kill(&self) {
+        let killers = self.killers.lock().unwrap();
+        killers.last().unwrap().send(()).unwrap();
+    }
+
+    fn gate(&self) -> Arc<Gate> {
+        Arc::clone(self.gates.lock().unwrap().last().unwrap())
+    }
+
+    async fn endpoint(&self) -> Endpoint {
+        let options = EndpointOptions::loopback();
+        Endpoint::behind(self.guards(), &Identity::fresh().unwrap(), options)
+            .await
+            .unwrap()
+    }
+}
+
+fn grounds(level: Level) -> Grounds {
+    Grounds {
+        label: Label::new(level, "source:prompt"),
+        mode: "remote".to_owned(),
+        credits: 0,
+        replaced: false,
+        rules: Vec::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_say_the_same_as_without_a_guard() {
+    let watch = Watch::default();
+    let (desk, node) = (watch.endpoint().await, endpoint().await);
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    assert_eq!((to_node.peer(), to_desk.peer()), (node.node(), desk.node()));
+    assert_eq!(to_node.protocol(), Protocol::Session);
+    echoes(&to_node, &to_desk).await;
+    echoes(&to_desk, &to_node).await;
+    assert_eq!(to_node.way(), Some(Way::Direct));
+    assert!(to_node.round_trip().is_some());
+    assert!(to_node.traffic().sent_bytes > 0);
+    assert!(desk.is_loopback() && desk.address().direct.len() == 1);
+    // A peer that connects arrives at the process that has no socket.
+    let (from_node, to_node) = connected(&node, &desk, Protocol::Members).await;
+    assert_eq!((from_node.peer(), to_node.peer()), (desk.node(), node.node()));
+    assert!(to_node.datagram_bytes_max() >= 1_000);
+    assert!(to_node.send_datagram(vec![7; 1_000]));
+    assert_eq!(from_node.datagram().await.unwrap(), vec![7; 1_000]);
+    assert!(from_node.send_datagram(vec![8; 1_000]));
+    assert_eq!(to_node.datagram().await.unwrap(), vec![8; 1_000]);
+    assert!(
+        !to_node.send_datagram(vec![7; 1 << 20]),
+        "too long for one packet"
+    );
+    from_node.close(Goodbye::NotAllowed);
+    let reason = "not allowed".to_owned();
+    let ended = LinkError::Ended {
+        node: node.node(),
+        reason,
+    };
+    assert_eq!(to_node.closed().await, ended);
+    assert!(to_node.open().await.is_err() && !to_node.is_open());
+    assert_eq!(watch.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_both_ways_arrives_whole_and_ends_are_told_apart() {
+    let (desk, node) = (Watch::default().endpoint().await, endpoint().await);
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let flood: Vec<u8> = (0..3_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let mut here = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
+    let (back, there) = tokio::join!(
+        async {
+            here.write(&flood).await.unwrap();
+            here.finish();
+            let back = here.read_all(flood.len()).await.unwrap();
+            here.delivered().await;
+            back
+        },
+        async {
+            let mut stream = to_desk.accept().await.unwrap();
+            let heard = stream.read_all(flood.len()).await.unwrap();
+            stream.write(&heard).await.unwrap();
+            stream.finish();
+            heard
+        }
+    );
+    assert!(there == flood && back == flood);
+    // A conversation that is let go of does not look like one that ended.
+    let stream = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
+    let here: Conversation<Talk> = drive(stream, Talk::default(), std::time::Instant::now());
+    here.command(Say::Bytes(b"hello".to_vec())).await;
+    let mut there = drive(
+        to_desk.accept().await.unwrap(),
+        Talk::default(),
+        std::time::Instant::now(),
+    );
+    assert_eq!(heard(&mut there, 5).await, b"hello");
+    drop(here);
+    assert!(there.event().await.is_none());
+    assert!(matches!(there.end().await, Err(DriveError::Left(_))));
+    // Nor does one that the peer breaks off.
+    let mut here = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
+    here.write(b"hello").await.unwrap();
+    let there: Conversation<Talk> = drive(
+        to_desk.accept().await.unwrap(),
+        Talk::default(),
+        std::time::Instant::now(),
+    );
+    drop(there);
+    assert!(matches!(here.read_all(64).await, Err(StreamError::Left(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_cleared_is_held_back_and_what_was_is_counted_by_its_label() {
+    let (desk, node) = (Watch::default().endpoint().await, endpoint().await);
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let denied = to_node.open_for(&grounds(Level::Secret)).await.unwrap_err();
+    let why = "secrets stay here".to_owned();
+    let barred = |why| LinkError::Barred {
+        node: node.node(),
+        why,
+    };
+    assert_eq!(denied, barred(why.clone()));
+    let mut stream = to_node.open_for(&grounds(Level::Private)).await.unwrap();
+    stream.write(&[1; 5_000]).await.unwrap();
+    let mut there = to_desk.accept().await.unwrap();
+    there.read(&mut [0; 5_000]).await.unwrap();
+    let passed = desk.passed();
+    assert_eq!(passed.len(), 1);
+    assert!(passed[0].labels.contains("private") && !passed[0].labels.contains("secret"));
+    assert!(passed[0].traffic.sent_bytes > 5_000 && passed[0].node == node.node());
+    assert!(desk.total().sent_bytes >= passed[0].traffic.sent_bytes);
+    assert_eq!(desk.passing().len(), 1);
+    // More than greetings where nothing was cleared: none of it arrives, and all ends.
+    let mut greeting = to_node.open().await.unwrap();
+    greeting.write(&vec![2; GREETING as usize]).await.unwrap();
+    let mut heard = to_desk.accept().await.unwrap();
+    heard.read(&mut vec![0; GREETING as usize]).await.unwrap();
+    let _ = greeting.write(&[3]).await;
+    assert_eq!(
+        to_node.closed().await,
+        barred("more was to be sent than was cleared".to_owned())
+    );
+    assert!(heard.read(&mut [0]).await.is_err());
+    // A request that became more private is asked about again.
+    let (to_node, _to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let _stream = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
+    assert_eq!(to_node.shows(&grounds(Level::Private)).await, Ok(()));
+    assert!(
+        desk.passed()
+            .iter()
+            .any(|passed| passed.labels.contains("internal") && passed.labels.contains("private"))
+    );
+    assert_eq!(
+        to_node.shows(&grounds(Level::Secret)).await,
+        Err(barred(why.clone()))
+    );
+    assert_eq!(to_node.closed().await, barred(why));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_killed_ends_what_went_through_it_and_another_goes_on() {
+    let (watch, node) = (Watch::default(), endpoint().await);
+    let desk = watch.endpoint().await;
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    echoes(&to_node, &to_desk).await;
+    let before = desk.passed();
+    let mut stream = to_node.open().await.unwrap();
+    watch.kill();
+    let said = to_node.closed().await.to_string();
+    assert!(said.contains("the guard of connections ended"), "{said}");
+    let said = stream.read(&mut [0]).await.unwrap_err().to_string();
+    assert!(said.contains("the guard of connections ended"), "{said}");
+    assert!(stream.write(&[0]).await.is_err() && !to_node.is_open());
+    assert!(matches!(to_node.open().await, Err(LinkError::Broken { .. })));
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    echoes(&to_node, &to_desk).await;
+    assert_eq!(watch.begun.load(Ordering::SeqCst), 2);
+    // Connections of both are told apart, and the socket's sum does not fall.
+    let after = desk.passed();
+    assert!(after.iter().all(|passed| passed.number != before[0].number));
+    assert!(desk.total().sent_bytes >= after[0].traffic.sent_bytes);
+    // Others find this machine again, without anybody having asked for something here.
+    watch.kill();
+    let again = tokio::time::timeout(PATIENCE, async {
+        while watch.begun.load(Ordering::SeqCst) < 3 || desk.address().direct.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    again.await.expect("another guard listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_whose_rules_are_old_is_left_for_one_that_has_read_the_new_ones() {
+    let (watch, node) = (Watch::default(), endpoint().await);
+    let desk = watch.endpoint().await;
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let (meeting, _met) = connected(&desk, &node, Protocol::Pair).await;
+    echoes(&to_node, &to_desk).await;
+    watch.gate().over.store(true, Ordering::SeqCst);
+    // Whoever connects next is with the next guard, whether or not the first has said that it is over.
+    let (again, _there) = connected(&desk, &node, Protocol::Session).await;
+    assert!(again.is_open() && watch.begun.load(Ordering::SeqCst) == 2);
+    let said = to_node.closed().await;
+    let why = "the rules have changed".to_owned();
+    assert_eq!(
+        said,
+        LinkError::Barred {
+            node: node.node(),
+            why
+        }
+    );
+    assert!(meeting.is_open(), "two who meet hear each other out");
+    assert!(to_node.open_for(&grounds(Level::Internal)).await.is_err());
+    // What both carried is told.
+    assert!(desk.passed().len() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_guard_does_not_know_is_neither_reached_nor_taken_in() {
+    let (watch, node) = (Watch::default(), endpoint().await);
+    let desk = watch.endpoint().await;
+    watch.gate().shut.store(true, Ordering::SeqCst);
+    let refused = desk
+        .connect(node.node(), &node.address(), Protocol::Session, PATIENCE)
+        .await;
+    assert!(
+        matches!(&refused, Err(ConnectError::Failed { cause, .. }) if cause == "nobody is known"),
+        "{refused:?}"
+    );
+    // Nor is anybody taken in.
+    let (there, here) = tokio::join!(
+        async {
+            let connection = node
+                .connect(desk.node(), &desk.address(), Protocol::Session, PATIENCE)
+                .await;
+            match connection {
+                Ok(connection) => connection.closed().await.to_string(),
+                Err(error) => error.to_string(),
+            }
+        },
+        async { desk.accept().await.unwrap().finish(PATIENCE).await }
+    );
+    assert!(here.is_err() && there.contains("not allowed"), "{there}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_closes_says_goodbye_and_leaves_no_guard_behind() {
+    let (watch, node) = (Watch::default(), endpoint().await);
+    let desk = watch.endpoint().await;
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    to_node.close(Goodbye::Done);
+    let reason = "done".to_owned();
+    let ended = LinkError::Ended {
+        node: desk.node(),
+        reason,
+    };
+    assert_eq!(to_desk.closed().await, ended);
+    assert_eq!(
+        to_node.closed().await,
+        LinkError::ClosedHere { node: node.node() }
+    );
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    desk.close(PATIENCE).await;
+    assert!(matches!(to_desk.closed().await, LinkError::Ended { .. }));
+    assert!(desk.accept().await.is_none());
+    assert!(
+        !desk.passed().is_empty(),
+        "what passed is told behind the goodbye"
+    );
+    let refused = desk
+        .connect(node.node(), &node.address(), Protocol::Session, PATIENCE)
+        .await;
+    assert!(refused.is_err());
+    drop((desk, to_node));
+    let gate = watch.gate();
+    let ended = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        // This test holds it, and the list of gates; nobody else.
+        Arc::strong_count(&gate) == 2
+    });
+    assert!(ended, "the guard's thread ends");
+    assert_eq!(watch.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_begins_where_there_is_no_guard() {
+    let none: Guards = Arc::new(|_, _| Err(std::io::Error::other("no program")));
+    let identity = Identity::fresh().unwrap();
+    let error = Endpoint::behind(none, &identity, EndpointOptions::loopback()).await;
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "the guard of connections is not there: no program"
+    );
+    // One that takes the ends and says nothing is no guard either.
+    let silent: Guards = Arc::new(|words, questions| {
+        drop((words, questions));
+        Ok(())
+    });
+    assert!(
+        Endpoint::behind(silent, &identity, EndpointOptions::loopback())
+            .await
+            .is_err()
+    );
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let bind = taken.local_addr().unwrap();
+    let options = EndpointOptions {
+        bind,
+        ..EndpointOptions::loopback()
+    };
+    let error = Endpoint::behind(Watch::default().guards(), &identity, options).await;
+    let said = error.unwrap_err().to_string();
+    assert!(said.starts_with(&format!("no socket at {bind}")), "{said}");
+}
