@@ -65,7 +65,7 @@ const SOCKETS: &[&str] = &[
 /// Where they may stand: what each opens is told in `docs/privacy.md`, "The network log".
 const OPENERS: &[&str] = &[
     // The peers' socket and the relay, which count what they carry.
-    "heph-net/src/endpoint.rs",
+    "heph-net/src/endpoint/here.rs",
     "heph-net/src/relay.rs",
     // The guard of connections, its pairs of sockets where a system has none, and HTTP whose connections it opens.
     "heph-runtime/src/guard/keep.rs",
