@@ -438,3 +438,26 @@ fn a_template_keeps_its_control_tokens_beside_guarded_words() {
         );
     }
 }
+
+#[test]
+fn what_a_file_names_as_its_begin_and_end_is_no_word_of_others() {
+    // The vocabulary calls all three words like others.
+    let vocabulary = VocabularyMetadata {
+        bos: Some(256),
+        eos: Some(257),
+        ..byte_metadata("qwen2", &[("<b>", 4), ("<e>", 4), ("<x>", 4)], &["a b"])
+    };
+    let tokenizer = Tokenizer::from_metadata(&vocabulary).unwrap();
+    for (text, is_named) in [("<b>", true), ("<e>", true), ("<x>", false)] {
+        let id = tokenizer.token_of_text(text).unwrap();
+        let read = |text: &str| tokenizer.encode_guarded(text, MARK, AddSpecial::No);
+        let words = tokenizer.guard(text, MARK);
+        assert_eq!(words.is_some(), is_named, "{text}");
+        assert_eq!(
+            read(words.as_deref().unwrap_or(text)).contains(&id),
+            !is_named,
+            "{text}"
+        );
+        assert_eq!(read(text), [id], "a template's own {text}");
+    }
+}
