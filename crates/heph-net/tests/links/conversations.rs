@@ -124,6 +124,29 @@ async fn a_flood_larger_than_every_queue_arrives_whole_and_ends_in_order() {
     drop((here.event(), there.event()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_late_loses_nothing() {
+    let (desk, node) = (endpoint().await, endpoint().await);
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let flood: Vec<u8> = (0..40_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let mut here = to_node.open().await.unwrap();
+    let (wrote, read) = tokio::join!(
+        async {
+            let wrote = here.write(&flood).await;
+            here.finish();
+            wrote
+        },
+        async {
+            let mut there = to_desk.accept().await.unwrap();
+            // Whatever may lie unread lies there by now.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            there.read_all(flood.len()).await
+        }
+    );
+    wrote.unwrap();
+    assert!(read.unwrap() == flood);
+}
+
 #[tokio::test]
 async fn a_deadline_ends_the_conversation_for_both() {
     let late = Talk {

@@ -152,7 +152,7 @@ async fn both_ends_say_the_same_as_without_a_guard() {
 async fn a_flood_both_ways_arrives_whole_and_ends_are_told_apart() {
     let (desk, node) = (Watch::default().endpoint().await, endpoint().await);
     let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
-    let flood: Vec<u8> = (0..3_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let flood: Vec<u8> = (0..20_u32 << 20).map(|at| (at % 251) as u8).collect();
     let mut here = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
     let (back, there) = tokio::join!(
         async {
