@@ -272,7 +272,8 @@ def lines(kind, **like):
     if not RAW.exists():
         return []
     every = [json.loads(line) for line in RAW.read_text().splitlines()]
-    every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes"]
+    # Bytes are no times, and a guard's process is counted among the others.
+    every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes" or line["kind"] == "guarded"]
     those = [line for line in every if line["kind"] == kind and all(line.get(k) == v for k, v in like.items())]
     last = {alike(line): (line["at"][:10], line["cpu"]) for line in sorted(those, key=lambda line: line["at"])}
     return [line for line in those if (line["at"][:10], line["cpu"]) == last[alike(line)]]
