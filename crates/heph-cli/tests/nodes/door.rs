@@ -25,6 +25,25 @@ pub(crate) struct DoorProcess {
 }
 
 impl DoorProcess {
+    /// The events of an answer of so many tokens in which `strike` falls. Its text is that of an answer that is made here undisturbed.
+    pub(crate) fn struck(&self, mode: &str, tokens: usize, strike: impl FnOnce()) -> Vec<Value> {
+        let mut body = endless(tokens);
+        (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
+        body["heph"] = json!({ "mode": "local" });
+        let calm = spoken(&events(&self.ask("POST", "/v1/completions", &body, "").2));
+        body["heph"] = json!({ "mode": mode });
+        let mut stream = BufReader::new(self.send("POST", "/v1/completions", &body, ""));
+        let mut heard = String::new();
+        while events(&heard).len() < 3 {
+            assert!(stream.read_line(&mut heard).unwrap() > 0, "{mode}: {heard}");
+        }
+        strike();
+        stream.read_to_string(&mut heard).unwrap();
+        let events = events(&heard);
+        assert_eq!(spoken(&events), calm, "{mode}");
+        events
+    }
+
     pub(crate) fn start(home: &Home, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let fixed = ["serve", "--no-auth", "--listen", "127.0.0.1:0"];
         let mut command = home.command(&[&fixed[..], more].concat());
@@ -391,20 +410,7 @@ fn a_node_killed_in_the_middle_of_a_stream_changes_no_byte() {
         let mut node = NodeProcess::start("node-a");
         let desk = Home::with(&[&node]);
         let door = DoorProcess::start(&desk, &[], &[]);
-        let mut body = endless(600);
-        (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
-        body["heph"] = json!({ "mode": "local" });
-        let calm = spoken(&events(&door.ask("POST", "/v1/completions", &body, "").2));
-        body["heph"] = json!({ "mode": mode });
-        let mut stream = BufReader::new(door.send("POST", "/v1/completions", &body, ""));
-        let mut heard = String::new();
-        while events(&heard).len() < 3 {
-            assert!(stream.read_line(&mut heard).unwrap() > 0, "{mode}: {heard}");
-        }
-        node.kill();
-        stream.read_to_string(&mut heard).unwrap();
-        let events = events(&heard);
-        assert_eq!(spoken(&events), calm, "{mode}");
+        let events = door.struck(mode, 600, || node.kill());
         let receipt = &events.last().unwrap()["heph"]["receipt"];
         let moves = receipt["moves"].as_array().unwrap();
         assert!(

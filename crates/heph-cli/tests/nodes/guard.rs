@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::door::{DoorProcess, endless, events, spoken};
+use super::door::{DoorProcess, endless};
 use super::mock::{Act, ok, play};
 use super::providers::{chat, home, story};
 use super::{Home, NodeProcess};
@@ -181,26 +181,16 @@ fn a_door_speaks_to_machines_through_a_guard_and_a_killed_one_changes_no_byte() 
     let desk = Home::with(&[&node]);
     let door = DoorProcess::start(&desk, &[], &[]);
     for mode in ["remote", "layered"] {
-        let mut body = endless(400);
-        (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
-        body["heph"] = json!({ "mode": "local" });
-        let calm = spoken(&events(&door.ask("POST", "/v1/completions", &body, "").2));
-        body["heph"] = json!({ "mode": mode });
-        let mut stream = BufReader::new(door.send("POST", "/v1/completions", &body, ""));
-        let mut heard = String::new();
-        while events(&heard).len() < 3 {
-            assert!(stream.read_line(&mut heard).unwrap() > 0, "{mode}: {heard}");
-        }
-        let guards = guards(door.pid());
-        assert!(!guards.is_empty() && guards.iter().any(|guard| udp(*guard) > 0));
-        assert_eq!(
-            udp(door.pid()),
-            0,
-            "the process that has the prompts has no such socket"
-        );
-        guards.into_iter().for_each(kill);
-        stream.read_to_string(&mut heard).unwrap();
-        assert_eq!(spoken(&events(&heard)), calm, "{mode}");
+        door.struck(mode, 400, || {
+            let guards = guards(door.pid());
+            assert!(!guards.is_empty() && guards.iter().any(|guard| udp(*guard) > 0));
+            assert_eq!(
+                udp(door.pid()),
+                0,
+                "the process that has the prompts has no such socket"
+            );
+            guards.into_iter().for_each(kill);
+        });
     }
     // The next question finds the node again.
     let mut body = endless(20);

@@ -102,14 +102,18 @@ fn each_of_many_answers_is_the_answer_alone() {
     });
 }
 
-#[test]
-fn one_too_many_is_refused_and_a_place_comes_free() {
-    let limits = BatchLimits {
+/// One answer, and one that waits.
+fn one_at_a_time() -> BatchLimits {
+    BatchLimits {
         running: 1,
         waiting: 1,
         ..BatchLimits::default()
-    };
-    let service = service(limits);
+    }
+}
+
+#[test]
+fn one_too_many_is_refused_and_a_place_comes_free() {
+    let service = service(one_at_a_time());
     runtime().block_on(async {
         let ask = || vec![job(&service, "Once upon a time", 400, 1)];
         let first = service.submit(ask()).unwrap().remove(0);
@@ -128,12 +132,7 @@ fn one_too_many_is_refused_and_a_place_comes_free() {
 
 #[test]
 fn whoever_has_to_wait_is_told_for_how_long() {
-    let limits = BatchLimits {
-        running: 1,
-        waiting: 1,
-        ..BatchLimits::default()
-    };
-    let service = service(limits);
+    let service = service(one_at_a_time());
     runtime().block_on(async {
         let ask = || vec![job(&service, "Once upon a time", 300, 1)];
         assert_eq!(service.wait(), Duration::ZERO);
