@@ -143,7 +143,7 @@ impl Books {
     pub(crate) fn settle(&mut self, asking: &Asking, plan: &Plan, answer: &Answer) -> Receipt {
         // What cannot be kept is learned again.
         let _ = self.acceptances.learn(&answer.guessed);
-        let now = self.meter.read();
+        let now = self.meter.settle();
         let spent = self.spent(&now);
         self.counted = now;
         if let Some(network) = &asking.network {
@@ -167,15 +167,19 @@ impl Books {
     fn spent(&self, now: &BTreeMap<NodeId, Traffic>) -> BTreeMap<NodeId, Traffic> {
         let spent = now.iter().map(|(node, bytes)| {
             let before = self.counted.get(node).copied().unwrap_or_default();
-            let (up, down) = (bytes.up - before.up, bytes.down - before.down);
-            (*node, Traffic { up, down })
+            let more = Traffic {
+                // What waited to leave may have been told, and then been broken off.
+                up: bytes.up.saturating_sub(before.up),
+                down: bytes.down.saturating_sub(before.down),
+            };
+            (*node, more)
         });
         spent.collect()
     }
 
     /// Takes over what went out for the same answer by a desk that failed: it left, too.
     pub(crate) fn go_on_from(&self, failed: &Books) {
-        let spent = failed.spent(&failed.meter.read());
+        let spent = failed.spent(&failed.meter.settle());
         self.meter.take_over(&spent, &failed.meter.read_left());
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
-use crate::endpoint::{Stream, write_some};
+use crate::endpoint::{Stream, Witness, write_some};
 
 /// Commands that wait for a machine which is busy writing.
 const COMMANDS_WAITING: usize = 64;
@@ -36,6 +36,12 @@ const READ_BYTES: usize = 64 << 10;
 
 /// A peer that takes none of the bytes that wait for it for this long does not read any more.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a guard may take to hand on what it was given, where somebody waits for its count.
+const HANDED_ON_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often it is asked meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// How long a finished conversation waits for the peer to have read everything.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -92,12 +98,47 @@ pub struct Conversation<M: Machine> {
     commands: Commands<M>,
     events: mpsc::Receiver<M::Event>,
     end: oneshot::Receiver<Result<(), DriveError<M::Error>>>,
+    tally: Tally,
 }
 
 /// A way to hand commands to a conversation, for as many threads as want one.
 pub struct Commands<M: Machine> {
     queue: mpsc::Sender<M::Command>,
+}
+
+/// The books of one conversation, also once it is over: bytes sent and received, without what the connection adds. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Tally {
     counted: Arc<Counted>,
+    witness: Option<Witness>,
+}
+
+impl Tally {
+    /// As counted here: what was handed to the socket, or to the guard that owns it.
+    pub fn bytes(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.counted.sent), read(&self.counted.received))
+    }
+
+    /// As counted by whoever owns the socket. Where that is a guard, waits a moment until it has handed on all that it was given; what it
+    /// has not by then counts, too, since it may yet leave. A guard that is gone said nothing: then as counted here. Not to be called in a
+    /// task.
+    pub fn carried(&self) -> (u64, u64) {
+        let until = Instant::now() + HANDED_ON_WITHIN;
+        loop {
+            let (sent, received) = self.bytes();
+            let Some((up, down, is_over)) = self.witness.as_ref().and_then(Witness::carried) else {
+                return (sent, received);
+            };
+            if is_over || up >= sent {
+                return (up, down);
+            }
+            if Instant::now() >= until {
+                return (sent, down);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
 }
 
 /// What passed over one conversation.
@@ -111,7 +152,6 @@ impl<M: Machine> Clone for Commands<M> {
     fn clone(&self) -> Self {
         Commands {
             queue: self.queue.clone(),
-            counted: Arc::clone(&self.counted),
         }
     }
 }
@@ -138,12 +178,6 @@ impl<M: Machine> Commands<M> {
     pub fn is_over(&self) -> bool {
         self.queue.is_closed()
     }
-
-    /// Bytes sent and received in this conversation, without what the connection adds.
-    pub fn bytes(&self) -> (u64, u64) {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (read(&self.counted.sent), read(&self.counted.received))
-    }
 }
 
 impl<M: Machine> Conversation<M> {
@@ -155,6 +189,11 @@ impl<M: Machine> Conversation<M> {
     /// Hands a command over if there is room, else gives it back.
     pub fn try_command(&self, command: M::Command) -> Result<(), M::Command> {
         self.commands.try_send(command)
+    }
+
+    /// Its books.
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     /// A way to hand over commands from elsewhere.
@@ -206,6 +245,10 @@ where
     let (event_queue, events) = mpsc::channel(events_waiting);
     let (ended, end) = oneshot::channel();
     let counted = Arc::new(Counted::default());
+    let tally = Tally {
+        counted: Arc::clone(&counted),
+        witness: stream.witness(),
+    };
     let driver = Driver {
         stream,
         machine,
@@ -215,7 +258,7 @@ where
         told: None,
         unsent: Unsent::default(),
         heard_all: false,
-        counted: Arc::clone(&counted),
+        counted,
     };
     tokio::spawn(async move {
         let outcome = driver.run().await;
@@ -223,12 +266,10 @@ where
         let _ = ended.send(outcome);
     });
     Conversation {
-        commands: Commands {
-            queue: commands,
-            counted,
-        },
+        commands: Commands { queue: commands },
         events,
         end,
+        tally,
     }
 }
 

@@ -139,6 +139,7 @@ mod guarded {
     pub(super) type Connection = Endpoint;
     pub(super) type SendHalf = Endpoint;
     pub(super) type ReceiveHalf = Endpoint;
+    pub(super) type Witness = Endpoint;
 }
 
 /// This machine among its peers. Clones are the same socket.
@@ -692,6 +693,20 @@ impl ReceiveHalf {
     }
 }
 
+/// Counts what a conversation carries beside this process: the guard that owns the socket. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Witness(guarded::Witness);
+
+impl Witness {
+    /// Bytes that went up and came down so far, and whether no more go up; `None` where no guard can say. Waits a moment for it.
+    pub(crate) fn carried(&self) -> Option<(u64, u64, bool)> {
+        #[cfg(target_os = "linux")]
+        return self.0.carried();
+        #[cfg(not(target_os = "linux"))]
+        match self.0 {}
+    }
+}
+
 /// One conversation: ordered bytes both ways.
 #[derive(Debug)]
 pub struct Stream {
@@ -704,6 +719,17 @@ pub struct Stream {
 const PIECE_BYTES: usize = 4 << 10;
 
 impl Stream {
+    /// Who else counts what it carries; `None` where the socket is this process's own.
+    pub(crate) fn witness(&self) -> Option<Witness> {
+        match &self.send.0 {
+            Kind::Here(_) => None,
+            #[cfg(target_os = "linux")]
+            Kind::Guarded(guarded) => Some(Witness(guarded.witness())),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Guarded(none) => match *none {},
+        }
+    }
+
     /// Writes all of `bytes`; waits while the peer reads slowly.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
         let mut rest = bytes;

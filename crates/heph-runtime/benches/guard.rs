@@ -19,7 +19,7 @@ use heph_runtime::gate::{Doors, Gate, Meter};
 use heph_runtime::guard::{self, Outlet, Stands};
 use heph_runtime::providers::ProviderBook;
 use heph_runtime::rules::{POLICY_FILE, Rules};
-use heph_runtime::seat::{Bell, Host, Seat, SeatError, Traffic};
+use heph_runtime::seat::{Bell, Host, Seat, SeatError};
 use heph_types::{
     KvFormat, LayerRange, ModelHash, NodeId, Order, Policy, Position, Reply, Role, SamplingOptions,
     SessionId, StageSpec,
@@ -251,11 +251,11 @@ impl Host for Idle {
     }
 
     fn open(&self, _: SessionId, _: &StageSpec, _: &Bell) -> Result<Box<dyn Seat>, SeatError> {
-        Ok(Box::new(Deaf(0)))
+        Ok(Box::new(Deaf))
     }
 }
 
-struct Deaf(u64);
+struct Deaf;
 
 impl Seat for Deaf {
     fn node(&self) -> NodeId {
@@ -263,18 +263,10 @@ impl Seat for Deaf {
     }
 
     fn submit(&mut self, _: Order) -> Result<(), SeatError> {
-        self.0 += 1;
         Ok(())
     }
 
     fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
         Ok(None)
-    }
-
-    fn traffic(&self) -> Traffic {
-        Traffic {
-            up: 40 * self.0,
-            down: 10 * self.0,
-        }
     }
 }

@@ -19,7 +19,7 @@ use heph_types::{
 };
 
 use crate::discretion::{Discretion, destination};
-use crate::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError, Traffic, Vouched};
+use crate::seat::{Bell, Hop, HopState, Host, Refusal, Seat, SeatError, Tally, Traffic, Vouched};
 
 /// How often an answer under way looks whether its rules still are what they were: a policy that was just written counts
 /// from the next token but few on.
@@ -30,9 +30,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Meter(Arc<Mutex<Counted>>);
 
 /// What was counted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Counted {
-    by_machine: BTreeMap<NodeId, Traffic>,
+    /// The books of each session, those that are over among them.
+    sessions: Vec<(NodeId, Arc<dyn Tally>)>,
+    /// Taken over from other meters.
+    earlier: BTreeMap<NodeId, Traffic>,
     /// What machines say that they handed to each other.
     between: BTreeMap<(NodeId, NodeId), u64>,
     /// By which leave something went to a machine.
@@ -65,9 +68,26 @@ impl Left {
 }
 
 impl Meter {
-    /// What went to and from each machine so far; machines with no traffic are left out.
+    /// What went to and from each machine so far, as it was counted here; machines with no traffic are left out.
     pub fn read(&self) -> BTreeMap<NodeId, Traffic> {
-        self.counted().by_machine.clone()
+        self.sum(|session| session.bytes())
+    }
+
+    /// The same as counted by whoever owns the sockets, for a receipt. May wait a moment for it.
+    pub fn settle(&self) -> BTreeMap<NodeId, Traffic> {
+        self.sum(|session| session.carried())
+    }
+
+    fn sum(&self, of: impl Fn(&dyn Tally) -> Traffic) -> BTreeMap<NodeId, Traffic> {
+        let (mut all, sessions) = {
+            let counted = self.counted();
+            (counted.earlier.clone(), counted.sessions.clone())
+        };
+        for (node, session) in sessions {
+            *all.entry(node).or_default() += of(&*session);
+        }
+        all.retain(|_, traffic| *traffic != Traffic::default());
+        all
     }
 
     /// Bytes that went from one machine to another past this one so far, by the word of the machine that sent them.
@@ -82,7 +102,9 @@ impl Meter {
 
     /// Counts what went to machines for the same answer past another meter, and by which leave.
     pub fn take_over(&self, spent: &BTreeMap<NodeId, Traffic>, left: &BTreeMap<NodeId, Left>) {
-        spent.iter().for_each(|(node, traffic)| self.add(*node, *traffic));
+        for (node, traffic) in spent {
+            *self.counted().earlier.entry(*node).or_default() += *traffic;
+        }
         left.iter()
             .for_each(|(node, left)| self.left(*node, left.clone()));
     }
@@ -103,10 +125,8 @@ impl Meter {
         }
     }
 
-    fn add(&self, node: NodeId, more: Traffic) {
-        if more != Traffic::default() {
-            *self.counted().by_machine.entry(node).or_default() += more;
-        }
+    fn watch(&self, node: NodeId, session: Arc<dyn Tally>) {
+        self.counted().sessions.push((node, session));
     }
 
     fn add_between(&self, hop: (NodeId, NodeId), more: u64) {
@@ -237,15 +257,14 @@ impl Host for Gate {
             self.host.cleared(clearance)
         });
         let host = cleared.as_ref().unwrap_or(&self.host);
-        let seat = host.open(session, spec, bell);
-        if seat.is_err() {
-            self.meter.add(self.host.node(), host.spent());
+        // Also what is asked for in vain has left.
+        if let Some(tally) = host.tally() {
+            self.meter.watch(self.host.node(), tally);
         }
         Ok(Box::new(Watched {
-            seat: seat?,
+            seat: host.open(session, spec, bell)?,
             leave,
             looked: (Instant::now(), rose),
-            counted: Traffic::default(),
             meets: self.meets,
             hop: None,
             handed: 0,
@@ -285,14 +304,13 @@ impl Leave {
     }
 }
 
-/// A seat whose traffic is added to the meter, and that meets only whom it may.
+/// A seat that the rules go on allowing, and that meets only whom it may.
 struct Watched {
     seat: Box<dyn Seat>,
     /// What has to go on allowing it; `None` on this machine.
     leave: Option<Leave>,
     /// When that was looked at last, and how often the label had risen.
     looked: (Instant, u64),
-    counted: Traffic,
     meets: bool,
     /// Where its rows were last asked to go.
     hop: Option<(NodeId, NodeId)>,
@@ -321,13 +339,6 @@ impl Watched {
     }
 
     fn count(&mut self) {
-        let now = self.seat.traffic();
-        let more = Traffic {
-            up: now.up.saturating_sub(self.counted.up),
-            down: now.down.saturating_sub(self.counted.down),
-        };
-        self.counted = now;
-        self.meter.add(self.seat.node(), more);
         let handed = self.seat.handed_bytes();
         if let Some(hop) = self.hop {
             self.meter.add_between(hop, handed.saturating_sub(self.handed));
@@ -433,6 +444,27 @@ mod tests {
         fn open(&self, _: SessionId, _: &StageSpec, _: &Bell) -> Result<Box<dyn Seat>, SeatError> {
             Ok(Box::new(Deaf))
         }
+
+        fn tally(&self) -> Option<Arc<dyn Tally>> {
+            Some(Arc::new(Fixed(Traffic { up: 5, down: 7 })))
+        }
+    }
+
+    /// Books in which nothing changes; whoever owns the socket counted a byte less up, and a byte more down.
+    #[derive(Debug)]
+    struct Fixed(Traffic);
+
+    impl Tally for Fixed {
+        fn bytes(&self) -> Traffic {
+            self.0
+        }
+
+        fn carried(&self) -> Traffic {
+            Traffic {
+                up: self.0.up - 1,
+                down: self.0.down + 1,
+            }
+        }
     }
 
     impl Seat for Deaf {
@@ -446,10 +478,6 @@ mod tests {
 
         fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
             Ok(None)
-        }
-
-        fn traffic(&self) -> Traffic {
-            Traffic { up: 5, down: 7 }
         }
     }
 
@@ -468,8 +496,8 @@ mod tests {
             })
         }
 
-        fn spent(&self) -> Traffic {
-            Traffic { up: 107, down: 20 }
+        fn tally(&self) -> Option<Arc<dyn Tally>> {
+            Some(Arc::new(Fixed(Traffic { up: 107, down: 20 })))
         }
     }
 
@@ -648,7 +676,12 @@ mod tests {
             seat.poll().unwrap();
             seat.poll().unwrap();
         }
-        let wanted = Traffic { up: 10, down: 14 };
-        assert_eq!(meter.read(), BTreeMap::from([(NodeId([1; 32]), wanted)]));
+        let of_all = |up, down| BTreeMap::from([(NodeId([1; 32]), Traffic { up, down })]);
+        assert_eq!(meter.read(), of_all(10, 14));
+        assert_eq!(
+            meter.settle(),
+            of_all(8, 16),
+            "receipts have what the owner of the sockets counted"
+        );
     }
 }

@@ -18,10 +18,10 @@ use heph_types::{NodeId, NodeProfile, SessionId, StageSpec};
 
 use crate::codecs::Allowed;
 use crate::network::Network;
-use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Traffic};
+use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Tally};
 use link::Link;
 pub(crate) use seat::PROFILE_VERSION;
-use seat::{Leave, Vain};
+use seat::{Leave, Talks};
 
 /// How long the first connection to a peer may take: a desk has others to ask.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -38,7 +38,7 @@ pub struct Peer {
     /// The leave to show it something; without one it is shown nothing.
     clearance: Option<Clearance>,
     /// Conversations in which a session was asked for by that leave and not opened.
-    vain: Vain,
+    talks: Talks,
 }
 
 /// How rows travel.
@@ -68,7 +68,7 @@ impl Peer {
             link: Arc::new(Link::new(network.clone(), node)),
             formats: Formats::Any(Arc::new(Allowed::exact())),
             clearance: None,
-            vain: Vain::default(),
+            talks: Talks::default(),
         }
     }
 
@@ -83,7 +83,7 @@ impl Peer {
             link: Arc::clone(&self.link),
             formats,
             clearance: self.clearance.clone(),
-            vain: Vain::default(),
+            talks: Talks::default(),
         }
     }
 
@@ -91,7 +91,7 @@ impl Peer {
     pub fn with_clearance(&self, clearance: Clearance) -> Peer {
         Peer {
             clearance: Some(clearance),
-            vain: Vain::default(),
+            talks: Talks::default(),
             ..self.clone()
         }
     }
@@ -133,13 +133,13 @@ impl Host for Peer {
         })?;
         let leave = Leave {
             clearance,
-            vain: &self.vain,
+            talks: &self.talks,
         };
         seat::open(&self.link, session, spec, &self.formats, leave, bell)
     }
 
-    fn spent(&self) -> Traffic {
-        self.vain.traffic()
+    fn tally(&self) -> Option<Arc<dyn Tally>> {
+        Some(Arc::new(self.talks.clone()))
     }
 
     fn cleared(&self, clearance: &Clearance) -> Option<Arc<dyn Host>> {

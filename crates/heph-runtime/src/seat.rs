@@ -157,9 +157,9 @@ pub trait Host: Send + Sync {
         None
     }
 
-    /// What went over the network for a session that it did not open.
-    fn spent(&self) -> Traffic {
-        Traffic::default()
+    /// The books of what goes over the network for the sessions that it opens, or tries to; `None` where nothing does.
+    fn tally(&self) -> Option<Arc<dyn Tally>> {
+        None
     }
 
     /// Needs no more than these layers from now on: what memory others take may be given back. Stages that are open stay.
@@ -173,6 +173,17 @@ pub trait Host: Send + Sync {
     /// Whether opening waits for somebody far away, so that several are better opened at once.
     fn is_far(&self) -> bool {
         false
+    }
+}
+
+/// The books of a host, which outlive its seats.
+pub trait Tally: Send + Sync + std::fmt::Debug {
+    /// What passed so far, as it was counted here.
+    fn bytes(&self) -> Traffic;
+
+    /// What passed so far, as counted by whoever owns the socket: the guard of connections, where there is one. May wait a moment.
+    fn carried(&self) -> Traffic {
+        self.bytes()
     }
 }
 

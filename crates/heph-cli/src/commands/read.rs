@@ -284,7 +284,7 @@ fn carried_out(
     let done = read(document, reading, &words, desks, &cancel, &mut step);
     bar.finish_and_clear();
     let done = done?;
-    let spent = meter.read();
+    let spent = meter.settle();
     let line = |(number, (node, name)): (usize, (NodeId, String))| {
         let own: Vec<&Note> = done.notes.iter().filter(|note| note.reader == number).collect();
         let spent = spent.get(&node).copied().unwrap_or_default();

@@ -22,8 +22,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use super::words::{
-    Answer, Ask, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell, hear_waiting, pair,
-    say_waiting,
+    Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell, hear_waiting,
+    pair, say_waiting,
 };
 use super::{
     AcceptError, BindError, ConnectError, EndpointOptions, Goodbye, LinkError, Passed, Protocol, SocketTotal,
@@ -612,7 +612,7 @@ impl Connection {
         near.set_nonblocking(true).map_err(broken)?;
         let conversation = Arc::new(Conversation {
             pipe: UnixStream::from_std(near).map_err(broken)?,
-            news: watch::Sender::default(),
+            news: Arc::default(),
         });
         held(&self.0.conversations).insert(number, Arc::clone(&conversation));
         let end = || End {
@@ -762,7 +762,10 @@ async fn hear(link: Weak<Link>, channel: Arc<Channel>, news: News) {
                 Hear::Shown(shown) => drop(news.shown.try_send(shown)),
                 Hear::Sent(number, sent) => link.tell(number, |told| told.sent = Some(sent)),
                 Hear::Heard(number, heard) => link.tell(number, |told| told.heard = Some(heard)),
-                Hear::Done(number) => drop(held(&link.conversations).remove(&number)),
+                Hear::Done(number, carried) => {
+                    link.tell(number, |told| told.carried = Some(carried));
+                    held(&link.conversations).remove(&number);
+                }
                 Hear::Closed(why, facts) => {
                     *held(&link.facts) = facts;
                     link.end(why);
@@ -790,7 +793,7 @@ async fn hear(link: Weak<Link>, channel: Arc<Channel>, news: News) {
 struct Conversation {
     /// Its bytes.
     pipe: UnixStream,
-    news: watch::Sender<Told>,
+    news: Arc<watch::Sender<Told>>,
 }
 
 /// What the guard said of a conversation.
@@ -799,6 +802,7 @@ struct Told {
     opened: Option<Result<(), LinkError>>,
     sent: Option<Result<(), String>>,
     heard: Option<Result<(), String>>,
+    carried: Option<Carried>,
 }
 
 impl Told {
@@ -821,6 +825,38 @@ impl Conversation {
             // Its sender is this very conversation.
             let _ = news.changed().await;
         }
+    }
+}
+
+/// What the guard counts of a conversation, for whoever keeps books. It holds neither the conversation nor its connection.
+#[derive(Debug, Clone)]
+pub(super) struct Witness {
+    live: Arc<Live>,
+    connection: u64,
+    conversation: u64,
+    news: Arc<watch::Sender<Told>>,
+}
+
+impl Witness {
+    /// Bytes that went up and came down so far, and whether no more go up; `None` where no guard can say.
+    pub(super) fn carried(&self) -> Option<(u64, u64, bool)> {
+        let told = || self.news.borrow().carried;
+        let mut carried = told();
+        if carried.is_none() {
+            let question = Question::Carried {
+                connection: self.connection,
+                conversation: self.conversation,
+            };
+            self.live.questions.ask(question, |answer| {
+                if let Answer::Carried(answer) = answer {
+                    carried = answer;
+                }
+                More::Nothing
+            });
+        }
+        // It may have ended meanwhile.
+        let carried = carried.or_else(told)?;
+        Some((carried.up, carried.down, carried.is_over))
     }
 }
 
@@ -867,6 +903,15 @@ impl SendHalf {
                     };
                 }
             }
+        }
+    }
+
+    pub(super) fn witness(&self) -> Witness {
+        Witness {
+            live: Arc::clone(&self.0.link.live),
+            connection: self.0.link.number,
+            conversation: self.0.number,
+            news: Arc::clone(&self.0.conversation.news),
         }
     }
 

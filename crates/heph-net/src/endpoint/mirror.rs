@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::here::{self, Endpoint};
-use super::words::{Answer, Ask, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell};
+use super::words::{Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell};
 use super::{
     AcceptError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Protocol, ReceiveHalf,
     SendHalf, within,
@@ -117,6 +117,7 @@ pub async fn keep(words: OwnedFd, questions: OwnedFd, warden: Arc<dyn Warden>) {
         arriving: Mutex::default(),
         arrived: AtomicU64::new(0),
         connections: Mutex::default(),
+        counts: Mutex::default(),
     });
     tokio::select! {
         () = guard.asked() => {}
@@ -135,6 +136,28 @@ struct Guard {
     arrived: AtomicU64,
     /// Connections by their number.
     connections: Mutex<BTreeMap<u64, here::Connection>>,
+    /// What conversations carry, by the numbers of their connection and their own.
+    counts: Mutex<BTreeMap<(u64, u64), Arc<Counts>>>,
+}
+
+/// What one conversation carries.
+#[derive(Debug, Default)]
+struct Counts {
+    up: AtomicU64,
+    down: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl Counts {
+    fn carried(&self) -> Carried {
+        // In this order, so that what is over is told whole.
+        let is_over = self.is_over.load(Ordering::Acquire);
+        Carried {
+            up: self.up.load(Ordering::Relaxed),
+            down: self.down.load(Ordering::Relaxed),
+            is_over,
+        }
+    }
 }
 
 impl Guard {
@@ -340,6 +363,13 @@ impl Guard {
                 let connection = held(&self.connections).get(&number).cloned();
                 vec![Answer::Facts(connection.as_ref().map(facts))]
             }
+            Question::Carried {
+                connection,
+                conversation,
+            } => {
+                let counts = held(&self.counts).get(&(connection, conversation)).cloned();
+                vec![Answer::Carried(counts.map(|counts| counts.carried()))]
+            }
         }
     }
 }
@@ -460,8 +490,10 @@ impl Kept {
     async fn done(&mut self, conversation: Option<u64>) {
         if let Some(number) = conversation {
             self.orders.remove(&number);
+            let counts = held(&self.guard.counts).remove(&(self.connection.number(), number));
+            let carried = counts.map_or_else(Carried::default, |counts| counts.carried());
             // Whoever asked may have gone.
-            let _ = self.channel.say(&Hear::Done(number), None).await;
+            let _ = self.channel.say(&Hear::Done(number, carried), None).await;
         }
     }
 
@@ -486,7 +518,8 @@ impl Kept {
                     self.channel
                         .say(&Hear::Opened(conversation, Err(why)), None)
                         .await?;
-                    return self.channel.say(&Hear::Done(conversation), None).await;
+                    let done = Hear::Done(conversation, Carried::default());
+                    return self.channel.say(&done, None).await;
                 }
                 let most = if grounds.is_some() {
                     u64::MAX
@@ -581,10 +614,13 @@ impl Kept {
             stop: Some(stop),
         };
         self.orders.insert(number, orders);
+        let counts = Arc::new(Counts::default());
+        held(&self.guard.counts).insert((self.connection.number(), number), Arc::clone(&counts));
         Ok(Carrying {
             number,
             pipe: UnixStream::from_std(pipe)?,
             most,
+            counts,
             reset: to_reset,
             stop: to_stop,
             connection: self.connection.clone(),
@@ -597,7 +633,9 @@ impl Kept {
 /// Whatever ended it, others are told no more of it.
 impl Drop for Kept {
     fn drop(&mut self) {
-        held(&self.guard.connections).remove(&self.connection.number());
+        let number = self.connection.number();
+        held(&self.guard.connections).remove(&number);
+        held(&self.guard.counts).retain(|(connection, _), _| *connection != number);
     }
 }
 
@@ -607,6 +645,7 @@ struct Carrying {
     pipe: UnixStream,
     /// How many bytes may go up.
     most: u64,
+    counts: Arc<Counts>,
     reset: oneshot::Receiver<u32>,
     stop: oneshot::Receiver<u32>,
     connection: here::Connection,
@@ -620,6 +659,7 @@ impl Carrying {
             number,
             pipe,
             most,
+            counts,
             reset,
             stop,
             connection,
@@ -629,13 +669,14 @@ impl Carrying {
         let up = async {
             let sent = tokio::select! {
                 biased;
-                sent = up(&pipe, send, reset, most) => sent,
+                sent = up(&pipe, send, reset, (most, &counts)) => sent,
                 why = connection.closed() => Err(NotSent::Broken(why.to_string())),
             };
             if sent == Err(NotSent::NotCleared) {
                 *held(&barred) = Some(NotSent::NotCleared.to_string());
                 connection.close(Goodbye::Done);
             }
+            counts.is_over.store(true, Ordering::Release);
             // Said before the pipe ends, so that whoever sees its end knows why.
             let said = sent.clone().map_err(|why| why.to_string());
             let _ = channel.say(&Hear::Sent(number, said), None).await;
@@ -644,7 +685,7 @@ impl Carrying {
             }
         };
         let down = async {
-            let heard = down(&pipe, receive, stop).await;
+            let heard = down(&pipe, receive, stop, &counts.down).await;
             let _ = channel.say(&Hear::Heard(number, heard), None).await;
             let _ = rustix::net::shutdown(&pipe, Shutdown::Write);
         };
@@ -668,7 +709,7 @@ async fn up(
     pipe: &UnixStream,
     mut send: SendHalf,
     mut reset: oneshot::Receiver<u32>,
-    most: u64,
+    (most, counts): (u64, &Counts),
 ) -> Result<(), NotSent> {
     let (mut piece, mut sent) = (vec![0; PIECE_BYTES], 0);
     loop {
@@ -696,6 +737,7 @@ async fn up(
                 Ok(code) = &mut reset => return Err(broken_off(send, code)),
                 wrote = send.write(rest) => wrote.map_err(NotSent::Broken)?,
             };
+            counts.up.fetch_add(wrote as u64, Ordering::Relaxed);
             rest = &rest[wrote..];
         }
     }
@@ -711,6 +753,7 @@ async fn down(
     pipe: &UnixStream,
     mut receive: ReceiveHalf,
     mut stop: oneshot::Receiver<u32>,
+    came: &AtomicU64,
 ) -> Result<(), String> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -722,6 +765,7 @@ async fn down(
                 None => return Ok(()),
             },
         };
+        came.fetch_add(count as u64, Ordering::Relaxed);
         let mut rest = &piece[..count];
         while !rest.is_empty() {
             let wrote = tokio::select! {

@@ -79,6 +79,11 @@ pub(super) enum Question {
     Total,
     Address,
     Facts(u64),
+    /// What a conversation of a connection carried.
+    Carried {
+        connection: u64,
+        conversation: u64,
+    },
 }
 
 /// A question with its number: an answer that came too late is not taken for another one's.
@@ -97,6 +102,7 @@ pub(super) enum Answer {
     Total(SocketTotal),
     Address(NodeAddress),
     Facts(Option<Facts>),
+    Carried(Option<Carried>),
 }
 
 /// Whether an answer goes on in the next word.
@@ -112,6 +118,15 @@ pub(super) struct Facts {
     pub(super) round_trip: Option<Duration>,
     pub(super) way: Option<Way>,
     pub(super) traffic: Traffic,
+}
+
+/// What a guard handed on in a conversation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Carried {
+    pub(super) up: u64,
+    pub(super) down: u64,
+    /// Whether nothing more goes up.
+    pub(super) is_over: bool,
 }
 
 /// Said to a guard about a connection.
@@ -159,8 +174,8 @@ pub(super) enum Hear {
     Sent(u64, Result<(), String>),
     /// The peer has said everything in this conversation, or broke it off.
     Heard(u64, Result<(), String>),
-    /// Nothing more will be said about this conversation.
-    Done(u64),
+    /// Nothing more will be said about this conversation, which carried so much.
+    Done(u64, Carried),
     /// The connection ended.
     Closed(LinkError, Facts),
 }

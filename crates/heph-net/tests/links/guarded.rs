@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use heph_net::drive::{Conversation, DriveError, drive};
+use heph_net::drive::{Conversation, DriveError, Tally, drive};
 use heph_net::endpoint::mirror::{self, Begun, Warden};
 use heph_net::endpoint::{ConnectError, Goodbye, Guards, LinkError, StreamError, Way};
 use heph_privacy::Grounds;
@@ -242,6 +242,69 @@ async fn what_was_not_cleared_is_held_back_and_what_was_is_counted_by_its_label(
         Err(barred(why.clone()))
     );
     assert_eq!(to_node.closed().await, barred(why));
+}
+
+/// What the owner of the socket says, on a thread that may wait for it.
+async fn carried(tally: &Tally) -> (u64, u64) {
+    let tally = tally.clone();
+    tokio::task::spawn_blocking(move || tally.carried())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_counts_what_it_handed_on_and_no_more_than_that_is_told_in_the_end() {
+    let watch = Watch::default();
+    let (desk, node) = (watch.endpoint().await, endpoint().await);
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let talk = async || {
+        let stream = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
+        let here: Conversation<Talk> = drive(stream, Talk::default(), std::time::Instant::now());
+        here.command(Say::Bytes(b"hello".to_vec())).await;
+        let mut there = to_desk.accept().await.unwrap();
+        there.read(&mut [0; 5]).await.unwrap();
+        (here, there)
+    };
+    let (mut here, mut there) = talk().await;
+    there.write(b"yes").await.unwrap();
+    assert_eq!(heard(&mut here, 3).await, b"yes");
+    let tally = here.tally();
+    assert_eq!((tally.bytes(), carried(&tally).await), ((5, 3), (5, 3)));
+    // A peer that does not read: what waits here may yet leave, and counts.
+    const FLOOD: usize = 8 << 20;
+    here.command(Say::Bytes(vec![7; FLOOD])).await;
+    let stuck = async {
+        let mut before = 0;
+        while before == 0 || tally.bytes().0 > before {
+            before = tally.bytes().0;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stuck).await.unwrap();
+    let given = tally.bytes().0;
+    assert!(given < FLOOD as u64 && carried(&tally).await == (given, 3));
+    // Once it is broken off nothing of that leaves any more, and it is not told.
+    drop(here);
+    let over = async {
+        while carried(&tally).await.0 == given {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, over)
+        .await
+        .expect("less left than was given");
+    let (left, mut read) = (carried(&tally).await.0, 5);
+    while let Ok(Some(count)) = there.read_some(&mut vec![0; 1 << 20]).await {
+        read += count as u64;
+    }
+    assert!(read <= left, "{read} bytes arrived, and {left} were told");
+    // A guard that is gone tells nothing.
+    let (here, _there) = talk().await;
+    let tally = here.tally();
+    watch.kill();
+    to_node.closed().await;
+    assert_eq!(carried(&tally).await, tally.bytes());
+    assert_eq!(tally.bytes().0, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use heph_net::drive::{Commands, Conversation, DriveError};
+use heph_net::drive::{self, Commands, Conversation, DriveError};
 use heph_net::session::{
     BUSY_MAX, Codecs, DeskCommand, DeskEnd, DeskEvent, LOST_AFTER, OPEN_DEADLINE, SessionError,
 };
@@ -19,7 +19,7 @@ use tokio::time::{timeout, timeout_at};
 use super::link::{Found, Link};
 use super::{AGAIN_DEADLINE, CONNECT_DEADLINE, Formats, Probe, ended, held};
 use crate::codecs::{Carriage, GOODPUT_USUAL};
-use crate::seat::{Bell, Hop, HopState, ORDERS_MAX, Refusal, Seat, SeatError, Traffic, Vouched};
+use crate::seat::{Bell, Hop, HopState, ORDERS_MAX, Refusal, Seat, SeatError, Tally, Traffic, Vouched};
 
 /// The one session of a seat's stream.
 const LINE: Line = Line(0);
@@ -47,7 +47,7 @@ struct PeerSeat {
     clearance: Clearance,
     /// The connection, whose entry in the network log bears what was cleared.
     link: Arc<Link>,
-    vain: Vain,
+    talks: Talks,
     heard: Arc<Heard>,
     listener: AbortHandle,
     /// The formats that the session's end uses.
@@ -192,13 +192,13 @@ pub(super) fn open(
         codecs,
     };
     let (way, bell, hears) = (Arc::clone(link), bell.clone(), Arc::clone(&heard));
-    let Leave { clearance, vain } = leave;
+    let Leave { clearance, talks } = leave;
     let grounds = Grounds::from(clearance);
-    let fails = vain.clone();
+    let counted = talks.clone();
     let opened = async move {
         let other = Arc::clone(&way);
         let mut another = tokio::spawn(async move { other.another(SILENT, AGAIN_DEADLINE).await });
-        let first = try_open(&way, (ask(), &grounds), &hears, &fails, &bell, CONNECT_DEADLINE).await;
+        let first = try_open(&way, (ask(), &grounds), &hears, &counted, &bell, CONNECT_DEADLINE).await;
         let Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) = first else {
             another.abort();
             return first.map_err(|(error, _)| error);
@@ -217,7 +217,7 @@ pub(super) fn open(
             &way,
             (ask(), &grounds),
             &hears,
-            &fails,
+            &counted,
             &bell,
             again_within(&error),
         )
@@ -232,7 +232,7 @@ pub(super) fn open(
         commands,
         clearance: clearance.clone(),
         link: Arc::clone(link),
-        vain: vain.clone(),
+        talks: talks.clone(),
         heard,
         listener,
         codecs,
@@ -244,33 +244,43 @@ pub(super) fn open(
     }))
 }
 
-/// By which leave a session is asked for, and where it is kept what was asked in vain.
+/// By which leave a session is asked for, and where its conversations are counted.
 #[derive(Clone, Copy)]
 pub(super) struct Leave<'a> {
     pub(super) clearance: &'a Clearance,
-    pub(super) vain: &'a Vain,
+    pub(super) talks: &'a Talks,
 }
 
-/// Conversations in which a session was asked for and not opened: what they carried left all the same, a little of it behind
-/// the failure. Clones are the same.
-#[derive(Clone, Default)]
-pub(super) struct Vain(Arc<Mutex<Vec<Commands<DeskEnd>>>>);
+/// The conversations of one session: the one that carries it, and those in which it was asked for in vain, which left all the same, a
+/// little of it behind the failure. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Talks(Arc<Mutex<Vec<drive::Tally>>>);
 
-impl Vain {
-    fn add(&self, commands: Commands<DeskEnd>) {
+impl Talks {
+    fn add(&self, talk: drive::Tally) {
         // A session is tried for twice at most.
-        held(&self.0).push(commands);
+        held(&self.0).push(talk);
     }
 
-    pub(super) fn traffic(&self) -> Traffic {
-        let tried = held(&self.0);
-        tried
+    fn sum(&self, of: impl Fn(&drive::Tally) -> (u64, u64)) -> Traffic {
+        let talks = held(&self.0).clone();
+        talks
             .iter()
-            .map(Commands::bytes)
+            .map(of)
             .fold(Traffic::default(), |mut all, (up, down)| {
                 all += Traffic { up, down };
                 all
             })
+    }
+}
+
+impl Tally for Talks {
+    fn bytes(&self) -> Traffic {
+        self.sum(drive::Tally::bytes)
+    }
+
+    fn carried(&self) -> Traffic {
+        self.sum(drive::Tally::carried)
     }
 }
 
@@ -303,16 +313,16 @@ async fn try_open(
     link: &Arc<Link>,
     (ask, grounds): (DeskCommand, &Grounds),
     heard: &Arc<Heard>,
-    vain: &Vain,
+    talks: &Talks,
     bell: &Bell,
     deadline: Duration,
 ) -> Result<Opened, (SeatError, Found)> {
     let conversing = link.converse(Some(grounds), deadline).await;
     let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
+    talks.add(conversation.tally());
     let commands = conversation.commands();
     commands.send(ask).await;
     if let Err(error) = until_open(link, &mut conversation).await {
-        vain.add(commands);
         // A stream that ended by itself tells more than that it did.
         return Err((error, found));
     }
@@ -706,10 +716,7 @@ impl Seat for PeerSeat {
     }
 
     fn traffic(&self) -> Traffic {
-        let (up, down) = self.commands.bytes();
-        let mut all = self.vain.traffic();
-        all += Traffic { up, down };
-        all
+        self.talks.bytes()
     }
 }
 

@@ -252,7 +252,7 @@ fn answer(
     }
     Ok(Done {
         what,
-        receipt: Receipt::new(plan, &came.join(asking.pool()), &answer, &meter.read()),
+        receipt: Receipt::new(plan, &came.join(asking.pool()), &answer, &meter.settle()),
         answer,
         first: first.take().unwrap_or_default(),
     })
