@@ -133,6 +133,12 @@ impl RelayAddress {
     pub fn certificate(&self) -> Option<[u8; 32]> {
         self.certificate
     }
+
+    /// Its name or address, as a certificate has it.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.url.host_str().unwrap_or_default();
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
 }
 
 impl std::fmt::Display for RelayAddress {

@@ -289,6 +289,14 @@ impl Endpoint {
         either!(&self.kind, it => it.address())
     }
 
+    /// The relays that this process itself is connected to, or was: the one that it waits at, and those by which peers were reached.
+    pub fn relays(&self) -> Vec<RelayAddress> {
+        match &self.kind {
+            Kind::Here(here) => here.relays(),
+            Kind::Guarded(_) => Vec::new(),
+        }
+    }
+
     /// Waits until the relay knows this machine, so that peers can come through it. At once without a relay; `false`
     /// when the deadline passes.
     pub async fn waiting_at_relay(&self, deadline: Duration) -> bool {
@@ -298,7 +306,8 @@ impl Endpoint {
         }
     }
 
-    /// Connects to `node`, waiting for it no longer than `deadline`, and never longer than [`CONNECT_DEADLINE`].
+    /// Connects to `node`, waiting for it no longer than `deadline`, and never longer than [`CONNECT_DEADLINE`]. Where no direct way opens soon,
+    /// by the relay that `address` names.
     pub async fn connect(
         &self,
         node: NodeId,

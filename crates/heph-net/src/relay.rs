@@ -9,7 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heph_types::NodeId;
 use iroh_relay::server::{self, Access, AccessControl, ClientRequest};
@@ -188,16 +188,52 @@ pub(crate) fn as_seen_by_clients(relay: &RelayAddress) -> RelayConfig {
     RelayConfig::new(relay.url.clone(), quic)
 }
 
-/// Trusts one certificate by its hash, and no authority.
-pub(crate) fn only(hash: [u8; 32]) -> CaTlsConfig {
-    CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
-        Ok(Arc::new(Pinned { hash, provider }))
-    }))
+/// The relays of an endpoint, and what each has to show: the certificate that its address names, else one that the public authorities vouch
+/// for. No other host is believed anything. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trusted(Arc<Mutex<Vec<RelayAddress>>>);
+
+/// Relays of one endpoint.
+const RELAYS_MAX: usize = 8;
+
+impl Trusted {
+    /// Trusts one more. `false` where there are too many.
+    pub(crate) fn add(&self, relay: &RelayAddress) -> bool {
+        let mut relays = self.relays();
+        let known = relays.contains(relay);
+        if !known && relays.len() < RELAYS_MAX {
+            relays.push(relay.clone());
+            return true;
+        }
+        known
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<RelayAddress> {
+        self.relays().clone()
+    }
+
+    /// For the library, which asks again at each connection to a relay.
+    pub(crate) fn config(&self) -> CaTlsConfig {
+        let trusted = self.clone();
+        CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
+            Ok(Arc::new(Pinned {
+                trusted: trusted.clone(),
+                authorities: CaTlsConfig::embedded().server_cert_verifier(Arc::clone(&provider))?,
+                provider,
+            }))
+        }))
+    }
+
+    fn relays(&self) -> MutexGuard<'_, Vec<RelayAddress>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
 struct Pinned {
-    hash: [u8; 32],
+    trusted: Trusted,
+    authorities: Arc<dyn ServerCertVerifier>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -205,15 +241,24 @@ impl ServerCertVerifier for Pinned {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        others: &[CertificateDer<'_>],
+        host: &ServerName<'_>,
+        stapled: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if *blake3::hash(shown).as_bytes() == self.hash {
+        let name = host.to_str();
+        let hash = *blake3::hash(shown).as_bytes();
+        let mut relays = self.trusted.all();
+        relays.retain(|relay| relay.host() == name);
+        if relays.iter().any(|relay| relay.certificate == Some(hash)) {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+        match relays.iter().any(|relay| relay.certificate.is_none()) {
+            true => self
+                .authorities
+                .verify_server_cert(shown, others, host, stapled, now),
+            false => Err(rustls::CertificateError::ApplicationVerificationFailure.into()),
+        }
     }
 
     fn verify_tls12_signature(

@@ -338,16 +338,23 @@ pub fn place(node: NodeId, name: &str, role: Role) -> Destination {
 /// # Errors
 /// Why none may.
 pub fn through_relay(rules: &Arc<Rules>, relay: &str) -> Result<Clearance, Stays> {
-    let to = Destination {
+    Discretion::new(rules, Label::public())
+        .in_mode(RELAY_MODE)
+        .clearance(&relay_place(relay))
+}
+
+/// The mode of a way through a relay, which is shown no content.
+pub(crate) const RELAY_MODE: &str = "relay";
+
+/// A relay as the rules know it.
+pub(crate) fn relay_place(relay: &str) -> Destination {
+    Destination {
         kind: Kind::Relay,
         name: relay.to_owned(),
         id: String::new(),
         region: String::new(),
         retention_days: None,
-    };
-    Discretion::new(rules, Label::public())
-        .in_mode("relay")
-        .clearance(&to)
+    }
 }
 
 /// Any machine of this role.

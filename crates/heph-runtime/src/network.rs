@@ -179,8 +179,8 @@ struct Inner {
     journal: Journal,
     /// What the log knows of the socket.
     watch: Mutex<Watch>,
-    /// Why the rules let it wait at its relay no longer.
-    denied: OnceLock<Stays>,
+    /// The relay that the rules do not let it use any more, and why.
+    denied: OnceLock<(String, Stays)>,
 }
 
 impl Network {
@@ -219,10 +219,7 @@ impl Network {
         live().push(Arc::downgrade(&network.0));
         network.serve_pairing();
         network.0.aside.spawn(note_often(Arc::downgrade(&network.0)));
-        if let Some(relay) = &network.0.options.endpoint.relay {
-            let minding = mind_relay(Arc::downgrade(&network.0), relay.to_string());
-            network.0.aside.spawn(minding);
-        }
+        network.0.aside.spawn(mind_relays(Arc::downgrade(&network.0)));
         network.spawn(arrivals::take(
             Arc::downgrade(&network.0),
             network.0.endpoint.clone(),
@@ -250,13 +247,10 @@ impl Network {
         &self.0.options.home
     }
 
-    /// Why this machine was closed by the rules: its relay was allowed at the start and is not any more.
+    /// Why this machine was closed by the rules: a relay that it is connected to was allowed and is not any more.
     pub fn denied(&self) -> Option<NetworkError> {
-        let relay = self.0.options.endpoint.relay.as_ref()?;
-        Some(NetworkError::Relay {
-            relay: relay.to_string(),
-            cause: self.0.denied.get()?.clone(),
-        })
+        let (relay, cause) = self.0.denied.get()?.clone();
+        Some(NetworkError::Relay { relay, cause })
     }
 
     /// Whether it was closed.
@@ -311,7 +305,33 @@ impl Network {
         protocol: Protocol,
         deadline: Duration,
     ) -> Result<Connection, ConnectError> {
-        self.0.endpoint.connect(node, address, protocol, deadline).await
+        let address = self.by_allowed_ways(node, address).await?;
+        self.0.endpoint.connect(node, &address, protocol, deadline).await
+    }
+
+    /// `address` without its relay, where the rules do not let that learn who speaks to whom.
+    async fn by_allowed_ways(
+        &self,
+        node: NodeId,
+        address: &NodeAddress,
+    ) -> Result<NodeAddress, ConnectError> {
+        let Some(relay) = &address.relay else {
+            return Ok(address.clone());
+        };
+        let (home, relay) = (self.home().to_owned(), relay.to_string());
+        let asked = move || through_relay(&Rules::below(&home), &relay).map(drop);
+        let denied = match self.aside(asked).await {
+            Ok(Ok(())) => return Ok(address.clone()),
+            Ok(Err(stays)) => stays.to_string(),
+            Err(_) => "this machine leaves the network".to_owned(),
+        };
+        match address.direct.is_empty() {
+            true => Err(ConnectError::Failed { node, cause: denied }),
+            false => Ok(NodeAddress {
+                direct: address.direct.clone(),
+                relay: None,
+            }),
+        }
     }
 
     /// Connects to `node` where it was heard of last: see [`Network::address_of`].
@@ -519,20 +539,23 @@ fn is_due(since: Duration, bytes: u64) -> bool {
     since >= NOTE_EVERY || bytes >= NOTE_BYTES
 }
 
-/// Asks the rules again and again whether the machine may wait at its relay. A connection to a relay cannot be left alone: where
-/// they deny it, everything is closed.
-async fn mind_relay(inner: Weak<Inner>, relay: String) {
+/// Asks the rules again and again whether the machine may use the relays that it is connected to. A connection to a relay cannot be left alone:
+/// where they deny one, everything is closed.
+async fn mind_relays(inner: Weak<Inner>) {
     let Some(rules) = inner.upgrade().map(|inner| Rules::below(&inner.options.home)) else {
         return;
     };
     loop {
         tokio::time::sleep(RELAY_ASKED_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
-        if let Err(cause) = through_relay(&rules, &relay) {
-            inner.endpoint.close(DENIED_GOODBYE).await;
-            // It is said once.
-            let _ = inner.denied.set(cause);
-            return;
+        for relay in inner.endpoint.relays() {
+            let relay = relay.to_string();
+            if let Err(cause) = through_relay(&rules, &relay) {
+                inner.endpoint.close(DENIED_GOODBYE).await;
+                // It is said once.
+                let _ = inner.denied.set((relay, cause));
+                return;
+            }
         }
     }
 }

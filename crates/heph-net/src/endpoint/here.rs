@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heph_privacy::Grounds;
 use heph_types::NodeId;
 use iroh::endpoint::{
     AckFrequencyConfig, ConnectError as Cause, ConnectingError, ConnectionError, IdleTimeout,
-    PortmapperConfig, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
+    NetReportConfig, PortmapperConfig, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
 };
 use iroh::{RelayMap, RelayMode};
 use iroh_mdns_address_lookup::MdnsAddressLookup;
@@ -22,7 +22,8 @@ use super::{
 use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
 use crate::discovery;
 use crate::identity::Identity;
-use crate::{key_exchange, relay};
+use crate::key_exchange;
+use crate::relay::{self, Trusted};
 
 /// A peer that says nothing for ten seconds, not even that it is still there, is cut off: the clock starts anew with the
 /// first sign of life that is sent after the last that was received, so two seconds are left for that.
@@ -53,6 +54,13 @@ const FIRST_WINDOW_BYTES: u64 = 256 << 10;
 /// the row is read.
 const UNACKNOWLEDGED_MAX: u32 = 10;
 
+/// How long a direct way to a peer may take to open before the relay that it waits at is asked for, which learns of that who speaks to whom.
+const DIRECTLY_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a way over a relay may take to open before it is tried anew: over a connection to the relay that was just made the library now and then
+/// gets no answer to a first packet, nor to its repeats.
+const RELAYED_WITHIN: Duration = Duration::from_secs(3);
+
 /// Unread datagrams of one connection, in bytes.
 const DATAGRAM_WINDOW_BYTES: usize = 1 << 18;
 
@@ -60,7 +68,10 @@ const DATAGRAM_WINDOW_BYTES: usize = 1 << 18;
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     iroh: iroh::Endpoint,
+    /// Where it waits.
     relay: Option<RelayAddress>,
+    /// That one, and those by which peers were reached.
+    relays: Trusted,
     lan: Option<MdnsAddressLookup>,
     tally: Tally,
 }
@@ -74,7 +85,11 @@ impl Endpoint {
             discovery,
         } = options;
         let socket = |cause: String| BindError::Socket { bind, cause };
-        let mut builder = iroh::Endpoint::builder(presets::Minimal)
+        let relays = Trusted::default();
+        if let Some(relay) = &relay {
+            relays.add(relay);
+        }
+        let builder = iroh::Endpoint::builder(presets::Minimal)
             .crypto_provider(key_exchange::provider())
             .secret_key(identity.secret().clone())
             .alpns(
@@ -87,16 +102,15 @@ impl Endpoint {
             // Where SSLKEYLOGFILE says, and in builds for tests alone: the lab searches what was sent in the clear.
             .keylog(key_log().is_some())
             .portmapper_config(PortmapperConfig::Disabled)
-            .relay_mode(match &relay {
-                Some(relay) => RelayMode::Custom(RelayMap::from_iter([relay::as_seen_by_clients(relay)])),
-                None => RelayMode::Disabled,
-            })
+            .net_report_config(net_report())
+            // It may have none now, and be given some later.
+            .relay_mode(RelayMode::Custom(RelayMap::from_iter(
+                relay.iter().map(relay::as_seen_by_clients),
+            )))
+            .ca_tls_config(relays.config())
             .clear_ip_transports()
             .bind_addr(bind)
             .map_err(|cause| socket(cause.to_string()))?;
-        if let Some(hash) = relay.as_ref().and_then(RelayAddress::certificate) {
-            builder = builder.ca_tls_config(relay::only(hash));
-        }
         let iroh = builder
             .bind()
             .await
@@ -105,6 +119,7 @@ impl Endpoint {
         Ok(Endpoint {
             iroh,
             relay,
+            relays,
             lan,
             tally: Tally::default(),
         })
@@ -132,7 +147,9 @@ impl Endpoint {
 
     pub(super) fn is_loopback(&self) -> bool {
         let bound = self.iroh.bound_sockets();
-        self.relay.is_none() && !bound.is_empty() && bound.iter().all(|socket| socket.ip().is_loopback())
+        self.relays.all().is_empty()
+            && !bound.is_empty()
+            && bound.iter().all(|socket| socket.ip().is_loopback())
     }
 
     pub(super) fn address(&self) -> NodeAddress {
@@ -147,6 +164,10 @@ impl Endpoint {
         NodeAddress { direct, relay }
     }
 
+    pub(super) fn relays(&self) -> Vec<RelayAddress> {
+        self.relays.all()
+    }
+
     pub(super) async fn waiting_at_relay(&self, deadline: Duration) -> bool {
         self.relay.is_none() || within(deadline, self.iroh.online()).await.is_some()
     }
@@ -158,10 +179,51 @@ impl Endpoint {
         protocol: Protocol,
         deadline: Duration,
     ) -> Result<Connection, ConnectError> {
-        let no_address = ConnectError::NoAddress { node };
         if node == self.node() {
             return Err(ConnectError::Myself { node });
         }
+        let until = Instant::now() + deadline;
+        let direct = NodeAddress {
+            direct: address.direct.clone(),
+            relay: None,
+        };
+        let Some(relay) = &address.relay else {
+            return self.connect_by(node, &direct, protocol, deadline).await;
+        };
+        if !self.relays.all().contains(relay) {
+            if !direct.direct.is_empty() {
+                let soon = deadline.min(DIRECTLY_WITHIN);
+                match self.connect_by(node, &direct, protocol, soon).await {
+                    Err(ConnectError::NoAnswer { .. } | ConnectError::NoAddress { .. }) => {}
+                    settled => return settled,
+                }
+            }
+            if self.relays.add(relay) {
+                let config = relay::as_seen_by_clients(relay);
+                self.iroh.insert_relay(relay.url.clone(), Arc::new(config)).await;
+            }
+        }
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let tried = left.min(RELAYED_WITHIN);
+            match self.connect_by(node, address, protocol, tried).await {
+                Err(ConnectError::NoAnswer { .. }) if tried < left => {}
+                Err(ConnectError::NoAnswer { node, .. }) => {
+                    return Err(ConnectError::NoAnswer { node, deadline });
+                }
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn connect_by(
+        &self,
+        node: NodeId,
+        address: &NodeAddress,
+        protocol: Protocol,
+        deadline: Duration,
+    ) -> Result<Connection, ConnectError> {
+        let no_address = ConnectError::NoAddress { node };
         let Some(address) = address.of(node) else {
             return Err(no_address);
         };
@@ -194,6 +256,13 @@ impl Endpoint {
     pub(super) fn lan(&self) -> Option<&MdnsAddressLookup> {
         self.lan.as_ref()
     }
+}
+
+/// A relay is asked how far it is and where it sees this machine, and nothing that is below TLS 1.3: not whether a hotel's page stands before it.
+fn net_report() -> NetReportConfig {
+    let mut asked = NetReportConfig::minimal();
+    asked.https_probes = true;
+    asked
 }
 
 fn transport() -> QuicTransportConfig {

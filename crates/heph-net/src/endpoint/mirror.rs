@@ -25,6 +25,7 @@ use super::{
     AcceptError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Protocol, ReceiveHalf,
     SendHalf, within,
 };
+use crate::address::{NodeAddress, RelayAddress};
 use crate::discovery::Discovery;
 use crate::identity::Identity;
 
@@ -80,6 +81,12 @@ pub trait Warden: Send + Sync + 'static {
     /// # Errors
     /// Why not.
     fn shows(&self, node: NodeId, grounds: &Grounds) -> Result<(), String>;
+
+    /// Whether peers may be reached by this relay.
+    ///
+    /// # Errors
+    /// Why not.
+    fn relays(&self, relay: &RelayAddress) -> Result<(), String>;
 
     /// Why nothing passes any more; `None` while what was read counts.
     fn is_over(&self) -> Option<String>;
@@ -217,7 +224,7 @@ impl Guard {
     async fn reach(
         &self,
         node: NodeId,
-        address: &crate::address::NodeAddress,
+        address: &NodeAddress,
         protocol: Protocol,
         deadline: Duration,
     ) -> Result<here::Connection, Hear> {
@@ -226,8 +233,15 @@ impl Guard {
             return Err(Hear::Over(why));
         }
         self.warden.greets(node, protocol, Begun::Here).map_err(failed)?;
+        let mut address = address.clone();
+        if let Some(Err(why)) = address.relay.as_ref().map(|relay| self.warden.relays(relay)) {
+            if address.direct.is_empty() {
+                return Err(failed(why));
+            }
+            address.relay = None;
+        }
         let deadline = deadline.min(CONNECT_DEADLINE);
-        let connected = self.endpoint.connect(node, address, protocol, deadline).await;
+        let connected = self.endpoint.connect(node, &address, protocol, deadline).await;
         connected.map_err(Hear::NotConnected)
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use heph_net::address::RelayAddress;
 use heph_net::drive::{Conversation, DriveError, Tally, drive};
 use heph_net::endpoint::mirror::{self, Begun, Warden};
 use heph_net::endpoint::{ConnectError, Goodbye, Guards, LinkError, StreamError, Way};
@@ -19,10 +20,18 @@ const GREETING: u64 = 1_000;
 
 /// Lets everything pass but what is secret, until it is told to be over.
 #[derive(Default)]
-struct Gate {
+pub(super) struct Gate {
     over: AtomicBool,
     /// Nobody is reached.
     shut: AtomicBool,
+    /// Nobody is reached by a relay.
+    relays_denied: AtomicBool,
+}
+
+impl Gate {
+    pub(super) fn deny_relays(&self) {
+        self.relays_denied.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Warden for Gate {
@@ -41,6 +50,13 @@ impl Warden for Gate {
         }
     }
 
+    fn relays(&self, _: &RelayAddress) -> Result<(), String> {
+        match self.relays_denied.load(Ordering::SeqCst) {
+            true => Err("no relays".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     fn is_over(&self) -> Option<String> {
         let over = self.over.load(Ordering::SeqCst);
         over.then(|| "the rules have changed".to_owned())
@@ -49,7 +65,7 @@ impl Warden for Gate {
 
 /// Guards on threads of their own, of which a test may kill one.
 #[derive(Clone, Default)]
-struct Watch {
+pub(super) struct Watch {
     begun: Arc<AtomicUsize>,
     killers: Arc<std::sync::Mutex<Vec<mpsc::Sender<()>>>>,
     gates: Arc<std::sync::Mutex<Vec<Arc<Gate>>>>,
@@ -90,11 +106,11 @@ impl Watch {
         killers.last().unwrap().send(()).unwrap();
     }
 
-    fn gate(&self) -> Arc<Gate> {
+    pub(super) fn gate(&self) -> Arc<Gate> {
         Arc::clone(self.gates.lock().unwrap().last().unwrap())
     }
 
-    async fn endpoint(&self) -> Endpoint {
+    pub(super) async fn endpoint(&self) -> Endpoint {
         let options = EndpointOptions::loopback();
         Endpoint::behind(self.guards(), &Identity::fresh().unwrap(), options)
             .await

@@ -54,6 +54,117 @@ async fn machines_meet_through_a_relay_alone() {
     relay.stop().await;
 }
 
+/// Takes in the first who proves who it is; each who begins has a task, since some begin twice.
+async fn whoever_comes(node: &Endpoint) -> Connection {
+    let (came, mut first) = tokio::sync::mpsc::channel(1);
+    loop {
+        tokio::select! {
+            Some(connection) = first.recv() => return connection,
+            Some(arriving) = node.accept() => {
+                let came = came.clone();
+                tokio::spawn(async move {
+                    if let Ok(connection) = arriving.finish(PATIENCE).await {
+                        let _ = came.send(connection).await;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Who only asks, and was told nothing but where peers wait: it uses the relay of the one, and that of the next.
+async fn reaches_by_their_relays(desk: &Endpoint) {
+    let home = tempfile::tempdir().unwrap();
+    let relays = [
+        relay(home.path(), Admission::Everyone).await,
+        relay(home.path(), Admission::Everyone).await,
+    ];
+    for relay in &relays {
+        let node = at(relay.address()).await;
+        assert!(node.waiting_at_relay(PATIENCE).await);
+        // An address where nobody is comes first.
+        let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for direct in [vec![closed.local_addr().unwrap()], Vec::new()] {
+            let address = NodeAddress {
+                direct,
+                ..only_through(relay)
+            };
+            let (to_node, to_desk) = tokio::join!(
+                desk.connect(node.node(), &address, Protocol::Session, PATIENCE),
+                whoever_comes(&node)
+            );
+            echoes(&to_node.unwrap(), &to_desk).await;
+        }
+    }
+    for relay in relays {
+        relay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_reaches_a_peer_by_the_relay_that_it_waits_at() {
+    let desk = endpoint().await;
+    assert!(desk.relays().is_empty() && desk.is_loopback());
+    reaches_by_their_relays(&desk).await;
+    assert_eq!(desk.relays().len(), 2);
+    assert_eq!(desk.address().relay, None, "it waits at none itself");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_reaches_a_peer_by_the_relay_that_it_waits_at_where_the_rules_let_it() {
+    let watch = super::guarded::Watch::default();
+    let desk = watch.endpoint().await;
+    reaches_by_their_relays(&desk).await;
+    watch.gate().deny_relays();
+    let home = tempfile::tempdir().unwrap();
+    let relay = relay(home.path(), Admission::Everyone).await;
+    let node = at(relay.address()).await;
+    let refused = desk
+        .connect(node.node(), &only_through(&relay), Protocol::Session, PATIENCE)
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("no relays"));
+    // The direct way is another thing.
+    let address = NodeAddress {
+        relay: Some(relay.address().clone()),
+        ..node.address()
+    };
+    assert!(!address.direct.is_empty());
+    let (to_node, _) = tokio::join!(
+        desk.connect(node.node(), &address, Protocol::Session, PATIENCE),
+        async { node.accept().await.unwrap().finish(PATIENCE).await }
+    );
+    assert_eq!(to_node.unwrap().way(), Some(heph_net::endpoint::Way::Direct));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_no_more_or_shows_another_certificate_joins_nobody() {
+    let (desk, home) = (endpoint().await, tempfile::tempdir().unwrap());
+    let relay = relay(home.path(), Admission::Everyone).await;
+    let node = at(relay.address()).await;
+    assert!(node.waiting_at_relay(PATIENCE).await);
+    let text = relay.address().to_string();
+    let (url, _) = text.split_once('#').unwrap();
+    let soon = Duration::from_secs(1);
+    // By another hash, and by the authorities, who know nothing of it.
+    for forged in [format!("{url}#{}", "00".repeat(32)), url.to_owned()] {
+        let address = NodeAddress {
+            direct: Vec::new(),
+            relay: Some(forged.parse().unwrap()),
+        };
+        let began = std::time::Instant::now();
+        let refused = endpoint()
+            .await
+            .connect(node.node(), &address, Protocol::Session, soon)
+            .await;
+        assert!(refused.is_err() && began.elapsed() < PATIENCE, "{forged}");
+    }
+    let address = only_through(&relay);
+    relay.stop().await;
+    let refused = desk.connect(node.node(), &address, Protocol::Session, soon).await;
+    assert!(refused.is_err());
+}
+
 #[tokio::test]
 async fn a_relay_keeps_its_certificate_and_so_its_address() {
     let home = tempfile::tempdir().unwrap();

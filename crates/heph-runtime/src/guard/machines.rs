@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heph_net::address::RelayAddress;
 use heph_net::endpoint::Protocol;
 use heph_net::endpoint::mirror::{self, Begun};
 use heph_net::roster::PROFILE_BYTES_MAX;
@@ -48,6 +49,10 @@ impl mirror::Warden for Machines {
 
     fn shows(&self, node: NodeId, grounds: &Grounds) -> Result<(), String> {
         self.0.shows(&self.0.machine(node)?, grounds)
+    }
+
+    fn relays(&self, relay: &RelayAddress) -> Result<(), String> {
+        self.0.relays(&relay.to_string())
     }
 
     fn is_over(&self) -> Option<String> {

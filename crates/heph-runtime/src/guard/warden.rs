@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_net::trust::{self, Peer, TrustBook};
 use heph_privacy::Grounds;
+use heph_privacy::label::Label;
 use heph_privacy::policy::{Ask, Destination, Kind as Place, Policies, Rule, Verdict, When};
 use heph_providers::Provider;
 use heph_types::{Leaves, NodeId};
 use serde::Deserialize;
 
 use super::words::{Barred, Leave};
-use crate::discretion::{place, shows_text_alone};
+use crate::discretion::{RELAY_MODE, place, relay_place, shows_text_alone};
 use crate::egress::Kind;
 use crate::providers::{PROVIDERS_FILE, ProviderBook, leave};
 use crate::rules::{Read, Rules, Stamp, stamp};
@@ -127,6 +128,23 @@ impl Warden {
         found
             .cloned()
             .ok_or_else(|| format!("{} is not in the book of machines", node.short()))
+    }
+
+    /// Whether machines may be reached by this relay, which learns who speaks to whom.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    pub(super) fn relays(&self, relay: &str) -> Result<(), String> {
+        let grounds = Grounds {
+            label: Label::public(),
+            mode: RELAY_MODE.to_owned(),
+            credits: 0,
+            replaced: false,
+            rules: Vec::new(),
+        };
+        let decided = self.read().decided(&grounds, &relay_place(relay));
+        decided.map_err(|barred| barred.to_string())
     }
 
     /// Whether what leaves by these grounds may be shown to a machine, by its place in the book and by what stood in the rules.
