@@ -13,7 +13,7 @@ import time
 from netlab import TARGET
 
 HEPH = pathlib.Path(os.environ.get("HEPH", TARGET / "heph"))
-PORT = 7842
+PORT, RELAY_PORT = 7842, 7843
 
 # What a node is struck by: its process killed or stopped, its words lost on the way, its cable cut.
 STRIKES = ["kill -9", "SIGSTOP", "half-open", "cut"]
@@ -37,15 +37,16 @@ class Machine:
 class Node(Machine):
     """A `heph node`."""
 
-    def __init__(self, host, way, models=("heph-story",), cpus=None):
+    def __init__(self, host, way, models=("heph-story",), cpus=None, relay=None):
         super().__init__(host)
-        self.way, self.models, self.cpus = way, models, cpus
+        self.way, self.models, self.cpus, self.relay = way, models, cpus, relay
         self.start()
 
     def start(self):
         """The process; its identity and its list of peers outlive it."""
         models = [word for model in self.models for word in ("--model", str(model))]
         command = [HEPH, "node", "--json", "--listen", f"{self.way.right}:{PORT}", "--name", self.host.name, *models]
+        command += ["--relay", self.relay] if self.relay else []
         self.process = self.host.start(
             command,
             cpus=self.cpus,
@@ -76,6 +77,20 @@ class Node(Machine):
         self.process.wait()
         self.way.heal()
         self.start()
+
+
+class Relay(Machine):
+    """A `heph relay` that machines reach at this address."""
+
+    def __init__(self, host, address):
+        super().__init__(host)
+        command = [HEPH, "relay", "--listen", f"0.0.0.0:{RELAY_PORT}", "--host", address]
+        self.process = host.start(
+            command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.address = self.process.stdout.readline().strip()
+        if not self.address:
+            raise RuntimeError(f"{host.name} did not start")
 
 
 class Desk(Machine):

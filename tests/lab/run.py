@@ -5,6 +5,7 @@
     run.py kills [N] [FIRST]   strikes real nodes in mid-answer, N times and 100 by default, and compares the texts;
                           FIRST is the number of the first answer, from which everything drawn follows
     run.py dead [N]       strikes both nodes of N answers (20 by default) at one moment: how much later they end
+    run.py relayed        asks a machine that no direct way leads to, by the relay that it waits at
     run.py straits        holds the distances themselves: round trips, rates, loss and cuts, measured by UDP
     run.py all            everything at full length
     run.py                the short version, for ./check: at most two minutes
@@ -17,8 +18,8 @@ import threading
 import time
 
 from claims import claim, no_start, verdict
-from netlab import ROOT, Lab, why_not
-from nodes import HEPH, PROMPTS, small_network, struck
+from netlab import ROOT, Lab, ip, why_not
+from nodes import HEPH, PROMPTS, Desk, Node, Relay, small_network, struck
 
 PROBE = ROOT / "tests" / "lab" / "probe.py"
 
@@ -122,6 +123,55 @@ def dead(wanted, seconds_max):
     claim(f"two dead hosts make it {DEAD_SECONDS_MAX} s later at most", bool(late) and max(late) <= DEAD_SECONDS_MAX, detail)
 
 
+NO_RELAYS = """version = 1
+preset = "own-devices"
+
+[[rule]]
+name = "no relays"
+when = { to = ["relay"] }
+then = "deny"
+"""
+
+
+def relayed():
+    """A desk that reaches its node by a relay alone: as a person does who is not at home."""
+    with Lab() as lab:
+        near, middle, far = lab.host("near"), lab.host("middle"), lab.host("far")
+        left, right = lab.strait(near, middle, rtt=10), lab.strait(middle, far, rtt=10)
+        # One address for both sides, which each reaches by its own strait and no further.
+        meeting = "10.99.0.1"
+        ip("-n", middle.space, "addr", "add", meeting, "dev", "lo")
+        for host, own, other in ((near, left.left, left.right), (far, right.right, right.left)):
+            ip("-n", host.space, "route", "add", meeting, "via", other, "src", own)
+        relay = Relay(middle, meeting)
+        node, desk = Node(far, right, relay=relay.address), Desk(near)
+        desk.join(node)
+        here = desk.ask("local", PROMPTS[0], 7, 90, 0.8)
+        for mode in ("remote", "layered"):
+            told = desk.ask(mode, PROMPTS[0], 7, 90, 0.8)
+            places = {place["name"] for place in told["receipt"]["places"]}
+            claim(f"{mode} over a relay says the same", told["text"] == here["text"] and far.name in places, str(places))
+        peers = desk.heph("peers")
+        claim("the list of machines says by which way", "through a relay" in peers, peers)
+        # The policy keeps the relay from learning who speaks to whom.
+        policy = desk.home / "policy.toml"
+        policy.write_text(NO_RELAYS)
+        try:
+            refused = desk.ask("remote", PROMPTS[0], 7, 20, 0)["text"]
+        except RuntimeError as error:
+            refused = str(error)
+        claim("a rule against relays is kept, and named", "no relays" in refused, refused)
+        policy.unlink()
+        # A relay that dies in the middle of an answer.
+        usual = desk.ask("layered", PROMPTS[0], 7, 200, 0.8)
+        timer = threading.Timer(0.7 * usual["seconds"], relay.process.kill)
+        timer.start()
+        told = desk.ask("layered", PROMPTS[0], 7, 200, 0.8)
+        timer.join()
+        moves = told["receipt"]["moves"]
+        claim("a relay that dies changes no text", moves and told["text"] == usual["text"], str(moves))
+
+
 def main():
     what = sys.argv[1] if len(sys.argv) > 1 else "short"
     if (code := no_start(what, why_not(), HEPH)) is not None:
@@ -132,6 +182,8 @@ def main():
         kills(*[int(word) for word in (sys.argv[2:] + ["100"])[:1]], 1800, *map(int, sys.argv[3:4]))
     if what in ("dead", "all"):
         dead(int((sys.argv[2:] + ["20"])[0]), 1800)
+    if what in ("relayed", "all", "short"):
+        relayed()
     if what == "short":
         straits([0, 80], [10])
         kills(3, 70)

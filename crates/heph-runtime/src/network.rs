@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use heph_net::address::NodeAddress;
+use heph_net::address::{NodeAddress, RelayAddress};
 use heph_net::endpoint::{BindError, ConnectError, Connection, Endpoint, EndpointOptions, Protocol};
 use heph_net::identity::{Identity, IdentityError};
 use heph_net::pairing::Invitations;
@@ -50,6 +50,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What is written sooner: more than the signs of life of a few quiet connections.
 const NOTE_BYTES: u64 = 1 << 10;
+
+/// How long a direct way may take to open to a machine whose relay is not used.
+const DIRECTLY_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often the rules are asked again whether this machine may wait at its relay.
 const RELAY_ASKED_EVERY: Duration = Duration::from_secs(1);
@@ -305,32 +308,36 @@ impl Network {
         protocol: Protocol,
         deadline: Duration,
     ) -> Result<Connection, ConnectError> {
-        let address = self.by_allowed_ways(node, address).await?;
-        self.0.endpoint.connect(node, &address, protocol, deadline).await
+        let denied = match &address.relay {
+            Some(relay) => self.denies(relay).await,
+            None => None,
+        };
+        let Some(why) = denied else {
+            return self.0.endpoint.connect(node, address, protocol, deadline).await;
+        };
+        let direct = NodeAddress {
+            direct: address.direct.clone(),
+            relay: None,
+        };
+        // Sooner than whoever asks gives up, so that the reason is heard.
+        let soon = DIRECTLY_WITHIN.min(deadline.mul_f64(0.9));
+        let connected = self.0.endpoint.connect(node, &direct, protocol, soon).await;
+        connected.map_err(|error| match error {
+            ConnectError::NoAnswer { .. } | ConnectError::NoAddress { .. } => {
+                let cause = format!("no direct way leads there, and its relay is not used: {why}");
+                ConnectError::Failed { node, cause }
+            }
+            settled => settled,
+        })
     }
 
-    /// `address` without its relay, where the rules do not let that learn who speaks to whom.
-    async fn by_allowed_ways(
-        &self,
-        node: NodeId,
-        address: &NodeAddress,
-    ) -> Result<NodeAddress, ConnectError> {
-        let Some(relay) = &address.relay else {
-            return Ok(address.clone());
-        };
+    /// Why the rules do not let this relay learn who speaks to whom.
+    async fn denies(&self, relay: &RelayAddress) -> Option<String> {
         let (home, relay) = (self.home().to_owned(), relay.to_string());
-        let asked = move || through_relay(&Rules::below(&home), &relay).map(drop);
-        let denied = match self.aside(asked).await {
-            Ok(Ok(())) => return Ok(address.clone()),
-            Ok(Err(stays)) => stays.to_string(),
-            Err(_) => "this machine leaves the network".to_owned(),
-        };
-        match address.direct.is_empty() {
-            true => Err(ConnectError::Failed { node, cause: denied }),
-            false => Ok(NodeAddress {
-                direct: address.direct.clone(),
-                relay: None,
-            }),
+        let asked = move || through_relay(&Rules::below(&home), &relay);
+        match self.aside(asked).await {
+            Ok(allowed) => allowed.err().map(|stays| stays.to_string()),
+            Err(_) => Some("this machine leaves the network".to_owned()),
         }
     }
 

@@ -104,6 +104,12 @@ async fn reaches_by_their_relays(desk: &Endpoint) {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_reaches_a_peer_by_the_relay_that_it_waits_at() {
     let desk = endpoint().await;
+    // Where a direct way opens, the relay does not hear of it.
+    let home = tempfile::tempdir().unwrap();
+    let meeting = relay(home.path(), Admission::Everyone).await;
+    let near = at(meeting.address()).await;
+    assert!(near.address().relay.is_some() && !near.address().direct.is_empty());
+    connected(&desk, &near, Protocol::Session).await;
     assert!(desk.relays().is_empty() && desk.is_loopback());
     reaches_by_their_relays(&desk).await;
     assert_eq!(desk.relays().len(), 2);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use heph_net::address::{NodeAddress, RelayAddress};
 use heph_net::endpoint::{EndpointOptions, Goodbye, Protocol};
 use heph_net::pairing::PairError;
 use heph_net::pairing::Refusal;
@@ -274,4 +275,32 @@ fn what_passed_and_is_not_noted_is_known() {
         std::thread::sleep(Duration::from_millis(20));
     }
     connection.close(Goodbye::Done);
+}
+
+#[test]
+fn a_peer_behind_a_relay_that_the_rules_deny_is_reached_directly_or_not_at_all() {
+    let (tower, laptop) = (machine("tower"), machine("laptop"));
+    echo(&tower, Admits::Anyone);
+    let relay: RelayAddress = "https://127.0.0.1:9".parse().unwrap();
+    let reach = |direct: &[std::net::SocketAddr]| {
+        let address = NodeAddress {
+            direct: direct.to_vec(),
+            relay: Some(relay.clone()),
+        };
+        let (from, within) = (&laptop.network, Duration::from_secs(1));
+        from.block_on(from.connect(tower.network.node(), &address, Protocol::Session, within))
+    };
+    std::fs::write(laptop.network.home().join(POLICY_FILE), NO_RELAYS).unwrap();
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for direct in [&[][..], &[closed.local_addr().unwrap()]] {
+        let said = reach(direct).unwrap_err().to_string();
+        assert!(said.contains("no relays"), "{said}");
+    }
+    assert!(laptop.network.endpoint().relays().is_empty(), "nobody asked it");
+    assert!(reach(&tower.network.address().direct).is_ok());
+    // Without the rule it is tried.
+    std::fs::remove_file(laptop.network.home().join(POLICY_FILE)).unwrap();
+    // By the direct way that the library remembers, or by nothing.
+    let _ = reach(&[]);
+    assert_eq!(laptop.network.endpoint().relays(), [relay]);
 }
