@@ -27,6 +27,7 @@ use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
 use heph_plan::{
     Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Refusal, Request, Stage,
+    WarmPrefix, shortlist,
 };
 use heph_privacy::label::Label;
 use heph_privacy::pii::names::Model;
@@ -63,7 +64,7 @@ use here::{Lazy, desk_profile, here};
 use send::Sent;
 
 /// Tokens that an answer is expected to have where nobody says how long it will be.
-const ANSWER_TOKENS_USUAL: usize = 200;
+pub(crate) const ANSWER_TOKENS_USUAL: usize = 200;
 
 /// Share of drafted tokens that the bundled pair gets right when it draws with temperature: below the greedy 0.88 that
 /// `models/README.md` measures. Counts until a pair's own answers tell better.
@@ -534,6 +535,8 @@ pub(crate) struct Bounds<'a> {
     pub(crate) stays: &'a Policy,
     /// Credits that it may cost at most, and never more than was said at the start.
     pub(crate) credits_max: Option<f64>,
+    /// Machines that hold its beginning.
+    pub(crate) warm: &'a [WarmPrefix],
 }
 
 /// What layers here may take.
@@ -738,12 +741,15 @@ impl Asking {
             discretion,
             stays,
             credits_max,
+            warm,
         } = *bounds;
         let plan = |discretion: &Discretion, mode| -> Result<Record, Failure> {
             let policy = self.planned(discretion, stays.clone(), mode);
             let mut request = self.request(policy, mode, sizes, answer_tokens_max);
             request.objective.credits_max = lesser(credits_max, self.credits_max);
-            Record::new(request, cluster.clone()).map_err(|refusal| self.refused(refusal))
+            request.warm = warm.to_vec();
+            let cluster = within_reach(&request, cluster);
+            Record::new(request, cluster).map_err(|refusal| self.refused(refusal))
         };
         let whole = plan(discretion, mode);
         let alone = match &whole {
@@ -796,6 +802,7 @@ impl Asking {
             discretion: &self.discretion,
             stays: &self.stays,
             credits_max: self.credits_max,
+            warm: &[],
         }
     }
 
@@ -819,6 +826,7 @@ impl Asking {
     ) -> Result<Record, Failure> {
         let policy = self.planned(&self.discretion, self.stays.clone(), mode);
         let request = self.request(policy, mode, sizes, answer_tokens_max);
+        let cluster = within_reach(&request, &cluster);
         Record::new(request, cluster).map_err(|refusal| self.refused(refusal))
     }
 
@@ -998,6 +1006,17 @@ impl Asking {
         let node = node.with(draft.hash, draft.engine.lent());
         let line = Line::whole(model, Arc::new(node), LineLimits::default());
         Box::new(ModelDrafter::new(line, cancel.clone()))
+    }
+}
+
+/// Machines that a plan looks at: more are sifted first by what each would add alone, so that a decision takes milliseconds.
+const MACHINES_PLANNED: usize = 64;
+
+/// The machines that are worth planning with.
+fn within_reach(request: &Request, cluster: &Cluster) -> Cluster {
+    match cluster.nodes.len() > MACHINES_PLANNED {
+        true => shortlist(request, cluster, MACHINES_PLANNED),
+        false => cluster.clone(),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use heph_engine::batch::Asker;
+use heph_engine::prefix::Share;
 use heph_plan::Mode;
 use heph_privacy::pseudonym::Pseudonyms;
 use heph_runtime::service::{Errand, Job};
@@ -11,7 +13,7 @@ use crate::ask::Ask;
 use crate::engines::Writer;
 use crate::error::Refusal;
 use crate::house::House;
-use crate::machines::{Course, Privacy, Wish};
+use crate::machines::{Course, Privacy, WaitHere, Wish};
 
 /// Who answers a request.
 pub(crate) enum Place {
@@ -42,22 +44,26 @@ pub(crate) fn place(
 /// The wish of a request whose first prompt stands for all.
 fn wish(
     house: &House,
-    writer: &Writer,
+    writer: &Arc<Writer>,
     ask: &Ask,
     jobs: &[Job],
     about: Option<(usize, usize)>,
     mode: Option<Mode>,
 ) -> Result<Wish, Refusal> {
-    let own = jobs.first().map_or(0, |job| job.prompt.len());
+    let first = jobs.first();
+    let prompt = first.map_or_else(Vec::new, |job| job.prompt.clone());
     Ok(Wish {
-        prompt_tokens: about.map_or(own, |(whole, _)| whole),
+        prompt_tokens: about.map_or(prompt.len(), |(whole, _)| whole),
         excerpts_tokens: about.map(|(_, excerpts)| excerpts),
         answer_tokens_max: jobs.iter().map(|job| job.max_tokens).max(),
         mode,
         price_max: ask.wishes.max_price,
         discretion: ask.discretion(house, Some(writer.service.words()))?,
         any_bits: ask.wishes.any_bits()?,
-        wait_here: writer.service.wait(),
+        wait_here: WaitHere::at(writer),
+        asker: first.map_or_else(Asker::default, |job| job.asker),
+        prompt,
+        share: first.map_or(Share::NONE, |job| job.share),
     })
 }
 
@@ -147,11 +153,12 @@ pub(crate) fn errands(
 ) -> Vec<Errand> {
     let errand = |job: Job| -> Errand {
         let (course, pseudonyms) = (Arc::clone(course), pseudonyms.cloned());
+        let given = course.give(&job);
         Box::new(move |speaker| {
             if let Some(pseudonyms) = &pseudonyms {
                 speaker.restore(pseudonyms);
             }
-            course.answer(&job, speaker)
+            course.answer(&job, speaker, given)
         })
     };
     jobs.into_iter().map(errand).collect()

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heph_engine::batch::Asker;
+use heph_engine::prefix::Share;
 use heph_engine::worker::Worker;
 use heph_plan::{Mode, Record};
 use heph_privacy::Replaced;
 use heph_runtime::discretion::{Discretion, Limit};
+use heph_runtime::placing::Given;
 use heph_runtime::service::{Job, Outcome, ServiceError, Speaker};
-use heph_types::{Leaves, ModelHash, NodeState, Role};
+use heph_types::{Leaves, ModelHash, NodeState, Role, TokenId};
 use serde::Serialize;
+
+use crate::engines::Writer;
 
 /// What may leave this machine at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,7 +57,35 @@ pub struct Wish {
     /// Whether machines may answer whose bits are not those of this one.
     pub any_bits: bool,
     /// How long an answer waits here for its place.
-    pub wait_here: Duration,
+    pub wait_here: WaitHere,
+    /// Whose it is.
+    pub asker: Asker,
+    /// Its prompt, to see who holds the beginning of it; empty where nobody is to be asked.
+    pub prompt: Vec<TokenId>,
+    /// What may be kept of it, and for whom.
+    pub share: Share,
+}
+
+/// How long an answer waits here for its place, whenever that is asked.
+#[derive(Clone)]
+pub struct WaitHere(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl WaitHere {
+    pub(crate) fn at(writer: &Arc<Writer>) -> Self {
+        let writer = Arc::clone(writer);
+        Self(Arc::new(move || writer.service.wait()))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Duration {
+        self.0()
+    }
+}
+
+impl std::fmt::Debug for WaitHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WaitHere({:?})", self.now())
+    }
 }
 
 /// Another machine.
@@ -98,12 +131,15 @@ pub trait Course: Send + Sync {
     /// The same plan, for the same request with these things replaced.
     fn with_replaced(&self, replaced: Replaced) -> Arc<dyn Course>;
 
-    /// Answers `job`, and says the answer as it comes. Ends soon after the speaker's wish to stop or the job's deadline. The
-    /// outcome holds a receipt.
+    /// Gives `job` to the machines of the plan: it waits for them from now on, and those who are planned after it know that.
+    fn give(&self, job: &Job) -> Given;
+
+    /// Answers `job`, which was given so, and says the answer as it comes. Where it waited long, whoever is free by now may answer instead, by the
+    /// same rules. Ends soon after the speaker's wish to stop or the job's deadline. The outcome holds a receipt.
     ///
     /// # Errors
     /// When nobody is left who could answer.
-    fn answer(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError>;
+    fn answer(&self, job: &Job, speaker: &Speaker, given: Given) -> Result<Outcome, ServiceError>;
 }
 
 /// An invitation for another machine.

@@ -213,6 +213,19 @@ impl Trusted {
         self.relays().clone()
     }
 
+    /// Who says whether this certificate is that of a relay at `host`.
+    fn vouches(&self, host: &str, certificate: [u8; 32]) -> Vouches {
+        let mut relays = self.all();
+        relays.retain(|relay| relay.host() == host);
+        if relays.iter().any(|relay| relay.certificate == Some(certificate)) {
+            return Vouches::Address;
+        }
+        match relays.iter().any(|relay| relay.certificate.is_none()) {
+            true => Vouches::Authorities,
+            false => Vouches::Nobody,
+        }
+    }
+
     /// For the library, which asks again at each connection to a relay.
     pub(crate) fn config(&self) -> CaTlsConfig {
         let trusted = self.clone();
@@ -228,6 +241,17 @@ impl Trusted {
     fn relays(&self) -> MutexGuard<'_, Vec<RelayAddress>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who vouches for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vouches {
+    /// The relay's own address names it.
+    Address,
+    /// The public authorities are asked: the address names none.
+    Authorities,
+    /// Nobody.
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -246,18 +270,15 @@ impl ServerCertVerifier for Pinned {
         stapled: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let name = host.to_str();
-        let hash = *blake3::hash(shown).as_bytes();
-        let mut relays = self.trusted.all();
-        relays.retain(|relay| relay.host() == name);
-        if relays.iter().any(|relay| relay.certificate == Some(hash)) {
-            return Ok(ServerCertVerified::assertion());
-        }
-        match relays.iter().any(|relay| relay.certificate.is_none()) {
-            true => self
+        match self
+            .trusted
+            .vouches(&host.to_str(), *blake3::hash(shown).as_bytes())
+        {
+            Vouches::Address => Ok(ServerCertVerified::assertion()),
+            Vouches::Authorities => self
                 .authorities
                 .verify_server_cert(shown, others, host, stapled, now),
-            false => Err(rustls::CertificateError::ApplicationVerificationFailure.into()),
+            Vouches::Nobody => Err(rustls::CertificateError::ApplicationVerificationFailure.into()),
         }
     }
 
@@ -350,5 +371,37 @@ impl Certificate {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
             .with_single_cert(vec![self.shown], PrivateKeyDer::Pkcs8(self.key.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_that_of_its_own_relay_alone() {
+        let (one, other) = ([0xab; 32], [0xcd; 32]);
+        let trusted = Trusted::default();
+        for relay in [
+            format!("https://10.0.0.7:7843#{}", "ab".repeat(32)),
+            format!("https://[::1]:7843#{}", "cd".repeat(32)),
+            "https://relay.example".to_owned(),
+        ] {
+            assert!(trusted.add(&relay.parse().unwrap()));
+        }
+        assert_eq!(trusted.vouches("10.0.0.7", one), Vouches::Address);
+        assert_eq!(trusted.vouches("10.0.0.7", other), Vouches::Nobody);
+        assert_eq!(trusted.vouches("::1", other), Vouches::Address);
+        assert_eq!(trusted.vouches("relay.example", one), Vouches::Authorities);
+        assert_eq!(trusted.vouches("elsewhere.example", one), Vouches::Nobody);
+        let more = (0..RELAYS_MAX).map(|at| format!("https://relay-{at}.example").parse().unwrap());
+        assert!(
+            !more.collect::<Vec<_>>().iter().all(|relay| trusted.add(relay)),
+            "bounded"
+        );
+        assert!(
+            trusted.add(&"https://relay.example".parse().unwrap()),
+            "it is known"
+        );
     }
 }

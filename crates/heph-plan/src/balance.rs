@@ -110,30 +110,68 @@ struct Node {
     /// Seconds of work given to it lately.
     given: f64,
     queue: Queue,
-    /// What runs: its expected end, and what was expected of it.
-    running: Option<(Ticket, Duration, f64)>,
+    running: Vec<Running>,
     cache: PrefixCache,
+}
+
+/// A request that a node serves.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    ticket: Ticket,
+    /// Its expected end.
+    ends: Duration,
+    /// Seconds that were expected of it.
+    expected: f64,
 }
 
 impl Balancer {
     /// Empty queues.
     pub fn new(seats: &[SeatStart]) -> Balancer {
-        let node = |start: &SeatStart| Node {
-            start: *start,
+        let mut balancer = Balancer {
+            nodes: Vec::with_capacity(seats.len()),
+            next_ticket: 0,
+            promises: Promises::default(),
+        };
+        for start in seats {
+            balancer.add(*start);
+        }
+        balancer
+    }
+
+    /// One more node.
+    pub fn add(&mut self, start: SeatStart) -> Seat {
+        self.nodes.push(Node {
+            start,
             factor: 1.0,
             given: 0.0,
             queue: Queue::default(),
-            running: None,
+            running: Vec::new(),
             cache: PrefixCache::new(start.blocks_max),
-        };
-        Balancer {
-            nodes: seats.iter().map(node).collect(),
-            next_ticket: 0,
-            promises: Promises::default(),
+        });
+        Seat(self.nodes.len() - 1)
+    }
+
+    /// A node is known better now.
+    pub fn know(&mut self, seat: Seat, start: SeatStart) {
+        if let Some(node) = self.nodes.get_mut(seat.0) {
+            node.start = start;
         }
     }
 
-    /// Puts a request into a queue.
+    /// How long such a request is expected to wait at a node behind what was put there.
+    pub fn expected_wait(&self, seat: Seat, ask: &Ask, now: Duration) -> Duration {
+        match seat.0 < self.nodes.len() {
+            true => Duration::from_secs_f64(self.wait(seat.0, ask, now).clamp(0.0, 1e9)),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// Puts a request into the queue of a node that somebody else chose, however long that is; `None` where there is no such node.
+    pub fn give(&mut self, seat: Seat, ask: &Ask, now: Duration) -> Option<Placed> {
+        (seat.0 < self.nodes.len()).then(|| self.enqueue(seat.0, ask, now))
+    }
+
+    /// Puts a request into the queue where it is expected to begin first.
     pub fn place(&mut self, ask: &Ask, now: Duration) -> Result<Placed, Busy> {
         let room = |node: &Node| node.queue.len() < node.start.queue_max;
         let candidates = self
@@ -155,6 +193,10 @@ impl Balancer {
         let Some((_, at)) = best else {
             return Err(self.busy(now));
         };
+        Ok(self.enqueue(at, ask, now))
+    }
+
+    fn enqueue(&mut self, at: usize, ask: &Ask, now: Duration) -> Placed {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let wait = self.wait(at, ask, now);
@@ -163,31 +205,60 @@ impl Balancer {
         self.nodes.iter_mut().for_each(|n| n.given *= 1.0 - FORGET);
         let waiting = waiting(ticket, ask, now, wait);
         self.nodes[at].enqueue(waiting);
-        Ok(Placed {
+        Placed {
             ticket,
             seat: Seat(at),
             first_token: Duration::from_secs_f64(seconds.clamp(0.0, 1e9)),
-        })
+        }
     }
 
     /// The request that an idle node serves next: of the user who has had least of the node. Where none waits there, one
     /// that waits elsewhere and begins here sooner, even though what is cached there has to be computed.
     pub fn begin(&mut self, seat: Seat, now: Duration) -> Option<Ticket> {
         let node = self.nodes.get(seat.0)?;
-        if node.running.is_some() {
+        if !node.running.is_empty() {
             return None;
         }
         let waiting = match node.queue.len() {
             0 => self.taken_over(seat.0, now)?,
             _ => self.nodes[seat.0].queue.pop()?,
         };
+        Some(self.run(seat.0, &waiting, now))
+    }
+
+    /// A request begins now at the node where it waits, whoever's turn it is, and beside whatever else runs there: nodes take more than one
+    /// at a time, and each is the slower for it. `false` where it does not wait there.
+    pub fn start(&mut self, seat: Seat, ticket: Ticket, now: Duration) -> bool {
+        let waiting = self
+            .nodes
+            .get_mut(seat.0)
+            .and_then(|node| node.queue.take(ticket));
+        if let Some(waiting) = &waiting {
+            self.run(seat.0, waiting, now);
+        }
+        waiting.is_some()
+    }
+
+    /// A request is wanted no more: it waits no longer, or does not run.
+    pub fn forget(&mut self, seat: Seat, ticket: Ticket) {
+        if let Some(node) = self.nodes.get_mut(seat.0) {
+            node.queue.remove(ticket);
+            node.running.retain(|running| running.ticket != ticket);
+        }
+    }
+
+    fn run(&mut self, at: usize, waiting: &Waiting, now: Duration) -> Ticket {
         let waited = now.saturating_sub(waiting.since).as_secs_f64();
         self.promises.learn(waiting.seconds, waiting.expected, waited);
-        let node = &mut self.nodes[seat.0];
+        let node = &mut self.nodes[at];
         node.cache.hold(&waiting.prefix);
-        let ends = now + Duration::from_secs_f64((waiting.seconds * node.factor).clamp(0.0, 1e9));
-        node.running = Some((waiting.ticket, ends, waiting.seconds));
-        Some(waiting.ticket)
+        let seconds = waiting.seconds * node.factor + node.busy(now);
+        node.running.push(Running {
+            ticket: waiting.ticket,
+            ends: now + Duration::from_secs_f64(seconds.clamp(0.0, 1e9)),
+            expected: waiting.seconds,
+        });
+        waiting.ticket
     }
 
     /// Takes the next request of the node with most work waiting, where it would begin later there than here.
@@ -214,8 +285,12 @@ impl Balancer {
         let Some(node) = self.nodes.get_mut(seat.0) else {
             return;
         };
-        if let Some((_, _, expected)) = node.running.take_if(|r| r.0 == ticket) {
-            let factor = (took.as_secs_f64() / expected.max(1e-9)).clamp(0.05, 20.0);
+        let beside = node.running.len();
+        if let Some(at) = node.running.iter().position(|running| running.ticket == ticket) {
+            let expected = node.running.remove(at).expected;
+            // Beside others it had a share of the node.
+            let own = took.as_secs_f64() / beside as f64;
+            let factor = (own / expected.max(1e-9)).clamp(0.05, 20.0);
             node.factor += LEARN * (factor - node.factor);
         }
     }
@@ -287,12 +362,12 @@ impl Node {
 
     /// Expected seconds until what runs has ended.
     fn busy(&self, now: Duration) -> f64 {
-        let running = self
-            .running
-            .map(|(_, ends, expected)| (ends.saturating_sub(now), expected));
-        running.map_or(0.0, |(left, expected)| {
-            left.as_secs_f64().max(OVERDUE * expected * self.factor)
-        })
+        let left = |running: &Running| {
+            let left = running.ends.saturating_sub(now).as_secs_f64();
+            left.max(OVERDUE * running.expected * self.factor)
+        };
+        // Each that began beside others ends behind them.
+        self.running.iter().map(left).fold(0.0, f64::max)
     }
 
     fn enqueue(&mut self, mut waiting: Waiting) {
@@ -440,5 +515,41 @@ mod tests {
             .collect();
         assert!(next.contains(&home), "{next:?}");
         assert!(next.iter().any(|seat| *seat != home), "{next:?}");
+    }
+
+    #[test]
+    fn what_others_chose_a_node_for_is_waited_for_until_it_is_done_or_taken_back() {
+        let mut balancer = Balancer::new(&[SEAT]);
+        let late = balancer.add(SEAT);
+        let wait = |balancer: &Balancer, seat| {
+            balancer
+                .expected_wait(seat, &ask(9, &[]), Duration::ZERO)
+                .as_secs_f64()
+        };
+        let given: Vec<Ticket> = (0..3)
+            .map(|user| {
+                balancer
+                    .give(late, &ask(user, &[]), Duration::ZERO)
+                    .unwrap()
+                    .ticket
+            })
+            .collect();
+        assert!((wait(&balancer, late) - 0.6).abs() < 1e-6 && wait(&balancer, Seat(0)) == 0.0);
+        // Nodes take several at once, and each is the slower for it.
+        assert!(
+            balancer.start(late, given[2], Duration::ZERO) && balancer.start(late, given[0], Duration::ZERO)
+        );
+        assert!(
+            (wait(&balancer, late) - 0.6).abs() < 1e-6,
+            "{}",
+            wait(&balancer, late)
+        );
+        assert!(!balancer.start(late, given[0], Duration::ZERO), "it runs");
+        balancer.forget(late, given[1]);
+        assert!((wait(&balancer, late) - 0.4).abs() < 1e-6);
+        balancer.finish(late, given[0], Duration::from_millis(400));
+        balancer.forget(late, given[2]);
+        assert_eq!((wait(&balancer, late), balancer.waiting(late)), (0.0, 0));
+        assert!(balancer.give(Seat(7), &ask(1, &[]), Duration::ZERO).is_none());
     }
 }

@@ -32,6 +32,7 @@ pub mod network;
 pub mod node;
 pub mod open;
 pub mod peer;
+pub mod placing;
 pub mod pool;
 pub mod preload;
 pub mod preprocess;

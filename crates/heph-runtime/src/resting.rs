@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use heph_engine::prefix::Owner;
-use heph_plan::Plan;
+use heph_plan::{Plan, WarmPrefix};
 use heph_privacy::policy::Destination;
 use heph_types::{NodeId, Policy, TokenId};
 
@@ -121,13 +121,31 @@ impl<D: Rests> Resting<D> {
     pub fn take(&self, whom: &For, prompt: &[TokenId]) -> Option<D> {
         let mut desks = self.lock();
         let fits = |rested: &Rested<D>| rested.since.elapsed() < REST_MAX && rested.whom.serves(whom);
-        let same = |rested: &Rested<D>| {
-            let held = rested.desk.held().iter();
-            held.zip(prompt).take_while(|(a, b)| a == b).count()
-        };
+        let same = |rested: &Rested<D>| common(rested.desk.held(), prompt);
         let all = desks.rested.iter().enumerate().filter(|(_, rested)| fits(rested));
         let (count, at) = all.map(|(at, rested)| (same(rested), at)).max()?;
         (count >= WORTH_TOKENS).then(|| desks.rested.remove(at).desk)
+    }
+
+    /// The machines that hold the beginning of `prompt` for desks that rest for `owner`, where one has the whole model: a conversation is planned
+    /// to go on where it lies, as long as that is not too busy.
+    pub fn held(&self, owner: Owner, prompt: &[TokenId]) -> Vec<WarmPrefix> {
+        let desks = self.lock();
+        let own = desks
+            .rested
+            .iter()
+            .filter(|rested| rested.whom.owner == owner && rested.since.elapsed() < REST_MAX);
+        own.filter_map(|rested| {
+            let [stage] = &rested.whom.plan.stages[..] else {
+                return None;
+            };
+            let same = common(rested.desk.held(), prompt);
+            (same >= WORTH_TOKENS).then(|| WarmPrefix {
+                node: stage.node,
+                tokens: u32::try_from(same).unwrap_or(u32::MAX),
+            })
+        })
+        .collect()
     }
 
     /// Lets a desk rest.
@@ -171,6 +189,11 @@ impl<D: Rests> Resting<D> {
     }
 }
 
+/// Tokens that both begin with.
+fn common(held: &[TokenId], prompt: &[TokenId]) -> usize {
+    held.iter().zip(prompt).take_while(|(a, b)| a == b).count()
+}
+
 /// Lets go of desks that have rested long enough, until none rests.
 fn watch<D: Rests>(resting: &Weak<Resting<D>>) {
     loop {
@@ -185,9 +208,9 @@ fn watch<D: Rests>(resting: &Weak<Resting<D>>) {
 #[cfg(test)]
 mod tests {
     use heph_kernels::kv::KvFormat;
-    use heph_plan::{Expected, Forwarding, Mode};
+    use heph_plan::{Expected, Forwarding, Mode, Place, Stage};
     use heph_privacy::label::Label;
-    use heph_types::{Exactness, Leaves, ModelHash, Role};
+    use heph_types::{Exactness, LayerRange, Leaves, ModelHash, Role};
 
     use super::*;
     use crate::discretion::{Discretion, place};
@@ -334,5 +357,38 @@ mod tests {
         resting.rest(whom(1), text(1, 50));
         assert!(resting.clear() && !resting.clear());
         assert!(resting.take(&whom(1), &text(1, 60)).is_none());
+    }
+
+    #[test]
+    fn a_conversation_is_planned_to_go_on_where_it_lies_by_its_own_caller_alone() {
+        let resting = Arc::new(Resting::default());
+        let stage = |node: u8| Stage {
+            node: NodeId([node; 32]),
+            name: String::new(),
+            role: Role::Own,
+            place: Place::Peer,
+            layers: LayerRange::new(0, 4, 4).unwrap(),
+            sees: Leaves::Text,
+            wire_in: None,
+            wire_out: None,
+            memory: 0,
+            send_bytes: 0,
+        };
+        let mut whole = whom(1);
+        whole.plan.stages = vec![stage(7)];
+        resting.rest(whole.clone(), text(1, 50));
+        let mut parts = whole;
+        parts.plan.stages = vec![stage(8), stage(9)];
+        resting.rest(parts, text(1, 50));
+        let held = [WarmPrefix {
+            node: NodeId([7; 32]),
+            tokens: 50,
+        }];
+        assert_eq!(resting.held(Owner([1; 32]), &text(1, 60)), held);
+        assert!(resting.held(Owner([2; 32]), &text(1, 60)).is_empty());
+        assert!(
+            resting.held(Owner([1; 32]), &text(1, 10)).is_empty(),
+            "not worth it"
+        );
     }
 }

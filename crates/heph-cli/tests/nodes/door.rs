@@ -485,9 +485,44 @@ fn what_finds_this_machine_busy_is_answered_by_another() {
             stream
         })
         .collect();
-    let other = door.post("/v1/completions", &body(24, "auto"));
-    assert_eq!(everywhere(&other), ["\"node-a\""], "{other}");
-    assert_eq!(other["choices"][0]["text"], calm["choices"][0]["text"]);
+    // Whose work is slow just now, since all share this machine, may be given up again for this one.
+    let others = [(); 3].map(|()| door.post("/v1/completions", &body(24, "auto")));
+    for other in &others {
+        assert_eq!(other["choices"][0]["text"], calm["choices"][0]["text"]);
+    }
+    let away = |other: &Value| everywhere(other) == ["\"node-a\""];
+    assert!(others.iter().any(away), "{others:?}");
+}
+
+#[test]
+fn what_comes_at_once_is_spread_over_the_machines_and_says_the_same() {
+    let nodes = ["node-a", "node-b"].map(NodeProcess::start);
+    let desk = Home::with(&[&nodes[0], &nodes[1]]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let body = |mode: &str| {
+        let mut body = endless(120);
+        (body["prompt"], body["heph"]) = (json!("Once"), json!({ "mode": mode }));
+        body
+    };
+    let here = door.post("/v1/completions", &body("local"));
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| door.post("/v1/completions", &body("remote"))))
+            .collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let mut asked = std::collections::BTreeMap::new();
+    for answer in &answers {
+        assert_eq!(answer["choices"][0]["text"], here["choices"][0]["text"]);
+        let places = answer["heph"]["receipt"]["places"].as_array().unwrap();
+        for place in places {
+            *asked.entry(place["name"].as_str().unwrap()).or_insert(0) += 1;
+        }
+    }
+    assert!(
+        asked.len() == 2 && asked.values().all(|count| *count >= 2),
+        "{asked:?}"
+    );
 }
 
 #[test]

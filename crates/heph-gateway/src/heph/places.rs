@@ -6,6 +6,8 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
+use heph_engine::batch::Asker;
+use heph_engine::prefix::Share;
 use heph_plan::{Decision, Mode, Place, Record};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
@@ -19,7 +21,7 @@ use crate::caller;
 use crate::error::Refusal;
 use crate::heph::policy::not_cut_off;
 use crate::house::Door;
-use crate::machines::Wish;
+use crate::machines::{WaitHere, Wish};
 use crate::openai::chat::{Content, count};
 use crate::openai::read;
 
@@ -96,7 +98,10 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
             price_max: ask.wishes.max_price,
             discretion: ask.discretion(&house, Some(model.service.words()))?,
             any_bits,
-            wait_here: model.service.wait(),
+            wait_here: WaitHere::at(&model),
+            asker: Asker::default(),
+            prompt: Vec::new(),
+            share: Share::NONE,
         };
         let course = machines
             .course(&wish)

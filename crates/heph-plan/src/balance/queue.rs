@@ -87,12 +87,46 @@ impl Queue {
         if own.is_empty() {
             self.users.remove(&user);
         }
+        self.left(&waiting);
+        self.served(start, &waiting);
+        Some(waiting)
+    }
+
+    /// Takes a request out, whoever's turn it is, and counts it as work for its user.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let waiting = self.remove(ticket)?;
+        self.served(self.start(waiting.user), &waiting);
+        Some(waiting)
+    }
+
+    /// Takes a request out that nobody will serve.
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let found = self.users.iter().find_map(|(user, own)| {
+            let turn = own.keys().find(|(_, waits)| *waits == ticket)?;
+            Some((*user, *turn))
+        });
+        let (user, turn) = found?;
+        let own = self.users.get_mut(&user)?;
+        let waiting = own.remove(&turn)?;
+        if own.is_empty() {
+            self.users.remove(&user);
+        }
+        self.left(&waiting);
+        Some(waiting)
+    }
+
+    /// A request waits no more.
+    fn left(&mut self, waiting: &Waiting) {
         self.length -= 1;
         self.seconds = if self.length == 0 {
             0.0
         } else {
             self.seconds - waiting.seconds
         };
+    }
+
+    /// The node serves a request that began at `start` of its virtual time.
+    fn served(&mut self, start: f64, waiting: &Waiting) {
         self.virtual_time = self.virtual_time.max(start);
         if self.finished.len() >= USERS_MAX {
             // Whoever is not ahead of the node's time is as good as new.
@@ -100,8 +134,7 @@ impl Queue {
             self.finished.retain(|_, finished| *finished > now);
         }
         self.finished
-            .insert(user, start + waiting.seconds / waiting.weight.max(1e-6));
-        Some(waiting)
+            .insert(waiting.user, start + waiting.seconds / waiting.weight.max(1e-6));
     }
 
     /// Seconds of work that would be served before such a request.

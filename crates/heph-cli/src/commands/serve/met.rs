@@ -5,6 +5,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use heph_engine::batch::Asker;
 use heph_engine::prefix::{Reach, Share};
 use heph_engine::worker::Worker;
 use heph_gateway::{Course, Invitation, Machines, MetMachine, NodeLine, Wish};
@@ -17,13 +18,14 @@ use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Prompt};
 use heph_runtime::discretion::{Discretion, destination, unsaid};
 use heph_runtime::network::Network;
+use heph_runtime::placing::{Asked, Given, Placing};
 use heph_runtime::resting::{self, For, Resting, Rests};
 use heph_runtime::rules::Rules;
 use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
 use heph_runtime::settings::Settings;
 use heph_types::{Leaves, ModelHash, NodeId, Policy, Role, TokenId};
 
-use crate::asking::{Asking, Books, Bounds, Memory, PlaceArguments, Sizes};
+use crate::asking::{ANSWER_TOKENS_USUAL, Asking, Books, Bounds, Memory, PlaceArguments, Sizes};
 use crate::engine::{EngineArguments, LentModel};
 use crate::failure::{Exit, Failure};
 use crate::machine;
@@ -33,6 +35,9 @@ const FRESH: Duration = Duration::from_secs(20);
 
 /// Full contexts that the caches of layers here have room for, besides those of desks that rest; more answers share them.
 const CONTEXTS: usize = 4;
+
+/// A request that waited so long is planned anew when its turn comes.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long an invitation of the page works: as long as a person walks to another machine.
 const INVITED_FOR: Duration = Duration::from_secs(600);
@@ -62,6 +67,8 @@ struct Acquaintance {
     lent: OnceLock<LentModel>,
     /// Desks of conversations that may go on.
     resting: Arc<Resting<Seat>>,
+    /// What was given to each machine.
+    placing: Arc<Placing>,
 }
 
 impl Met {
@@ -77,6 +84,7 @@ impl Met {
             inviting: Mutex::default(),
             lent: OnceLock::new(),
             resting: Arc::default(),
+            placing: Arc::default(),
         }))
     }
 }
@@ -179,7 +187,9 @@ struct Planned {
     record: Record,
     discretion: Discretion,
     sizes: Sizes,
-    resting: Arc<Resting<Seat>>,
+    met: Arc<Acquaintance>,
+    /// What was wished, to plan again; `None` where words in it stand for others by now.
+    wish: Option<Wish>,
 }
 
 impl Planned {
@@ -199,17 +209,38 @@ impl Planned {
             discretion: &discretion,
             stays: &stays,
             credits_max: wish.price_max.map(|credits| credits as f64),
+            warm: &met.resting.held(wish.share.owner, &wish.prompt),
         };
         let mut cluster = asking.pool().cluster();
-        cluster.desk.queue = wish.wait_here;
+        cluster.desk.queue = wish.wait_here.now();
+        let answer_tokens = wish
+            .answer_tokens_max
+            .unwrap_or(usize::MAX)
+            .min(ANSWER_TOKENS_USUAL);
+        met.placing.tell(
+            &mut cluster,
+            &asked(wish.asker, wish.prompt_tokens, answer_tokens),
+        );
         let record = asking.best(&cluster, &bounds, wish.mode, sizes, wish.answer_tokens_max)?;
         Ok(Planned {
             asking,
             record,
             discretion,
             sizes,
-            resting: Arc::clone(&met.resting),
+            met: Arc::clone(met),
+            wish: Some(wish.clone()),
         })
+    }
+
+    /// The best plan as it is now, where that is another one: who waited may go to whoever is free meanwhile.
+    fn again(&self) -> Option<Planned> {
+        let now = Planned::best(&self.met, self.wish.as_ref()?).ok()?;
+        let places = |planned: &Planned| -> Vec<NodeId> {
+            let stages = planned.record.decision.plan.stages.iter();
+            stages.map(|stage| stage.node).collect()
+        };
+        let credits = |planned: &Planned| planned.record.decision.plan.expected.credits;
+        (places(&now) != places(self) && credits(&now) <= credits(self)).then_some(now)
     }
 
     /// Whom its desk may rest for; nobody where nothing of the answer may be kept, or words in it stand for others.
@@ -288,15 +319,43 @@ impl Course for Planned {
             record: self.record.clone(),
             discretion: self.discretion.clone().with_replaced(replaced),
             sizes: self.sizes,
-            resting: Arc::clone(&self.resting),
+            met: Arc::clone(&self.met),
+            wish: None,
         })
     }
 
-    fn answer(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError> {
+    fn give(&self, job: &Job) -> Given {
+        let asked = asked(
+            job.asker,
+            job.prompt.len(),
+            job.max_tokens.min(ANSWER_TOKENS_USUAL),
+        );
+        self.met.placing.give(&self.record, &asked)
+    }
+
+    fn answer(&self, job: &Job, speaker: &Speaker, mut given: Given) -> Result<Outcome, ServiceError> {
+        if given.waited() >= AGAIN_AFTER {
+            // What it was given counts no more for the plan that takes its place.
+            drop(given);
+            if let Some(planned) = self.again() {
+                let given = planned.give(job);
+                return planned.answer(job, speaker, given);
+            }
+            given = self.give(job);
+        }
+        given.begin();
+        let outcome = self.carry_out(job, speaker)?;
+        given.done();
+        Ok(outcome)
+    }
+}
+
+impl Planned {
+    fn carry_out(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError> {
         let whom = self.whom(job.share);
         let rested = whom
             .as_ref()
-            .and_then(|whom| self.resting.take(whom, &job.prompt));
+            .and_then(|whom| self.met.resting.take(whom, &job.prompt));
         let begin = |cancel: &Cancel| {
             cancel.lower();
             cancel.due(job.deadline);
@@ -316,7 +375,7 @@ impl Course for Planned {
             None => anew()?,
         };
         let (mut answer, mut first) = self.ask(&mut seat, job, speaker);
-        if answer.is_err() && first.is_none() && (self.resting.clear() || has_rested) {
+        if answer.is_err() && first.is_none() && (self.met.resting.clear() || has_rested) {
             // What its machines held of it may be gone, or others that rest are in its way: another desk begins with nothing.
             let failed = seat.books;
             // Until it is gone it counts what goes out.
@@ -345,7 +404,7 @@ impl Course for Planned {
             .whom(job.share)
             .filter(|_| rests && !self.asking.rules().is_cut())
         {
-            self.resting.rest(whom, seat);
+            self.met.resting.rest(whom, seat);
         }
         Ok(Outcome {
             ending,
@@ -356,6 +415,16 @@ impl Course for Planned {
             total: now - speaker.began(),
             elsewhere: Some(Box::new(receipt)),
         })
+    }
+}
+
+/// A request in sizes.
+fn asked(asker: Asker, prompt_tokens: usize, answer_tokens: usize) -> Asked {
+    let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+    Asked {
+        asker,
+        prompt_tokens: count(prompt_tokens),
+        answer_tokens: count(answer_tokens),
     }
 }
 

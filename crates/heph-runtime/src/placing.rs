@@ -1,0 +1,375 @@
+//! What a door has given to each machine and has not had back: the waits that the next request is planned with.
+//!
+//! Nodes say themselves how long somebody would wait, now and then, and of what all their desks gave them. What this door gives them between two
+//! such words is known here alone, and at once: by the same [`Balancer`] that the simulated world replays days of requests with.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use heph_engine::batch::Asker;
+use heph_plan::balance::{Ask, Balancer, Seat, SeatStart, Ticket, UserId};
+use heph_plan::{Cluster, Record};
+use heph_types::{KvFormat, ModelProfile, NodeId, NodeProfile};
+
+/// Rows of a prompt that are computed at once, to say how long a prompt takes.
+const CHUNK: u32 = 64;
+
+/// The places of a door.
+#[derive(Debug)]
+pub struct Placing {
+    places: Mutex<Places>,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct Places {
+    balancer: Balancer,
+    seats: BTreeMap<NodeId, Seat>,
+}
+
+/// A request, in sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Whose.
+    pub asker: Asker,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens that the answer is expected to have.
+    pub answer_tokens: u32,
+}
+
+impl Asked {
+    /// This share of it, as one machine of several is given.
+    fn ask(&self, share: f64) -> Ask<'static> {
+        let part = |tokens: u32| (f64::from(tokens) * share).ceil() as u32;
+        Ask {
+            user: UserId(self.asker.0),
+            weight: 1.0,
+            prompt_tokens: part(self.prompt_tokens),
+            answer_tokens: part(self.answer_tokens),
+            // What a machine holds of a beginning is told to the planner, which counts what is left.
+            prefix: &[],
+            block_tokens: 1,
+        }
+    }
+}
+
+impl Default for Placing {
+    fn default() -> Self {
+        Self {
+            places: Mutex::new(Places {
+                balancer: Balancer::new(&[]),
+                seats: BTreeMap::new(),
+            }),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Placing {
+    /// Tells `cluster` how long such a request would wait at each machine behind what this door gave it, where that is longer than what the
+    /// machine says itself.
+    pub fn tell(&self, cluster: &mut Cluster, asked: &Asked) {
+        let (places, now, ask) = (self.lock(), self.began.elapsed(), asked.ask(1.0));
+        let tell = |profile: &mut NodeProfile| {
+            if let Some(seat) = places.seats.get(&profile.node) {
+                let wait = places.balancer.expected_wait(*seat, &ask, now);
+                profile.queue = profile.queue.max(wait);
+            }
+        };
+        tell(&mut cluster.desk);
+        cluster.nodes.iter_mut().for_each(|peer| tell(&mut peer.profile));
+    }
+
+    /// Gives a request to the machines of its plan, each its share of the layers. It waits from now on.
+    pub fn give(self: &Arc<Self>, record: &Record, asked: &Asked) -> Given {
+        let (mut places, now) = (self.lock(), self.began.elapsed());
+        let plan = &record.decision.plan;
+        let model = record.request.models.iter().map(|choice| &choice.profile);
+        let model = model.into_iter().find(|model| model.model == plan.model);
+        let mut shares: BTreeMap<NodeId, f64> = BTreeMap::new();
+        for stage in &plan.stages {
+            let layers = stage.layers.end().saturating_sub(stage.layers.start());
+            *shares.entry(stage.node).or_default() += layers as f64;
+        }
+        let all: f64 = shares.values().sum();
+        let mut given = Vec::new();
+        for (node, layers) in shares.into_iter().filter(|(_, layers)| *layers > 0.0) {
+            let peers = record.cluster.nodes.iter().map(|peer| &peer.profile);
+            let profile = std::iter::once(&record.cluster.desk)
+                .chain(peers)
+                .find(|profile| profile.node == node);
+            let (Some(profile), Some(model)) = (profile, model) else {
+                continue;
+            };
+            let seat = places.seat(profile, model);
+            let placed = places.balancer.give(seat, &asked.ask(layers / all), now);
+            given.extend(placed.map(|placed| (seat, placed.ticket)));
+        }
+        Given {
+            placing: Arc::clone(self),
+            // One that has a part is as fast as the others let it be.
+            is_whole: given.len() == 1,
+            places: given,
+            waits_since: Instant::now(),
+            began: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// The place of a machine, as fast as it is known to be by now.
+    fn seat(&mut self, profile: &NodeProfile, model: &ModelProfile) -> Seat {
+        let start = start(profile, model);
+        match self.seats.get(&profile.node) {
+            Some(seat) => {
+                self.balancer.know(*seat, start);
+                *seat
+            }
+            None => {
+                let seat = self.balancer.add(start);
+                self.seats.insert(profile.node, seat);
+                seat
+            }
+        }
+    }
+}
+
+/// How fast a machine runs the whole model.
+fn start(profile: &NodeProfile, model: &ModelProfile) -> SeatStart {
+    let share = profile.caps.cpu.unwrap_or(1.0).max(1e-3);
+    let pass = |rows: u32| -> f64 {
+        let seconds = |layer| profile.speed.layer_seconds(layer, rows, 0.0, KvFormat::F16);
+        model.layers.iter().map(seconds).sum::<f64>() / share
+    };
+    SeatStart {
+        prefill: pass(CHUNK) / f64::from(CHUNK),
+        decode: pass(1),
+        queue_max: usize::MAX,
+        blocks_max: 0,
+    }
+}
+
+/// A request that machines were given. Whoever lets go of it before [`Given::done`] took it back.
+#[derive(Debug)]
+pub struct Given {
+    placing: Arc<Placing>,
+    places: Vec<(Seat, Ticket)>,
+    is_whole: bool,
+    waits_since: Instant,
+    began: Option<Instant>,
+}
+
+impl Given {
+    /// How long it has waited.
+    pub fn waited(&self) -> Duration {
+        self.waits_since.elapsed()
+    }
+
+    /// Its machines begin.
+    pub fn begin(&mut self) {
+        let now = self.placing.began.elapsed();
+        let mut places = self.placing.lock();
+        for (seat, ticket) in &self.places {
+            places.balancer.start(*seat, *ticket, now);
+        }
+        self.began = Some(Instant::now());
+    }
+
+    /// It was answered. Of a machine that did so alone is learned how fast it is.
+    pub fn done(mut self) {
+        let Some(began) = self.began.filter(|_| self.is_whole) else {
+            return;
+        };
+        let mut places = self.placing.lock();
+        for (seat, ticket) in self.places.drain(..) {
+            places.balancer.finish(seat, ticket, began.elapsed());
+        }
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let mut places = self.placing.lock();
+        for (seat, ticket) in &self.places {
+            places.balancer.forget(*seat, *ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heph_plan::{Cluster, Mode, Peer};
+    use heph_types::{Held, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, Policy, Role};
+
+    use super::*;
+    use crate::pool::testing::profile;
+    use crate::route::Question;
+
+    const MODEL: ModelHash = ModelHash([7; 32]);
+    const LAYERS: usize = 4;
+
+    /// Layers of 100 MB, and no head to speak of: 0.1 s a token for each of them.
+    fn model() -> ModelProfile {
+        let layer = |bytes: u64| LayerProfile {
+            weight_bytes: bytes,
+            weight_bytes_one_row: bytes,
+            flops_per_token: 2.0 * bytes as f64,
+            flops_per_position: 0.0,
+            kv_bytes_f16: 1_000.0,
+        };
+        ModelProfile {
+            model: MODEL,
+            name: "a model".to_owned(),
+            layers: vec![layer(100_000_000); LAYERS],
+            width: 64,
+            head: layer(1_000),
+            embed_bytes: 0,
+            context_max: 512,
+        }
+    }
+
+    /// A slow desk, and two machines that hold the model and are alike.
+    fn cluster() -> Cluster {
+        let machine = |at: u8| {
+            let mut machine = profile(NodeId([at; 32]), Role::Own);
+            machine.memory = 1 << 40;
+            machine.holds = vec![Held {
+                model: MODEL,
+                layers: LayerRange::new(0, LAYERS, LAYERS).unwrap(),
+            }];
+            machine
+        };
+        let mut desk = machine(0);
+        desk.speed.bytes_per_second /= 20.0;
+        desk.speed.flops_per_second /= 20.0;
+        let link = LinkProfile {
+            rtt: Duration::from_millis(1),
+            up: 1e8,
+            down: 1e8,
+            loss: 0.0,
+        };
+        Cluster {
+            desk,
+            nodes: [1, 2]
+                .map(|at| Peer {
+                    profile: machine(at),
+                    link,
+                })
+                .to_vec(),
+            between: Vec::new(),
+        }
+    }
+
+    const ASKED: Asked = Asked {
+        asker: Asker(1),
+        prompt_tokens: 32,
+        answer_tokens: 50,
+    };
+
+    fn planned(cluster: Cluster, mode: Mode) -> Record {
+        let question = Question {
+            model: model(),
+            prompt_tokens: ASKED.prompt_tokens as usize,
+            answer_tokens: ASKED.answer_tokens as usize,
+            context: 256,
+            kv: KvFormat::F16,
+            drafts: Vec::new(),
+            document: None,
+            policy: Policy::open(Leaves::Text, &[Role::Own]),
+            mode: Some(mode),
+        };
+        Record::new(question.request(), cluster).expect("a plan")
+    }
+
+    /// Whom the next request is given to, beside all that was given so far.
+    fn next(placing: &Arc<Placing>) -> (NodeId, Given) {
+        let mut cluster = cluster();
+        placing.tell(&mut cluster, &ASKED);
+        let record = planned(cluster, Mode::Remote);
+        let node = record.decision.plan.stages[0].node;
+        (node, placing.give(&record, &ASKED))
+    }
+
+    fn waits(placing: &Placing) -> Vec<f64> {
+        let mut cluster = cluster();
+        placing.tell(&mut cluster, &ASKED);
+        let peers = cluster.nodes.iter();
+        peers.map(|peer| peer.profile.queue.as_secs_f64()).collect()
+    }
+
+    #[test]
+    fn requests_that_come_at_once_go_to_different_machines_and_what_is_taken_back_is_forgotten() {
+        let placing = Arc::new(Placing::default());
+        let given: Vec<_> = (0..8).map(|_| next(&placing)).collect();
+        let first = given.iter().filter(|(node, _)| *node == given[0].0).count();
+        assert_eq!(first, 4, "half of them each");
+        assert!(
+            waits(&placing).iter().all(|wait| *wait > 10.0),
+            "{:?}",
+            waits(&placing)
+        );
+        drop(given);
+        assert_eq!(waits(&placing), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_machine_that_says_that_it_is_busy_is_believed() {
+        let placing = Arc::new(Placing::default());
+        let (node, _given) = next(&placing);
+        let mut cluster = cluster();
+        let busy = Duration::from_secs(500);
+        cluster
+            .nodes
+            .iter_mut()
+            .for_each(|peer| peer.profile.queue = busy);
+        placing.tell(&mut cluster, &ASKED);
+        assert!(
+            cluster.nodes.iter().all(|peer| peer.profile.queue == busy),
+            "{node:?}"
+        );
+    }
+
+    #[test]
+    fn each_machine_of_a_line_is_given_its_share_of_the_layers() {
+        let placing = Arc::new(Placing::default());
+        let mut halves = cluster();
+        for (at, peer) in halves.nodes.iter_mut().enumerate() {
+            let layers = LayerRange::new(2 * at, 2 * at + 2, LAYERS).unwrap();
+            peer.profile.holds = vec![Held { model: MODEL, layers }];
+        }
+        let record = planned(halves, Mode::Layered);
+        assert!(record.decision.plan.stages.len() > 1);
+        let _given = placing.give(&record, &ASKED);
+        let whole = {
+            let placing = Arc::new(Placing::default());
+            let _given = next(&placing);
+            waits(&placing).into_iter().fold(0.0, f64::max)
+        };
+        let parts = waits(&placing);
+        let busiest = parts.iter().copied().fold(0.0, f64::max);
+        assert!(busiest > 0.0 && busiest < 0.7 * whole, "{parts:?} of {whole}");
+    }
+
+    #[test]
+    fn a_machine_that_is_faster_than_it_said_is_waited_for_less() {
+        let placing = Arc::new(Placing::default());
+        let before = {
+            let (_, _given) = next(&placing);
+            waits(&placing).into_iter().fold(0.0, f64::max)
+        };
+        for _ in 0..40 {
+            let (_, mut given) = next(&placing);
+            given.begin();
+            given.done();
+        }
+        let (_, _given) = next(&placing);
+        let after = waits(&placing).into_iter().fold(0.0, f64::max);
+        assert!(after < 0.5 * before, "{before} and {after}");
+    }
+}
