@@ -290,7 +290,7 @@ fn a_number_is_found_however_it_is_written() {
         for (before, behind) in [
             ("It is ", " now."),
             ("That of née Lefèvre, whoever she may be: \u{feff}", "\u{200b}, ü"),
-            (r#"{"a":"first\nit is "#, r#"\nlast"}"#),
+            (r#"{"a":"first\nthis is the number: "#, r#"\nlast"}"#),
         ] {
             let text = format!("{before}{value}{behind}");
             let spans = pii::patterns(&text);
