@@ -16,7 +16,7 @@ use heph_runtime::discretion::unsaid;
 
 use crate::ask::{Ask, Source, Turn};
 use crate::history::History;
-use crate::house::Door;
+use crate::house::{Door, House};
 
 /// Shorter lines are said by everybody.
 const LINE_BYTES_MIN: usize = 24;
@@ -124,6 +124,14 @@ impl Ending {
             let _ = house.history.label(&self.lines, &label);
         }
         let _ = house.history.label(&self.replies, &label);
+    }
+}
+
+/// Of a text that was shown of a document it is remembered where it stands, as of an answer what it was made of.
+pub(crate) fn stands(house: &House, text: &str, label: &Label) {
+    if house.rules.now(&[]).minds_labels() {
+        // What a full disk did not take is held, as with answers.
+        let _ = house.history.label(&marks(text), label);
     }
 }
 
