@@ -130,9 +130,13 @@ impl Ending {
 /// Of a text that was shown of a document it is remembered where it stands, as of an answer what it was made of.
 pub(crate) fn stands(house: &House, text: &str, label: &Label) {
     if house.rules.now(&[]).minds_labels() {
-        // What a full disk did not take is held, as with answers.
-        let _ = house.history.label(&marks(text), label);
+        written_down(&house.history, text, label);
     }
+}
+
+/// What a full disk does not take of it is held, as with answers.
+fn written_down(history: &History, text: &str, label: &Label) {
+    let _ = history.label(&marks(text), label);
 }
 
 /// Whether `text` still fits behind what is looked at.
@@ -413,6 +417,15 @@ mod tests {
         // A second reason joins the first.
         history.label(&marks(SUMMARY), &Label::mark("medical")).unwrap();
         assert!(again(SUMMARY).meets("user:salaries") && again(SUMMARY).meets("user:medical"));
+    }
+
+    #[test]
+    fn an_excerpt_is_as_private_as_where_it_stands() {
+        let (_home, history) = history();
+        let label = Label::of_path("/home/ann/kept/note.txt");
+        written_down(&history, SUMMARY, &label);
+        let shown = shown(&history, &format!("[1 note.txt:0-90]\n{SUMMARY}\n\nWho?"));
+        assert!(shown.meets("folder:kept"), "{shown:?}");
     }
 
     #[test]

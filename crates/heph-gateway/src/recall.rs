@@ -220,7 +220,8 @@ fn question(ask: &Ask, job: &Job, writer: &Writer, share: Share) -> Option<(Topi
 fn as_private(topic: &Topic, label: &Label) -> Topic {
     let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 how private a question is");
     hasher.update(&topic.0);
-    hasher.update(format!("{label:?}").as_bytes());
+    let reasons = format!("{label:?}");
+    hasher.update(reasons.as_bytes());
     Topic(hasher.finalize().into())
 }
 
