@@ -318,11 +318,25 @@ fn house() -> Option<PathBuf> {
 /// How a file is now.
 pub(crate) fn stamp(path: &Path) -> Stamp {
     match std::fs::metadata(path) {
-        Ok(about) => Some((about.modified().ok(), about.len())),
+        Ok(about) => Some((changed(&about), about.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // There is something that cannot be looked at; reading it says why.
         Err(_) => Some((None, u64::MAX)),
     }
+}
+
+/// When a file was changed last: by the system's own count where it has one, since what copies files sets the other.
+#[cfg(unix)]
+fn changed(about: &std::fs::Metadata) -> Option<SystemTime> {
+    use std::os::unix::fs::MetadataExt;
+    let seconds = u64::try_from(about.ctime()).ok()?;
+    let nanos = u32::try_from(about.ctime_nsec()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::new(seconds, nanos))
+}
+
+#[cfg(not(unix))]
+fn changed(about: &std::fs::Metadata) -> Option<SystemTime> {
+    about.modified().ok()
 }
 
 /// What a file says; `None` where there is none. What is no file may have no end, or make one wait.
@@ -524,6 +538,27 @@ mod tests {
         assert_eq!(allowed(&rules), [], "it was there and is gone");
         std::fs::create_dir(&path).unwrap();
         assert_eq!(allowed(&rules), [], "a folder is no policy");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_policy_of_the_same_length_and_time_is_another_one() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(POLICY_FILE);
+        let write = |preset: &str, behind: &str| {
+            std::fs::write(&path, format!("version = 1\npreset = \"{preset}\"\n{behind}")).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        };
+        let rules = of_home(home.path(), &[]);
+        write("own-devices", "");
+        assert_eq!(allowed(&rules), [Kind::Own]);
+        // A clock that ticks slowly has not ticked yet.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !allowed(&rules).is_empty() {
+            assert!(std::time::Instant::now() < until, "it was not read again");
+            write("local-only", "#");
+        }
     }
 
     /// In a thread that nobody waits for: what makes it wait would hold the tests.
