@@ -305,7 +305,6 @@ class Talks:
         self.desk, self.nodes, self.folder = desk, nodes, folder
         self.environment = desk.environment() | {"SSL_CERT_FILE": str(folder / "cert.pem")}
         (desk.home / "policy.toml").write_text(POLICY)
-        (folder / "kept").mkdir()
         self.provider_address = nodes[0].way.right
         certificate(folder, self.provider_address)
         words = [sys.executable, __file__, "provider", self.provider_address, folder]
@@ -387,13 +386,15 @@ class Talks:
         return self.read_from(self.folder, canary, self.kept_by(canary))
 
     def folder_kept(self, canary):
-        """Only where the document stands tells that it is private."""
-        return self.read_from(self.folder / "kept", canary, [])
+        """Only where the document stands tells that it is private, in a folder of the one that is named."""
+        papers = self.folder / f"papers-{canary.dice.randint(0, 10**9)}"
+        (papers / "kept").mkdir(parents=True)
+        return self.read_from(papers / "kept", canary, [], papers)
 
-    def read_from(self, folder, canary, kept):
+    def read_from(self, folder, canary, kept, named=None):
         path = folder / f"note-{canary.dice.randint(0, 10**9)}.txt"
         path.write_text(f"The house stands by the river. {canary.told()} Nobody lives there now.\n" * 3)
-        told = self.heph("run", "--json", "--document", path, *kept, "--max-tokens", 8, "What is the secret?")
+        told = self.heph("run", "--json", "--document", named or path, *kept, "--max-tokens", 8, "What is the secret?")
         # Where nobody was to be asked nothing was planned, and there is no receipt.
         receipt = json.loads(told).get("receipt")
         return Talk(not receipt or not receipt["traffic"], [receipt])

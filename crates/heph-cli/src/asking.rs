@@ -29,7 +29,6 @@ use heph_plan::{
     Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Refusal, Request, Stage,
     WarmPrefix, shortlist,
 };
-use heph_privacy::label::Label;
 use heph_privacy::pii::names::Model;
 use heph_privacy::pseudonym::Pseudonyms;
 use heph_runtime::acceptance::{Acceptances, Task};
@@ -44,6 +43,7 @@ use heph_runtime::line::{Line, LineLimits, LineModel};
 use heph_runtime::network::seconds_since_1970;
 use heph_runtime::node::{Node, NodeCaps};
 use heph_runtime::pool::{Came, Contact, NodePool, contacts, follow};
+use heph_runtime::preprocess::label_of_all;
 use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
 use heph_runtime::receipt::Receipt;
@@ -402,15 +402,7 @@ impl Ask<'_> {
     /// Raises the label by what is asked and by where the files stand that it is about.
     fn look_through(&self, asking: &Asking) {
         asking.discretion.about(self.texts.iter().copied());
-        for path in self.paths {
-            let label = match path.canonicalize() {
-                // What lies in a folder has the folder above it.
-                Ok(path) if path.is_dir() => Label::of_path(&path.join("file").to_string_lossy()),
-                Ok(path) => Label::of_path(&path.to_string_lossy()),
-                Err(_) => Label::top(),
-            };
-            asking.discretion.also(&label);
-        }
+        asking.discretion.also(&label_of_all(self.paths));
     }
 
     fn planned(

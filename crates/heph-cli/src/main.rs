@@ -43,6 +43,7 @@ use heph_runtime::settings::Settings;
 
 fn main() -> ExitCode {
     crash::tell_no_words();
+    crash::leave_no_memory();
     // A shell that asks what may come next: it is answered, and nothing else is done.
     CompleteEnv::with_factory(Arguments::command)
         .var(completions::VARIABLE)

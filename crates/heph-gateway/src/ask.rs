@@ -418,8 +418,8 @@ impl Ask {
     }
 
     /// Shows everything that somebody wrote in it, always in the same order, and takes what is made of it: messages, names,
-    /// calls and their results, what tools are told to do, shapes of answers, texts that end one, documents. JSON is shown as it is
-    /// written.
+    /// calls with their numbers and their results, what tools are told to do, shapes of answers, texts that end one, documents. JSON is
+    /// shown as it is written.
     pub(crate) fn each_text(
         &mut self,
         look: &mut dyn FnMut(&mut String) -> Result<(), serde_json::Error>,
@@ -439,7 +439,12 @@ impl Ask {
                 for turn in turns {
                     look(&mut turn.content)?;
                     turn.name.iter_mut().try_for_each(&mut *look)?;
+                    turn.call_id.iter_mut().try_for_each(&mut *look)?;
                     for call in &mut turn.calls {
+                        look(&mut call.id)?;
+                        look(&mut call.function.name)?;
+                        // JSON in a string leaves as the JSON that it is.
+                        call.function.arguments = call.arguments();
                         json(&mut call.function.arguments, look)?;
                     }
                 }
@@ -923,5 +928,47 @@ pub(crate) fn not_there(error: engines::EngineError) -> Refusal {
             Refusal::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         }
         _ => Refusal::ours(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_a_call_tells_is_looked_at() {
+        let call = json!({ "id": "the number", "function": { "name": "the name", "arguments": r#"{"to":"ann.lee\u0040example.org"}"# } });
+        let turn = Turn {
+            calls: vec![serde_json::from_value(call).unwrap()],
+            call_id: Some("the number of the result".to_owned()),
+            name: Some("who".to_owned()),
+            ..Turn::new("assistant", "a message")
+        };
+        let mut ask = Ask::new("m".to_owned(), Source::Chat(vec![turn]));
+        let mut seen = Vec::new();
+        let look = ask.each_text(&mut |text| {
+            seen.push(text.clone());
+            *text = text.replace("ann.lee", "bob.ray");
+            Ok(())
+        });
+        look.unwrap();
+        // What stands escaped in JSON leaves as what it stands for, and is looked at so.
+        for part in [
+            "a message",
+            "who",
+            "the number",
+            "the name",
+            "the number of the result",
+            r#"{"to":"ann.lee@example.org"}"#,
+        ] {
+            assert!(seen.iter().any(|text| text == part), "{part}: {seen:?}");
+        }
+        let Source::Chat(turns) = &ask.source else {
+            unreachable!()
+        };
+        assert_eq!(
+            turns[0].calls[0].arguments(),
+            json!({ "to": "bob.ray@example.org" })
+        );
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use heph_engine::retrieval::Lock;
+use heph_privacy::label::Label as Stands;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::preprocess::{
     Document, DocumentError, Embedder, Exposure, Library, PreprocessError, preprocess,
@@ -120,6 +121,9 @@ pub(crate) struct Cited {
     pub(crate) end: usize,
     /// These bytes.
     pub(crate) text: String,
+    /// What they are by where they stand, whatever was said of the shelf.
+    #[serde(skip)]
+    pub(crate) stands: Stands,
 }
 
 /// What a question needs of the shelves.
@@ -146,6 +150,9 @@ pub(crate) struct Shown {
     pub(crate) before: String,
     pub(crate) text: String,
     pub(crate) after: String,
+    /// What all of it is by where it stands.
+    #[serde(skip)]
+    pub(crate) stands: Stands,
 }
 
 /// Whose search it is.
@@ -287,6 +294,7 @@ impl Knowledge {
             start: citation.bytes.start,
             end: citation.bytes.end,
             text: searched.library.documents()[citation.source].text()[citation.bytes.clone()].to_owned(),
+            stands: searched.library.documents()[citation.source].label().clone(),
         });
         Ok(Found {
             citations: cited.collect(),
@@ -310,9 +318,8 @@ impl Knowledge {
         let shelf = shelves.first().ok_or(KnowledgeError::NoShelf)?;
         let documents = Document::read_all(std::slice::from_ref(&shelf.path))?;
         let found = documents.iter().find(|found| found.name() == document);
-        let text = found
-            .ok_or_else(|| KnowledgeError::NoDocument(document.to_owned()))?
-            .text();
+        let found = found.ok_or_else(|| KnowledgeError::NoDocument(document.to_owned()))?;
+        let text = found.text();
         let span = text.get(start..end).ok_or(KnowledgeError::NoSpan(start, end))?;
         let from = text.ceil_char_boundary(start.saturating_sub(AROUND).min(start));
         let to = text.floor_char_boundary(end.saturating_add(AROUND).min(text.len()));
@@ -323,6 +330,7 @@ impl Knowledge {
             before: text[from..start].to_owned(),
             text: span.to_owned(),
             after: text[end..to].to_owned(),
+            stands: found.label().clone(),
         })
     }
 

@@ -16,7 +16,7 @@ use heph_runtime::discretion::unsaid;
 
 use crate::ask::{Ask, Source, Turn};
 use crate::history::History;
-use crate::house::Door;
+use crate::house::{Door, House};
 
 /// Shorter lines are said by everybody.
 const LINE_BYTES_MIN: usize = 24;
@@ -25,6 +25,9 @@ const LINE_BYTES_MIN: usize = 24;
 /// answer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 const LINES_MAX: usize = 20_000;
+
+/// How often what is quoted is quoted again.
+const QUOTES_DEEP: usize = 3;
 
 /// How long a request waits for what is being written of an answer whose words it shows: looking through a megabyte takes half
 /// a second.
@@ -122,6 +125,18 @@ impl Ending {
         }
         let _ = house.history.label(&self.replies, &label);
     }
+}
+
+/// Of a text that was shown of a document it is remembered where it stands, as of an answer what it was made of.
+pub(crate) fn stands(house: &House, text: &str, label: &Label) {
+    if house.rules.now(&[]).minds_labels() {
+        written_down(&house.history, text, label);
+    }
+}
+
+/// What a full disk does not take of it is held, as with answers.
+fn written_down(history: &History, text: &str, label: &Label) {
+    let _ = history.label(&marks(text), label);
 }
 
 /// Whether `text` still fits behind what is looked at.
@@ -296,18 +311,38 @@ impl Place {
     }
 }
 
-/// The lines of a text that tell it from others, whatever spaces stand in them.
+/// The lines of a text that tell it from others, whatever spaces stand in them, and those of what it quotes: JSON shows an answer so.
 fn marks(text: &str) -> Vec<Mark> {
+    let mut found = Vec::new();
+    mark(text, QUOTES_DEEP, &mut found);
+    found
+}
+
+fn mark(text: &str, deep: usize, found: &mut Vec<Mark>) {
     let lines = text.lines().map(joined);
-    lines
-        .filter(|line| line.len() >= LINE_BYTES_MIN)
-        .map(|line| {
-            short(&blake3::derive_key(
-                "HEPH 2026-11 a line of an answer",
-                line.as_bytes(),
-            ))
-        })
-        .collect()
+    let telling = lines.filter(|line| line.len() >= LINE_BYTES_MIN);
+    found.extend(telling.map(|line| {
+        short(&blake3::derive_key(
+            "HEPH 2026-11 a line of an answer",
+            line.as_bytes(),
+        ))
+    }));
+    if deep > 0 {
+        let quoted = quoted(text).filter(|piece| piece.len() >= LINE_BYTES_MIN);
+        let said = quoted.filter_map(|piece| serde_json::from_str::<String>(&format!("\"{piece}\"")).ok());
+        said.for_each(|said| mark(&said, deep - 1, found));
+    }
+}
+
+/// What stands between two quotation marks, before the first and behind the last; nothing where there are none.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    let mut escaped = false;
+    let ends = move |c: char| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    };
+    text.split(ends).filter(move |piece| piece.len() < text.len())
 }
 
 /// A text with one space wherever it has any.
@@ -382,6 +417,48 @@ mod tests {
         // A second reason joins the first.
         history.label(&marks(SUMMARY), &Label::mark("medical")).unwrap();
         assert!(again(SUMMARY).meets("user:salaries") && again(SUMMARY).meets("user:medical"));
+    }
+
+    #[test]
+    fn an_excerpt_is_as_private_as_where_it_stands() {
+        let (_home, history) = history();
+        let label = Label::of_path("/home/ann/kept/note.txt");
+        written_down(&history, SUMMARY, &label);
+        let shown = shown(&history, &format!("[1 note.txt:0-90]\n{SUMMARY}\n\nWho?"));
+        assert!(shown.meets("folder:kept"), "{shown:?}");
+    }
+
+    #[test]
+    fn a_summary_that_is_quoted_or_told_to_a_tool_is_as_private() {
+        let (_home, history) = history();
+        let label = Label::mark("salaries");
+        history.label(&marks(SUMMARY), &label).unwrap();
+        let told = serde_json::json!({ "note": { "text": SUMMARY }, "n": 1 }).to_string();
+        let again = serde_json::json!({ "body": told }).to_string();
+        for text in [
+            &told,
+            &again,
+            &format!("Ann wrote \"{}\" yesterday.", SUMMARY.lines().next().unwrap()),
+        ] {
+            assert!(shown(&history, text).covers(&label), "{text}");
+        }
+        // What a model told a tool was written as JSON, and programs give it back as a text or as a value.
+        let (_home, history) = self::history();
+        history.label(&marks(&told), &label).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&told).unwrap();
+        for arguments in [serde_json::json!(told), value] {
+            let mut ask = chat(&["Hello.", "", "Go on."]);
+            if let Source::Chat(turns) = &mut ask.source {
+                let call =
+                    serde_json::json!({ "id": "1", "function": { "name": "put", "arguments": arguments } });
+                turns[1].calls = vec![serde_json::from_value(call).unwrap()];
+            }
+            assert!(super::tests::again(&history, &ask).covers(&label), "{arguments}");
+        }
+        assert_eq!(
+            shown(&history, r#"{"note":"nothing that was said before"}"#),
+            Label::public()
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use heph_engine::recall::{
 };
 use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
 use heph_plan::Mode;
+use heph_privacy::label::Label;
 use heph_runtime::bundled;
 use heph_runtime::service::{Ending, Job, Outcome};
 use serde_json::{Value, json};
@@ -114,7 +115,7 @@ impl Learning {
 /// another: several choices, tools, probabilities, sampled words unless it says so, or no question at the end.
 pub(crate) async fn look(
     door: &Door,
-    ask: &Ask,
+    ask: &Arc<Ask>,
     job: &Job,
     writer: &Arc<Writer>,
     share: Share,
@@ -125,12 +126,18 @@ pub(crate) async fn look(
     let marks = Marks::of(&text)?;
     let reader = door.engines.reader(bundled::EMBED.name).await.ok()?;
     let words = text.clone();
-    let vector = tokio::task::spawn_blocking(move || vector(&reader, &words))
-        .await
-        .ok()??;
+    let (asks, house, writes) = (Arc::clone(ask), Arc::clone(door), Arc::clone(writer));
+    let looked = move || {
+        let label = asks
+            .discretion(&house, Some(writes.service.words()))
+            .ok()?
+            .label();
+        Some((vector(&reader, &words)?, label))
+    };
+    let (vector, label) = tokio::task::spawn_blocking(looked).await.ok()??;
     let asked = Asked {
         realm: realm(writer, share),
-        topic,
+        topic: as_private(&topic, &label),
         text,
         marks,
         vector,
@@ -207,6 +214,15 @@ fn question(ask: &Ask, job: &Job, writer: &Writer, share: Share) -> Option<(Topi
     hasher.update(&realm(writer, share).0);
     hasher.update(format!("{rest:?}").as_bytes());
     Some((Topic(hasher.finalize().into()), last.content.clone()))
+}
+
+/// What is more private, or so for other reasons, is another topic: an answer is as private as the question that it was given to.
+fn as_private(topic: &Topic, label: &Label) -> Topic {
+    let mut hasher = blake3::Hasher::new_derive_key("HEPH 2026-11 how private a question is");
+    hasher.update(&topic.0);
+    let reasons = format!("{label:?}");
+    hasher.update(reasons.as_bytes());
+    Topic(hasher.finalize().into())
 }
 
 fn realm(writer: &Writer, share: Share) -> Realm {

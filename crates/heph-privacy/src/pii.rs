@@ -1,7 +1,7 @@
 //! Finds personal data and secrets in text: prose, tables, JSON, logs and code.
 //!
-//! One pass over the text finds candidates by table, form and telling word; a rule settles those that overlap. Time grows with
-//! the length of the text, and so does memory; nothing in a text makes it panic.
+//! One pass over the text, in plain characters, finds candidates by table, form and telling word; a rule settles those that overlap. Time
+//! grows with the length of the text, and so does memory; nothing in a text makes it panic.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +11,7 @@ mod checks;
 mod forms;
 pub mod names;
 mod picture;
+mod plain;
 mod secrets;
 mod table;
 mod wallets;
@@ -21,6 +22,7 @@ use table::TABLE;
 use words::{About, Words};
 
 pub use checks::Check;
+pub(crate) use plain::Plain;
 pub use table::{Need, Recogniser};
 
 /// Every recogniser of the table, in its order.
@@ -57,15 +59,33 @@ static PICTURES: LazyLock<Pictures> = LazyLock::new(Pictures::new);
 
 /// What patterns alone find in `text`, in its order and without overlaps.
 pub fn patterns(text: &str) -> Vec<Span> {
-    settle(text, candidates(text))
+    let plain = Plain::of(text);
+    let found = settle(&plain.text, candidates(&plain.text));
+    written(text, &plain, found)
 }
 
 /// What patterns and the model of names find in `text`, in its order and without overlaps.
 pub fn scan(text: &str, model: &names::Model) -> Vec<Span> {
-    let mut found = candidates(text);
-    let seen = settle(text, found.clone());
-    found.extend(model.candidates(text, &seen));
-    settle(text, found)
+    let plain = Plain::of(text);
+    let mut found = candidates(&plain.text);
+    let seen = settle(&plain.text, found.clone());
+    found.extend(model.candidates(&plain.text, &seen));
+    let found = settle(&plain.text, found);
+    written(text, &plain, found)
+}
+
+/// What was found in the plain text, where it stands in the one that was written.
+fn written(text: &str, plain: &Plain, mut found: Vec<Span>) -> Vec<Span> {
+    if plain.is_as_written() {
+        return found;
+    }
+    let mut chars_at = chars_before(text);
+    for span in &mut found {
+        span.bytes = plain.written(&span.bytes);
+        let first = chars_at(span.bytes.start);
+        span.chars = first..chars_at(span.bytes.end);
+    }
+    found
 }
 
 /// Candidates of all recognisers that need no model.
@@ -102,12 +122,7 @@ fn settle(text: &str, mut candidates: Vec<Candidate>) -> Vec<Span> {
             kept.insert(candidate.start, candidate);
         }
     }
-    let (mut byte, mut char) = (0, 0);
-    let mut chars_at = |place: usize| {
-        char += text[byte..place].chars().count();
-        byte = place;
-        char
-    };
+    let mut chars_at = chars_before(text);
     kept.into_values()
         .map(|c| {
             let first = chars_at(c.start);
@@ -121,6 +136,16 @@ fn settle(text: &str, mut candidates: Vec<Candidate>) -> Vec<Span> {
             }
         })
         .collect()
+}
+
+/// How many code points stand before a place of `text`; asked for one place after the other.
+fn chars_before(text: &str) -> impl FnMut(usize) -> usize {
+    let (mut byte, mut char) = (0, 0);
+    move |place| {
+        char += text[byte..place].chars().count();
+        byte = place;
+        char
+    }
 }
 
 /// Longer runs of letters and digits are no identifier.

@@ -72,6 +72,19 @@ pub struct Destination {
     pub retention_days: Option<u32>,
 }
 
+/// Ways in which an answer is computed, and others in which something leaves: what rules may name.
+pub const MODES: [&str; 9] = [
+    "local",
+    "remote",
+    "layered",
+    "speculative",
+    "layered-speculative",
+    "preprocess",
+    "parts",
+    "relay",
+    "tools",
+];
+
 /// What somebody wants to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask<'a> {
@@ -302,6 +315,12 @@ pub enum PolicyError {
     /// It is no TOML of the right form.
     #[error("the policy cannot be read: {0}")]
     Form(String),
+    /// A rule names labels in a way that none has.
+    #[error("rule {0:?} has the label {1:?}; a `*` may stand at its end, and stands for any rest")]
+    Pattern(String, String),
+    /// A rule names a mode that there is not.
+    #[error("rule {0:?} has the mode {1:?}; known are {known}", known = MODES.join(", "))]
+    Mode(String, String),
     /// It is of another version.
     #[error("the policy is of version {0}, this program reads version {VERSION}")]
     Version(u32),
@@ -322,6 +341,24 @@ pub enum PolicyError {
     /// Its time is over, or not come.
     #[error("the overlay is not valid now; ask whoever signed it for a new one")]
     Expired,
+}
+
+/// A condition that nothing meets would be a rule that never speaks, and whoever wrote it would not know.
+fn speaks(rules: &[Rule]) -> Result<(), PolicyError> {
+    let odd = |pattern: &&String| {
+        let front = pattern.strip_suffix('*').unwrap_or(pattern);
+        pattern.is_empty() || front.contains('*')
+    };
+    let unknown = |mode: &&String| !MODES.contains(&mode.as_str());
+    for Rule { name, when, .. } in rules {
+        if let Some(pattern) = when.labels.iter().find(odd) {
+            return Err(PolicyError::Pattern(name.clone(), pattern.clone()));
+        }
+        if let Some(mode) = when.modes.iter().find(unknown) {
+            return Err(PolicyError::Mode(name.clone(), mode.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn form<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, PolicyError> {
@@ -357,6 +394,7 @@ impl Policy {
         if policy.rules.len() + policy.examples.len() > RULES_MAX {
             return Err(PolicyError::TooLong);
         }
+        speaks(&policy.rules)?;
         Ok(policy)
     }
 }
@@ -408,6 +446,7 @@ impl Overlay {
         if overlay.rules.len() > RULES_MAX {
             return Err(PolicyError::TooLong);
         }
+        speaks(&overlay.rules)?;
         if let Some(rule) = overlay.rules.iter().find(|rule| rule.then == Verdict::Allow) {
             return Err(PolicyError::Loosens(rule.name.clone()));
         }

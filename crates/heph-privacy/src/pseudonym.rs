@@ -3,6 +3,7 @@
 //! A pseudonym looks like what it stands for, is the same all through a session, and is turned back in the answer, however the
 //! answer is cut into pieces. Whoever has only the text away from here cannot turn it back; the pairs lie in the vault.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ops::Deref;
@@ -11,7 +12,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::pii::Span;
+use crate::pii::{Plain, Span};
 
 const FIRST: &[&str] = &[
     "Alder", "Bryn", "Corin", "Darcy", "Ellis", "Faye", "Greer", "Hollis", "Indra", "Jules", "Kendal",
@@ -193,6 +194,20 @@ impl Pseudonyms {
     /// An attempt at a pseudonym that looks like `original`.
     fn draw(&self, kind: &str, original: &str, attempt: u32) -> String {
         let mut drawn = Drawn::new(&self.key, kind, original, attempt);
+        // As it reads: an escape that is taken for letters would be broken.
+        let plain = Plain::of(original);
+        let unescaped = |c: char| {
+            if c.is_control() || matches!(c, '"' | '\\' | '%' | '&') {
+                '-'
+            } else {
+                c
+            }
+        };
+        let shape: Cow<str> = match plain.is_as_written() {
+            true => Cow::Borrowed(original),
+            false => Cow::Owned(plain.text.chars().map(unescaped).collect()),
+        };
+        let original = shape.as_ref();
         let kind = kind.split('#').next().unwrap_or(kind);
         match kind {
             "PERSON" => person(original, attempt, &mut drawn),

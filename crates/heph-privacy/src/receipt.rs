@@ -5,6 +5,8 @@
 //! signer says: a counter-signature tells that its signer agrees. Nodes need not see a receipt to vouch for their part of it: each
 //! signs what it computed for a session ([`to_state`]), and the body holds these statements.
 
+use std::collections::BTreeSet;
+
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
@@ -188,17 +190,19 @@ impl Verified {
     /// token of an answer is chosen and goes in nowhere, and a stream that is left forgets the one before it.
     pub fn is_vouched_for(&self, node: u16) -> bool {
         let body = &self.body;
-        let last = body
-            .prompt_tokens
-            .saturating_add(body.answer_tokens)
-            .saturating_sub(2);
+        let all = body.prompt_tokens.saturating_add(body.answer_tokens);
+        // Who computed up to the end signs for all but its last two tokens, however many the receipt says that there are.
+        let needed = |place: &Place| match place.tokens.1 < all {
+            true => place.tokens.1,
+            false => place.tokens.1.saturating_sub(2),
+        };
         let covers = |stated: &Computed, place: &Place| {
             let (layers, tokens) = (stated.layers, stated.tokens);
             stated.node == node
                 && layers.0 <= place.layers.0
                 && place.layers.1 <= layers.1
                 && tokens.0 <= place.tokens.0
-                && place.tokens.1.min(last) <= tokens.1
+                && needed(place) <= tokens.1
         };
         let mut places = body.places.iter().filter(|place| place.node == node).peekable();
         places.peek().is_some()
@@ -223,7 +227,11 @@ pub fn sign_by(
     stated(body, key)?;
     let json = serde_json::to_string(body).map_err(|error| ReceiptError::Body(error.to_string()))?;
     let signature = sign(&[CONTEXT, json.as_bytes()].concat());
-    Ok(format!("{FORM}\n{json}\n{}", line(key, &signature)))
+    let receipt = format!("{FORM}\n{json}\n{}", line(key, &signature));
+    match receipt.len() > BYTES_MAX {
+        true => Err(ReceiptError::TooLong),
+        false => Ok(receipt),
+    }
 }
 
 /// The receipt with one more signature. Whoever counter-signs looks at the body first: [`verify`] gives it.
@@ -234,11 +242,13 @@ pub fn counter_sign(receipt: &str, key: &SigningKey) -> Result<String, ReceiptEr
         return Err(ReceiptError::TooLong);
     }
     let signature = key.sign(&counter_signed(parts.json, &parts.signatures[0].1));
-    Ok(format!(
+    let signed = format!(
         "{}\n{}",
         receipt.trim_end_matches('\n'),
         line(key.verifying_key().as_bytes(), &signature.to_bytes())
-    ))
+    );
+    verify(&signed)?;
+    Ok(signed)
 }
 
 /// Checks every signature of a receipt and what it says of itself. Which of the signers one knows is for the caller to say.
@@ -253,6 +263,10 @@ pub fn verify(receipt: &str) -> Result<Verified, ReceiptError> {
         let fits = VerifyingKey::from_bytes(key)
             .and_then(|key| key.verify_strict(&signed, &Signature::from_bytes(signature)));
         fits.map_err(|_| ReceiptError::Forged(n + 1))?;
+    }
+    let keys: BTreeSet<&[u8; 32]> = parts.signatures.iter().map(|(key, _)| key).collect();
+    if keys.len() < parts.signatures.len() {
+        return Err(ReceiptError::Contradiction("one machine signed it twice"));
     }
     let body: Body =
         serde_json::from_str(parts.json).map_err(|error| ReceiptError::Body(error.to_string()))?;

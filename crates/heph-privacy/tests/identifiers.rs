@@ -267,3 +267,44 @@ fn there_are_sixty_types_in_twenty_five_countries_and_each_names_its_source() {
             .all(|r| !r.source.is_empty() && !r.words.is_empty() && !r.pictures.is_empty())
     );
 }
+
+#[test]
+fn a_number_is_found_however_it_is_written() {
+    let written: &[(&str, &str)] = &[
+        ("CREDIT_CARD", "4111\u{a0}1111\u{a0}1111\u{a0}1111"),
+        ("CREDIT_CARD", "4111\u{2011}1111\u{2011}1111\u{2011}1111"),
+        ("CREDIT_CARD", "４１１１ １１１１ １１１１ １１１１"),
+        ("CREDIT_CARD", "٤١١١ ١١١١ ١١١١ ١١١١"),
+        ("CREDIT_CARD", "4111\u{200b}1111\u{200b}1111\u{200b}1111"),
+        ("CREDIT_CARD", "4111&nbsp;1111&nbsp;1111&nbsp;1111"),
+        (
+            "IBAN",
+            "DE89\u{202f}3704\u{202f}0044\u{202f}0532\u{202f}0130\u{202f}00",
+        ),
+        ("EMAIL", r"ann.lee\u0040example.org"),
+        ("EMAIL", "ann.lee%40example.org"),
+        ("EMAIL", "ann.lee＠example.org"),
+        ("EMAIL", "ann.lee&#64;example.org"),
+    ];
+    for (kind, value) in written {
+        for (before, behind) in [
+            ("It is ", " now."),
+            ("That of née Lefèvre, whoever she may be: \u{feff}", "\u{200b}, ü"),
+            (r#"{"a":"first\nthis is the number: "#, r#"\nlast"}"#),
+        ] {
+            let text = format!("{before}{value}{behind}");
+            let spans = pii::patterns(&text);
+            let there = |span: &&pii::Span| {
+                let chars: String = text
+                    .chars()
+                    .skip(span.chars.start)
+                    .take(span.chars.len())
+                    .collect();
+                span.kind == *kind && text[span.bytes.clone()] == **value && chars == **value
+            };
+            assert_eq!(spans.iter().filter(there).count(), 1, "{text}: {spans:?}");
+        }
+    }
+    let phone = "Tél. : 06\u{a0}12\u{a0}34\u{a0}56\u{a0}78";
+    assert!(pii::patterns(phone).iter().any(|span| span.kind == "PHONE"));
+}

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ed25519_dalek::{Signer, SigningKey};
 use heph_privacy::label::{Label, Level};
 use heph_privacy::policy::{
-    Ask, Destination, Example, Kind, Overlay, Policies, Policy, PolicyError, Preset, Rule, SCHEMA, Verdict,
-    When,
+    Ask, Destination, Example, Kind, MODES, Overlay, Policies, Policy, PolicyError, Preset, Rule, SCHEMA,
+    Verdict, When,
 };
 use proptest::prelude::*;
 
@@ -326,4 +326,38 @@ fn the_schema_knows_every_field() {
         serde_json::to_value(&example.to).unwrap(),
         &schema["$defs"]["example"]["properties"]["to"],
     );
+}
+
+#[test]
+fn a_rule_that_would_never_speak_is_no_policy() {
+    let when = |key: &str, word: &str| {
+        let text = format!(
+            "version = 1\npreset = \"open\"\n[[rule]]\nname = \"r\"\nwhen = {{ {key} = [\"{word}\"] }}\nthen = \"deny\"\n"
+        );
+        Policy::read(&text)
+    };
+    for (key, word, fits) in [
+        ("labels", "folder:salaries", true),
+        ("labels", "folder:*", true),
+        ("labels", "*", true),
+        ("labels", "*:salaries", false),
+        ("labels", "folder:*/may", false),
+        ("labels", "folder:**", false),
+        ("labels", "", false),
+        ("modes", "layered-speculative", true),
+        ("modes", "tools", true),
+        ("modes", "remot", false),
+        ("modes", "Remote", false),
+    ] {
+        let read = when(key, word);
+        assert_eq!(read.is_ok(), fits, "{word}: {read:?}");
+        let told = read.err().map(|error| error.to_string());
+        assert!(told.is_none_or(|told| told.contains(word) && told.contains("\"r\"")));
+    }
+}
+
+#[test]
+fn editors_know_the_modes_that_rules_know() {
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    assert_eq!(schema["$defs"]["mode"]["enum"], serde_json::json!(MODES));
 }

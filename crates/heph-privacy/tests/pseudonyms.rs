@@ -1,6 +1,7 @@
 //! Pseudonyms and their way back, at any cut of the answer.
 
 use heph_privacy::pii;
+use heph_privacy::pii::names::Model;
 use heph_privacy::pseudonym::{Pseudonyms, Restorer, VaultError};
 
 struct Drawn(u64);
@@ -136,4 +137,20 @@ fn a_vault_opens_with_its_key_and_unchanged_only() {
         assert!(Pseudonyms::open(&changed, &[9; 32]).is_err(), "byte {place}");
         assert!(Pseudonyms::open(&sealed[..place], &[9; 32]).is_err());
     }
+}
+
+#[test]
+fn what_is_replaced_in_json_leaves_json_and_comes_back_as_it_was() {
+    let written = r#"{"to":"ann.lee\u0040example.org","text":"Hello,\nthe card is 4111\u00a01111\u00a01111\u00a01111\nAnn Lee"}"#;
+    let spans = pii::scan(written, Model::bundled());
+    let mut session = Pseudonyms::new([5; 32]);
+    let away = session.replace(written, &spans).unwrap();
+    let read: serde_json::Value = serde_json::from_str(&away).unwrap();
+    let text = read.to_string();
+    assert!(
+        !text.contains("ann.lee") && !text.contains("1111") && !away.contains("1111"),
+        "{away}"
+    );
+    assert!(read["to"].as_str().is_some_and(|to| to.contains('@')), "{away}");
+    assert_eq!(session.restore(&away), written);
 }

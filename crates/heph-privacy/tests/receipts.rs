@@ -104,6 +104,20 @@ fn nodes_vouch_for_what_they_computed_and_for_nothing_else() {
     more.places[1].tokens = (0, 700);
     let verified = receipt::verify(&receipt::sign(&more, &key(1)).unwrap()).unwrap();
     assert!(!verified.is_vouched_for(1) && verified.is_vouched_for(2));
+    // Nor where the receipt says that there are fewer tokens than it says were computed.
+    for tokens in [0, 10, 611] {
+        (more.prompt_tokens, more.answer_tokens) = (tokens, 0);
+        let verified = receipt::verify(&receipt::sign(&more, &key(1)).unwrap()).unwrap();
+        assert!(!verified.is_vouched_for(1), "{tokens} tokens");
+    }
+    // The last two tokens of an answer go in nowhere.
+    for (to, vouched) in [(614, true), (615, false)] {
+        let mut last = body();
+        last.places[1].tokens = (0, to);
+        (last.prompt_tokens, last.answer_tokens) = (to - 5, 5);
+        let verified = receipt::verify(&receipt::sign(&last, &key(1)).unwrap()).unwrap();
+        assert_eq!(verified.is_vouched_for(1), vouched, "up to {to}");
+    }
     // Layers that node 1 signed for are not vouched for where another is said to have computed them.
     let mut others = body();
     others.places.retain(|place| place.node == 1);
@@ -195,4 +209,17 @@ proptest! {
         let whole = front.lines().count() > 2 && receipt[front.trim_end().len()..].starts_with('\n');
         prop_assert_eq!(receipt::verify(front).is_ok(), whole);
     }
+}
+
+#[test]
+fn nobody_agrees_twice_and_no_receipt_is_longer_than_can_be_read() {
+    for (receipt, key) in [(signed(), key(1)), (agreed(), key(2)), (agreed(), key(1))] {
+        let again = receipt::counter_sign(&receipt, &key);
+        assert!(matches!(again, Err(ReceiptError::Contradiction(_))), "{again:?}");
+    }
+    let long = Body {
+        rules: vec!["a rule with a name of its own".into(); receipt::BYTES_MAX / 20],
+        ..body()
+    };
+    assert_eq!(receipt::sign(&long, &key(1)), Err(ReceiptError::TooLong));
 }

@@ -1,4 +1,4 @@
-//! What is told of a panic: where it happened, and nothing that somebody wrote.
+//! What a program that breaks leaves: where it happened, and nothing that somebody wrote.
 //!
 //! A panic's message may hold what the program was working on: whoever cuts a text inside of a letter is shown that text. It would
 //! end in a terminal, a log, or a report of a crash that is sent away. Words that stand in the program are told; words that were
@@ -15,6 +15,24 @@ pub fn tell_no_words() {
         let _ = writeln!(std::io::stderr().lock(), "{}", told(info));
     }));
 }
+
+/// From now on the system keeps no picture of this process's memory when it breaks: all that was asked stands there, and some systems
+/// send it to whoever made the program.
+///
+/// One byte and not none: where the picture goes to a program, Linux looks at the bound for this number alone.
+#[cfg(target_os = "linux")]
+pub fn leave_no_memory() {
+    let none = rustix::process::Rlimit {
+        current: Some(1),
+        maximum: Some(1),
+    };
+    // Whoever may have less than a byte leaves nothing already.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+}
+
+/// Elsewhere it does what its system does.
+#[cfg(not(target_os = "linux"))]
+pub fn leave_no_memory() {}
 
 fn told(info: &PanicHookInfo) -> String {
     let mut told = "heph broke".to_owned();

@@ -396,6 +396,15 @@ mod tests {
     }
 
     #[test]
+    fn rules_know_every_mode_in_which_something_leaves() {
+        let known = heph_privacy::policy::MODES;
+        let modes = Mode::ALL.iter().map(|mode| mode.name());
+        for mode in modes.chain(MODES).chain(["relay", "tools"]) {
+            assert!(known.contains(&mode), "{mode}");
+        }
+    }
+
+    #[test]
     fn no_page_talks_a_label_or_a_policy_into_anything() {
         let pages: Vec<&str> = PAGES.split("\n----\n").collect();
         assert!(pages.len() >= 50, "{}", pages.len());

@@ -8,7 +8,9 @@ mod documents;
 mod embedder;
 mod exposure;
 
-pub use documents::{DOCUMENT_BYTES_MAX, Document, DocumentError, FOLDER_ENTRIES_MAX};
+pub use documents::{
+    DOCUMENT_BYTES_MAX, Document, DocumentError, FOLDER_ENTRIES_MAX, label_of, label_of_all,
+};
 pub use embedder::Embedder;
 pub use exposure::Exposure;
 

@@ -11,7 +11,7 @@
 //! Files are looked at whenever something is to leave, and read again when they changed. What cannot be read lets nothing
 //! leave, and so does a policy that was there when this program began and is gone.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -318,23 +318,41 @@ fn house() -> Option<PathBuf> {
 /// How a file is now.
 pub(crate) fn stamp(path: &Path) -> Stamp {
     match std::fs::metadata(path) {
-        Ok(about) => Some((about.modified().ok(), about.len())),
+        Ok(about) => Some((changed(&about), about.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // There is something that cannot be looked at; reading it says why.
         Err(_) => Some((None, u64::MAX)),
     }
 }
 
-/// What a file says; `None` where there is none.
+/// When a file was changed last: by the system's own count where it has one, since what copies files sets the other.
+#[cfg(unix)]
+fn changed(about: &std::fs::Metadata) -> Option<SystemTime> {
+    use std::os::unix::fs::MetadataExt;
+    let seconds = u64::try_from(about.ctime()).ok()?;
+    let nanos = u32::try_from(about.ctime_nsec()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::new(seconds, nanos))
+}
+
+#[cfg(not(unix))]
+fn changed(about: &std::fs::Metadata) -> Option<SystemTime> {
+    about.modified().ok()
+}
+
+/// What a file says; `None` where there is none. What is no file may have no end, or make one wait.
 fn text(path: &Path) -> io::Result<Option<String>> {
+    let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-        Ok(about) if about.len() > BYTES_MAX as u64 => {
-            let long = format!("it is longer than {BYTES_MAX} bytes");
-            Err(io::Error::new(io::ErrorKind::InvalidData, long))
-        }
-        Ok(_) => std::fs::read_to_string(path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(about) if !about.is_file() => return invalid("it is no file".to_owned()),
+        Ok(_) => {}
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    match file.take(BYTES_MAX as u64 + 1).read_to_string(&mut text)? {
+        length if length > BYTES_MAX => invalid(format!("it is longer than {BYTES_MAX} bytes")),
+        _ => Ok(Some(text)),
     }
 }
 
@@ -520,6 +538,55 @@ mod tests {
         assert_eq!(allowed(&rules), [], "it was there and is gone");
         std::fs::create_dir(&path).unwrap();
         assert_eq!(allowed(&rules), [], "a folder is no policy");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_policy_of_the_same_length_and_time_is_another_one() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(POLICY_FILE);
+        let write = |preset: &str, behind: &str| {
+            std::fs::write(&path, format!("version = 1\npreset = \"{preset}\"\n{behind}")).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        };
+        let rules = of_home(home.path(), &[]);
+        write("own-devices", "");
+        assert_eq!(allowed(&rules), [Kind::Own]);
+        // A clock that ticks slowly has not ticked yet.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !allowed(&rules).is_empty() {
+            assert!(std::time::Instant::now() < until, "it was not read again");
+            write("local-only", "#");
+        }
+    }
+
+    /// In a thread that nobody waits for: what makes it wait would hold the tests.
+    #[cfg(unix)]
+    #[test]
+    fn a_policy_that_is_no_file_is_not_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(POLICY_FILE);
+        for odd in ["pipe", "/dev/zero"] {
+            match odd {
+                "pipe" => assert!(
+                    std::process::Command::new("mkfifo")
+                        .arg(&path)
+                        .status()
+                        .unwrap()
+                        .success()
+                ),
+                device => std::os::unix::fs::symlink(device, &path).unwrap(),
+            }
+            let rules = of_home(home.path(), &[]);
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || tell.send((allowed(&rules), rules.trouble())));
+            let within = std::time::Duration::from_secs(10);
+            let (allowed, trouble) = told.recv_timeout(within).expect(odd);
+            assert_eq!(allowed, [], "{odd}");
+            assert!(trouble.is_some_and(|why| why.contains("no file")), "{odd}");
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

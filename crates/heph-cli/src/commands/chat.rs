@@ -3,13 +3,17 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use heph_privacy::label::Label;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
+use heph_runtime::discretion::unsaid;
 use heph_runtime::files::{self, Existing, FileError};
 use heph_runtime::preload::Typed;
+use heph_runtime::preprocess::label_of;
 use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
+use serde::{Deserialize, Serialize};
 
 use super::run::streamed;
 use crate::about::DocumentArguments;
@@ -87,12 +91,23 @@ struct Chat<'a> {
     planned_for: usize,
     /// How often the label had risen then.
     planned_at: u64,
+    /// How private the conversation is by what was read for it so far, whoever answers and whatever was forgotten since.
+    label: Label,
     messages: Vec<Message>,
     memory: Memory,
     asked: Asked,
     last: Option<Answer>,
     receipt: Option<Receipt>,
     cancel: Cancel,
+}
+
+/// A message in a file, and how private the conversation was.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    #[serde(flatten)]
+    message: Message,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label: Option<Label>,
 }
 
 /// Whether the chat goes on.
@@ -113,6 +128,7 @@ impl<'a> Chat<'a> {
             ready,
             planned_for: PROMPT_TOKENS_USUAL,
             planned_at: 0,
+            label: Label::public(),
             messages,
             memory,
             asked: Asked::default(),
@@ -219,10 +235,14 @@ impl<'a> Chat<'a> {
 
     /// Raises the label of the conversation by what is asked now, excerpts and earlier answers included. It never falls: what
     /// was private once stays so in all that follows.
-    fn look_through(&self) {
+    fn look_through(&mut self) {
+        let documents = self.memory.documents().iter();
+        self.label = documents.fold(self.label.clone(), |label, document| label.join(document.label()));
         if let Some(planned) = &self.ready.planned {
+            planned.discretion().also(&self.label);
             let texts = self.asked.messages.iter().map(|message| message.content.as_str());
             planned.discretion().about(texts);
+            self.label = planned.discretion().label();
         }
     }
 
@@ -306,7 +326,12 @@ impl<'a> Chat<'a> {
     }
 
     fn save(&self, path: &Path, existing: Existing) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(&self.messages).map_err(io::Error::from)? + "\n";
+        let said = |message: &Message| Saved {
+            message: message.clone(),
+            label: (!unsaid().covers(&self.label)).then(|| self.label.clone()),
+        };
+        let saved: Vec<Saved> = self.messages.iter().map(said).collect();
+        let text = serde_json::to_string_pretty(&saved).map_err(io::Error::from)? + "\n";
         let written = files::write(path, text.as_bytes(), existing);
         written.map_err(|error| match error {
             FileError::Taken { .. } => Failure::from(error).hint("/save! replaces it"),
@@ -325,7 +350,11 @@ impl<'a> Chat<'a> {
             )
         };
         let text = files::read(path, SAVED_BYTES_MAX)?;
-        self.messages = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
+        let saved: Vec<Saved> = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
+        let labels = saved.iter().filter_map(|saved| saved.label.as_ref());
+        let stands = label_of(path);
+        self.label = labels.fold(self.label.join(&stands), |all, one| all.join(one));
+        self.messages = saved.into_iter().map(|saved| saved.message).collect();
         let count = terminal::counted(self.messages.len(), "message");
         note(&format!("{count} taken from {}", path.display()));
         Ok(())
@@ -338,6 +367,7 @@ impl<'a> Chat<'a> {
             ..self.arguments.clone()
         };
         self.ready = ready(&arguments, self.settings)?;
+        self.look_through();
         (self.planned_for, self.planned_at) = (PROMPT_TOKENS_USUAL, 0);
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));

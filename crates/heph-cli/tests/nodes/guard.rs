@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -218,4 +218,38 @@ fn a_guard_is_not_typed() {
     assert!(code == 2 && said.contains("no socket"), "{code} {said}");
     let help = Home::new().output(&["--help"]);
     assert!(!String::from_utf8_lossy(&help.stdout).contains("egress-guard"));
+}
+
+#[test]
+fn what_leaves_is_shown_as_it_leaves() {
+    let node = NodeProcess::start("node-a");
+    let home = Home::with(&[&node]);
+    let mut follow = home.command(&["egress", "--follow", "--json"]).spawn().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    let until = Instant::now() + Duration::from_secs(60);
+    // It shows what comes after its first look, which it may not have had yet.
+    let asked = [
+        "run",
+        "--json",
+        "--mode",
+        "remote",
+        "--draft",
+        "none",
+        "--max-tokens",
+        "4",
+        "Tell me a story.",
+    ];
+    let shown = loop {
+        home.json(&asked);
+        if let Ok(line) = told.recv_timeout(Duration::from_secs(2)) {
+            break line;
+        }
+        assert!(Instant::now() < until, "nothing is shown");
+    };
+    let way: Value = serde_json::from_str(&shown).unwrap();
+    assert!(way["up"].as_u64() > Some(0) && way["who"] == "node-a", "{shown}");
+    follow.kill().unwrap();
+    follow.wait().unwrap();
 }

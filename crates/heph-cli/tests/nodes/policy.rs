@@ -404,3 +404,90 @@ fn a_chat_and_a_reading_go_to_a_stranger_with_pseudonyms() {
     policy(&home, "version = 1\npreset = \"own-devices\"\n");
     assert_ne!(home.fails(&read).0, 0);
 }
+
+/// Own machines see everything but what stands in a folder.
+const KEPT: &str = "version = 1\npreset = \"open\"\n[[rule]]\nname = \"kept stays\"\nwhen = { labels = [\"folder:kept\"] }\nthen = \"deny\"\n";
+
+/// A folder with one that is kept in it; where the note is.
+fn papers(home: &Home) -> String {
+    let kept = home.0.path().join("papers/letters/kept");
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::write(
+        kept.join("note.txt"),
+        "The old mill by the river will be sold to the miller's daughter in spring.\n",
+    )
+    .unwrap();
+    home.0.path().join("papers").display().to_string()
+}
+
+#[test]
+fn what_stands_in_a_kept_folder_stays_in_a_chat_whatever_is_forgotten_of_it() {
+    let node = NodeProcess::start("node-a");
+    let home = Home::with(&[&node]);
+    policy(&home, KEPT);
+    let papers = papers(&home);
+    let chat = |mode: &str, said: &str| {
+        let words = ["chat", "--mode", mode, "--draft", "none", "--max-tokens", "6"];
+        let mut command = home.command(&words);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = pipes.stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.success(),
+            text(&output.stdout) + &text(&output.stderr),
+        )
+    };
+    let story = "Tell me a story.\n/stats\n";
+    let (went, said) = chat("remote", story);
+    assert!(went && said.contains("node-a"), "{said}");
+    let (went, said) = chat(
+        "remote",
+        &format!("{story}/documents {papers}\nWho gets the mill?\n"),
+    );
+    assert!(!went && said.contains("node-a"), "{said}");
+    // What was said about it is as private in a file, and in the chat that takes it from there.
+    let file = home.0.path().join("talk.json").display().to_string();
+    let (went, said) = chat(
+        "local",
+        &format!("/documents {papers}\nWho gets the mill?\n/documents none\n/save {file}\n"),
+    );
+    assert!(went, "{said}");
+    for then in ["", "/model heph-story\n", "/reset\n/model heph-story\n"] {
+        let (went, said) = chat("remote", &format!("/load {file}\n{then}And then?\n"));
+        assert!(!went, "{then:?} {said}");
+    }
+    let (went, said) = chat(
+        "remote",
+        &format!("{story}/save! {file}\n/load {file}\nAnd then?\n/stats\n"),
+    );
+    assert!(went && said.matches("node-a").count() > 1, "{said}");
+}
+
+#[test]
+fn an_excerpt_of_a_kept_folder_stays_whatever_its_shelf_says() {
+    let (url, heard) = echo();
+    let home = home(&url);
+    policy(&home, KEPT);
+    let papers = papers(&home);
+    let door = DoorProcess::start(&home, &[], &[]);
+    let shelf = json!({ "path": papers, "label": "policy" });
+    let (code, _, text) = door.ask("POST", "/heph/v1/knowledge", &shelf, "");
+    assert_eq!(code, 201, "{text}");
+    let asked =
+        |content: &str| json!({ "model": "mock/m-1", "messages": [{ "role": "user", "content": content }] });
+    let (code, _, text) = door.ask("POST", "/v1/chat/completions", &asked("Who gets the mill?"), "");
+    assert_eq!(code, 200, "{text}");
+    let question = json!({ "question": "Who gets the mill?" });
+    let (code, _, text) = door.ask("POST", "/heph/v1/knowledge/search", &question, "");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert!(code == 200 && found["label"] == "policy", "{text}");
+    heard.lock().unwrap().clear();
+    let excerpt = found["citations"][0]["text"].as_str().unwrap();
+    for shown in [found["text"].as_str().unwrap(), excerpt] {
+        assert!(shown.contains("miller's daughter"), "{found}");
+        assert!(refused(&door, &asked(shown)).contains("kept stays"));
+    }
+    assert!(heard.lock().unwrap().is_empty());
+}

@@ -539,3 +539,30 @@ fn a_shell_is_told_values_and_models() {
     }
     assert!(!Path::new("heph-story").exists());
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_that_breaks_leaves_no_picture_of_its_memory() {
+    let user = user();
+    let mut command = user.command(&["pii", "--jsonl"]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let limits = format!("/proc/{}/limits", child.id());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let core = || {
+        let limits = fs::read_to_string(&limits).unwrap_or_default();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size"));
+        line.map(|line| {
+            line.split_whitespace()
+                .skip(4)
+                .take(2)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+    };
+    while core().as_deref() != Some("1 1") {
+        assert!(std::time::Instant::now() < until, "{:?}", core());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}

@@ -16,6 +16,7 @@ use crate::error::Refusal;
 use crate::house::Door;
 use crate::knowledge::{self, For, Found, KnowledgeError, Label};
 use crate::openai::read;
+use crate::provenance;
 
 /// Bytes of excerpts where a request does not say: about 1,500 tokens.
 const BYTES_UNASKED: usize = 6 << 10;
@@ -157,8 +158,14 @@ pub(crate) async fn find(
     let bytes = bytes_max.map_or(BYTES_UNASKED, |bytes| bytes as usize);
     on_shelves(move || {
         let encoder = || Embedder::bundled(door.engines.pool(), Isa::best());
-        door.knowledge
-            .search(&question, &shelves, bytes, whose, encoder, &cancel)
+        let found = door
+            .knowledge
+            .search(&question, &shelves, bytes, whose, encoder, &cancel)?;
+        found
+            .citations
+            .iter()
+            .for_each(|cited| provenance::stands(&door, &cited.text, &cited.stands));
+        Ok(found)
     })
     .await
 }
@@ -186,8 +193,13 @@ pub(crate) async fn span(
 ) -> Result<Json<Value>, Refusal> {
     let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
     let shown = on_shelves(move || {
-        door.knowledge
-            .show(&id, &span.document, at(span.start), at(span.end))
+        let shown = door
+            .knowledge
+            .show(&id, &span.document, at(span.start), at(span.end))?;
+        let all = [&*shown.before, &shown.text, &shown.after];
+        provenance::stands(&door, &all.concat(), &shown.stands);
+        provenance::stands(&door, &shown.text, &shown.stands);
+        Ok(shown)
     })
     .await?;
     Ok(Json(json!(shown)))

@@ -173,3 +173,12 @@ fn near_misses_have_other_marks() {
         assert_ne!(of(a), of(b));
     }
 }
+
+#[test]
+fn answers_of_what_is_more_private_are_not_given_to_what_is_less() {
+    let topic = Topic([7; 32]);
+    let of = |label: &Label| as_private(&topic, label).0;
+    let (public, kept) = (Label::public(), Label::mark("kept"));
+    assert_eq!(of(&kept), of(&Label::mark("kept")));
+    assert!(of(&public) != of(&kept) && of(&kept) != of(&kept.join(&Label::mark("other"))));
+}

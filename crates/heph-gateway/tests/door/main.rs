@@ -6,6 +6,7 @@ mod encrypted;
 mod knocking;
 #[cfg(unix)]
 mod local;
+mod logs;
 mod much;
 mod pairing;
 mod policy;

@@ -63,7 +63,7 @@ pub(super) enum About {
 
 #[rustfmt::skip]
 const ABOUT: &[(About, &str)] = &[
-    (About::Phone, "phone|phone number|telephone|tel|tel.|mobile|mob|cell|cellphone|call|call me|fax|whatsapp|sms|\
+    (About::Phone, "phone|phone number|telephone|tel|tel.|tél|tél.|tlf|telf|τηλ|τηλέφωνο|mobile|mob|cell|cellphone|call|call me|fax|whatsapp|sms|\
         text me|telefon|telefonnummer|handy|handynummer|mobil|mobilnummer|anrufen|rufnummer|rückruf|\
         téléphone|portable|appelez|appeler|teléfono|móvil|celular|llame|llámame|telefone|telemóvel|ligue|\
         telefono|cellulare|chiama|chiamami|telefoonnummer|mobiel|bel|gsm|komórka|komórkowy|telefonu|\

@@ -1,10 +1,12 @@
 //! Documents and turns of a conversation, as sources to choose from.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use heph_engine::retrieval::{SOURCE_BYTES_MAX, Source};
+use heph_privacy::label::Label;
 
 use crate::desk::Message;
 
@@ -75,6 +77,7 @@ impl DocumentError {
 pub struct Document {
     name: String,
     text: String,
+    label: Label,
 }
 
 impl Document {
@@ -91,6 +94,7 @@ impl Document {
         Self {
             name: name[..name.floor_char_boundary(NAME_BYTES_MAX)].to_owned(),
             text: text.into(),
+            label: Label::public(),
         }
     }
 
@@ -117,7 +121,10 @@ impl Document {
             at: error.utf8_error().valid_up_to(),
         })?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        Ok(Self::new(&name, text))
+        Ok(Self {
+            label: label_of(path),
+            ..Self::new(&name, text)
+        })
     }
 
     /// Files, each under a name of its own; of a folder those that are text, without hidden ones.
@@ -164,12 +171,45 @@ impl Document {
         &self.text
     }
 
+    /// How private it is by where it stands; a text that stands nowhere says nothing.
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
     pub(super) fn source(&self) -> Source<'_> {
         Source {
             name: &self.name,
             text: &self.text,
         }
     }
+}
+
+/// What a file is by where it stands: by the folders of the name that it is called by, and by those in which it lies where that is a
+/// link. Where nobody can say, it is as private as can be.
+pub fn label_of(path: &Path) -> Label {
+    match (std::path::absolute(path), path.canonicalize()) {
+        (Ok(called), Ok(lies)) => [called, lies].iter().fold(Label::public(), |label, path| {
+            label.join(&Label::of_path(&path.to_string_lossy()))
+        }),
+        _ => Label::top(),
+    }
+}
+
+/// What files and folders are by where they stand, each file of a folder by itself, since folders lie in folders.
+pub fn label_of_all(paths: &[PathBuf]) -> Label {
+    paths.iter().fold(Label::public(), |label, path| {
+        label.join(&match path.is_dir() {
+            true => files_of(path).map_or_else(|_| Label::top(), |files| label_of_files(&files)),
+            false => label_of(path),
+        })
+    })
+}
+
+/// All files of one folder say the same.
+fn label_of_files(files: &[PathBuf]) -> Label {
+    let mut folders = BTreeSet::new();
+    let first = files.iter().filter(|file| folders.insert(file.parent()));
+    first.fold(Label::public(), |label, file| label.join(&label_of(file)))
 }
 
 /// Adds a document under a name that none of the others has.
@@ -211,4 +251,47 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DocumentError> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_as_private_as_every_folder_that_it_is_in() {
+        let home = tempfile::tempdir().unwrap();
+        let (open, kept) = (home.path().join("open"), home.path().join("open/notes/kept"));
+        std::fs::create_dir_all(&kept).unwrap();
+        for file in [open.join("a.txt"), kept.join("b.txt"), home.path().join("c.txt")] {
+            std::fs::write(file, "words").unwrap();
+        }
+        let all = label_of_all(&[open.clone(), home.path().join("c.txt")]);
+        assert!(all.meets("folder:kept") && all.meets("folder:notes") && all.meets("folder:open"));
+        assert!(!label_of_all(&[open.join("a.txt")]).meets("folder:kept"));
+        assert_eq!(label_of_all(&[]), Label::public());
+        assert_eq!(label_of_all(&[home.path().join("nowhere.txt")]), Label::top());
+        // What is read says so of itself.
+        let read = Document::read_all(std::slice::from_ref(&open)).unwrap();
+        let kept_ones = read
+            .iter()
+            .filter(|document| document.label().meets("folder:kept"));
+        assert_eq!(kept_ones.map(Document::name).collect::<Vec<_>>(), ["b.txt"]);
+        assert_eq!(Document::new("b.txt", "words").label(), &Label::public());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_as_private_as_where_it_is_and_where_it_leads() {
+        let home = tempfile::tempdir().unwrap();
+        let (kept, far) = (home.path().join("kept"), home.path().join("far"));
+        std::fs::create_dir_all(&kept).unwrap();
+        std::fs::create_dir_all(&far).unwrap();
+        std::fs::write(far.join("a.txt"), "words").unwrap();
+        std::os::unix::fs::symlink(far.join("a.txt"), kept.join("link.txt")).unwrap();
+        let label = label_of(&kept.join("link.txt"));
+        assert!(
+            label.meets("folder:kept") && label.meets("folder:far"),
+            "{label:?}"
+        );
+    }
 }
