@@ -130,6 +130,8 @@ impl Tally {
             let Some((up, down, is_over)) = self.witness.as_ref().and_then(Witness::carried) else {
                 return (sent, received);
             };
+            // What came and was not read here yet may be half of a frame.
+            let down = down.min(received);
             if is_over || up >= sent {
                 return (up, down);
             }
