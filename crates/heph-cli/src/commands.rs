@@ -46,9 +46,9 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
         seal::process();
     } else if !matches!(arguments.command, Command::EgressGuard(_)) {
         guard::begin_with();
-        if let Some(makes) = makes(&arguments.command) {
-            // What else is wanted of the network is the guard's. What this says is in `heph doctor` too.
-            seal::outward(makes);
+        if !has_sockets(&arguments.command) {
+            // What is wanted of the network is the guard's. What this says is in `heph doctor` too.
+            seal::outward();
         }
     }
     match arguments.command {
@@ -87,15 +87,13 @@ pub(crate) fn run(arguments: Arguments, settings: &Settings) -> Result<(), Failu
     }
 }
 
-/// The sockets that a command makes itself which asks others: none, since machines, providers, hubs and servers of tools are the guard's to
-/// reach. A node is reached by UDP; where it waits at a relay or has an engine of its own, it is not sealed (`None`), and neither is a relay. The
-/// doctor gives up the network as a whole.
-fn makes(command: &Command) -> Option<seal::Makes> {
-    match command {
-        Command::Node(arguments) => arguments.makes_no_connection().then_some(seal::Makes::Udp),
-        Command::Relay(_) | Command::Doctor(_) | Command::EgressGuard(_) => None,
-        _ => Some(seal::Makes::Nothing),
-    }
+/// Whether a command makes sockets of the internet itself: a relay, which is nothing else. Machines, providers, hubs, servers of tools and the
+/// engine behind a node are the guard's to reach. The doctor gives up the network as a whole.
+fn has_sockets(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Relay(_) | Command::Doctor(_) | Command::EgressGuard(_)
+    )
 }
 
 /// Whether a command opens no socket, as it was typed.

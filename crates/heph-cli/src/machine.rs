@@ -78,8 +78,21 @@ pub(crate) fn guarded(settings: &Settings, also: &[Allowance], endpoint: Endpoin
     }
 }
 
+/// How this machine shows itself when it lends, called `name` or as its system calls it.
+pub(crate) fn lending(
+    settings: &Settings,
+    name: Option<&str>,
+    endpoint: EndpointOptions,
+    outlet: &Outlet,
+) -> NetworkOptions {
+    NetworkOptions {
+        guard: Some(outlet.clone()),
+        ..options(settings, name, endpoint)
+    }
+}
+
 /// How this machine shows itself, called `name` or as its system calls it, by a socket of its own.
-pub(crate) fn options(settings: &Settings, name: Option<&str>, endpoint: EndpointOptions) -> NetworkOptions {
+fn options(settings: &Settings, name: Option<&str>, endpoint: EndpointOptions) -> NetworkOptions {
     let own = || sysinfo::System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());
     NetworkOptions {
         home: settings.home.clone(),

@@ -4,6 +4,9 @@
 use heph_types::NodeId;
 use iroh_mdns_address_lookup::{DiscoveryEvent, MdnsAddressLookup};
 use n0_future::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::address::{DIRECT_MAX, NodeAddress};
 use crate::endpoint::Endpoint;
@@ -12,7 +15,7 @@ use crate::endpoint::Endpoint;
 const SERVICE: &str = "heph";
 
 /// Whether to look for peers on the local network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Discovery {
     /// No packet is sent to the network at large.
     Off,
@@ -23,7 +26,7 @@ pub enum Discovery {
 }
 
 /// What happened on the local network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sighting {
     /// A machine is there, or has new addresses.
     Seen {
@@ -40,35 +43,67 @@ pub enum Sighting {
 }
 
 /// The machines seen on the local network, as they come and go.
-pub struct Sightings(Box<dyn Stream<Item = DiscoveryEvent> + Send + Unpin>);
+pub struct Sightings(Kind);
+
+enum Kind {
+    /// By this process's own socket.
+    Here(Box<dyn Stream<Item = DiscoveryEvent> + Send + Unpin>),
+    /// As a guard tells them.
+    Told(broadcast::Receiver<Sighting>),
+}
 
 impl Sightings {
+    /// As a guard tells them.
+    pub(crate) fn told(by: broadcast::Receiver<Sighting>) -> Sightings {
+        Sightings(Kind::Told(by))
+    }
+
     /// The next one; `None` once the endpoint is closed.
     pub async fn next(&mut self) -> Option<Sighting> {
-        loop {
-            match self.0.next().await? {
-                DiscoveryEvent::Discovered { endpoint_info, .. } => {
-                    let direct = endpoint_info.ip_addrs().copied().take(DIRECT_MAX).collect();
-                    let node = NodeId(*endpoint_info.endpoint_id.as_bytes());
-                    let address = NodeAddress { direct, relay: None };
-                    return Some(Sighting::Seen { node, address });
+        match &mut self.0 {
+            Kind::Here(events) => loop {
+                if let Some(sighting) = sighting(events.next().await?) {
+                    return Some(sighting);
                 }
-                DiscoveryEvent::Expired { endpoint_id } => {
-                    let node = NodeId(*endpoint_id.as_bytes());
-                    return Some(Sighting::Gone { node });
+            },
+            Kind::Told(told) => loop {
+                match told.recv().await {
+                    Ok(sighting) => return Some(sighting),
+                    // Of so many the oldest are forgotten; who is there is seen again.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
                 }
-                // The library may add kinds; nothing is made of what we do not know.
-                _ => {}
-            }
+            },
         }
     }
+}
+
+fn sighting(event: DiscoveryEvent) -> Option<Sighting> {
+    match event {
+        DiscoveryEvent::Discovered { endpoint_info, .. } => {
+            let direct = endpoint_info.ip_addrs().copied().take(DIRECT_MAX).collect();
+            let node = NodeId(*endpoint_info.endpoint_id.as_bytes());
+            let address = NodeAddress { direct, relay: None };
+            Some(Sighting::Seen { node, address })
+        }
+        DiscoveryEvent::Expired { endpoint_id } => {
+            let node = NodeId(*endpoint_id.as_bytes());
+            Some(Sighting::Gone { node })
+        }
+        // The library may add kinds; nothing is made of what we do not know.
+        _ => None,
+    }
+}
+
+/// What a lookup sees from now on.
+pub(crate) async fn sightings(lookup: &MdnsAddressLookup) -> Sightings {
+    Sightings(Kind::Here(Box::new(lookup.subscribe().await)))
 }
 
 impl Endpoint {
     /// What is seen on the local network from now on; `None` where [`Discovery::Off`] was chosen.
     pub async fn sightings(&self) -> Option<Sightings> {
-        let lookup = self.lan()?;
-        Some(Sightings(Box::new(lookup.subscribe().await)))
+        self.seen().await
     }
 }
 

@@ -24,15 +24,14 @@ use std::time::Duration;
 use heph_privacy::Grounds;
 use heph_types::NodeId;
 use iroh::endpoint::VarInt;
-use iroh_mdns_address_lookup::MdnsAddressLookup;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{NodeAddress, RelayAddress};
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, Sightings};
 use crate::identity::Identity;
 use crate::throttle::Throttle;
 #[cfg(target_os = "linux")]
-pub use guarded::Guards;
+pub use guarded::{Guards, Port};
 pub use tally::{Passed, SocketTotal};
 
 /// The longest that anybody waits for a peer to answer a first time.
@@ -238,15 +237,15 @@ impl Endpoint {
         })
     }
 
-    /// Has the guard behind `guards` open the socket, for whoever only asks: it waits at no relay and does not look around. A guard that is gone,
-    /// or has read what is old by now, ends its connections, and another one takes its place. Needs to be called inside the caller's runtime.
+    /// Has the guard behind `guards` open the socket. One that is gone, or has read what is old by now, ends its connections, and another one
+    /// takes its place. Needs to be called inside the caller's runtime.
     #[cfg(target_os = "linux")]
     pub async fn behind(
         guards: Guards,
         identity: &Identity,
         options: EndpointOptions,
     ) -> Result<Endpoint, BindError> {
-        let guarded = guarded::Endpoint::bind(guards, identity, &options).await?;
+        let guarded = guarded::Endpoint::bind(guards, identity, options).await?;
         Ok(Endpoint {
             kind: Kind::Guarded(guarded),
             throttle: Throttle::default(),
@@ -289,21 +288,15 @@ impl Endpoint {
         either!(&self.kind, it => it.address())
     }
 
-    /// The relays that this process itself is connected to, or was: the one that it waits at, and those by which peers were reached.
+    /// The relay that this machine waits at, and those by which this process itself reached peers: those of a guard end with it.
     pub fn relays(&self) -> Vec<RelayAddress> {
-        match &self.kind {
-            Kind::Here(here) => here.relays(),
-            Kind::Guarded(_) => Vec::new(),
-        }
+        either!(&self.kind, it => it.relays())
     }
 
     /// Waits until the relay knows this machine, so that peers can come through it. At once without a relay; `false`
     /// when the deadline passes.
     pub async fn waiting_at_relay(&self, deadline: Duration) -> bool {
-        match &self.kind {
-            Kind::Here(here) => here.waiting_at_relay(deadline).await,
-            Kind::Guarded(_) => true,
-        }
+        either!(&self.kind, it => it.waiting_at_relay(deadline).await)
     }
 
     /// Connects to `node`, waiting for it no longer than `deadline`, and never longer than [`CONNECT_DEADLINE`]. Where no direct way opens soon,
@@ -348,11 +341,8 @@ impl Endpoint {
         either!(&self.kind, it => it.close(deadline).await);
     }
 
-    pub(crate) fn lan(&self) -> Option<&MdnsAddressLookup> {
-        match &self.kind {
-            Kind::Here(here) => here.lan(),
-            Kind::Guarded(_) => None,
-        }
+    pub(crate) async fn seen(&self) -> Option<Sightings> {
+        either!(&self.kind, it => it.seen().await)
     }
 }
 

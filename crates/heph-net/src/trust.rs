@@ -1,7 +1,11 @@
 //! The book of known peers: who they are, what they may be used for, where they were last. Being in it is what trust
 //! means here; nobody enters it but by pairing or by the person's word.
 
+#[cfg(unix)]
+use std::fs::File;
 use std::io;
+#[cfg(unix)]
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use heph_types::{NodeId, Role};
@@ -105,6 +109,29 @@ impl TrustBook {
             }
         };
         Ok(TrustBook { path, peers })
+    }
+
+    /// Everybody in the book that `file` is, where that is the one that lies below `home` now: for whoever may look at names there and open
+    /// none. Whoever handed the file over is believed nothing else.
+    ///
+    /// # Errors
+    /// When it is another file, is open to others, is longer than a book, or is none.
+    #[cfg(unix)]
+    pub fn handed(home: &Path, file: &File) -> io::Result<Vec<Peer>> {
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
+        let (own, lies) = (file.metadata()?, std::fs::symlink_metadata(home.join(FILE))?);
+        if !own.is_file() || (own.dev(), own.ino()) != (lies.dev(), lies.ino()) {
+            return Err(wrong("it is not the book of peers"));
+        }
+        if own.mode() & 0o077 != 0 {
+            return Err(wrong("it is open to others"));
+        }
+        if own.len() > FILE_BYTES_MAX {
+            return Err(wrong("it is too long"));
+        }
+        let mut bytes = vec![0; own.len() as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        parse(&bytes).map_err(|cause| wrong(&cause))
     }
 
     /// Everybody, in the order in which they were met.
@@ -368,6 +395,41 @@ mod tests {
             TrustBook::open(home.path()).unwrap().peers().len(),
             PEERS_MAX,
             "a full book fits its file"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_book_that_is_handed_over_is_read_where_it_is_the_one_that_lies_there() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(FILE);
+        let mut book = TrustBook::open(home.path()).unwrap();
+        book.remember(peer(1, "desk")).unwrap();
+        let first = File::open(&path).unwrap();
+        assert_eq!(TrustBook::handed(home.path(), &first).unwrap(), [peer(1, "desk")]);
+        book.remember(peer(2, "tower")).unwrap();
+        assert!(
+            TrustBook::handed(home.path(), &first).is_err(),
+            "what lay there before"
+        );
+        let copy = home.path().join("copy");
+        fs::copy(&path, &copy).unwrap();
+        let copy = File::open(copy).unwrap();
+        assert!(
+            TrustBook::handed(home.path(), &copy).is_err(),
+            "the same words in another file"
+        );
+        let now = File::open(&path).unwrap();
+        assert_eq!(TrustBook::handed(home.path(), &now).unwrap().len(), 2);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(TrustBook::handed(home.path(), &now).is_err(), "others read it");
+        let long = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        long.set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert!(
+            TrustBook::handed(home.path(), &now).is_err(),
+            "no book is so long"
         );
     }
 

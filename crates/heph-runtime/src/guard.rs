@@ -1,4 +1,5 @@
-//! The guard of connections: a process of its own that owns the TCP connections to providers, hubs and servers of tools.
+//! The guard of connections: a process of its own that owns the TCP connections to providers, hubs and servers of tools,
+//! to the engine behind a node, and the socket by which machines are spoken to.
 //!
 //! Whoever wants one says with a [`Leave`] where to, for what, how private what goes there is and by which rule, and how many
 //! bytes that are. The guard has read the policy and the person's lists itself, asks them again, opens the connection, lets no
@@ -22,6 +23,19 @@ mod warden;
 mod words;
 
 pub use heph_privacy::Grounds;
+
+/// What a process does for others, as its guard is told when it is begun, and not later.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lends {
+    /// Whether machines of the book may fetch parts of models here.
+    pub offers: bool,
+    /// Host and port of the engine that the person named, where one does the work.
+    pub engine: Option<(String, u16)>,
+}
+
+/// Who the engine behind a node is to its guard.
+pub const ENGINE: &str = "backend";
+
 pub(crate) use outlet::Conn;
 pub use outlet::{Outlet, Stands, begin_with, note_all};
 pub use warden::named;

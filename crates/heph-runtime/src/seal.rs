@@ -6,8 +6,8 @@
 //! descriptors that the rest of the process has open: where a command needs no network at all, the whole process is
 //! sealed. Elsewhere there is no such filter, and [`process`] and [`thread`] say so.
 //!
-//! A command that asks others seals itself against sockets of the internet ([`outward`]): its connections and the socket by which it speaks to
-//! machines are the guard's ([`crate::guard`]), which gives up everything else ([`guard`]). A command that lends keeps UDP.
+//! A command that asks others, or lends to them, seals itself against sockets of the internet ([`outward`]): its connections and the socket by which it speaks to
+//! machines are the guard's ([`crate::guard`]), which gives up everything else ([`guard`]).
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -48,20 +48,11 @@ pub fn thread() -> Seal {
     sealed(Reach::Thread)
 }
 
-/// Which sockets of the internet a command makes itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Makes {
-    /// None: it asks, and all that it asks by is the guard's.
-    Nothing,
-    /// UDP, by which it lends.
-    Udp,
-}
-
-/// Seals this thread and all that it starts against connections of its own: no socket but those that stay on this machine, and those that it
-/// `makes`, can be made, and where the kernel knows how (Landlock, from 6.7 on) no TCP socket that is there already can be connected. For a
-/// command that asks others, before it starts any thread. Guards, programs of the person's and the door's own socket are begun by one thread
+/// Seals this thread and all that it starts against connections of its own: no socket but those that stay on this machine
+/// can be made, and where the kernel knows how (Landlock, from 6.7 on) no TCP socket that is there already can be connected. For a
+/// command that asks others or lends to them, before it starts any thread. Guards, programs of the person's and the door's own socket are begun by one thread
 /// that is not sealed ([`unsealed`]).
-pub fn outward(makes: Makes) -> Seal {
+pub fn outward() -> Seal {
     if BEGINS.get().is_none() {
         let (to, jobs) = mpsc::sync_channel::<Job>(JOBS_WAITING);
         let begun = std::thread::Builder::new()
@@ -73,7 +64,7 @@ pub fn outward(makes: Makes) -> Seal {
         }
         let _ = BEGINS.set(to);
     }
-    of_system::outward(makes)
+    of_system::outward()
 }
 
 /// Does something on the thread that is not sealed, where there is one; else here. For what the person named, and for nothing that is made
@@ -188,7 +179,7 @@ mod of_system {
         SeccompRule,
     };
 
-    use super::{Given, Makes, Reach, Seal};
+    use super::{Given, Reach, Seal};
 
     /// Calls that are refused with "not permitted" to whoever needs no network.
     const REFUSED: [i64; 15] = [
@@ -250,22 +241,6 @@ mod of_system {
     /// The same, and those of the internet.
     const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_INET, libc::AF_INET6];
 
-    /// Packets with their heads, as old programs asked for them.
-    const SOCK_PACKET: i32 = 10;
-
-    /// Kinds of sockets of the internet that are no UDP.
-    const NO_UDP: [i32; 6] = [
-        libc::SOCK_STREAM,
-        libc::SOCK_RAW,
-        libc::SOCK_RDM,
-        libc::SOCK_SEQPACKET,
-        libc::SOCK_DCCP,
-        SOCK_PACKET,
-    ];
-
-    /// The kind of a socket stands in these bits, beside flags.
-    const KIND_BITS: u64 = 0xf;
-
     /// What names are resolved by: settings of the system, its libraries for that, and the word of whoever keeps the settings.
     const OF_NAMES: [&str; 9] = [
         "/etc",
@@ -291,14 +266,10 @@ mod of_system {
         said(applied)
     }
 
-    pub(super) fn outward(makes: Makes) -> Seal {
+    pub(super) fn outward() -> Seal {
         // What it says is no less of a seal: older kernels know no such rule.
         let _ = no_connects();
-        let sockets = match makes {
-            Makes::Nothing => none_but(&WITHIN),
-            Makes::Udp => none_but(&FAMILIES).and_then(|other| Ok([other, no_tcp()?].concat())),
-        };
-        let applied = sockets.and_then(|sockets| {
+        let applied = none_but(&WITHIN).and_then(|sockets| {
             let mut rules = refused(&AROUND);
             rules.insert(libc::SYS_socket, sockets);
             seccompiler::apply_filter(&filter(rules)?)
@@ -356,18 +327,6 @@ mod of_system {
         Ok(rules.create()?.restrict_self()?.ruleset)
     }
 
-    /// Rules that hold for sockets of the internet that are no UDP.
-    fn no_tcp() -> Result<Vec<SeccompRule>, seccompiler::Error> {
-        let internet = [libc::AF_INET, libc::AF_INET6].into_iter();
-        let pairs = internet.flat_map(|family| NO_UDP.map(|kind| (family, kind)));
-        let rule = |(family, kind): (i32, i32)| {
-            let of_family = condition(0, SeccompCmpOp::Eq, family)?;
-            let of_kind = condition(1, SeccompCmpOp::MaskedEq(KIND_BITS), kind)?;
-            Ok(SeccompRule::new(vec![of_family, of_kind])?)
-        };
-        pairs.map(rule).collect()
-    }
-
     /// The rule that holds for sockets of all families but these.
     fn none_but(families: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::Error> {
         let others = families.iter();
@@ -407,13 +366,13 @@ mod of_system {
 
 #[cfg(not(target_os = "linux"))]
 mod of_system {
-    use super::{Given, Makes, Reach, Seal};
+    use super::{Given, Reach, Seal};
 
     pub(super) fn seal(_: Reach) -> Seal {
         Seal::NotKept("this system has no filter that heph knows".to_owned())
     }
 
-    pub(super) fn outward(_: Makes) -> Seal {
+    pub(super) fn outward() -> Seal {
         seal(Reach::Process)
     }
 
@@ -492,27 +451,22 @@ mod tests {
         let tries = move || {
             let connects = denied(TcpStream::connect(open).map(drop));
             let listens = denied(TcpListener::bind("127.0.0.1:0").map(drop));
-            let stays = UnixDatagram::unbound().is_ok();
-            (
-                connects && listens && stays,
-                UdpSocket::bind("127.0.0.1:0").is_ok(),
-            )
+            let speaks = denied(UdpSocket::bind("127.0.0.1:0").map(drop));
+            connects && listens && speaks && UnixDatagram::unbound().is_ok()
         };
-        for (makes, udp) in [(Makes::Nothing, false), (Makes::Udp, true)] {
-            let (own, started, begun) = thread::spawn(move || {
-                assert_eq!(outward(makes), Seal::Kept);
-                let started = thread::spawn(tries).join().unwrap();
-                (
-                    tries(),
-                    started,
-                    unsealed(move || TcpStream::connect(open).is_ok()),
-                )
-            })
-            .join()
-            .unwrap();
-            assert_eq!((own, started), ((true, udp), (true, udp)), "{makes:?}");
-            assert!(begun, "what the person named is begun where it can be");
-        }
+        let (own, started, begun) = thread::spawn(move || {
+            assert_eq!(outward(), Seal::Kept);
+            let started = thread::spawn(tries).join().unwrap();
+            (
+                tries(),
+                started,
+                unsealed(move || TcpStream::connect(open).is_ok()),
+            )
+        })
+        .join()
+        .unwrap();
+        assert!(own && started);
+        assert!(begun, "what the person named is begun where it can be");
         assert!(TcpStream::connect(open).is_ok(), "other threads are as they were");
     }
 
@@ -523,7 +477,7 @@ mod tests {
         let open = listener.local_addr().unwrap();
         let made = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         let said = thread::spawn(move || {
-            outward(Makes::Udp);
+            outward();
             connect(&made, &open)
         });
         let said = said.join().unwrap();

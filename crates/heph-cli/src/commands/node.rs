@@ -18,6 +18,7 @@ use heph_net::ticket::Ticket;
 use heph_providers::Address;
 use heph_runtime::attendance::Attendance;
 use heph_runtime::cancel::Cancel;
+use heph_runtime::guard::{Lends, Outlet};
 use heph_runtime::hardware::Hardware;
 use heph_runtime::members::{Claim, Load, Members};
 use heph_runtime::network::Network;
@@ -120,9 +121,14 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Whether the node reaches nobody by TCP: neither a relay nor an engine of its own.
-    pub(super) fn makes_no_connection(&self) -> bool {
-        self.relay.is_none() && self.backend.is_none()
+    /// Who has its connections: a guard that is told what it does for others.
+    fn outlet(&self, settings: &Settings) -> Outlet {
+        let engine = self.backend.as_ref();
+        let lends = Lends {
+            offers: self.offer,
+            engine: engine.map(|address| (address.bare_host().to_owned(), address.port())),
+        };
+        Outlet::lending(&settings.home, &settings.allow, lends)
     }
 
     /// The models to lend that lie here.
@@ -199,7 +205,9 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             Discovery::Off
         },
     };
-    let network = Network::start(machine::options(settings, arguments.name.as_deref(), endpoint))?;
+    let outlet = arguments.outlet(settings);
+    let options = machine::lending(settings, arguments.name.as_deref(), endpoint, &outlet);
+    let network = Network::start(options)?;
     network
         .endpoint()
         .throttle()

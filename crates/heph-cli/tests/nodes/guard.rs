@@ -76,16 +76,7 @@ fn a_door_connects_to_nobody_itself_and_begins_a_guard_anew() {
         assert_eq!(status(&guard, "Seccomp").as_deref(), Some("2"));
         assert_eq!(status(&guard, "NoNewPrivs").as_deref(), Some("1"));
         // Every thread of the door, but for the one that begins guards and programs.
-        let threads = fs::read_dir(format!("/proc/{}/task", door.pid()))
-            .unwrap()
-            .flatten();
-        let open: Vec<String> = threads
-            .filter_map(|thread| {
-                let place = format!("{}/task/{}", door.pid(), thread.file_name().to_str()?);
-                (status(&place, "Seccomp")? != "2").then(|| status(&place, "Name"))?
-            })
-            .collect();
-        assert_eq!(open, ["heph-begin"]);
+        assert_eq!(unsealed(door.pid()), ["heph-begin"]);
     }
     kill(first[0]);
     assert_eq!(ask(), "Once upon a time.");
@@ -210,6 +201,114 @@ fn a_door_speaks_to_machines_through_a_guard_and_a_killed_one_changes_no_byte() 
         log["ways"].as_array().unwrap().iter().any(counted)
     });
     assert!(logged, "{}", desk.json(&["egress", "--json"]));
+}
+
+/// Sockets of the internet that a process has, by kind.
+fn internet(pid: u32) -> Vec<&'static str> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let names: Vec<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+    let kinds = ["udp", "udp6", "tcp", "tcp6", "raw", "raw6"].into_iter();
+    let has = |kind: &&str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{kind}")).unwrap_or_default();
+        let inodes = text.lines().filter_map(|line| line.split_whitespace().nth(9));
+        let mut inodes = inodes.map(|inode| format!("socket:[{inode}]"));
+        inodes.any(|name| names.contains(&name))
+    };
+    kinds.filter(has).collect()
+}
+
+/// Threads of a process that the kernel lets make sockets.
+fn unsealed(pid: u32) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let open = threads.filter_map(|thread| {
+        let place = format!("{pid}/task/{}", thread.file_name().to_str()?);
+        (status(&place, "Seccomp")? != "2").then(|| status(&place, "Name"))?
+    });
+    open.collect()
+}
+
+#[test]
+fn a_node_has_no_socket_of_the_internet_and_is_found_again_where_it_was() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let guard = || {
+        let guards = guards(node.child.id());
+        (guards.len() == 1).then(|| guards[0])
+    };
+    let first = guard().expect("one guard has its socket");
+    assert!(udp(first) > 0);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    for mode in ["remote", "layered"] {
+        door.struck(mode, 400, || {
+            assert!(
+                internet(node.child.id()).is_empty(),
+                "{:?}",
+                internet(node.child.id())
+            );
+            if is_sealed() {
+                assert_eq!(unsealed(node.child.id()), ["heph-begin"]);
+            }
+            kill(guard().unwrap());
+        });
+        let again = (0..300).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            guard().is_some_and(|guard| udp(guard) > 0)
+        });
+        assert!(again && guard() != Some(first), "another one is begun by itself");
+    }
+    // It is where its ticket said.
+    let answered = (0..20).any(|_| {
+        std::thread::sleep(Duration::from_millis(250));
+        desk.output(&["run", "--mode", "remote", "--max-tokens", "4", "hello"])
+            .status
+            .success()
+    });
+    assert!(answered, "{}", node.address);
+    // What went to the desk stands in the node's own log.
+    let counted = |way: &Value| way["purpose"] == "session" && way["up"].as_u64() > Some(0);
+    let logged = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        let log = node.home.json(&["egress", "--json"]);
+        log["ways"].as_array().unwrap().iter().any(counted)
+    });
+    assert!(logged, "{}", node.home.json(&["egress", "--json"]));
+}
+
+#[test]
+fn whoever_pairs_with_a_node_ends_no_session_and_whoever_is_forgotten_has_none() {
+    let (node, other) = (NodeProcess::start("node-a"), NodeProcess::start("node-b"));
+    let desk = Home::with(&[&node]);
+    let door = DoorProcess::start(&desk, &[], &[]);
+    let before = guards(node.child.id());
+    let events = door.struck("remote", 600, || {
+        // Another program of the same person changes the book.
+        let met = node.home.output(&["join", &other.ticket]);
+        assert!(met.status.success(), "{}", String::from_utf8_lossy(&met.stderr));
+        std::thread::sleep(Duration::from_millis(500));
+    });
+    let receipt = events
+        .iter()
+        .find_map(|event| event["heph"]["receipt"].as_object());
+    let receipt = receipt.expect("the last event has it");
+    assert_eq!(receipt["moves"], json!([]), "the session went on");
+    assert_eq!(guards(node.child.id()), before);
+    let told = node.home.json(&["peers", "--json"]);
+    let peers = told.as_array().or_else(|| told["peers"].as_array()).unwrap();
+    let name = peers.iter().map(|peer| peer["name"].as_str().unwrap());
+    let name = name.into_iter().find(|name| *name != "node-b").unwrap();
+    let forgotten = node.home.output(&["peers", "forget", name]);
+    assert!(
+        forgotten.status.success(),
+        "{}",
+        String::from_utf8_lossy(&forgotten.stderr)
+    );
+    let refused = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        let (code, _) = desk.fails(&["run", "--mode", "remote", "--max-tokens", "4", "hello"]);
+        code != 0
+    });
+    assert!(refused && guards(node.child.id()) == before);
 }
 
 #[test]

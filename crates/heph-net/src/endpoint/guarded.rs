@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use iroh::endpoint::VarInt;
 use rustix::net::Shutdown;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::words::{
     Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell, hear_waiting,
@@ -29,13 +29,30 @@ use super::{
     AcceptError, BindError, ConnectError, EndpointOptions, Goodbye, LinkError, Passed, Protocol, SocketTotal,
     Traffic, Way, within,
 };
-use crate::address::NodeAddress;
-use crate::discovery::Discovery;
+use crate::address::{NodeAddress, RelayAddress};
+use crate::discovery::{Discovery, Sighting, Sightings};
 use crate::identity::Identity;
 
-/// Hands the far ends of two pairs to a guard: of that for words, and of that for questions. Asked once more, it hands them to another guard,
-/// since the one before is gone or over. It may take as long as the start of a program.
-pub type Guards = Arc<dyn Fn(OwnedFd, OwnedFd) -> io::Result<()> + Send + Sync>;
+/// Who owns sockets for others.
+#[derive(Clone)]
+pub struct Guards {
+    /// Hands the far ends of two pairs to a guard: of that for words, and of that for questions. Asked once more, it hands them to another
+    /// guard, since the one before is gone or over. It may take as long as the start of a program.
+    pub hand: Arc<dyn Fn(OwnedFd, OwnedFd) -> io::Result<()> + Send + Sync>,
+    /// Opens the book of machines as it lies there now, for a guard that cannot.
+    pub book: Arc<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>,
+    /// What becomes of the address when a guard is begun anew.
+    pub port: Port,
+}
+
+/// What becomes of a socket's port when a guard is begun anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// It stays: machines were told it. It is waited for while whoever had it before lets go of it.
+    Stays,
+    /// It may be another one each time.
+    Changes,
+}
 
 /// How long a guard may take to do what needs no network.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -45,6 +62,15 @@ const QUESTION_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long whoever lost a guard waits before it begins another one that nobody asked for.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a port that has to stay is waited for at the start: whoever ended just now may still say goodbye there.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The same where the guard before had it: two who meet may go on there for a while, and it says goodbye.
+const LEFT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Machines seen on the local network that wait to be heard of.
+const SIGHTINGS_WAITING: usize = 256;
 
 /// How long a guard that is over is still asked what passed: the last of its connections have ended by then.
 const OVER_FOR: Duration = Duration::from_secs(8);
@@ -71,7 +97,9 @@ pub(super) struct Endpoint(Arc<Inner>);
 struct Inner {
     guards: Guards,
     identity: Identity,
-    bind: SocketAddr,
+    options: EndpointOptions,
+    /// The port that the last guard had; 0 before there was one.
+    port: AtomicU16,
     /// Guards that are asked; the last one for what is new.
     lives: Mutex<Vec<Arc<Live>>>,
     /// Held while one is begun.
@@ -81,6 +109,7 @@ struct Inner {
     earlier: Mutex<SocketTotal>,
     arriving: mpsc::Sender<Arriving>,
     arrived: tokio::sync::Mutex<mpsc::Receiver<Arriving>>,
+    sightings: broadcast::Sender<Sighting>,
     closed: watch::Sender<bool>,
 }
 
@@ -99,8 +128,11 @@ struct Live {
     turn: u64,
     /// Since when nothing new is asked of it.
     over: Mutex<Option<Instant>>,
+    /// Whether another one is begun in its place.
+    replaced: AtomicBool,
     gone: AtomicBool,
     total: Mutex<SocketTotal>,
+    at_relay: watch::Sender<bool>,
     closed: watch::Sender<bool>,
 }
 
@@ -109,8 +141,17 @@ impl Live {
         held(&self.over).is_some()
     }
 
+    /// Asks nothing new of it any more.
     fn end(&self) {
         held(&self.over).get_or_insert_with(Instant::now);
+    }
+
+    /// Asks nothing new of it any more, and has another one begun, once.
+    fn replace(&self, endpoint: &Weak<Inner>) {
+        self.end();
+        if !self.replaced.swap(true, Ordering::AcqRel) {
+            tokio::spawn(begin_again(Weak::clone(endpoint)));
+        }
     }
 
     /// The number of one of its connections, among those of all guards.
@@ -123,23 +164,21 @@ impl Endpoint {
     pub(super) async fn bind(
         guards: Guards,
         identity: &Identity,
-        options: &EndpointOptions,
+        options: EndpointOptions,
     ) -> Result<Endpoint, BindError> {
-        if options.relay.is_some() || options.discovery != Discovery::Off {
-            let only = "it waits at no relay and does not look around on the network";
-            return Err(BindError::Guard(only.to_owned()));
-        }
         let (arriving, arrived) = mpsc::channel(ARRIVING_MAX);
         let endpoint = Endpoint(Arc::new(Inner {
             guards,
             identity: identity.clone(),
-            bind: options.bind,
+            options,
+            port: AtomicU16::new(0),
             lives: Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
             begun: AtomicU64::new(0),
             earlier: Mutex::default(),
             arriving,
             arrived: tokio::sync::Mutex::new(arrived),
+            sightings: broadcast::Sender::new(SIGHTINGS_WAITING),
             closed: watch::Sender::new(false),
         }));
         endpoint.0.live().await?;
@@ -198,7 +237,28 @@ impl Endpoint {
     }
 
     pub(super) fn is_loopback(&self) -> bool {
-        self.0.bind.ip().is_loopback()
+        let EndpointOptions { bind, relay, .. } = &self.0.options;
+        relay.is_none() && bind.ip().is_loopback()
+    }
+
+    /// Where it waits.
+    pub(super) fn relays(&self) -> Vec<RelayAddress> {
+        self.0.options.relay.iter().cloned().collect()
+    }
+
+    /// What guards see on the local network from now on.
+    pub(super) async fn seen(&self) -> Option<Sightings> {
+        let looks = self.0.options.discovery != Discovery::Off;
+        looks.then(|| Sightings::told(self.0.sightings.subscribe()))
+    }
+
+    pub(super) async fn waiting_at_relay(&self, deadline: Duration) -> bool {
+        let waits = async {
+            let live = self.0.live().await.ok()?;
+            let mut at_relay = live.at_relay.subscribe();
+            at_relay.wait_for(|there| *there).await.ok().map(drop)
+        };
+        self.0.options.relay.is_none() || within(deadline, waits).await.flatten().is_some()
     }
 
     pub(super) fn address(&self) -> NodeAddress {
@@ -226,7 +286,10 @@ impl Endpoint {
         let mut seen = failed(GONE.to_owned());
         // A guard that is gone or over is noticed by asking it; the one behind it has read what counts now.
         for _ in 0..2 {
-            let live = self.0.live().await.map_err(|error| failed(error.to_string()))?;
+            let left = until.saturating_duration_since(Instant::now());
+            let live = within(left, self.0.live()).await;
+            let live = live.ok_or(ConnectError::NoAnswer { node, deadline })?;
+            let live = live.map_err(|error| failed(error.to_string()))?;
             let asked = Ask::Connect {
                 node,
                 address: address.clone(),
@@ -293,12 +356,33 @@ impl Inner {
         });
     }
 
-    /// The guard that is asked for what is new; begun where there is none.
+    /// The guard that is asked for what is new; begun where there is none. One that is being begun is begun also where nobody waits any more.
     async fn live(self: &Arc<Self>) -> Result<Arc<Live>, BindError> {
+        if let Some(live) = self.lives().pop().filter(|live| !live.is_over()) {
+            return Ok(live);
+        }
+        let begun = tokio::spawn(Arc::clone(self).begun()).await;
+        begun.unwrap_or_else(|error| Err(BindError::Guard(error.to_string())))
+    }
+
+    async fn begun(self: Arc<Self>) -> Result<Arc<Live>, BindError> {
         let _one = self.beginning.lock().await;
         if let Some(live) = self.lives().pop().filter(|live| !live.is_over()) {
             return Ok(live);
         }
+        let had = self.port.load(Ordering::Acquire);
+        let bind = self.options.bind;
+        let here = |port: u16| SocketAddr::new(bind.ip(), port);
+        match (self.guards.port, had) {
+            (Port::Stays, 0) if bind.port() == 0 => self.begin(bind, Duration::ZERO).await,
+            (Port::Stays, 0) => self.begin(bind, FREE_WITHIN).await,
+            (Port::Stays, had) => self.begin(here(had), LEFT_WITHIN).await,
+            (Port::Changes, _) => self.begin(bind, Duration::ZERO).await,
+        }
+    }
+
+    /// Begins a guard whose socket has this address, once that is free.
+    async fn begin(self: &Arc<Self>, bind: SocketAddr, patience: Duration) -> Result<Arc<Live>, BindError> {
         let gone = |cause: String| BindError::Guard(cause);
         if *self.closed.borrow() {
             return Err(gone("this machine leaves the network".to_owned()));
@@ -306,8 +390,8 @@ impl Inner {
         let broken = |error: io::Error| gone(error.to_string());
         let (words, far_words) = pair().map_err(broken)?;
         let (questions, far_questions) = pair().map_err(broken)?;
-        let guards = Arc::clone(&self.guards);
-        let handed = tokio::task::spawn_blocking(move || guards(far_words, far_questions));
+        let hand = Arc::clone(&self.guards.hand);
+        let handed = tokio::task::spawn_blocking(move || hand(far_words, far_questions));
         handed
             .await
             .map_err(|error| gone(error.to_string()))?
@@ -315,22 +399,28 @@ impl Inner {
         let channel = Channel::of(words).map_err(broken)?;
         let ask = Ask::Bind {
             secret: self.identity.secret().to_bytes(),
-            bind: self.bind,
+            bind,
+            relay: self.options.relay.clone(),
+            discovery: self.options.discovery,
+            patience,
         };
         channel.say(&ask, None).await.map_err(broken)?;
-        match within(ANSWER_WITHIN, channel.hear()).await {
-            Some(Ok(Heard::Word(Tell::Bound, _))) => {}
+        let port = match within(patience + ANSWER_WITHIN, channel.hear()).await {
+            Some(Ok(Heard::Word(Tell::Bound(port), _))) => port,
             Some(Ok(Heard::Word(Tell::NotBound(error), _))) => return Err(error),
             Some(Err(error)) => return Err(broken(error)),
             _ => return Err(gone("it does not answer".to_owned())),
-        }
+        };
+        self.port.store(port, Ordering::Release);
         let live = Arc::new(Live {
             channel,
             questions: Questions::on(questions).map_err(broken)?,
             turn: self.begun.fetch_add(1, Ordering::Relaxed),
             over: Mutex::default(),
+            replaced: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             total: Mutex::default(),
+            at_relay: watch::Sender::new(false),
             closed: watch::Sender::new(false),
         });
         held(&self.lives).push(Arc::clone(&live));
@@ -359,34 +449,54 @@ async fn listen(endpoint: Weak<Inner>, live: Arc<Live>) {
                     number: Some(number),
                 });
             }
+            Ok(Heard::Word(Tell::AtRelay, _)) => {
+                live.at_relay.send_replace(true);
+            }
+            Ok(Heard::Word(Tell::Sighted(sighting), _)) => {
+                let Some(inner) = endpoint.upgrade() else { return };
+                // It fails where nobody listens.
+                let _ = inner.sightings.send(sighting);
+            }
+            Ok(Heard::Word(Tell::Book, _)) => {
+                let Some(inner) = endpoint.upgrade() else { return };
+                tokio::spawn(hand_book(Arc::clone(&inner.guards.book), Arc::clone(&live)));
+            }
             Ok(Heard::Word(Tell::Over(_), _)) => {
-                live.end();
-                tokio::spawn(begin_again(Weak::clone(&endpoint)));
+                live.replace(&endpoint);
             }
             Ok(Heard::Word(Tell::Closed, _)) => {
                 live.closed.send_replace(true);
             }
-            Ok(Heard::Word(Tell::Bound | Tell::NotBound(_), _) | Heard::Datagram(_)) => {}
+            Ok(Heard::Word(Tell::Bound(_) | Tell::NotBound(_), _) | Heard::Datagram(_)) => {}
             Ok(Heard::End) | Err(_) => break,
         }
     }
-    let was_over = live.is_over();
-    live.end();
     live.gone.store(true, Ordering::Release);
     live.closed.send_replace(true);
-    if !was_over {
-        begin_again(endpoint).await;
-    }
+    live.replace(&endpoint);
 }
 
-/// Begins another guard, so that peers find this machine. Where that fails, the next one who wants something tries again.
+/// Hands the book of machines to a guard. Without one it is over, and the next one reads what lies there.
+async fn hand_book(book: Arc<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>, live: Arc<Live>) {
+    let opened = tokio::task::spawn_blocking(move || book()).await;
+    let opened = opened.ok().and_then(Result::ok);
+    // One that is gone by now wants none.
+    let _ = live
+        .channel
+        .say(&Ask::Book, opened.as_ref().map(AsFd::as_fd))
+        .await;
+}
+
+/// Begins another guard, so that peers find this machine, and tries again until there is one or nobody wants any.
 fn begin_again(endpoint: Weak<Inner>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     // In a box, since the next guard's task may do the same.
     Box::pin(async move {
-        tokio::time::sleep(AGAIN_AFTER).await;
-        if let Some(inner) = endpoint.upgrade() {
-            // One that is closed begins none.
-            let _ = inner.live().await;
+        loop {
+            tokio::time::sleep(AGAIN_AFTER).await;
+            let Some(inner) = endpoint.upgrade() else { return };
+            if *inner.closed.borrow() || inner.live().await.is_ok() {
+                return;
+            }
         }
     })
 }

@@ -20,7 +20,7 @@ use super::{
     Protocol, SocketTotal, Traffic, Way, key_log, within,
 };
 use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
-use crate::discovery;
+use crate::discovery::{self, Sightings};
 use crate::identity::Identity;
 use crate::key_exchange;
 use crate::relay::{self, Trusted};
@@ -128,6 +128,11 @@ impl Endpoint {
 
     pub(super) fn node(&self) -> NodeId {
         NodeId(*self.iroh.id().as_bytes())
+    }
+
+    /// Its connections, also once it is gone.
+    pub(super) fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     pub(super) fn passed(&self) -> Vec<Passed> {
@@ -254,8 +259,18 @@ impl Endpoint {
         let _ = within(deadline, self.iroh.close()).await;
     }
 
-    pub(super) fn lan(&self) -> Option<&MdnsAddressLookup> {
-        self.lan.as_ref()
+    /// What is seen on the local network from now on.
+    pub(super) async fn seen(&self) -> Option<Sightings> {
+        match &self.lan {
+            Some(lookup) => Some(discovery::sightings(lookup).await),
+            None => None,
+        }
+    }
+
+    /// The port of its socket.
+    pub(super) fn port(&self) -> u16 {
+        let bound = self.iroh.bound_sockets();
+        bound.first().map_or(0, SocketAddr::port)
     }
 }
 

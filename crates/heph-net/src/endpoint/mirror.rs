@@ -9,21 +9,22 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heph_privacy::Grounds;
 use heph_types::NodeId;
 use iroh::endpoint::VarInt;
 use rustix::net::Shutdown;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use super::here::{self, Endpoint};
+use super::tally::Tally;
 use super::words::{Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell};
 use super::{
-    AcceptError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Protocol, ReceiveHalf,
-    SendHalf, within,
+    AcceptError, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Protocol,
+    ReceiveHalf, SendHalf, SocketTotal, within,
 };
 use crate::address::{NodeAddress, RelayAddress};
 use crate::discovery::Discovery;
@@ -35,11 +36,23 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(10);
 /// How often the warden is asked whether what it read is old.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long two devices that meet may go on when a guard is over: meeting changes the book of peers, which it has read.
+/// How long the book of machines may take to be handed over where it changed.
+const BOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long is waited before a book that was handed over and is another one again is asked for once more.
+const BOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often an address that is taken is tried again.
+const BIND_EVERY: Duration = Duration::from_millis(50);
+
+/// How long two devices that meet may go on when a guard is over.
 const MEETING_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the goodbye to all peers may take where nobody waits for it.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long all peers may take to hear that a guard is over. The next one may wait for the address.
+const CLOSED_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long what came before a connection ended may take to be taken from the pair.
 const REST_WITHIN: Duration = Duration::from_secs(5);
@@ -68,13 +81,44 @@ pub enum Begun {
     There,
 }
 
+/// A connection that somebody wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// With whom.
+    pub node: NodeId,
+    /// For what.
+    pub protocol: Protocol,
+    /// By whom.
+    pub begun: Begun,
+    /// Who has a connection for sessions here that it began.
+    pub served: &'a [NodeId],
+}
+
+/// How many bytes may go up in a conversation in which nothing was cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// In one that this machine opened.
+    pub opened: u64,
+    /// In one that the peer opened.
+    pub taken: u64,
+}
+
+/// What counts no more of what a guard has read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Old {
+    /// The book of machines alone, for this reason: it can be handed over ([`Warden::read`]).
+    Book(String),
+    /// More than that: nothing passes any more, for this reason.
+    All(String),
+}
+
 /// What a guard asks before something passes. It knows the rules and the book of peers as it read them itself.
 pub trait Warden: Send + Sync + 'static {
-    /// How many bytes may go up in each conversation of a connection to `node` for `protocol` in which nothing was cleared.
+    /// How many bytes may go up in the conversations of such a connection.
     ///
     /// # Errors
-    /// Why there may be no such connection.
-    fn greets(&self, node: NodeId, protocol: Protocol, begun: Begun) -> Result<u64, String>;
+    /// Why there may be none.
+    fn greets(&self, wanted: &Wanted<'_>) -> Result<Bounds, String>;
 
     /// Whether what leaves by these grounds may be shown to `node`.
     ///
@@ -82,14 +126,26 @@ pub trait Warden: Send + Sync + 'static {
     /// Why not.
     fn shows(&self, node: NodeId, grounds: &Grounds) -> Result<(), String>;
 
-    /// Whether peers may be reached by this relay.
+    /// Whether this machine may wait at this relay, and peers be reached by it.
     ///
     /// # Errors
     /// Why not.
     fn relays(&self, relay: &RelayAddress) -> Result<(), String>;
 
-    /// Why nothing passes any more; `None` while what was read counts.
-    fn is_over(&self) -> Option<String>;
+    /// Whether this machine may be seen on the local network.
+    ///
+    /// # Errors
+    /// Why not.
+    fn is_seen(&self) -> Result<(), String>;
+
+    /// Reads the book of machines from this file, where it is the one that lies there now. Says who is not in it any more, or is something else.
+    ///
+    /// # Errors
+    /// Why it is not read. What was read before stays.
+    fn read(&self, book: OwnedFd) -> Result<Vec<NodeId>, String>;
+
+    /// What does not count any more of what was read.
+    fn old(&self) -> Option<Old>;
 }
 
 /// Keeps an endpoint for whoever has the near ends of both pairs, until they are closed.
@@ -98,17 +154,37 @@ pub async fn keep(words: OwnedFd, questions: OwnedFd, warden: Arc<dyn Warden>) {
         return;
     };
     let first = within(BEGINS_WITHIN, words.hear()).await;
-    let Some(Ok(Heard::Word(Ask::Bind { secret, bind }, _))) = first else {
+    let Some(Ok(Heard::Word(
+        Ask::Bind {
+            secret,
+            bind,
+            relay,
+            discovery,
+            patience,
+        },
+        _,
+    ))) = first
+    else {
         return;
     };
     let options = EndpointOptions {
         bind,
-        relay: None,
-        discovery: Discovery::Off,
+        relay,
+        // Who may not be seen is not; what it asks is asked all the same.
+        discovery: match warden.is_seen() {
+            Ok(()) => discovery,
+            Err(_) => Discovery::Off,
+        },
     };
-    let bound = Endpoint::bind(&Identity::of_secret(&secret), options).await;
+    let bound = match options.relay.as_ref().map(|relay| warden.relays(relay)) {
+        Some(Err(why)) => Err(BindError::Guard(why)),
+        Some(Ok(())) | None => bound(&Identity::of_secret(&secret), &options, patience).await,
+    };
     let (endpoint, said) = match bound {
-        Ok(endpoint) => (Some(endpoint), Tell::Bound),
+        Ok(endpoint) => {
+            let port = endpoint.port();
+            (Some(endpoint), Tell::Bound(port))
+        }
         Err(error) => (None, Tell::NotBound(error)),
     };
     // Whoever asked may have gone.
@@ -117,7 +193,8 @@ pub async fn keep(words: OwnedFd, questions: OwnedFd, warden: Arc<dyn Warden>) {
         return;
     };
     let guard = Arc::new(Guard {
-        endpoint,
+        tally: endpoint.tally(),
+        socket: Mutex::new(Socket::Open(endpoint.clone())),
         words,
         warden,
         over: Mutex::default(),
@@ -125,26 +202,60 @@ pub async fn keep(words: OwnedFd, questions: OwnedFd, warden: Arc<dyn Warden>) {
         arrived: AtomicU64::new(0),
         connections: Mutex::default(),
         counts: Mutex::default(),
+        renewing: tokio::sync::Mutex::default(),
+        handed: Notify::new(),
     });
     tokio::select! {
         () = guard.asked() => {}
-        _ = async { tokio::join!(guard.takes_in(), guard.minds(), guard.answers(&questions)) } => {}
+        () = guard.answers(&questions) => {}
+        () = guard.stays(endpoint) => {}
     }
-    guard.endpoint.close(GOODBYE).await;
+    if let Some(endpoint) = guard.endpoint() {
+        endpoint.close(GOODBYE).await;
+    }
+}
+
+/// The socket, once its address is free.
+async fn bound(
+    identity: &Identity,
+    options: &EndpointOptions,
+    patience: Duration,
+) -> Result<Endpoint, BindError> {
+    let until = Instant::now() + patience;
+    loop {
+        match Endpoint::bind(identity, options.clone()).await {
+            Err(BindError::Socket { .. }) if Instant::now() < until => {
+                tokio::time::sleep(BIND_EVERY).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 struct Guard {
-    endpoint: Endpoint,
+    socket: Mutex<Socket>,
+    tally: Tally,
     words: Channel,
     warden: Arc<dyn Warden>,
     /// Why nothing passes any more.
     over: Mutex<Option<String>>,
     arriving: Mutex<BTreeMap<u64, here::Arriving>>,
     arrived: AtomicU64,
-    /// Connections by their number.
-    connections: Mutex<BTreeMap<u64, here::Connection>>,
+    /// Connections by their number, and who began them.
+    connections: Mutex<BTreeMap<u64, (here::Connection, Begun)>>,
     /// What conversations carry, by the numbers of their connection and their own.
     counts: Mutex<BTreeMap<(u64, u64), Arc<Counts>>>,
+    /// Held while another book of machines is waited for.
+    renewing: tokio::sync::Mutex<()>,
+    /// A book was handed over, whatever came of it.
+    handed: Notify,
+}
+
+/// The socket, for as long as it is there: the next guard may wait for its address.
+enum Socket {
+    Open(Endpoint),
+    /// What it had sent.
+    Left(SocketTotal),
 }
 
 /// What one conversation carries.
@@ -183,10 +294,13 @@ impl Guard {
                     (Ask::Close(deadline), _) => {
                         let guard = Arc::clone(self);
                         under_way.spawn(async move {
-                            guard.endpoint.close(deadline.min(CONNECT_DEADLINE)).await;
+                            if let Some(endpoint) = guard.endpoint() {
+                                endpoint.close(deadline.min(CONNECT_DEADLINE)).await;
+                            }
                             let _ = guard.words.say(&Tell::Closed, None).await;
                         });
                     }
+                    (Ask::Book, book) => self.read(book),
                     // One too many: its end is closed, which says so.
                     (_, _) if under_way.len() >= CONNECTIONS_MAX => {}
                     (
@@ -229,10 +343,10 @@ impl Guard {
         deadline: Duration,
     ) -> Result<here::Connection, Hear> {
         let failed = |cause: String| Hear::NotConnected(ConnectError::Failed { node, cause });
-        if let Some(why) = self.is_over() {
+        if let Some(why) = self.is_over().await {
             return Err(Hear::Over(why));
         }
-        self.warden.greets(node, protocol, Begun::Here).map_err(failed)?;
+        self.greets(node, protocol, Begun::Here).map_err(failed)?;
         let mut address = address.clone();
         if let Some(Err(why)) = address.relay.as_ref().map(|relay| self.warden.relays(relay)) {
             if address.direct.is_empty() {
@@ -241,7 +355,10 @@ impl Guard {
             address.relay = None;
         }
         let deadline = deadline.min(CONNECT_DEADLINE);
-        let connected = self.endpoint.connect(node, &address, protocol, deadline).await;
+        let endpoint = self
+            .endpoint()
+            .ok_or_else(|| failed("the socket is closed".to_owned()))?;
+        let connected = endpoint.connect(node, &address, protocol, deadline).await;
         connected.map_err(Hear::NotConnected)
     }
 
@@ -252,7 +369,11 @@ impl Guard {
         let finished = arriving.finish(deadline.min(CONNECT_DEADLINE)).await;
         let connection = finished.map_err(Hear::NotAccepted)?;
         let (node, protocol) = (connection.peer(), connection.protocol());
-        match self.warden.greets(node, protocol, Begun::There) {
+        if let Some(why) = self.is_over().await {
+            connection.close(Goodbye::Done);
+            return Err(Hear::Over(why));
+        }
+        match self.greets(node, protocol, Begun::There) {
             Ok(_) => Ok(connection),
             Err(why) => {
                 connection.close(Goodbye::NotAllowed);
@@ -273,38 +394,87 @@ impl Guard {
             // Whoever asked waits no more.
             _ = channel.hear::<Say>() => return,
         };
+        // Asked again, since rules may have changed while it was made.
+        let over = self.is_over().await;
         let stands = made.and_then(|connection| {
-            // Asked again, since rules may have changed while it was made.
-            let greets = self
-                .warden
-                .greets(connection.peer(), connection.protocol(), begun);
-            match self.is_over().map_or(greets, Err) {
-                Ok(greeting) => Ok((connection, greeting)),
+            let greets = self.greets(connection.peer(), connection.protocol(), begun);
+            match over.map_or(greets, Err) {
+                Ok(bounds) => Ok((connection, bounds)),
                 Err(why) => {
                     connection.close(Goodbye::Done);
                     Err(Hear::Over(why))
                 }
             }
         });
-        let said = match &stands {
-            Ok((connection, _)) => &Hear::Connected {
-                number: connection.number(),
-                node: connection.peer(),
-                protocol: connection.protocol(),
-                datagram_bytes_max: connection.datagram_bytes_max(),
-            },
-            Err(why) => why,
-        };
-        // Whoever asked may have gone.
-        let heard = channel.say(said, None).await;
-        if let (Ok((connection, greeting)), Ok(())) = (stands, heard) {
-            Kept::new(self, connection, channel, greeting).keep().await;
+        match stands {
+            // Whoever asked may have gone.
+            Err(why) => drop(channel.say(&why, None).await),
+            Ok((connection, bounds)) => {
+                let said = Hear::Connected {
+                    number: connection.number(),
+                    node: connection.peer(),
+                    protocol: connection.protocol(),
+                    datagram_bytes_max: connection.datagram_bytes_max(),
+                };
+                // Kept before that is said: a book that is read meanwhile may end it.
+                let kept = Kept::new(self, (connection, begun), channel, bounds);
+                if kept.channel.say(&said, None).await.is_ok() {
+                    kept.keep().await;
+                }
+            }
         }
     }
 
+    /// The socket, while it is there.
+    fn endpoint(&self) -> Option<Endpoint> {
+        match &*held(&self.socket) {
+            Socket::Open(endpoint) => Some(endpoint.clone()),
+            Socket::Left(_) => None,
+        }
+    }
+
+    fn greets(&self, node: NodeId, protocol: Protocol, begun: Begun) -> Result<Bounds, String> {
+        let served = self.served();
+        let served = &served;
+        self.warden.greets(&Wanted {
+            node,
+            protocol,
+            begun,
+            served,
+        })
+    }
+
+    /// Who has a connection for sessions here that it began.
+    fn served(&self) -> Vec<NodeId> {
+        let connections = held(&self.connections);
+        let of = connections.values().filter(|(connection, begun)| {
+            *begun == Begun::There && connection.protocol() == Protocol::Session && connection.is_open()
+        });
+        of.map(|(connection, _)| connection.peer()).collect()
+    }
+
+    /// Tells of machines on the local network, and that the relay knows this one.
+    async fn looks_around(&self, endpoint: &Endpoint) {
+        let waits = async {
+            if endpoint.waiting_at_relay(Duration::MAX).await {
+                // Whoever asked may have gone.
+                let _ = self.words.say(&Tell::AtRelay, None).await;
+            }
+        };
+        let looks = async {
+            let Some(mut sightings) = endpoint.seen().await else {
+                return;
+            };
+            while let Some(sighting) = sightings.next().await {
+                let _ = self.words.say(&Tell::Sighted(sighting), None).await;
+            }
+        };
+        tokio::join!(waits, looks);
+    }
+
     /// Tells of peers that begin to connect.
-    async fn takes_in(&self) {
-        while let Some(arriving) = self.endpoint.accept().await {
+    async fn takes_in(&self, endpoint: &Endpoint) {
+        while let Some(arriving) = endpoint.accept().await {
             let number = self.arrived.fetch_add(1, Ordering::Relaxed);
             {
                 let mut waiting = held(&self.arriving);
@@ -318,42 +488,118 @@ impl Guard {
                 break;
             }
         }
-        // The socket is closed; questions are answered all the same.
+    }
+
+    /// Keeps the socket until what the warden read is old, and ends everything then. Questions are answered all the same.
+    async fn stays(&self, endpoint: Endpoint) {
+        let serves = async { tokio::join!(self.takes_in(&endpoint), self.looks_around(&endpoint)) };
+        let why = tokio::select! {
+            why = self.minds() => why,
+            _ = async { serves.await; std::future::pending::<()>().await } => return,
+        };
+        self.close_those(
+            |connection, _| connection.protocol() != Protocol::Pair,
+            Goodbye::Done,
+        );
+        // Whoever asked may have gone.
+        let _ = self.words.say(&Tell::Over(why), None).await;
+        let met = async {
+            while !self.close_those(|_, _| false, Goodbye::Done) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let _ = within(MEETING_ENDS_WITHIN, met).await;
+        endpoint.close(CLOSED_WITHIN).await;
+        *held(&self.socket) = Socket::Left(endpoint.total());
+        drop(endpoint);
         std::future::pending().await
     }
 
-    /// Looks whether what the warden read is old, and ends everything then.
-    async fn minds(&self) {
+    /// Looks whether what the warden read is old, and whether rows may still go on; says why all is over.
+    async fn minds(&self) -> String {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Some(why) = self.is_over() {
-                for connection in self.of(|protocol| protocol != Protocol::Pair) {
-                    connection.close(Goodbye::Done);
-                }
-                // It may have been said; twice is no harm.
-                let _ = self.words.say(&Tell::Over(why), None).await;
-                tokio::time::sleep(MEETING_ENDS_WITHIN).await;
-                self.endpoint.close(GOODBYE).await;
-                return std::future::pending().await;
+            if let Some(why) = self.is_over().await {
+                return why;
+            }
+            self.close_those(
+                |connection, begun| self.outlived(connection, begun),
+                Goodbye::Done,
+            );
+        }
+    }
+
+    /// Rows go on only while somebody is served who may have wanted that.
+    fn outlived(&self, connection: &here::Connection, begun: Begun) -> bool {
+        let (node, protocol) = (connection.peer(), connection.protocol());
+        protocol == Protocol::Hop && begun == Begun::Here && self.greets(node, protocol, begun).is_err()
+    }
+
+    /// Ends connections; `true` where none is left open.
+    fn close_those(&self, which: impl Fn(&here::Connection, Begun) -> bool, goodbye: Goodbye) -> bool {
+        // Whoever decides may look at them.
+        let all: Vec<_> = held(&self.connections).values().cloned().collect();
+        let open = all.into_iter().filter(|(connection, _)| connection.is_open());
+        let mut left = 0;
+        for (connection, begun) in open {
+            match which(&connection, begun) {
+                true => connection.close(goodbye),
+                false => left += 1,
+            }
+        }
+        left == 0
+    }
+
+    /// What does not count any more. Once all is over it stays so.
+    fn old(&self) -> Option<Old> {
+        let mut over = held(&self.over);
+        if let Some(why) = &*over {
+            return Some(Old::All(why.clone()));
+        }
+        let old = self.warden.old();
+        if let Some(Old::All(why)) = &old {
+            *over = Some(why.clone());
+        }
+        old
+    }
+
+    /// Why nothing new passes. Where the book of machines alone is another one, waits a moment for it to be handed over.
+    async fn is_over(&self) -> Option<String> {
+        if let Old::All(why) = self.old()? {
+            return Some(why);
+        }
+        let _one = self.renewing.lock().await;
+        let until = Instant::now() + BOOK_WITHIN;
+        loop {
+            let why = match self.old()? {
+                Old::All(why) => return Some(why),
+                Old::Book(why) => why,
+            };
+            if Instant::now() >= until {
+                held(&self.over).get_or_insert(why);
+                continue;
+            }
+            // Whoever asked may have gone; then all ends.
+            let _ = self.words.say(&Tell::Book, None).await;
+            let _ = within(
+                until.saturating_duration_since(Instant::now()),
+                self.handed.notified(),
+            )
+            .await;
+            if self.old().is_some() {
+                tokio::time::sleep(BOOK_AGAIN).await;
             }
         }
     }
 
-    /// Why nothing new passes. Once it is over it stays so.
-    fn is_over(&self) -> Option<String> {
-        let mut over = held(&self.over);
-        if over.is_none() {
-            *over = self.warden.is_over();
+    /// Reads another book of machines. Whoever is not in it any more, or is something else, is spoken to no longer.
+    fn read(&self, book: Option<OwnedFd>) {
+        // What cannot be read is asked for again, or all is over.
+        if let Some(Ok(others)) = book.map(|book| self.warden.read(book)) {
+            let gone = |connection: &here::Connection, _| others.contains(&connection.peer());
+            self.close_those(gone, Goodbye::NotAllowed);
         }
-        over.clone()
-    }
-
-    fn of(&self, wanted: impl Fn(Protocol) -> bool) -> Vec<here::Connection> {
-        let connections = held(&self.connections);
-        let of = connections
-            .values()
-            .filter(|connection| wanted(connection.protocol()));
-        of.cloned().collect()
+        self.handed.notify_one();
     }
 
     /// Answers questions, until whoever asks is gone.
@@ -369,13 +615,24 @@ impl Guard {
 
     fn answer(&self, question: Question) -> Vec<Answer> {
         match question {
-            Question::Passed => pieces(self.endpoint.passed(), Answer::Passed),
-            Question::Passing => pieces(self.endpoint.passing(), Answer::Passing),
-            Question::Total => vec![Answer::Total(self.endpoint.total())],
-            Question::Address => vec![Answer::Address(self.endpoint.address())],
+            Question::Passed => pieces(self.tally.passed(), Answer::Passed),
+            Question::Passing => pieces(self.tally.passing(), Answer::Passing),
+            Question::Total => {
+                let total = match &*held(&self.socket) {
+                    Socket::Open(endpoint) => endpoint.total(),
+                    Socket::Left(total) => *total,
+                };
+                vec![Answer::Total(total)]
+            }
+            Question::Address => {
+                let address = self.endpoint().map(|endpoint| endpoint.address());
+                vec![Answer::Address(address.unwrap_or_default())]
+            }
             Question::Facts(number) => {
                 let connection = held(&self.connections).get(&number).cloned();
-                vec![Answer::Facts(connection.as_ref().map(facts))]
+                vec![Answer::Facts(
+                    connection.map(|(connection, _)| facts(&connection)),
+                )]
             }
             Question::Carried {
                 connection,
@@ -419,7 +676,7 @@ struct Kept {
     connection: here::Connection,
     channel: Arc<Channel>,
     /// Bytes that go up in a conversation in which nothing was cleared.
-    greeting: u64,
+    bounds: Bounds,
     /// Why the guard itself ended it.
     barred: Arc<Mutex<Option<String>>>,
     conversations: JoinSet<u64>,
@@ -437,13 +694,18 @@ struct Orders {
 }
 
 impl Kept {
-    fn new(guard: &Arc<Guard>, connection: here::Connection, channel: Channel, greeting: u64) -> Self {
-        held(&guard.connections).insert(connection.number(), connection.clone());
+    fn new(
+        guard: &Arc<Guard>,
+        (connection, begun): (here::Connection, Begun),
+        channel: Channel,
+        bounds: Bounds,
+    ) -> Self {
+        held(&guard.connections).insert(connection.number(), (connection.clone(), begun));
         Self {
             guard: Arc::clone(guard),
             connection,
             channel: Arc::new(channel),
-            greeting,
+            bounds,
             barred: Arc::default(),
             conversations: JoinSet::new(),
             orders: BTreeMap::new(),
@@ -525,7 +787,7 @@ impl Kept {
                     _ if self.orders.len() >= CONVERSATIONS_MAX => {
                         Err(self.barred("too many conversations are open".to_owned()))
                     }
-                    Some(grounds) => self.decides(grounds),
+                    Some(grounds) => self.decides(grounds).await,
                     None => Ok(()),
                 };
                 if let Err(why) = opened {
@@ -538,7 +800,7 @@ impl Kept {
                 let most = if grounds.is_some() {
                     u64::MAX
                 } else {
-                    self.greeting
+                    self.bounds.opened
                 };
                 let (carrying, connection) =
                     (self.carrying(conversation, end, most)?, self.connection.clone());
@@ -560,7 +822,7 @@ impl Kept {
             (Say::Take(conversation), Some(end)) => {
                 // One that is not there is closed, which says so.
                 if let Some((send, receive)) = self.came.remove(&conversation) {
-                    let carrying = self.carrying(conversation, end, self.greeting)?;
+                    let carrying = self.carrying(conversation, end, self.bounds.taken)?;
                     self.conversations.spawn(async move {
                         carrying.carry(send, receive).await;
                         conversation
@@ -569,7 +831,7 @@ impl Kept {
                 Ok(())
             }
             (Say::Shows(grounds), _) => {
-                let shown = self.decides(&grounds);
+                let shown = self.decides(&grounds).await;
                 if shown.is_ok() {
                     self.connection.shows(&grounds).await.map_err(io::Error::other)?;
                 }
@@ -606,8 +868,8 @@ impl Kept {
     }
 
     /// Asks the warden whether what leaves by these grounds may be shown here.
-    fn decides(&self, grounds: &Grounds) -> Result<(), LinkError> {
-        if let Some(why) = self.guard.is_over() {
+    async fn decides(&self, grounds: &Grounds) -> Result<(), LinkError> {
+        if let Some(why) = self.guard.is_over().await {
             return Err(self.barred(why));
         }
         let shows = self.guard.warden.shows(self.connection.peer(), grounds);

@@ -1,7 +1,7 @@
 //! What is said between whoever asks for connections and the guard that owns the socket.
 //!
 //! Pairs of Unix sockets carry it, which keep the bounds of what is said: each word is a packet of its own, a letter and a line of JSON,
-//! and ends of other pairs may lie beside it. A datagram of a connection is a packet with another letter. One pair is for the endpoint, one
+//! and the end of another pair, or the book of machines, may lie beside it. A datagram of a connection is a packet with another letter. One pair is for the endpoint, one
 //! for questions about it, one for each connection; a conversation's bytes pass over a pair of their own, as they are.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -24,7 +24,8 @@ use tokio::net::UnixDatagram;
 use super::{
     AcceptError, BindError, ConnectError, Goodbye, LinkError, Passed, Protocol, SocketTotal, Traffic, Way,
 };
-use crate::address::NodeAddress;
+use crate::address::{NodeAddress, RelayAddress};
+use crate::discovery::{Discovery, Sighting};
 
 /// Bytes of a word: a label has up to 64 reasons of 96 bytes, and rules have names.
 const WORD_BYTES_MAX: usize = 32 << 10;
@@ -39,8 +40,15 @@ const DATAGRAM: u8 = b'd';
 /// Said to a guard about an endpoint.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
-    /// Open the socket at this address, with this key. The first word of all.
-    Bind { secret: [u8; 32], bind: SocketAddr },
+    /// Open the socket at this address, with this key, wait at the relay and look around. The first word of all. An address that is taken is
+    /// tried again for as long as `patience` says.
+    Bind {
+        secret: [u8; 32],
+        bind: SocketAddr,
+        relay: Option<RelayAddress>,
+        discovery: Discovery,
+        patience: Duration,
+    },
     /// Connect. The end of the connection's pair lies beside it.
     Connect {
         node: NodeId,
@@ -54,17 +62,25 @@ pub(super) enum Ask {
     Refuse(u64),
     /// Say goodbye to everybody and close the socket.
     Close(Duration),
+    /// The book of machines, as it lies there now, is the file beside it; without one it cannot be opened.
+    Book,
 }
 
 /// Said by a guard about an endpoint.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Tell {
-    /// The socket is there.
-    Bound,
+    /// The socket is there, at this port.
+    Bound(u16),
     /// It is not.
     NotBound(BindError),
+    /// The relay knows this machine.
+    AtRelay,
+    /// What is seen on the local network.
+    Sighted(Sighting),
     /// A peer has begun to connect.
     Arriving(u64),
+    /// The book of machines is another one by now, and is wanted ([`Ask::Book`]).
+    Book,
     /// This guard lets nothing pass any more, for this reason; another one may.
     Over(String),
     /// All is closed.

@@ -1,13 +1,17 @@
 //! An endpoint behind a guard: the same conversations over two processes' worth of sockets, and what the guard does not let pass.
 
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use heph_net::address::RelayAddress;
 use heph_net::drive::{Conversation, DriveError, Tally, drive};
-use heph_net::endpoint::mirror::{self, Begun, Warden};
-use heph_net::endpoint::{ConnectError, Goodbye, Guards, LinkError, StreamError, Way};
+use heph_net::endpoint::mirror::{self, Bounds, Old, Wanted, Warden};
+use heph_net::endpoint::{ConnectError, Goodbye, Guards, LinkError, Port, StreamError, Way};
+use heph_net::relay::Admission;
 use heph_privacy::Grounds;
 use heph_privacy::label::{Label, Level};
 use heph_types::NodeId;
@@ -18,10 +22,14 @@ use super::*;
 /// Bytes that the guard lets pass in a conversation in which nothing was cleared.
 const GREETING: u64 = 1_000;
 
+/// The same in one that the peer opened.
+const ANSWER: u64 = 100_000;
+
 /// Lets everything pass but what is secret, until it is told to be over.
 #[derive(Default)]
 pub(super) struct Gate {
     over: AtomicBool,
+    old_book: AtomicBool,
     /// Nobody is reached.
     shut: AtomicBool,
     /// Nobody is reached by a relay.
@@ -35,11 +43,15 @@ impl Gate {
 }
 
 impl Warden for Gate {
-    fn greets(&self, node: NodeId, _: Protocol, begun: Begun) -> Result<u64, String> {
-        let _ = (node, begun);
+    fn greets(&self, wanted: &Wanted<'_>) -> Result<Bounds, String> {
+        let served = wanted.protocol != Protocol::Hop || !wanted.served.is_empty();
         match self.shut.load(Ordering::SeqCst) {
             true => Err("nobody is known".to_owned()),
-            false => Ok(GREETING),
+            false if !served => Err("nobody is served".to_owned()),
+            false => Ok(Bounds {
+                opened: GREETING,
+                taken: ANSWER,
+            }),
         }
     }
 
@@ -57,9 +69,24 @@ impl Warden for Gate {
         }
     }
 
-    fn is_over(&self) -> Option<String> {
-        let over = self.over.load(Ordering::SeqCst);
-        over.then(|| "the rules have changed".to_owned())
+    fn is_seen(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn read(&self, book: OwnedFd) -> Result<Vec<NodeId>, String> {
+        let mut text = String::new();
+        File::from(book).read_to_string(&mut text).unwrap();
+        let gone = text.lines().map(|line| line.parse().unwrap()).collect();
+        self.old_book.store(false, Ordering::SeqCst);
+        Ok(gone)
+    }
+
+    fn old(&self) -> Option<Old> {
+        let is = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
+        if is(&self.over) {
+            return Some(Old::All("the rules have changed".to_owned()));
+        }
+        is(&self.old_book).then(|| Old::Book("the book has changed".to_owned()))
     }
 }
 
@@ -69,14 +96,31 @@ pub(super) struct Watch {
     begun: Arc<AtomicUsize>,
     killers: Arc<std::sync::Mutex<Vec<mpsc::Sender<()>>>>,
     gates: Arc<std::sync::Mutex<Vec<Arc<Gate>>>>,
+    /// Who is not in the book any more, as it is handed over; `None` where it cannot be opened.
+    gone: Arc<std::sync::Mutex<Option<String>>>,
+    /// Whether the next ones let nobody use a relay.
+    denies_relays: Arc<AtomicBool>,
+    /// Whether the next ones have the port of the one before.
+    stays: bool,
 }
 
 impl Watch {
     fn guards(&self) -> Guards {
         let watch = self.clone();
-        Arc::new(move |words, questions| {
+        let gone = Arc::clone(&self.gone);
+        let book = move || {
+            let text = gone.lock().unwrap().clone().ok_or(std::io::ErrorKind::NotFound)?;
+            let mut file = tempfile::tempfile()?;
+            file.write_all(text.as_bytes())?;
+            file.rewind()?;
+            Ok(file.into())
+        };
+        let hand = move |words, questions| {
             watch.begun.fetch_add(1, Ordering::SeqCst);
             let gate = Arc::new(Gate::default());
+            if watch.denies_relays.load(Ordering::SeqCst) {
+                gate.deny_relays();
+            }
             watch.gates.lock().unwrap().push(Arc::clone(&gate));
             let (kill, killed) = mpsc::channel();
             watch.killers.lock().unwrap().push(kill);
@@ -98,7 +142,12 @@ impl Watch {
                 runtime.shutdown_background();
             });
             Ok(())
-        })
+        };
+        Guards {
+            hand: Arc::new(hand),
+            book: Arc::new(book),
+            port: if self.stays { Port::Stays } else { Port::Changes },
+        }
     }
 
     fn kill(&self) {
@@ -450,7 +499,10 @@ async fn whoever_closes_says_goodbye_and_leaves_no_guard_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_begins_where_there_is_no_guard() {
-    let none: Guards = Arc::new(|_, _| Err(std::io::Error::other("no program")));
+    let none = Guards {
+        hand: Arc::new(|_, _| Err(std::io::Error::other("no program"))),
+        ..Watch::default().guards()
+    };
     let identity = Identity::fresh().unwrap();
     let error = Endpoint::behind(none, &identity, EndpointOptions::loopback()).await;
     assert_eq!(
@@ -458,10 +510,13 @@ async fn nothing_begins_where_there_is_no_guard() {
         "the guard of connections is not there: no program"
     );
     // One that takes the ends and says nothing is no guard either.
-    let silent: Guards = Arc::new(|words, questions| {
-        drop((words, questions));
-        Ok(())
-    });
+    let silent = Guards {
+        hand: Arc::new(|words, questions| {
+            drop((words, questions));
+            Ok(())
+        }),
+        ..Watch::default().guards()
+    };
     assert!(
         Endpoint::behind(silent, &identity, EndpointOptions::loopback())
             .await
@@ -476,4 +531,134 @@ async fn nothing_begins_where_there_is_no_guard() {
     let error = Endpoint::behind(Watch::default().guards(), &identity, options).await;
     let said = error.unwrap_err().to_string();
     assert!(said.starts_with(&format!("no socket at {bind}")), "{said}");
+}
+
+/// A hop of this machine's to `node`.
+async fn hop(desk: &Endpoint, node: &Endpoint) -> Result<(Connection, Connection), ConnectError> {
+    let address = node.address();
+    let (near, far) = tokio::join!(
+        desk.connect(node.node(), &address, Protocol::Hop, PATIENCE),
+        async {
+            let arriving = tokio::time::timeout(Duration::from_secs(2), node.accept()).await;
+            match arriving.ok().flatten() {
+                Some(arriving) => arriving.finish(PATIENCE).await.ok(),
+                None => None,
+            }
+        }
+    );
+    near.map(|near| (near, far.unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_book_that_is_handed_over_ends_whom_it_has_no_more_and_nothing_else() {
+    let (watch, one, other) = (Watch::default(), endpoint().await, endpoint().await);
+    let node = watch.endpoint().await;
+    let (from_one, to_one) = connected(&one, &node, Protocol::Session).await;
+    let (from_other, to_other) = connected(&other, &node, Protocol::Session).await;
+    *watch.gone.lock().unwrap() = Some(other.node().to_string());
+    watch.gate().old_book.store(true, Ordering::SeqCst);
+    let ended = from_other.closed().await.to_string();
+    assert!(ended.contains("not allowed"), "{ended}");
+    assert!(!to_other.is_open() || to_other.closed().await != LinkError::Silent { node: other.node() });
+    assert!(from_one.is_open() && to_one.is_open());
+    echoes(&from_one, &to_one).await;
+    // What is asked for while the book is another one waits for it.
+    *watch.gone.lock().unwrap() = Some(String::new());
+    watch.gate().old_book.store(true, Ordering::SeqCst);
+    let (again, _there) = connected(&node, &other, Protocol::Members).await;
+    assert!(again.is_open() && watch.begun.load(Ordering::SeqCst) == 1);
+    // One that cannot be opened ends all, and the next guard reads it itself.
+    *watch.gone.lock().unwrap() = None;
+    watch.gate().old_book.store(true, Ordering::SeqCst);
+    let why = "the book has changed".to_owned();
+    let node_of = one.node();
+    assert_eq!(to_one.closed().await, LinkError::Barred { node: node_of, why });
+    let (again, _there) = connected(&node, &one, Protocol::Members).await;
+    assert!(again.is_open() && watch.begun.load(Ordering::SeqCst) == 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_begun_anew_has_the_address_of_the_one_before() {
+    let watch = Watch {
+        stays: true,
+        ..Watch::default()
+    };
+    let desk = endpoint().await;
+    let node = watch.endpoint().await;
+    let address = node.address();
+    let (first, _) = connected(&desk, &node, Protocol::Session).await;
+    // One that is over says goodbye there first, and one that was killed does not.
+    watch.gate().over.store(true, Ordering::SeqCst);
+    first.closed().await;
+    for begun in 2..4 {
+        let again = tokio::time::timeout(PATIENCE, async {
+            while watch.begun.load(Ordering::SeqCst) < begun || node.address().direct.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        again.await.expect("another guard listens");
+        assert_eq!(node.address(), address);
+        let (there, here) = connected(&desk, &node, Protocol::Session).await;
+        echoes(&there, &here).await;
+        watch.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_opened_is_answered_and_rows_go_on_while_somebody_is_served() {
+    let (watch, desk, third) = (Watch::default(), endpoint().await, endpoint().await);
+    let node = watch.endpoint().await;
+    let early = hop(&node, &third).await;
+    let said = early.map(drop).unwrap_err().to_string();
+    assert!(said.contains("nobody is served"), "{said}");
+    let (from_desk, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    let (rows, _taken) = hop(&node, &third).await.unwrap();
+    // More than greetings in answer, and no more than that in what this machine opens itself.
+    let mut asks = from_desk.open().await.unwrap();
+    asks.write(b"go on").await.unwrap();
+    let mut answers = to_desk.accept().await.unwrap();
+    answers.write(&vec![1; ANSWER as usize]).await.unwrap();
+    asks.read(&mut vec![0; ANSWER as usize]).await.unwrap();
+    let mut own = to_desk.open().await.unwrap();
+    let _ = own.write(&vec![2; GREETING as usize + 1]).await;
+    let why = "more was to be sent than was cleared".to_owned();
+    let node_of = desk.node();
+    assert_eq!(to_desk.closed().await, LinkError::Barred { node: node_of, why });
+    // The desk has left: its rows go nowhere any more.
+    let ended = tokio::time::timeout(PATIENCE, rows.closed()).await;
+    ended.expect("the hop ends with the desk that wanted it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_waits_at_the_relay_that_its_rules_let_it_use() {
+    let home = tempfile::tempdir().unwrap();
+    let relay = super::relays::relay(home.path(), Admission::Everyone).await;
+    let options = EndpointOptions {
+        relay: Some(relay.address().clone()),
+        ..EndpointOptions::loopback()
+    };
+    let watch = Watch::default();
+    let identity = Identity::fresh().unwrap();
+    let node = Endpoint::behind(watch.guards(), &identity, options.clone())
+        .await
+        .unwrap();
+    assert!(node.waiting_at_relay(PATIENCE).await);
+    assert_eq!(node.address().relay.as_ref(), Some(relay.address()));
+    assert!(!node.is_loopback() && node.relays() == [relay.address().clone()]);
+    let away = EndpointOptions {
+        relay: Some(
+            format!("https://127.0.0.1:9#{}", "ab".repeat(32))
+                .parse()
+                .unwrap(),
+        ),
+        ..EndpointOptions::loopback()
+    };
+    let identity = Identity::fresh().unwrap();
+    let nowhere = Endpoint::behind(watch.guards(), &identity, away).await.unwrap();
+    assert!(!nowhere.waiting_at_relay(Duration::from_millis(300)).await);
+    watch.denies_relays.store(true, Ordering::SeqCst);
+    let identity = Identity::fresh().unwrap();
+    let denied = Endpoint::behind(watch.guards(), &identity, options).await;
+    let said = denied.unwrap_err().to_string();
+    assert!(said.contains("no relays"), "{said}");
 }

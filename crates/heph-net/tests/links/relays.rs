@@ -10,7 +10,7 @@ use heph_net::relay::{Admission, Relay, RelayOptions};
 
 use super::*;
 
-async fn relay(home: &std::path::Path, admission: Admission) -> Relay {
+pub(super) async fn relay(home: &std::path::Path, admission: Admission) -> Relay {
     let options = RelayOptions {
         bind: (Ipv4Addr::LOCALHOST, 0).into(),
         host: "127.0.0.1".to_owned(),

@@ -14,9 +14,11 @@ use std::time::Duration;
 use super::process::Ends;
 use super::warden::{Reading, Warden};
 use super::words::{Asked, Barred, Carried, Leave, Lines, Next, Told, say};
-use super::{Stream, keep, pair};
+use super::{Lends, Stream, keep, pair};
 #[cfg(target_os = "linux")]
-use heph_net::endpoint::Guards;
+use heph_net::endpoint::{Guards, Port};
+#[cfg(target_os = "linux")]
+use std::fs::File;
 
 use crate::egress::{Counted, Journal, Line, Way};
 use crate::network::seconds_since_1970;
@@ -68,6 +70,7 @@ type Begin = fn(&Start) -> io::Result<Begun>;
 pub(super) struct Start {
     pub(super) home: PathBuf,
     pub(super) allow: Vec<Allowance>,
+    pub(super) lends: Option<Lends>,
     /// Whether a policy stood in a file before.
     pub(super) was_there: bool,
 }
@@ -102,6 +105,7 @@ pub struct Outlet {
 struct Post {
     home: PathBuf,
     allow: Vec<Allowance>,
+    lends: Option<Lends>,
     guard: Mutex<Guard>,
     live: Mutex<Vec<Weak<Held>>>,
 }
@@ -130,12 +134,22 @@ impl Outlet {
 
     /// For this home folder, with these short rules.
     pub fn at(home: &Path, allow: &[Allowance]) -> Self {
+        Self::whose(home, allow, None)
+    }
+
+    /// The same for a process that does so much for others.
+    pub fn lending(home: &Path, allow: &[Allowance], lends: Lends) -> Self {
+        Self::whose(home, allow, Some(lends))
+    }
+
+    fn whose(home: &Path, allow: &[Allowance], lends: Option<Lends>) -> Self {
         let mut posts = POSTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |post: &&Arc<Post>| post.home == home && post.allow == allow;
+        let same = |post: &&Arc<Post>| post.home == home && post.allow == allow && post.lends == lends;
         let post = posts.iter().find(same).cloned().unwrap_or_else(|| {
             let post = Arc::new(Post {
                 home: home.to_owned(),
                 allow: allow.to_vec(),
+                lends,
                 guard: Mutex::new(Guard::Unbegun { was_there: false }),
                 live: Mutex::default(),
             });
@@ -175,8 +189,14 @@ impl Outlet {
     #[cfg(target_os = "linux")]
     pub(crate) fn machines(&self) -> Option<Guards> {
         BEGIN.get()?;
+        let book = self.post.home.join(heph_net::trust::FILE);
+        let port = match self.post.lends {
+            // Machines were told where it is.
+            Some(_) => Port::Stays,
+            None => Port::Changes,
+        };
         let (post, given) = (Arc::clone(&self.post), Mutex::new(None));
-        Some(Arc::new(move |words, questions| {
+        let hand = move |words: OwnedFd, questions: OwnedFd| {
             let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
             post.retire(given.take());
             let first = post.hand_machines(&words, &questions, &mut given);
@@ -186,7 +206,12 @@ impl Outlet {
                 post.hand_machines(&words, &questions, &mut given)
             });
             handed.map_err(io::Error::other)
-        }))
+        };
+        Some(Guards {
+            hand: Arc::new(hand),
+            book: Arc::new(move || Ok(File::open(&book)?.into())),
+            port,
+        })
     }
 
     /// A connection for what `leave` says.
@@ -250,16 +275,15 @@ impl Post {
             return Ok(());
         };
         *guard = match BEGIN.get() {
-            None => Guard::Here(Arc::new(Warden::new(
-                &self.home,
-                &self.allow,
-                Reading::Again,
-                was_there,
-            ))),
+            None => {
+                let warden = Warden::new(&self.home, &self.allow, Reading::Again, was_there);
+                Guard::Here(Arc::new(warden.lending(self.lends.clone())))
+            }
             Some(begin) => {
                 let start = Start {
                     home: self.home.clone(),
                     allow: self.allow.clone(),
+                    lends: self.lends.clone(),
                     was_there,
                 };
                 let begun = begin(&start);

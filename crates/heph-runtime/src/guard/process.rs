@@ -19,7 +19,7 @@ use super::machines::Machines;
 use super::outlet::{Begun, Start};
 use super::warden::{Reading, Warden};
 use super::words::{Lines, Next, say};
-use super::{Stream, keep, pair};
+use super::{Lends, Stream, keep, pair};
 use crate::seal;
 use crate::settings::{Allowance, Settings};
 
@@ -28,6 +28,11 @@ const WORD: &str = "egress-guard";
 
 /// What it may be told beside it.
 const WAS_THERE: &str = "--policy-was-there";
+
+/// And where the process lends: that it does, that parts of models are fetched from it, and where its engine is.
+const LENDS: &str = "--lends";
+const OFFERS: &str = "--offers";
+const ENGINE_AT: &str = "--engine";
 
 /// How long a guard may take to begin: it reads a few files.
 const BEGINS_WITHIN: Duration = Duration::from_secs(10);
@@ -56,6 +61,7 @@ pub(super) fn begin(start: &Start) -> io::Result<Begun> {
     command
         .arg(WORD)
         .args(start.was_there.then_some(WAS_THERE))
+        .args(start.lends.iter().flat_map(lending))
         .env_clear()
         .env("HEPH_HOME", std::path::absolute(&start.home)?)
         .env("HEPH_ALLOW", words(&start.allow))
@@ -82,6 +88,20 @@ pub(super) fn begin(start: &Start) -> io::Result<Begun> {
         sealed,
         has_policy,
     })
+}
+
+/// What it is told where the process lends.
+fn lending(lends: &Lends) -> Vec<String> {
+    let Lends { offers, engine } = lends;
+    let offers = offers.then(|| OFFERS.to_owned());
+    let engine = engine
+        .iter()
+        .flat_map(|(host, port)| [ENGINE_AT.to_owned(), format!("{host}:{port}")]);
+    [LENDS.to_owned()]
+        .into_iter()
+        .chain(offers)
+        .chain(engine)
+        .collect()
 }
 
 /// The system is told when a guard ended, so that nothing of it stays.
@@ -162,10 +182,10 @@ fn taken(control: &Stream) -> io::Result<Option<(Ends, OwnedFd, OwnedFd)>> {
 ///
 /// # Errors
 /// When standard input is no socket of somebody who wants a guard.
-pub fn run(settings: &Settings, was_there: bool) -> io::Result<()> {
+pub fn run(settings: &Settings, was_there: bool, lends: Option<Lends>) -> io::Result<()> {
     let control = Stream::from(io::stdin().as_fd().try_clone_to_owned()?);
     control.peer_addr()?;
-    let warden = Warden::new(&settings.home, &settings.allow, Reading::Once, was_there);
+    let warden = Warden::new(&settings.home, &settings.allow, Reading::Once, was_there).lending(lends);
     let sealed = seal::guard().to_string();
     let has_policy = warden.has_policy();
     say(&control, &Hello { sealed, has_policy })?;

@@ -14,6 +14,7 @@ use heph_types::{Leaves, NodeId};
 use serde::Deserialize;
 
 use super::words::{Barred, Leave};
+use super::{ENGINE, Lends};
 use crate::discretion::{RELAY_MODE, place, relay_place, shows_text_alone};
 use crate::egress::Kind;
 use crate::providers::{PROVIDERS_FILE, ProviderBook, leave};
@@ -42,6 +43,21 @@ pub(crate) struct Warden {
     rules: Arc<Rules>,
     reading: Reading,
     books: Mutex<Arc<Books>>,
+    met: Mutex<Arc<Met>>,
+    /// What is done for others; `None` where nothing is.
+    lends: Option<Lends>,
+}
+
+/// The book of machines.
+#[derive(Debug)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "a guard of machines is a process")
+)]
+struct Met {
+    stamp: Stamp,
+    /// Machines that this one has met, or why they are not known.
+    machines: Result<Vec<Peer>, String>,
 }
 
 /// What was read.
@@ -53,10 +69,8 @@ struct Books {
     providers: Result<Vec<Provider>, String>,
     /// Addresses of servers of tools.
     tools: BTreeMap<String, String>,
-    /// The files that say which machine may be shown what.
-    of_machines: Vec<Stamp>,
-    /// Machines that this one has met, or why they are not known.
-    machines: Result<Vec<Peer>, String>,
+    /// The files of the rules alone.
+    of_rules: Vec<Stamp>,
 }
 
 impl Warden {
@@ -65,13 +79,30 @@ impl Warden {
     pub(super) fn new(home: &Path, allow: &[Allowance], reading: Reading, was_there: bool) -> Self {
         let rules = Rules::of(home, allow);
         let books = Mutex::new(Arc::new(Books::read(home, &rules, was_there)));
+        let met = Mutex::new(Arc::new(Met::read(home)));
         let home = home.to_owned();
         Self {
             home,
             rules,
             reading,
             books,
+            met,
+            lends: None,
         }
+    }
+
+    /// The same for a process that does so much for others.
+    pub(super) fn lending(self, lends: Option<Lends>) -> Self {
+        Self { lends, ..self }
+    }
+
+    /// What is done for others.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    pub(super) fn lends(&self) -> Option<&Lends> {
+        self.lends.as_ref()
     }
 
     /// Whether this may be sent.
@@ -81,13 +112,21 @@ impl Warden {
             return Err(Barred::Forbidden(crate::rules::CUT.to_owned()));
         }
         match asked.kind {
-            Kind::Provider => books.provider(asked),
+            Kind::Provider => match self.engine().filter(|_| asked.who == ENGINE) {
+                Some(engine) => engine_alone(engine, asked),
+                None => books.provider(asked),
+            },
             Kind::Tools => books.tools(asked),
             // A hub is shown what is asked for by name. Where it leads on to is its own word.
             Kind::Pull if asked.grounds.is_none() && asked.bytes == 0 => Ok(()),
             Kind::Pull => Err(forbidden("a download sends nothing")),
             Kind::Peer | Kind::Greetings => Err(forbidden("machines are not reached this way")),
         }
+    }
+
+    /// The engine that does the work of a node. Whoever named it let it see what the node is shown.
+    fn engine(&self) -> Option<&(String, u16)> {
+        self.lends.as_ref()?.engine.as_ref()
     }
 
     /// Whether a policy stands in a file, or stood.
@@ -106,14 +145,52 @@ impl Warden {
         self.books().is_err()
     }
 
-    /// Whether the rules or the book of machines are others than those that were read.
+    /// Whether the rules are others than those that were read.
     #[cfg_attr(
         not(target_os = "linux"),
         expect(dead_code, reason = "a guard of machines is a process")
     )]
-    pub(super) fn has_old_machines(&self) -> bool {
+    pub(super) fn has_old_rules(&self) -> bool {
         let books = self.read();
-        books.rules.is_over() || books.of_machines != of_machines(&self.home, &self.rules)
+        books.rules.is_over() || books.of_rules != self.rules.stamps()
+    }
+
+    /// Whether the book of machines is another one than that which was read.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    pub(super) fn has_old_book(&self) -> bool {
+        self.met().stamp != stamp(&self.home.join(trust::FILE))
+    }
+
+    /// Reads the book of machines from a file that was handed over. Says who is not in it any more, or is something else.
+    ///
+    /// # Errors
+    /// When it is not the book that lies there now. What was read before stays.
+    #[cfg(target_os = "linux")]
+    pub(super) fn read_book(&self, book: &std::fs::File) -> Result<Vec<NodeId>, String> {
+        // Before it is read: what changes meanwhile is read again.
+        let stamp = stamp(&self.home.join(trust::FILE));
+        let now = TrustBook::handed(&self.home, book).map_err(|error| error.to_string())?;
+        let before = self.met();
+        let stays = |peer: &Peer| {
+            let found = now.iter().find(|other| other.node == peer.node);
+            found.is_some_and(|found| found.role == peer.role)
+        };
+        let gone = before.machines.iter().flatten().filter(|peer| !stays(peer));
+        let gone = gone.map(|peer| peer.node).collect();
+        let machines = Ok(now);
+        *self.met.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Met { stamp, machines });
+        Ok(gone)
+    }
+
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "a guard of machines is a process")
+    )]
+    fn met(&self) -> Arc<Met> {
+        Arc::clone(&self.met.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The machine, as the book has it.
@@ -122,8 +199,8 @@ impl Warden {
         expect(dead_code, reason = "a guard of machines is a process")
     )]
     pub(super) fn machine(&self, node: NodeId) -> Result<Peer, String> {
-        let books = self.read();
-        let known = books.machines.as_ref().map_err(String::clone)?;
+        let met = self.met();
+        let known = met.machines.as_ref().map_err(String::clone)?;
         let found = known.iter().find(|peer| peer.node == node);
         found
             .cloned()
@@ -188,12 +265,32 @@ impl Warden {
     }
 }
 
+impl Met {
+    fn read(home: &Path) -> Self {
+        // Before it is read: what changes meanwhile is read again.
+        let stamp = stamp(&home.join(trust::FILE));
+        let machines = TrustBook::open(home).map(|book| book.peers().to_vec());
+        let machines = machines.map_err(|error| error.to_string());
+        Self { stamp, machines }
+    }
+}
+
+/// Whether this goes to the engine that the person named, and nowhere else.
+fn engine_alone((host, port): &(String, u16), asked: &Leave) -> Result<(), Barred> {
+    match asked.host == *host && asked.port == *port {
+        true => Ok(()),
+        false => Err(forbidden(&format!(
+            "the engine of this node is not at {}:{}",
+            short(&asked.host),
+            asked.port
+        ))),
+    }
+}
+
 impl Books {
     fn read(home: &Path, rules: &Rules, was_there: bool) -> Self {
         // Before they are read: what changes meanwhile is read again.
-        let (stamps, of_machines) = (stamps(home, rules), of_machines(home, rules));
-        let machines = TrustBook::open(home).map(|book| book.peers().to_vec());
-        let machines = machines.map_err(|error| error.to_string());
+        let (stamps, of_rules) = (stamps(home, rules), rules.stamps());
         let providers = ProviderBook::open(home).map(|book| book.list().to_vec());
         let providers = providers.map_err(|error| error.to_string());
         let tools = tools(&home.join(TOOLS_FILE));
@@ -205,8 +302,7 @@ impl Books {
             rules: rules.read_now(&usual, was_there),
             providers,
             tools,
-            of_machines,
-            machines,
+            of_rules,
         }
     }
 
@@ -301,12 +397,6 @@ fn short(word: &str) -> String {
 fn stamps(home: &Path, rules: &Rules) -> Vec<Stamp> {
     let others = [PROVIDERS_FILE, TOOLS_FILE].map(|name| stamp(&home.join(name)));
     rules.stamps().into_iter().chain(others).collect()
-}
-
-/// What the guard's answers about machines depend on.
-fn of_machines(home: &Path, rules: &Rules) -> Vec<Stamp> {
-    let book = stamp(&home.join(trust::FILE));
-    rules.stamps().into_iter().chain([book]).collect()
 }
 
 /// The rule that naming a server in `mcp.json` makes, where no policy stands in a file.
@@ -549,6 +639,32 @@ mod tests {
         let other = Warden::new(home.path(), &[], Reading::Once, false);
         std::fs::write(home.path().join(PROVIDERS_FILE), "").unwrap();
         assert!(other.is_stale());
+    }
+
+    #[test]
+    fn the_engine_of_a_node_is_where_the_person_said_and_is_nobody_elses() {
+        let home = home(Some("local-only"));
+        let lends = |engine| {
+            Some(Lends {
+                offers: false,
+                engine,
+            })
+        };
+        let engine = Some(("127.0.0.1".to_owned(), 8000));
+        let node = Warden::new(home.path(), &[], Reading::Again, false).lending(lends(engine));
+        let to = |who, host, port| asked(Kind::Provider, who, host, port, Some(Level::Internal), 9);
+        assert_eq!(node.grant(&to(ENGINE, "127.0.0.1", 8000)), Ok(()));
+        for (who, host, port) in [
+            (ENGINE, "127.0.0.1", 8001),
+            (ENGINE, "evil.example", 8000),
+            ("cloud", "api.example", 443),
+        ] {
+            assert!(node.grant(&to(who, host, port)).is_err(), "{who} {host} {port}");
+        }
+        let none = Warden::new(home.path(), &[], Reading::Again, false).lending(lends(None));
+        assert!(none.grant(&to(ENGINE, "127.0.0.1", 8000)).is_err());
+        std::fs::write(home.path().join("cut-off"), "").unwrap();
+        assert!(node.grant(&to(ENGINE, "127.0.0.1", 8000)).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use heph_privacy::policy::{Policies, Policy, Rule, Verdict, When};
 use heph_privacy::{Clearance, Cleared, Purpose};
 use heph_providers::tokens::{TokenEnd, TokenQuestion};
-use heph_providers::{AskError, Client, Direct, Limits, Listener, Provider, Sampling, Secret};
+use heph_providers::{AskError, Client, Dial, Limits, Listener, Provider, Sampling, Secret};
 use heph_types::{
     Forward, LayerRange, ModelProfile, Order, Position, Reply, SamplingOptions, Speed, StageInput, StageSpec,
     TokenId,
@@ -58,7 +58,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// The engine at `provider`, asked for its first model, which is `model`. Whoever starts a node names it, and so lets it
+    /// The engine at `provider`, asked for its first model, which is `model`, by connections of `dial`. Whoever starts a node names it, and so lets it
     /// see what the node is shown.
     ///
     /// # Errors
@@ -68,6 +68,7 @@ impl Backend {
         key: Option<Secret>,
         model: BackedModel,
         limits: Limits,
+        dial: impl Dial,
     ) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -77,7 +78,7 @@ impl Backend {
             .map_err(|error| format!("the system gives no thread: {error}"))?;
         let client = {
             let _inside = runtime.enter();
-            Client::new(limits, Direct)?
+            Client::new(limits, dial)?
         };
         Ok(Self {
             provider,
@@ -609,7 +610,7 @@ mod tests {
             context: 6,
             end: TokenId(0),
         };
-        let backend = Backend::new(provider, None, model, Limits::default()).unwrap();
+        let backend = Backend::new(provider, None, model, Limits::default(), heph_providers::Direct).unwrap();
         let hash = ModelHash([1; 32]);
         let node =
             Node::new(heph_types::NodeId([1; 32]), NodeCaps { sessions: 1 }).with_backend(hash, backend);

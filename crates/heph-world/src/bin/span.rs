@@ -121,7 +121,7 @@ enum Socket {
 /// Is the guard of another one of these.
 #[cfg(target_os = "linux")]
 fn guarding() -> Done {
-    Ok(guard::process::run(&Settings::read()?, false)?)
+    Ok(guard::process::run(&Settings::read()?, false, None)?)
 }
 
 fn network(home: &str, address: &str, socket: Socket) -> Done<Network> {

@@ -1,6 +1,7 @@
 //! A model that a serving engine of this machine runs, lent through `heph node`.
 
 use heph_providers::{Address, Dialect, Limits, Provider, Retention, Secret};
+use heph_runtime::guard::ENGINE;
 use heph_runtime::node::{BackedModel, Backend, Node};
 use heph_runtime::profile;
 use heph_types::{Held, LayerRange, Leaves, Role, Speed};
@@ -58,7 +59,7 @@ pub(super) fn lend(
         end,
     };
     let provider = Provider {
-        name: "backend".to_owned(),
+        name: ENGINE.to_owned(),
         dialect: Dialect::Vllm,
         url: address.clone(),
         models: vec![
@@ -78,7 +79,9 @@ pub(super) fn lend(
         .checked()
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
     let network = |sentence: String| Failure::new(Exit::Network, sentence);
-    let mut backend = Backend::new(provider, key(arguments)?, model, Limits::default()).map_err(network)?;
+    let outlet = arguments.outlet(settings);
+    let mut backend =
+        Backend::new(provider, key(arguments)?, model, Limits::default(), outlet).map_err(network)?;
     if arguments.backend_model.is_none() {
         backend = match &backend.models().map_err(network)?[..] {
             [only] => backend.asking_for(only.clone()),
