@@ -92,6 +92,11 @@ pub enum RelayError {
 impl Relay {
     /// Opens the relay, with the certificate that is kept below `home`; one is made if none is.
     pub async fn start(home: &Path, options: RelayOptions) -> Result<Relay, RelayError> {
+        Relay::open(Certificate::keep(home, &options.host)?, options).await
+    }
+
+    /// Opens the relay with this certificate. Reads no file.
+    pub async fn open(certificate: Certificate, options: RelayOptions) -> Result<Relay, RelayError> {
         let RelayOptions {
             bind,
             host,
@@ -100,9 +105,6 @@ impl Relay {
         } = options;
         let socket = |cause: String| RelayError::Socket { bind, cause };
         let bind = with_port(bind).map_err(|cause| socket(cause.to_string()))?;
-        let path = home.join(FILE);
-        let certificate = Certificate::load_or_create(&path, &host);
-        let certificate = certificate.map_err(|cause| RelayError::Certificate { path, cause })?;
         let hash = certificate.hash();
         let tls = certificate
             .into_server()
@@ -155,6 +157,13 @@ fn with_port(bind: SocketAddr) -> io::Result<SocketAddr> {
         }
     }
     Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Its key is shown to nobody.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificate(..)")
+    }
 }
 
 /// `Only` has nothing to show.
@@ -318,12 +327,21 @@ impl ServerCertVerifier for Pinned {
 }
 
 /// A certificate of our own making, and the key that it speaks for.
-struct Certificate {
+pub struct Certificate {
     shown: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Certificate {
+    /// The one that is kept below `home`; one for `host` is made if none is.
+    ///
+    /// # Errors
+    /// When it cannot be read, or made.
+    pub fn keep(home: &Path, host: &str) -> Result<Certificate, RelayError> {
+        let path = home.join(FILE);
+        Certificate::load_or_create(&path, host).map_err(|cause| RelayError::Certificate { path, cause })
+    }
+
     /// The kept one stays, whatever name the relay is reached by: machines know it by its hash.
     fn load_or_create(path: &Path, host: &str) -> io::Result<Certificate> {
         match Certificate::load(path) {

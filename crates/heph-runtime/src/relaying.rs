@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heph_net::address::RelayAddress;
-use heph_net::relay::{Admission, Relay, RelayError, RelayOptions};
+use heph_net::relay::{Admission, Certificate, Relay, RelayError, RelayOptions};
 use heph_net::trust::TrustBook;
 
 /// Threads of a relay: it copies packets and computes nothing.
@@ -33,18 +33,18 @@ pub enum RelayingError {
 }
 
 impl Relaying {
-    /// Opens a relay whose certificate is kept below `home`.
+    /// Opens a relay with this certificate. Reads no file, but the book where [`peers_of`] admits.
     ///
     /// # Errors
-    /// When the certificate cannot be used, or there is no socket or thread.
-    pub fn start(home: &Path, options: RelayOptions) -> Result<Self, RelayingError> {
+    /// When there is no socket or thread.
+    pub fn start(certificate: Certificate, options: RelayOptions) -> Result<Self, RelayingError> {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("heph-relay")
             .enable_all()
             .build()
             .map_err(RelayingError::Threads)?;
-        let relay = threads.block_on(Relay::start(home, options))?;
+        let relay = threads.block_on(Relay::open(certificate, options))?;
         Ok(Self { relay, threads })
     }
 

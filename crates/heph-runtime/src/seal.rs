@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
@@ -129,6 +130,11 @@ pub fn guard() -> Given {
     of_system::guard()
 }
 
+/// Gives up everything but connections and taking them in, for good: for a relay, while it is one thread. It may go on reading what is below `book`.
+pub fn relay(book: Option<&Path>) -> Given {
+    of_system::relay(book)
+}
+
 /// Whether the whole process is sealed: a second seal would only cost time at each call of the system.
 static WHOLE: AtomicBool = AtomicBool::new(false);
 
@@ -210,13 +216,13 @@ mod of_system {
         libc::SYS_pidfd_getfd,
     ];
 
-    /// What a guard has no use for, beside those.
-    const OF_NO_USE: [i64; 21] = [
+    /// Being connected to by others.
+    const TAKES_IN: [i64; 3] = [libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4];
+
+    /// What guards and relays have no use for, beside those.
+    const OF_NO_USE: [i64; 18] = [
         libc::SYS_execve,
         libc::SYS_execveat,
-        libc::SYS_listen,
-        libc::SYS_accept,
-        libc::SYS_accept4,
         libc::SYS_process_vm_readv,
         libc::SYS_open_by_handle_at,
         libc::SYS_mount,
@@ -278,12 +284,24 @@ mod of_system {
     }
 
     pub(super) fn guard() -> Given {
+        let files = Ruleset::default().handle_access(AccessNet::BindTcp);
+        given(
+            files.and_then(|rules| files_of(rules, None)),
+            &[&OF_NO_USE, &TAKES_IN],
+        )
+    }
+
+    pub(super) fn relay(book: Option<&Path>) -> Given {
+        given(files_of(Ruleset::default(), book), &[&OF_NO_USE])
+    }
+
+    fn given(files: Result<Seal, landlock::RulesetError>, of_no_use: &[&[i64]]) -> Given {
         // Neither a dump of its memory nor a debugger of the same person.
         let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-        let files = files().unwrap_or_else(|error| Seal::NotKept(error.to_string()));
+        let files = files.unwrap_or_else(|error| Seal::NotKept(error.to_string()));
         let applied = none_but(&FAMILIES).and_then(|other| {
             let mut rules = refused(&AROUND);
-            rules.extend(refused(&OF_NO_USE));
+            of_no_use.iter().for_each(|calls| rules.extend(refused(calls)));
             rules.insert(libc::SYS_socket, other);
             seccompiler::apply_filter(&filter(rules)?)
         });
@@ -301,18 +319,18 @@ mod of_system {
         }
     }
 
-    /// No file but those of [`OF_NAMES`] (and in a build for tests the folder of [`key_log`]), no socket that others can reach, and no signal
-    /// to others.
-    fn files() -> Result<Seal, landlock::RulesetError> {
+    /// No file but those of [`OF_NAMES`] (and in a build for tests the folder of [`key_log`]) and what is below `reads`, no socket that others can
+    /// reach by a name, and no signal to others.
+    fn files_of(rules: Ruleset, reads: Option<&Path>) -> Result<Seal, landlock::RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let keys = key_log().map(PathBuf::from);
         let keys = keys.as_deref().and_then(Path::parent);
-        let status = Ruleset::default()
+        let status = rules
             .handle_access(AccessFs::from_all(ABI::V5))?
-            .handle_access(AccessNet::BindTcp)?
             .scope(Scope::from_all(ABI::V6))?
             .create()?
             .add_rules(path_beneath_rules(OF_NAMES, read))?
+            .add_rules(path_beneath_rules(reads, read))?
             .add_rules(path_beneath_rules(keys, AccessFs::from_all(ABI::V5)))?
             .restrict_self()?;
         Ok(match status.ruleset {
@@ -366,6 +384,8 @@ mod of_system {
 
 #[cfg(not(target_os = "linux"))]
 mod of_system {
+    use std::path::Path;
+
     use super::{Given, Reach, Seal};
 
     pub(super) fn seal(_: Reach) -> Seal {
@@ -381,6 +401,10 @@ mod of_system {
             files: seal(Reach::Process),
             calls: seal(Reach::Process),
         }
+    }
+
+    pub(super) fn relay(_: Option<&Path>) -> Given {
+        guard()
     }
 }
 
@@ -519,6 +543,33 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_relay_is_connected_to_and_reads_no_file_but_below_the_book() {
+        let (home, other) = (
+            tempfile::tempdir().unwrap(),
+            tempfile::NamedTempFile::new().unwrap(),
+        );
+        let (book, secret) = (home.path().join("book"), other.path().to_owned());
+        std::fs::write(&book, "names").unwrap();
+        for reads in [None, Some(home.path().to_owned())] {
+            let (book, secret) = (book.clone(), secret.clone());
+            thread::spawn(move || {
+                let given = relay(reads.as_deref());
+                assert_eq!(given.calls, Seal::Kept);
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let met = TcpStream::connect(listener.local_addr().unwrap());
+                assert!(met.is_ok() && listener.accept().is_ok());
+                assert!(std::process::Command::new("/bin/true").spawn().is_err());
+                let kept = given.files == Seal::Kept;
+                assert_eq!(std::fs::read(&secret).is_err(), kept);
+                assert_eq!(std::fs::write(&book, "others").is_err(), kept);
+                assert_eq!(std::fs::read(&book).is_err(), kept && reads.is_none());
+            })
+            .join()
+            .unwrap();
+        }
     }
 
     #[test]

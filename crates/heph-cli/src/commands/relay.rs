@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use heph_net::relay::{self, Admission, RelayOptions};
-use heph_runtime::relaying::Relaying;
+use heph_net::relay::{self, Admission, Certificate, RelayOptions};
+use heph_runtime::relaying::{Relaying, RelayingError};
+use heph_runtime::seal;
 use heph_runtime::settings::Settings;
 
 use crate::failure::Failure;
@@ -45,7 +46,10 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         },
         bytes_per_second_max: arguments.limit,
     };
-    let relay = Relaying::start(&settings.home, options)?;
+    let certificate = Certificate::keep(&settings.home, &arguments.host).map_err(RelayingError::from)?;
+    // Before there are other threads. Where the kernel does not know how, it goes on all the same.
+    seal::relay(arguments.peers_only.then_some(&*settings.home));
+    let relay = Relaying::start(certificate, options)?;
     writeln!(io::stdout().lock(), "{}", relay.address())?;
     while !cancel.is_raised() {
         std::thread::sleep(LOOK);
