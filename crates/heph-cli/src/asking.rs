@@ -30,7 +30,7 @@ use heph_plan::{
     WarmPrefix, shortlist,
 };
 use heph_privacy::pii::names::Model;
-use heph_privacy::pseudonym::Pseudonyms;
+use heph_privacy::pseudonym::{Pseudonyms, Replacing};
 use heph_runtime::acceptance::{Acceptances, Task};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
@@ -225,14 +225,14 @@ impl Planned {
     pub(crate) fn replace(&mut self, texts: &mut [String]) -> Result<Option<Desk>, Failure> {
         let discretion = self.asking.discretion.clone().unreplaced();
         self.asking.discretion = match self.asking.wants_replaced(&self.record, &discretion) {
-            true => {
-                let session = session(&mut self.pseudonyms)?;
+            Some(by) => {
+                let session = session(&mut self.pseudonyms, by)?;
                 let replaced = heph_privacy::replace(texts, &discretion.label(), Model::bundled(), session);
                 let replaced = replaced.map_err(|stays| Failure::new(Exit::No, stays.to_string()))?;
                 discretion.with_replaced(replaced)
             }
-            false if self.asking.discretion.is_replaced() => discretion,
-            false => return Ok(None),
+            None if self.asking.discretion.is_replaced() => discretion,
+            None => return Ok(None),
         };
         self.seat().map(Some)
     }
@@ -268,16 +268,21 @@ impl Planned {
     }
 }
 
-/// The pseudonyms of a conversation, drawn from a key of its own from the first time on that they are needed.
-pub(crate) fn session(pseudonyms: &mut Option<Pseudonyms>) -> Result<&mut Pseudonyms, Failure> {
-    match pseudonyms {
-        Some(known) => Ok(known),
-        None => {
+/// The pseudonyms of a conversation, drawn from a key of its own from the first time on that they are needed, or its masks.
+pub(crate) fn session(
+    pseudonyms: &mut Option<Pseudonyms>,
+    by: Replacing,
+) -> Result<&mut Pseudonyms, Failure> {
+    *pseudonyms = pseudonyms.take().filter(|known| known.replacing() == by);
+    match (pseudonyms, by) {
+        (Some(known), _) => Ok(known),
+        (none, Replacing::Masks) => Ok(none.insert(Pseudonyms::masks())),
+        (none, Replacing::Pseudonyms) => {
             let mut key = [0; 32];
             getrandom::fill(&mut key).map_err(|error| {
                 Failure::new(Exit::No, format!("the system gives no randomness: {error}"))
             })?;
-            Ok(pseudonyms.insert(Pseudonyms::new(key)))
+            Ok(none.insert(Pseudonyms::new(key)))
         }
     }
 }
@@ -763,15 +768,15 @@ impl Asking {
         }
     }
 
-    /// Whether a machine of this plan may see the request with people and doors replaced only.
-    pub(crate) fn wants_replaced(&self, record: &Record, discretion: &Discretion) -> bool {
+    /// By what people and doors have to be replaced before the machines of this plan may see the request; the strictest counts.
+    pub(crate) fn wants_replaced(&self, record: &Record, discretion: &Discretion) -> Option<Replacing> {
         let plan = &record.decision.plan;
         let asked = discretion.clone().in_mode(plan.mode.name());
         let wants = |stage: &Stage| {
             let profile = self.pool.profile(stage.node);
-            profile.is_some_and(|profile| asked.wants_replacing(&destination(profile)))
+            asked.wants_replacing(&destination(profile?))
         };
-        plan.remote_stages().any(wants)
+        plan.remote_stages().filter_map(wants).max()
     }
 
     /// What the planner is told that machines may see.

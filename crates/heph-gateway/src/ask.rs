@@ -11,7 +11,7 @@ use heph_engine::tokenizer::{AddSpecial, ParseSpecial};
 use heph_plan::Mode;
 use heph_privacy::label::{Label, TAGS_MAX};
 use heph_privacy::pii::names::Model;
-use heph_privacy::pseudonym::{PseudonymError, Pseudonyms};
+use heph_privacy::pseudonym::{PseudonymError, Pseudonyms, Replacing};
 use heph_privacy::{Replaced, Stays};
 use heph_providers::Picture;
 use heph_runtime::cancel::Cancel;
@@ -384,12 +384,13 @@ impl Ask {
         })
     }
 
-    /// The same request with everything that tells of people and doors replaced by pseudonyms, what was replaced, and the way
+    /// The same request with everything that tells of people and doors replaced by pseudonyms, or masked, what was replaced, and the way
     /// back for its answers.
     pub(crate) fn replaced(
         &self,
         house: &House,
         discretion: &Discretion,
+        by: Replacing,
     ) -> Result<(Ask, Replaced, Arc<Pseudonyms>), Refusal> {
         let stays = |stays: Stays| {
             Refusal::new(axum::http::StatusCode::FORBIDDEN, stays.to_string()).code("stays_here")
@@ -398,7 +399,12 @@ impl Ask {
         if self.ids().next().is_some() || self.pictures() > 0 {
             return Err(stays(Stays::NoText));
         }
-        let mut session = Pseudonyms::new(caller::pseudonym_key(&house.pseudonym_key, self.user.as_deref()));
+        let mut session = match by {
+            Replacing::Pseudonyms => {
+                Pseudonyms::new(caller::pseudonym_key(&house.pseudonym_key, self.user.as_deref()))
+            }
+            Replacing::Masks => Pseudonyms::masks(),
+        };
         let (mut ask, mut texts) = (self.clone(), Vec::new());
         let read = ask.each_text(&mut |text| {
             texts.push(std::mem::take(text));
@@ -559,10 +565,10 @@ impl Ask {
     fn prepared(&self, house: &House, writer: &Arc<Writer>, ready: &Ready) -> Result<Prepared, Refusal> {
         let mut prepared = self.prepared_for(house, writer, ready, None)?;
         if let Place::Course(course) = &prepared.place
-            && course.wants_replaced()
+            && let Some(by) = course.wants_replaced()
         {
-            // The plan stands; what it is about is told with pseudonyms.
-            let (ask, replaced, pseudonyms) = self.replaced(house, course.discretion())?;
+            // The plan stands; what it is about is told with pseudonyms, or masked.
+            let (ask, replaced, pseudonyms) = self.replaced(house, course.discretion(), by)?;
             let course = course.with_replaced(replaced);
             prepared = ask.prepared_for(house, writer, ready, Some(course))?;
             prepared.pseudonyms = Some(pseudonyms);

@@ -8,6 +8,7 @@ use heph_engine::prefix::Share;
 use heph_engine::worker::Worker;
 use heph_plan::{Mode, Record};
 use heph_privacy::Replaced;
+use heph_privacy::pseudonym::Replacing;
 use heph_runtime::discretion::{Discretion, Limit};
 use heph_runtime::placing::Given;
 use heph_runtime::service::{Job, Outcome, ServiceError, Speaker};
@@ -123,9 +124,9 @@ pub trait Course: Send + Sync {
     /// What may be told of the request, and to whom.
     fn discretion(&self) -> &Discretion;
 
-    /// Whether the machines of the plan may see the request with people and doors replaced only.
-    fn wants_replaced(&self) -> bool {
-        false
+    /// By what people and doors have to be replaced before the machines of the plan may see the request.
+    fn wants_replaced(&self) -> Option<Replacing> {
+        None
     }
 
     /// The same plan, for the same request with these things replaced.

@@ -159,15 +159,15 @@ fn commissions(ask: &Ask, house: &House) -> Result<Commissions, Refusal> {
     let discretion = ask.discretion(house, None)?.with_usual(usual);
     let asked = discretion.clone().in_mode(Mode::Remote.name());
     let (told, discretion, pseudonyms) = match asked.wants_replacing(&provider.destination()) {
-        true => {
-            let (told, replaced, pseudonyms) = ask.replaced(house, &discretion)?;
+        Some(by) => {
+            let (told, replaced, pseudonyms) = ask.replaced(house, &discretion, by)?;
             (
                 Cow::Owned(told),
                 discretion.with_replaced(replaced),
                 Some(pseudonyms),
             )
         }
-        false => (Cow::Borrowed(ask), discretion, None),
+        None => (Cow::Borrowed(ask), discretion, None),
     };
     let deadline = ask
         .wishes

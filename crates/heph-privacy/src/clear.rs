@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::label::{Label, Labelled};
 use crate::pii::{self, names::Model};
 use crate::policy::{Ask, Decision, Destination, Policies, Verdict};
-use crate::pseudonym::{PseudonymError, Pseudonyms};
+use crate::pseudonym::{PseudonymError, Pseudonyms, Replacing};
 
 /// Something that may leave, to one destination, by one decision. Nothing else can make it:
 ///
@@ -43,6 +43,7 @@ struct Basis {
     mode: String,
     credits: u64,
     replaced: usize,
+    replaced_by: Option<Replacing>,
 }
 
 impl<T> Cleared<T> {
@@ -99,6 +100,9 @@ pub enum Stays {
     /// It may leave only with people replaced, and this is nothing that words can be replaced in.
     #[error("this stays on this machine: it would have to be redacted, and it is no text")]
     NoText,
+    /// It may leave only with people masked, and this is nothing that words can be masked in.
+    #[error("this stays on this machine: it would have to be masked, and it is no text")]
+    Unmasked,
     /// It may leave only with people replaced, and they cannot be.
     #[error("this stays on this machine: {0}")]
     NoPseudonym(#[from] PseudonymError),
@@ -146,8 +150,9 @@ impl Clearance {
     pub fn of(label: &Label, purpose: Purpose, policies: &Policies) -> Result<Clearance, Stays> {
         let decision = purpose.decide(policies, label);
         match decision.verdict {
-            Verdict::Allow => Ok(Clearance::by(label, decision, purpose, 0)),
+            Verdict::Allow => Ok(Clearance::by(label, decision, purpose, (0, None))),
             Verdict::Redact => Err(Stays::NoText),
+            Verdict::Mask => Err(Stays::Unmasked),
             Verdict::Deny => Err(Stays::Denied(decision)),
         }
     }
@@ -163,14 +168,26 @@ impl Clearance {
     ) -> Result<Clearance, Stays> {
         let decision = purpose.decide(policies, &replaced.label);
         match decision.verdict {
-            Verdict::Allow | Verdict::Redact => {
-                Ok(Clearance::by(&replaced.label, decision, purpose, replaced.count))
+            Verdict::Mask if replaced.by == Replacing::Pseudonyms => Err(Stays::Unmasked),
+            Verdict::Allow | Verdict::Redact | Verdict::Mask => {
+                let replaced_by = Some(replaced.by);
+                Ok(Clearance::by(
+                    &replaced.label,
+                    decision,
+                    purpose,
+                    (replaced.count, replaced_by),
+                ))
             }
             Verdict::Deny => Err(Stays::Denied(decision)),
         }
     }
 
-    fn by(label: &Label, decision: Decision, purpose: Purpose, replaced: usize) -> Clearance {
+    fn by(
+        label: &Label,
+        decision: Decision,
+        purpose: Purpose,
+        (replaced, replaced_by): (usize, Option<Replacing>),
+    ) -> Clearance {
         Clearance(Arc::new(Basis {
             label: label.clone(),
             decision,
@@ -178,6 +195,7 @@ impl Clearance {
             mode: purpose.mode.to_owned(),
             credits: purpose.credits,
             replaced,
+            replaced_by,
         }))
     }
 
@@ -233,17 +251,23 @@ impl Clearance {
     pub fn replaced(&self) -> usize {
         self.0.replaced
     }
+
+    /// By what things were replaced, where that was looked for.
+    pub fn replaced_by(&self) -> Option<Replacing> {
+        self.0.replaced_by
+    }
 }
 
-/// Says that in texts of this label every find was replaced by a pseudonym. Nothing but [`replace`] makes one:
+/// Says that in texts of this label every find was replaced. Nothing but [`replace`] makes one:
 ///
 /// ```compile_fail
-/// let forged = heph_privacy::Replaced { label: heph_privacy::label::Label::public(), count: 0 };
+/// let forged = heph_privacy::Replaced { label: heph_privacy::label::Label::public(), count: 0, by: todo!() };
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replaced {
     label: Label,
     count: usize,
+    by: Replacing,
 }
 
 impl Replaced {
@@ -278,6 +302,7 @@ pub fn replace<'a>(
     let mut replaced = Replaced {
         label: label.clone(),
         count: 0,
+        by: session.replacing(),
     };
     for text in texts {
         let spans = pii::scan(text, model);
@@ -294,7 +319,7 @@ pub fn clear<T>(value: Labelled<T>, purpose: Purpose, policies: &Policies) -> Re
 }
 
 /// Clears a text. What patterns and the model find in it raises its label first; where the policy asks for it, each find is
-/// replaced by a pseudonym of the session.
+/// replaced as the session does.
 pub fn clear_text(
     text: Labelled<String>,
     purpose: Purpose,
@@ -304,7 +329,7 @@ pub fn clear_text(
 ) -> Result<Cleared<String>, Stays> {
     let label = label_of([text.peek().as_str()], text.label(), model);
     match Clearance::of(&label, purpose, policies) {
-        Err(Stays::NoText) => {}
+        Err(Stays::NoText | Stays::Unmasked) => {}
         pass => return Ok(pass?.clear_part(text.into_parts().0)),
     }
     let (mut value, label) = text.into_parts();
@@ -357,6 +382,29 @@ mod tests {
         assert_eq!(own.value(), text);
         let home = cleared(Preset::LocalOnly, Kind::Own, text, Label::public());
         assert!(matches!(home, Err(Stays::Denied(_))));
+    }
+
+    #[test]
+    fn what_is_to_be_masked_leaves_neither_as_it_is_nor_with_pseudonyms() {
+        let rules = "version = 1\npreset = \"open\"\n[[rule]]\nname = \"masked\"\nthen = \"mask\"\n\
+            [[rule]]\nname = \"redacted\"\nthen = \"redact\"\n";
+        let policies = Policies::new(Policy::read(rules).unwrap(), Vec::new());
+        let to = place(Kind::Provider);
+        let purpose = Purpose {
+            to: &to,
+            mode: "remote",
+            credits: 0,
+        };
+        let sent = |mut session: Pseudonyms| {
+            let text = Labelled::new("Write to ann.lee@example.org.".to_owned(), Label::public());
+            clear_text(text, purpose, &policies, Model::bundled(), &mut session)
+        };
+        assert_eq!(sent(Pseudonyms::new([7; 32])), Err(Stays::Unmasked));
+        let masked = sent(Pseudonyms::masks()).unwrap();
+        assert_eq!(masked.value(), "Write to [EMAIL 1].");
+        assert_eq!(masked.decision().rules, ["masked"], "the stricter of both speaks");
+        let hidden = Labelled::new(vec![0.5_f32], Label::public());
+        assert_eq!(clear(hidden, purpose, &policies), Err(Stays::Unmasked));
     }
 
     #[test]

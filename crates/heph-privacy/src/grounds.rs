@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clear::Clearance;
 use crate::label::Label;
-use crate::policy::Verdict;
+use crate::pseudonym::Replacing;
 
 /// By what something may leave. It is a claim and opens nothing by itself: the guard of connections asks the policy about it once more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,8 +15,8 @@ pub struct Grounds {
     pub mode: String,
     /// What it may cost, in credits.
     pub credits: u64,
-    /// Whether people and keys were looked for in it, and all that were found replaced.
-    pub replaced: bool,
+    /// By what people and keys were replaced, all that were found; `None` where nobody looked for them.
+    pub replaced: Option<Replacing>,
     /// The rules that allowed it where it was cleared.
     pub rules: Vec<String>,
 }
@@ -27,7 +27,7 @@ impl From<&Clearance> for Grounds {
             label: clearance.label().clone(),
             mode: clearance.mode().to_owned(),
             credits: clearance.credits(),
-            replaced: clearance.decision().verdict == Verdict::Redact || clearance.replaced() > 0,
+            replaced: clearance.replaced_by(),
             rules: clearance.decision().rules.clone(),
         }
     }

@@ -17,6 +17,8 @@ pub enum Verdict {
     Allow,
     /// It may leave once what it tells of people and doors has been replaced.
     Redact,
+    /// It may leave once each such thing has given way to a word for its kind, which nobody turns back.
+    Mask,
     /// It stays.
     Deny,
 }
@@ -485,6 +487,7 @@ impl std::fmt::Display for Decision {
         let verdict = match self.verdict {
             Verdict::Allow => "it may leave",
             Verdict::Redact => "it may leave once people and keys are replaced",
+            Verdict::Mask => "it may leave once people and keys are masked",
             Verdict::Deny => "it stays",
         };
         match &self.rules[..] {

@@ -76,9 +76,20 @@ pub enum PseudonymError {
     Ambiguous,
 }
 
+/// By what things are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replacing {
+    /// By others of their kind, which answers are turned back from.
+    Pseudonyms,
+    /// By words for their kinds, which nobody turns back.
+    Masks,
+}
+
 /// The pairs of one session. Printing it for a log shows how many they are, and none of them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pseudonyms {
+    replacing: Replacing,
     key: [u8; 32],
     /// By kind and original.
     given: BTreeMap<(String, String), String>,
@@ -96,10 +107,24 @@ impl Pseudonyms {
     /// A session without pairs. Its pseudonyms are drawn from `key`, which is to be random and of this session alone.
     pub fn new(key: [u8; 32]) -> Pseudonyms {
         Pseudonyms {
+            replacing: Replacing::Pseudonyms,
             key,
             given: BTreeMap::new(),
             back: BTreeMap::new(),
         }
+    }
+
+    /// A session that masks: each thing gives way to a word for its kind with a number, and nothing is turned back.
+    pub fn masks() -> Pseudonyms {
+        Pseudonyms {
+            replacing: Replacing::Masks,
+            ..Pseudonyms::new([0; 32])
+        }
+    }
+
+    /// By what it replaces.
+    pub fn replacing(&self) -> Replacing {
+        self.replacing
     }
 
     /// How many pairs there are.
@@ -113,8 +138,37 @@ impl Pseudonyms {
     }
 
     /// `text` with each of `spans` replaced. What comes back from [`Pseudonyms::restore`] of it is `text`; where that cannot be
-    /// had, it is an error.
+    /// had, it is an error. Of a session that masks nothing comes back.
     pub fn replace(&mut self, text: &str, spans: &[Span]) -> Result<String, PseudonymError> {
+        match self.replacing {
+            Replacing::Pseudonyms => self.disguise(text, spans),
+            Replacing::Masks => self.mask(text, spans),
+        }
+    }
+
+    /// `text` with a word for its kind in the place of each of `spans`.
+    fn mask(&mut self, text: &str, spans: &[Span]) -> Result<String, PseudonymError> {
+        let mut masked = String::with_capacity(text.len());
+        let mut place = 0;
+        for span in spans {
+            masked.push_str(&text[place..span.bytes.start]);
+            let pair = (span.kind.to_owned(), text[span.bytes.clone()].to_owned());
+            if !self.given.contains_key(&pair) {
+                if self.given.len() >= PAIRS_MAX {
+                    return Err(PseudonymError::Full);
+                }
+                let before = self.given.keys().filter(|(kind, _)| kind == span.kind).count();
+                let mark = format!("[{} {}]", span.kind, before + 1);
+                self.given.insert(pair.clone(), mark);
+            }
+            masked.push_str(&self.given[&pair]);
+            place = span.bytes.end;
+        }
+        masked.push_str(&text[place..]);
+        Ok(masked)
+    }
+
+    fn disguise(&mut self, text: &str, spans: &[Span]) -> Result<String, PseudonymError> {
         // Where a text holds something that looks like a pseudonym already, that is replaced as well.
         let mut places: Vec<(usize, usize, String)> = spans
             .iter()

@@ -2,7 +2,7 @@
 
 use heph_privacy::pii;
 use heph_privacy::pii::names::Model;
-use heph_privacy::pseudonym::{Pseudonyms, Restorer, VaultError};
+use heph_privacy::pseudonym::{Pseudonyms, Replacing, Restorer, VaultError};
 
 struct Drawn(u64);
 
@@ -153,4 +153,39 @@ fn what_is_replaced_in_json_leaves_json_and_comes_back_as_it_was() {
     );
     assert!(read["to"].as_str().is_some_and(|to| to.contains('@')), "{away}");
     assert_eq!(session.restore(&away), written);
+}
+
+#[test]
+fn masks_say_what_stood_there_and_are_never_turned_back() {
+    let mut session = Pseudonyms::masks();
+    assert_eq!(session.replacing(), Replacing::Masks);
+    let mut mask = |text: &str| session.replace(text, &pii::scan(text, Model::bundled())).unwrap();
+    let masked = mask("mail ann.lee@example.org and zed@corp.example, then ann.lee@example.org");
+    assert_eq!(masked, "mail [EMAIL 1] and [EMAIL 2], then [EMAIL 1]");
+    // The same thing keeps its number in a conversation, and kinds are counted apart.
+    assert_eq!(
+        mask("zed@corp.example, card 4111 1111 1111 1111"),
+        "[EMAIL 2], card [CREDIT_CARD 1]"
+    );
+    let answer = "I wrote to [EMAIL 1].";
+    assert_eq!(session.restore(answer), answer);
+    let mut restorer = Restorer::new(&session);
+    assert_eq!(
+        restorer.push("[EM") + &restorer.push("AIL 2]") + &restorer.finish(),
+        "[EMAIL 2]"
+    );
+    let mut drawn = Drawn(11);
+    for _ in 0..200 {
+        let (text, _) = document(&mut drawn, "");
+        let spans = pii::scan(&text, Model::bundled());
+        let masked = Pseudonyms::masks().replace(&text, &spans).unwrap();
+        for span in &spans {
+            // What is found twice may be part of another word that is no find.
+            let found = &text[span.bytes.clone()];
+            assert!(
+                text.matches(found).count() > masked.matches(found).count(),
+                "{found} in {masked}"
+            );
+        }
+    }
 }

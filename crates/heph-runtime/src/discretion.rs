@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heph_plan::Mode;
 use heph_privacy::label::{Label, Level};
 use heph_privacy::policy::{Destination, Kind, Policies, Rule, Verdict, When};
+use heph_privacy::pseudonym::Replacing;
 use heph_privacy::{Clearance, Purpose, Replaced, Stays};
 use heph_types::{Leaves, NodeId, NodeProfile, Policy, Role};
 
@@ -234,9 +235,13 @@ impl Discretion {
         }
     }
 
-    /// Whether the rules would let this leave for `to` once people and doors are replaced, and not as it is.
-    pub fn wants_replacing(&self, to: &Destination) -> bool {
-        matches!(self.clearance(to), Err(Stays::NoText))
+    /// By what people and doors would have to be replaced for this to leave for `to`; `None` where it may as it is, or not at all.
+    pub fn wants_replacing(&self, to: &Destination) -> Option<Replacing> {
+        match self.clearance(to) {
+            Err(Stays::NoText) => Some(Replacing::Pseudonyms),
+            Err(Stays::Unmasked) => Some(Replacing::Masks),
+            _ => None,
+        }
     }
 
     /// What the planner is told: what machines may see, as the rules stand now. `base` says the rest.
@@ -264,7 +269,9 @@ impl Discretion {
     pub fn sees(&self, to: &Destination, role: Role) -> Leaves {
         match self.clearance(to) {
             Ok(_) => self.rules.bound(role),
-            Err(Stays::NoText) if self.replaceable && self.mode.is_some_and(shows_text_alone) => {
+            Err(Stays::NoText | Stays::Unmasked)
+                if self.replaceable && self.mode.is_some_and(shows_text_alone) =>
+            {
                 self.rules.bound(role)
             }
             Err(_) => Leaves::Nothing,
@@ -573,7 +580,7 @@ mod tests {
         for mode in MODES {
             let asked = private.clone().in_mode(mode);
             let to = nobody(Role::Miner);
-            assert!(asked.wants_replacing(&to));
+            assert_eq!(asked.wants_replacing(&to), Some(Replacing::Pseudonyms));
             assert_eq!(asked.sees(&to, Role::Miner), Leaves::Nothing);
             let planned = asked.replaceable();
             let seen = planned.sees(&to, Role::Miner) == Leaves::Text;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use heph_plan::Mode;
 use heph_privacy::pii::names::Model;
-use heph_privacy::pseudonym::Pseudonyms;
+use heph_privacy::pseudonym::{Pseudonyms, Replacing};
 use heph_runtime::decompose::WORKERS_MAX;
 use heph_runtime::desk::{Desk, Relief};
 use heph_runtime::discretion::{Discretion, PARTS, destination};
@@ -84,7 +84,9 @@ impl Ask<'_> {
         let discretion = match may(&discretion) || !may(&discretion.clone().replaceable()) {
             true => discretion,
             false => {
-                let session = session(&mut pseudonyms)?;
+                let wants =
+                    machines().filter_map(|machine| discretion.wants_replacing(&destination(machine)));
+                let session = session(&mut pseudonyms, wants.max().unwrap_or(Replacing::Masks))?;
                 let replaced = heph_privacy::replace(texts, &discretion.label(), Model::bundled(), session);
                 let replaced = replaced.map_err(|stays| Failure::new(Exit::No, stays.to_string()))?;
                 discretion.with_replaced(replaced)

@@ -139,3 +139,19 @@ fn a_provider_cannot_tell_by_pseudonyms_that_two_callers_speak_of_one_person() {
     assert_ne!(shows("bob", None), ann);
     assert_ne!(shows("ann", Some("carl")), ann);
 }
+
+#[test]
+fn what_is_masked_reaches_a_provider_as_a_word_for_its_kind() {
+    let (url, told) = telling();
+    let door = ruled(
+        &url,
+        Some("[[rule]]\nname = \"nobody is named\"\nthen = \"mask\"\n"),
+    );
+    let content = json!("Write to maria.gonzalez@mail.example that the ferry is late.");
+    asks(&door, &content);
+    let heard = told.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert!(
+        heard.contains("Write to [EMAIL 1] that the ferry is late.") && !heard.contains("gonzalez"),
+        "{heard}"
+    );
+}

@@ -35,7 +35,7 @@ async fn what_a_connection_carried_is_told_while_it_lives_and_once_when_it_is_ov
         label: Label::new(Level::Private, "source:prompt"),
         mode: "remote".to_owned(),
         credits: 0,
-        replaced: false,
+        replaced: None,
         rules: Vec::new(),
     };
     assert_eq!(to.shows(&grounds).await, Ok(()));

@@ -172,7 +172,7 @@ fn grounds(level: Level) -> Grounds {
         label: Label::new(level, "source:prompt"),
         mode: "remote".to_owned(),
         credits: 0,
-        replaced: false,
+        replaced: None,
         rules: Vec::new(),
     }
 }

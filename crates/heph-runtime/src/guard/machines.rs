@@ -124,6 +124,7 @@ mod tests {
     use heph_net::endpoint::mirror::Warden as _;
     use heph_net::trust::{Peer, TrustBook};
     use heph_privacy::label::{Label, Level};
+    use heph_privacy::pseudonym::Replacing;
     use heph_types::Leaves;
 
     use super::*;
@@ -166,7 +167,7 @@ mod tests {
             label: Label::new(level, "source:prompt"),
             mode: mode.to_owned(),
             credits: 0,
-            replaced,
+            replaced: replaced.then_some(Replacing::Pseudonyms),
             rules: vec!["what the desk says".to_owned()],
         }
     }

@@ -565,7 +565,7 @@ mod tests {
                 label: Label::new(level, "source:prompt"),
                 mode: "remote".to_owned(),
                 credits: 0,
-                replaced: false,
+                replaced: None,
                 rules: Vec::new(),
             }),
             bytes,

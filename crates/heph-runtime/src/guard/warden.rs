@@ -9,6 +9,7 @@ use heph_net::trust::{self, Peer, TrustBook};
 use heph_privacy::Grounds;
 use heph_privacy::label::Label;
 use heph_privacy::policy::{Ask, Destination, Kind as Place, Policies, Rule, Verdict, When};
+use heph_privacy::pseudonym::Replacing;
 use heph_providers::Provider;
 use heph_types::{Leaves, NodeId};
 use serde::Deserialize;
@@ -217,7 +218,7 @@ impl Warden {
             label: Label::public(),
             mode: RELAY_MODE.to_owned(),
             credits: 0,
-            replaced: false,
+            replaced: None,
             rules: Vec::new(),
         };
         let decided = self.read().decided(&grounds, &relay_place(relay));
@@ -372,8 +373,9 @@ impl Books {
         });
         match decision.verdict {
             Verdict::Allow => Ok(()),
-            Verdict::Redact if *replaced => Ok(()),
-            Verdict::Redact | Verdict::Deny => {
+            Verdict::Redact if replaced.is_some() => Ok(()),
+            Verdict::Mask if *replaced == Some(Replacing::Masks) => Ok(()),
+            Verdict::Redact | Verdict::Mask | Verdict::Deny => {
                 Err(forbidden(&format!("this stays on this machine: {decision}")))
             }
         }
@@ -485,7 +487,7 @@ mod tests {
                 label: Label::new(level, "source:prompt"),
                 mode: if kind == Kind::Tools { "tools" } else { "remote" }.to_owned(),
                 credits: 0,
-                replaced: false,
+                replaced: None,
                 rules: Vec::new(),
             }),
             bytes,
@@ -608,9 +610,23 @@ mod tests {
         );
         assert!(warden.grant(&leave).is_err());
         if let Some(grounds) = &mut leave.grounds {
-            grounds.replaced = true;
+            grounds.replaced = Some(Replacing::Pseudonyms);
         }
         assert_eq!(warden.grant(&leave), Ok(()));
+        // Where they are to be masked, pseudonyms are not enough.
+        let masks = "version = 1\npreset = \"open\"\n[[rule]]\nname = \"nobody is named\"\nthen = \"mask\"\n";
+        std::fs::write(home.path().join(POLICY_FILE), masks).unwrap();
+        let warden = Warden::new(home.path(), &[], Reading::Once, false);
+        for (replaced, may) in [
+            (None, false),
+            (Some(Replacing::Pseudonyms), false),
+            (Some(Replacing::Masks), true),
+        ] {
+            if let Some(grounds) = &mut leave.grounds {
+                grounds.replaced = replaced;
+            }
+            assert_eq!(warden.grant(&leave).is_ok(), may, "{replaced:?}");
+        }
     }
 
     #[test]

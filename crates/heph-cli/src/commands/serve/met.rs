@@ -14,6 +14,7 @@ use heph_net::ticket::{Ticket, TicketError};
 use heph_net::trust::TrustBook;
 use heph_plan::Record;
 use heph_privacy::Replaced;
+use heph_privacy::pseudonym::Replacing;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Prompt};
 use heph_runtime::discretion::{Discretion, destination, unsaid};
@@ -309,7 +310,7 @@ impl Course for Planned {
         &self.discretion
     }
 
-    fn wants_replaced(&self) -> bool {
+    fn wants_replaced(&self) -> Option<Replacing> {
         self.asking.wants_replaced(&self.record, &self.discretion)
     }
 
