@@ -86,12 +86,12 @@ class Others:
 class Span:
     """Both ends of `span` in a lab, for as many measurements as one load allows."""
 
-    def __init__(self, lab, model):
+    def __init__(self, lab, model, lends="serve"):
         self.lab, self.model = lab, model
         self.desk, self.node = Desk(lab.host("desk")), Desk(lab.host("node"))
         self.way = lab.strait(self.desk.host, self.node.host)
         self.served = self.node.host.start(
-            [SPAN, "serve", model, self.node.home, f"{self.way.right}:7842"],
+            [SPAN, lends, model, self.node.home, f"{self.way.right}:7842"],
             cpus="1", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
         self.ticket = self.served.stdout.readline().strip()
         if not self.ticket:
@@ -211,11 +211,11 @@ def direct_report():
     return out + [""]
 
 
-def overhead(name="overhead", socket="measure"):
-    """The way itself is pinged by a plain program on the same two cores, before and after. With the socket in a guard's process the guard has
-    the desk's core."""
+def overhead(name="overhead", socket="measure", lends="serve"):
+    """The way itself is pinged by a plain program on the same two cores, before and after. A guard that owns the socket has the core of whoever it is
+    for."""
     with Lab() as lab:
-        span = Span(lab, "draft")
+        span = Span(lab, "draft", lends)
         echo = span.node.host.start([SPAN, "echo", f"{span.way.right}:7900"], cpus="1", stdout=subprocess.PIPE, text=True)
         echo.stdout.readline()
 
@@ -273,7 +273,7 @@ def lines(kind, **like):
         return []
     every = [json.loads(line) for line in RAW.read_text().splitlines()]
     # Bytes are no times, and a guard's process is counted among the others.
-    every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes" or line["kind"] == "guarded"]
+    every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes" or line["kind"] in ("guarded", "both")]
     those = [line for line in every if line["kind"] == kind and all(line.get(k) == v for k, v in like.items())]
     last = {alike(line): (line["at"][:10], line["cpu"]) for line in sorted(those, key=lambda line: line["at"])}
     return [line for line in those if (line["at"][:10], line["cpu"]) == last[alike(line)]]
@@ -398,9 +398,10 @@ def overhead_report():
     library = [] if bare != bare else [
         f"Of these, {bare - link:.0f} µs are the library's: a stream of its own with the token's bytes there and back, where nobody computes and no",
         "other thread is woken."]
-    guarded = [line for line in lines("guarded") if "link_us" in line]
-    guarded = [] if not guarded else [
-        f"With the desk's socket in a guard's process it is {middle([line['each_us'] - line['link_us'] for line in guarded]):.0f} µs beyond the way."]
+    guarded = []
+    for kind, whose in (("guarded", "With the desk's socket in a guard's process"), ("both", "With both ends' sockets in guards' processes, as the program has them,")):
+        those = [line for line in lines(kind) if "link_us" in line]
+        guarded += [] if not those else [f"{whose} it is {middle([line['each_us'] - line['link_us'] for line in those]):.0f} µs beyond the way."]
     return ["## What the runtime adds", "",
             "The same two stages with one at the other host, without distance, less both in one process (the model of the draft):",
             f"{each:.0f} µs a token. The way itself takes {link:.0f} µs there and back: a datagram between two plain programs on the same two",
@@ -476,6 +477,7 @@ def main():
     elif what == "overhead":
         overhead()
         overhead("guarded", "guarded")
+        overhead("both", "guarded", "lend")
     elif what == "report":
         report()
     else:

@@ -47,7 +47,7 @@ fn main() {
     #[cfg(target_os = "linux")]
     if std::env::args().any(|word| word == "egress-guard") {
         let settings = heph_runtime::settings::Settings::read().expect("settings");
-        guard::process::run(&settings, false).expect("a socket");
+        guard::process::run(&settings, false, None).expect("a socket");
         return;
     }
     let rounds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(400);

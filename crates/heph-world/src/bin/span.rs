@@ -29,7 +29,7 @@ use heph_runtime::desk::{
 };
 use heph_runtime::discretion::between_own;
 use heph_runtime::draft::ModelDrafter;
-use heph_runtime::guard::{self, Outlet};
+use heph_runtime::guard::{self, Lends, Outlet};
 use heph_runtime::line::{Line, LineLimits, LineModel, Placement};
 use heph_runtime::network::{Admits, Caller, Network, NetworkOptions};
 use heph_runtime::node::{Lent, Node, NodeCaps};
@@ -49,6 +49,7 @@ span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes over
                                           serial with :TOKENS:PIECE, the tokens that travel together
 span measure MODEL HOME TICKET,TICKET direct:TOKENS
 span guarded MODEL HOME TICKET JOBS...    the same with the socket in a guard's process
+span lend MODEL HOME ADDRESS              as serve, with the socket in a guard's process
 span echo ADDRESS                         sends datagrams back until it is killed
 span ping ADDRESS TIMES BYTES             what the way itself takes there and back
 
@@ -70,7 +71,11 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
-        ["serve", model, home, address] => lend(model, home, address),
+        ["serve", model, home, address] => lend(model, home, address, Socket::Here),
+        ["lend", model, home, address] => {
+            guard::begin_with();
+            lend(model, home, address, Socket::Lending)
+        }
         ["measure", model, home, ticket, ref jobs @ ..] => measure(model, home, ticket, jobs, Socket::Here),
         ["guarded", model, home, ticket, ref jobs @ ..] => {
             guard::begin_with();
@@ -116,12 +121,16 @@ fn lent(name: &str) -> Done<Lent> {
 enum Socket {
     Here,
     Guarded,
+    /// A guard's, that is told of lending.
+    Lending,
 }
 
 /// Is the guard of another one of these.
 #[cfg(target_os = "linux")]
 fn guarding() -> Done {
-    Ok(guard::process::run(&Settings::read()?, false, None)?)
+    let lends = std::env::args().any(|word| word == "--lends");
+    let lends = lends.then(Lends::default);
+    Ok(guard::process::run(&Settings::read()?, false, lends)?)
 }
 
 fn network(home: &str, address: &str, socket: Socket) -> Done<Network> {
@@ -134,13 +143,17 @@ fn network(home: &str, address: &str, socket: Socket) -> Done<Network> {
         keys: Some(Keys::File),
         name: "span".to_owned(),
         endpoint,
-        guard: (socket == Socket::Guarded).then(|| Outlet::at(Path::new(home), &[])),
+        guard: match socket {
+            Socket::Here => None,
+            Socket::Guarded => Some(Outlet::at(Path::new(home), &[])),
+            Socket::Lending => Some(Outlet::lending(Path::new(home), &[], Lends::default())),
+        },
     })?)
 }
 
-fn lend(model: &str, home: &str, address: &str) -> Done {
+fn lend(model: &str, home: &str, address: &str, socket: Socket) -> Done {
     let lent = lent(model)?;
-    let network = network(home, address, Socket::Here)?;
+    let network = network(home, address, socket)?;
     let row_bytes = row_bytes(&LineModel::of(HASH, &lent.model));
     let node = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
     let serving = serve(&network, Arc::new(node), ServeRules::default());
@@ -332,7 +345,7 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
                 // A guard lets no rows pass that nobody cleared.
                 let bare = match ends.socket {
                     Socket::Here => ends.bare_rows(tokens)?,
-                    Socket::Guarded => 0.0,
+                    Socket::Guarded | Socket::Lending => 0.0,
                 };
                 let alone = decode(&mut ends.line(&ends.halves_here(), EXACT)?, tokens)?;
                 let split = decode(&mut ends.line(&two, EXACT)?, tokens)?;

@@ -241,7 +241,9 @@ impl Planned {
             stages.map(|stage| stage.node).collect()
         };
         let credits = |planned: &Planned| planned.record.decision.plan.expected.credits;
-        (places(&now) != places(self) && credits(&now) <= credits(self)).then_some(now)
+        // Whoever may see the request with people and doors replaced only would have to be told another one.
+        let as_it_is = now.wants_replaced().is_none();
+        (as_it_is && places(&now) != places(self) && credits(&now) <= credits(self)).then_some(now)
     }
 
     /// Whom its desk may rest for; nobody where nothing of the answer may be kept, or words in it stand for others.
