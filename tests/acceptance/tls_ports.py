@@ -92,17 +92,32 @@ def offers(address, least, most):
         return f"refused: {why}"
 
 
-def listening(process):
-    """(kind, address) of every socket of the process that takes what comes: TCP that listens, UDP that is bound."""
-    inodes = set()
-    folder = pathlib.Path(f"/proc/{process.pid}/fd")
-    for entry in folder.iterdir():
+def family_of(pid):
+    """The process and all that it began: a guard has the sockets of whoever began it."""
+    began = {}
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
-            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry))
+            # The name, which may hold anything, ends with the last parenthesis.
+            parent = status.read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
-        if found:
-            inodes.add(found[1])
+        began.setdefault(int(parent), []).append(int(status.parent.name))
+    all_of_it = [pid]
+    for one in all_of_it:
+        all_of_it += began.get(one, [])
+    return all_of_it
+
+
+def listening(process):
+    """(kind, address) of every socket of the process, and of those it began, that takes what comes: TCP that listens, UDP that is bound."""
+    inodes = set()
+    for pid in family_of(process.pid):
+        try:
+            entries = [os.readlink(entry) for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        found = (re.fullmatch(r"socket:\[(\d+)\]", entry) for entry in entries)
+        inodes |= {one[1] for one in found if one}
     ports = []
     for kind in ("tcp", "tcp6", "udp", "udp6"):
         for line in pathlib.Path(f"/proc/{process.pid}/net/{kind}").read_text().splitlines()[1:]:
