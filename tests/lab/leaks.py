@@ -256,6 +256,10 @@ class Seat:
     def asked_in(self, begin, end):
         return any(begin <= when <= end and kind not in BEHIND_UP for when, kind, _ in self.up)
 
+    def was_told(self):
+        """Whether receipts have told of it."""
+        return any(max(told) for told in self.told)
+
     def passed_by(self, end):
         """What the receipt that is written then may tell, up and down, and what may have been told by then."""
         now = [at_receipt(self.up, end, BEHIND_UP), at_receipt(self.down, end, BEHIND_DOWN)]
@@ -824,10 +828,12 @@ def receipts(talks, told, seen):
         asked = [body for when, _, body in seen.asked if talk.between[0] <= when <= talk.between[1]]
         asked = sum(asked) if talk.by_door else 0
         # Talks without a receipt, as those of `heph chat`, are private here: nothing goes anywhere.
-        captured = {}
-        for seat in seats:
-            if (seat.port in talks.door_ports) == talk.by_door and seat.asked_in(*talk.between):
-                captured.setdefault(seat.machine, []).append(seat.passed_by(talk.between[1]))
+        captured, own = {}, [seat for seat in seats if (seat.port in talks.door_ports) == talk.by_door]
+        asked_in = [seat for seat in own if seat.asked_in(*talk.between)]
+        # What came behind the receipt of the answer before, or left since, as a goodbye where this one moved, is told by this one's.
+        before = {seat.machine: seat for seat in own if seat.was_told() and seat not in asked_in and seat.machine in machines}
+        for seat in asked_in + list(before.values()):
+            captured.setdefault(seat.machine, []).append(seat.passed_by(talk.between[1]))
         captured = {machine: [sums(up for up, _ in told), sums(down for _, down in told)] for machine, told in captured.items()}
         both = lambda one: zip(machines.get(one, [0, 0]), captured.get(one, [{0}, {0}]))
         pairs = [pair for one in machines.keys() | captured.keys() for pair in both(one)] + [(outside[0], {asked})]
