@@ -169,7 +169,6 @@ impl Books {
         let spent = now.iter().map(|(node, bytes)| {
             let before = self.counted.get(node).copied().unwrap_or_default();
             let more = Traffic {
-                // What waited to leave may have been told, and then been broken off.
                 up: bytes.up.saturating_sub(before.up),
                 down: bytes.down.saturating_sub(before.down),
             };

@@ -54,6 +54,10 @@ enum Kind {
 
 impl Sightings {
     /// As a guard tells them.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "guards are processes on Linux")
+    )]
     pub(crate) fn told(by: broadcast::Receiver<Sighting>) -> Sightings {
         Sightings(Kind::Told(by))
     }

@@ -203,7 +203,7 @@ pub(crate) fn as_seen_by_clients(relay: &RelayAddress) -> RelayConfig {
 pub(crate) struct Trusted(Arc<Mutex<Vec<RelayAddress>>>);
 
 /// Relays of one endpoint.
-const RELAYS_MAX: usize = 8;
+pub(crate) const RELAYS_MAX: usize = 8;
 
 impl Trusted {
     /// Trusts one more. `false` where there are too many.

@@ -32,14 +32,23 @@ pub struct Meter(Arc<Mutex<Counted>>);
 /// What was counted.
 #[derive(Debug, Default)]
 struct Counted {
-    /// The books of each session, those that are over among them.
-    sessions: Vec<(NodeId, Arc<dyn Tally>)>,
+    /// Each session, those that are over among them.
+    sessions: Vec<Session>,
     /// Taken over from other meters.
     earlier: BTreeMap<NodeId, Traffic>,
     /// What machines say that they handed to each other.
     between: BTreeMap<(NodeId, NodeId), u64>,
     /// By which leave something went to a machine.
     left: BTreeMap<NodeId, Left>,
+}
+
+/// What is known of a session.
+#[derive(Debug, Clone)]
+struct Session {
+    node: NodeId,
+    books: Arc<dyn Tally>,
+    /// What was told of it for receipts: of what waited, some may have been broken off since.
+    told: Traffic,
 }
 
 /// By which leave something of a request went to a machine.
@@ -70,24 +79,21 @@ impl Left {
 impl Meter {
     /// What went to and from each machine so far, as it was counted here; machines with no traffic are left out.
     pub fn read(&self) -> BTreeMap<NodeId, Traffic> {
-        self.sum(|session| session.bytes())
+        let counted = self.counted();
+        counted.with(counted.sessions.iter().map(|session| session.books.bytes()))
     }
 
-    /// The same as counted by whoever owns the sockets, for a receipt. May wait a moment for it.
+    /// The same as counted by whoever owns the sockets, for a receipt, and no less than was told before. May wait a moment for it.
     pub fn settle(&self) -> BTreeMap<NodeId, Traffic> {
-        self.sum(|session| session.carried())
-    }
-
-    fn sum(&self, of: impl Fn(&dyn Tally) -> Traffic) -> BTreeMap<NodeId, Traffic> {
-        let (mut all, sessions) = {
-            let counted = self.counted();
-            (counted.earlier.clone(), counted.sessions.clone())
-        };
-        for (node, session) in sessions {
-            *all.entry(node).or_default() += of(&*session);
+        let sessions = self.counted().sessions.clone();
+        // Not under the lock, since it may wait. Sessions only come.
+        let carried: Vec<Traffic> = sessions.iter().map(|session| session.books.carried()).collect();
+        let mut counted = self.counted();
+        for (session, carried) in counted.sessions.iter_mut().zip(&carried) {
+            session.told = session.told.max(*carried);
         }
-        all.retain(|_, traffic| *traffic != Traffic::default());
-        all
+        let told = counted.sessions.iter().take(carried.len());
+        counted.with(told.map(|session| session.told))
     }
 
     /// Bytes that went from one machine to another past this one so far, by the word of the machine that sent them.
@@ -125,8 +131,9 @@ impl Meter {
         }
     }
 
-    fn watch(&self, node: NodeId, session: Arc<dyn Tally>) {
-        self.counted().sessions.push((node, session));
+    fn watch(&self, node: NodeId, books: Arc<dyn Tally>) {
+        let told = Traffic::default();
+        self.counted().sessions.push(Session { node, books, told });
     }
 
     fn add_between(&self, hop: (NodeId, NodeId), more: u64) {
@@ -139,6 +146,18 @@ impl Meter {
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    /// What went to and from each machine, where its sessions had so much, one after the other.
+    fn with(&self, sessions: impl Iterator<Item = Traffic>) -> BTreeMap<NodeId, Traffic> {
+        let mut all = self.earlier.clone();
+        for (session, traffic) in self.sessions.iter().zip(sessions) {
+            *all.entry(session.node).or_default() += traffic;
+        }
+        all.retain(|_, traffic| *traffic != Traffic::default());
+        all
     }
 }
 
@@ -424,6 +443,8 @@ impl Drop for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use heph_types::{KvFormat, LayerRange, ModelHash};
 
     use super::*;
@@ -665,6 +686,31 @@ mod tests {
         assert_eq!(after.read(), BTreeMap::from([(NodeId([1; 32]), spent)]));
         assert_eq!(after.read_left(), doors.meter.read_left());
         assert!(after.read_left().values().all(|left| left.kind == Kind::Miner));
+    }
+
+    /// What waited was told, and broken off then.
+    #[derive(Debug, Default)]
+    struct BrokenOff(AtomicU64);
+
+    impl Tally for BrokenOff {
+        fn bytes(&self) -> Traffic {
+            Traffic { up: 1_000, down: 0 }
+        }
+
+        fn carried(&self) -> Traffic {
+            let up = 1_000 - 400 * self.0.fetch_add(1, Ordering::Relaxed);
+            Traffic { up, down: 0 }
+        }
+    }
+
+    #[test]
+    fn what_was_told_too_much_once_is_missing_from_no_later_receipt() {
+        let (meter, node) = (Meter::default(), NodeId([1; 32]));
+        meter.watch(node, Arc::new(BrokenOff::default()));
+        let before = meter.settle()[&node];
+        assert_eq!(before.up, 1_000);
+        meter.watch(node, Arc::new(Fixed(Traffic { up: 301, down: 0 })));
+        assert_eq!(meter.settle()[&node].up - before.up, 300);
     }
 
     #[test]

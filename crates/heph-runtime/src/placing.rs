@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use heph_engine::batch::Asker;
 use heph_plan::balance::{Ask, Balancer, Seat, SeatStart, Ticket, UserId};
-use heph_plan::{Cluster, Record};
+use heph_plan::{Cluster, Mode, Plan, Record};
 use heph_types::{KvFormat, ModelProfile, NodeId, NodeProfile};
+
+use crate::service::Ending;
 
 /// Rows of a prompt that are computed at once, to say how long a prompt takes.
 const CHUNK: u32 = 64;
@@ -140,6 +142,18 @@ impl Places {
     }
 }
 
+/// Whether a request that waited may go by `now` in place of `before`: to other machines, for no more credits, in the form in which it is asked, and
+/// for bits that are worth what whoever asked was told.
+pub fn takes_over(before: &Plan, now: &Plan) -> bool {
+    let places = |plan: &Plan| -> Vec<NodeId> { plan.stages.iter().map(|stage| stage.node).collect() };
+    // What rules let leave as excerpts they need not let leave whole.
+    let shows_excerpts = |plan: &Plan| plan.mode == Mode::Preprocess;
+    places(now) != places(before)
+        && now.expected.credits <= before.expected.credits
+        && shows_excerpts(now) == shows_excerpts(before)
+        && now.exactness <= before.exactness
+}
+
 /// How fast a machine runs the whole model.
 fn start(profile: &NodeProfile, model: &ModelProfile) -> SeatStart {
     let share = profile.caps.cpu.unwrap_or(1.0).max(1e-3);
@@ -181,9 +195,10 @@ impl Given {
         self.began = Some(Instant::now());
     }
 
-    /// It was answered. Of a machine that did so alone is learned how fast it is.
-    pub fn done(mut self) {
-        let Some(began) = self.began.filter(|_| self.is_whole) else {
+    /// It was answered, and ended so. Of a machine that did so alone, and was not broken off, is learned how fast it is.
+    pub fn done(mut self, ending: &Ending) {
+        let teaches = self.is_whole && *ending != Ending::Deadline;
+        let Some(began) = self.began.filter(|_| teaches) else {
             return;
         };
         let mut places = self.placing.lock();
@@ -204,8 +219,10 @@ impl Drop for Given {
 
 #[cfg(test)]
 mod tests {
-    use heph_plan::{Cluster, Mode, Peer};
-    use heph_types::{Held, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, Policy, Role};
+    use heph_plan::Peer;
+    use heph_types::{
+        Exactness, Held, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, Policy, Role,
+    };
 
     use super::*;
     use crate::pool::testing::profile;
@@ -366,10 +383,53 @@ mod tests {
         for _ in 0..40 {
             let (_, mut given) = next(&placing);
             given.begin();
-            given.done();
+            given.done(&Ending::Length);
         }
         let (_, _given) = next(&placing);
         let after = waits(&placing).into_iter().fold(0.0, f64::max);
         assert!(after < 0.5 * before, "{before} and {after}");
+    }
+
+    #[test]
+    fn who_breaks_answers_off_makes_no_machine_look_fast() {
+        let placing = Arc::new(Placing::default());
+        let wait = || {
+            let (_, _given) = next(&placing);
+            waits(&placing).into_iter().fold(0.0, f64::max)
+        };
+        let before = wait();
+        for _ in 0..40 {
+            let (_, mut given) = next(&placing);
+            given.begin();
+            given.done(&Ending::Deadline);
+        }
+        assert_eq!(wait(), before);
+    }
+
+    #[test]
+    fn who_waited_goes_elsewhere_in_the_same_form_for_no_more_and_with_bits_worth_no_less() {
+        let before = planned(cluster(), Mode::Remote).decision.plan;
+        let elsewhere = |change: fn(&mut Plan)| {
+            let mut plan = before.clone();
+            plan.stages[0].node = NodeId([9; 32]);
+            change(&mut plan);
+            plan
+        };
+        let now = elsewhere(|_| {});
+        assert!(takes_over(&before, &now));
+        assert!(!takes_over(&before, &before), "it is there already");
+        assert!(takes_over(
+            &before,
+            &elsewhere(|plan| plan.mode = Mode::Speculative)
+        ));
+        for change in [
+            (|plan| plan.mode = Mode::Preprocess) as fn(&mut Plan),
+            |plan| plan.expected.credits += 1.0,
+            |plan| plan.exactness = Exactness::Close,
+        ] {
+            assert!(!takes_over(&before, &elsewhere(change)));
+        }
+        let excerpts = elsewhere(|plan| plan.mode = Mode::Preprocess);
+        assert!(!takes_over(&excerpts, &before), "all of it is another prompt");
     }
 }

@@ -204,10 +204,13 @@ impl Endpoint {
                     settled => return settled,
                 }
             }
-            if self.relays.add(relay) {
-                let config = relay::as_seen_by_clients(relay);
-                self.iroh.insert_relay(relay.url.clone(), Arc::new(config)).await;
+            if !self.relays.add(relay) {
+                let left = until.saturating_duration_since(Instant::now());
+                let connected = self.connect_by(node, &direct, protocol, left).await;
+                return connected.map_err(no_room);
             }
+            let config = relay::as_seen_by_clients(relay);
+            self.iroh.insert_relay(relay.url.clone(), Arc::new(config)).await;
         }
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -300,6 +303,20 @@ fn transport() -> QuicTransportConfig {
         .datagram_receive_buffer_size(Some(DATAGRAM_WINDOW_BYTES))
         .datagram_send_buffer_size(DATAGRAM_WINDOW_BYTES)
         .build()
+}
+
+/// Why a machine is not reached whose relay would be one too many.
+fn no_room(error: ConnectError) -> ConnectError {
+    match error {
+        ConnectError::NoAnswer { node, .. } | ConnectError::NoAddress { node } => {
+            let cause = format!(
+                "no direct way leads there, and {} other relays are used already",
+                relay::RELAYS_MAX
+            );
+            ConnectError::Failed { node, cause }
+        }
+        settled => settled,
+    }
 }
 
 /// TLS alerts arrive as QUIC errors from 0x100 on; 120 is "no application protocol".

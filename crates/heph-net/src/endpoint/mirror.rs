@@ -42,8 +42,14 @@ const BOOK_WITHIN: Duration = Duration::from_secs(2);
 /// How long is waited before a book that was handed over and is another one again is asked for once more.
 const BOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long an address that is taken may be waited for at most.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+
 /// How often an address that is taken is tried again.
 const BIND_EVERY: Duration = Duration::from_millis(50);
+
+/// How long whoever asked may take to hear that a guard is over.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long two devices that meet may go on when a guard is over.
 const MEETING_ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -221,7 +227,7 @@ async fn bound(
     options: &EndpointOptions,
     patience: Duration,
 ) -> Result<Endpoint, BindError> {
-    let until = Instant::now() + patience;
+    let until = Instant::now() + patience.min(PATIENCE_MAX);
     loop {
         match Endpoint::bind(identity, options.clone()).await {
             Err(BindError::Socket { .. }) if Instant::now() < until => {
@@ -501,8 +507,8 @@ impl Guard {
             |connection, _| connection.protocol() != Protocol::Pair,
             Goodbye::Done,
         );
-        // Whoever asked may have gone.
-        let _ = self.words.say(&Tell::Over(why), None).await;
+        // Whoever asked may have gone, or hear nothing any more.
+        let _ = within(TOLD_WITHIN, self.words.say(&Tell::Over(why), None)).await;
         let met = async {
             while !self.close_those(|_, _| false, Goodbye::Done) {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -579,13 +585,13 @@ impl Guard {
                 held(&self.over).get_or_insert(why);
                 continue;
             }
-            // Whoever asked may have gone; then all ends.
-            let _ = self.words.say(&Tell::Book, None).await;
-            let _ = within(
-                until.saturating_duration_since(Instant::now()),
-                self.handed.notified(),
-            )
-            .await;
+            // Whoever asked may have gone, or hear nothing any more; then all ends.
+            let handed = async {
+                let _ = self.words.say(&Tell::Book, None).await;
+                self.handed.notified().await;
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            let _ = within(left, handed).await;
             if self.old().is_some() {
                 tokio::time::sleep(BOOK_AGAIN).await;
             }
@@ -1083,4 +1089,99 @@ async fn write_some(pipe: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 /// What a lock guards; a thread that panicked with it left it whole, since every change here is one step.
 fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::os::fd::AsFd;
+
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+
+    use super::super::words::pair;
+    use super::*;
+
+    /// Wants another book for ever.
+    struct Insatiable;
+
+    impl Warden for Insatiable {
+        fn greets(&self, _: &Wanted<'_>) -> Result<Bounds, String> {
+            Err("nobody is known".to_owned())
+        }
+
+        fn shows(&self, _: NodeId, _: &Grounds) -> Result<(), String> {
+            Err("nothing is shown".to_owned())
+        }
+
+        fn relays(&self, _: &RelayAddress) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn is_seen(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn read(&self, _: OwnedFd) -> Result<Vec<NodeId>, String> {
+            Err("it is not the book".to_owned())
+        }
+
+        fn old(&self) -> Option<Old> {
+            Some(Old::Book("the book has changed".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_hears_nothing_keeps_no_guard_from_its_end() {
+        let ((words, far_words), (_questions, far_questions)) = (pair().unwrap(), pair().unwrap());
+        // There is room for a few words that nobody hears.
+        set_socket_send_buffer_size(&far_words, 1).unwrap();
+        let asks = async {
+            let words = Channel::of(words).unwrap();
+            let bind = Ask::Bind {
+                secret: Identity::fresh().unwrap().secret().to_bytes(),
+                bind: (Ipv4Addr::LOCALHOST, 0).into(),
+                relay: None,
+                discovery: Discovery::Off,
+                patience: Duration::MAX,
+            };
+            words.say(&bind, None).await.unwrap();
+            assert!(matches!(
+                words.hear().await,
+                Ok(Heard::Word(Tell::Bound(_), None))
+            ));
+            // Each is answered by the wish for another one.
+            let hands_none = async {
+                while words.say(&Ask::Book, None).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            let connects = async {
+                tokio::time::sleep(Duration::from_millis(1_500)).await;
+                let (near, end) = pair().unwrap();
+                let connect = Ask::Connect {
+                    node: NodeId([1; 32]),
+                    address: NodeAddress::default(),
+                    protocol: Protocol::Session,
+                    deadline: CONNECT_DEADLINE,
+                };
+                words.say(&connect, Some(end.as_fd())).await.unwrap();
+                drop(end);
+                let near = Channel::of(near).unwrap();
+                within(5 * BOOK_WITHIN, near.hear()).await
+            };
+            tokio::select! {
+                heard = connects => heard,
+                () = hands_none => None,
+            }
+        };
+        let kept = keep(far_words, far_questions, Arc::new(Insatiable));
+        let heard = tokio::select! {
+            heard = asks => heard,
+            () = kept => None,
+        };
+        assert!(
+            matches!(&heard, Some(Ok(Heard::Word(Hear::Over(why), None))) if why.contains("book")),
+            "{heard:?}"
+        );
+    }
 }

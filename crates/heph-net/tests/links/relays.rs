@@ -117,6 +117,38 @@ async fn whoever_asks_reaches_a_peer_by_the_relay_that_it_waits_at() {
     assert_eq!(desk.address().relay, None, "it waits at none itself");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_too_many_is_named_as_the_reason() {
+    let (desk, node) = (endpoint().await, endpoint().await);
+    let waits_at = |host: u8| NodeAddress {
+        direct: Vec::new(),
+        relay: Some(format!("https://127.0.0.{host}:9").parse().unwrap()),
+    };
+    let reach = async |host, deadline| {
+        let address = waits_at(host);
+        let reached = desk
+            .connect(node.node(), &address, Protocol::Session, deadline)
+            .await;
+        reached.unwrap_err().to_string()
+    };
+    for host in 1..=8 {
+        reach(host, Duration::from_millis(20)).await;
+    }
+    assert_eq!(desk.relays().len(), 8);
+    let why = reach(9, PATIENCE).await;
+    assert!(why.contains("8 other relays"), "{why}");
+    // The direct way is another thing.
+    let address = NodeAddress {
+        direct: node.address().direct,
+        ..waits_at(9)
+    };
+    let (to_node, _) = tokio::join!(
+        desk.connect(node.node(), &address, Protocol::Session, PATIENCE),
+        whoever_comes(&node)
+    );
+    assert_eq!(to_node.unwrap().peer(), node.node());
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guard_reaches_a_peer_by_the_relay_that_it_waits_at_where_the_rules_let_it() {

@@ -129,12 +129,24 @@ impl Queue {
     fn served(&mut self, start: f64, waiting: &Waiting) {
         self.virtual_time = self.virtual_time.max(start);
         if self.finished.len() >= USERS_MAX {
-            // Whoever is not ahead of the node's time is as good as new.
-            let now = self.virtual_time;
-            self.finished.retain(|_, finished| *finished > now);
+            self.forget();
         }
         self.finished
             .insert(waiting.user, start + waiting.seconds / waiting.weight.max(1e-6));
+    }
+
+    /// Forgets users. Whoever is not ahead of the node's time is as good as new. Those who come once do not move that time on: where too many are
+    /// ahead of it, the half that is so least is forgotten, too.
+    fn forget(&mut self) {
+        let now = self.virtual_time;
+        self.finished.retain(|_, finished| *finished > now);
+        let half = USERS_MAX / 2;
+        if self.finished.len() > half {
+            let mut ahead: Vec<f64> = self.finished.values().copied().collect();
+            let (_, middle, _) = ahead.select_nth_unstable_by(half, f64::total_cmp);
+            let middle = *middle;
+            self.finished.retain(|_, finished| *finished > middle);
+        }
     }
 
     /// Seconds of work that would be served before such a request.
@@ -198,6 +210,23 @@ mod tests {
         // Whoever comes before four times nine seconds is before it, and nobody after that.
         assert_eq!(passed as f64, SHORT_FIRST * 9.0 - 1.0);
         assert_eq!((queue.len(), queue.seconds()), (0, 0.0));
+    }
+
+    #[test]
+    fn users_who_come_once_are_not_remembered_for_ever() {
+        let mut queue = Queue::default();
+        let mut serve = |user: u64, seconds| {
+            queue.push(waiting(user, user, 0, seconds));
+            queue.pop();
+            assert!(queue.finished.len() <= USERS_MAX);
+        };
+        serve(0, 1_000.0);
+        (1..4 * USERS_MAX as u64).for_each(|user| serve(user, 1.0));
+        assert_eq!(
+            queue.start(UserId(0)),
+            1_000.0,
+            "who had most is the last to be forgotten"
+        );
     }
 
     #[test]

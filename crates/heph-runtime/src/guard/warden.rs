@@ -51,10 +51,6 @@ pub(crate) struct Warden {
 
 /// The book of machines.
 #[derive(Debug)]
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "a guard of machines is a process")
-)]
 struct Met {
     stamp: Stamp,
     /// Machines that this one has met, or why they are not known.
@@ -186,10 +182,6 @@ impl Warden {
         Ok(gone)
     }
 
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(dead_code, reason = "a guard of machines is a process")
-    )]
     fn met(&self) -> Arc<Met> {
         Arc::clone(&self.met.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -19,7 +19,7 @@ use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Prompt};
 use heph_runtime::discretion::{Discretion, destination, unsaid};
 use heph_runtime::network::Network;
-use heph_runtime::placing::{Asked, Given, Placing};
+use heph_runtime::placing::{self, Asked, Given, Placing};
 use heph_runtime::resting::{self, For, Resting, Rests};
 use heph_runtime::rules::Rules;
 use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
@@ -236,14 +236,10 @@ impl Planned {
     /// The best plan as it is now, where that is another one: who waited may go to whoever is free meanwhile.
     fn again(&self) -> Option<Planned> {
         let now = Planned::best(&self.met, self.wish.as_ref()?).ok()?;
-        let places = |planned: &Planned| -> Vec<NodeId> {
-            let stages = planned.record.decision.plan.stages.iter();
-            stages.map(|stage| stage.node).collect()
-        };
-        let credits = |planned: &Planned| planned.record.decision.plan.expected.credits;
         // Whoever may see the request with people and doors replaced only would have to be told another one.
         let as_it_is = now.wants_replaced().is_none();
-        (as_it_is && places(&now) != places(self) && credits(&now) <= credits(self)).then_some(now)
+        (as_it_is && placing::takes_over(&self.record.decision.plan, &now.record.decision.plan))
+            .then_some(now)
     }
 
     /// Whom its desk may rest for; nobody where nothing of the answer may be kept, or words in it stand for others.
@@ -348,7 +344,7 @@ impl Course for Planned {
         }
         given.begin();
         let outcome = self.carry_out(job, speaker)?;
-        given.done();
+        given.done(&outcome.ending);
         Ok(outcome)
     }
 }
