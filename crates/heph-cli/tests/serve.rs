@@ -127,9 +127,10 @@ impl Server {
     }
 }
 
+/// KiB that each of many slow readers takes beyond what as many quick ones took at most. Too high where the quick ones did
+/// not run at once, as happens beside other work, and never too low.
 #[cfg(target_os = "linux")]
-#[test]
-fn a_reader_of_a_kilobyte_a_second_takes_little_memory() {
+fn kilobytes_of_a_slow_reader() -> i64 {
     const READERS: usize = 32;
     let home = TempDir::new().unwrap();
     // The caches of those who are set aside are the engine's memory: as many run at once beforehand.
@@ -153,8 +154,20 @@ fn a_reader_of_a_kilobyte_a_second_takes_little_memory() {
             .for_each(|reader| reader.read_exact(&mut heard).unwrap());
         most = most.max(server.memory_kb("VmRSS:") - before);
     }
-    let each = most / READERS as i64;
-    assert!(each <= 64, "{each} KiB for each reader");
+    most / READERS as i64
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_of_a_kilobyte_a_second_takes_little_memory() {
+    let mut tries = Vec::new();
+    while tries.len() < 5 && !tries.iter().any(|each| *each <= 64) {
+        tries.push(kilobytes_of_a_slow_reader());
+    }
+    assert!(
+        tries.iter().any(|each| *each <= 64),
+        "{tries:?} KiB for each reader"
+    );
 }
 
 #[cfg(target_os = "linux")]
