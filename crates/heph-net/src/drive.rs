@@ -3,15 +3,21 @@
 //! One task a conversation. It holds no rule of its own: what is said, when, and how long it may take is the
 //! [`Machine`]'s business. The driver adds only what sockets bring: a full queue pushes back, a peer's end is the end,
 //! and a cancelled conversation tells the peer so.
+//!
+//! A thread that hands a command over carries the conversation on itself, where nobody does at that moment: the bytes leave
+//! without another thread being woken for them.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::VarInt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
@@ -45,6 +51,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// How long a finished conversation waits for the peer to have read everything.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Rounds of a conversation that always has something to do before others have their turn.
+const ROUNDS_AT_ONCE: u32 = 32;
 
 /// What the peer sees of a conversation that was dropped in the middle.
 const CANCELLED: VarInt = VarInt::from_u32(1);
@@ -104,6 +113,7 @@ pub struct Conversation<M: Machine> {
 /// A way to hand commands to a conversation, for as many threads as want one.
 pub struct Commands<M: Machine> {
     queue: mpsc::Sender<M::Command>,
+    carried: Arc<Carried<M::Command>>,
 }
 
 /// The books of one conversation, also once it is over: bytes sent and received, without what the connection adds. Clones are the same.
@@ -154,6 +164,7 @@ impl<M: Machine> Clone for Commands<M> {
     fn clone(&self) -> Self {
         Commands {
             queue: self.queue.clone(),
+            carried: Arc::clone(&self.carried),
         }
     }
 }
@@ -166,14 +177,15 @@ impl<M: Machine> Commands<M> {
 
     /// The same on a thread that may wait. Not to be called in a task.
     pub fn send_blocking(&self, command: M::Command) -> bool {
-        self.queue.blocking_send(command).is_ok()
+        let queued = |command| self.queue.blocking_send(command).is_ok();
+        self.carried.hand(command).map_or_else(queued, |()| true)
     }
 
     /// Hands a command over if there is room, else gives it back.
     pub fn try_send(&self, command: M::Command) -> Result<(), M::Command> {
-        self.queue
-            .try_send(command)
-            .map_err(mpsc::error::TrySendError::into_inner)
+        self.carried
+            .hand(command)
+            .or_else(|command| self.queue.try_send(command).map_err(TrySendError::into_inner))
     }
 
     /// Whether the conversation is over.
@@ -251,28 +263,133 @@ where
         counted: Arc::clone(&counted),
         witness: stream.witness(),
     };
+    let handed = Handed::default();
     let driver = Driver {
         stream,
         machine,
         epoch,
         commands: Some(command_queue),
+        handed: Arc::clone(&handed),
         events: event_queue,
         told: None,
         unsent: Unsent::default(),
         heard_all: false,
         counted,
     };
-    tokio::spawn(async move {
+    let run = Box::pin(async move {
         let outcome = driver.run().await;
         // The caller may have gone; then nobody asks.
         let _ = ended.send(outcome);
     });
+    let carried = Arc::new(Carried {
+        handed,
+        turn: Mutex::new(Turn {
+            run: Some(run),
+            task: None,
+        }),
+        runtime: Handle::current(),
+    });
+    tokio::spawn(Carrier(Arc::clone(&carried)));
     Conversation {
-        commands: Commands { queue: commands },
+        commands: Commands {
+            queue: commands,
+            carried,
+        },
         events,
         end,
         tally,
     }
+}
+
+/// A command of the thread that carries a conversation on at this moment.
+type Handed<C> = Arc<Mutex<Option<C>>>;
+
+/// A conversation that one thread at a time carries on: its task's, or one that has a command for it.
+struct Carried<C> {
+    handed: Handed<C>,
+    turn: Mutex<Turn>,
+    runtime: Handle,
+}
+
+struct Turn {
+    /// Until it is over.
+    run: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Wakes its task, once that has begun.
+    task: Option<Waker>,
+}
+
+impl<C> Carried<C> {
+    /// Hands a command over and carries the conversation on with it. Gives it back where another thread carries it just now, where
+    /// it is over or takes no commands, and in a task, whose turn others wait for. Commands of one thread keep their order: what is
+    /// queued is taken first.
+    fn hand(&self, command: C) -> Result<(), C> {
+        if Handle::try_current().is_ok() {
+            return Err(command);
+        }
+        let Ok(mut turn) = self.turn.try_lock() else {
+            return Err(command);
+        };
+        let Turn {
+            run: Some(run),
+            task: Some(task),
+        } = &mut *turn
+        else {
+            return Err(command);
+        };
+        *held(&self.handed) = Some(command);
+        let _timers = self.runtime.enter();
+        // Whatever it waits for wakes its task. A panic ends the conversation, as it does in a task, and not who has the command.
+        let carried = catch_unwind(AssertUnwindSafe(|| {
+            run.as_mut().poll(&mut Context::from_waker(task))
+        }));
+        if !matches!(carried, Ok(Poll::Pending)) {
+            task.wake_by_ref();
+            turn.run = None;
+        }
+        let left = held(&self.handed).take();
+        left.map_or(Ok(()), Err)
+    }
+}
+
+/// The task of a conversation. It ends with the task.
+struct Carrier<C>(Arc<Carried<C>>);
+
+impl<C> Future for Carrier<C> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut turn = held(&self.0.turn);
+        match &mut turn.task {
+            Some(task) => task.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        let over = turn
+            .run
+            .as_mut()
+            .is_none_or(|run| run.as_mut().poll(context).is_ready());
+        if !over {
+            return Poll::Pending;
+        }
+        turn.run = None;
+        Poll::Ready(())
+    }
+}
+
+impl<C> Drop for Carrier<C> {
+    fn drop(&mut self) {
+        held(&self.0.turn).run = None;
+    }
+}
+
+impl<C> fmt::Debug for Carried<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carried").finish_non_exhaustive()
+    }
+}
+
+/// What a lock guards. Who panicked while it carried a conversation is followed by nobody: it is over then.
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Driver<M: Machine> {
@@ -280,6 +397,7 @@ struct Driver<M: Machine> {
     machine: M,
     epoch: Instant,
     commands: Option<mpsc::Receiver<M::Command>>,
+    handed: Handed<M::Command>,
     events: mpsc::Sender<M::Event>,
     /// The next event, while there is no room for it.
     told: Option<M::Event>,
@@ -335,6 +453,8 @@ impl Unsent {
 impl<M: Machine> Driver<M> {
     async fn run(mut self) -> Result<(), DriveError<M::Error>> {
         let outcome = self.pump().await;
+        // The last words are the task's: a thread that computes may be sealed against them.
+        tokio::task::yield_now().await;
         match &outcome {
             Ok(()) => self.farewell().await,
             Err(DriveError::Machine(_)) => self.abandon(BROKEN),
@@ -346,9 +466,13 @@ impl<M: Machine> Driver<M> {
     async fn pump(&mut self) -> Result<(), DriveError<M::Error>> {
         let mut bytes = vec![0; READ_BYTES];
         let mut alarm = Alarm::new();
+        let mut rounds = 0_u32;
         loop {
-            // One thread carries all conversations: who always has something to do lets others do theirs in between.
-            tokio::task::coop::consume_budget().await;
+            // Who always has something to do lets others do theirs in between.
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             self.unsent.fill(&mut self.machine);
             self.tell()?;
             self.write_at_once().await?;
@@ -384,7 +508,7 @@ impl<M: Machine> Driver<M> {
                         }
                     }.map_err(DriveError::Machine)?;
                 }
-                command = next_command(commands) => match command {
+                command = next_command(commands, &self.handed) => match command {
                     Some(command) => {
                         self.machine.command(self.epoch.elapsed(), command).map_err(DriveError::Machine)?;
                     }
@@ -447,11 +571,18 @@ impl<M: Machine> Driver<M> {
     }
 }
 
-async fn next_command<C>(commands: Option<&mut mpsc::Receiver<C>>) -> Option<C> {
-    match commands {
-        Some(commands) => commands.recv().await,
-        None => std::future::pending().await,
-    }
+/// What is queued, then what the thread that carries this on has brought itself.
+async fn next_command<C>(commands: Option<&mut mpsc::Receiver<C>>, handed: &Handed<C>) -> Option<C> {
+    let Some(commands) = commands else {
+        return std::future::pending().await;
+    };
+    poll_fn(|context| match commands.poll_recv(context) {
+        Poll::Pending => held(handed)
+            .take()
+            .map_or(Poll::Pending, |command| Poll::Ready(Some(command))),
+        queued => queued,
+    })
+    .await
 }
 
 /// A timer for a moment that is put off far more often than it comes: it stays set for the earliest, and looks anew then.
@@ -490,6 +621,107 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
+
+    /// A conversation that hears numbers and keeps them; 0 ends it and 13 makes it panic.
+    struct Listener {
+        threads: tokio::runtime::Runtime,
+        carried: Arc<Carried<u32>>,
+        queue: mpsc::Sender<u32>,
+        heard: Arc<Mutex<Vec<u32>>>,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    fn listener() -> Listener {
+        let threads = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (queue, mut commands) = mpsc::channel(4);
+        let (handed, heard) = (Handed::default(), Arc::new(Mutex::new(Vec::new())));
+        let (mine, hears) = (Arc::clone(&handed), Arc::clone(&heard));
+        let run = async move {
+            loop {
+                match next_command(Some(&mut commands), &mine).await {
+                    None | Some(0) => return,
+                    Some(13) => panic!("as asked"),
+                    Some(number) => held(&hears).push(number),
+                }
+            }
+        };
+        let carried = Arc::new(Carried {
+            handed,
+            turn: Mutex::new(Turn {
+                run: Some(Box::pin(run)),
+                task: None,
+            }),
+            runtime: threads.handle().clone(),
+        });
+        let task = threads.spawn(Carrier(Arc::clone(&carried)));
+        Listener {
+            threads,
+            carried,
+            queue,
+            heard,
+            task,
+        }
+    }
+
+    impl Listener {
+        /// Lets the task have its turn.
+        fn turn(&self) {
+            self.threads.block_on(tokio::task::yield_now());
+        }
+    }
+
+    #[test]
+    fn who_hands_a_command_over_carries_it_behind_those_that_wait() {
+        let listener = listener();
+        // Its task has not begun yet.
+        assert_eq!(listener.carried.hand(1), Err(1));
+        listener.turn();
+        listener.queue.try_send(1).unwrap();
+        assert_eq!(listener.carried.hand(2), Ok(()));
+        assert_eq!(*held(&listener.heard), [1, 2]);
+    }
+
+    #[test]
+    fn a_command_is_given_back_in_a_task_and_while_another_carries() {
+        let listener = listener();
+        listener.turn();
+        assert_eq!(
+            listener.threads.block_on(async { listener.carried.hand(1) }),
+            Err(1)
+        );
+        let turn = held(&listener.carried.turn);
+        assert_eq!(listener.carried.hand(2), Err(2));
+        drop(turn);
+        assert_eq!(listener.carried.hand(3), Ok(()));
+        assert_eq!(*held(&listener.heard), [3]);
+    }
+
+    #[test]
+    fn what_ends_a_conversation_ends_its_task_whoever_carries_it() {
+        for last in [0, 13] {
+            let listener = listener();
+            listener.turn();
+            assert_eq!(listener.carried.hand(last), Ok(()));
+            assert!(listener.queue.is_closed());
+            assert_eq!(listener.carried.hand(1), Err(1));
+            let task = listener.task;
+            let within = async { timeout(Duration::from_secs(10), task).await };
+            let ended = listener.threads.block_on(within);
+            assert!(ended.is_ok_and(|ended| ended.is_ok()), "after {last}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_ends_with_its_task() {
+        let listener = listener();
+        listener.turn();
+        drop(listener.threads);
+        assert!(listener.queue.is_closed());
+        assert_eq!(listener.carried.hand(1), Err(1));
+    }
 
     #[test]
     fn an_alarm_that_is_put_off_and_put_forward_comes_when_it_should() {

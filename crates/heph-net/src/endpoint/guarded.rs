@@ -18,6 +18,7 @@ use heph_types::NodeId;
 use iroh::endpoint::VarInt;
 use rustix::net::Shutdown;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -997,7 +998,10 @@ pub(super) struct ReceiveHalf(End);
 impl SendHalf {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<usize, String> {
         loop {
-            match self.0.pipe().try_write(bytes) {
+            // A plain write: a thread that was sealed against sending to others may say what was cleared for this pair.
+            let pipe = self.0.pipe();
+            let write = || rustix::io::write(pipe, bytes).map_err(io::Error::from);
+            match pipe.try_io(Interest::WRITABLE, write) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // An error is seen by the next try.
