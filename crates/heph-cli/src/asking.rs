@@ -208,7 +208,7 @@ impl Planned {
             discretion: &self.asking.discretion.clone().unreplaced(),
             ..self.asking.bounds()
         };
-        let cluster = self.asking.pool.cluster();
+        let cluster = self.asking.cluster_that_answers();
         let record = self
             .asking
             .best(&cluster, &bounds, self.mode, sizes, answer_tokens_max)?;

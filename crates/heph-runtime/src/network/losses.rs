@@ -140,6 +140,12 @@ async fn look_for(inner: Weak<Inner>, node: NodeId) {
         if !network.is_lost(node) || network.is_closed() {
             return;
         }
+        let machine = network.clone();
+        let known = network.aside(move || machine.peer(node)).await;
+        if matches!(known, Ok(Ok(None))) {
+            // It was struck out of the book.
+            return;
+        }
         if greets(&network, node, LOOK_DEADLINE).await {
             network.found(node);
             return;
