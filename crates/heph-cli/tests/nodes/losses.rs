@@ -110,14 +110,21 @@ fn a_node_that_is_stopped_in_the_middle_is_passed_by_until_it_goes_on() {
     while began.elapsed() < DETECTION {
         let answers = burst(&door, &short, 10);
         assert!(longest(&answers) <= calm, "{:?} of {calm:?}", longest(&answers));
-        assert!(answers.iter().all(|(answer, _)| places(answer) == ["node-b"]));
+        assert!(
+            answers
+                .iter()
+                .all(|(answer, _)| !places(answer).contains(&"node-a"))
+        );
     }
     signal("-CONT", nodes[0].child.id());
     let began = Instant::now();
     loop {
         let answers = burst(&door, &short, 10);
         assert!(longest(&answers) <= most, "{:?} of {most:?}", longest(&answers));
-        if answers.iter().any(|(answer, _)| places(answer) == ["node-a"]) {
+        if answers
+            .iter()
+            .any(|(answer, _)| places(answer).contains(&"node-a"))
+        {
             break;
         }
         assert!(began.elapsed() < RETURN, "it is not used again");
@@ -167,8 +174,12 @@ fn who_waits_is_planned_anew_past_a_node_that_was_lost_meanwhile() {
     let answers = behind(&door, &question("remote", 8), || lost.kill());
     say_the_same(&answers, &alone);
     for (answer, _) in &answers {
-        assert_eq!(places(answer), ["node-b"], "{answer}");
-        assert_eq!(answer["heph"]["receipt"]["moves"], json!([]), "{answer}");
+        // Whoever is slow with so much to do may be left for this machine; the lost one was not asked.
+        let moves = answer["heph"]["receipt"]["moves"].to_string();
+        assert!(
+            !places(answer).contains(&"node-a") && !moves.contains("node-a"),
+            "{answer}"
+        );
     }
 }
 
@@ -180,6 +191,20 @@ fn who_waits_is_planned_anew_by_the_rules_as_they_are_then() {
     let door = DoorProcess::start(&desk, &[], &[]);
     let short = question("auto", 8);
     let away = door.post("/v1/completions", &short);
+    let told = |body: &Value| {
+        let (_, head, text) = door.ask("POST", "/v1/completions", body, "");
+        let mode = head.lines().find_map(|line| line.strip_prefix("heph-mode: "));
+        (mode.map(str::to_owned), text)
+    };
+    let (mode, text) = told(&short);
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json!(mode), answer["heph"]["receipt"]["mode"]);
+    // Whether it is planned anew before its turn is not known where a stream begins.
+    let mut stream = short.clone();
+    stream["stream"] = json!(true);
+    assert_eq!(told(&stream).0, None);
+    stream["heph"] = json!({ "mode": "remote" });
+    assert_eq!(told(&stream).0.as_deref(), Some("remote"));
     assert!(places(&away).iter().all(|place| *place != "here"), "{away}");
     let answers = behind(&door, &short, || {
         std::fs::write(

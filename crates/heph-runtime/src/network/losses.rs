@@ -16,8 +16,9 @@ use crate::peer::greets;
 /// Machines of which it is remembered that they were lost; of further ones nobody is told.
 const LOST_MAX: usize = 1_024;
 
-/// The first pause before a lost machine is looked for; each is twice the one before,
-const LOOK_FIRST: Duration = Duration::from_millis(250);
+/// The first pause before a lost machine is looked for, which is short since one that was only slow is lost for nobody then; each is twice the
+/// one before,
+const LOOK_FIRST: Duration = Duration::from_millis(50);
 
 /// and none is longer than this.
 const LOOK_LAST: Duration = Duration::from_secs(4);
