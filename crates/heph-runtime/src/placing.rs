@@ -21,6 +21,8 @@ const CHUNK: u32 = 64;
 #[derive(Debug)]
 pub struct Placing {
     places: Mutex<Places>,
+    /// Held while a request is planned.
+    planning: Mutex<()>,
     began: Instant,
 }
 
@@ -75,12 +77,18 @@ impl Default for Placing {
                 balancer: Balancer::new(&[]),
                 seats: BTreeMap::new(),
             }),
+            planning: Mutex::default(),
             began: Instant::now(),
         }
     }
 }
 
 impl Placing {
+    /// Waits for the turn to be told, to plan and to give: of requests that come at once each is planned behind what was given for the one before.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.planning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells `cluster` how long such a request would wait at each machine behind what this door gave it, where that is longer than what the
     /// machine says itself.
     pub fn tell(&self, cluster: &mut Cluster, asked: &Asked) {

@@ -191,6 +191,8 @@ impl Rests for Seat {
 struct Planned {
     asking: Arc<Asking>,
     record: Record,
+    /// What was given to its machines when it was made, for the first who asks by it.
+    given: Mutex<Option<Given>>,
     discretion: Discretion,
     sizes: Sizes,
     met: Arc<Acquaintance>,
@@ -229,14 +231,16 @@ impl Planned {
             .answer_tokens_max
             .unwrap_or(usize::MAX)
             .min(ANSWER_TOKENS_USUAL);
-        met.placing.tell(
-            &mut cluster,
-            &asked(wish.asker, wish.prompt_tokens, answer_tokens),
-        );
+        let asked = asked(wish.asker, wish.prompt_tokens, answer_tokens);
+        let turn = met.placing.turn();
+        met.placing.tell(&mut cluster, &asked);
         let record = asking.best(&cluster, &bounds, wish.mode, sizes, wish.answer_tokens_max)?;
+        let given = Mutex::new(Some(met.placing.give(&record, &asked)));
+        drop(turn);
         Ok(Planned {
             asking,
             record,
+            given,
             discretion,
             sizes,
             met: Arc::clone(met),
@@ -254,6 +258,11 @@ impl Planned {
         let as_it_is = now.wants_replaced().is_none();
         (as_it_is && placing::takes_over(&self.record.decision.plan, &now.record.decision.plan))
             .then_some(now)
+    }
+
+    /// What was given to its machines when it was made, where nobody has asked by it yet.
+    fn reserved(&self) -> Option<Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether it is worth planning anew before `job` begins: it waited long, or a machine of the plan was lost meanwhile. Not where nobody
@@ -338,6 +347,7 @@ impl Course for Planned {
         Arc::new(Planned {
             asking: Arc::clone(&self.asking),
             record: self.record.clone(),
+            given: Mutex::new(self.reserved()),
             discretion: self.discretion.clone().with_replaced(replaced),
             sizes: self.sizes,
             met: Arc::clone(&self.met),
@@ -346,6 +356,9 @@ impl Course for Planned {
     }
 
     fn give(&self, job: &Job) -> Given {
+        if let Some(given) = self.reserved() {
+            return given;
+        }
         let asked = asked(
             job.asker,
             job.prompt.len(),
@@ -359,7 +372,8 @@ impl Course for Planned {
             // What it was given counts no more for the plan that takes its place.
             drop(given);
             if let Some(planned) = self.again() {
-                return planned.begin(job, speaker, planned.give(job));
+                let given = planned.give(job);
+                return planned.begin(job, speaker, given);
             }
             given = self.give(job);
         }
