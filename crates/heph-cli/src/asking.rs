@@ -25,6 +25,7 @@ use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::transfer::Goodput;
 use heph_net::trust::TrustBook;
+use heph_plan::replan::{Event, after};
 use heph_plan::{
     Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Refusal, Request, Stage,
     WarmPrefix, shortlist,
@@ -207,7 +208,7 @@ impl Planned {
             discretion: &self.asking.discretion.clone().unreplaced(),
             ..self.asking.bounds()
         };
-        let cluster = self.asking.pool.cluster();
+        let cluster = self.asking.cluster_that_answers();
         let record = self
             .asking
             .best(&cluster, &bounds, self.mode, sizes, answer_tokens_max)?;
@@ -514,6 +515,8 @@ pub(crate) struct Asking {
     home: PathBuf,
     /// Peers that did not answer: name and why.
     away: Vec<(String, String)>,
+    /// Machines that had answered again after they were lost when these were met.
+    returns: u64,
     /// What carries the connections; they end with it.
     network: Option<Arc<Joined>>,
 }
@@ -586,13 +589,14 @@ impl Asking {
             return Ok(TrustBook::open(&self.home)?
                 .peers()
                 .is_empty()
-                .then(|| self.among_those(Vec::new())));
+                .then(|| self.among_those(Vec::new(), 0)));
         };
+        let returns = network.returns();
         let met = contacts(network, &network.peers()?, ANSWER_DEADLINE);
-        Ok(Some(self.among_those(met)))
+        Ok(Some(self.among_those(met, returns)))
     }
 
-    fn among_those(&self, met: Vec<Contact>) -> Self {
+    fn among_those(&self, met: Vec<Contact>, returns: u64) -> Self {
         let alone = NodePool::alone(self.pool.desk().clone(), Arc::clone(self.pool.here()));
         Self {
             model: Arc::clone(&self.model),
@@ -610,6 +614,7 @@ impl Asking {
             cancel: self.cancel.clone(),
             home: self.home.clone(),
             away: met.into_iter().filter_map(away).collect(),
+            returns,
             network: self.network.clone(),
             forward: self.forward,
         }
@@ -669,6 +674,7 @@ impl Asking {
             desk_profile(node, speed, &profile),
             here(node, hash, &model, &cancel),
         );
+        let returns = network.as_ref().map_or(0, |network| network.returns());
         let met = match &network {
             Some(network) => contacts(network, &network.peers()?, ANSWER_DEADLINE),
             None => Vec::new(),
@@ -689,6 +695,7 @@ impl Asking {
             forward: place.forward,
             pool: pool.among(&met).apart(distances(network.as_ref())),
             away: met.into_iter().filter_map(away).collect(),
+            returns,
             cancel,
             home: settings.home.clone(),
             network: network.map(Arc::new),
@@ -698,6 +705,24 @@ impl Asking {
     /// The machines.
     pub(crate) fn pool(&self) -> &NodePool {
         &self.pool
+    }
+
+    /// The machines without those that were lost and have not answered since.
+    pub(crate) fn cluster_that_answers(&self) -> Cluster {
+        let cluster = self.pool.cluster();
+        let others = self.pool.others().iter().map(|machine| machine.profile.node);
+        let lost = others.filter(|node| self.is_lost(*node));
+        lost.fold(cluster, |cluster, node| after(&cluster, &Event::Lost(node)))
+    }
+
+    /// Whether a machine was lost and has not answered since.
+    pub(crate) fn is_lost(&self, node: NodeId) -> bool {
+        self.network.as_ref().is_some_and(|network| network.is_lost(node))
+    }
+
+    /// Whether machines that were lost answer again since these were met.
+    pub(crate) fn others_returned(&self) -> bool {
+        self.network.as_ref().map_or(0, |network| network.returns()) != self.returns
     }
 
     /// What machines call the model.

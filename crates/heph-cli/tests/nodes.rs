@@ -18,6 +18,9 @@ mod door;
 #[cfg(target_os = "linux")]
 #[path = "nodes/guard.rs"]
 mod guard;
+#[cfg(target_os = "linux")]
+#[path = "nodes/losses.rs"]
+mod losses;
 #[path = "../../heph-providers/tests/mocks/server.rs"]
 mod mock;
 #[path = "nodes/parts.rs"]

@@ -80,6 +80,8 @@ pub(crate) struct By {
     /// The model that is named to the caller.
     pub(crate) model: String,
     pub(crate) mode: &'static str,
+    /// Whether that mode is the one that will be: a request that names none may be planned anew before its turn comes.
+    keeps_mode: bool,
     pub(crate) exactness: Exactness,
     /// What was tried before and could not be, in a sentence.
     degraded: Option<String>,
@@ -99,6 +101,7 @@ impl By {
         Self {
             model: writer.name.clone(),
             mode: Mode::Local.name(),
+            keeps_mode: true,
             exactness: Exactness::Exact,
             degraded,
             shows: None,
@@ -111,6 +114,7 @@ impl By {
         Self {
             model,
             mode: Mode::Remote.name(),
+            keeps_mode: true,
             exactness: Exactness::Unknown,
             degraded: None,
             shows: None,
@@ -118,12 +122,13 @@ impl By {
         }
     }
 
-    /// The machines of a plan.
-    pub(crate) fn course(writer: Arc<Writer>, record: &Record) -> Self {
+    /// The machines of a plan, for a request that names this mode, or none.
+    pub(crate) fn course(writer: Arc<Writer>, record: &Record, named: Option<Mode>) -> Self {
         let plan = &record.decision.plan;
         Self {
             model: writer.name.clone(),
             mode: plan.mode.name(),
+            keeps_mode: named.is_some(),
             exactness: plan.exactness,
             degraded: None,
             shows: None,
@@ -262,14 +267,19 @@ impl Answer {
         self.by.writer.service.words()
     }
 
-    /// How it is answered, and what its bits are worth: what was given to another question is not what the model says to
-    /// this one.
-    pub(crate) fn class(&self) -> (&'static str, String) {
+    /// How it is answered, as far as that is certain, and what its bits are worth at least: what was given to another question is not what the
+    /// model says to this one.
+    pub(crate) fn class(&self) -> (Option<&'static str>, String) {
         let exactness = match &self.recalled {
             Some(recalled) if recalled.likeness < 1.0 => "recalled".to_owned(),
             _ => self.by.exactness.to_string(),
         };
-        (self.by.mode, exactness)
+        let told = self
+            .outcomes
+            .iter()
+            .filter_map(|outcome| outcome.elsewhere.as_ref());
+        let told = told.map(|receipt| receipt.mode.name()).next();
+        (told.or(self.by.keeps_mode.then_some(self.by.mode)), exactness)
     }
 
     /// The id that the receipt will have.

@@ -541,7 +541,7 @@ impl Ask {
             }
             Place::Course(course) => {
                 ask.fits(jobs.len() / ask.choices, door.errands.answers_max())?;
-                let by = By::course(writer, course.record());
+                let by = By::course(writer, course.record(), ask.wishes.mode()?);
                 let errands = elsewhere::errands(&course, jobs, pseudonyms.as_ref());
                 (
                     by,

@@ -317,7 +317,9 @@ fn headers(answer: &Answer, content_type: &'static str) -> HeaderMap {
         }
     };
     let (mode, exactness) = answer.class();
-    set("heph-mode", mode);
+    if let Some(mode) = mode {
+        set("heph-mode", mode);
+    }
     set("heph-exactness", &exactness);
     if answer.is_recalled() {
         set("heph-cache", "semantic");

@@ -140,15 +140,21 @@ impl Balancer {
 
     /// One more node.
     pub fn add(&mut self, start: SeatStart) -> Seat {
-        self.nodes.push(Node {
-            start,
-            factor: 1.0,
-            given: 0.0,
-            queue: Queue::default(),
-            running: Vec::new(),
-            cache: PrefixCache::new(start.blocks_max),
-        });
+        self.nodes.push(Node::new(start));
         Seat(self.nodes.len() - 1)
+    }
+
+    /// Another node in the place of one of which nothing is wanted any more.
+    pub fn renew(&mut self, seat: Seat, start: SeatStart) {
+        if let Some(node) = self.nodes.get_mut(seat.0) {
+            *node = Node::new(start);
+        }
+    }
+
+    /// Whether nothing waits or runs at a node.
+    pub fn is_idle(&self, seat: Seat) -> bool {
+        let node = self.nodes.get(seat.0);
+        node.is_none_or(|node| node.queue.len() == 0 && node.running.is_empty())
     }
 
     /// A node is known better now.
@@ -349,6 +355,17 @@ impl Balancer {
 }
 
 impl Node {
+    fn new(start: SeatStart) -> Self {
+        Self {
+            start,
+            factor: 1.0,
+            given: 0.0,
+            queue: Queue::default(),
+            running: Vec::new(),
+            cache: PrefixCache::new(start.blocks_max),
+        }
+    }
+
     fn prompt_seconds(&self, ask: &Ask) -> f64 {
         let held = self.cache.overlap(ask.prefix) as u64 * u64::from(ask.block_tokens);
         let rest = u64::from(ask.prompt_tokens).saturating_sub(held).max(1);

@@ -331,7 +331,18 @@ fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, progress:
             Progress { only, ..progress },
         ))
     });
-    priced.collect()
+    let mut moves: Vec<Move> = priced.collect();
+    // Whoever takes no part yet first ends what waits there.
+    let mut asked: Vec<NodeId> = old.stages.iter().map(|stage| stage.node).collect();
+    for moved in &mut moves {
+        if !asked.contains(&moved.to) {
+            asked.push(moved.to);
+            let peer = cluster.nodes.iter().find(|peer| peer.profile.node == moved.to);
+            let profile = peer.map_or(&cluster.desk, |peer| &peer.profile);
+            moved.seconds += profile.queue.as_secs_f64();
+        }
+    }
+    moves
 }
 
 fn priced(

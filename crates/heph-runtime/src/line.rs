@@ -216,6 +216,8 @@ pub struct Line {
     lost: Vec<(NodeId, Instant)>,
     /// Nodes that were full, and when they may have room.
     busy: Vec<(NodeId, Instant)>,
+    /// Since when nodes have had no room for what this line has begun, without a token in between.
+    short_since: Option<Instant>,
     moves: Vec<Move>,
     /// Whether rows may go from node to node.
     forwards: bool,
@@ -343,6 +345,7 @@ impl Line {
             chosen: VecDeque::new(),
             lost: Vec::new(),
             busy: Vec::new(),
+            short_since: None,
             moves: Vec::new(),
             forwards: false,
             tags: 0,
@@ -439,6 +442,7 @@ impl Line {
         self.moves.clear();
         self.parted.clear();
         self.busy.clear();
+        self.short_since = None;
         let now = self.clock.now();
         self.lost
             .retain(|(_, when)| now.saturating_duration_since(*when) < FORGIVEN_AFTER);
@@ -597,6 +601,7 @@ impl Line {
         self.cancel = Some(cancel.clone());
         loop {
             if let Some(chosen) = self.chosen.pop_front() {
+                self.short_since = None;
                 self.note_gap();
                 return Ok(chosen);
             }
@@ -638,6 +643,10 @@ impl Line {
             post.reach = to;
         } else {
             self.unseat(0);
+            // The last token may wait as a step, where the line went from stages to one.
+            let waiting = &mut self.posts[0].waiting;
+            waiting.iter_mut().for_each(|piece| piece.cut(to));
+            waiting.retain(|piece| piece.live > 0);
         }
     }
 
@@ -934,6 +943,9 @@ impl Line {
         if !stream.sent || first.index() != self.tokens.len() || token.index() >= self.model.vocab {
             return Err(wrong("the token is for another place"));
         }
+        // What it chose on its own stands in its cache: whoever asks it for another answer has to take that back.
+        let post = &mut self.posts[at];
+        post.reach = post.reach.max(self.tokens.len());
         self.take_step(token);
         self.chosen.push_back(Chosen {
             first: *first,

@@ -7,6 +7,7 @@
 
 mod claim;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -256,6 +257,7 @@ fn acquaintances(peers: &[Peer]) -> Vec<Acquaintance> {
 /// Keeps the roster to the book, and the network's addresses to the roster.
 async fn follow_book(network: Network, roster: Roster) {
     let mut admitted = Vec::new();
+    let mut here = BTreeMap::new();
     let mut shown = roster.watch();
     loop {
         let reading = network.clone();
@@ -274,12 +276,29 @@ async fn follow_book(network: Network, roster: Roster) {
                 present
                     .iter()
                     .for_each(|one| network.heard_of(one.node, one.address.clone()));
+                here = seen(&network, &here, &present);
                 tokio::time::sleep(BOOK_EVERY / 4).await;
             }
             Ok(Err(_)) => return,
             Err(_) => {}
         }
     }
+}
+
+/// Who is present now. Who was and is not any more is lost for whoever asks this machine's peers, and who comes, or is suspected no more, is found.
+fn seen(
+    network: &Network,
+    before: &BTreeMap<NodeId, Standing>,
+    present: &[Present],
+) -> BTreeMap<NodeId, Standing> {
+    let now: BTreeMap<_, _> = present.iter().map(|one| (one.node, one.standing)).collect();
+    let gone = before.keys().filter(|node| !now.contains_key(node));
+    gone.for_each(|node| network.lost(*node));
+    let came = now
+        .iter()
+        .filter(|(node, standing)| **standing == Standing::Here && before.get(node) != Some(&Standing::Here));
+    came.for_each(|(node, _)| network.found(*node));
+    now
 }
 
 /// Asks whoever is seen on the local network and stands in the book.

@@ -12,6 +12,7 @@
 //! Knows no model, stage or member: the services do.
 
 mod arrivals;
+mod losses;
 mod pairing;
 
 use std::cell::OnceCell;
@@ -39,6 +40,7 @@ use crate::guard::Outlet;
 use crate::rules::Rules;
 use crate::settings::Keys;
 use crate::ways::Ways;
+use losses::Losses;
 
 pub use pairing::JoinError;
 
@@ -175,6 +177,7 @@ struct Inner {
     /// Connections that services work on.
     arrived: Mutex<BTreeMap<u64, Connection>>,
     heard: Mutex<BTreeMap<NodeId, NodeAddress>>,
+    losses: Losses,
     invitations: Mutex<Invitations>,
     /// Held while the book is read, changed and written.
     book: Mutex<()>,
@@ -212,6 +215,7 @@ impl Network {
             services: Mutex::default(),
             arrived: Mutex::default(),
             heard: Mutex::default(),
+            losses: Losses::default(),
             invitations: Mutex::default(),
             book: Mutex::new(()),
             ways,

@@ -20,8 +20,8 @@ use crate::codecs::Allowed;
 use crate::network::Network;
 use crate::seat::{Bell, Host, Refusal, Seat, SeatError, Tally};
 use link::Link;
-pub(crate) use seat::PROFILE_VERSION;
 use seat::{Leave, Talks};
+pub(crate) use seat::{PROFILE_VERSION, greets};
 
 /// How long the first connection to a peer may take: a desk has others to ask.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);

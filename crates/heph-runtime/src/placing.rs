@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use heph_engine::batch::Asker;
 use heph_plan::balance::{Ask, Balancer, Seat, SeatStart, Ticket, UserId};
-use heph_plan::{Cluster, Mode, Plan, Record};
+use heph_plan::{Cluster, Mode, NODES_MAX, Plan, Record};
 use heph_types::{KvFormat, ModelProfile, NodeId, NodeProfile};
 
 use crate::service::Ending;
@@ -21,14 +21,27 @@ const CHUNK: u32 = 64;
 #[derive(Debug)]
 pub struct Placing {
     places: Mutex<Places>,
+    /// Held while a request is planned.
+    planning: Mutex<()>,
     began: Instant,
 }
 
 #[derive(Debug)]
 struct Places {
     balancer: Balancer,
-    seats: BTreeMap<NodeId, Seat>,
+    seats: BTreeMap<NodeId, Place>,
 }
+
+/// The place of a machine.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    seat: Seat,
+    /// When it was given something last.
+    given: Instant,
+}
+
+/// Machines that are remembered; the one that was given nothing for longest makes room for the next.
+const MACHINES_MAX: usize = NODES_MAX + 1;
 
 /// A request, in sizes.
 #[derive(Debug, Clone, Copy)]
@@ -64,19 +77,25 @@ impl Default for Placing {
                 balancer: Balancer::new(&[]),
                 seats: BTreeMap::new(),
             }),
+            planning: Mutex::default(),
             began: Instant::now(),
         }
     }
 }
 
 impl Placing {
+    /// Waits for the turn to be told, to plan and to give: of requests that come at once each is planned behind what was given for the one before.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.planning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells `cluster` how long such a request would wait at each machine behind what this door gave it, where that is longer than what the
     /// machine says itself.
     pub fn tell(&self, cluster: &mut Cluster, asked: &Asked) {
         let (places, now, ask) = (self.lock(), self.began.elapsed(), asked.ask(1.0));
         let tell = |profile: &mut NodeProfile| {
-            if let Some(seat) = places.seats.get(&profile.node) {
-                let wait = places.balancer.expected_wait(*seat, &ask, now);
+            if let Some(place) = places.seats.get(&profile.node) {
+                let wait = places.balancer.expected_wait(place.seat, &ask, now);
                 profile.queue = profile.queue.max(wait);
             }
         };
@@ -105,7 +124,9 @@ impl Placing {
             let (Some(profile), Some(model)) = (profile, model) else {
                 continue;
             };
-            let seat = places.seat(profile, model);
+            let Some(seat) = places.seat(profile, model) else {
+                continue;
+            };
             let placed = places.balancer.give(seat, &asked.ask(layers / all), now);
             given.extend(placed.map(|placed| (seat, placed.ticket)));
         }
@@ -125,20 +146,29 @@ impl Placing {
 }
 
 impl Places {
-    /// The place of a machine, as fast as it is known to be by now.
-    fn seat(&mut self, profile: &NodeProfile, model: &ModelProfile) -> Seat {
-        let start = start(profile, model);
-        match self.seats.get(&profile.node) {
-            Some(seat) => {
-                self.balancer.know(*seat, start);
-                *seat
+    /// The place of a machine, as fast as it is known to be by now; `None` where as many as may be are busy.
+    fn seat(&mut self, profile: &NodeProfile, model: &ModelProfile) -> Option<Seat> {
+        let (start, given) = (start(profile, model), Instant::now());
+        let seat = match self.seats.get(&profile.node) {
+            Some(place) => {
+                self.balancer.know(place.seat, start);
+                place.seat
             }
+            None if self.seats.len() < MACHINES_MAX => self.balancer.add(start),
             None => {
-                let seat = self.balancer.add(start);
-                self.seats.insert(profile.node, seat);
+                let idle = self
+                    .seats
+                    .iter()
+                    .filter(|(_, place)| self.balancer.is_idle(place.seat));
+                let (node, place) = idle.min_by_key(|(_, place)| place.given)?;
+                let (node, seat) = (*node, place.seat);
+                self.seats.remove(&node);
+                self.balancer.renew(seat, start);
                 seat
             }
-        }
+        };
+        self.seats.insert(profile.node, Place { seat, given });
+        Some(seat)
     }
 }
 
@@ -195,9 +225,10 @@ impl Given {
         self.began = Some(Instant::now());
     }
 
-    /// It was answered, and ended so. Of a machine that did so alone, and was not broken off, is learned how fast it is.
-    pub fn done(mut self, ending: &Ending) {
-        let teaches = self.is_whole && *ending != Ending::Deadline;
+    /// It was answered, and ended so, after its line went so many times from one machine to another. Of a machine that did so alone from the
+    /// first to the last token, and was not broken off, is learned how fast it is.
+    pub fn done(mut self, ending: &Ending, moves: usize) {
+        let teaches = self.is_whole && moves == 0 && *ending != Ending::Deadline;
         let Some(began) = self.began.filter(|_| teaches) else {
             return;
         };
@@ -383,11 +414,49 @@ mod tests {
         for _ in 0..40 {
             let (_, mut given) = next(&placing);
             given.begin();
-            given.done(&Ending::Length);
+            given.done(&Ending::Length, 0);
         }
         let (_, _given) = next(&placing);
         let after = waits(&placing).into_iter().fold(0.0, f64::max);
         assert!(after < 0.5 * before, "{before} and {after}");
+    }
+
+    #[test]
+    fn a_line_that_moved_teaches_nothing_of_whom_it_left() {
+        let placing = Arc::new(Placing::default());
+        let wait = || {
+            let (_, _given) = next(&placing);
+            waits(&placing).into_iter().fold(0.0, f64::max)
+        };
+        let before = wait();
+        for _ in 0..40 {
+            let (_, mut given) = next(&placing);
+            given.begin();
+            given.done(&Ending::Length, 1);
+        }
+        assert_eq!(wait(), before);
+    }
+
+    #[test]
+    fn machines_that_were_given_nothing_for_long_make_room_for_others() {
+        let placing = Arc::new(Placing::default());
+        let (_, _given) = next(&placing);
+        let busy = placing.lock().seats.clone();
+        for at in 0..2 * MACHINES_MAX {
+            let mut machine = cluster().desk;
+            machine.node.0[1..9].copy_from_slice(&(1 + at as u64).to_le_bytes());
+            assert!(placing.lock().seat(&machine, &model()).is_some());
+        }
+        let places = placing.lock();
+        assert_eq!(places.seats.len(), MACHINES_MAX);
+        assert!(
+            busy.keys().all(|node| places.seats.contains_key(node)),
+            "it is at work"
+        );
+        let mut seats: Vec<Seat> = places.seats.values().map(|place| place.seat).collect();
+        seats.sort();
+        seats.dedup();
+        assert_eq!(seats.len(), MACHINES_MAX, "each has a place of its own");
     }
 
     #[test]
@@ -401,7 +470,7 @@ mod tests {
         for _ in 0..40 {
             let (_, mut given) = next(&placing);
             given.begin();
-            given.done(&Ending::Deadline);
+            given.done(&Ending::Deadline, 0);
         }
         assert_eq!(wait(), before);
     }

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heph_plan::replan::{CALM, Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{Cluster, Peer, Place, Plan, Request};
-use heph_types::{LayerRange, NodeId};
+use heph_types::{LayerRange, NodeId, NodeProfile};
 
 use crate::codecs::boundaries;
 use crate::line::{Layout, Placement, Standing, Steering};
@@ -53,6 +53,8 @@ pub struct Replanner {
     /// Seconds that each stage took for a token when the planner heard of it last.
     told: BTreeMap<(NodeId, usize, usize), f64>,
     moved: Option<Instant>,
+    /// When it was first asked: what waited at the machines when the plan was made is less by the time since.
+    began: Option<Instant>,
     /// Whether news came so soon after a move that nothing was moved for it: they are looked at again.
     postponed: bool,
     /// Boundaries between machines that a line may have.
@@ -70,6 +72,7 @@ impl Replanner {
             came: Vec::new(),
             told: BTreeMap::new(),
             moved: None,
+            began: None,
             postponed: false,
             boundaries_max: usize::MAX,
         }
@@ -184,7 +187,8 @@ impl Replanner {
             since_move: self.moved.map(|when| now.time.saturating_duration_since(when)),
             only: None,
         };
-        let next = replan(&self.request, &self.cluster, &self.plan, progress).ok()?;
+        let cluster = self.cluster_by(now.time);
+        let next = replan(&self.request, &cluster, &self.plan, progress).ok()?;
         let stages = Self::placements(&next.plan);
         let sent = next.moves.iter().filter(|moved| moved.by == MoveBy::Transfer);
         let transfers = sent.map(|moved| moved.layers).collect();
@@ -203,6 +207,18 @@ impl Replanner {
             transfers,
             hosts: std::mem::take(&mut self.came),
         })
+    }
+
+    /// The cluster, in which less waits than when the plan was made.
+    fn cluster_by(&self, now: Instant) -> Cluster {
+        let since = self
+            .began
+            .map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        let mut cluster = self.cluster.clone();
+        let pass = |profile: &mut NodeProfile| profile.queue = profile.queue.saturating_sub(since);
+        pass(&mut cluster.desk);
+        cluster.nodes.iter_mut().for_each(|peer| pass(&mut peer.profile));
+        cluster
     }
 
     /// Whether something was moved a moment ago.
@@ -266,6 +282,7 @@ impl Steering for Replanner {
     }
 
     fn look(&mut self, now: &Standing) -> Option<Layout> {
+        self.began.get_or_insert(now.time);
         let reported = self.take_changes();
         let measured = self.take_paces(now);
         let again = self.postponed && !self.is_calm(now);
@@ -290,12 +307,10 @@ impl Steering for Replanner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use heph_plan::{CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective};
     use heph_types::{
         Caps, Exactness, Held, KvFormat, LayerProfile, Leaves, LinkProfile, ModelHash, ModelProfile,
-        NodeProfile, NodeState, Policy, Price, Role, Speed, WireCodec,
+        NodeState, Policy, Price, Role, Speed, WireCodec,
     };
 
     use super::*;
@@ -476,6 +491,25 @@ mod tests {
         assert!(replanner.look(&slow).is_none());
         slow.time += CALM;
         assert!(replanner.look(&slow).is_some(), "it is still slow");
+    }
+
+    #[test]
+    fn nothing_moves_to_whom_others_keep_busy_longer_than_it_saves() {
+        for (queue_s, moves) in [(0, true), (1, true), (500, false)] {
+            let mut replanner = replanner(4);
+            let stages = Replanner::placements(&replanner.plan);
+            let others = replanner.cluster.nodes.iter_mut();
+            let idle = others.filter(|peer| stages.iter().all(|stage| stage.node != peer.profile.node));
+            idle.for_each(|peer| peer.profile.queue = Duration::from_secs(queue_s));
+            let calm = standing(&replanner, &[30.0, 30.0]);
+            assert!(replanner.look(&calm).is_none());
+            let mut slow = standing(&replanner, &[30.0, 300.0]);
+            assert_eq!(replanner.look(&slow).is_some(), moves, "{queue_s} s");
+            // What waited then is done by now.
+            slow.time += Duration::from_secs(queue_s);
+            slow.seconds[1] = Some(0.9);
+            assert_eq!(replanner.look(&slow).is_some(), !moves, "{queue_s} s");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use heph_engine::cache::CacheError;
 use heph_engine::sample::RunnerUp;
+use heph_engine::worker::ForwardError;
 use heph_net::address::NodeAddress;
 use heph_privacy::Clearance;
 use heph_types::{
@@ -18,6 +20,9 @@ use crate::node::StageError;
 
 /// Orders that a seat holds at most, carried out or not: prompt chunks on a long line, with room for drafts.
 pub const ORDERS_MAX: usize = 64;
+
+/// How long a node whose caches are full is left alone: other answers end, and each token of one takes milliseconds.
+const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
 /// Carries out the orders of one stage of one session.
 pub trait Seat: Send {
@@ -264,12 +269,28 @@ impl SeatError {
     /// How long the node asks to be left alone, where it is well and only full.
     pub fn busy_for(&self) -> Option<Duration> {
         match self {
+            _ if self.is_short_of_room() => Some(ROOM_AGAIN),
             Self::Refused {
                 why: Refusal::Peer(heph_net::wire::Refusal::Busy { eta_ms }),
                 ..
             } => Some(Duration::from_millis(u64::from(*eta_ms)).min(heph_net::session::BUSY_MAX)),
             _ => None,
         }
+    }
+
+    /// Whether a stage found no room for its cache in the middle of its work: answers beside it take that, and give it back.
+    pub fn is_short_of_room(&self) -> bool {
+        let Self::Refused { why, .. } = self else {
+            return false;
+        };
+        matches!(
+            why,
+            Refusal::Room(_)
+                | Refusal::Stage(
+                    StageError::Cache(CacheError::Full { .. })
+                        | StageError::Forward(ForwardError::Cache(CacheError::Full { .. }))
+                )
+        )
     }
 }
 
@@ -282,6 +303,9 @@ pub enum Refusal {
     /// A peer does not open a session.
     #[error(transparent)]
     Peer(#[from] heph_net::wire::Refusal),
+    /// A peer has no room for the cache of a session that it opened.
+    #[error("{0}")]
+    Room(String),
     /// A peer's sentence.
     #[error("{0}")]
     Said(String),

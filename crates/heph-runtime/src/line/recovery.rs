@@ -24,7 +24,7 @@ impl Line {
             self.unseat(at);
             return self.open(at, None);
         }
-        self.lost.push((node, self.clock.now()));
+        self.pass_by(node, &error);
         for other in 0..self.posts.len() {
             if self.posts[other].node == node {
                 self.unseat(other);
@@ -117,7 +117,13 @@ impl Line {
     /// Asks others instead of a node that opens no seat. Whoever is only full is asked again once nobody else is left.
     fn pass_by(&mut self, node: NodeId, error: &SeatError) {
         let now = self.clock.now();
-        self.busy.extend(error.busy_for().map(|wait| (node, now + wait)));
+        let since = match error.is_short_of_room() {
+            true => *self.short_since.get_or_insert(now),
+            false => now,
+        };
+        if now.saturating_duration_since(since) < BUSY_WAIT_MAX {
+            self.busy.extend(error.busy_for().map(|wait| (node, now + wait)));
+        }
         self.lost.push((node, now));
     }
 

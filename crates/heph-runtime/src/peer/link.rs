@@ -21,8 +21,18 @@ const STREAM_DEADLINE: Duration = Duration::from_secs(2);
 pub(super) struct Link {
     network: Network,
     node: NodeId,
-    connection: tokio::sync::Mutex<Option<Connection>>,
+    connection: tokio::sync::Mutex<Kept>,
     seen: Mutex<Seen>,
+}
+
+/// The connection that is kept.
+#[derive(Default)]
+struct Kept {
+    connection: Option<Connection>,
+    /// How many there were before it.
+    number: u64,
+    /// How often the peer had been lost when it was made.
+    times_lost: u64,
 }
 
 /// What is known of the way so far.
@@ -36,11 +46,27 @@ struct Seen {
     goodput: Option<(f64, f64)>,
 }
 
-/// Whether a connection was there already: then it may be one that the peer has forgotten.
+/// A connection by its number, and whether it was there already: then it may be one that the peer has forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    Fresh,
-    Kept,
+    /// It was made for this.
+    Fresh(u64),
+    /// It was there.
+    Kept(u64),
+    /// There is none.
+    Nothing,
+}
+
+impl Kept {
+    /// Keeps this one from now on; returns its number.
+    fn take(&mut self, made: &Connection, times_lost: u64) -> u64 {
+        *self = Kept {
+            connection: Some(made.clone()),
+            number: self.number + 1,
+            times_lost,
+        };
+        self.number
+    }
 }
 
 impl Link {
@@ -48,7 +74,7 @@ impl Link {
         Link {
             network,
             node,
-            connection: tokio::sync::Mutex::new(None),
+            connection: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
         }
     }
@@ -90,45 +116,75 @@ impl Link {
         &self,
         silent: Duration,
         deadline: Duration,
-    ) -> Option<Result<Connection, SeatError>> {
-        let kept = self.connection.lock().await.clone();
+    ) -> Option<Result<Connection, ConnectError>> {
+        let kept = self.connection.lock().await.connection.clone();
         kept.filter(Connection::is_open)?;
         tokio::time::sleep(silent).await;
-        let made = self.network.reach(self.node, Protocol::Session, deadline).await;
-        Some(made.map_err(|error| self.unreached(&error)))
+        Some(self.network.reach(self.node, Protocol::Session, deadline).await)
     }
 
-    /// Uses this connection from now on.
-    pub(super) async fn take(&self, made: Connection) {
-        *self.connection.lock().await = Some(made.clone());
-        self.note(Some(made));
+    /// Uses this connection from now on, unless somebody else made one meanwhile.
+    ///
+    /// # Errors
+    /// When there is none: the peer is lost.
+    pub(super) async fn take(&self, made: Result<Connection, ConnectError>) -> Result<(), SeatError> {
+        let made = made.map_err(|error| self.unreached(&error))?;
+        let mut kept = self.connection.lock().await;
+        if kept.connection.as_ref().is_none_or(|kept| !kept.is_open()) {
+            kept.take(&made, self.network.times_lost(self.node));
+            self.note(Some(made));
+        }
+        Ok(())
     }
 
     async fn connection(&self, deadline: Duration) -> Result<(Connection, Found), SeatError> {
         let mut kept = self.connection.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|connection| connection.is_open()) {
-            return Ok((connection.clone(), Found::Kept));
+        let times_lost = self.network.times_lost(self.node);
+        let known = kept.connection.as_ref().filter(|known| known.is_open());
+        if let Some(connection) = known.filter(|_| kept.times_lost == times_lost) {
+            return Ok((connection.clone(), Found::Kept(kept.number)));
         }
         let made = self.network.reach(self.node, Protocol::Session, deadline).await;
         let made = made.map_err(|error| self.unreached(&error))?;
-        *kept = Some(made.clone());
+        let number = kept.take(&made, times_lost);
         self.note(Some(made.clone()));
-        Ok((made, Found::Fresh))
+        Ok((made, Found::Fresh(number)))
     }
 
-    /// Leaves a connection over which the peer was not heard.
-    pub(super) async fn leave(&self) {
-        if let Some(connection) = self.connection.lock().await.take() {
+    /// Leaves a connection over which the peer was not heard; not one that was made since.
+    pub(super) async fn leave(&self, over: Found) {
+        let (Found::Fresh(number) | Found::Kept(number)) = over else {
+            return;
+        };
+        let mut kept = self.connection.lock().await;
+        if kept.number == number
+            && let Some(connection) = kept.connection.take()
+        {
             connection.close(Goodbye::Done);
         }
     }
 
+    /// Leaves whatever connection is kept.
+    pub(super) async fn leave_any(&self) {
+        if let Some(connection) = self.connection.lock().await.connection.take() {
+            connection.close(Goodbye::Done);
+        }
+    }
+
+    /// Why there is no connection. Whoever does not answer is lost, for everybody.
     fn unreached(&self, error: &ConnectError) -> SeatError {
         match error {
-            ConnectError::NoAnswer { node, deadline } => SeatError::Late {
-                node: *node,
-                waited: *deadline,
-            },
+            ConnectError::NoAnswer { node, deadline } => {
+                self.network.lost(*node);
+                SeatError::Late {
+                    node: *node,
+                    waited: *deadline,
+                }
+            }
+            ConnectError::Failed { node, .. } => {
+                self.network.lost(*node);
+                self.lost(error.to_string())
+            }
             other => self.lost(other.to_string()),
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::{timeout, timeout_at};
 use super::link::{Found, Link};
 use super::{AGAIN_DEADLINE, CONNECT_DEADLINE, Formats, Probe, ended, held};
 use crate::codecs::{Carriage, GOODPUT_USUAL};
+use crate::network::Network;
 use crate::seat::{Bell, Hop, HopState, ORDERS_MAX, Refusal, Seat, SeatError, Tally, Traffic, Vouched};
 
 /// The one session of a seat's stream.
@@ -149,10 +150,14 @@ impl End {
     fn error(&self, node: NodeId) -> SeatError {
         match self {
             End::Stream(error) => ended(node, error),
-            End::Session(code, sentence) => SeatError::Refused {
-                node,
-                why: Refusal::Said(format!("it {code}: {sentence}")),
-            },
+            End::Session(code, sentence) => {
+                let said = format!("it {code}: {sentence}");
+                let why = match code {
+                    FaultCode::Memory => Refusal::Room(said),
+                    _ => Refusal::Said(said),
+                };
+                SeatError::Refused { node, why }
+            }
             End::Broke(why) => SeatError::Lost {
                 node,
                 why: why.clone(),
@@ -196,33 +201,14 @@ pub(super) fn open(
     let grounds = Grounds::from(clearance);
     let counted = talks.clone();
     let opened = async move {
-        let other = Arc::clone(&way);
-        let mut another = tokio::spawn(async move { other.another(SILENT, AGAIN_DEADLINE).await });
-        let first = try_open(&way, (ask(), &grounds), &hears, &counted, &bell, CONNECT_DEADLINE).await;
-        let Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), Found::Kept)) = first else {
-            another.abort();
-            return first.map_err(|(error, _)| error);
-        };
-        way.leave().await;
-        // Both were waited for at once.
-        match another.is_finished() {
-            true => {
-                if let Ok(Some(made)) = (&mut another).await {
-                    way.take(made?).await;
-                }
-            }
-            false => another.abort(),
+        let passed_by = way.lost("it was lost a moment ago, and has not answered since".to_owned());
+        let opening = open_twice(&way, (&ask, &grounds), &hears, &counted, &bell);
+        tokio::select! {
+            biased;
+            // Somebody else has waited for it already.
+            () = way.network().loss_of(way.node()) => Err(passed_by),
+            opened = opening => opened,
         }
-        let again = try_open(
-            &way,
-            (ask(), &grounds),
-            &hears,
-            &counted,
-            &bell,
-            again_within(&error),
-        )
-        .await;
-        again.map_err(|(error, _)| error)
     };
     let (commands, listener) = wait(link, opened)??;
     Ok(Box::new(PeerSeat {
@@ -242,6 +228,54 @@ pub(super) fn open(
         streams: false,
         rollbacks: 0,
     }))
+}
+
+/// Opens a session, by another connection where the one that is kept fails. Whoever is not heard is lost, for everybody.
+async fn open_twice(
+    way: &Arc<Link>,
+    (ask, grounds): (&impl Fn() -> DeskCommand, &Grounds),
+    hears: &Arc<Heard>,
+    counted: &Talks,
+    bell: &Bell,
+) -> Result<Opened, SeatError> {
+    let other = Arc::clone(way);
+    let mut another = AbortOnDrop(tokio::spawn(async move {
+        other.another(SILENT, AGAIN_DEADLINE).await
+    }));
+    let first = try_open(way, (ask(), grounds), hears, counted, bell, CONNECT_DEADLINE).await;
+    let (error, found) = match first {
+        Ok(opened) => {
+            way.network().found(way.node());
+            return Ok(opened);
+        }
+        Err((error @ (SeatError::Lost { .. } | SeatError::Late { .. }), found @ Found::Kept(_))) => {
+            (error, found)
+        }
+        Err((error, _)) => return Err(error),
+    };
+    way.leave(found).await;
+    // Both were waited for at once.
+    if another.0.is_finished()
+        && let Ok(Some(made)) = (&mut another.0).await
+    {
+        way.take(made).await?;
+    }
+    drop(another);
+    let within = again_within(&error);
+    let again = try_open(way, (ask(), grounds), hears, counted, bell, within).await;
+    if again.is_ok() {
+        way.network().found(way.node());
+    }
+    again.map_err(|(error, _)| error)
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// By which leave a session is asked for, and where its conversations are counted.
@@ -318,21 +352,26 @@ async fn try_open(
     deadline: Duration,
 ) -> Result<Opened, (SeatError, Found)> {
     let conversing = link.converse(Some(grounds), deadline).await;
-    let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
+    let (mut conversation, found) = conversing.map_err(|error| (error, Found::Nothing))?;
     talks.add(conversation.tally());
     let commands = conversation.commands();
     commands.send(ask).await;
-    if let Err(error) = until_open(link, &mut conversation).await {
+    if let Err(error) = until_open(link, &mut conversation, found).await {
         // A stream that ended by itself tells more than that it did.
         return Err((error, found));
     }
-    let listening = listen(Arc::clone(link), conversation, Arc::clone(heard), bell.clone());
+    let (link, heard) = (Arc::clone(link), Arc::clone(heard));
+    let listening = listen(link, (conversation, found), heard, bell.clone());
     let listener = tokio::spawn(listening).abort_handle();
     Ok((commands, listener))
 }
 
 /// Waits until the session is open, [`ANSWER_DEADLINE`] at most and what the node asks for by saying that it is busy.
-async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Result<(), SeatError> {
+async fn until_open(
+    link: &Link,
+    conversation: &mut Conversation<DeskEnd>,
+    found: Found,
+) -> Result<(), SeatError> {
     let node = link.node();
     let began = tokio::time::Instant::now();
     let mut until = began + ANSWER_DEADLINE;
@@ -359,7 +398,13 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
             DeskEvent::Ended { code, sentence, .. } => {
                 return Err(End::Session(code, sentence).error(node));
             }
-            DeskEvent::Over(error) => return Err(ended(node, &error)),
+            DeskEvent::Over(error) => {
+                // Of one that was kept it is seen next whether the peer has forgotten it.
+                if matches!((&error, found), (SessionError::Silent(_), Found::Fresh(_))) {
+                    link.network().lost(node);
+                }
+                return Err(ended(node, &error));
+            }
             DeskEvent::RoundTrip(round_trip) => link.note_round_trip(round_trip),
             DeskEvent::Greeted(_)
             | DeskEvent::Profile { .. }
@@ -381,7 +426,12 @@ async fn until_open(link: &Link, conversation: &mut Conversation<DeskEnd>) -> Re
 }
 
 /// Takes in what the peer says until it says nothing more.
-async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard: Arc<Heard>, bell: Bell) {
+async fn listen(
+    link: Arc<Link>,
+    (mut conversation, found): (Conversation<DeskEnd>, Found),
+    heard: Arc<Heard>,
+    bell: Bell,
+) {
     while let Some(event) = conversation.event().await {
         let end = match event {
             DeskEvent::Reply(_, reply) => {
@@ -468,7 +518,8 @@ async fn listen(link: Arc<Link>, mut conversation: Conversation<DeskEnd>, heard:
         heard.moved.ring();
         if silent {
             // Whoever is silent on one stream is silent on all.
-            link.leave().await;
+            link.network().lost(link.node());
+            link.leave(found).await;
         }
     }
     let why = match conversation.end().await {
@@ -739,8 +790,12 @@ pub(super) fn probe(link: &Arc<Link>, deadline: Duration) -> Result<Probe, SeatE
     };
     let asked = async move {
         match timeout(deadline.min(LOST_AFTER), hear_profile(&way)).await {
-            Ok(Err((SeatError::Lost { .. } | SeatError::Late { .. }, Found::Kept))) | Err(_) => {
-                way.leave().await;
+            Ok(Err((SeatError::Lost { .. } | SeatError::Late { .. }, found @ Found::Kept(_)))) => {
+                way.leave(found).await;
+                hear_profile(&way).await.map_err(|(error, _)| error)
+            }
+            Err(_) => {
+                way.leave_any().await;
                 hear_profile(&way).await.map_err(|(error, _)| error)
             }
             Ok(heard) => heard.map_err(|(error, _)| error),
@@ -748,6 +803,7 @@ pub(super) fn probe(link: &Arc<Link>, deadline: Duration) -> Result<Probe, SeatE
     };
     let asked = async move { timeout(deadline, asked).await };
     let profile = wait(link, asked)?.unwrap_or(Err(late))?;
+    link.network().found(link.node());
     let connection = link.now();
     let round_trip = connection.as_ref().and_then(|way| way.round_trip());
     Ok(Probe {
@@ -757,9 +813,18 @@ pub(super) fn probe(link: &Arc<Link>, deadline: Duration) -> Result<Probe, SeatE
     })
 }
 
+/// Whether a peer says what it is within `deadline`, over a connection of its own: one that is stopped may still have somebody who takes connections
+/// in for it.
+pub(crate) async fn greets(network: &Network, node: NodeId, deadline: Duration) -> bool {
+    let link = Link::new(network.clone(), node);
+    let heard = timeout(deadline, hear_profile(&link)).await;
+    link.leave_any().await;
+    matches!(heard, Ok(Ok(_)))
+}
+
 async fn hear_profile(link: &Link) -> Result<Option<NodeProfile>, (SeatError, Found)> {
     let conversing = link.converse(None, CONNECT_DEADLINE).await;
-    let (mut conversation, found) = conversing.map_err(|error| (error, Found::Fresh))?;
+    let (mut conversation, found) = conversing.map_err(|error| (error, Found::Nothing))?;
     while let Some(event) = conversation.event().await {
         match event {
             DeskEvent::Profile { version, record } => {

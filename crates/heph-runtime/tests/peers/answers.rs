@@ -212,3 +212,21 @@ fn seats_far_away_are_opened_together() {
     assert_eq!(answer.moves.len(), 1);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+#[test]
+fn the_same_question_again_goes_on_where_its_answer_began() {
+    let expected = at_home(&options(true));
+    let world = World::new(1);
+    let hosts: [Arc<dyn Host>; 2] = [Arc::new(world.peer(0)), Arc::new(node_of(NodeId([9; 32])))];
+    for host in hosts {
+        // What it chose on its own last time stands behind the question in its cache.
+        let mut desk = desk(world.line_over(vec![host], &[(0, 0, 2)]), Pace::Stream);
+        for time in 0..3 {
+            let answer = ask(&mut desk, PROMPT, &options(true)).expect("an answer");
+            assert_eq!(answer.tokens, expected.tokens, "time {time}");
+            assert_eq!(answer.moves, [], "time {time}");
+            let held = if time == 0 { 0 } else { answer.prompt.len() - 1 };
+            assert_eq!(answer.cached_tokens, held);
+        }
+    }
+}

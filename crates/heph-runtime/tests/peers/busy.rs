@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use heph_engine::cache::KvBudget;
 use heph_net::drive::drive;
 use heph_net::endpoint::Protocol;
 use heph_net::session::{NodeCommand, NodeEnd, NodeEvent, NodeLimits, OPEN_DEADLINE};
@@ -155,4 +156,90 @@ fn a_node_that_is_busy_opening_is_given_what_it_asks_for() {
     let began = Instant::now();
     assert!(open(&world).is_ok(), "after {:?}", began.elapsed());
     assert!(began.elapsed() > OPEN_DEADLINE + Duration::from_secs(1));
+}
+
+/// Two answers of which both begin, and one alone can end: each has a page of 64 positions, and there are two more.
+#[test]
+fn an_answer_that_finds_no_room_in_its_middle_waits_for_those_beside_it() {
+    let long = AnswerOptions {
+        max_tokens: Some(90),
+        ..options(true)
+    };
+    let expected = at_home(&long);
+    assert!(
+        expected.prompt.len() + expected.tokens.len() > 80,
+        "it needs two pages"
+    );
+    let cramped = |id: NodeId| {
+        let tiny = tiny();
+        let each = tiny.model.new_cache(model().range(0, 2)).position_bytes() as u64;
+        let lent = Lent::new(Arc::clone(&tiny.model), Arc::new(Pool::serial()), Isa::best());
+        let lent = lent.with_room(KvBudget::new(128 * each));
+        Arc::new(Node::new(id, NodeCaps::default()).with(HASH, lent))
+    };
+    let mut world = world(1);
+    let there = Machine::new("cramped");
+    world.desk.knows(&there);
+    there.knows(&world.desk);
+    let _serving = serve(&there.network, cramped(there.node()), ServeRules::default());
+    world.nodes[0].0 = there;
+    let hosts: [Arc<dyn Host>; 2] = [Arc::new(world.peer(0)), cramped(NodeId([9; 32]))];
+    for host in hosts {
+        let both = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            let answers: Vec<_> = (0..2)
+                .map(|_| {
+                    let line = world.line_over(vec![Arc::clone(&host)], &[(0, 0, 2)]);
+                    let mut desk = desk(line, Pace::Steps);
+                    let (long, both) = (&long, &both);
+                    scope.spawn(move || {
+                        let mut met = false;
+                        let say = &mut |_: &str| {
+                            // Each has its first page before one of them asks for a second.
+                            if !std::mem::replace(&mut met, true) {
+                                both.wait();
+                            }
+                        };
+                        desk.answer(Prompt::Text(PROMPT), long, say)
+                    })
+                })
+                .collect();
+            for answer in answers {
+                let answer = answer.join().expect("no panic").expect("it waits");
+                assert_eq!(answer.tokens, expected.tokens);
+            }
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_never_finds_room_says_so() {
+    let tiny = tiny();
+    let each = tiny.model.new_cache(model().range(0, 2)).position_bytes() as u64;
+    let budget = KvBudget::new(64 * each);
+    let lent = Lent::new(Arc::clone(&tiny.model), Arc::new(Pool::serial()), Isa::best());
+    let node = Node::new(NodeId([9; 32]), NodeCaps::default()).with(HASH, lent.with_room(budget));
+    let long = AnswerOptions {
+        max_tokens: Some(90),
+        ..options(true)
+    };
+    let clock = Arc::new(Hasty(std::sync::Mutex::new(Instant::now())));
+    let line = Line::whole(model(), Arc::new(node), LineLimits::default()).with_clock(clock);
+    let error = ask(&mut desk(line, Pace::Steps), PROMPT, &long).expect_err("one page is all there is");
+    assert!(error.to_string().contains("KV cache"), "{error}");
+}
+
+/// A clock by which waiting takes no time.
+#[derive(Debug)]
+struct Hasty(std::sync::Mutex<Instant>);
+
+impl heph_runtime::clock::Clock for Hasty {
+    fn now(&self) -> Instant {
+        *self.0.lock().expect("a time")
+    }
+
+    fn wait(&self, _bell: &Bell, _seen: u64, deadline: Instant) {
+        let mut now = self.0.lock().expect("a time");
+        *now = deadline.max(*now);
+    }
 }

@@ -293,3 +293,35 @@ fn a_stage_goes_to_another_node_with_its_cache_and_no_token_changes() {
         assert!(computed < after as u64, "{computed} of {all}");
     }
 }
+
+#[test]
+fn a_machine_that_vanished_is_waited_for_once_by_all() {
+    let world = World::new(1);
+    let (node, network) = (world.nodes[0].0.node(), &world.desk.network);
+    let spec = heph_types::StageSpec {
+        model: HASH,
+        layers: model().range(0, 2),
+        context: 100,
+        kv_format: model().kv_format,
+        choose: Some(SamplingOptions::greedy()),
+    };
+    let bell = heph_runtime::seat::Bell::new();
+    let open = |peer: &Peer, session: u64| peer.open(heph_types::SessionId(session), &spec, &bell).is_ok();
+    let kept = world.peer(0);
+    assert!(open(&kept, 1) && !network.is_lost(node));
+    world.nodes[0].0.network.vanish();
+    // Over a connection that is kept and over new ones, four times each.
+    let fresh = world.peer(0);
+    for most in [Duration::from_millis(3_600), Duration::from_millis(500)] {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for at in 0..4 {
+                let (kept, fresh, open) = (&kept, &fresh, &open);
+                scope.spawn(move || assert!(!open(kept, 10 + at)));
+                scope.spawn(move || assert!(!open(fresh, 20 + at)));
+            }
+        });
+        assert!(began.elapsed() < most, "{:?}", began.elapsed());
+        assert!(network.is_lost(node));
+    }
+}

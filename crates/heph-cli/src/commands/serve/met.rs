@@ -114,7 +114,7 @@ impl Acquaintance {
         let known = self.last().clone();
         match known {
             Some((when, asking)) => {
-                if when.elapsed() >= FRESH {
+                if !is_fresh(when, &asking) {
                     self.look_again();
                 }
                 Ok(asking)
@@ -129,7 +129,7 @@ impl Acquaintance {
         let _meeting = self.meeting.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.last().clone();
         let again = match known {
-            Some((when, asking)) if when.elapsed() < FRESH => return Ok(asking),
+            Some((when, asking)) if is_fresh(when, &asking) => return Ok(asking),
             Some((_, asking)) => asking.again()?,
             None => None,
         };
@@ -167,6 +167,11 @@ impl Acquaintance {
     }
 }
 
+/// Whether machines that were met then need not be met anew.
+fn is_fresh(when: Instant, asking: &Asking) -> bool {
+    when.elapsed() < FRESH && !asking.others_returned()
+}
+
 /// A desk with what belongs to it.
 struct Seat {
     asking: Arc<Asking>,
@@ -186,6 +191,8 @@ impl Rests for Seat {
 struct Planned {
     asking: Arc<Asking>,
     record: Record,
+    /// What was given to its machines when it was made, for the first who asks by it.
+    given: Mutex<Option<Given>>,
     discretion: Discretion,
     sizes: Sizes,
     met: Arc<Acquaintance>,
@@ -196,7 +203,11 @@ struct Planned {
 impl Planned {
     /// The best plan for the wish.
     fn best(met: &Arc<Acquaintance>, wish: &Wish) -> Result<Planned, Failure> {
-        let asking = met.asking()?;
+        Self::among(met, met.asking()?, wish)
+    }
+
+    /// The best plan for the wish over these machines.
+    fn among(met: &Arc<Acquaintance>, asking: Arc<Asking>, wish: &Wish) -> Result<Planned, Failure> {
         let sizes = Sizes {
             whole: wish.prompt_tokens,
             excerpts: wish.excerpts_tokens,
@@ -206,26 +217,30 @@ impl Planned {
             ..Policy::closed()
         };
         let discretion = wish.discretion.clone();
+        let mut warm = met.resting.held(wish.share.owner, &wish.prompt);
+        warm.retain(|prefix| !asking.is_lost(prefix.node));
         let bounds = Bounds {
             discretion: &discretion,
             stays: &stays,
             credits_max: wish.price_max.map(|credits| credits as f64),
-            warm: &met.resting.held(wish.share.owner, &wish.prompt),
+            warm: &warm,
         };
-        let mut cluster = asking.pool().cluster();
+        let mut cluster = asking.cluster_that_answers();
         cluster.desk.queue = wish.wait_here.now();
         let answer_tokens = wish
             .answer_tokens_max
             .unwrap_or(usize::MAX)
             .min(ANSWER_TOKENS_USUAL);
-        met.placing.tell(
-            &mut cluster,
-            &asked(wish.asker, wish.prompt_tokens, answer_tokens),
-        );
+        let asked = asked(wish.asker, wish.prompt_tokens, answer_tokens);
+        let turn = met.placing.turn();
+        met.placing.tell(&mut cluster, &asked);
         let record = asking.best(&cluster, &bounds, wish.mode, sizes, wish.answer_tokens_max)?;
+        let given = Mutex::new(Some(met.placing.give(&record, &asked)));
+        drop(turn);
         Ok(Planned {
             asking,
             record,
+            given,
             discretion,
             sizes,
             met: Arc::clone(met),
@@ -233,13 +248,29 @@ impl Planned {
         })
     }
 
-    /// The best plan as it is now, where that is another one: who waited may go to whoever is free meanwhile.
+    /// The best plan as it is now, where that is another one: who waited may go to whoever is free meanwhile. Over the machines as they are
+    /// known: nobody is met for it, so it takes no longer than a plan does.
     fn again(&self) -> Option<Planned> {
-        let now = Planned::best(&self.met, self.wish.as_ref()?).ok()?;
+        self.met.not_cut_off().ok()?;
+        let (_, asking) = self.met.last().clone()?;
+        let now = Planned::among(&self.met, asking, self.wish.as_ref()?).ok()?;
         // Whoever may see the request with people and doors replaced only would have to be told another one.
         let as_it_is = now.wants_replaced().is_none();
         (as_it_is && placing::takes_over(&self.record.decision.plan, &now.record.decision.plan))
             .then_some(now)
+    }
+
+    /// What was given to its machines when it was made, where nobody has asked by it yet.
+    fn reserved(&self) -> Option<Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether it is worth planning anew before `job` begins: it waited long, or a machine of the plan was lost meanwhile. Not where nobody
+    /// waits for the answer any more.
+    fn wants_again(&self, job: &Job, speaker: &Speaker, waited: Duration) -> bool {
+        let over = job.deadline.is_some_and(|due| due <= Instant::now()) || speaker.cancel().is_raised();
+        let mut stages = self.record.decision.plan.remote_stages();
+        !over && (waited >= AGAIN_AFTER || stages.any(|stage| self.asking.is_lost(stage.node)))
     }
 
     /// Whom its desk may rest for; nobody where nothing of the answer may be kept, or words in it stand for others.
@@ -316,6 +347,7 @@ impl Course for Planned {
         Arc::new(Planned {
             asking: Arc::clone(&self.asking),
             record: self.record.clone(),
+            given: Mutex::new(self.reserved()),
             discretion: self.discretion.clone().with_replaced(replaced),
             sizes: self.sizes,
             met: Arc::clone(&self.met),
@@ -324,6 +356,9 @@ impl Course for Planned {
     }
 
     fn give(&self, job: &Job) -> Given {
+        if let Some(given) = self.reserved() {
+            return given;
+        }
         let asked = asked(
             job.asker,
             job.prompt.len(),
@@ -333,23 +368,32 @@ impl Course for Planned {
     }
 
     fn answer(&self, job: &Job, speaker: &Speaker, mut given: Given) -> Result<Outcome, ServiceError> {
-        if given.waited() >= AGAIN_AFTER {
+        if self.wants_again(job, speaker, given.waited()) {
             // What it was given counts no more for the plan that takes its place.
             drop(given);
             if let Some(planned) = self.again() {
                 let given = planned.give(job);
-                return planned.answer(job, speaker, given);
+                return planned.begin(job, speaker, given);
             }
             given = self.give(job);
         }
-        given.begin();
-        let outcome = self.carry_out(job, speaker)?;
-        given.done(&outcome.ending);
-        Ok(outcome)
+        self.begin(job, speaker, given)
     }
 }
 
 impl Planned {
+    /// Answers by this plan.
+    fn begin(&self, job: &Job, speaker: &Speaker, mut given: Given) -> Result<Outcome, ServiceError> {
+        given.begin();
+        let outcome = self.carry_out(job, speaker)?;
+        let moves = outcome
+            .elsewhere
+            .as_ref()
+            .map_or(0, |receipt| receipt.moves.len());
+        given.done(&outcome.ending, moves);
+        Ok(outcome)
+    }
+
     fn carry_out(&self, job: &Job, speaker: &Speaker) -> Result<Outcome, ServiceError> {
         let whom = self.whom(job.share);
         let rested = whom
