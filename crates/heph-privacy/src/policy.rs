@@ -261,10 +261,10 @@ impl Preset {
 pub struct Example {
     /// What it shows.
     pub name: String,
-    /// Tags of what would leave.
+    /// Reasons for which what would leave is private, as rules name them; each makes it as private as a request that has it.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// How private it is.
+    /// How private it is at least.
     #[serde(default)]
     pub level: Level,
     /// Where it would go.
@@ -367,7 +367,26 @@ fn form<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, PolicyError> {
     if text.len() > BYTES_MAX {
         return Err(PolicyError::TooLong);
     }
-    toml::from_str(text).map_err(|error| PolicyError::Form(error.to_string()))
+    toml::from_str(text).map_err(|error| PolicyError::Form(in_a_sentence(text, &error)))
+}
+
+/// Where the text is wrong and why, in one line: the library draws the place over five.
+fn in_a_sentence(text: &str, error: &toml::de::Error) -> String {
+    let why = error
+        .message()
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            format!("{why}, in line {line}, column {column}")
+        }
+        None => why,
+    }
 }
 
 impl Policy {
@@ -582,9 +601,7 @@ impl Policies {
     /// What the policy says of each of its examples.
     pub fn examples(&self) -> impl Iterator<Item = (&Example, Decision)> {
         self.policy.examples.iter().map(|example| {
-            let raise = |label: Label, tag: &String| label.join(&Label::new(example.level, tag));
-            let level = Label::public().join(&Label::new(example.level, "example"));
-            let label = example.labels.iter().fold(level, raise);
+            let label = Label::of_reasons(example.level, &example.labels);
             let ask = Ask {
                 label: &label,
                 to: &example.to,
