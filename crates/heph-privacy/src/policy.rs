@@ -175,6 +175,16 @@ pub enum Preset {
 }
 
 impl Preset {
+    /// The word by which policies name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::LocalOnly => "local-only",
+            Preset::OwnDevices => "own-devices",
+            Preset::RedactThenRemote => "redact-then-remote",
+            Preset::Open => "open",
+        }
+    }
+
     fn rules(self) -> Vec<Rule> {
         let rule = |name: &str, when: When, then| Rule {
             name: format!("preset: {name}"),
@@ -492,6 +502,19 @@ pub struct Policies {
     tighter: Vec<Rule>,
 }
 
+/// Whose word a rule is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// One of the rules that come with the program, by this preset.
+    Preset(Preset),
+    /// One of the person's own.
+    Own,
+    /// One that this organisation signed.
+    Overlay(&'a str),
+    /// One that only makes it stricter ([`Policies::tightened`]).
+    Tighter,
+}
+
 /// What the policy says, and which rules said it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
@@ -587,6 +610,20 @@ impl Policies {
             .map(|rule| rule.name.clone())
             .collect();
         Decision { verdict, rules }
+    }
+
+    /// Whose the rule is that a decision with this verdict names so; `None` where none of these is. Of several of that name the first.
+    pub fn whose(&self, name: &str, verdict: Verdict) -> Option<Whose<'_>> {
+        let holds = |rules: &[Rule]| rules.iter().any(|rule| rule.name == name && rule.then == verdict);
+        let preset = holds(&self.policy.preset.rules()).then_some(Whose::Preset(self.policy.preset));
+        let own = || holds(&self.policy.rules).then_some(Whose::Own);
+        let signed = || {
+            let mut overlays = self.overlays.iter();
+            let overlay = overlays.find(|overlay| holds(&overlay.rules))?;
+            Some(Whose::Overlay(&overlay.organisation))
+        };
+        let tighter = || holds(&self.tighter).then_some(Whose::Tighter);
+        preset.or_else(own).or_else(signed).or_else(tighter)
     }
 
     /// Whether any rule looks at labels. Where none does, it makes no difference what is found in a text.
