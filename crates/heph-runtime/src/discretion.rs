@@ -17,6 +17,7 @@ use crate::rules::Rules;
 use found::Look;
 
 pub(crate) mod found;
+pub mod talk;
 
 /// What may leave at most, whatever the rules allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -244,8 +245,8 @@ impl Discretion {
         }
     }
 
-    /// Why a place of this role may not see the request as the planner would have it shown, in one clause that names the rules and their
-    /// files; `None` where it may.
+    /// Why a place of this role may not see the request as the planner would have it shown, to stand behind a sentence that says so: it names
+    /// the rules and their files; `None` where it may.
     pub fn objection(&self, to: &Destination, role: Role) -> Option<String> {
         let policies = self.policies();
         let modes = match &self.mode {
@@ -265,7 +266,7 @@ impl Discretion {
             match stays {
                 Stays::NoText | Stays::Unmasked if replaced => None,
                 Stays::NoText | Stays::Unmasked => Some(format!(
-                    "{by} wants people and keys replaced, and {mode} shows more than words"
+                    " in {mode}, where more than words travels and nothing can be replaced{by}"
                 )),
                 Stays::Denied(_) | Stays::NoPseudonym(_) | Stays::MorePrivate => Some(by),
             }
@@ -279,7 +280,7 @@ impl Discretion {
         };
         let short = || {
             Some(format!(
-                "\"allow {}={}\" of --allow or HEPH_ALLOW",
+                ", by \"allow {}={}\" of --allow or HEPH_ALLOW",
                 role.name(),
                 word?
             ))
