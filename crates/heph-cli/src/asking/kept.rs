@@ -39,25 +39,16 @@ pub(super) fn by_rules(
         Some(mode) => discretion.clone().in_mode(mode.name()),
         None => discretion.clone(),
     };
-    let mut kept: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for Machine { profile, .. } in others {
-        if let Some(why) = discretion.objection(&destination(profile), profile.role) {
-            kept.entry(why).or_default().push(&profile.name);
-        }
-    }
+    let kept = from(others, &discretion)?;
     let role = others.first()?.profile.role;
-    if kept.is_empty() || !without_rules(request, cluster) {
+    if !without_rules(request, cluster) {
         return None;
     }
     let what = match request.mode {
-        Some(mode) => format!("the mode {mode} is not possible"),
+        Some(mode) => format!("no plan is possible for the mode {mode}"),
         None => "no plan is possible".to_owned(),
     };
-    let whom = kept
-        .iter()
-        .map(|(why, names)| format!("{} by {why}", listed(names)));
-    let kept = whom.collect::<Vec<_>>().join("; ");
-    let failure = Failure::new(Exit::No, format!("{what}, since this is kept from {kept}"));
+    let failure = Failure::new(Exit::No, format!("{what}, since {kept}"));
     let mut hint = format!(
         "{} says what each rule decides",
         explain(request, role, &discretion.label())
@@ -66,6 +57,20 @@ pub(super) fn by_rules(
         hint.push_str("; with --mode auto it is answered wherever it may be");
     }
     Some(failure.hint(hint))
+}
+
+/// Which of these machines may not see the request, and by which rules; `None` where each may.
+pub(super) fn from(others: &[Machine], discretion: &Discretion) -> Option<String> {
+    let mut kept: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for Machine { profile, .. } in others {
+        if let Some(why) = discretion.objection(&destination(profile), profile.role) {
+            kept.entry(why).or_default().push(&profile.name);
+        }
+    }
+    let whom = kept
+        .iter()
+        .map(|(why, names)| format!("{} may not see this{why}", listed(names)));
+    (!kept.is_empty()).then(|| whom.collect::<Vec<_>>().join("; "))
 }
 
 /// Whether there would be a plan if every machine might see everything.

@@ -8,30 +8,31 @@ use heph_privacy::policy::{Decision, Whose};
 use super::{Read, Rules};
 
 impl Rules {
-    /// By what `decision` says what it says, in one clause that names each rule with its file, or that there is none.
+    /// By what `decision` says what it says, to stand behind a sentence that says that: `, by` each rule with its file, or `: ` and that there
+    /// is none.
     pub fn said_by(&self, decision: &Decision) -> String {
         self.now(&[]);
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(read) = read.as_ref() else {
-            return decision.rules.join(", ");
+            return format!(", by {}", decision.rules.join(", "));
         };
         let path = self.file().unwrap_or_default();
         if decision.rules.is_empty() {
             let path = path.display();
             return match read.by_file {
-                true => format!("no rule of {path} allows it"),
+                true => format!(": no rule of {path} allows it"),
                 false => {
-                    format!("there is no {path}, and without one nothing leaves but for your own machines")
+                    format!(": there is no {path}, and without one nothing leaves but for your own machines")
                 }
             };
         }
         // What cannot be read says itself which file that is.
         if read.cut || read.unread.is_some() {
-            return decision.rules.join(", ");
+            return format!(": {}", decision.rules.join(", "));
         }
         let rules = decision.rules.iter();
         let said: Vec<String> = rules.map(|name| said(read, &path, name, decision)).collect();
-        said.join(" and ")
+        format!(", by {}", said.join(" and "))
     }
 }
 
@@ -102,21 +103,24 @@ mod tests {
         );
         let rules = of_home(home.path(), &[]);
         let pay = Label::of_reason("folder:pay");
-        assert_eq!(said(&rules, &pay), format!("the rule \"pay stays\" of {file}"));
+        assert_eq!(
+            said(&rules, &pay),
+            format!(", by the rule \"pay stays\" of {file}")
+        );
         assert_eq!(
             said(&rules, &plain),
-            format!("\"own machines\" of the preset own-devices in {file}")
+            format!(", by \"own machines\" of the preset own-devices in {file}")
         );
         write("preset = \"local-only\"\n");
-        assert_eq!(said(&rules, &plain), format!("no rule of {file} allows it"));
+        assert_eq!(said(&rules, &plain), format!(": no rule of {file} allows it"));
         let short = of_home(home.path(), &["own=nothing"]);
         write("preset = \"open\"\n");
         assert_eq!(
             said(&short, &plain),
-            "\"allow own=nothing\" of --allow or HEPH_ALLOW"
+            ", by \"allow own=nothing\" of --allow or HEPH_ALLOW"
         );
         write("preset = \"opne\"\n");
-        assert!(said(&rules, &plain).contains(&file) && said(&rules, &plain).starts_with("nothing leaves"));
+        assert!(said(&rules, &plain).contains(&file) && said(&rules, &plain).starts_with(": nothing leaves"));
         rules.cut_off(CutOff::Begin).unwrap();
         assert!(said(&rules, &plain).contains("cut off"));
     }
@@ -171,7 +175,7 @@ mod tests {
         };
         let said = rules.said_by(&rules.now(&[]).decide(&ask));
         assert!(
-            said.starts_with("there is no ") && said.contains(POLICY_FILE),
+            said.starts_with(": there is no ") && said.contains(POLICY_FILE),
             "{said}"
         );
     }
