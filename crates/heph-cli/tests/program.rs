@@ -984,6 +984,11 @@ fn a_policy_is_explained_as_a_request_would_be_treated() {
     );
     let told = user.json(&[&about[..], &["--json", "--label", "pii:EMAIL"]].concat());
     assert_eq!(told["verdict"], "deny", "the strictest of all ways: {told}");
+    assert_eq!(
+        told["rules"],
+        serde_json::json!(["preset: others, without people"]),
+        "{told}"
+    );
     let first = &told["modes"][0];
     assert_eq!(
         (&first["mode"], &first["verdict"]),

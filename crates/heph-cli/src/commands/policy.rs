@@ -117,17 +117,20 @@ struct Counts {
 struct Explained<'a> {
     /// The strictest of all ways.
     #[serde(flatten)]
-    decision: &'a Decision,
+    decision: Option<&'a Decision>,
     /// What is said of each way that was asked about.
-    modes: Vec<Way<'a>>,
+    modes: &'a [Way],
 }
 
 /// What is said of one way.
 #[derive(Debug, Serialize)]
-struct Way<'a> {
-    mode: &'a str,
+struct Way {
+    mode: &'static str,
     #[serde(flatten)]
-    decision: &'a Decision,
+    decision: Decision,
+    /// The same for a person.
+    #[serde(skip)]
+    said: String,
 }
 
 /// What a script reads of an example.
@@ -287,45 +290,42 @@ fn explain(arguments: &Explain, settings: &Settings, out: &mut impl Write) -> Re
         }
     };
     let label = Label::of_reasons(arguments.level, &arguments.labels);
-    let modes: Vec<&str> = match &arguments.mode {
-        Some(mode) => vec![mode],
+    let known = policy::MODES.into_iter();
+    let modes: Vec<&'static str> = match &arguments.mode {
+        Some(asked) => known.filter(|mode| mode == asked).collect(),
         None => ways_to(arguments.to),
     };
-    let decided = modes.iter().map(|mode| {
+    let way = |mode: &&'static str| {
         let ask = Ask {
             label: &label,
             to: &to,
             mode,
             credits: arguments.credits,
         };
-        (*mode, said(policies.decide(&ask), mode))
-    });
-    let decided: Vec<(&str, Decision)> = decided.collect();
-    let strictest = decided.iter().rev().max_by_key(|(_, decision)| decision.verdict);
-    let Some((_, strictest)) = strictest else {
-        return Ok(());
+        Way::of(mode, policies.decide(&ask))
     };
+    let ways: Vec<Way> = modes.iter().map(way).collect();
     if arguments.policy.json {
-        let way = |(mode, decision)| Way { mode, decision };
-        let modes = decided
-            .iter()
-            .map(|(mode, decision)| way((*mode, decision)))
-            .collect();
-        let decision = strictest;
-        return json(out, &Explained { decision, modes });
+        let strictest = ways.iter().rev().max_by_key(|way| way.decision.verdict);
+        let decision = strictest.map(|way| &way.decision);
+        return json(
+            out,
+            &Explained {
+                decision,
+                modes: &ways,
+            },
+        );
     }
-    let style = Style::of_stdout();
-    let mut left: Vec<&(&str, Decision)> = decided.iter().collect();
-    while let Some((_, decision)) = left.first() {
-        let (same, others): (Vec<_>, Vec<_>) = left.iter().copied().partition(|(_, other)| other == decision);
-        let said = match same.len() == decided.len() {
-            true => decision.to_string(),
-            false => {
-                let modes: Vec<&str> = same.iter().map(|(mode, _)| *mode).collect();
-                format!("{}: {decision}", modes.join(", "))
-            }
+    let mut left: Vec<&Way> = ways.iter().collect();
+    while let Some(first) = left.first().copied() {
+        let (same, others): (Vec<&Way>, Vec<&Way>) = left.into_iter().partition(|way| way.said == first.said);
+        let modes: Vec<&str> = same.iter().map(|way| way.mode).collect();
+        let said = match modes.len() == ways.len() {
+            true => first.said.clone(),
+            false => format!("{}: {}", modes.join(", "), first.said),
         };
-        let painted = match decision.verdict {
+        let style = Style::of_stdout();
+        let painted = match first.decision.verdict {
             Verdict::Deny => style.red(&said),
             Verdict::Allow | Verdict::Redact | Verdict::Mask => style.green(&said),
         };
@@ -333,6 +333,24 @@ fn explain(arguments: &Explain, settings: &Settings, out: &mut impl Write) -> Re
         left = others;
     }
     Ok(())
+}
+
+impl Way {
+    /// What becomes of a request where the rules say so: where more than words travels nothing can be replaced, and it stays.
+    fn of(mode: &'static str, decision: Decision) -> Self {
+        let (verdict, said) = match decision.verdict {
+            Verdict::Redact | Verdict::Mask if !shows_text_alone(mode) => (
+                Verdict::Deny,
+                format!(
+                    "it stays, since more than words travels and people and keys would have to be replaced, by {}",
+                    decision.rules.join(", ")
+                ),
+            ),
+            verdict => (verdict, decision.to_string()),
+        };
+        let decision = Decision { verdict, ..decision };
+        Self { mode, decision, said }
+    }
 }
 
 /// The ways in which something leaves for a place of this kind.
@@ -348,23 +366,6 @@ fn ways_to(kind: Kind) -> Vec<&'static str> {
             "speculative",
             "layered-speculative",
         ],
-    }
-}
-
-/// What becomes of a request where the rules say so: where more than words travels, nothing can be replaced, and it stays.
-fn said(decision: Decision, mode: &str) -> Decision {
-    match decision.verdict {
-        Verdict::Redact | Verdict::Mask if !shows_text_alone(mode) => Decision {
-            verdict: Verdict::Deny,
-            rules: decision
-                .rules
-                .iter()
-                .map(|rule| {
-                    format!("{rule} (people and keys would have to be replaced, and it is more than words)")
-                })
-                .collect(),
-        },
-        Verdict::Allow | Verdict::Redact | Verdict::Mask | Verdict::Deny => decision,
     }
 }
 
