@@ -3,6 +3,7 @@
 
 mod draft;
 mod here;
+mod kept;
 mod place;
 mod readers;
 mod relief;
@@ -398,9 +399,7 @@ impl Ask<'_> {
         match self.place.mode.by_name() {
             None => Ok(writeln!(io::stderr().lock(), "{}", Style::of_stderr().dim(&why))?),
             Some(Mode::Local) => Ok(()),
-            Some(_) => {
-                Err(Failure::new(Exit::Input, why).hint("`heph policy check` tells what is wrong with it"))
-            }
+            Some(_) => Err(Failure::new(Exit::Input, why).hint(kept::until(&asking.rules))),
         }
     }
 
@@ -770,7 +769,7 @@ impl Asking {
             request.objective.credits_max = lesser(credits_max, self.credits_max);
             request.warm = warm.to_vec();
             let cluster = within_reach(&request, cluster);
-            Record::new(request, cluster).map_err(|refusal| self.refused(refusal))
+            self.decided(request, cluster, discretion)
         };
         let whole = plan(discretion, mode);
         let alone = match &whole {
@@ -848,7 +847,21 @@ impl Asking {
         let policy = self.planned(&self.discretion, self.stays.clone(), mode);
         let request = self.request(policy, mode, sizes, answer_tokens_max);
         let cluster = within_reach(&request, &cluster);
-        Record::new(request, cluster).map_err(|refusal| self.refused(refusal))
+        self.decided(request, cluster, &self.discretion)
+    }
+
+    /// What the planner decides.
+    fn decided(
+        &self,
+        request: Request,
+        cluster: Cluster,
+        discretion: &Discretion,
+    ) -> Result<Record, Failure> {
+        let asked = (request.clone(), cluster.clone());
+        Record::new(request, cluster).map_err(|refusal| {
+            let kept = kept::by_rules(&refusal, &asked, self.pool.others(), discretion);
+            kept.unwrap_or_else(|| self.refused(refusal))
+        })
     }
 
     /// Why there is no plan; where it is that nobody else is there, what to do about that.

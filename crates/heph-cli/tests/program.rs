@@ -60,6 +60,13 @@ impl User {
         path
     }
 
+    /// A file in HEPH's folder.
+    fn at_home(&self, name: &str, content: &str) {
+        let home = self.home.path().join("heph");
+        fs::create_dir_all(&home).unwrap();
+        fs::write(home.join(name), content).unwrap();
+    }
+
     fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let output = self.output(arguments, b"");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -848,18 +855,241 @@ fn a_policy_is_checked_explained_and_tested() {
     };
     assert!(explain(&["own"]).contains("it may leave, by preset: own machines"));
     assert!(explain(&["provider"]).contains("it stays: no rule allows it"));
-    let broken = user.says(&["policy", "check", "broken.toml"], "");
-    assert!(
-        broken.starts_with("exit 3") && broken.contains("lets nothing leave"),
-        "{broken}"
-    );
-    assert!(user.says(&["policy", "check"], "").starts_with("exit 3"));
+    for asked in [
+        &["policy", "check", "broken.toml"][..],
+        &["policy", "test", "broken.toml"],
+        &["policy", "explain", "broken.toml", "--to", "own"],
+    ] {
+        let broken = user.says(asked, "");
+        assert!(broken.starts_with("exit 3"), "{broken}");
+        let wanted = "error: broken.toml: the policy cannot be read: unknown variant `opne`, expected one of `local-only`, `own-devices`, \
+                      `redact-then-remote`, `open`, in line 2, column 10\n\
+                      hint: a policy that cannot be read lets nothing leave; `heph policy schema` helps to write one\n";
+        assert!(broken.ends_with(wanted), "{broken}");
+        let output = user.output(&[asked, &["--json"]].concat(), b"");
+        let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        let error = told["error"].as_str().unwrap();
+        assert!(
+            error.lines().count() == 1 && error.contains("broken.toml"),
+            "{told}"
+        );
+        assert_eq!((output.stdout.len(), &told["exit"]), (0, &3.into()));
+    }
     let wrong = policy.replace("allow", "deny");
     user.file("wrong.toml", wrong.as_bytes());
     assert!(
         user.says(&["policy", "test", "wrong.toml"], "")
             .starts_with("exit 1")
     );
+}
+
+/// The policy that the documentation shows does what stands beside it.
+#[test]
+fn the_policy_of_the_documentation_does_what_it_says() {
+    let user = user();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/privacy.md")).unwrap();
+    let shown = page
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    user.file("shown.toml", shown.unwrap().as_bytes());
+    let checked = user.says(&["policy", "check", "shown.toml"], "");
+    assert!(
+        checked.starts_with("exit 0") && checked.contains("redact-then-remote, 2 more rules, 4 examples"),
+        "{checked}"
+    );
+    let tested = user.says(&["policy", "test", "shown.toml"], "");
+    assert!(
+        tested.starts_with("exit 0") && tested.contains("4 passed, 0 failed"),
+        "{tested}"
+    );
+    for (asked, wanted) in [
+        ("--to own", "it may leave, by preset: own machines"),
+        (
+            "--to own --label pii:SECRET",
+            "it may leave, by preset: own machines",
+        ),
+        (
+            "--to own --label folder:salaries-2024",
+            "it stays, by salaries stay here",
+        ),
+        ("--to miner --mode remote", "it may leave, by preset: others"),
+        (
+            "--to miner --label pii:PERSON --mode remote",
+            "it may leave once people and keys are replaced",
+        ),
+        ("--to miner --label pii:PERSON --mode layered", "it stays"),
+        (
+            "--to miner --label pii:SECRET",
+            "it stays, by preset: secrets stay",
+        ),
+        (
+            "--to provider",
+            "it stays, by no provider that keeps it longer than a month",
+        ),
+        (
+            "--to provider --retention-days 31",
+            "it stays, by no provider that keeps it longer than a month",
+        ),
+        (
+            "--to provider --retention-days 30",
+            "it may leave, by preset: others",
+        ),
+    ] {
+        let words = ["policy", "explain", "shown.toml"]
+            .into_iter()
+            .chain(asked.split(' '));
+        let said = user.says(&words.collect::<Vec<_>>(), "");
+        assert!(
+            said.starts_with("exit 0") && said.contains(wanted),
+            "{asked}: {said}"
+        );
+        let stays = wanted.starts_with("it stays");
+        assert_eq!(said.contains("it may leave"), !stays, "{asked}: {said}");
+    }
+}
+
+#[test]
+fn a_policy_is_explained_as_a_request_would_be_treated() {
+    let user = user();
+    let about = [
+        "policy",
+        "explain",
+        "--preset",
+        "redact-then-remote",
+        "--to",
+        "provider",
+    ];
+    let explain = |words: &str| {
+        let words = about.into_iter().chain(words.split_whitespace());
+        user.says(&words.collect::<Vec<_>>(), "")
+    };
+    // A reason is as private as a find of it, or as a person's word for it.
+    for (label, said) in [
+        ("folder:notes", "it may leave, by preset: others"),
+        ("pii:EMAIL", "it may leave once people and keys are replaced"),
+        ("salaries", "it may leave once people and keys are replaced"),
+        ("pii:SECRET", "it stays, by preset: secrets stay"),
+        ("secret", "it stays, by preset: secrets stay"),
+    ] {
+        let told = explain(&format!("--label {label} --mode remote"));
+        assert!(told.contains(said), "{label}: {told}");
+    }
+    // Where more than words travels nothing is replaced: without a mode each is told.
+    let told = explain("--label pii:EMAIL");
+    assert!(
+        told.contains("remote, preprocess, parts: it may leave once")
+            && told.contains("layered, speculative, layered-speculative: it stays"),
+        "{told}"
+    );
+    let told = user.json(&[&about[..], &["--json", "--label", "pii:EMAIL"]].concat());
+    assert_eq!(told["verdict"], "deny", "the strictest of all ways: {told}");
+    assert_eq!(
+        told["rules"],
+        serde_json::json!(["preset: others, without people"]),
+        "{told}"
+    );
+    let first = &told["modes"][0];
+    assert_eq!(
+        (&first["mode"], &first["verdict"]),
+        (&"remote".into(), &"redact".into())
+    );
+    for (words, wanted) in [
+        ("--mode remot", "[possible values: local, remote, layered"),
+        ("--label pii:EMIAL", "nothing that is found is called \"EMIAL\""),
+        ("--label pii:email", "pii:EMAIL"),
+    ] {
+        let told = explain(words);
+        assert!(told.starts_with("exit 2") && told.contains(wanted), "{told}");
+    }
+}
+
+#[test]
+fn what_counts_here_is_told_with_what_it_means() {
+    let user = user();
+    let check = || user.says(&["policy", "check"], "");
+    let told = check();
+    assert!(
+        told.starts_with("exit 0") && told.contains("There is no ") && told.contains("policy.toml"),
+        "{told}"
+    );
+    assert!(
+        told.contains("Machines of your own may see everything, and others nothing."),
+        "{told}"
+    );
+    user.at_home("policy.toml", "version = 1\npreset = \"local-only\"\n");
+    let told = check();
+    assert!(
+        told.contains("policy.toml counts: preset local-only, 0 more rules")
+            && told.contains("By its preset nothing leaves."),
+        "{told}"
+    );
+    user.at_home("cut-off", "");
+    let told = check();
+    assert!(
+        told.contains("cut off") && told.contains("cut-off is removed"),
+        "{told}"
+    );
+    let told = user.json(&["policy", "check", "--json"]);
+    assert_eq!(
+        (&told["preset"], &told["by"], &told["cut"], &told["examples"]),
+        (&"local-only".into(), &"file".into(), &true.into(), &0.into())
+    );
+    user.at_home("policy.toml", "version = 1\npreset = \"opne\"\n");
+    let told = check();
+    assert!(
+        told.starts_with("exit 3") && told.contains("nothing leaves, since"),
+        "{told}"
+    );
+}
+
+/// Who was allowed by name may be asked where nobody wrote a policy, and explaining that says so.
+#[test]
+fn a_provider_that_was_allowed_is_explained_as_such() {
+    let user = user();
+    let added = user.says(
+        &[
+            "providers",
+            "add",
+            "mock",
+            "--dialect",
+            "openai",
+            "--model",
+            "m-1",
+            "--url",
+            "http://127.0.0.1:9/v1",
+            "--allow",
+        ],
+        "",
+    );
+    assert!(added.starts_with("exit 0"), "{added}");
+    let explain = |name: &str| user.says(&["policy", "explain", "--to", "provider", "--name", name], "");
+    assert!(
+        explain("mock").contains("it may leave, by the provider mock is allowed"),
+        "{}",
+        explain("mock")
+    );
+    assert!(explain("other").contains("it stays"));
+    let told = user.says(&["policy", "check"], "");
+    assert!(
+        told.contains("Providers that you allowed may be asked: mock."),
+        "{told}"
+    );
+    user.at_home("policy.toml", "version = 1\npreset = \"own-devices\"\n");
+    assert!(explain("mock").contains("it stays"));
+    assert!(!user.says(&["policy", "check"], "").contains("mock"));
+}
+
+#[test]
+fn a_folder_is_no_text_to_look_through() {
+    let user = user();
+    for asked in [&["pii", "."][..], &["pii", "--jsonl", "."]] {
+        let said = user.says(asked, "");
+        assert!(
+            said.starts_with("exit 3") && said.contains(". is a folder, and no text"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use heph_types::NodeId;
 use iroh_relay::server::{self, Access, AccessControl, ClientRequest};
@@ -198,31 +199,104 @@ pub(crate) fn as_seen_by_clients(relay: &RelayAddress) -> RelayConfig {
 }
 
 /// The relays of an endpoint, and what each has to show: the certificate that its address names, else one that the public authorities vouch
-/// for. No other host is believed anything. Clones are the same.
+/// for. No other host is believed anything, and of a host one relay is known at a time: the library does not say at which port a certificate
+/// was shown. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Trusted(Arc<Mutex<Vec<RelayAddress>>>);
+pub(crate) struct Trusted(Arc<Mutex<Vec<Known>>>);
+
+/// A relay of an endpoint.
+#[derive(Debug)]
+struct Known {
+    relay: RelayAddress,
+    /// How many use it.
+    uses: usize,
+    /// When the last use ended.
+    left: Instant,
+}
+
+/// One use of a relay: it stays known for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Use {
+    trusted: Trusted,
+    relay: RelayAddress,
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        if let Some(known) = find(&mut self.trusted.relays(), &self.relay) {
+            known.uses = known.uses.saturating_sub(1);
+            known.left = Instant::now();
+        }
+    }
+}
+
+/// Why a relay is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// As many as there may be are used.
+    Many,
+    /// Another one at the same host is used.
+    Host,
+}
 
 /// Relays of one endpoint.
 pub(crate) const RELAYS_MAX: usize = 8;
 
+/// How long a relay that nobody uses stays known: as long as the library keeps a connection to one by which nothing passes.
+const UNUSED_MAX: Duration = Duration::from_secs(60);
+
 impl Trusted {
-    /// Trusts one more. `false` where there are too many.
-    pub(crate) fn add(&self, relay: &RelayAddress) -> bool {
+    /// Trusts one more, or uses one that is known. With the use come those that were let go of for it: nobody used them.
+    pub(crate) fn add(&self, relay: &RelayAddress) -> Result<(Use, Vec<RelayAddress>), NoRoom> {
         let mut relays = self.relays();
-        let known = relays.contains(relay);
-        if !known && relays.len() < RELAYS_MAX {
-            relays.push(relay.clone());
-            return true;
+        let mut gone = Vec::new();
+        if find(&mut relays, relay).is_none() {
+            if let Some(at) = relays.iter().position(|known| known.relay.host() == relay.host()) {
+                gone.push(let_go(&mut relays, at).ok_or(NoRoom::Host)?);
+            }
+            if relays.len() >= RELAYS_MAX {
+                let unused = (0..relays.len()).filter(|at| relays[*at].uses == 0);
+                let at = unused.min_by_key(|at| relays[*at].left).ok_or(NoRoom::Many)?;
+                gone.extend(let_go(&mut relays, at));
+            }
+            relays.push(Known {
+                relay: relay.clone(),
+                uses: 0,
+                left: Instant::now(),
+            });
         }
-        known
+        drop(relays);
+        Ok((self.uses(relay).ok_or(NoRoom::Many)?, gone))
+    }
+
+    /// One more use of a relay, where it is known.
+    pub(crate) fn uses(&self, relay: &RelayAddress) -> Option<Use> {
+        let mut relays = self.relays();
+        find(&mut relays, relay)?.uses += 1;
+        Some(Use {
+            trusted: self.clone(),
+            relay: relay.clone(),
+        })
+    }
+
+    /// Lets go of those that nobody has used for so long, and says which.
+    pub(crate) fn tire(&self, long: Duration) -> Vec<RelayAddress> {
+        let mut relays = self.relays();
+        let tired = |known: &mut Known| known.uses == 0 && known.left.elapsed() >= long;
+        relays.extract_if(.., tired).map(|known| known.relay).collect()
+    }
+
+    /// As [`Trusted::tire`], of those that the library has let go of as well.
+    pub(crate) fn tired(&self) -> Vec<RelayAddress> {
+        self.tire(UNUSED_MAX)
     }
 
     /// All of them.
     pub(crate) fn all(&self) -> Vec<RelayAddress> {
-        self.relays().clone()
+        self.relays().iter().map(|known| known.relay.clone()).collect()
     }
 
-    /// Who says whether this certificate is that of a relay at `host`.
+    /// Who says whether this certificate is that of the relay at `host`.
     fn vouches(&self, host: &str, certificate: [u8; 32]) -> Vouches {
         let mut relays = self.all();
         relays.retain(|relay| relay.host() == host);
@@ -247,9 +321,18 @@ impl Trusted {
         }))
     }
 
-    fn relays(&self) -> MutexGuard<'_, Vec<RelayAddress>> {
+    fn relays(&self) -> MutexGuard<'_, Vec<Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn find<'a>(relays: &'a mut [Known], relay: &RelayAddress) -> Option<&'a mut Known> {
+    relays.iter_mut().find(|known| known.relay == *relay)
+}
+
+/// Lets go of one, where nobody uses it.
+fn let_go(relays: &mut Vec<Known>, at: usize) -> Option<RelayAddress> {
+    (relays[at].uses == 0).then(|| relays.remove(at).relay)
 }
 
 /// Who vouches for a certificate.
@@ -396,30 +479,76 @@ impl Certificate {
 mod tests {
     use super::*;
 
+    fn pinned(address: &str, certificate: &str) -> RelayAddress {
+        format!("{address}#{}", certificate.repeat(32)).parse().unwrap()
+    }
+
     #[test]
     fn a_certificate_is_that_of_its_own_relay_alone() {
         let (one, other) = ([0xab; 32], [0xcd; 32]);
         let trusted = Trusted::default();
         for relay in [
-            format!("https://10.0.0.7:7843#{}", "ab".repeat(32)),
-            format!("https://[::1]:7843#{}", "cd".repeat(32)),
-            "https://relay.example".to_owned(),
+            pinned("https://10.0.0.7:7843", "ab"),
+            pinned("https://[::1]:7843", "cd"),
+            "https://relay.example".parse().unwrap(),
         ] {
-            assert!(trusted.add(&relay.parse().unwrap()));
+            assert!(trusted.add(&relay).is_ok());
         }
         assert_eq!(trusted.vouches("10.0.0.7", one), Vouches::Address);
         assert_eq!(trusted.vouches("10.0.0.7", other), Vouches::Nobody);
         assert_eq!(trusted.vouches("::1", other), Vouches::Address);
         assert_eq!(trusted.vouches("relay.example", one), Vouches::Authorities);
         assert_eq!(trusted.vouches("elsewhere.example", one), Vouches::Nobody);
-        let more = (0..RELAYS_MAX).map(|at| format!("https://relay-{at}.example").parse().unwrap());
-        assert!(
-            !more.collect::<Vec<_>>().iter().all(|relay| trusted.add(relay)),
-            "bounded"
+    }
+
+    #[test]
+    fn at_one_host_one_port_is_believed_at_a_time() {
+        let (one, other) = ([0xab; 32], [0xcd; 32]);
+        let trusted = Trusted::default();
+        let first = pinned("https://10.0.0.7:7843", "ab");
+        let (used, _) = trusted.add(&first).unwrap();
+        // Another port, another certificate, and one that the authorities would vouch for.
+        for second in [
+            pinned("https://10.0.0.7:7844", "cd"),
+            pinned("https://10.0.0.7:7844", "ab"),
+            pinned("https://10.0.0.7:7843", "cd"),
+            "https://10.0.0.7:7844".parse().unwrap(),
+        ] {
+            assert_eq!(trusted.add(&second).err(), Some(NoRoom::Host), "{second}");
+            assert_eq!(trusted.vouches("10.0.0.7", one), Vouches::Address);
+            assert_eq!(trusted.vouches("10.0.0.7", other), Vouches::Nobody, "{second}");
+        }
+        assert!(trusted.add(&first).is_ok(), "it is known");
+        drop(used);
+        let (_used, gone) = trusted.add(&pinned("https://10.0.0.7:7844", "cd")).unwrap();
+        assert_eq!(gone, [first]);
+        assert_eq!(trusted.vouches("10.0.0.7", one), Vouches::Nobody);
+        assert_eq!(trusted.vouches("10.0.0.7", other), Vouches::Address);
+    }
+
+    #[test]
+    fn relays_that_nobody_uses_make_room() {
+        let trusted = Trusted::default();
+        let relay = |at: usize| -> RelayAddress { format!("https://relay-{at}.example").parse().unwrap() };
+        let mut used: Vec<Use> = (0..RELAYS_MAX)
+            .map(|at| trusted.add(&relay(at)).unwrap().0)
+            .collect();
+        assert_eq!(trusted.add(&relay(8)).err(), Some(NoRoom::Many));
+        assert!(trusted.add(&relay(3)).is_ok(), "it is known");
+        assert!(trusted.uses(&relay(8)).is_none());
+        let again = trusted.uses(&relay(5)).unwrap();
+        drop(used.remove(5));
+        assert_eq!(
+            trusted.add(&relay(8)).err(),
+            Some(NoRoom::Many),
+            "it is used twice"
         );
-        assert!(
-            trusted.add(&"https://relay.example".parse().unwrap()),
-            "it is known"
-        );
+        drop(again);
+        let (_used, gone) = trusted.add(&relay(8)).unwrap();
+        assert_eq!(gone, [relay(5)]);
+        used.truncate(1);
+        assert!(trusted.tire(Duration::from_secs(3600)).is_empty());
+        assert_eq!(trusted.tire(Duration::ZERO).len(), 6);
+        assert_eq!(trusted.all(), [relay(0), relay(8)]);
     }
 }

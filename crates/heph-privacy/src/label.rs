@@ -21,6 +21,18 @@ pub enum Level {
     Secret,
 }
 
+impl Level {
+    /// The word by which policies and people name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Public => "public",
+            Level::Internal => "internal",
+            Level::Private => "private",
+            Level::Secret => "secret",
+        }
+    }
+}
+
 /// No label has more tags; one that would counts as [`Label::top`].
 pub const TAGS_MAX: usize = 64;
 
@@ -73,6 +85,41 @@ impl Label {
         Label::new(level, &format!("user:{word}"))
     }
 
+    /// What a request is of which a person says no more than how private it is; [`Level::Internal`] is what nobody said anything about.
+    pub fn of_level(level: Level) -> Label {
+        match level {
+            Level::Internal => Label::new(level, "source:prompt"),
+            Level::Public | Level::Private | Level::Secret => Label::mark(level.name()),
+        }
+    }
+
+    /// What a request is that has this reason, written as rules write it: as a find of that class makes it, as a file that stands
+    /// in that folder, or as what a person says in a word. Any other word is one that a person says.
+    pub fn of_reason(reason: &str) -> Label {
+        match reason.split_once(':') {
+            Some(("pii", class)) => Label::of_find(class),
+            Some(("folder", folder)) => Label::of_path(&format!("{folder}/")),
+            Some(("source", _)) => Label::new(Level::Internal, reason),
+            Some(("user", word)) => Label::mark(word),
+            _ => Label::mark(reason),
+        }
+    }
+
+    /// What a request is that is at least so private, and has these reasons ([`Label::of_reason`]).
+    pub fn of_reasons(level: Level, reasons: &[String]) -> Label {
+        let reasons = reasons.iter().map(|reason| Label::of_reason(reason));
+        reasons.fold(Label::of_level(level), |label, reason| label.join(&reason))
+    }
+
+    /// What a find of this class makes of a text.
+    fn of_find(class: &str) -> Label {
+        let level = match class {
+            "SECRET" => Level::Secret,
+            _ => Level::Private,
+        };
+        Label::new(level, &format!("pii:{class}"))
+    }
+
     /// What a file is by where it stands: `folder:NAME` for each of the nearest eight folders above it, so that a rule about a
     /// folder counts for everything below.
     pub fn of_path(path: &str) -> Label {
@@ -108,13 +155,7 @@ impl Label {
 
     /// What a log says of it: its level, then what made it so.
     pub fn words(&self) -> impl Iterator<Item = &str> {
-        let level = match self.level {
-            Level::Public => "public",
-            Level::Internal => "internal",
-            Level::Private => "private",
-            Level::Secret => "secret",
-        };
-        std::iter::once(level).chain(self.tags())
+        std::iter::once(self.level.name()).chain(self.tags())
     }
 
     /// Whether this is at least as private as `other`, for all its reasons.
@@ -134,14 +175,8 @@ impl Label {
 
     /// What `spans` found in a text make of it.
     pub fn of_spans(spans: &[crate::pii::Span]) -> Label {
-        spans.iter().fold(Label::public(), |label, span| {
-            let level = if span.kind == "SECRET" {
-                Level::Secret
-            } else {
-                Level::Private
-            };
-            label.join(&Label::new(level, &format!("pii:{}", span.kind)))
-        })
+        let finds = spans.iter().map(|span| Label::of_find(span.kind));
+        finds.fold(Label::public(), |label, find| label.join(&find))
     }
 }
 
@@ -268,6 +303,27 @@ mod tests {
         assert!(file.meets("folder:salaries") && file.meets("folder:2024") && !file.meets("folder:may.txt"));
         assert!(Label::of_path("C:\\notes\\a.txt").meets("folder:notes"));
         assert!(!Label::of_path("a.txt").meets("folder:*"));
+    }
+
+    #[test]
+    fn a_reason_is_as_private_as_what_it_stands_for() {
+        let text = "Write to ann.lee@example.org, password: tr0mb0ne!X";
+        let found = Label::of_spans(&crate::pii::patterns(text));
+        let told = Label::of_reason("pii:EMAIL").join(&Label::of_reason("pii:SECRET"));
+        assert_eq!((&found, found.level()), (&told, Level::Secret));
+        assert_eq!(Label::of_reason("pii:EMAIL").level(), Level::Private);
+        assert_eq!(
+            Label::of_reason("folder:salaries"),
+            Label::of_path("salaries/may.txt")
+        );
+        for word in ["salaries", "secret", "public", "medical:notes"] {
+            assert_eq!(Label::of_reason(word), Label::mark(word), "{word}");
+        }
+        assert_eq!(Label::of_reason("user:secret"), Label::mark("secret"));
+        for odd in ["", "pii:", "folder:", "user:"] {
+            assert!(Label::of_reason(odd).level() >= Level::Internal, "{odd:?}");
+        }
+        assert_eq!(Label::of_reason(&"x".repeat(200)), Label::top());
     }
 
     #[test]

@@ -175,6 +175,16 @@ pub enum Preset {
 }
 
 impl Preset {
+    /// The word by which policies name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::LocalOnly => "local-only",
+            Preset::OwnDevices => "own-devices",
+            Preset::RedactThenRemote => "redact-then-remote",
+            Preset::Open => "open",
+        }
+    }
+
     fn rules(self) -> Vec<Rule> {
         let rule = |name: &str, when: When, then| Rule {
             name: format!("preset: {name}"),
@@ -261,10 +271,10 @@ impl Preset {
 pub struct Example {
     /// What it shows.
     pub name: String,
-    /// Tags of what would leave.
+    /// Reasons for which what would leave is private, as rules name them; each makes it as private as a request that has it.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// How private it is.
+    /// How private it is at least.
     #[serde(default)]
     pub level: Level,
     /// Where it would go.
@@ -367,7 +377,26 @@ fn form<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, PolicyError> {
     if text.len() > BYTES_MAX {
         return Err(PolicyError::TooLong);
     }
-    toml::from_str(text).map_err(|error| PolicyError::Form(error.to_string()))
+    toml::from_str(text).map_err(|error| PolicyError::Form(in_a_sentence(text, &error)))
+}
+
+/// Where the text is wrong and why, in one line: the library draws the place over five.
+fn in_a_sentence(text: &str, error: &toml::de::Error) -> String {
+    let why = error
+        .message()
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            format!("{why}, in line {line}, column {column}")
+        }
+        None => why,
+    }
 }
 
 impl Policy {
@@ -473,6 +502,19 @@ pub struct Policies {
     tighter: Vec<Rule>,
 }
 
+/// Whose word a rule is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// One of the rules that come with the program, by this preset.
+    Preset(Preset),
+    /// One of the person's own.
+    Own,
+    /// One that this organisation signed.
+    Overlay(&'a str),
+    /// One that only makes it stricter ([`Policies::tightened`]).
+    Tighter,
+}
+
 /// What the policy says, and which rules said it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
@@ -570,6 +612,20 @@ impl Policies {
         Decision { verdict, rules }
     }
 
+    /// Whose the rule is that a decision with this verdict names so; `None` where none of these is. Of several of that name the first.
+    pub fn whose(&self, name: &str, verdict: Verdict) -> Option<Whose<'_>> {
+        let holds = |rules: &[Rule]| rules.iter().any(|rule| rule.name == name && rule.then == verdict);
+        let preset = holds(&self.policy.preset.rules()).then_some(Whose::Preset(self.policy.preset));
+        let own = || holds(&self.policy.rules).then_some(Whose::Own);
+        let signed = || {
+            let mut overlays = self.overlays.iter();
+            let overlay = overlays.find(|overlay| holds(&overlay.rules))?;
+            Some(Whose::Overlay(&overlay.organisation))
+        };
+        let tighter = || holds(&self.tighter).then_some(Whose::Tighter);
+        preset.or_else(own).or_else(signed).or_else(tighter)
+    }
+
     /// Whether any rule looks at labels. Where none does, it makes no difference what is found in a text.
     pub fn minds_labels(&self) -> bool {
         let preset = self.policy.preset.rules();
@@ -582,9 +638,7 @@ impl Policies {
     /// What the policy says of each of its examples.
     pub fn examples(&self) -> impl Iterator<Item = (&Example, Decision)> {
         self.policy.examples.iter().map(|example| {
-            let raise = |label: Label, tag: &String| label.join(&Label::new(example.level, tag));
-            let level = Label::public().join(&Label::new(example.level, "example"));
-            let label = example.labels.iter().fold(level, raise);
+            let label = Label::of_reasons(example.level, &example.labels);
             let ask = Ask {
                 label: &label,
                 to: &example.to,

@@ -95,6 +95,8 @@ pub struct Pseudonyms {
     given: BTreeMap<(String, String), String>,
     /// By pseudonym.
     back: BTreeMap<String, String>,
+    /// Masks of each kind.
+    masks: BTreeMap<String, usize>,
 }
 
 impl std::fmt::Debug for Pseudonyms {
@@ -111,6 +113,7 @@ impl Pseudonyms {
             key,
             given: BTreeMap::new(),
             back: BTreeMap::new(),
+            masks: BTreeMap::new(),
         }
     }
 
@@ -127,14 +130,14 @@ impl Pseudonyms {
         self.replacing
     }
 
-    /// How many pairs there are.
+    /// How many things were replaced.
     pub fn len(&self) -> usize {
-        self.back.len()
+        self.given.len()
     }
 
-    /// Whether there are none.
+    /// Whether nothing was.
     pub fn is_empty(&self) -> bool {
-        self.back.is_empty()
+        self.given.is_empty()
     }
 
     /// `text` with each of `spans` replaced. What comes back from [`Pseudonyms::restore`] of it is `text`; where that cannot be
@@ -157,8 +160,9 @@ impl Pseudonyms {
                 if self.given.len() >= PAIRS_MAX {
                     return Err(PseudonymError::Full);
                 }
-                let before = self.given.keys().filter(|(kind, _)| kind == span.kind).count();
-                let mark = format!("[{} {}]", span.kind, before + 1);
+                let count = self.masks.entry(pair.0.clone()).or_default();
+                *count += 1;
+                let mark = format!("[{} {count}]", span.kind);
                 self.given.insert(pair.clone(), mark);
             }
             masked.push_str(&self.given[&pair]);
@@ -334,8 +338,12 @@ impl Pseudonyms {
         whole
     }
 
-    /// The pairs, sealed with `key`. `nonce` is never to be used twice with one key.
+    /// The pairs, sealed with `key`. `nonce` is never to be used twice with one key. A session that masks has none: what it masked is to
+    /// be turned back by nobody, and is kept nowhere.
     pub fn seal(&self, key: &[u8; 32], nonce: [u8; NONCE_LEN]) -> Result<Vec<u8>, VaultError> {
+        if self.replacing == Replacing::Masks {
+            return Err(VaultError::Masks);
+        }
         let pairs = self.given.iter();
         let pairs = pairs.map(|((kind, original), name)| (kind.clone(), original.clone(), name.clone()));
         let vault = Vault {
@@ -386,9 +394,12 @@ struct Vault {
     pairs: Vec<(String, String, String)>,
 }
 
-/// Why a vault stays shut.
+/// Why a vault is not made, or stays shut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VaultError {
+    /// The session masks.
+    #[error("what was masked is kept in no vault: nobody turns it back")]
+    Masks,
     /// It does not begin as a vault.
     #[error("this is no vault of pseudonyms")]
     Unknown,

@@ -250,7 +250,12 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
     );
     let labels = prop::collection::vec(prop_oneof![Just("a:*".to_owned()), Just("b".to_owned())], 0..2);
     let level = prop::option::of(prop_oneof![Just(Level::Internal), Just(Level::Private)]);
-    let then = prop_oneof![Just(Verdict::Allow), Just(Verdict::Redact), Just(Verdict::Deny)];
+    let then = prop_oneof![
+        Just(Verdict::Allow),
+        Just(Verdict::Redact),
+        Just(Verdict::Mask),
+        Just(Verdict::Deny)
+    ];
     let rule = (kinds, labels, level, then).prop_map(|(to, labels, level, then)| Rule {
         name: "r".into(),
         when: When {
@@ -262,6 +267,16 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
         then,
     });
     prop::collection::vec(rule, 0..6)
+}
+
+/// How strict a verdict is: what is masked tells less than what has pseudonyms.
+fn severity(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Allow => 0,
+        Verdict::Redact => 1,
+        Verdict::Mask => 2,
+        Verdict::Deny => 3,
+    }
 }
 
 proptest! {
@@ -278,7 +293,8 @@ proptest! {
         let strict = Policies::new(policy, vec![overlay]);
         for kind in [Kind::Own, Kind::Provider, Kind::Miner] {
             let label = Label::new(level, tag);
-            prop_assert!(says(&strict, &label, &place(kind)) >= says(&plain, &label, &place(kind)));
+            let (strict, plain) = (says(&strict, &label, &place(kind)), says(&plain, &label, &place(kind)));
+            prop_assert!(severity(strict) >= severity(plain));
         }
     }
 
@@ -289,6 +305,65 @@ proptest! {
         let _ = Overlay::read(&text, &[key], 0);
         let _ = Overlay::read(&format!("heph-overlay 1 {text}\n"), &[key], 0);
     }
+}
+
+#[test]
+fn the_strictest_of_several_rules_counts_whatever_their_order() {
+    let all = [Verdict::Allow, Verdict::Redact, Verdict::Mask, Verdict::Deny];
+    let rule = |then| Rule {
+        name: format!("{then:?}"),
+        when: When::default(),
+        then,
+    };
+    for one in all {
+        for other in all {
+            let rules = vec![rule(one), rule(other)];
+            let policies = Policies::new(
+                Policy {
+                    rules,
+                    ..Policy::closed()
+                },
+                Vec::new(),
+            );
+            let said = says(&policies, &Label::public(), &place(Kind::Provider));
+            let wanted = severity(one).max(severity(other));
+            assert_eq!(severity(said), wanted, "{one:?} and {other:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_policy_is_told_in_one_line_with_its_place() {
+    for (text, place) in [
+        ("version = 1\npreset = \"opne\"\n", "line 2, column 10"),
+        ("version = 1\n[[rule]]\nname = \"x\"\n", "line 2"),
+        ("version = 1\n[[rule]]\nname = \"ärger\" then\n", "line 3"),
+        ("version = \"one\"\n", "line 1, column 11"),
+        ("version = 1\npreset = \"\"\"open\n\"\"\"\n", "line 2"),
+        ("\u{0}", ""),
+        ("", ""),
+    ] {
+        let said = Policy::read(text).unwrap_err().to_string();
+        assert!(said.lines().count() == 1 && said.contains(place), "{said:?}");
+        assert!(!said.contains(" | ") && !said.contains("^"), "{said}");
+    }
+}
+
+#[test]
+fn a_reason_in_an_example_is_as_private_as_in_a_request() {
+    let example = |labels: &str| {
+        let text = format!(
+            "version = 1\npreset = \"redact-then-remote\"\n[[example]]\nname = \"e\"\nlabels = [{labels}]\nto = {{ kind = \"provider\" }}\nexpect = \"allow\"\n"
+        );
+        let policies = Policies::new(Policy::read(&text).unwrap(), Vec::new());
+        let said = policies.examples().map(|(_, decision)| decision.verdict).next();
+        said.unwrap()
+    };
+    assert_eq!(example(""), Verdict::Allow);
+    assert_eq!(example("\"folder:notes\""), Verdict::Allow);
+    assert_eq!(example("\"pii:EMAIL\""), Verdict::Redact);
+    assert_eq!(example("\"user:family\""), Verdict::Redact);
+    assert_eq!(example("\"pii:EMAIL\", \"pii:SECRET\""), Verdict::Deny);
 }
 
 /// The schema that editors read names every field that the program reads.

@@ -2,7 +2,7 @@
 
 use heph_privacy::pii;
 use heph_privacy::pii::names::Model;
-use heph_privacy::pseudonym::{Pseudonyms, Replacing, Restorer, VaultError};
+use heph_privacy::pseudonym::{PAIRS_MAX, PseudonymError, Pseudonyms, Replacing, Restorer, VaultError};
 
 struct Drawn(u64);
 
@@ -169,6 +169,9 @@ fn masks_say_what_stood_there_and_are_never_turned_back() {
     );
     let answer = "I wrote to [EMAIL 1].";
     assert_eq!(session.restore(answer), answer);
+    assert_eq!(session.len(), 3);
+    // What nobody turns back is kept nowhere.
+    assert_eq!(session.seal(&[9; 32], [1; 12]), Err(VaultError::Masks));
     let mut restorer = Restorer::new(&session);
     assert_eq!(
         restorer.push("[EM") + &restorer.push("AIL 2]") + &restorer.finish(),
@@ -188,4 +191,17 @@ fn masks_say_what_stood_there_and_are_never_turned_back() {
             );
         }
     }
+}
+
+/// As many as a session keeps: where each new one looked through all others, this took minutes.
+#[test]
+fn a_session_is_full_of_masks_in_time_and_takes_no_more() {
+    let texts =
+        |from: usize, to: usize| -> String { (from..to).map(|n| format!("a{n}@example.org ")).collect() };
+    let mut session = Pseudonyms::masks();
+    let mut mask = |text: &str| session.replace(text, &pii::patterns(text));
+    let masked = mask(&texts(0, PAIRS_MAX)).unwrap();
+    assert!(masked.ends_with(&format!("[EMAIL {PAIRS_MAX}] ")), "counted on");
+    assert_eq!(mask(&texts(7, 8)).unwrap(), "[EMAIL 8] ");
+    assert_eq!(mask(&texts(PAIRS_MAX, PAIRS_MAX + 1)), Err(PseudonymError::Full));
 }

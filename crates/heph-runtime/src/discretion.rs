@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use heph_plan::Mode;
 use heph_privacy::label::{Label, Level};
-use heph_privacy::policy::{Destination, Kind, Policies, Rule, Verdict, When};
+use heph_privacy::policy::{Ask, Destination, Kind, Policies, Rule, Verdict, When};
 use heph_privacy::pseudonym::Replacing;
 use heph_privacy::{Clearance, Purpose, Replaced, Stays};
 use heph_types::{Leaves, NodeId, NodeProfile, Policy, Role};
@@ -17,6 +17,7 @@ use crate::rules::Rules;
 use found::Look;
 
 pub(crate) mod found;
+pub mod talk;
 
 /// What may leave at most, whatever the rules allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,7 +82,7 @@ impl Tide {
 
 /// What nobody said anything about.
 pub fn unsaid() -> Label {
-    Label::new(Level::Internal, "source:prompt")
+    Label::of_level(Level::Internal)
 }
 
 impl Discretion {
@@ -242,6 +243,49 @@ impl Discretion {
             Err(Stays::Unmasked) => Some(Replacing::Masks),
             _ => None,
         }
+    }
+
+    /// Why a place of this role may not see the request as the planner would have it shown, to stand behind a sentence that says so: it names
+    /// the rules and their files; `None` where it may.
+    pub fn objection(&self, to: &Destination, role: Role) -> Option<String> {
+        let policies = self.policies();
+        let modes = match &self.mode {
+            Some(mode) => std::slice::from_ref(mode),
+            None => &MODES[..],
+        };
+        let against = |mode: &&'static str| {
+            let stays = self.clearance_in(mode, to, &policies).err()?;
+            let replaced = self.replaceable && shows_text_alone(mode);
+            let decision = policies.decide(&Ask {
+                label: &self.label(),
+                to,
+                mode,
+                credits: self.credits,
+            });
+            let by = self.rules.said_by(&decision);
+            match stays {
+                Stays::NoText | Stays::Unmasked if replaced => None,
+                Stays::NoText | Stays::Unmasked => Some(format!(
+                    " in {mode}, where more than words travels and nothing can be replaced{by}"
+                )),
+                Stays::Denied(_) | Stays::NoPseudonym(_) | Stays::MorePrivate => Some(by),
+            }
+        };
+        let bound = self.rules.bound(role);
+        let word = match bound {
+            Leaves::Text => None,
+            Leaves::Activations if !self.mode.is_some_and(shows_text_alone) => None,
+            Leaves::Activations => Some("activations"),
+            Leaves::Nothing | Leaves::Embeddings => Some("nothing"),
+        };
+        let short = || {
+            Some(format!(
+                ", by \"allow {}={}\" of --allow or HEPH_ALLOW",
+                role.name(),
+                word?
+            ))
+        };
+        modes.iter().find_map(against).or_else(short)
     }
 
     /// What the planner is told: what machines may see, as the rules stand now. `base` says the rest.

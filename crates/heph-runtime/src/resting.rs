@@ -116,19 +116,33 @@ impl<D> Default for Resting<D> {
     }
 }
 
+impl<D: Rests> Desks<D> {
+    /// How much of `prompt` the desk holds that holds most of it for these, and where that is, if it is worth anything.
+    fn find(&self, whom: &For, prompt: &[TokenId]) -> Option<(usize, usize)> {
+        let fits = |rested: &Rested<D>| rested.since.elapsed() < REST_MAX && rested.whom.serves(whom);
+        let same = |rested: &Rested<D>| common(rested.desk.held(), prompt);
+        let all = self.rested.iter().enumerate().filter(|(_, rested)| fits(rested));
+        let most = all.map(|(at, rested)| (same(rested), at)).max();
+        most.filter(|(count, _)| *count >= WORTH_TOKENS)
+    }
+}
+
 impl<D: Rests> Resting<D> {
     /// The desk that holds most of `prompt` for these, if it is worth anything.
     pub fn take(&self, whom: &For, prompt: &[TokenId]) -> Option<D> {
         let mut desks = self.lock();
-        let fits = |rested: &Rested<D>| rested.since.elapsed() < REST_MAX && rested.whom.serves(whom);
-        let same = |rested: &Rested<D>| common(rested.desk.held(), prompt);
-        let all = desks.rested.iter().enumerate().filter(|(_, rested)| fits(rested));
-        let (count, at) = all.map(|(at, rested)| (same(rested), at)).max()?;
-        (count >= WORTH_TOKENS).then(|| desks.rested.remove(at).desk)
+        let (_, at) = desks.find(whom, prompt)?;
+        Some(desks.rested.remove(at).desk)
+    }
+
+    /// Tokens of `prompt` that the desk holds which [`Resting::take`] would find; none where it would find none.
+    pub fn holds(&self, whom: &For, prompt: &[TokenId]) -> usize {
+        self.lock().find(whom, prompt).map_or(0, |(count, _)| count)
     }
 
     /// The machines that hold the beginning of `prompt` for desks that rest for `owner`, where one has the whole model: a conversation is planned
-    /// to go on where it lies, as long as that is not too busy.
+    /// to go on where it lies, as long as that is not too busy. Whether such a desk goes on under the plan that comes of it is asked of
+    /// [`Resting::holds`].
     pub fn held(&self, owner: Owner, prompt: &[TokenId]) -> Vec<WarmPrefix> {
         let desks = self.lock();
         let own = desks
@@ -259,9 +273,13 @@ mod tests {
     }
 
     fn standing(word: &str) -> Standing {
+        costs(word, 0.0)
+    }
+
+    fn costs(word: &str, credits: f64) -> Standing {
         let rules = Rules::without_files(Vec::new());
         let asked = Discretion::new(&rules, Label::mark(word)).in_mode("remote");
-        asked.standing().unwrap()
+        asked.costing(credits).standing().unwrap()
     }
 
     fn machines(roles: &[Role]) -> BTreeMap<NodeId, Destination> {
@@ -291,6 +309,10 @@ mod tests {
                 ..whom(1)
             },
             For {
+                standing: costs("internal", 7.0),
+                ..whom(1)
+            },
+            For {
                 plan: plan(Mode::Layered, 1),
                 ..whom(1)
             },
@@ -315,12 +337,15 @@ mod tests {
         resting.rest(whom(1), text(1, 50));
         for other in &others {
             assert!(resting.take(other, &text(1, 60)).is_none(), "{other:?}");
+            assert_eq!(resting.holds(other, &text(1, 60)), 0, "{other:?}");
         }
+        assert_eq!(resting.holds(&whom(1), &text(1, 10)), 0, "not worth it");
         let later = For {
             plan: plan(Mode::Remote, 9),
             machines: machines(&[Role::Own, Role::Miner, Role::Own]),
             ..whom(1)
         };
+        assert_eq!(resting.holds(&later, &text(1, 60)), 50);
         assert_eq!(resting.take(&later, &text(1, 60)), Some(text(1, 50)));
         assert!(
             resting.take(&later, &text(1, 60)).is_none(),

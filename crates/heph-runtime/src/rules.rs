@@ -25,6 +25,7 @@ use crate::discretion::found::Found;
 use crate::network::seconds_since_1970;
 use crate::settings::{Allowance, Settings};
 
+mod said;
 mod standing;
 
 pub(crate) use standing::CUT;
@@ -67,8 +68,8 @@ pub(crate) struct Read {
     cut: bool,
     /// What stands in the file of the person, where it can be read.
     own: Option<(Preset, usize)>,
-    /// Whose overlays count.
-    organisations: Vec<String>,
+    /// Whose overlays count, and the files that they stand in.
+    organisations: Vec<(String, PathBuf)>,
     /// Why nothing leaves, where something cannot be read.
     unread: Option<String>,
     policies: Arc<Policies>,
@@ -193,8 +194,8 @@ impl Rules {
             .collect()
     }
 
-    /// The file of the person.
-    fn file(&self) -> Option<PathBuf> {
+    /// The file of the person, whether it is there or not.
+    pub fn file(&self) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.join(POLICY_FILE))
     }
 
@@ -216,16 +217,20 @@ impl Rules {
         };
         let named = |error: PolicyError| format!("{}: {}", path.display(), error.to_string().trim_end());
         let own = text.and_then(|text| text.map(|text| Policy::read(&text).map_err(named)).transpose());
-        let overlays: Result<Vec<Overlay>, String> = self
+        let overlays: Result<Vec<(&Path, Overlay)>, String> = self
             .folders()
-            .filter_map(|folder| overlay(folder, now).transpose())
+            .filter_map(|folder| Some((folder, overlay(folder, now).transpose()?)))
+            .map(|(folder, overlay)| Ok((folder, overlay?)))
             .collect();
+        let whose =
+            |(folder, overlay): &(&Path, Overlay)| (overlay.organisation.clone(), folder.join(OVERLAY_FILE));
+        let organisations = overlays.iter().flatten().map(whose).collect();
+        let overlays: Result<Vec<Overlay>, String> =
+            overlays.map(|overlays| overlays.into_iter().map(|(_, overlay)| overlay).collect());
         let until = overlays.iter().flatten().map(|overlay| overlay.valid_until).min();
         let cut = self.is_cut();
         let known = own.as_ref().ok().and_then(Option::as_ref);
         let known = known.map(|policy| (policy.preset, policy.rules.len()));
-        let whose = |overlay: &Overlay| overlay.organisation.clone();
-        let organisations = overlays.iter().flatten().map(whose).collect();
         let unread = own.as_ref().err().or(overlays.as_ref().err());
         let unread = unread.map(|why| format!("nothing leaves, since {why}"));
         let policies = match (own, overlays) {

@@ -14,7 +14,7 @@ use heph_runtime::route::{self, Alone};
 use heph_runtime::words::Words;
 use heph_types::{Leaves, NodeProfile};
 
-use super::{ALONE, Ask, Asking, relief, session};
+use super::{ALONE, Ask, Asking, kept, relief, session};
 use crate::failure::{Exit, Failure};
 use crate::machine::Joined;
 use crate::terminal;
@@ -107,7 +107,11 @@ impl Ask<'_> {
         }
         if desks.is_empty() {
             let sentence = "no other machine has the model, is there and may see the text";
-            return Err(Failure::new(Exit::No, sentence).hint("`heph peers` shows who is there"));
+            let failure = match kept::from(asking.pool.others(), &discretion) {
+                Some(kept) => Failure::new(Exit::No, format!("{sentence}: {kept}")),
+                None => Failure::new(Exit::No, sentence),
+            };
+            return Err(failure.hint("`heph peers` shows who is there"));
         }
         desks.truncate(WORKERS_MAX);
         let precision = self.relief.precision;

@@ -3,17 +3,14 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use heph_privacy::label::Label;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Finish, Message, Prompt};
-use heph_runtime::discretion::unsaid;
+use heph_runtime::discretion::talk::{Saved, Talk};
 use heph_runtime::files::{self, Existing, FileError};
 use heph_runtime::preload::Typed;
-use heph_runtime::preprocess::label_of;
 use heph_runtime::receipt::Receipt;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
-use serde::{Deserialize, Serialize};
 
 use super::run::streamed;
 use crate::about::DocumentArguments;
@@ -91,23 +88,14 @@ struct Chat<'a> {
     planned_for: usize,
     /// How often the label had risen then.
     planned_at: u64,
-    /// How private the conversation is by what was read for it so far, whoever answers and whatever was forgotten since.
-    label: Label,
+    /// How private the conversation is.
+    talk: Talk,
     messages: Vec<Message>,
     memory: Memory,
     asked: Asked,
     last: Option<Answer>,
     receipt: Option<Receipt>,
     cancel: Cancel,
-}
-
-/// A message in a file, and how private the conversation was.
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    #[serde(flatten)]
-    message: Message,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    label: Option<Label>,
 }
 
 /// Whether the chat goes on.
@@ -128,7 +116,7 @@ impl<'a> Chat<'a> {
             ready,
             planned_for: PROMPT_TOKENS_USUAL,
             planned_at: 0,
-            label: Label::public(),
+            talk: Talk::default(),
             messages,
             memory,
             asked: Asked::default(),
@@ -233,16 +221,13 @@ impl<'a> Chat<'a> {
         Ok(Next::Go)
     }
 
-    /// Raises the label of the conversation by what is asked now, excerpts and earlier answers included. It never falls: what
-    /// was private once stays so in all that follows.
+    /// Raises the label of the conversation by what is asked now, excerpts and earlier answers included.
     fn look_through(&mut self) {
         let documents = self.memory.documents().iter();
-        self.label = documents.fold(self.label.clone(), |label, document| label.join(document.label()));
+        self.talk.reads(documents.map(|document| document.label()));
         if let Some(planned) = &self.ready.planned {
-            planned.discretion().also(&self.label);
             let texts = self.asked.messages.iter().map(|message| message.content.as_str());
-            planned.discretion().about(texts);
-            self.label = planned.discretion().label();
+            self.talk.asks(planned.discretion(), texts);
         }
     }
 
@@ -326,11 +311,7 @@ impl<'a> Chat<'a> {
     }
 
     fn save(&self, path: &Path, existing: Existing) -> Result<(), Failure> {
-        let said = |message: &Message| Saved {
-            message: message.clone(),
-            label: (!unsaid().covers(&self.label)).then(|| self.label.clone()),
-        };
-        let saved: Vec<Saved> = self.messages.iter().map(said).collect();
+        let saved = self.talk.saved(&self.messages);
         let text = serde_json::to_string_pretty(&saved).map_err(io::Error::from)? + "\n";
         let written = files::write(path, text.as_bytes(), existing);
         written.map_err(|error| match error {
@@ -351,10 +332,7 @@ impl<'a> Chat<'a> {
         };
         let text = files::read(path, SAVED_BYTES_MAX)?;
         let saved: Vec<Saved> = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
-        let labels = saved.iter().filter_map(|saved| saved.label.as_ref());
-        let stands = label_of(path);
-        self.label = labels.fold(self.label.join(&stands), |all, one| all.join(one));
-        self.messages = saved.into_iter().map(|saved| saved.message).collect();
+        self.messages = self.talk.goes_on_from(path, saved);
         let count = terminal::counted(self.messages.len(), "message");
         note(&format!("{count} taken from {}", path.display()));
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufWriter, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use heph_privacy::pii::names::Model;
 use heph_privacy::pii::{self, Span};
@@ -83,18 +83,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.types {
         return types(&mut out);
     }
-    let input: Box<dyn BufRead> = match &arguments.file {
-        Some(file) => Box::new(io::BufReader::new(fs::File::open(file).map_err(|error| {
-            Failure::new(Exit::Input, format!("cannot read {}: {error}", file.display()))
-        })?)),
-        None => Box::new(io::stdin().lock()),
-    };
+    let mut input = open(arguments.file.as_deref())?;
     if arguments.jsonl {
         return lines(arguments, input, &mut out);
     }
     let mut bytes = Vec::new();
-    let mut input = input;
-    input.read_to_end(&mut bytes).map_err(unreadable)?;
+    let failed = |error| unread(arguments.file.as_deref(), error);
+    input.read_to_end(&mut bytes).map_err(failed)?;
     let text = String::from_utf8(bytes).map_err(|_| {
         Failure::new(Exit::Input, "this is no text in UTF-8").hint("convert it, or name a text file")
     })?;
@@ -110,6 +105,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         show(&mut out, &text, &spans)?;
     }
     Ok(out.flush()?)
+}
+
+/// The file, or standard input.
+fn open(file: Option<&Path>) -> Result<Box<dyn BufRead>, Failure> {
+    let Some(path) = file else {
+        return Ok(Box::new(io::stdin().lock()));
+    };
+    if path.is_dir() {
+        let sentence = format!("{} is a folder, and no text", path.display());
+        return Err(Failure::new(Exit::Input, sentence).hint("name a file, one at a time"));
+    }
+    let opened = fs::File::open(path).map_err(|error| unread(file, error))?;
+    Ok(Box::new(io::BufReader::new(opened)))
+}
+
+/// The system gave no more of it.
+fn unread(file: Option<&Path>, error: io::Error) -> Failure {
+    match file {
+        Some(path) => Failure::new(Exit::Input, format!("cannot read {}: {error}", path.display())),
+        None => unreadable(error),
+    }
 }
 
 fn look(arguments: &Arguments, text: &str) -> Vec<Span> {
@@ -129,7 +145,7 @@ fn lines(arguments: &Arguments, mut input: impl BufRead, out: &mut impl Write) -
         let read = (&mut input)
             .take(LINE_MAX as u64 + 1)
             .read_until(b'\n', &mut bytes)
-            .map_err(unreadable)?;
+            .map_err(|error| unread(arguments.file.as_deref(), error))?;
         if read == 0 {
             return Ok(out.flush()?);
         }

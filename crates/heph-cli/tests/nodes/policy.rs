@@ -402,7 +402,11 @@ fn a_chat_and_a_reading_go_to_a_stranger_with_pseudonyms() {
     );
     // Where a policy redacts nothing and allows nothing, nothing is read there.
     policy(&home, "version = 1\npreset = \"own-devices\"\n");
-    assert_ne!(home.fails(&read).0, 0);
+    let (code, said) = home.fails(&read);
+    assert!(
+        code == 1 && said.contains("node-a may not see this: no rule of"),
+        "{said}"
+    );
 }
 
 /// Own machines see everything but what stands in a folder.
@@ -490,4 +494,131 @@ fn an_excerpt_of_a_kept_folder_stays_whatever_its_shelf_says() {
         assert!(refused(&door, &asked(shown)).contains("kept stays"));
     }
     assert!(heard.lock().unwrap().is_empty());
+}
+
+/// Where the rules are the reason that a way is not possible, the rule and its file are named, wherever it was asked for.
+#[test]
+fn who_is_kept_from_a_machine_is_told_the_rule_and_its_file() {
+    let node = NodeProcess::start("node-a");
+    let home = Home::with(&[&node]);
+    policy(
+        &home,
+        "version = 1\npreset = \"own-devices\"\n[[rule]]\nname = \"salaries stay\"\nwhen = { labels = [\"user:salaries\"] }\nthen = \"deny\"\n",
+    );
+    let file = home.0.path().join("policy.toml").display().to_string();
+    let wanted = format!(
+        "no plan is possible for the mode remote, since node-a may not see this, by the rule \"salaries stay\" of {file}"
+    );
+    let hint = "`heph policy explain --to own --mode remote --label user:salaries`";
+    for command in ["run", "plan"] {
+        let asked = [command, "--mode", "remote", "--label", "salaries", "Hello"];
+        let (code, said) = home.fails(&asked);
+        assert!(
+            code == 1 && said.contains(&wanted) && said.contains(hint),
+            "{said}"
+        );
+        let told = home.output(&[&asked[..], &["--json"]].concat());
+        let told: Value = serde_json::from_slice(&told.stderr).unwrap();
+        assert_eq!(
+            (&told["error"], &told["exit"]),
+            (&json!(wanted), &json!(1)),
+            "{told}"
+        );
+    }
+    // The command of the hint says the same.
+    let told = home.json(&[
+        "policy",
+        "explain",
+        "--json",
+        "--to",
+        "own",
+        "--mode",
+        "remote",
+        "--label",
+        "user:salaries",
+    ]);
+    assert_eq!(
+        (&told["verdict"], &told["rules"]),
+        (&json!("deny"), &json!(["salaries stay"]))
+    );
+    // What has no such label goes there.
+    let told = home.json(&["plan", "--json", "--mode", "remote", "Hello"]);
+    assert_eq!(
+        told["mode"].as_str().or(told["plan"]["mode"].as_str()),
+        Some("remote"),
+        "{told}"
+    );
+    let door = DoorProcess::start(&home, &[], &[]);
+    let body = json!({
+        "model": "heph-story", "max_tokens": 4, "heph": { "mode": "remote", "labels": ["salaries"] },
+        "messages": [{ "role": "user", "content": "Hello" }],
+    });
+    let (code, _, text) = door.ask("POST", "/v1/chat/completions", &body, "");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert!(
+        code >= 400 && told["error"]["message"].as_str().unwrap().contains(&wanted),
+        "{code} {text}"
+    );
+    // Where words would have to be replaced, and more than words travels.
+    let stranger = home.output(&["peers", "role", "node-a", "miner"]);
+    assert!(stranger.status.success());
+    policy(&home, "version = 1\npreset = \"redact-then-remote\"\n");
+    let (code, said) = home.fails(&["run", "--mode", "layered", NOTE]);
+    let why = format!(
+        "node-a may not see this in layered, where more than words travels and nothing can be replaced, by \"others, without people\" of the preset redact-then-remote in {file}"
+    );
+    assert!(code == 1 && said.contains(&why), "{said}");
+    // Nothing is allowed at all, and nothing leaves at all.
+    policy(&home, "version = 1\npreset = \"local-only\"\n");
+    let (_, said) = home.fails(&["plan", "--mode", "remote", "Hello"]);
+    assert!(said.contains(&format!("no rule of {file} allows it")), "{said}");
+    std::fs::write(home.0.path().join("cut-off"), "").unwrap();
+    let (code, said) = home.fails(&["run", "--mode", "remote", "Hello"]);
+    let mark = home.0.path().join("cut-off").display().to_string();
+    assert!(
+        code == 3 && said.contains("cut off") && said.contains(&format!("or remove {mark}")),
+        "{said}"
+    );
+}
+
+/// The node computes the answer of the masked text to the bit, and of no other: that is what it was shown.
+#[test]
+fn a_node_is_shown_masks_and_not_the_name() {
+    let node = NodeProcess::start("node-a");
+    let home = Home::with(&[&node]);
+    let stranger = home.output(&["peers", "role", "node-a", "miner"]);
+    assert!(stranger.status.success());
+    policy(
+        &home,
+        "version = 1\npreset = \"open\"\n[[rule]]\nname = \"masked\"\nwhen = { to = [\"miner\"], level = \"private\" }\nthen = \"mask\"\n\
+         [[rule]]\nname = \"redacted\"\nwhen = { to = [\"miner\"], level = \"private\" }\nthen = \"redact\"\n",
+    );
+    let asked = |mode: &'static str, text: &'static str| {
+        home.json(&[
+            "run",
+            "--json",
+            "--mode",
+            mode,
+            "--draft",
+            "none",
+            "--max-tokens",
+            "24",
+            "--temperature",
+            "0",
+            text,
+        ])
+    };
+    let said = "Tell me a story about Joan Austin, ann.lee@example.org.";
+    let masked = "Tell me a story about [PERSON 1], [EMAIL 1].";
+    let there = asked("remote", said);
+    let left = &there["receipt"]["left"][0];
+    assert_eq!(
+        (&left["kind"], &left["replaced"], &left["rules"]),
+        (&json!("miner"), &json!(2), &json!(["masked"])),
+        "{there}"
+    );
+    let (of_masks, of_names) = (asked("local", masked), asked("local", said));
+    let answer = |told: &Value| told["text"].as_str().unwrap().to_owned();
+    assert_eq!(answer(&there), answer(&of_masks), "nothing is turned back in it");
+    assert_ne!(answer(&there), answer(&of_names));
 }

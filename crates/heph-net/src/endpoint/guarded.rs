@@ -232,6 +232,7 @@ impl Endpoint {
         let sum = |a: SocketTotal, b: SocketTotal| SocketTotal {
             sent_bytes: a.sent_bytes + b.sent_bytes,
             relayed_bytes: a.relayed_bytes + b.relayed_bytes,
+            is_abroad: a.is_abroad || b.is_abroad,
         };
         let totals = lives.iter().map(|live| live.ask_total());
         totals.fold(*held(&self.0.earlier), sum)
@@ -351,6 +352,7 @@ impl Inner {
                 let total = *held(&live.total);
                 earlier.sent_bytes += total.sent_bytes;
                 earlier.relayed_bytes += total.relayed_bytes;
+                earlier.is_abroad |= total.is_abroad;
                 live.channel.hang_up();
             }
             keeps

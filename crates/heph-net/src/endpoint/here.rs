@@ -10,20 +10,20 @@ use iroh::endpoint::{
     AckFrequencyConfig, ConnectError as Cause, ConnectingError, ConnectionError, IdleTimeout,
     NetReportConfig, PortmapperConfig, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
 };
-use iroh::{RelayMap, RelayMode};
+use iroh::{RelayMap, RelayMode, TransportAddr};
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 use noq_proto::congestion::CubicConfig;
 
-use super::tally::{Bearer, Tally};
+use super::tally::{Bearer, Tally, is_loopback};
 use super::{
     AcceptError, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Passed,
     Protocol, SocketTotal, Traffic, Way, key_log, within,
 };
 use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
-use crate::discovery::{self, Sightings};
+use crate::discovery::{self, Discovery, Sightings};
 use crate::identity::Identity;
 use crate::key_exchange;
-use crate::relay::{self, Trusted};
+use crate::relay::{self, NoRoom, Trusted, Use};
 
 /// A peer that says nothing for ten seconds, not even that it is still there, is cut off: the clock starts anew with the
 /// first sign of life that is sent after the last that was received, so two seconds are left for that.
@@ -71,8 +71,10 @@ pub(super) struct Endpoint {
     iroh: iroh::Endpoint,
     /// Where it waits.
     relay: Option<RelayAddress>,
-    /// That one, and those by which peers were reached.
+    /// That one, and those by which peers are reached.
     relays: Trusted,
+    /// It stays known.
+    _waits: Option<Arc<Use>>,
     lan: Option<MdnsAddressLookup>,
     tally: Tally,
 }
@@ -87,9 +89,8 @@ impl Endpoint {
         } = options;
         let socket = |cause: String| BindError::Socket { bind, cause };
         let relays = Trusted::default();
-        if let Some(relay) = &relay {
-            relays.add(relay);
-        }
+        let waits = relay.as_ref().and_then(|relay| relays.add(relay).ok());
+        let waits = waits.map(|(used, _)| Arc::new(used));
         let builder = iroh::Endpoint::builder(presets::Minimal)
             .crypto_provider(key_exchange::provider())
             .secret_key(identity.secret().clone())
@@ -116,13 +117,19 @@ impl Endpoint {
             .bind()
             .await
             .map_err(|cause| socket(format!("{cause:#}")))?;
+        let tally = Tally::default();
+        // Both lead to other machines by themselves.
+        if relay.is_some() || discovery != Discovery::Off {
+            tally.goes_abroad();
+        }
         let lan = discovery::start(&iroh, discovery).map_err(BindError::Discovery)?;
         Ok(Endpoint {
             iroh,
             relay,
             relays,
+            _waits: waits,
             lan,
-            tally: Tally::default(),
+            tally,
         })
     }
 
@@ -148,6 +155,7 @@ impl Endpoint {
         SocketTotal {
             sent_bytes: counted.send_ipv4.get() + counted.send_ipv6.get(),
             relayed_bytes: counted.send_relay.get(),
+            is_abroad: self.tally.is_abroad(),
         }
     }
 
@@ -193,25 +201,31 @@ impl Endpoint {
             direct: address.direct.clone(),
             relay: None,
         };
+        self.leave(self.relays.tired()).await;
         let Some(relay) = &address.relay else {
             return self.connect_by(node, &direct, protocol, deadline).await;
         };
-        if !self.relays.all().contains(relay) {
-            if !direct.direct.is_empty() {
-                let soon = deadline.min(DIRECTLY_WITHIN);
-                match self.connect_by(node, &direct, protocol, soon).await {
-                    Err(ConnectError::NoAnswer { .. } | ConnectError::NoAddress { .. }) => {}
-                    settled => return settled,
-                }
+        // A way that was found earlier may lead over it.
+        let known = self.relays.uses(relay);
+        if !direct.direct.is_empty() {
+            let soon = deadline.min(DIRECTLY_WITHIN);
+            match self.connect_by(node, &direct, protocol, soon).await {
+                Err(ConnectError::NoAnswer { .. } | ConnectError::NoAddress { .. }) => {}
+                settled => return settled.map(|connection| connection.over(known)),
             }
-            if !self.relays.add(relay) {
+        }
+        let used = match known {
+            Some(known) => Ok(known),
+            None => self.joins(relay).await,
+        };
+        let used = match used {
+            Ok(used) => used,
+            Err(why) => {
                 let left = until.saturating_duration_since(Instant::now());
                 let connected = self.connect_by(node, &direct, protocol, left).await;
-                return connected.map_err(no_room);
+                return connected.map_err(|error| no_room(error, why));
             }
-            let config = relay::as_seen_by_clients(relay);
-            self.iroh.insert_relay(relay.url.clone(), Arc::new(config)).await;
-        }
+        };
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let tried = left.min(RELAYED_WITHIN);
@@ -220,8 +234,24 @@ impl Endpoint {
                 Err(ConnectError::NoAnswer { node, .. }) => {
                     return Err(ConnectError::NoAnswer { node, deadline });
                 }
-                settled => return settled,
+                settled => return settled.map(|connection| connection.over(Some(used))),
             }
+        }
+    }
+
+    /// Uses a relay that was not known.
+    async fn joins(&self, relay: &RelayAddress) -> Result<Use, NoRoom> {
+        let (used, gone) = self.relays.add(relay)?;
+        self.leave(gone).await;
+        let config = relay::as_seen_by_clients(relay);
+        self.iroh.insert_relay(relay.url.clone(), Arc::new(config)).await;
+        Ok(used)
+    }
+
+    /// Leaves relays that nobody uses. The last one the library does not leave: it is not believed any more.
+    async fn leave(&self, relays: Vec<RelayAddress>) {
+        for relay in relays {
+            self.iroh.remove_relay(&relay.url).await;
         }
     }
 
@@ -237,11 +267,15 @@ impl Endpoint {
             return Err(no_address);
         };
         let nowhere = address.is_empty();
+        if !address.addrs.iter().all(is_here) {
+            self.tally.goes_abroad();
+        }
         match within(deadline, self.iroh.connect(address, protocol.alpn())).await {
             Some(Ok(iroh)) => Ok(Connection {
                 bearer: self.tally.count(&iroh, protocol),
                 iroh,
                 protocol,
+                _relay: None,
             }),
             Some(Err(cause)) => Err(connect_error(node, protocol, nowhere, cause)),
             None if nowhere => Err(no_address),
@@ -251,6 +285,9 @@ impl Endpoint {
 
     pub(super) async fn accept(&self) -> Option<Arriving> {
         let incoming = self.iroh.accept().await?;
+        if !is_here(&incoming.remote_addr().into()) {
+            self.tally.goes_abroad();
+        }
         Some(Arriving {
             incoming,
             tally: self.tally.clone(),
@@ -275,6 +312,11 @@ impl Endpoint {
         let bound = self.iroh.bound_sockets();
         bound.first().map_or(0, SocketAddr::port)
     }
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_here(address: &TransportAddr) -> bool {
+    matches!(address, TransportAddr::Ip(address) if is_loopback(*address))
 }
 
 /// A relay is asked how far it is and where it sees this machine, and nothing that is below TLS 1.3: not whether a hotel's page stands before it.
@@ -306,13 +348,14 @@ fn transport() -> QuicTransportConfig {
 }
 
 /// Why a machine is not reached whose relay would be one too many.
-fn no_room(error: ConnectError) -> ConnectError {
+fn no_room(error: ConnectError, why: NoRoom) -> ConnectError {
     match error {
         ConnectError::NoAnswer { node, .. } | ConnectError::NoAddress { node } => {
-            let cause = format!(
-                "no direct way leads there, and {} other relays are used already",
-                relay::RELAYS_MAX
-            );
+            let used = match why {
+                NoRoom::Many => format!("{} other relays are used already", relay::RELAYS_MAX),
+                NoRoom::Host => "another relay at the same host is used already".to_owned(),
+            };
+            let cause = format!("no direct way leads there, and {used}");
             ConnectError::Failed { node, cause }
         }
         settled => settled,
@@ -370,6 +413,7 @@ impl Arriving {
             bearer: self.tally.count(&iroh, protocol),
             iroh,
             protocol,
+            _relay: None,
         })
     }
 
@@ -384,9 +428,19 @@ pub(super) struct Connection {
     iroh: iroh::endpoint::Connection,
     protocol: Protocol,
     bearer: Bearer,
+    /// The relay that it was reached by stays known as long as it is there.
+    _relay: Option<Arc<Use>>,
 }
 
 impl Connection {
+    /// The same, which may lead over this relay.
+    fn over(self, relay: Option<Use>) -> Connection {
+        Connection {
+            _relay: relay.map(Arc::new),
+            ..self
+        }
+    }
+
     pub(super) fn peer(&self) -> NodeId {
         NodeId(*self.iroh.remote_id().as_bytes())
     }

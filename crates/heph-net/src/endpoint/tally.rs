@@ -5,6 +5,7 @@
 //! answered, goodbyes) is the rest of its own count.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heph_types::NodeId;
@@ -44,6 +45,8 @@ pub struct SocketTotal {
     pub sent_bytes: u64,
     /// Bytes of packets that went to the relay inside of its own connection, which adds to them.
     pub relayed_bytes: u64,
+    /// Whether any of it may have gone to another machine: false where all that was ever sent was for addresses of this one.
+    pub is_abroad: bool,
 }
 
 /// The connections of a socket. Clones are the same.
@@ -53,6 +56,8 @@ pub(super) struct Tally(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     made: u64,
+    /// Whether anything may have been sent to another machine.
+    abroad: bool,
     open: Vec<Open>,
     ended: Vec<Passed>,
 }
@@ -111,7 +116,18 @@ impl Tally {
             }
             all.push(open.passed.clone());
         }
+        let mut ways = all.iter().filter_map(|passed| passed.to.as_deref());
+        kept.abroad |= ways.any(leads_abroad);
         all
+    }
+
+    /// From now on something may have been sent to another machine, whether a connection comes of it or not.
+    pub(super) fn goes_abroad(&self) {
+        self.kept().abroad = true;
+    }
+
+    pub(super) fn is_abroad(&self) -> bool {
+        self.kept().abroad
     }
 
     /// What every open connection has sent and received so far, by its number.
@@ -177,6 +193,16 @@ impl Traffic {
 }
 
 /// Where the packets of a connection go.
+/// Whether the address that a connection goes to may be another machine's. What cannot be read counts as one.
+fn leads_abroad(to: &str) -> bool {
+    !to.parse().is_ok_and(is_loopback)
+}
+
+/// Whether this machine alone is reached by it.
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 fn way(connection: &iroh::endpoint::Connection) -> Option<String> {
     let paths = connection.paths();
     let chosen = paths
@@ -188,4 +214,30 @@ fn way(connection: &iroh::endpoint::Connection) -> Option<String> {
         iroh::TransportAddr::Relay(url) => url.to_string(),
         _ => "another way".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_loopback_is_this_machine_and_nothing_else_is() {
+        for here in [
+            "127.0.0.1:7842",
+            "127.3.2.1:1",
+            "[::1]:7842",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(!leads_abroad(here), "{here}");
+        }
+        for abroad in [
+            "10.0.0.2:7842",
+            "[2001:db8::1]:1",
+            "https://relay.example/",
+            "another way",
+            "",
+        ] {
+            assert!(leads_abroad(abroad), "{abroad}");
+        }
+    }
 }

@@ -258,3 +258,23 @@ async fn a_peer_that_falls_silent_is_cut_off_after_ten_seconds() {
     assert!((6.0..12.0).contains(&took.as_secs_f64()), "{took:?}");
     drop(to_desk);
 }
+
+/// What was only ever sent to addresses of this machine left it with no byte, whatever the socket is bound to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_knows_whether_anything_was_for_another_machine() {
+    let anywhere = EndpointOptions {
+        bind: (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        ..EndpointOptions::loopback()
+    };
+    let (desk, node) = (endpoint_with(anywhere).await, endpoint().await);
+    let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
+    echoes(&to_node, &to_desk).await;
+    assert!(!desk.passed().is_empty() && desk.total().sent_bytes > 0);
+    assert!(!desk.total().is_abroad && !desk.is_loopback());
+    assert!(!node.total().is_abroad, "nor who was reached by it");
+    let elsewhere = NodeAddress::at("192.0.2.1:7842".parse().unwrap());
+    let soon = Duration::from_millis(50);
+    let stranger = Identity::fresh().unwrap().node();
+    let reached = desk.connect(stranger, &elsewhere, Protocol::Session, soon).await;
+    assert!(reached.is_err() && desk.total().is_abroad);
+}

@@ -26,12 +26,12 @@ impl Watch {
     ) -> Vec<Line> {
         // The socket is asked last: it has sent at least what its connections say.
         let passed = endpoint.passed();
-        let others = if endpoint.is_loopback() {
-            "localhost"
-        } else {
-            "several"
+        let total = endpoint.total();
+        let total = SocketTotal {
+            is_abroad: total.is_abroad && !endpoint.is_loopback(),
+            ..total
         };
-        self.grown(passed, (endpoint.total(), others), at, name)
+        self.grown(passed, total, at, name)
     }
 
     /// Bytes both ways of open connections since the last question.
@@ -47,7 +47,7 @@ impl Watch {
     fn grown(
         &mut self,
         passed: Vec<Passed>,
-        (total, others): (SocketTotal, &str),
+        total: SocketTotal,
         at: u64,
         name: impl Fn(NodeId) -> Option<String>,
     ) -> Vec<Line> {
@@ -80,7 +80,10 @@ impl Watch {
             self.rest = rest;
             lines.push(Line {
                 at,
-                way: greetings(others),
+                way: greetings(match total.is_abroad {
+                    true => "several",
+                    false => "localhost",
+                }),
                 bytes,
             });
         }
@@ -152,14 +155,33 @@ mod tests {
         SocketTotal {
             sent_bytes,
             relayed_bytes: 0,
+            is_abroad: true,
         }
+    }
+
+    #[test]
+    fn greetings_that_stayed_on_this_machine_left_nothing() {
+        let mut watch = Watch::default();
+        let mut leaves = |sent, is_abroad| {
+            let total = SocketTotal {
+                is_abroad,
+                ..total(sent)
+            };
+            let lines = watch.grown(Vec::new(), total, 9, |_| None);
+            let [line] = &lines[..] else {
+                panic!("{lines:?}");
+            };
+            (line.way.leaves(), line.bytes.up)
+        };
+        assert_eq!(leaves(30, false), (false, 30));
+        assert_eq!(leaves(70, true), (true, 40));
     }
 
     #[test]
     fn growth_is_told_once_and_the_rest_is_greetings() {
         let mut watch = Watch::default();
         let mut ask = |passed: Vec<Passed>, sent| {
-            let lines = watch.grown(passed, (total(sent), "several"), 9, |_| None);
+            let lines = watch.grown(passed, total(sent), 9, |_| None);
             let up = |kind| {
                 lines
                     .iter()

@@ -118,7 +118,7 @@ impl Rules {
             preset,
             by,
             rules,
-            organisations: read.organisations.clone(),
+            organisations: read.organisations.iter().map(|(name, _)| name.clone()).collect(),
             cut: read.cut,
             trouble: read.unread.clone(),
         }
@@ -164,16 +164,17 @@ impl Rules {
             path: path.clone(),
             cause,
         };
-        let word = word(preset);
+        let word = preset.name();
         let after = match before {
             None => format!("version = {VERSION}\npreset = \"{word}\"\n"),
             Some(before) => {
                 let old = Policy::read(&before).map_err(named)?;
-                let after = with_preset(&before, &word);
+                let after = with_preset(&before, word);
                 // What was changed is read again, so nobody's rules are ever lost to a line that looked like another.
                 let wanted = Policy { preset, ..old };
                 if Policy::read(&after).ok().as_ref() != Some(&wanted) {
-                    return Err(PresetError::Place { path, wanted: word });
+                    let wanted = word.to_owned();
+                    return Err(PresetError::Place { path, wanted });
                 }
                 after
             }
@@ -188,16 +189,9 @@ impl Rules {
     }
 
     /// What cuts this machine off by being there.
-    pub(super) fn cut_file(&self) -> Option<PathBuf> {
+    pub fn cut_file(&self) -> Option<PathBuf> {
         self.home.as_ref().map(|home| home.join(CUT_FILE))
     }
-}
-
-/// A preset as files write it.
-fn word(preset: Preset) -> String {
-    let word = serde_json::to_value(preset).ok();
-    word.and_then(|word| word.as_str().map(str::to_owned))
-        .unwrap_or_default()
 }
 
 /// `text` with another preset: the line that names one before the first table, or a line behind the version.

@@ -12,7 +12,7 @@ use heph_gateway::{Course, Invitation, Machines, MetMachine, NodeLine, Wish};
 use heph_net::picture;
 use heph_net::ticket::{Ticket, TicketError};
 use heph_net::trust::TrustBook;
-use heph_plan::Record;
+use heph_plan::{Record, WarmPrefix};
 use heph_privacy::Replaced;
 use heph_privacy::pseudonym::Replacing;
 use heph_runtime::cancel::Cancel;
@@ -206,8 +206,36 @@ impl Planned {
         Self::among(met, met.asking()?, wish)
     }
 
-    /// The best plan for the wish over these machines.
+    /// The best plan for the wish over these machines. What lies at one makes it sooner only where the desk that holds it goes on.
     fn among(met: &Arc<Acquaintance>, asking: Arc<Asking>, wish: &Wish) -> Result<Planned, Failure> {
+        let mut warm = met.resting.held(wish.share.owner, &wish.prompt);
+        warm.retain(|prefix| !asking.is_lost(prefix.node));
+        loop {
+            let planned = Planned::with(met, Arc::clone(&asking), wish, &warm)?;
+            let stages = &planned.record.decision.plan.stages;
+            let counted_on = |warm: &WarmPrefix| stages.iter().any(|stage| stage.node == warm.node);
+            let in_vain =
+                |warm: &WarmPrefix| counted_on(warm) && warm.tokens as usize > planned.goes_on(wish);
+            match warm.iter().position(in_vain) {
+                Some(at) => drop(warm.remove(at)),
+                None => return Ok(planned),
+            }
+        }
+    }
+
+    /// Tokens that the desk holds which is taken for it.
+    fn goes_on(&self, wish: &Wish) -> usize {
+        let whom = self.whom(wish.share).filter(|_| self.wants_replaced().is_none());
+        whom.map_or(0, |whom| self.met.resting.holds(&whom, &wish.prompt))
+    }
+
+    /// The best plan where these machines hold the beginning of it.
+    fn with(
+        met: &Arc<Acquaintance>,
+        asking: Arc<Asking>,
+        wish: &Wish,
+        warm: &[WarmPrefix],
+    ) -> Result<Planned, Failure> {
         let sizes = Sizes {
             whole: wish.prompt_tokens,
             excerpts: wish.excerpts_tokens,
@@ -217,13 +245,11 @@ impl Planned {
             ..Policy::closed()
         };
         let discretion = wish.discretion.clone();
-        let mut warm = met.resting.held(wish.share.owner, &wish.prompt);
-        warm.retain(|prefix| !asking.is_lost(prefix.node));
         let bounds = Bounds {
             discretion: &discretion,
             stays: &stays,
             credits_max: wish.price_max.map(|credits| credits as f64),
-            warm: &warm,
+            warm,
         };
         let mut cluster = asking.cluster_that_answers();
         cluster.desk.queue = wish.wait_here.now();
