@@ -25,7 +25,7 @@ use heph_kernels::isa::Isa;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::ticket::Ticket;
 use heph_net::transfer::Goodput;
-use heph_net::trust::TrustBook;
+use heph_net::trust::{TrustBook, TrustError};
 use heph_plan::replan::{Event, after};
 use heph_plan::{
     Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Refusal, Request, Stage,
@@ -44,7 +44,7 @@ use heph_runtime::gate::{Doors, Meter};
 use heph_runtime::line::{Line, LineLimits, LineModel};
 use heph_runtime::network::seconds_since_1970;
 use heph_runtime::node::{Node, NodeCaps};
-use heph_runtime::pool::{Came, Contact, NodePool, contacts, follow};
+use heph_runtime::pool::{Came, Contact, Hailing, NodePool, Waits, follow};
 use heph_runtime::preprocess::label_of_all;
 use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
@@ -97,6 +97,14 @@ impl Ready {
     pub(crate) fn leaves(&self) -> bool {
         let planned = self.planned.as_ref();
         planned.is_some_and(|planned| planned.record.decision.plan.remote_stages().next().is_some())
+    }
+
+    /// `failure` with the machines by their names.
+    pub(crate) fn named(&self, failure: Failure) -> Failure {
+        match &self.planned {
+            Some(planned) => failure.worded(|text| planned.named(text)),
+            None => failure,
+        }
     }
 
     /// As [`Planned::replace`]; the desk that may ask the texts is this one's from then on.
@@ -187,6 +195,11 @@ impl Books {
 }
 
 impl Planned {
+    /// `text` with the machines by their names, those that came since among them.
+    pub(crate) fn named(&self, text: &str) -> String {
+        self.books.came.join(&self.asking.pool).named(text)
+    }
+
     /// What may be told of the conversation.
     pub(crate) fn discretion(&self) -> &Discretion {
         self.asking.discretion()
@@ -419,18 +432,24 @@ impl Ask<'_> {
         self.say_what_stays(&asking)?;
         let context = asking.model.opened.context();
         let (sizes, mode) = (size(asking.words(), context)?, self.place.mode.by_name());
-        let record = asking.best(
-            &asking.cluster_that_takes(),
-            &asking.bounds(),
-            mode,
-            sizes,
-            answer_tokens_max,
-        )?;
+        let best = |asking: &Asking| {
+            let cluster = asking.cluster_that_takes();
+            asking.best(&cluster, &asking.bounds(), mode, sizes, answer_tokens_max)
+        };
+        let (asking, record) = match best(&asking) {
+            // Somebody is needed, and may not have been waited for long enough.
+            Err(_) if self.place.waits() == Waits::AsWorth && !asking.away.is_empty() => {
+                let asking = asking.again(Waits::ToTheEnd)?.unwrap_or(asking);
+                let record = best(&asking)?;
+                (asking, record)
+            }
+            record => (asking, record?),
+        };
         let (asking, record) = match asking.send(&record.decision.plan) {
             Sent::Nothing => (asking, record),
             // Whoever has the layers now says so, and whoever does not is not counted on.
             Sent::Layers | Sent::Refused => {
-                let asking = asking.again()?.unwrap_or(asking);
+                let asking = asking.again(Waits::ToTheEnd)?.unwrap_or(asking);
                 let record = asking.best(
                     &asking.pool.cluster(),
                     &asking.bounds(),
@@ -582,8 +601,8 @@ impl Asking {
     }
 
     /// The same model among the machines as they are now: those of the book are asked anew, over the connections that there
-    /// are. `None` where there are none and some are wanted.
-    pub(crate) fn again(&self) -> Result<Option<Self>, Failure> {
+    /// are, and waited for so long. `None` where there are none and some are wanted.
+    pub(crate) fn again(&self, waits: Waits) -> Result<Option<Self>, Failure> {
         let Some(network) = &self.network else {
             return Ok(TrustBook::open(&self.home)?
                 .peers()
@@ -591,8 +610,8 @@ impl Asking {
                 .then(|| self.among_those(Vec::new(), 0)));
         };
         let returns = network.returns();
-        let met = contacts(network, &network.peers()?, ANSWER_DEADLINE);
-        Ok(Some(self.among_those(met, returns)))
+        let hailing = Hailing::start(network, network.peers()?, ANSWER_DEADLINE);
+        Ok(Some(self.among_those(hailing.wait(waits), returns)))
     }
 
     fn among_those(&self, met: Vec<Contact>, returns: u64) -> Self {
@@ -649,6 +668,14 @@ impl Asking {
         settings: &Settings,
     ) -> Result<Self, Failure> {
         place.check()?;
+        let returns = network.as_ref().map_or(0, |network| network.returns());
+        // They are asked while the model is opened here.
+        let hailing = |network: &Joined| Ok(Hailing::start(network, network.peers()?, ANSWER_DEADLINE));
+        let hailing = network
+            .as_ref()
+            .map(hailing)
+            .transpose()
+            .map_err(|e: TrustError| Failure::from(e))?;
         let opened = engine.open(model, None, memory.contexts, settings)?;
         if opened.only_reads()? {
             return Err(Failure::from(ForwardError::OnlyReads).of(model));
@@ -673,11 +700,7 @@ impl Asking {
             desk_profile(node, speed, &profile),
             here(node, hash, &model, &cancel),
         );
-        let returns = network.as_ref().map_or(0, |network| network.returns());
-        let met = match &network {
-            Some(network) => contacts(network, &network.peers()?, ANSWER_DEADLINE),
-            None => Vec::new(),
-        };
+        let met = hailing.map_or_else(Vec::new, |hailing| hailing.wait(place.waits()));
         let rules = Rules::new(settings, &place.allow);
         Ok(Self {
             discretion: Discretion::new(&rules, place.label()),

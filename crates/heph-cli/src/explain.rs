@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use heph_plan::replan::MoveBy;
 use heph_plan::{Decision, Forwarding, Mode, Place, Plan, Stage};
+use heph_runtime::desk::Answer;
 use heph_runtime::receipt::{PlaceLine, Receipt};
 use heph_types::{LayerRange, Leaves};
 
@@ -210,6 +211,26 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         seconds(receipt.expected_first_token_s),
         receipt.tokens_per_s,
         receipt.expected_tokens_per_s
+    );
+    line(out, "time", &words)
+}
+
+/// What became of an answer that was planned by nobody: this machine alone gave it.
+pub(crate) fn write_here(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
+    line(out, "mode", Mode::Local.name())?;
+    let tokens = answer.prompt.len() + answer.tokens.len();
+    line(
+        out,
+        "computed",
+        &format!("tokens 0..{tokens}: the whole model here"),
+    )?;
+    for (at, given_up) in answer.degraded.iter().enumerate() {
+        line(out, if at == 0 { "given up" } else { "" }, given_up)?;
+    }
+    let words = format!(
+        "first token {}, {:.0} tokens/s",
+        seconds(answer.prefill.as_secs_f64()),
+        answer.decode_tok_s()
     );
     line(out, "time", &words)
 }

@@ -11,6 +11,7 @@ use heph_engine::sample::{SamplingError, SamplingOptionError};
 use heph_engine::source::SourceError;
 use heph_engine::worker::ForwardError;
 use heph_kernels::format::Format;
+use heph_net::endpoint::ConnectError;
 use heph_net::identity::IdentityError;
 use heph_net::relay::RelayError;
 use heph_net::transfer::TransferError;
@@ -89,6 +90,18 @@ impl Failure {
         match self {
             Self::Said(sentence) => Self::Said(Sentence {
                 hint: Some(hint.into()),
+                ..sentence
+            }),
+            Self::OutputClosed | Self::Stopped | Self::Slip(_) => self,
+        }
+    }
+
+    /// The same with what it says in other words.
+    pub(crate) fn worded(self, words: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Said(sentence) => Self::Said(Sentence {
+                text: words(&sentence.text),
+                hint: sentence.hint.map(|hint| words(&hint)),
                 ..sentence
             }),
             Self::OutputClosed | Self::Stopped | Self::Slip(_) => self,
@@ -520,26 +533,45 @@ impl From<NetworkError> for Failure {
 
 impl From<RelayingError> for Failure {
     fn from(error: RelayingError) -> Self {
+        let hint = match &error {
+            RelayingError::Relay(RelayError::Socket { .. }) => Some("--listen chooses another address"),
+            RelayingError::Relay(RelayError::Host(_)) => {
+                Some("--host is what other machines reach this one by")
+            }
+            RelayingError::Relay(RelayError::Certificate { .. }) | RelayingError::Threads(_) => None,
+        };
         let exit = match &error {
             RelayingError::Relay(RelayError::Certificate { .. }) => Exit::Input,
             RelayingError::Relay(RelayError::Host(_)) => Exit::Usage,
             RelayingError::Relay(RelayError::Socket { .. }) => Exit::Network,
             RelayingError::Threads(_) => Exit::Room,
         };
-        Self::new(exit, chain(&error))
+        Self::new(exit, chain(&error)).maybe_hint(hint)
     }
 }
 
 impl From<JoinError> for Failure {
     fn from(error: JoinError) -> Self {
-        let exit = match &error {
-            JoinError::Ticket(_) => Exit::Usage,
-            JoinError::Connect(_) | JoinError::Pair(_) => Exit::Network,
-            JoinError::Book(_) => Exit::No,
+        let (exit, hint) = match &error {
+            JoinError::Ticket(_) => (Exit::Usage, Some(ANOTHER_TICKET)),
+            JoinError::Connect(ConnectError::Myself { .. }) => {
+                return Self::new(Exit::Usage, "this ticket is this machine's own")
+                    .hint("`heph join` redeems it on another machine");
+            }
+            JoinError::Connect(_) => (
+                Exit::Network,
+                Some("`heph node` has to be running there, where this machine reaches it"),
+            ),
+            JoinError::Pair(_) => (Exit::Network, Some(ANOTHER_TICKET)),
+            JoinError::Book(_) => (Exit::No, None),
         };
-        Self::new(exit, chain(&error))
+        Self::new(exit, chain(&error)).maybe_hint(hint)
     }
 }
+
+/// What to do where a ticket does not work.
+pub(crate) const ANOTHER_TICKET: &str =
+    "`heph node` on the other machine prints a ticket, and at Enter another one; each works once";
 
 /// An error with what caused it, in one sentence.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use heph_net::discovery::Discovery;
 use heph_net::endpoint::EndpointOptions;
+use heph_net::trust;
 use heph_runtime::guard::Outlet;
 use heph_runtime::network::{Network, NetworkOptions};
 use heph_runtime::pool::Lookout;
@@ -101,6 +102,22 @@ fn options(settings: &Settings, name: Option<&str>, endpoint: EndpointOptions) -
         endpoint,
         guard: None,
     }
+}
+
+/// A name for a machine: one that can be seen.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    let name = trust::printable(text);
+    match name.is_empty() {
+        true => Err("a machine needs a name that can be seen".to_owned()),
+        false => Ok(name),
+    }
+}
+
+/// A socket as people write it.
+pub(crate) fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "an address and a port are needed, as 127.0.0.1:7842, or 0.0.0.0:7842 for every network".to_owned()
+    })
 }
 
 /// The addresses by which other machines reach this one: those from which it would send beyond itself. Nothing is sent.

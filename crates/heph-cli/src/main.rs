@@ -10,7 +10,7 @@
 //! | 2 | the command line, or a setting, cannot be understood, or what is asked is longer than the context |
 //! | 3 | a model or file is missing, damaged or of a kind we cannot read |
 //! | 4 | memory or disk is too small |
-//! | 5 | the network or the other side failed |
+//! | 5 | the network or the other side failed, or an address is taken |
 //! | 130 | stopped with Ctrl-C |
 //! | 143 | ended by a signal to terminate, what was begun being thrown away |
 //!

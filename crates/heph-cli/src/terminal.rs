@@ -11,6 +11,7 @@ use heph_runtime::cancel::Cancel;
 use heph_runtime::files;
 use heph_runtime::store::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 
@@ -72,6 +73,13 @@ pub(crate) fn note(sentence: &str) {
         "{}",
         Style::of_stderr().dim(&plain(sentence))
     );
+}
+
+/// The same for a script: one JSON object on a line.
+pub(crate) fn note_json(notice: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(notice) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
 }
 
 /// A job that is done before this has no bar: it would only flicker.

@@ -582,6 +582,11 @@ fn a_ticket_works_once_and_a_wrong_one_is_told_why() {
     old.expires = 1;
     let (code, said) = other.fails(&["join", &old.to_string()]);
     assert!(code == 2 && said.contains("expired"), "{code} {said}");
+    let (code, said) = desk.fails(&["peers", "name", "node-a", " \u{7} "]);
+    assert!(
+        code == 2 && said.contains("a name that can be seen"),
+        "{code} {said}"
+    );
     assert!(desk.output(&["peers", "forget", "node-a"]).status.success());
     let (code, said) = desk.fails(&["peers", "forget", "node-a"]);
     assert!(code == 2 && said.contains("no peer is called"), "{code} {said}");
@@ -597,7 +602,7 @@ fn a_machine_that_never_answers_is_given_up_in_ten_seconds() {
     let (code, said) = Home::new().fails(&["join", &ticket.to_string()]);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(code == 5 && said.contains("did not answer"), "{code} {said}");
-    assert_eq!(said.lines().count(), 1, "one plain sentence: {said}");
+    assert_eq!(said.lines().count(), 2, "one plain sentence and a hint: {said}");
 }
 
 #[test]
@@ -610,4 +615,139 @@ fn a_node_ends_with_whoever_started_it() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(Path::new(node.home.0.path()).join("identity").is_file());
+}
+
+#[test]
+fn a_machine_that_fell_silent_costs_an_answer_here_next_to_nothing() {
+    let mut node = NodeProcess::start("mute");
+    let desk = Home::with(&[&node]);
+    let plain = desk.answer("local", &[]);
+    assert_eq!(desk.answer("auto", &[])["text"], plain["text"]);
+    node.kill();
+    // Somebody who is at that address and says nothing, as a machine that sleeps.
+    let silent = UdpSocket::bind(&node.address);
+    let first = desk.answer("auto", &[]);
+    let began = Instant::now();
+    let second = desk.answer("auto", &["--explain"]);
+    let took = began.elapsed();
+    assert_eq!(
+        (&first["text"], &second["text"]),
+        (&plain["text"], &plain["text"])
+    );
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let peers = desk.json(&["peers", "--json"]);
+    assert!(peers[0]["silent_since_unix_s"].as_u64() > Some(0), "{peers}");
+    assert_eq!(peers[0]["state"], "away");
+    let why = peers[0]["why_away"].as_str().unwrap();
+    assert!(why.contains("has said nothing for"), "{why}");
+    let began = Instant::now();
+    let (code, said) = desk.fails(&["run", "--mode", "remote", "Tell me a story."]);
+    assert!(
+        code == 1 && said.contains("mute is known and away"),
+        "{code} {said}"
+    );
+    assert!(
+        began.elapsed() > Duration::from_secs(2),
+        "it was asked for by name"
+    );
+    drop(silent);
+    // Back again it is asked as before.
+    let (home, address) = (
+        std::mem::replace(&mut node.home, Home::new()),
+        node.address.clone(),
+    );
+    let _back = NodeProcess::start_with(home, "mute", &address);
+    assert_eq!(desk.json(&["peers", "--json"])[0]["state"], "here");
+    assert_eq!(desk.answer("remote", &[])["text"], plain["text"]);
+}
+
+/// Standard error of a process, a line at a time.
+fn complaints(child: &mut Child) -> std::sync::mpsc::Receiver<String> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    told
+}
+
+#[test]
+fn a_node_says_that_its_relay_is_away_and_that_it_is_back() {
+    let relay_home = Home::new();
+    let relay = |listen: &str| {
+        let mut child = relay_home
+            .command(&["relay", "--host", "127.0.0.1", "--listen", listen])
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut address)
+            .unwrap();
+        (child, address.trim().to_owned())
+    };
+    let (mut first, address) = relay("127.0.0.1:0");
+    let end = |child: &mut Child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    end(&mut first);
+    let mut node = NodeProcess::start_more(Home::new(), "tower", "127.0.0.1:0", &["--relay", &address]);
+    let told = complaints(&mut node.child);
+    let next = || -> Value {
+        let line = told.recv_timeout(Duration::from_secs(60)).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    };
+    let said = next();
+    let notice = said["notice"].as_str().unwrap();
+    assert!(
+        notice.contains(&address) && notice.contains("cannot be reached"),
+        "{said}"
+    );
+    assert!(
+        said["hint"].as_str().unwrap().contains("heph relay") && said["reached"] == false,
+        "{said}"
+    );
+    // It goes on meanwhile.
+    let desk = Home::with(&[&node]);
+    assert!(desk.answer("remote", &[])["text"].is_string());
+    let port = address
+        .split(['#'])
+        .next()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .to_owned();
+    let (mut second, again) = relay(&format!("127.0.0.1:{port}"));
+    assert_eq!(again, address);
+    let said = next();
+    assert!(
+        said["notice"].as_str().unwrap().contains("is reached again") && said["reached"] == true,
+        "{said}"
+    );
+    end(&mut second);
+    assert_eq!(next()["reached"], false);
+}
+
+#[test]
+fn a_taken_port_is_a_failure_of_the_network_whoever_wants_it() {
+    let (tcp, udp) = loop {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+            break (tcp, udp);
+        }
+    };
+    let address = udp.local_addr().unwrap().to_string();
+    let home = Home::new();
+    for command in [
+        &["serve", "--no-auth", "--listen", &address][..],
+        &["node", "--listen", &address],
+        &["relay", "--host", "127.0.0.1", "--listen", &address],
+    ] {
+        let (code, said) = home.fails(command);
+        assert!(code == 5 && said.contains(&address), "{command:?}: {code} {said}");
+        assert!(
+            said.contains("hint: ") && said.contains("--listen"),
+            "{command:?}: {said}"
+        );
+    }
+    drop(tcp);
 }

@@ -139,6 +139,17 @@ fn a_refusal_is_one_sentence_and_a_hint() {
         ),
         ("bad_temperature", &["run", "--temperature=-1", "hello"], ""),
         ("empty_question", &["run", "--raw"], ""),
+        ("blank_question", &["run", " \n"], ""),
+        ("no_room", &["run", "--max-tokens", "0", "hello"], ""),
+        (
+            "preprocess_of_nothing",
+            &["run", "--mode", "preprocess", "hello"],
+            "",
+        ),
+        ("plan_of_excerpts", &["plan", "--mode", "preprocess", "hello"], ""),
+        ("no_ticket", &["join", "nonsense"], ""),
+        ("no_socket", &["node", "--listen", "nowhere"], ""),
+        ("no_host", &["relay", "--host", "a b"], ""),
         (
             "no_text",
             &["excerpts", "--document", "picture.png", "What is on it?"],

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Finish, Part, Usage};
-use crate::ask::{Ask, Form, Source, Turn, Wishes, writer};
+use crate::ask::{Ask, Form, Source, Strays, Turn, Wishes, writer};
 use crate::caller;
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
@@ -59,6 +59,9 @@ pub(crate) struct MessagesRequest {
     #[serde(flatten)]
     guides: Guides,
     heph: Option<Wishes>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    strays: Strays,
 }
 
 impl MessagesRequest {
@@ -225,6 +228,7 @@ fn ask(request: &MessagesRequest, headers: &HeaderMap) -> Result<Ask, Refusal> {
     };
     let metadata = request.metadata.as_ref();
     ask.user = metadata.and_then(|about| about["user_id"].as_str().map(str::to_owned));
+    request.strays.check()?;
     ask.wishes = request.heph.clone().unwrap_or_default().with_headers(headers)?;
     Ok(ask)
 }

@@ -20,6 +20,7 @@ use heph_runtime::service::Job;
 use heph_runtime::words::Words;
 use heph_types::TokenId;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, By, ChoiceStart};
@@ -131,6 +132,34 @@ pub(crate) struct Wishes {
     pub(crate) recall: Option<bool>,
     /// Texts that the last message is about.
     pub(crate) documents: Option<Vec<AboutText>>,
+}
+
+/// Wishes that stand beside the field they belong into: they are refused, since whoever wrote them counts on them.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Strays {
+    mode: Option<IgnoredAny>,
+    privacy: Option<IgnoredAny>,
+    labels: Option<IgnoredAny>,
+    exactness: Option<IgnoredAny>,
+}
+
+impl Strays {
+    /// Refuses the first of them, and names its place.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let strays = [
+            ("mode", &self.mode),
+            ("privacy", &self.privacy),
+            ("labels", &self.labels),
+            ("exactness", &self.exactness),
+        ];
+        match strays.into_iter().find(|(_, stray)| stray.is_some()) {
+            Some((name, _)) => Err(Refusal::param(
+                name,
+                format!("{name} is a wish of HEPH: write it as \"heph\": {{\"{name}\": ...}}"),
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A text that a question is about.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Finish, Part};
-use crate::ask::{Ask, Form, Source, Text, Turn, Wishes, not_there, reader, writer};
+use crate::ask::{Ask, Form, Source, Strays, Text, Turn, Wishes, not_there, reader, writer};
 use crate::engines::Engine;
 use crate::error::{Dialect, Refusal};
 use crate::heph::models::{Pull, pull_stream};
@@ -93,6 +93,9 @@ pub(crate) struct ChatRequest {
     options: Option<Options>,
     stream: Option<bool>,
     heph: Option<Wishes>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    strays: Strays,
 }
 
 /// One message.
@@ -140,6 +143,7 @@ pub(crate) async fn chat(
 ) -> Result<Response, Refusal> {
     let request: ChatRequest = read(&body)?;
     let form = guided("format", form(request.format.as_ref())?, request.guides)?;
+    request.strays.check()?;
     let wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     if request.messages.is_empty() {
         return loaded(&door, &request.model, Kind::Chat).await;
@@ -190,6 +194,9 @@ pub(crate) struct GenerateRequest {
     options: Option<Options>,
     stream: Option<bool>,
     heph: Option<Wishes>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    strays: Strays,
 }
 
 /// Answers a prompt.
@@ -202,6 +209,7 @@ pub(crate) async fn generate(
 ) -> Result<Response, Refusal> {
     let request: GenerateRequest = read(&body)?;
     let form = guided("format", form(request.format.as_ref())?, request.guides)?;
+    request.strays.check()?;
     let wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     let prompt = request.prompt.unwrap_or_default();
     if prompt.is_empty() {

@@ -293,6 +293,11 @@ impl Endpoint {
         either!(&self.kind, it => it.relays())
     }
 
+    /// How it stands with the relay that this machine waits at, as was seen last.
+    pub fn at_relay(&self) -> AtRelay {
+        either!(&self.kind, it => it.at_relay())
+    }
+
     /// Waits until the relay knows this machine, so that peers can come through it. At once without a relay; `false`
     /// when the deadline passes.
     pub async fn waiting_at_relay(&self, deadline: Duration) -> bool {
@@ -471,6 +476,17 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Packets that had to be sent again.
     pub lost_packets: u64,
+}
+
+/// How it stands with the relay that a machine waits at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AtRelay {
+    /// None was named, or the first try is under way.
+    Unknown,
+    /// The relay knows this machine: peers can come through it.
+    There,
+    /// It does not, for this reason; it is tried again and again.
+    Away(String),
 }
 
 /// The way that packets take.

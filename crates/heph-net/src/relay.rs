@@ -21,7 +21,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-use crate::address::{RelayAddress, RelayAddressError};
+use crate::address::RelayAddress;
 use crate::{kept, key_exchange};
 
 /// The file below HEPH's folder that holds the relay's certificate and its key.
@@ -78,8 +78,8 @@ pub enum RelayError {
         cause: io::Error,
     },
     /// Not a name that an address can be made of.
-    #[error(transparent)]
-    Host(#[from] RelayAddressError),
+    #[error("{0:?} is no name or address of a machine; write it as relay.example or 192.0.2.7")]
+    Host(String),
     /// The sockets.
     #[error("no relay at {bind}: {cause}")]
     Socket {
@@ -128,7 +128,8 @@ impl Relay {
             .await
             .map_err(|cause| socket(format!("{cause:#}")))?;
         let hash = data_encoding::HEXLOWER.encode(&hash);
-        let address = format!("https://{host}:{}#{hash}", bind.port()).parse()?;
+        let address = format!("https://{host}:{}#{hash}", bind.port());
+        let address = address.parse().map_err(|_| RelayError::Host(host))?;
         Ok(Relay { server, address })
     }
 

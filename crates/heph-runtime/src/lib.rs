@@ -23,6 +23,7 @@ pub mod egress;
 pub mod files;
 pub mod gate;
 pub mod guard;
+pub mod hails;
 pub mod hardware;
 pub mod inversion;
 pub mod kept;

@@ -173,6 +173,8 @@ pub struct Move {
     pub at: Position,
     /// From the loss being noticed to the next chosen token.
     pub gap: Option<Duration>,
+    /// How long there was no token: from the last one before it, or from where the answer began, to the next.
+    pub silence: Option<Duration>,
     /// When the loss was noticed.
     noticed: Instant,
 }
@@ -234,6 +236,8 @@ pub struct Line {
     cancel: Option<Cancel>,
     /// Time spent waiting for seats.
     waited: Duration,
+    /// When a token was told last, or the answer began.
+    told: Instant,
     clock: Arc<dyn Clock>,
     bell: Bell,
     sessions: u64,
@@ -358,6 +362,7 @@ impl Line {
             tokens_left: 0,
             cancel: None,
             waited: Duration::ZERO,
+            told: clock.now(),
             clock,
             bell: Bell::new(),
             sessions: first_session(),
@@ -376,6 +381,7 @@ impl Line {
 
     /// The line that counts its time by `clock`.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.told = clock.now();
         self.clock = clock;
         self
     }
@@ -444,6 +450,7 @@ impl Line {
         self.busy.clear();
         self.short_since = None;
         let now = self.clock.now();
+        self.told = now;
         self.lost
             .retain(|(_, when)| now.saturating_duration_since(*when) < FORGIVEN_AFTER);
         if self.lost.len() == self.hosts.len() {

@@ -19,13 +19,14 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use heph_net::address::{NodeAddress, RelayAddress};
-use heph_net::endpoint::{BindError, ConnectError, Connection, Endpoint, EndpointOptions, Protocol};
+use heph_net::endpoint::{BindError, ConnectError, Connection, Endpoint, EndpointOptions, Passed, Protocol};
 use heph_net::identity::{Identity, IdentityError};
 use heph_net::pairing::Invitations;
 use heph_net::trust::{Peer, TrustBook, TrustError};
@@ -37,6 +38,7 @@ use heph_privacy::Stays;
 use crate::discretion::through_relay;
 use crate::egress::{Journal, Watch};
 use crate::guard::Outlet;
+use crate::hails::Hails;
 use crate::rules::Rules;
 use crate::settings::Keys;
 use crate::ways::Ways;
@@ -182,6 +184,7 @@ struct Inner {
     /// Held while the book is read, changed and written.
     book: Mutex<()>,
     ways: Ways,
+    hails: Hails,
     journal: Journal,
     /// What the log knows of the socket.
     watch: Mutex<Watch>,
@@ -204,6 +207,7 @@ impl Network {
         TrustBook::open(&options.home)?;
         let threads = Threads::start()?;
         let (ways, journal) = (Ways::open(&options.home), Journal::at(&options.home));
+        let hails = Hails::open(&options.home);
         let endpoint = threads.carrier.block_on(bound(&identity, &options))?;
         let network = Network(Arc::new(Inner {
             options,
@@ -219,6 +223,7 @@ impl Network {
             invitations: Mutex::default(),
             book: Mutex::new(()),
             ways,
+            hails,
             journal,
             watch: Mutex::default(),
             denied: OnceLock::new(),
@@ -278,6 +283,11 @@ impl Network {
     /// How fast the ways to its peers are, as measured.
     pub fn ways(&self) -> &Ways {
         &self.0.ways
+    }
+
+    /// What came of asking its peers what they are.
+    pub fn hails(&self) -> &Hails {
+        &self.0.hails
     }
 
     /// Answers peers that connect for `protocol` from now on, in place of whoever did so far.
@@ -366,10 +376,16 @@ impl Network {
         })
     }
 
-    /// Where `node` was heard of last, else where the book says; empty where nobody knows, and then only the local
-    /// network's discovery can find it.
+    /// Where `node` was heard of last, else where it was found last and where the book says; empty where nobody knows, and then only
+    /// the local network's discovery can find it.
     pub fn address_of(&self, node: NodeId) -> NodeAddress {
-        let book = || Some(self.book().ok()?.peer(node)?.address.clone());
+        let book = || {
+            let mut address = self.book().ok()?.peer(node)?.address.clone();
+            if let Some(found) = self.0.hails.found_at(node) {
+                address.direct.insert(0, found);
+            }
+            Some(address.bounded())
+        };
         self.heard_address(node).or_else(book).unwrap_or_default()
     }
 
@@ -509,10 +525,26 @@ impl Inner {
             let book = book.get_or_init(|| TrustBook::open(&self.options.home).ok());
             Some(book.as_ref()?.peer(node)?.name.clone())
         };
-        let lines = held(&self.watch).lines(&self.endpoint, seconds_since_1970(), name);
+        let passed = self.endpoint.passed();
+        let now = seconds_since_1970();
+        for (node, socket) in passed.iter().filter_map(direct) {
+            let book = book.get_or_init(|| TrustBook::open(&self.options.home).ok());
+            let known = book.as_ref().and_then(|book| book.peer(node));
+            // A stranger is nobody who will be asked.
+            if let Some(peer) = known {
+                let moved = !peer.address.direct.contains(&socket);
+                self.hails.found(node, moved.then_some(socket), now);
+            }
+        }
+        let lines = held(&self.watch).lines(passed, &self.endpoint, now, name);
         // A log that cannot be written ends no conversation.
         let _ = self.journal.note(&lines);
     }
+}
+
+/// The socket at which a peer is reached, where no relay stands between.
+fn direct(passed: &Passed) -> Option<(NodeId, SocketAddr)> {
+    Some((passed.node, passed.to.as_ref()?.parse().ok()?))
 }
 
 /// Writes to the network log what every machine of this process carried and did not note yet: what a program does last, since

@@ -8,7 +8,7 @@ mod contact;
 mod following;
 mod lookout;
 
-pub use contact::{Contact, Reached, contacts};
+pub use contact::{Contact, Hailing, Reached, Waits, contacts};
 pub use following::{Came, follow};
 pub use lookout::Lookout;
 
@@ -101,6 +101,14 @@ impl NodePool {
             .map_or_else(|| node.short(), |profile| profile.name.clone())
     }
 
+    /// `text` with the machines by their names, where it has the short keys by which errors of the floors below call them.
+    pub fn named(&self, text: &str) -> String {
+        let profiles = std::iter::once(&self.desk).chain(self.others.iter().map(|machine| &machine.profile));
+        profiles.fold(text.to_owned(), |text, profile| {
+            by_name(&text, profile.node, &profile.name)
+        })
+    }
+
     /// What the planner is given, where nobody sends layers to machines that lack them.
     pub fn cluster(&self) -> Cluster {
         let mut cluster = self.cluster_that_takes();
@@ -152,6 +160,11 @@ impl NodePool {
         let told = self.distances.get(&[a.min(b), a.max(b)]).copied();
         told.unwrap_or_else(|| (one.link.rtt + other.link.rtt) / 2)
     }
+}
+
+/// `text` with a machine by its name, where it has its short key.
+pub fn by_name(text: &str, node: NodeId, name: &str) -> String {
+    text.replace(&node.short(), name)
 }
 
 /// Machines of one person whose ways to each other the planner is told: 64 have 2,016.

@@ -204,7 +204,7 @@ pub struct MoveLine {
     pub by: MoveBy,
     /// The position it happened at.
     pub at: usize,
-    /// Seconds until tokens came again.
+    /// Seconds without a token: from the last one before it, or from where the answer began, to the next.
     pub gap_s: Option<f64>,
 }
 
@@ -216,10 +216,10 @@ impl Receipt {
             layers: m.layers,
             from: pool.name(m.from),
             to: pool.name(m.to),
-            why: m.why.clone(),
+            why: pool.named(&m.why),
             by: m.by,
             at: m.at.index(),
-            gap_s: m.gap.map(|gap| gap.as_secs_f64()),
+            gap_s: m.silence.map(|gap| gap.as_secs_f64()),
         });
         let line = |(node, bytes): (&NodeId, &Traffic)| TrafficLine {
             node: *node,

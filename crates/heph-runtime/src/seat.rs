@@ -266,6 +266,17 @@ pub enum SeatError {
 }
 
 impl SeatError {
+    /// What happened to the node, for whoever has said its name: it is not said again.
+    pub fn without_name(&self) -> String {
+        match self {
+            Self::Lost { why, .. } => why.clone(),
+            Self::Refused { why, .. } => format!("it refuses: {why}"),
+            Self::Late { waited, .. } => format!("it says nothing within {} ms", waited.as_millis()),
+            Self::Wrong { why, .. } => format!("it gave a wrong answer: {why}"),
+            Self::Expired { .. } | Self::Stopped => self.to_string(),
+        }
+    }
+
     /// How long the node asks to be left alone, where it is well and only full.
     pub fn busy_for(&self) -> Option<Duration> {
         match self {

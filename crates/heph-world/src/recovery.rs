@@ -227,6 +227,8 @@ pub struct Lost {
     pub noticed: Duration,
     /// From there to the next token.
     pub gap: Duration,
+    /// What is told of it: from the last token before to the next.
+    pub silence: Duration,
     /// What that takes by the costs of the new node and its way.
     pub replay: Duration,
     /// What happened.
@@ -259,6 +261,7 @@ pub fn lost(seed: u64, fault: Fault, reply: u64) -> Option<Lost> {
     Some(Lost {
         noticed: *noticed - struck,
         gap: moved.gap?,
+        silence: moved.silence?,
         replay: replay(&scene, model, moved.to, moved.at.index()),
         story: world.story(),
     })

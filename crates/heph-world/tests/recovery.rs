@@ -23,6 +23,14 @@ fn a_loss_costs_noticing_it_and_its_replay() {
             lost.noticed,
             lost.story
         );
+        // Whoever waits waits for the noticing, too.
+        assert!(
+            lost.silence >= lost.noticed + lost.gap,
+            "seed {seed}: {:?} of {:?} and {:?}",
+            lost.silence,
+            lost.noticed,
+            lost.gap
+        );
         let bound = lost.replay.mul_f64(1.2);
         assert!(
             lost.gap <= bound,

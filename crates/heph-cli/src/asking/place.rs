@@ -4,6 +4,7 @@ use heph_net::trust::TrustBook;
 use heph_plan::{DirectForwarding, Mode};
 use heph_privacy::label::Label;
 use heph_runtime::discretion::unsaid;
+use heph_runtime::pool::Waits;
 use heph_runtime::settings::{Allowance, Settings};
 use heph_types::Policy;
 
@@ -191,6 +192,14 @@ impl PlaceArguments {
     pub(crate) fn stays_here(&self, settings: &Settings) -> Result<bool, Failure> {
         let here = self.mode == Asked::Mode(Mode::Local);
         Ok(here || TrustBook::open(&settings.home)?.peers().is_empty())
+    }
+
+    /// How long other machines are waited for: to the end where one of them is asked for.
+    pub(crate) fn waits(&self) -> Waits {
+        match self.mode {
+            Asked::Auto => Waits::AsWorth,
+            Asked::Mode(_) => Waits::ToTheEnd,
+        }
     }
 
     /// What stays here whatever may leave, and what the bits must be worth.

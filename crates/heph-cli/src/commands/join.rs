@@ -10,7 +10,7 @@ use heph_runtime::settings::Settings;
 use heph_types::Role;
 use serde::Serialize;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{ANOTHER_TICKET, Exit, Failure};
 use crate::machine;
 
 /// How long the other machine may take to answer: with the goodbye it stays below ten seconds.
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "own")]
     role: Role,
     /// What to call the machine, instead of what it calls itself
-    #[arg(long)]
+    #[arg(long, value_parser = machine::name)]
     name: Option<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -51,7 +51,9 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         .ticket
         .concat()
         .parse()
-        .map_err(|e: heph_net::ticket::TicketError| Failure::new(Exit::Usage, e.to_string()))?;
+        .map_err(|e: heph_net::ticket::TicketError| {
+            Failure::new(Exit::Usage, e.to_string()).hint(ANOTHER_TICKET)
+        })?;
     let network = Network::start(machine::asking(settings, &[]))?;
     let met = network
         .block_on(network.join(&ticket, DEADLINE))

@@ -7,13 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heph_engine::model::Packing;
 use heph_kernels::kv::KvFormat;
 use heph_net::address::RelayAddress;
 use heph_net::discovery::Discovery;
-use heph_net::endpoint::EndpointOptions;
+use heph_net::endpoint::{AtRelay, EndpointOptions};
 use heph_net::ticket::Ticket;
 use heph_providers::Address;
 use heph_runtime::attendance::Attendance;
@@ -55,6 +55,9 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// How long a relay may take to know this machine before the ticket is printed without waiting any further.
 const RELAY_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a relay may be away before that is said: one that begins anew is back sooner.
+const RELAY_MISSED_AFTER: Duration = Duration::from_secs(3);
+
 /// Lend this machine's models to your other machines.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -93,10 +96,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PROMPT,ANSWER", value_parser = price)]
     price: Option<Price>,
     /// UDP socket to listen at; port 0 for any free one
-    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), value_name = "ADDRESS")]
+    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), value_name = "ADDRESS", value_parser = machine::socket)]
     listen: SocketAddr,
     /// What to call this machine [default: what its system calls it]
-    #[arg(long)]
+    #[arg(long, value_parser = machine::name)]
     name: Option<String>,
     /// What it is to those who ask it: own, cloud, miner or edge
     #[arg(long, default_value = "own")]
@@ -221,8 +224,17 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             return Err(failure);
         }
     };
-    network.block_on(network.endpoint().waiting_at_relay(RELAY_DEADLINE));
-    let ended = attend(arguments, &network, &lending, &cancel);
+    let mut relay = arguments
+        .relay
+        .as_ref()
+        .map(|relay| Relay::new(relay, arguments.json));
+    if !network.block_on(network.endpoint().waiting_at_relay(RELAY_DEADLINE))
+        && let Some(relay) = &mut relay
+        && let Some(news) = relay.news(&network.endpoint().at_relay(), Instant::now(), Duration::ZERO)
+    {
+        relay.say(&news);
+    }
+    let ended = attend(arguments, &network, &lending, relay, &cancel);
     lending.serving.stop();
     lending.members.leave(GOODBYE);
     network.close(GOODBYE);
@@ -234,6 +246,7 @@ fn attend(
     arguments: &Arguments,
     network: &Network,
     lending: &Lending,
+    mut relay: Option<Relay>,
     cancel: &Cancel,
 ) -> Result<(), Failure> {
     let asked = input();
@@ -251,6 +264,12 @@ fn attend(
             Err(mpsc::RecvTimeoutError::Disconnected) if arguments.while_input_open => break,
             Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
         }
+        if let Some(relay) = &mut relay {
+            let standing = network.endpoint().at_relay();
+            if let Some(news) = relay.news(&standing, Instant::now(), RELAY_MISSED_AFTER) {
+                bar.suspend(|| relay.say(&news));
+            }
+        }
         lending.be(attendance.look());
         lending.tell();
         bar.set_message(lending.status());
@@ -258,6 +277,96 @@ fn attend(
     bar.finish_and_clear();
     Ok(())
 }
+
+/// What is said of the relay that this machine waits at: that it is away, and that it is there again.
+struct Relay {
+    address: String,
+    /// For a script, or for people.
+    json: bool,
+    /// Since when it is away; `None` while it is there.
+    away: Option<Instant>,
+    /// Whether that was said.
+    said: bool,
+}
+
+/// What a script reads of it.
+#[derive(Debug, Serialize)]
+struct Notice<'a> {
+    notice: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    relay: &'a str,
+    reached: bool,
+}
+
+/// What is news of it.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    /// It cannot be reached, for this reason where one is known.
+    Away(Option<String>),
+    /// It is reached again.
+    Back,
+}
+
+impl Relay {
+    fn new(address: &RelayAddress, json: bool) -> Self {
+        Self {
+            address: address.to_string(),
+            json,
+            away: None,
+            said: false,
+        }
+    }
+
+    /// What is news at `now`: nothing of a relay that is away for less than `patience`, and each thing once.
+    fn news(&mut self, standing: &AtRelay, now: Instant, patience: Duration) -> Option<News> {
+        let why = match standing {
+            AtRelay::There => {
+                self.away = None;
+                return std::mem::take(&mut self.said).then_some(News::Back);
+            }
+            AtRelay::Away(why) => Some(why.clone()),
+            AtRelay::Unknown => None,
+        };
+        let since = *self.away.get_or_insert(now);
+        if self.said || now.saturating_duration_since(since) < patience {
+            return None;
+        }
+        self.said = true;
+        Some(News::Away(why))
+    }
+
+    fn say(&self, news: &News) {
+        let address = &self.address;
+        let (sentence, hint) = match news {
+            News::Back => (format!("the relay {address} is reached again"), None),
+            News::Away(why) => {
+                let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+                (
+                    format!("the relay {address} cannot be reached{why}"),
+                    Some(RELAY_HINT),
+                )
+            }
+        };
+        if self.json {
+            terminal::note_json(&Notice {
+                notice: &sentence,
+                hint,
+                relay: address,
+                reached: *news == News::Back,
+            });
+            return;
+        }
+        terminal::note(&sentence);
+        if let Some(hint) = hint {
+            terminal::note(&format!("hint: {hint}"));
+        }
+    }
+}
+
+/// What to do about a relay that is away.
+const RELAY_HINT: &str = "is `heph relay` running there, at this very address? The node goes on, for machines that reach it directly, and \
+                          tries the relay again";
 
 /// The node at work, and whether it takes work now.
 struct Lending {
@@ -684,3 +793,29 @@ fn input() -> Receiver<()> {
 
 /// Longest line of standard input that counts as one.
 const LINE_BYTES_MAX: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_is_away_for_a_while_is_said_to_be_once_and_so_is_its_return() {
+        let address: RelayAddress = "https://relay.example:7843".parse().unwrap();
+        let mut relay = Relay::new(&address, false);
+        let (began, patience) = (Instant::now(), Duration::from_secs(3));
+        let refused = AtRelay::Away("refused".to_owned());
+        let mut at = |after_ms: u64, standing: &AtRelay| {
+            let now = began + Duration::from_millis(after_ms);
+            relay.news(standing, now, patience)
+        };
+        assert_eq!(at(0, &AtRelay::There), None);
+        assert_eq!(at(1_000, &refused), None);
+        assert_eq!(at(3_900, &AtRelay::There), None, "it was back soon");
+        assert_eq!(at(5_000, &AtRelay::Unknown), None);
+        assert_eq!(at(7_999, &refused), None);
+        assert_eq!(at(8_000, &refused), Some(News::Away(Some("refused".to_owned()))));
+        assert_eq!(at(60_000, &refused), None, "it was said");
+        assert_eq!(at(61_000, &AtRelay::There), Some(News::Back));
+        assert_eq!(at(62_000, &AtRelay::There), None);
+    }
+}

@@ -63,6 +63,7 @@ enum Change {
         /// Its name, or the beginning of its id
         peer: String,
         /// What to call it
+        #[arg(value_parser = machine::name)]
         name: String,
     },
 }
@@ -89,6 +90,9 @@ struct Line<'a> {
     profile: Option<&'a NodeProfile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_away: Option<&'a str>,
+    /// Since when it says nothing, as far as it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silent_since_unix_s: Option<u64>,
 }
 
 /// Shows or changes the list.
@@ -109,6 +113,11 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         }
         Some(Change::Name { peer, name }) => {
             let (mut book, known) = find(peer, settings)?;
+            let other = |other: &&Peer| other.node != known.node && other.name == *name;
+            if let Some(other) = book.peers().iter().find(other) {
+                let sentence = format!("another peer is called {name}: {}", other.node.short());
+                return Err(Failure::new(Exit::Usage, sentence).hint("each needs a name of its own"));
+            }
             let sentence = format!("{} is called {name} now", known.name);
             let name = name.clone();
             book.remember(Peer { name, ..known })?;
@@ -182,6 +191,7 @@ fn line<'a>(peer: &'a Peer, contact: Option<&'a Contact>) -> Line<'a> {
         why_away: contact
             .and_then(|contact| contact.reached.as_ref().err())
             .map(String::as_str),
+        silent_since_unix_s: contact.and_then(|contact| contact.silent_since),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use heph_plan::{Decision, Digest, Record, ReplayError};
+use heph_plan::{Decision, Digest, Mode, Record, ReplayError};
 use heph_runtime::desk::{Message, Prompt};
 use heph_runtime::files;
 use heph_runtime::settings::Settings;
@@ -90,6 +90,13 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
 }
 
 fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure> {
+    if arguments.place.mode.by_name() == Some(Mode::Preprocess) {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--mode preprocess sends excerpts of documents, and a plan knows none",
+        )
+        .hint("`heph run --document PATH --mode preprocess --explain` plans for them, and answers"));
+    }
     let asking = Asking::open(&arguments.model, &arguments.engine, &arguments.place, settings)?;
     let question = [Message::new(
         "user",

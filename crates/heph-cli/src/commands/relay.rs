@@ -11,6 +11,7 @@ use heph_runtime::seal;
 use heph_runtime::settings::Settings;
 
 use crate::failure::Failure;
+use crate::machine;
 use crate::terminal;
 
 /// How often a running relay looks whether it should stop.
@@ -21,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[command(after_help = "The address that it prints is what `heph node --relay` takes.")]
 pub(crate) struct Arguments {
     /// Socket to listen at, TCP and UDP; port 0 for any free one
-    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, relay::PORT)), value_name = "ADDRESS")]
+    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, relay::PORT)), value_name = "ADDRESS", value_parser = machine::socket)]
     listen: SocketAddr,
     /// The name or address that machines reach it by
     #[arg(long)]

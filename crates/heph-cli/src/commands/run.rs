@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use heph_engine::retrieval::Citation;
+use heph_plan::Mode;
 use heph_privacy::pseudonym::{Pseudonyms, Restorer};
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, AnswerOptions, Desk, Finish, Message, Prompt};
@@ -72,6 +73,27 @@ pub(crate) struct Arguments {
     engine: EngineArguments,
 }
 
+impl Arguments {
+    /// Whether an answer can be given as it is asked for.
+    fn check(&self) -> Result<(), Failure> {
+        if self.max_tokens == 0 {
+            return Err(
+                Failure::new(Exit::Usage, "--max-tokens 0 leaves no room for an answer")
+                    .hint("an answer has one token at the least; without the option it has 512 at most"),
+            );
+        }
+        let preprocess = self.place.mode.by_name() == Some(Mode::Preprocess);
+        if preprocess && self.documents.documents.is_empty() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--mode preprocess sends excerpts of documents, and none is named",
+            )
+            .hint("--document PATH names a file or a folder; without one, ask for --mode remote"));
+        }
+        Ok(())
+    }
+}
+
 /// What a script reads.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -102,6 +124,7 @@ struct Report<'a> {
 
 /// Loads, answers, prints.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
+    arguments.check()?;
     let question = question(arguments.prompt.as_deref())?;
     let mut options = AnswerOptions {
         sampling: arguments.sampling.options()?,
@@ -164,12 +187,14 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         };
         writeln!(io::stderr().lock(), "{}\n", terminal::plain(&told))?;
     }
-    let mut answer = if arguments.json {
-        ready.desk.answer(prompt, &options, &mut |_| {})?
+    let answer = if arguments.json {
+        let answer = ready.desk.answer(prompt, &options, &mut |_| {});
+        answer.map_err(Failure::from)
     } else {
         let pseudonyms = ready.planned.as_ref().and_then(Planned::pseudonyms);
-        streamed(&mut ready.desk, prompt, &options, &cancel, pseudonyms)?
+        streamed(&mut ready.desk, prompt, &options, &cancel, pseudonyms)
     };
+    let mut answer = answer.map_err(|failure| ready.named(failure))?;
     ready.restore(&mut answer.text);
     let digest = ready
         .planned
@@ -180,9 +205,13 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         receipt.vouched = ready.desk.vouched();
         write_receipt(path, receipt, settings)?;
     }
-    if let Some(receipt) = receipt.as_ref().filter(|_| arguments.explain && !arguments.json) {
+    if arguments.explain && !arguments.json {
         let mut out = io::stderr().lock();
-        writeln!(out).and_then(|()| explain::write_receipt(&mut out, receipt))?;
+        writeln!(out)?;
+        match &receipt {
+            Some(receipt) => explain::write_receipt(&mut out, receipt)?,
+            None => explain::write_here(&mut out, &answer)?,
+        }
     }
     let citations = excerpts.map_or(&[][..], |chosen| &chosen.upload.citations);
     if arguments.json {
@@ -267,17 +296,23 @@ fn explain_plan(ready: &Ready) -> Result<(), Failure> {
 }
 
 fn question(given: Option<&str>) -> Result<String, Failure> {
-    let from_stdin = given.is_none_or(|p| p == "-");
-    if !from_stdin {
-        return Ok(given.unwrap_or_default().to_owned());
+    let none = |sentence: &str| {
+        let failure = Failure::new(Exit::Usage, sentence);
+        failure.hint("heph run \"why is the sky blue?\", or `heph chat` to talk")
+    };
+    let text = match given.filter(|given| *given != "-") {
+        Some(given) => given.to_owned(),
+        None if io::stdin().is_terminal() => return Err(none("there is no question")),
+        None => {
+            let mut text = String::new();
+            io::stdin().lock().read_to_string(&mut text).map_err(unreadable)?;
+            text
+        }
+    };
+    match text.trim().is_empty() {
+        true => Err(none("the question is empty")),
+        false => Ok(text),
     }
-    if io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "there is no question")
-            .hint("heph run \"why is the sky blue?\", or `heph chat` to talk"));
-    }
-    let mut text = String::new();
-    io::stdin().lock().read_to_string(&mut text).map_err(unreadable)?;
-    Ok(text)
 }
 
 fn messages(system: Option<&str>, question: &str) -> Vec<Message> {

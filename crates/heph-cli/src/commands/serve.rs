@@ -36,7 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:11500", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:11500", value_name = "ADDRESS", value_parser = machine::socket)]
     listen: SocketAddr,
     /// A name of `heph models list`, a GGUF file, or a Hugging Face folder
     #[arg(long, default_value = bundled::STORY.name, add = complete::model())]
@@ -344,7 +344,7 @@ impl From<ServeError> for Failure {
                 Self::new(Exit::Usage, error.to_string()).hint("--tls-cert and --tls-key name one")
             }
             ServeError::Bind { .. } => {
-                Self::new(Exit::No, error.to_string()).hint("--listen names another address")
+                Self::new(Exit::Network, error.to_string()).hint("--listen names another address")
             }
             ServeError::Engine(_) | ServeError::House(_) | ServeError::System(_) => {
                 Self::new(Exit::Input, error.to_string())

@@ -392,8 +392,11 @@ fn a_script_reads_what_it_asked_for_also_where_something_is_refused() {
     );
     let gone = user.json(&["models", "rm", "mine", "--json"]);
     assert_eq!(gone["removed"], serde_json::json!(["mine"]));
-    let nothing = user.json(&["run", "--json", "--max-tokens", "0", "hi"]);
-    assert!(nothing["prefill_tok_s"].is_null(), "{nothing}");
+    let one = user.json(&["run", "--json", "--max-tokens", "1", "hi"]);
+    assert!(
+        one["prefill_tok_s"].is_number() && one["decode_tok_s"].is_null(),
+        "{one}"
+    );
     let demo = user.json(&["demo", "--alone", "--json", "--prompt", "hi"]);
     assert!(demo["text"].is_string() && demo["modes"] == serde_json::json!([]));
     assert_eq!(demo["certificate"]["mismatches"], serde_json::json!([]));

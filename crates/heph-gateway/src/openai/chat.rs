@@ -14,7 +14,7 @@ use super::{
     read,
 };
 use crate::answer::{Answer, Finish, Part};
-use crate::ask::{Ask, Source, Turn, Wishes};
+use crate::ask::{Ask, Source, Strays, Turn, Wishes};
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
@@ -74,6 +74,9 @@ pub(crate) struct ChatRequest {
     safety_identifier: Option<String>,
     /// HEPH's own wishes.
     heph: Option<Wishes>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    strays: Strays,
 }
 
 /// One message.
@@ -247,8 +250,7 @@ impl ChatRequest {
         let mut ask = Ask::new(self.model.unwrap_or_default(), Source::Chat(turns));
         ask.choices = count("n", self.n, 1)?.map_or(1, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let newer = count("max_completion_tokens", self.max_completion_tokens, 1)?;
-        // Some clients write -1 for no limit.
-        let older = count("max_tokens", self.max_tokens.filter(|&n| n != -1), 1)?;
+        let older = count("max_tokens", self.max_tokens, 1)?;
         ask.max_tokens = newer.or(older);
         ask.stops = OneOrMany::list(self.stop);
         ask.form = guided(FORMAT, form(FORMAT, self.response_format.as_ref())?, self.guides)?;
@@ -264,6 +266,7 @@ impl ChatRequest {
         };
         ask.sampling = self.sampling.into();
         ask.user = self.safety_identifier.or(self.user);
+        self.strays.check()?;
         ask.wishes = self.heph.unwrap_or_default().with_headers(headers)?;
         Ok(ask)
     }

@@ -20,7 +20,7 @@ use super::{
     spelled,
 };
 use crate::answer::{Answer, Part};
-use crate::ask::{Ask, Source, TOP_LOGPROBS_MAX, Text, Wishes, reader};
+use crate::ask::{Ask, Source, Strays, TOP_LOGPROBS_MAX, Text, Wishes, reader};
 use crate::caller;
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
@@ -74,6 +74,9 @@ pub(crate) struct CompletionRequest {
     /// For whom it is asked, as in chat.
     user: Option<String>,
     heph: Option<Wishes>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    strays: Strays,
 }
 
 /// What is gone on with.
@@ -177,12 +180,9 @@ pub(crate) async fn completions(
         return Err(Refusal::param("best_of", sentence));
     }
     ask.choices = usize::try_from(made).unwrap_or(usize::MAX);
-    let most = count("max_tokens", request.max_tokens.filter(|&n| n != -1), 0)?;
+    let most = count("max_tokens", request.max_tokens, 0)?;
     let nothing = most == Some(0);
-    ask.max_tokens = Some(match request.max_tokens {
-        Some(-1) => u64::MAX,
-        _ => most.unwrap_or(TOKENS_USUAL).max(1),
-    });
+    ask.max_tokens = Some(most.unwrap_or(TOKENS_USUAL).max(1));
     ask.stops = stops;
     ask.form = guided(
         FORMAT,
@@ -197,6 +197,7 @@ pub(crate) async fn completions(
     }
     ask.sampling = request.sampling.into();
     ask.user = request.user;
+    request.strays.check()?;
     ask.wishes = request.heph.unwrap_or_default().with_headers(&headers)?;
     let keep = ask.wishes.keep();
     let each = ask.choices;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::chat::{Content, choice, count};
 use super::{Guides, form, guided, read};
 use crate::answer::{Answer, Finish, Part};
-use crate::ask::{Ask, Source, Turn, Wishes};
+use crate::ask::{Ask, Source, Strays, Turn, Wishes};
 use crate::error::{Dialect, Refusal};
 use crate::heph::streams;
 use crate::house::Door;
@@ -48,6 +48,9 @@ pub(crate) struct ResponsesRequest {
     #[serde(flatten)]
     guides: Guides,
     heph: Option<Wishes>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    strays: Strays,
 }
 
 fn turns(request: &ResponsesRequest) -> Result<Vec<Turn>, Refusal> {
@@ -172,6 +175,7 @@ pub(crate) async fn create(
         ..Sampling::default()
     };
     ask.user = request.safety_identifier.clone().or(request.user.clone());
+    request.strays.check()?;
     ask.wishes = request.heph.clone().unwrap_or_default().with_headers(&headers)?;
     let keep = ask.wishes.keep();
     let mut answer = ask.submit(&door).await?;

@@ -413,6 +413,32 @@ fn what_would_take_too_much_is_refused_before_it_is_made() {
             json!({ "messages": [{ "role": "user", "content": "a" }], "n": 128, "logprobs": true, "top_logprobs": 20 }),
             "top_logprobs",
         ),
+        // What stands beside its place would be counted on for nothing.
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [], "mode": "local" }),
+            "mode",
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": "a", "privacy": "nothing" }),
+            "privacy",
+        ),
+        (
+            "/v1/responses",
+            json!({ "input": "a", "labels": ["salaries"] }),
+            "labels",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": -1 }),
+            "max_tokens",
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": "a", "max_tokens": -1 }),
+            "max_tokens",
+        ),
         // More answers than there will ever be room for: whoever asks is not told to come again.
         (
             "/v1/completions",

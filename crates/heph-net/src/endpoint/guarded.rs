@@ -27,8 +27,8 @@ use super::words::{
     pair, say_waiting,
 };
 use super::{
-    AcceptError, BindError, ConnectError, EndpointOptions, Goodbye, LinkError, Passed, Protocol, SocketTotal,
-    Traffic, Way, within,
+    AcceptError, AtRelay, BindError, ConnectError, EndpointOptions, Goodbye, LinkError, Passed, Protocol,
+    SocketTotal, Traffic, Way, within,
 };
 use crate::address::{NodeAddress, RelayAddress};
 use crate::discovery::{Discovery, Sighting, Sightings};
@@ -133,7 +133,7 @@ struct Live {
     replaced: AtomicBool,
     gone: AtomicBool,
     total: Mutex<SocketTotal>,
-    at_relay: watch::Sender<bool>,
+    at_relay: watch::Sender<AtRelay>,
     closed: watch::Sender<bool>,
 }
 
@@ -254,11 +254,21 @@ impl Endpoint {
         looks.then(|| Sightings::told(self.0.sightings.subscribe()))
     }
 
+    /// As the newest guard said last.
+    pub(super) fn at_relay(&self) -> AtRelay {
+        let live = self.0.lives().pop();
+        live.map_or(AtRelay::Unknown, |live| live.at_relay.borrow().clone())
+    }
+
     pub(super) async fn waiting_at_relay(&self, deadline: Duration) -> bool {
         let waits = async {
             let live = self.0.live().await.ok()?;
             let mut at_relay = live.at_relay.subscribe();
-            at_relay.wait_for(|there| *there).await.ok().map(drop)
+            at_relay
+                .wait_for(|standing| *standing == AtRelay::There)
+                .await
+                .ok()
+                .map(drop)
         };
         self.0.options.relay.is_none() || within(deadline, waits).await.flatten().is_some()
     }
@@ -423,7 +433,7 @@ impl Inner {
             replaced: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             total: Mutex::default(),
-            at_relay: watch::Sender::new(false),
+            at_relay: watch::Sender::new(AtRelay::Unknown),
             closed: watch::Sender::new(false),
         });
         held(&self.lives).push(Arc::clone(&live));
@@ -452,8 +462,8 @@ async fn listen(endpoint: Weak<Inner>, live: Arc<Live>) {
                     number: Some(number),
                 });
             }
-            Ok(Heard::Word(Tell::AtRelay, _)) => {
-                live.at_relay.send_replace(true);
+            Ok(Heard::Word(Tell::AtRelay(standing), _)) => {
+                live.at_relay.send_replace(standing);
             }
             Ok(Heard::Word(Tell::Sighted(sighting), _)) => {
                 let Some(inner) = endpoint.upgrade() else { return };

@@ -8,16 +8,17 @@ use heph_privacy::Grounds;
 use heph_types::NodeId;
 use iroh::endpoint::{
     AckFrequencyConfig, ConnectError as Cause, ConnectingError, ConnectionError, IdleTimeout,
-    NetReportConfig, PortmapperConfig, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
+    NetReportConfig, PortmapperConfig, QuicTransportConfig, RecvStream, RelayStatus, SendStream, VarInt,
+    presets,
 };
-use iroh::{RelayMap, RelayMode, TransportAddr};
+use iroh::{RelayMap, RelayMode, TransportAddr, Watcher};
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 use noq_proto::congestion::CubicConfig;
 
 use super::tally::{Bearer, Tally, is_loopback};
 use super::{
-    AcceptError, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Passed,
-    Protocol, SocketTotal, Traffic, Way, key_log, within,
+    AcceptError, AtRelay, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError,
+    Passed, Protocol, SocketTotal, Traffic, Way, key_log, within,
 };
 use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
 use crate::discovery::{self, Discovery, Sightings};
@@ -61,6 +62,12 @@ const DIRECTLY_WITHIN: Duration = Duration::from_millis(800);
 /// How long a way over a relay may take to open before it is tried anew: over a connection to the relay that was just made the library now and then
 /// gets no answer to a first packet, nor to its repeats.
 const RELAYED_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long the goodbye to the peers may take at the least,
+const GOODBYE_LEAST: Duration = Duration::from_millis(100);
+
+/// and how many round trips of the farthest peer that is there: it waits for repeats three times as long as one takes, and some.
+const GOODBYE_ROUND_TRIPS: u32 = 6;
 
 /// Unread datagrams of one connection, in bytes.
 const DATAGRAM_WINDOW_BYTES: usize = 1 << 18;
@@ -182,6 +189,45 @@ impl Endpoint {
         self.relays.all()
     }
 
+    pub(super) fn at_relay(&self) -> AtRelay {
+        self.standing(&self.iroh.home_relay_status().get())
+    }
+
+    /// How it stands with the relay, once that is something else than it was.
+    pub(super) async fn at_relay_after(&self, before: &AtRelay) -> AtRelay {
+        let mut seen = self.iroh.home_relay_status();
+        let mut all = seen.get();
+        loop {
+            let now = self.standing(&all);
+            if now != *before {
+                return now;
+            }
+            all = match seen.updated().await {
+                Ok(all) => all,
+                // The endpoint is gone.
+                Err(_) => std::future::pending().await,
+            };
+        }
+    }
+
+    fn standing(&self, all: &[RelayStatus]) -> AtRelay {
+        let own = self.relay.as_ref().map(|relay| &relay.url);
+        let status = all.iter().find(|status| own == Some(status.url()));
+        match status {
+            Some(status) if status.is_connected() => AtRelay::There,
+            Some(status) => match (status.auth_denied_reason(), status.last_error()) {
+                (Some(denied), _) => AtRelay::Away(line(&format!("it does not take this machine: {denied}"))),
+                // Of a chain of causes the last one says what happened.
+                (None, Some(error)) => {
+                    let chain = format!("{error:#}");
+                    AtRelay::Away(line(chain.rsplit(": ").next().unwrap_or_default()))
+                }
+                (None, None) => AtRelay::Unknown,
+            },
+            None => AtRelay::Unknown,
+        }
+    }
+
     pub(super) async fn waiting_at_relay(&self, deadline: Duration) -> bool {
         self.relay.is_none() || within(deadline, self.iroh.online()).await.is_some()
     }
@@ -295,8 +341,9 @@ impl Endpoint {
     }
 
     pub(super) async fn close(&self, deadline: Duration) {
-        // Those who did not take the goodbye in time notice the silence.
-        let _ = within(deadline, self.iroh.close()).await;
+        let heard = GOODBYE_LEAST + GOODBYE_ROUND_TRIPS * self.tally.round_trip_max();
+        // Those who did not take the goodbye in time notice the silence; those who never answered are not waited for.
+        let _ = within(deadline.min(heard), self.iroh.close()).await;
     }
 
     /// What is seen on the local network from now on.
@@ -317,6 +364,14 @@ impl Endpoint {
 /// Whether what is sent there stays on this machine.
 fn is_here(address: &TransportAddr) -> bool {
     matches!(address, TransportAddr::Ip(address) if is_loopback(*address))
+}
+
+/// What another machine or a library says, as one short line.
+fn line(said: &str) -> String {
+    said.chars()
+        .filter(|c| !c.is_control())
+        .take(LINE_CHARS_MAX)
+        .collect()
 }
 
 /// A relay is asked how far it is and where it sees this machine, and nothing that is below TLS 1.3: not whether a hotel's page stands before it.
@@ -362,8 +417,14 @@ fn no_room(error: ConnectError, why: NoRoom) -> ConnectError {
     }
 }
 
+/// Characters of such a line.
+const LINE_CHARS_MAX: usize = 80;
+
 /// TLS alerts arrive as QUIC errors from 0x100 on; 120 is "no application protocol".
 const ALPN_REFUSED: u64 = 0x100 + 120;
+
+/// The QUIC error by which a connection is not taken: CONNECTION_REFUSED.
+const REFUSED: u64 = 2;
 
 fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) -> ConnectError {
     let said = format!("{cause:#}");
@@ -384,6 +445,10 @@ fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) 
         },
         Some(ConnectionError::ConnectionClosed(close)) if u64::from(close.error_code) == ALPN_REFUSED => {
             ConnectError::OtherVersion { node, protocol }
+        }
+        Some(ConnectionError::ConnectionClosed(close)) if u64::from(close.error_code) == REFUSED => {
+            let cause = "it takes no connection now: it is ending, or has no room".to_owned();
+            ConnectError::Failed { node, cause }
         }
         // Our own side refused what the other showed as its key.
         Some(ConnectionError::TransportError(_)) => ConnectError::Stranger { node, cause: said },
@@ -536,11 +601,7 @@ impl Connection {
             ConnectionError::ApplicationClosed(close) => LinkError::Ended {
                 node,
                 // A peer's words: only what prints, and no more than a line of it.
-                reason: String::from_utf8_lossy(&close.reason)
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(80)
-                    .collect(),
+                reason: line(&String::from_utf8_lossy(&close.reason)),
             },
             ConnectionError::TimedOut | ConnectionError::Reset => LinkError::Silent { node },
             ConnectionError::LocallyClosed => LinkError::ClosedHere { node },

@@ -23,8 +23,8 @@ use super::here::{self, Endpoint};
 use super::tally::Tally;
 use super::words::{Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell};
 use super::{
-    AcceptError, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError, Protocol,
-    ReceiveHalf, SendHalf, SocketTotal, within,
+    AcceptError, AtRelay, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError,
+    Protocol, ReceiveHalf, SendHalf, SocketTotal, within,
 };
 use crate::address::{NodeAddress, RelayAddress};
 use crate::discovery::Discovery;
@@ -459,12 +459,21 @@ impl Guard {
         of.map(|(connection, _)| connection.peer()).collect()
     }
 
-    /// Tells of machines on the local network, and that the relay knows this one.
+    /// Tells of machines on the local network, and how it stands with the relay.
     async fn looks_around(&self, endpoint: &Endpoint) {
         let waits = async {
-            if endpoint.waiting_at_relay(Duration::MAX).await {
-                // Whoever asked may have gone.
-                let _ = self.words.say(&Tell::AtRelay, None).await;
+            let mut standing = AtRelay::Unknown;
+            loop {
+                standing = endpoint.at_relay_after(&standing).await;
+                if self
+                    .words
+                    .say(&Tell::AtRelay(standing.clone()), None)
+                    .await
+                    .is_err()
+                {
+                    // Whoever asked is gone.
+                    return;
+                }
             }
         };
         let looks = async {

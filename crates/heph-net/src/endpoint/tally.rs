@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use heph_types::NodeId;
 use iroh::endpoint::{ConnectionStats, WeakConnectionHandle};
@@ -138,6 +139,16 @@ impl Tally {
             Some((open.passed.number, Traffic::of(&connection.stats())))
         });
         open.collect()
+    }
+
+    /// The longest time there and back of a connection that is open; nothing where none is.
+    pub(super) fn round_trip_max(&self) -> Duration {
+        let kept = self.kept();
+        let open = kept.open.iter().filter_map(|open| {
+            let connection = open.handle.upgrade()?;
+            connection.paths().iter().map(|path| path.rtt()).max()
+        });
+        open.max().unwrap_or_default()
     }
 
     fn end(&self, number: u64, stats: Option<&ConnectionStats>) {

@@ -22,7 +22,8 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 use super::{
-    AcceptError, BindError, ConnectError, Goodbye, LinkError, Passed, Protocol, SocketTotal, Traffic, Way,
+    AcceptError, AtRelay, BindError, ConnectError, Goodbye, LinkError, Passed, Protocol, SocketTotal,
+    Traffic, Way,
 };
 use crate::address::{NodeAddress, RelayAddress};
 use crate::discovery::{Discovery, Sighting};
@@ -73,8 +74,8 @@ pub(super) enum Tell {
     Bound(u16),
     /// It is not.
     NotBound(BindError),
-    /// The relay knows this machine.
-    AtRelay,
+    /// How it stands with the relay now.
+    AtRelay(AtRelay),
     /// What is seen on the local network.
     Sighted(Sighting),
     /// A peer has begun to connect.

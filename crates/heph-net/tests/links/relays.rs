@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use heph_net::address::{NodeAddress, RelayAddress};
 use heph_net::discovery::Discovery;
-use heph_net::endpoint::Way;
+use heph_net::endpoint::{AtRelay, Way};
 use heph_net::relay::{Admission, Relay, RelayOptions};
 
 use super::*;
@@ -53,6 +53,34 @@ async fn machines_meet_through_a_relay_alone() {
     assert_eq!((to_node.peer(), to_desk.peer()), (node.node(), desk.node()));
     echoes(&to_node, &to_desk).await;
     relay.stop().await;
+}
+
+/// Waits until it stands so with the relay.
+async fn stands(endpoint: &Endpoint, how: fn(&AtRelay) -> bool) {
+    let until = tokio::time::Instant::now() + 3 * PATIENCE;
+    while !how(&endpoint.at_relay()) {
+        assert!(tokio::time::Instant::now() < until, "{:?}", endpoint.at_relay());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_machine_knows_whether_its_relay_knows_it() {
+    let home = tempfile::tempdir().unwrap();
+    let there = relay(home.path(), Admission::Everyone).await;
+    let node = at(there.address()).await;
+    stands(&node, |standing| *standing == AtRelay::There).await;
+    there.stop().await;
+    stands(&node, |standing| *standing != AtRelay::There).await;
+    let alone = endpoint().await;
+    assert_eq!(alone.at_relay(), AtRelay::Unknown);
+    let strict = relay(home.path(), Admission::Only(Arc::new(|_| false))).await;
+    let stranger = at(strict.address()).await;
+    stands(
+        &stranger,
+        |standing| matches!(standing, AtRelay::Away(why) if why.contains("does not know you")),
+    )
+    .await;
 }
 
 /// Takes in the first who proves who it is; each who begins has a task, since some begin twice.

@@ -17,15 +17,16 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// What passed since the last question, as lines of `at`. `name` knows what a peer is called.
+    /// What passed since the last question, as lines of `at`: `passed` is what the connections of the socket say. `name` knows
+    /// what a peer is called.
     pub(crate) fn lines(
         &mut self,
+        passed: Vec<Passed>,
         endpoint: &Endpoint,
         at: u64,
         name: impl Fn(NodeId) -> Option<String>,
     ) -> Vec<Line> {
         // The socket is asked last: it has sent at least what its connections say.
-        let passed = endpoint.passed();
         let total = endpoint.total();
         let total = SocketTotal {
             is_abroad: total.is_abroad && !endpoint.is_loopback(),

@@ -340,6 +340,7 @@ impl Line {
                 by: MoveBy::Replay,
                 at: Position(self.tokens.len() as u32),
                 gap: None,
+                silence: None,
                 noticed,
             });
         }

@@ -101,6 +101,7 @@ impl Line {
                             by: MoveBy::Replay,
                             at: Position(self.tokens.len() as u32),
                             gap: None,
+                            silence: None,
                             noticed,
                         });
                     }
@@ -282,10 +283,13 @@ impl Line {
         }
     }
 
-    /// Tells moves that nobody has waited out yet how long the wait was.
+    /// A token is told: moves that nobody has waited out yet are told how long the wait was.
     pub(super) fn note_gap(&mut self) {
+        let now = self.clock.now();
+        let silence = now.saturating_duration_since(std::mem::replace(&mut self.told, now));
         for moved in self.moves.iter_mut().filter(|moved| moved.gap.is_none()) {
-            moved.gap = Some(self.clock.now().saturating_duration_since(moved.noticed));
+            moved.gap = Some(now.saturating_duration_since(moved.noticed));
+            moved.silence = Some(silence);
         }
     }
 }

@@ -51,6 +51,7 @@ impl Network {
         connection.close(Goodbye::Done);
         let peer = met?;
         self.remember(peer.clone())?;
+        self.hails().forget(peer.node, now);
         Ok(peer)
     }
 

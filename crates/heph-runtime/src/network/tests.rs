@@ -74,6 +74,46 @@ fn hears(from: &Machine, to: &Machine) -> bool {
 }
 
 #[test]
+fn who_was_found_elsewhere_is_asked_there_the_next_time() {
+    let (tower, laptop) = (machine("tower"), machine("laptop"));
+    echo(&tower, Admits::Anyone);
+    let ticket = tower.network.invite(Duration::from_secs(60)).unwrap();
+    let met = laptop
+        .network
+        .block_on(laptop.network.join(&ticket, PATIENCE))
+        .unwrap();
+    let node = met.node;
+    // It was somewhere else when both met.
+    let nowhere = NodeAddress::at("127.0.0.1:9".parse().unwrap());
+    laptop
+        .network
+        .remember(heph_net::trust::Peer {
+            address: nowhere.clone(),
+            ..met
+        })
+        .unwrap();
+    assert_eq!(laptop.network.address_of(node), nowhere);
+    assert!(hears(&laptop, &tower));
+    laptop.network.0.note();
+    let address = laptop.network.address_of(node);
+    assert_eq!(address.direct[..1], tower.network.address().direct[..1]);
+    assert_eq!(address.direct[1..], nowhere.direct, "it may be back there");
+    // Another program of this machine asks it there, too.
+    let kept = crate::hails::Hails::open(laptop.network.home());
+    assert_eq!(kept.found_at(node), Some(address.direct[0]));
+    // Once the book says so, nothing else is remembered.
+    let book = laptop.network.peer(node).unwrap().unwrap();
+    let address = tower.network.address();
+    laptop
+        .network
+        .remember(heph_net::trust::Peer { address, ..book })
+        .unwrap();
+    assert!(hears(&laptop, &tower));
+    laptop.network.0.note();
+    assert_eq!(laptop.network.hails().found_at(node), None);
+}
+
+#[test]
 fn only_who_was_paired_is_served_and_only_as_long_as_it_is_trusted() {
     let (tower, laptop) = (machine("tower"), machine("laptop"));
     assert!(!hears(&laptop, &tower), "nobody serves yet");

@@ -1,14 +1,19 @@
 //! Asks the peers of the book what they are, all at once, and how fast the ways to them are where that is not known.
 
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use heph_net::endpoint::Way;
 use heph_net::trust;
 use heph_types::{LinkProfile, NodeProfile};
 
-use super::{Machine, NodePool};
+use super::{Machine, NodePool, by_name};
+use crate::hails::{self, Hail};
 use crate::network::{Network, seconds_since_1970};
 use crate::peer::Peer;
+use crate::seat::SeatError;
 use crate::ways;
 
 /// Peers that are asked at the same time, each by a thread that waits.
@@ -26,6 +31,8 @@ pub struct Contact {
     pub peer: trust::Peer,
     /// What came of it; else why it is away, as one sentence.
     pub reached: Result<Reached, String>,
+    /// Since when it says nothing, in seconds since 1970, where it did not the last time either.
+    pub silent_since: Option<u64>,
 }
 
 /// A peer that answered.
@@ -41,33 +48,172 @@ pub struct Reached {
     host: Peer,
 }
 
-/// Asks each of `known` what it is, and waits no longer than `deadline` for any. In their order.
-pub fn contacts(network: &Network, known: &[trust::Peer], deadline: Duration) -> Vec<Contact> {
-    let mut contacts = Vec::with_capacity(known.len());
-    for some in known.chunks(ASKED_AT_ONCE) {
-        std::thread::scope(|scope| {
-            let asking: Vec<_> = some
-                .iter()
-                .map(|peer| scope.spawn(move || ask(network, peer, deadline)))
-                .collect();
-            let answers = asking.into_iter().map(|thread| thread.join());
-            contacts.extend(some.iter().zip(answers).map(|(peer, answer)| Contact {
-                peer: peer.clone(),
-                reached: answer.unwrap_or_else(|_| Err("asking it failed here".to_owned())),
-            }));
-        });
-    }
-    contacts
+/// How long peers are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// Each as long as any may take: somebody wants it.
+    ToTheEnd,
+    /// Each as long as it is worth by what came of asking it before. Who answers later is met beside whatever goes on by then, and
+    /// is known the next time.
+    AsWorth,
 }
 
-fn ask(network: &Network, known: &trust::Peer, deadline: Duration) -> Result<Reached, String> {
+/// Asks each of `known` what it is, and waits no longer than `deadline` for any. In their order.
+pub fn contacts(network: &Network, known: &[trust::Peer], deadline: Duration) -> Vec<Contact> {
+    Hailing::start(network, known.to_vec(), deadline).wait(Waits::ToTheEnd)
+}
+
+/// Peers that are being asked, each for as long as `deadline` whoever waits for them.
+pub struct Hailing {
+    network: Network,
+    known: Vec<trust::Peer>,
+    hails: Vec<Option<Hail>>,
+    deadline: Duration,
+    now: u64,
+    began: Instant,
+    heard: Receiver<(usize, Heard)>,
+}
+
+/// What is heard of a peer that is asked.
+enum Heard {
+    /// It is asked since then.
+    Asked(Instant),
+    /// It answered, and the way there is being measured.
+    Answers,
+    /// That is what came of it.
+    Told(Box<Result<Reached, String>>),
+}
+
+impl Hailing {
+    /// Asks each of `known` what it is, those first who did not stay silent the last time.
+    pub fn start(network: &Network, known: Vec<trust::Peer>, deadline: Duration) -> Hailing {
+        let now = seconds_since_1970();
+        let hails: Vec<Option<Hail>> = known.iter().map(|peer| network.hails().of(peer.node)).collect();
+        let mut order: Vec<usize> = (0..known.len()).collect();
+        order.sort_by_key(|at| hails[*at].is_some_and(|hail| hail.is_silent(now)));
+        let waiting: VecDeque<(usize, trust::Peer)> =
+            order.into_iter().map(|at| (at, known[at].clone())).collect();
+        let (tell, heard) = mpsc::channel();
+        let threads = waiting.len().min(ASKED_AT_ONCE);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..threads {
+            let (network, waiting, tell) = (network.clone(), Arc::clone(&waiting), tell.clone());
+            let next = move || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let asks = move || {
+                while let Some((at, peer)) = next().filter(|_| !network.is_closed()) {
+                    let told = ask(&network, &peer, deadline, |heard| drop(tell.send((at, heard))));
+                    // Whoever waited may have gone; what came of it is kept for the next time.
+                    let _ = tell.send((at, Heard::Told(Box::new(told))));
+                }
+            };
+            // Those whom no thread asks are told to be away.
+            let _ = std::thread::Builder::new()
+                .name("heph-hail".to_owned())
+                .spawn(asks);
+        }
+        Hailing {
+            network: network.clone(),
+            known,
+            hails,
+            deadline,
+            now,
+            began: Instant::now(),
+            heard,
+        }
+    }
+
+    /// What came of it, in their order.
+    pub fn wait(self, waits: Waits) -> Vec<Contact> {
+        let patience = |at: usize| match waits {
+            Waits::ToTheEnd => self.deadline,
+            Waits::AsWorth => hails::patience(self.hails[at], self.now, self.deadline),
+        };
+        let silent = |at: usize| self.hails[at].is_some_and(|hail| hail.is_silent(self.now));
+        // Until when each is waited for; `None` for those whose turn has not come, and who are worth waiting for.
+        let first = |at| (waits == Waits::AsWorth && silent(at)).then(|| self.began + patience(at));
+        let mut until: Vec<Option<Instant>> = (0..self.known.len()).map(first).collect();
+        let mut told: Vec<Option<Result<Reached, String>>> = self.known.iter().map(|_| None).collect();
+        loop {
+            let waited = (0..self.known.len()).filter(|at| told[*at].is_none());
+            // The least is a turn that has not come: there is always somebody before it.
+            let last = waited
+                .map(|at| until[at].ok_or(()))
+                .collect::<Result<Vec<_>, ()>>();
+            let heard = match last {
+                Ok(untils) => {
+                    let Some(last) = untils.into_iter().max() else {
+                        break;
+                    };
+                    let left = last.saturating_duration_since(Instant::now());
+                    self.heard.recv_timeout(left).ok()
+                }
+                Err(()) => self.heard.recv().ok(),
+            };
+            match heard {
+                Some((at, Heard::Asked(since))) => until[at] = Some(since + patience(at)),
+                Some((at, Heard::Answers)) => {
+                    until[at] = until[at].map(|until| until - patience(at) + self.deadline);
+                }
+                Some((at, Heard::Told(came))) => told[at] = Some(*came),
+                None => break,
+            }
+        }
+        for at in (0..self.known.len()).filter(|at| told[*at].is_none() && !silent(*at)) {
+            // Whoever waits ends before it may answer after all, which would be heard, too.
+            self.network.hails().silent(self.known[at].node, self.now);
+        }
+        let not_yet = |at: usize| format!("it says nothing within {} ms", patience(at).as_millis());
+        let since = |at: usize| self.hails[at].and_then(|hail| Some(hail.silent?.since_unix_s));
+        let contact = |(at, (peer, told)): (usize, (trust::Peer, Option<Result<Reached, String>>))| {
+            let reached = told.unwrap_or_else(|| Err(not_yet(at)));
+            let silent_since = since(at).filter(|_| reached.is_err());
+            let reached = reached.map_err(|why| match silent_since {
+                Some(since) => format!("{why}, and has said nothing for {}", ago(self.now, since)),
+                None => why,
+            });
+            Contact {
+                peer,
+                reached,
+                silent_since,
+            }
+        };
+        let peers = self.known.iter().cloned().zip(told);
+        peers.enumerate().map(contact).collect()
+    }
+}
+
+/// How long ago it was, as people say it.
+fn ago(now: u64, since: u64) -> String {
+    match now.saturating_sub(since) {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3_600),
+    }
+}
+
+fn ask(
+    network: &Network,
+    known: &trust::Peer,
+    deadline: Duration,
+    tell: impl Fn(Heard),
+) -> Result<Reached, String> {
     let began = Instant::now();
+    tell(Heard::Asked(began));
     let host = Peer::new(network, known.node);
-    let probe = host.probe(deadline).map_err(|e| e.to_string())?;
+    let probe = host.probe(deadline).map_err(|error| {
+        // One that a closed network does not reach is not silent.
+        if matches!(error, SeatError::Late { .. }) && !network.is_closed() {
+            network.hails().silent(known.node, seconds_since_1970());
+        }
+        by_name(&error.without_name(), known.node, &known.name)
+    })?;
+    let (took, now) = (began.elapsed(), seconds_since_1970());
+    network.hails().answered(known.node, took, now);
     let silent = || "it is there and lends nothing, or in a version that is not known here".to_owned();
     let said = probe.profile.ok_or_else(silent)?;
-    if network.ways().is_old(known.node, seconds_since_1970()) {
-        let (tell, told) = std::sync::mpsc::channel();
+    if network.ways().is_old(known.node, now) {
+        tell(Heard::Answers);
+        let (tell, told) = mpsc::channel();
         let (machine, node) = (network.clone(), known.node);
         network.spawn(async move {
             // Whoever waited may have gone.
@@ -112,7 +258,7 @@ fn machine(reached: &Reached) -> Machine {
     Machine {
         profile: reached.profile.clone(),
         link: reached.link,
-        host: std::sync::Arc::new(reached.host.clone()),
+        host: Arc::new(reached.host.clone()),
     }
 }
 

@@ -6,6 +6,7 @@ mod hops;
 mod losses;
 mod receipts;
 mod service;
+mod waits;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

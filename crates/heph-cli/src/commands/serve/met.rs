@@ -20,6 +20,7 @@ use heph_runtime::desk::{Answer, AnswerOptions, Desk, DeskError, Finish, Prompt}
 use heph_runtime::discretion::{Discretion, destination, unsaid};
 use heph_runtime::network::Network;
 use heph_runtime::placing::{self, Asked, Given, Placing};
+use heph_runtime::pool::Waits;
 use heph_runtime::resting::{self, For, Resting, Rests};
 use heph_runtime::rules::Rules;
 use heph_runtime::service::{Ending, Fate, Job, Outcome, ServiceError, Speaker};
@@ -130,7 +131,7 @@ impl Acquaintance {
         let known = self.last().clone();
         let again = match known {
             Some((when, asking)) if is_fresh(when, &asking) => return Ok(asking),
-            Some((_, asking)) => asking.again()?,
+            Some((_, asking)) => asking.again(Waits::AsWorth)?,
             None => None,
         };
         let asking = match again {
