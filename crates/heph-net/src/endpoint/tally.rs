@@ -203,7 +203,6 @@ impl Traffic {
     }
 }
 
-/// Where the packets of a connection go.
 /// Whether the address that a connection goes to may be another machine's. What cannot be read counts as one.
 fn leads_abroad(to: &str) -> bool {
     !to.parse().is_ok_and(is_loopback)
@@ -214,6 +213,7 @@ pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
+/// Where the packets of a connection go.
 fn way(connection: &iroh::endpoint::Connection) -> Option<String> {
     let paths = connection.paths();
     let chosen = paths
