@@ -261,7 +261,7 @@ fn question(ask: &Ask, model: &str, source: heph_providers::Source) -> Question 
             presence_penalty: sampling.presence_penalty,
             seed: sampling.seed,
         },
-        max_tokens: ask.max_tokens,
+        max_tokens: ask.max_tokens.filter(|&most| most != u64::MAX),
         stops: ask.stops.clone(),
         tools: ask
             .toolbox

@@ -250,7 +250,8 @@ impl ChatRequest {
         let mut ask = Ask::new(self.model.unwrap_or_default(), Source::Chat(turns));
         ask.choices = count("n", self.n, 1)?.map_or(1, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let newer = count("max_completion_tokens", self.max_completion_tokens, 1)?;
-        let older = count("max_tokens", self.max_tokens, 1)?;
+        // Programs for llama.cpp and others write -1 for no limit.
+        let older = count("max_tokens", self.max_tokens.filter(|&n| n != -1), 1)?;
         ask.max_tokens = newer.or(older);
         ask.stops = OneOrMany::list(self.stop);
         ask.form = guided(FORMAT, form(FORMAT, self.response_format.as_ref())?, self.guides)?;

@@ -180,9 +180,12 @@ pub(crate) async fn completions(
         return Err(Refusal::param("best_of", sentence));
     }
     ask.choices = usize::try_from(made).unwrap_or(usize::MAX);
-    let most = count("max_tokens", request.max_tokens, 0)?;
+    let most = count("max_tokens", request.max_tokens.filter(|&n| n != -1), 0)?;
     let nothing = most == Some(0);
-    ask.max_tokens = Some(most.unwrap_or(TOKENS_USUAL).max(1));
+    ask.max_tokens = Some(match request.max_tokens {
+        Some(-1) => u64::MAX,
+        _ => most.unwrap_or(TOKENS_USUAL).max(1),
+    });
     ask.stops = stops;
     ask.form = guided(
         FORMAT,

@@ -431,12 +431,12 @@ fn what_would_take_too_much_is_refused_before_it_is_made() {
         ),
         (
             "/v1/chat/completions",
-            json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": -1 }),
+            json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": -2 }),
             "max_tokens",
         ),
         (
             "/v1/completions",
-            json!({ "prompt": "a", "max_tokens": -1 }),
+            json!({ "prompt": "a", "max_tokens": -2 }),
             "max_tokens",
         ),
         // More answers than there will ever be room for: whoever asks is not told to come again.
