@@ -507,6 +507,24 @@ fn a_chat_from_a_pipe_obeys_and_answers() {
 }
 
 #[test]
+fn what_a_person_says_of_a_chat_is_saved_with_it_also_where_it_is_answered_here() {
+    let user = user();
+    let said = "/set max-tokens 2\nhi\n/save talk.json\n/quit\n";
+    let output = user.output(
+        &["chat", "--mode", "local", "--label", "salaries"],
+        said.as_bytes(),
+    );
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let saved: serde_json::Value =
+        serde_json::from_slice(&fs::read(user.home.path().join("talk.json")).unwrap()).unwrap();
+    assert_eq!(
+        saved[0]["label"],
+        serde_json::json!({ "level": "private", "tags": ["user:salaries"] }),
+        "{saved}"
+    );
+}
+
+#[test]
 fn a_chat_knows_its_documents_and_cites_them_to_the_byte() {
     let user = user();
     fs::create_dir(user.home.path().join("notes")).unwrap();
@@ -1013,6 +1031,33 @@ fn a_policy_is_explained_as_a_request_would_be_treated() {
         let told = explain(words);
         assert!(told.starts_with("exit 2") && told.contains(wanted), "{told}");
     }
+}
+
+/// What a person says of a request counts in the place of what nobody said, and a relay is shown none of it.
+#[test]
+fn what_is_explained_is_as_private_as_the_request_and_no_more() {
+    let user = user();
+    let rule = |when: &str| {
+        let rule = format!("[[rule]]\nname = \"it is kept\"\nwhen = {{ {when} }}\nthen = \"deny\"\n");
+        user.at_home("policy.toml", &format!("version = 1\npreset = \"open\"\n{rule}"));
+    };
+    let stays = |words: &str| {
+        let words = ["policy", "explain", "--to"]
+            .into_iter()
+            .chain(words.split_whitespace());
+        let told = user.says(&words.collect::<Vec<_>>(), "");
+        assert!(
+            told.contains("it stays") != told.contains("it may leave"),
+            "{told}"
+        );
+        told.contains("it stays")
+    };
+    rule("level = \"internal\"");
+    assert!(!stays("own --label public") && !stays("own --level public"));
+    assert!(stays("own") && stays("own --label salaries") && stays("own --level internal --label public"));
+    assert!(!stays("relay") && !stays("relay --label pii:EMAIL --level secret"));
+    rule("labels = [\"source:*\"]");
+    assert!(!stays("own --label salaries") && stays("own") && stays("own --label pii:EMAIL"));
 }
 
 #[test]

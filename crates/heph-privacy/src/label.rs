@@ -105,10 +105,17 @@ impl Label {
         }
     }
 
-    /// What a request is that is at least so private, and has these reasons ([`Label::of_reason`]).
-    pub fn of_reasons(level: Level, reasons: &[String]) -> Label {
-        let reasons = reasons.iter().map(|reason| Label::of_reason(reason));
-        reasons.fold(Label::of_level(level), |label, reason| label.join(&reason))
+    /// What a request is that has these reasons ([`Label::of_reason`]), and is at least so private. Where a person says a word of it, that stands
+    /// in the place of what nobody said anything about, as it does in a request.
+    pub fn of_reasons(level: Option<Level>, reasons: &[String]) -> Label {
+        let all = reasons.iter().map(|reason| Label::of_reason(reason));
+        let all = all.fold(Label::public(), |label, reason| label.join(&reason));
+        let least = match level {
+            Some(level) if all.meets("user:*") => Label::mark(level.name()),
+            None if all.meets("user:*") => Label::public(),
+            level => Label::of_level(level.unwrap_or(Level::Internal)),
+        };
+        least.join(&all)
     }
 
     /// What a find of this class makes of a text.
@@ -324,6 +331,25 @@ mod tests {
             assert!(Label::of_reason(odd).level() >= Level::Internal, "{odd:?}");
         }
         assert_eq!(Label::of_reason(&"x".repeat(200)), Label::top());
+    }
+
+    #[test]
+    fn what_a_person_says_stands_in_the_place_of_what_nobody_said() {
+        let of = |level, reasons: &[&str]| {
+            let reasons: Vec<String> = reasons.iter().map(|&reason| reason.to_owned()).collect();
+            Label::of_reasons(level, &reasons)
+        };
+        assert_eq!(of(None, &[]), Label::of_level(Level::Internal));
+        assert_eq!(of(None, &["public"]), Label::mark("public"));
+        assert_eq!(of(None, &["salaries"]), Label::mark("salaries"));
+        assert_eq!(of(Some(Level::Public), &[]), Label::mark("public"));
+        assert_eq!(of(Some(Level::Internal), &["public"]).level(), Level::Internal);
+        assert_eq!(of(Some(Level::Secret), &["salaries"]).level(), Level::Secret);
+        let found = of(None, &["pii:EMAIL"]);
+        assert_eq!(
+            found,
+            Label::of_level(Level::Internal).join(&Label::of_find("EMAIL"))
+        );
     }
 
     #[test]

@@ -87,6 +87,14 @@ pub const MODES: [&str; 9] = [
     "tools",
 ];
 
+/// What a place of this kind is shown of a request that is so private, by which it is decided about: a relay is shown none of it, whatever passes.
+pub fn shown(kind: Kind, request: Label) -> Label {
+    match kind {
+        Kind::Relay => Label::public(),
+        Kind::Own | Kind::Attested | Kind::Provider | Kind::Edge | Kind::Miner | Kind::ToolServer => request,
+    }
+}
+
 /// What somebody wants to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask<'a> {
@@ -274,9 +282,9 @@ pub struct Example {
     /// Reasons for which what would leave is private, as rules name them; each makes it as private as a request that has it.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// How private it is at least.
+    /// How private it is at least; as a request of which nobody said anything, where it is missing.
     #[serde(default)]
-    pub level: Level,
+    pub level: Option<Level>,
     /// Where it would go.
     pub to: Destination,
     /// How the answer would be computed.
@@ -638,7 +646,7 @@ impl Policies {
     /// What the policy says of each of its examples.
     pub fn examples(&self) -> impl Iterator<Item = (&Example, Decision)> {
         self.policy.examples.iter().map(|example| {
-            let label = Label::of_reasons(example.level, &example.labels);
+            let label = shown(example.to.kind, Label::of_reasons(example.level, &example.labels));
             let ask = Ask {
                 label: &label,
                 to: &example.to,

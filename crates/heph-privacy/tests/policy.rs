@@ -366,6 +366,24 @@ fn a_reason_in_an_example_is_as_private_as_in_a_request() {
     assert_eq!(example("\"pii:EMAIL\", \"pii:SECRET\""), Verdict::Deny);
 }
 
+#[test]
+fn an_example_of_which_nothing_is_said_is_a_request_of_which_nothing_is_said() {
+    let example = |more: &str, kind: &str| {
+        let text = format!(
+            "version = 1\npreset = \"open\"\n[[rule]]\nname = \"r\"\nwhen = {{ level = \"internal\" }}\nthen = \"deny\"\n\
+             [[example]]\nname = \"e\"\n{more}\nto = {{ kind = \"{kind}\" }}\nexpect = \"allow\"\n"
+        );
+        let policies = Policies::new(Policy::read(&text).unwrap(), Vec::new());
+        let said = policies.examples().map(|(_, decision)| decision.verdict).next();
+        said.unwrap()
+    };
+    assert_eq!(example("", "own"), Verdict::Deny);
+    assert_eq!(example("level = \"public\"", "own"), Verdict::Allow);
+    assert_eq!(example("labels = [\"public\"]", "own"), Verdict::Allow);
+    // A relay is shown none of it.
+    assert_eq!(example("level = \"secret\"", "relay"), Verdict::Allow);
+}
+
 /// The schema that editors read names every field that the program reads.
 #[test]
 fn the_schema_knows_every_field() {

@@ -527,19 +527,37 @@ impl Inner {
         };
         let passed = self.endpoint.passed();
         let now = seconds_since_1970();
-        for (node, socket) in passed.iter().filter_map(direct) {
+        let known = |node| {
             let book = book.get_or_init(|| TrustBook::open(&self.options.home).ok());
-            let known = book.as_ref().and_then(|book| book.peer(node));
-            // A stranger is nobody who will be asked.
-            if let Some(peer) = known {
-                let moved = !peer.address.direct.contains(&socket);
-                self.hails.found(node, moved.then_some(socket), now);
-            }
+            Some(book.as_ref()?.peer(node)?.address.direct.clone())
+        };
+        for (node, socket) in elsewhere(&passed, known) {
+            self.hails.found(node, socket, now);
         }
         let lines = held(&self.watch).lines(passed, &self.endpoint, now, name);
         // A log that cannot be written ends no conversation.
         let _ = self.journal.note(&lines);
     }
+}
+
+/// Where each peer is that is connected directly: an address that `known`, the book, does not have, else `None`. One of several connections
+/// speaks for all, as long as it is there: where two programs of a peer have a socket each, it does not move to and fro.
+fn elsewhere(
+    passed: &[Passed],
+    known: impl Fn(NodeId) -> Option<Vec<SocketAddr>>,
+) -> BTreeMap<NodeId, Option<SocketAddr>> {
+    let mut found = BTreeMap::new();
+    for (node, socket) in passed.iter().filter_map(direct) {
+        // A stranger is nobody who will be asked.
+        let Some(known) = known(node) else {
+            continue;
+        };
+        let first = found.entry(node).or_insert(Some(socket));
+        if known.contains(&socket) {
+            *first = None;
+        }
+    }
+    found
 }
 
 /// The socket at which a peer is reached, where no relay stands between.

@@ -213,7 +213,7 @@ impl PlaceArguments {
     }
 
     /// How private it is, by what the person says.
-    pub(super) fn label(&self) -> Label {
+    pub(crate) fn label(&self) -> Label {
         let marks = self.labels.iter().map(|word| Label::mark(word));
         marks.reduce(|all, one| all.join(&one)).unwrap_or_else(unsaid)
     }

@@ -110,13 +110,14 @@ impl<'a> Chat<'a> {
         let ready = ready(&arguments, settings)?;
         let messages = system(&arguments);
         let memory = Memory::of(arguments.documents.read()?);
+        let talk = Talk::of(arguments.place.label());
         Ok(Self {
             arguments,
             settings,
             ready,
             planned_for: PROMPT_TOKENS_USUAL,
             planned_at: 0,
-            talk: Talk::default(),
+            talk,
             messages,
             memory,
             asked: Asked::default(),

@@ -62,9 +62,9 @@ pub(crate) struct Explain {
     /// How many days it keeps what it sees; for ever, where it is missing
     #[arg(long)]
     retention_days: Option<u32>,
-    /// How private it is at least: public, internal, private, secret
-    #[arg(long, default_value = "internal", value_parser = word::<Level>)]
-    level: Level,
+    /// How private it is at least: public, internal, private, secret. Where it is missing, as a request with these labels
+    #[arg(long, value_parser = word::<Level>)]
+    level: Option<Level>,
     /// Why: pii:EMAIL, folder:salaries, or a word as `heph run --label` takes it; each makes it as private as a request that has
     /// it. May stand several times
     #[arg(long = "label", value_parser = reason)]
@@ -289,7 +289,10 @@ fn explain(arguments: &Explain, settings: &Settings, out: &mut impl Write) -> Re
             )
         }
     };
-    let label = Label::of_reasons(arguments.level, &arguments.labels);
+    let label = policy::shown(
+        arguments.to,
+        Label::of_reasons(arguments.level, &arguments.labels),
+    );
     let known = policy::MODES.into_iter();
     let modes: Vec<&'static str> = match &arguments.mode {
         Some(asked) => known.filter(|mode| mode == asked).collect(),

@@ -24,6 +24,11 @@ pub struct Saved {
 }
 
 impl Talk {
+    /// One that is as private as a person says, whoever answers: it may be saved here, and asked elsewhere later.
+    pub fn of(said: Label) -> Self {
+        Talk(said)
+    }
+
     /// It is about these documents, too.
     pub fn reads<'a>(&mut self, documents: impl IntoIterator<Item = &'a Label>) {
         self.0 = documents
@@ -95,6 +100,15 @@ mod tests {
         assert_eq!(asks(&mut talk, "Who gets the mill?").level(), Level::Internal);
         assert!(asks(&mut talk, "Write to ann.lee@example.org").meets("pii:EMAIL"));
         assert!(asks(&mut talk, "And then?").meets("pii:EMAIL"));
+    }
+
+    #[test]
+    fn what_a_person_says_of_a_conversation_is_saved_also_where_nobody_asked_how_private_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("talk.json");
+        let mut again = Talk::default();
+        again.goes_on_from(&path, kept(&path, &Talk::of(Label::mark("salaries"))));
+        assert!(asks(&mut again, "And then?").meets("user:salaries"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Machines on this machine's loopback: real sockets, homes of their own.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use heph_net::address::{NodeAddress, RelayAddress};
-use heph_net::endpoint::{EndpointOptions, Goodbye, Protocol};
+use heph_net::endpoint::{EndpointOptions, Goodbye, Passed, Protocol, Traffic};
 use heph_net::pairing::PairError;
 use heph_net::pairing::Refusal;
+use heph_types::NodeId;
 
 use super::{Admits, JoinError, NOTE_BYTES, NOTE_EVERY, Network, NetworkError, NetworkOptions, is_due};
 use crate::rules::POLICY_FILE;
@@ -111,6 +113,36 @@ fn who_was_found_elsewhere_is_asked_there_the_next_time() {
     assert!(hears(&laptop, &tower));
     laptop.network.0.note();
     assert_eq!(laptop.network.hails().found_at(node), None);
+}
+
+#[test]
+fn a_peer_with_several_sockets_is_found_at_one() {
+    let node = NodeId([1; 32]);
+    let over = |number: u64, node: NodeId, to: &str| Passed {
+        number,
+        node,
+        protocol: Protocol::Session,
+        to: Some(to.to_owned()),
+        labels: BTreeSet::new(),
+        traffic: Traffic::default(),
+    };
+    let (one, other, home) = ("192.0.2.7:40001", "192.0.2.7:40002", "192.0.2.7:7842");
+    let book = |asked| (asked == node).then(|| vec![home.parse().unwrap()]);
+    let at = |all: &[&str]| {
+        let passed: Vec<Passed> = (0..)
+            .zip(all)
+            .map(|(number, to)| over(number, node, to))
+            .collect();
+        super::elsewhere(&passed, book).remove(&node)
+    };
+    assert_eq!(at(&[one]), Some(Some(one.parse().unwrap())));
+    assert_eq!(at(&[one, other]), at(&[one]));
+    for all in [[one, home], [home, one]] {
+        assert_eq!(at(&all), Some(None), "it is where the book says");
+    }
+    assert_eq!(at(&["https://relay.example/"]), None);
+    let stranger = over(0, NodeId([2; 32]), one);
+    assert!(super::elsewhere(&[stranger], book).is_empty());
 }
 
 #[test]
