@@ -289,15 +289,23 @@ impl Endpoint {
     async fn joins(&self, relay: &RelayAddress) -> Result<Use, NoRoom> {
         let (used, gone) = self.relays.add(relay)?;
         self.leave(gone).await;
+        self.insert(relay).await;
+        Ok(used)
+    }
+
+    async fn insert(&self, relay: &RelayAddress) {
         let config = relay::as_seen_by_clients(relay);
         self.iroh.insert_relay(relay.url.clone(), Arc::new(config)).await;
-        Ok(used)
     }
 
     /// Leaves relays that nobody uses. The last one the library does not leave: it is not believed any more.
     async fn leave(&self, relays: Vec<RelayAddress>) {
         for relay in relays {
             self.iroh.remove_relay(&relay.url).await;
+            // Somebody may have come for it meanwhile.
+            if self.relays.all().contains(&relay) {
+                self.insert(&relay).await;
+            }
         }
     }
 
