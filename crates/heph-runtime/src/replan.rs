@@ -173,7 +173,9 @@ impl Replanner {
             .layers
             .iter()
             .filter_map(|layer| choice.profile.layers.get(layer));
-        let head = (stage.layers.end() == choice.profile.layers.len()).then_some(&choice.profile.head);
+        // The head may be a stage of its own, behind one that ends in the last layer.
+        let is_last = now.stages.last() == Some(stage);
+        let head = is_last.then_some(&choice.profile.head);
         let seconds = |layer| speed.layer_seconds(layer, 1, now.positions as f64, kv);
         layers.chain(head).map(seconds).sum()
     }
@@ -437,6 +439,45 @@ mod tests {
                 assert_eq!(told, heard, "{before:?} to {after:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_stage_before_the_head_is_not_believed_to_compute_it() {
+        let mut replanner = replanner(4);
+        // A head as heavy as a layer, at the desk, behind a node with the last layers.
+        replanner.request.models[0].profile.head = layer();
+        let node = replanner
+            .plan
+            .remote_stages()
+            .next()
+            .expect("another machine")
+            .node;
+        let here = replanner.cluster.desk.node;
+        let range = |start, end| LayerRange::new(start, end, LAYERS).expect("in the model");
+        let line = [
+            (here, range(0, 4)),
+            (node, range(4, LAYERS)),
+            (here, range(LAYERS, LAYERS)),
+        ];
+        let own = |millis: &[f64]| Standing {
+            stages: line.map(|(node, layers)| Placement { node, layers }).to_vec(),
+            seconds: millis.iter().map(|ms| Some(ms / 1e3)).collect(),
+            positions: 100,
+            tokens_left: 200,
+            time: Instant::now(),
+        };
+        let speed = |replanner: &Replanner| {
+            let peers = &replanner.cluster.nodes;
+            let peer = peers.iter().find(|peer| peer.profile.node == node);
+            peer.expect("a peer").profile.speed.bytes_per_second
+        };
+        let before = speed(&replanner);
+        let layer_ms = 1e7 / before * 1e3;
+        // Four layers and the way, then five times as long for the layers.
+        replanner.take_paces(&own(&[20.0, 4.0 * layer_ms + 4.0, 5.0]));
+        assert!(replanner.take_paces(&own(&[20.0, 20.0 * layer_ms + 4.0, 5.0])));
+        let times = before / speed(&replanner);
+        assert!((times - 5.0).abs() < 0.1, "{times} times as slow");
     }
 
     #[test]
