@@ -51,7 +51,7 @@ PEERS = HERE / "peers"
 RPC = PEERS / "target" / "rpc" / "rpc-peer"
 
 
-keep = functools.partial(raw_lines.keep, RAW)
+keep = functools.partial(raw_lines.keep, RAW, profile=os.environ["HEPH_PROFILE"])
 
 
 class Others:
@@ -268,15 +268,19 @@ def modes(rtts):
 
 
 def lines(kind, **like):
-    """Those of the last day and processor on which the like of them was measured alone: what was before was another program."""
+    """Those of the last day, processor and profile with which the like of them was measured alone: what was before was another program."""
     if not RAW.exists():
         return []
     every = [json.loads(line) for line in RAW.read_text().splitlines()]
     # Bytes are no times, and a guard's process is counted among the others.
     every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes" or line["kind"] in ("guarded", "both")]
     those = [line for line in every if line["kind"] == kind and all(line.get(k) == v for k, v in like.items())]
-    last = {alike(line): (line["at"][:10], line["cpu"]) for line in sorted(those, key=lambda line: line["at"])}
-    return [line for line in those if (line["at"][:10], line["cpu"]) == last[alike(line)]]
+    last = {alike(line): made(line) for line in sorted(those, key=lambda line: line["at"])}
+    return [line for line in those if made(line) == last[alike(line)]]
+
+
+def made(line):
+    return line["at"][:10], line["cpu"], line.get("profile")
 
 
 def alike(line):
@@ -403,7 +407,7 @@ def overhead_report():
         those = [line for line in lines(kind) if "link_us" in line]
         guarded += [] if not those else [f"{whose} it is {middle([line['each_us'] - line['link_us'] for line in those]):.0f} µs beyond the way."]
     return ["## What the runtime adds", "",
-            "The same two stages with one at the other host, without distance, less both in one process (the model of the draft):",
+            f"The same two stages with one at the other host, without distance, less both in one process (the model of the draft, profile {those[-1].get('profile')}):",
             f"{each:.0f} µs a token. The way itself takes {link:.0f} µs there and back: a datagram between two plain programs on the same two",
             f"cores, over the same strait. The runtime adds {each - link:.0f} µs for the token's stage: rows packed, encrypted, acknowledged, and",
             "handed from thread to thread at both ends.", *library, *guarded, ""]

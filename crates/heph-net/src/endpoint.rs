@@ -12,6 +12,8 @@ mod guarded;
 mod here;
 #[cfg(target_os = "linux")]
 pub mod mirror;
+#[cfg(target_os = "linux")]
+mod pipe;
 mod tally;
 #[cfg(target_os = "linux")]
 mod words;

@@ -18,10 +18,9 @@ use heph_types::NodeId;
 use iroh::endpoint::VarInt;
 use rustix::net::Shutdown;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::pipe::Pipe;
 use super::words::{
     Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell, hear_waiting,
     pair, say_waiting,
@@ -732,9 +731,8 @@ impl Connection {
         self.over()?;
         let broken = |error: io::Error| self.0.broken(error.to_string());
         let (near, far) = std::os::unix::net::UnixStream::pair().map_err(broken)?;
-        near.set_nonblocking(true).map_err(broken)?;
         let conversation = Arc::new(Conversation {
-            pipe: UnixStream::from_std(near).map_err(broken)?,
+            pipe: Pipe::of(near.into()).map_err(broken)?,
             news: Arc::default(),
         });
         held(&self.0.conversations).insert(number, Arc::clone(&conversation));
@@ -915,7 +913,7 @@ async fn hear(link: Weak<Link>, channel: Arc<Channel>, news: News) {
 #[derive(Debug)]
 struct Conversation {
     /// Its bytes.
-    pipe: UnixStream,
+    pipe: Pipe,
     news: Arc<watch::Sender<Told>>,
 }
 
@@ -994,7 +992,7 @@ struct End {
 }
 
 impl End {
-    fn pipe(&self) -> &UnixStream {
+    fn pipe(&self) -> &Pipe {
         &self.conversation.pipe
     }
 }
@@ -1009,24 +1007,14 @@ pub(super) struct ReceiveHalf(End);
 
 impl SendHalf {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<usize, String> {
-        loop {
-            // A plain write: a thread that was sealed against sending to others may say what was cleared for this pair.
-            let pipe = self.0.pipe();
-            let write = || rustix::io::write(pipe, bytes).map_err(io::Error::from);
-            match pipe.try_io(Interest::WRITABLE, write) {
-                Ok(count) => return Ok(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // An error is seen by the next try.
-                    let _ = self.0.pipe().writable().await;
-                }
-                // The guard closed its end, and says why.
-                Err(_) => {
-                    let sent = self.0.conversation.news(|told| told.sent.clone());
-                    let sent = within(ANSWER_WITHIN, sent).await;
-                    return match sent {
-                        Some(Err(why)) => Err(why),
-                        Some(Ok(())) | None => Err(GONE.to_owned()),
-                    };
+        match self.0.pipe().write(bytes).await {
+            Ok(count) => Ok(count),
+            // The guard closed its end, and says why.
+            Err(_) => {
+                let sent = self.0.conversation.news(|told| told.sent.clone());
+                match within(ANSWER_WITHIN, sent).await {
+                    Some(Err(why)) => Err(why),
+                    Some(Ok(())) | None => Err(GONE.to_owned()),
                 }
             }
         }
@@ -1044,7 +1032,7 @@ impl SendHalf {
     pub(super) fn finish(&mut self) -> bool {
         let first = !self.0.is_over;
         self.0.is_over = true;
-        first && rustix::net::shutdown(self.0.pipe(), Shutdown::Write).is_ok()
+        first && self.0.pipe().shutdown(Shutdown::Write).is_ok()
     }
 
     pub(super) async fn stopped(&mut self) {
@@ -1073,22 +1061,16 @@ impl ReceiveHalf {
         if bytes.is_empty() {
             return Ok(Some(0));
         }
-        loop {
-            match self.0.pipe().try_read(bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // An error is seen by the next try.
-                    let _ = self.0.pipe().readable().await;
-                }
-                Ok(count) if count > 0 => return Ok(Some(count)),
-                // The guard closed its end, and says why.
-                Ok(_) | Err(_) => {
-                    let heard = self.0.conversation.news(|told| told.heard.clone());
-                    let heard = within(ANSWER_WITHIN, heard).await;
-                    self.0.is_over = true;
-                    return match heard {
-                        Some(heard) => heard.map(|()| None),
-                        None => Err(GONE.to_owned()),
-                    };
+        match self.0.pipe().read(bytes).await {
+            Ok(count) if count > 0 => Ok(Some(count)),
+            // The guard closed its end, and says why.
+            Ok(_) | Err(_) => {
+                let heard = self.0.conversation.news(|told| told.heard.clone());
+                let heard = within(ANSWER_WITHIN, heard).await;
+                self.0.is_over = true;
+                match heard {
+                    Some(heard) => heard.map(|()| None),
+                    None => Err(GONE.to_owned()),
                 }
             }
         }

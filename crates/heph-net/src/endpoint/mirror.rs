@@ -15,11 +15,11 @@ use heph_privacy::Grounds;
 use heph_types::NodeId;
 use iroh::endpoint::VarInt;
 use rustix::net::Shutdown;
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use super::here::{self, Endpoint};
+use super::pipe::Pipe;
 use super::tally::Tally;
 use super::words::{Answer, Ask, Carried, Channel, Facts, Hear, Heard, More, Numbered, Question, Say, Tell};
 use super::{
@@ -897,8 +897,6 @@ impl Kept {
     }
 
     fn carrying(&mut self, number: u64, end: OwnedFd, most: u64) -> io::Result<Carrying> {
-        let pipe = std::os::unix::net::UnixStream::from(end);
-        pipe.set_nonblocking(true)?;
         let ((reset, to_reset), (stop, to_stop)) = (oneshot::channel(), oneshot::channel());
         let orders = Orders {
             reset: Some(reset),
@@ -909,7 +907,7 @@ impl Kept {
         held(&self.guard.counts).insert((self.connection.number(), number), Arc::clone(&counts));
         Ok(Carrying {
             number,
-            pipe: UnixStream::from_std(pipe)?,
+            pipe: Pipe::of(end)?,
             most,
             counts,
             reset: to_reset,
@@ -933,7 +931,7 @@ impl Drop for Kept {
 /// One conversation, whose bytes are handed on as they are.
 struct Carrying {
     number: u64,
-    pipe: UnixStream,
+    pipe: Pipe,
     /// How many bytes may go up.
     most: u64,
     counts: Arc<Counts>,
@@ -972,13 +970,13 @@ impl Carrying {
             let said = sent.clone().map_err(|why| why.to_string());
             let _ = channel.say(&Hear::Sent(number, said), None).await;
             if sent.is_err() {
-                let _ = rustix::net::shutdown(&pipe, Shutdown::Read);
+                let _ = pipe.shutdown(Shutdown::Read);
             }
         };
         let down = async {
             let heard = down(&pipe, receive, stop, &counts.down).await;
             let _ = channel.say(&Hear::Heard(number, heard), None).await;
-            let _ = rustix::net::shutdown(&pipe, Shutdown::Write);
+            let _ = pipe.shutdown(Shutdown::Write);
         };
         tokio::join!(up, down);
     }
@@ -997,7 +995,7 @@ enum NotSent {
 
 /// Hands on what goes up, as far as it may. A byte beyond that takes its whole piece with it.
 async fn up(
-    pipe: &UnixStream,
+    pipe: &Pipe,
     mut send: SendHalf,
     mut reset: oneshot::Receiver<u32>,
     (most, counts): (u64, &Counts),
@@ -1007,7 +1005,7 @@ async fn up(
         let count = tokio::select! {
             biased;
             Ok(code) = &mut reset => return Err(broken_off(send, code)),
-            read = read_some(pipe, &mut piece) => read.unwrap_or(0),
+            read = pipe.read(&mut piece) => read.unwrap_or(0),
         };
         if count == 0 {
             send.finish();
@@ -1041,7 +1039,7 @@ fn broken_off(mut send: SendHalf, code: u32) -> NotSent {
 
 /// Hands on what comes down.
 async fn down(
-    pipe: &UnixStream,
+    pipe: &Pipe,
     mut receive: ReceiveHalf,
     mut stop: oneshot::Receiver<u32>,
     came: &AtomicU64,
@@ -1062,7 +1060,7 @@ async fn down(
             let wrote = tokio::select! {
                 biased;
                 Ok(code) = &mut stop => return Err(unwanted(receive, code)),
-                wrote = write_some(pipe, rest) => wrote,
+                wrote = pipe.write(rest) => wrote,
             };
             match wrote {
                 Ok(wrote) => rest = &rest[wrote..],
@@ -1075,24 +1073,6 @@ async fn down(
 fn unwanted(mut receive: ReceiveHalf, code: u32) -> String {
     receive.stop(VarInt::from_u32(code));
     "nobody listens here".to_owned()
-}
-
-async fn read_some(pipe: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match pipe.try_read(bytes) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => pipe.readable().await?,
-            read => return read,
-        }
-    }
-}
-
-async fn write_some(pipe: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match pipe.try_write(bytes) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => pipe.writable().await?,
-            wrote => return wrote,
-        }
-    }
 }
 
 /// What a lock guards; a thread that panicked with it left it whole, since every change here is one step.
