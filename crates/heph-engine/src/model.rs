@@ -305,6 +305,11 @@ impl Model {
         self.unsettled.all(self, pool);
     }
 
+    /// Whether passes take what they will from now on: none has to read weights in the file, or to pack some, any more.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.done()
+    }
+
     /// Bytes of weights that are still in the file, to be packed by later passes.
     pub fn in_file(&self) -> usize {
         self.weights.iter().map(Weight::bytes_in_file).sum()

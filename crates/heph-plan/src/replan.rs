@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 const MARGIN: f64 = 0.95;
 /// Plans that one small change makes of the old one, of the cheapest, that are looked at with what moving costs.
 const NEARBY: usize = 32;
+/// A desk that begins to hold a model spends about so many passes of a token on it: one reads the weights in their file, and each of
+/// thirty-two packs a share of them and takes twice as long for it.
+const BEGINNING_PASSES: f64 = 33.0;
 /// For this long nothing is moved again that need not be.
 pub const CALM: Duration = Duration::from_secs(5);
 
@@ -340,6 +343,10 @@ fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, progress:
             let peer = cluster.nodes.iter().find(|peer| peer.profile.node == moved.to);
             let profile = peer.map_or(&cluster.desk, |peer| &peer.profile);
             moved.seconds += profile.queue.as_secs_f64();
+            if peer.is_none() {
+                let pass = |layer| profile.speed.layer_seconds(layer, 1, 0.0, old.kv);
+                moved.seconds += BEGINNING_PASSES * choice.profile.layers.iter().map(pass).sum::<f64>();
+            }
         }
     }
     moves

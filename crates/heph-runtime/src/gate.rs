@@ -386,6 +386,10 @@ impl Seat for Watched {
         self.seat.choose_by(options)
     }
 
+    fn is_settled(&self) -> bool {
+        self.seat.is_settled()
+    }
+
     fn take_cache(&mut self, first: Position, to: Position) -> Result<Option<CachePart>, SeatError> {
         self.seat.take_cache(first, to)
     }

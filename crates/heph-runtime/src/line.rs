@@ -845,8 +845,11 @@ impl Line {
         let last = at + 1 == self.posts.len();
         let (post, now) = (&mut self.posts[at], self.clock.now());
         let took = now.saturating_duration_since(std::mem::replace(&mut post.since, now));
+        let tells = post.seat.as_ref().is_none_or(|seat| seat.is_settled());
         let Some(piece) = post.flight.pop_front() else {
-            post.tempo.saw(1, took);
+            if tells {
+                post.tempo.saw(1, took);
+            }
             post.expired = 0;
             return Ok(self.take_streamed(at, &reply));
         };
@@ -863,7 +866,7 @@ impl Line {
             post.flight.push_front(piece);
             return Ok(Err(SeatError::Wrong { node, why }));
         }
-        if piece.given || !piece.promised {
+        if tells && (piece.given || !piece.promised) {
             post.tempo.saw(piece.tokens, took);
         }
         if piece.kind == Kind::Replay || piece.live == 0 {

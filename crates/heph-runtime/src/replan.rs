@@ -535,6 +535,35 @@ mod tests {
     }
 
     #[test]
+    fn a_desk_that_does_not_hold_the_model_yet_is_gone_to_for_a_long_rest_alone() {
+        for (tokens_left, moves) in [(200, true), (40, false)] {
+            let Replanner {
+                mut request,
+                mut cluster,
+                ..
+            } = replanner(4);
+            cluster.nodes.truncate(1);
+            (cluster.desk.memory, cluster.nodes[0].profile.memory) = (1 << 30, 1 << 30);
+            request.mode = Some(heph_plan::Mode::Remote);
+            let plan = heph_plan::plan(&request, &cluster).expect("a plan").plan;
+            request.mode = None;
+            let mut replanner = Replanner::new(request, cluster, plan);
+            let stands = |replanner: &Replanner, millis| Standing {
+                tokens_left,
+                ..standing(replanner, &[millis])
+            };
+            let (calm, slow) = (stands(&replanner, 44.0), stands(&replanner, 64.0));
+            assert!(replanner.look(&calm).is_none());
+            // The desk takes 40 ms a token, so the rest takes 4 s or 0.8 s less there.
+            assert_eq!(
+                replanner.look(&slow).is_some(),
+                moves,
+                "{tokens_left} tokens left"
+            );
+        }
+    }
+
+    #[test]
     fn nothing_moves_to_whom_others_keep_busy_longer_than_it_saves() {
         for (queue_s, moves) in [(0, true), (1, true), (500, false)] {
             let mut replanner = replanner(4);

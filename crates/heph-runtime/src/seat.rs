@@ -90,6 +90,11 @@ pub trait Seat: Send {
         None
     }
 
+    /// Whether its passes take what they will from now on. What they take before that says nothing of how fast it is.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     /// What is made of the request goes by this leave from now on: the request became more private.
     fn cleared(&mut self, _clearance: &Clearance) {}
 

@@ -382,3 +382,54 @@ pub(super) fn check(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use heph_engine::model::{LoadOptions, Model, Packing};
+    use heph_kernels::isa::Isa;
+    use heph_kernels::pool::Pool;
+    use heph_types::{ModelHash, TokenId};
+
+    use super::*;
+    use crate::bundled;
+    use crate::cancel::Cancel;
+    use crate::line::LineLimits;
+    use crate::node::{Lent, Node, NodeCaps};
+    use crate::store::Found;
+
+    #[test]
+    fn passes_that_still_pack_weights_say_nothing_of_a_stage() {
+        let node = NodeId([1; 32]);
+        let hash = ModelHash([7; 32]);
+        let source = crate::open::open(&Found::Bundled(bundled::STORY)).unwrap();
+        let options = LoadOptions {
+            context: Some(128),
+            sessions: 2,
+            packing: Packing::AsUsed,
+            ..LoadOptions::default()
+        };
+        let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).unwrap();
+        let model = Arc::new(model);
+        let lent = Lent::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
+        let host: Arc<dyn Host> = Arc::new(Node::new(node, NodeCaps::default()).with(hash, lent));
+        let line_model = LineModel::of(hash, &model);
+        let layers = line_model.range(0, line_model.layers);
+        let stages = [Placement { node, layers }];
+        let mut line = Line::new(line_model, vec![host], &stages, LineLimits::default()).unwrap();
+        let (mut unsettled, mut known) = (0, 0);
+        for at in 0..60 {
+            line.feed(at, &[TokenId(at as u32 + 5)], 1);
+            line.collect(&Cancel::new()).unwrap();
+            let seconds = line.standing().seconds[0];
+            match model.is_settled() {
+                true => known += usize::from(seconds.is_some()),
+                false => {
+                    unsettled += 1;
+                    assert_eq!(seconds, None, "after token {at}");
+                }
+            }
+        }
+        assert!(unsettled > 5, "{unsettled} passes packed");
+        assert!(known > 5, "{known} passes were known");
+    }
+}

@@ -649,6 +649,10 @@ impl Seat for Stage {
         sampler.runner_up(&lone.logits, Position(lone.position as u32), history, lone.token)
     }
 
+    fn is_settled(&self) -> bool {
+        self.worker.model().is_settled()
+    }
+
     fn leave(&mut self, to: Position) -> bool {
         self.leave_stream();
         self.roll_back(to);
