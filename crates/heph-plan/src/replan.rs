@@ -6,7 +6,7 @@
 use crate::cluster::Cluster;
 use crate::explore::{beside, explore};
 use crate::permit::permit;
-use crate::plan::{Place, Plan};
+use crate::plan::{Mode, Place, Plan};
 use crate::request::Request;
 use crate::search::Effort;
 use crate::{Refusal, cluster};
@@ -184,6 +184,15 @@ pub fn replan(
     cluster::check(request, cluster)?;
     let rest = remaining(request, old, progress);
     let permitted = permit(&rest, cluster);
+    // What was chosen from documents is history by now, and the rest an answer like any other.
+    let chosen_from = old.mode == Mode::Preprocess;
+    let old = &match chosen_from {
+        true => Plan {
+            mode: Mode::Remote,
+            ..old.clone()
+        },
+        false => old.clone(),
+    };
     let explored = explore(&permitted, Effort::Full, Some(old));
     let kept = explored.seed.clone().filter(|_| takes_work(cluster, old));
     let Some(chosen) = explored.chosen(rest.mode).cloned() else {
@@ -208,21 +217,25 @@ pub fn replan(
     };
     // Nothing of the prompt has to be taken in again but what the moves replay.
     let left = |plan: &Plan| f64::from(progress.tokens_left) * plan.expected.per_token.as_secs_f64();
-    match kept {
+    let mut next = match kept {
         Some(kept) => {
             let calm = progress.since_move.is_some_and(|since| since < CALM);
             let worth = left(&best) + seconds < MARGIN * left(&kept);
             let stays = calm || !worth || best.same_places(&kept);
-            Ok(match stays {
+            match stays {
                 true => going_on(kept, calm),
                 false => {
                     let gain = left(&kept) - left(&best);
                     moving(best, moves, seconds, gain)
                 }
-            })
+            }
         }
-        None => Ok(moving(best, moves, seconds, f64::INFINITY)),
+        None => moving(best, moves, seconds, f64::INFINITY),
+    };
+    if chosen_from && next.plan.remote_stages().next().is_some() {
+        next.plan.mode = Mode::Preprocess;
     }
+    Ok(next)
 }
 
 fn going_on(plan: Plan, calm: bool) -> Replan {
@@ -284,7 +297,7 @@ fn remaining(request: &Request, old: &Plan, progress: Progress) -> Request {
     rest.warm.clear();
     // The history is in the caches already; what has to be replayed is counted as moves.
     rest.objective.first_token_weight = 0.0;
-    rest.mode = request.mode.filter(|m| *m != crate::Mode::Preprocess);
+    rest.mode = request.mode.filter(|m| *m != Mode::Preprocess);
     rest.policy.exact_only |= old.exactness == heph_types::Exactness::Exact;
     rest
 }

@@ -169,7 +169,7 @@ pub struct Move {
     pub why: String,
     /// How what the caches hold came to the new node.
     pub by: MoveBy,
-    /// Tokens that were fed when it happened.
+    /// Tokens that the old holder had computed by then.
     pub at: Position,
     /// From the loss being noticed to the next chosen token.
     pub gap: Option<Duration>,

@@ -564,6 +564,32 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_about_documents_goes_on_where_it_is_for_the_same_reasons_as_any() {
+        let Replanner {
+            mut request,
+            mut cluster,
+            ..
+        } = replanner(4);
+        (cluster.desk.memory, cluster.nodes[0].profile.memory) = (1 << 30, 1 << 30);
+        request.document = Some(heph_plan::DocumentProfile {
+            kept_tokens: 20,
+            seconds: 0.01,
+            loss: 0.0,
+        });
+        request.mode = Some(heph_plan::Mode::Preprocess);
+        let plan = heph_plan::plan(&request, &cluster).expect("a plan").plan;
+        let mut replanner = Replanner::new(request, cluster, plan);
+        let (calm, news) = (standing(&replanner, &[44.0]), standing(&replanner, &[50.0]));
+        assert!(replanner.look(&calm).is_none());
+        assert!(
+            replanner.look(&news).is_none(),
+            "a little slower is no reason to move"
+        );
+        assert_eq!(replanner.plan.mode, heph_plan::Mode::Preprocess);
+        assert!(replanner.look(&standing(&replanner, &[400.0])).is_some());
+    }
+
+    #[test]
     fn nothing_moves_to_whom_others_keep_busy_longer_than_it_saves() {
         for (queue_s, moves) in [(0, true), (1, true), (500, false)] {
             let mut replanner = replanner(4);

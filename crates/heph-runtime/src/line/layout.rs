@@ -332,13 +332,16 @@ impl Line {
             }
         }
         for (start, end, from, to) in runs {
+            let held = |post: &Post| post.layers.iter().any(|layer| (start..end).contains(&layer));
+            let posts = (0..self.posts.len()).filter(|at| held(&self.posts[*at]));
+            let computed = posts.map(|at| self.solid(at)).min().unwrap_or(0);
             self.note_move(Move {
                 layers: self.model.range(start, end),
                 from,
                 to,
                 why: why.to_owned(),
                 by: MoveBy::Replay,
-                at: Position(self.tokens.len() as u32),
+                at: Position(computed as u32),
                 gap: None,
                 silence: None,
                 noticed,

@@ -64,6 +64,7 @@ impl Line {
     /// Opens a seat for a stage at its node, or at another where that one was lost, and lets it replay what went in.
     pub(super) fn open(&mut self, at: usize, lost: Option<SeatError>) -> Result<(), LineError> {
         let (noticed, from, layers) = (self.clock.now(), self.posts[at].node, self.posts[at].layers);
+        let computed = self.solid(at);
         let mut cause = match lost {
             None => self.open_together(at),
             lost => lost,
@@ -99,7 +100,7 @@ impl Line {
                             to: node,
                             why: cause.map_or_else(elsewhere, |cause| cause.to_string()),
                             by: MoveBy::Replay,
-                            at: Position(self.tokens.len() as u32),
+                            at: Position(computed as u32),
                             gap: None,
                             silence: None,
                             noticed,

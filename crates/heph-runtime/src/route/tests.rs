@@ -331,6 +331,20 @@ fn every_mode_says_the_same_words_and_its_receipt_who_computed_them() {
 }
 
 #[test]
+fn who_was_lost_before_it_computed_anything_stands_in_no_receipt() {
+    let own = policy([]);
+    let (plain, _) = World::new(&[Role::Own], usize::MAX).answer(Mode::Local, &own);
+    for (lives, computes) in [(0, false), (5, true)] {
+        let (answer, receipt) = World::new(&[Role::Own], lives).answer(Mode::Remote, &own);
+        assert_eq!(answer.tokens, plain.tokens);
+        assert_eq!(receipt.moves.len(), 1, "{:?}", receipt.moves);
+        let lost = NodeId([1; 32]);
+        let told = receipt.places.iter().any(|place| place.node == lost);
+        assert_eq!(told, computes, "{lives} replies, {:?}", receipt.places);
+    }
+}
+
+#[test]
 fn rows_are_rounded_only_where_the_model_is_certified_and_the_receipt_says_so() {
     let world = World::new(&[Role::Own, Role::Own], usize::MAX);
     let mut record = world.record(Mode::Layered, &policy([]));
