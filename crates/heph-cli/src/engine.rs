@@ -16,7 +16,6 @@ use heph_kernels::pool::Pool;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::node::Lent;
 use heph_runtime::open;
-use heph_runtime::pressure;
 use heph_runtime::seal;
 use heph_runtime::settings::{Settings, THREADS_MAX};
 use heph_runtime::store::{Found, ModelFiles, Progress, Store};
@@ -65,7 +64,6 @@ fn memory_free() -> u64 {
         0 => u64::MAX,
         bytes => bytes,
     };
-    let free = free.min(pressure::room().unwrap_or(u64::MAX));
     free / 100 * MEMORY_SHARE_PERCENT
 }
 

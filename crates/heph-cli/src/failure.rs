@@ -492,6 +492,11 @@ impl From<Refusal> for Failure {
             Refusal::Impossible {
                 constraint: Constraint::Closed,
             } => "`heph peers` says what each of them takes now",
+            Refusal::Impossible {
+                constraint: Constraint::Weights,
+            } => {
+                "`heph node --model NAME` there lends a model; `heph node --accept-layers 4GB` takes the layers that plans need"
+            }
             _ => "`heph plan` without --mode says what each way would take, or why it cannot be",
         };
         Self::new(exit, error.to_string()).hint(hint)

@@ -70,6 +70,8 @@ impl Hardware {
 /// Total and available memory, the smaller of the machine's and the container's.
 fn memory(system: &System) -> (u64, u64) {
     let (total, available) = (system.total_memory(), system.available_memory());
+    // A group of its own may have less than the container.
+    let available = available.min(crate::pressure::room().unwrap_or(u64::MAX));
     match system.cgroup_limits() {
         Some(limits) if limits.total_memory > 0 && limits.total_memory < total => {
             (limits.total_memory, available.min(limits.free_memory))

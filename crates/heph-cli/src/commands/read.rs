@@ -47,6 +47,7 @@ const LEASE: Duration = Duration::from_secs(600);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The question, or several; what to do with the texts
+    #[arg(value_parser = question)]
     task: String,
     /// A text file to read, or a folder of them; may be given several times. Without one the questions alone are answered
     #[arg(long = "document", alias = "documents", value_name = "PATH")]
@@ -214,6 +215,13 @@ fn document(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
     }))
 }
 
+fn question(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Err("a question is needed, or what to do with the texts".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// How it is read: pieces and joins that fit into the context, the same whoever takes part.
 fn reading(
     arguments: &Arguments,
@@ -354,8 +362,9 @@ fn write_lines(out: &mut impl Write, done: &Read, lines: &[ReaderLine]) -> io::R
     } = done.tally;
     writeln!(
         out,
-        "\n{:<12}{counted} of {} pieces, each counted once; {returned} were given back, {uncounted} came too late",
+        "\n{:<12}{counted} of {} counted, each once ({} pieces, and what joins them); {returned} were given back, {uncounted} came too late",
         "parts",
+        done.notes.len(),
         done.pieces.len()
     )?;
     for (at, line) in lines.iter().enumerate() {

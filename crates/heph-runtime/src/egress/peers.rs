@@ -126,7 +126,7 @@ fn purpose(protocol: Protocol) -> &'static str {
         Protocol::Session => "session",
         Protocol::Pair => "pairing",
         Protocol::Members => "members",
-        Protocol::Shards => "model",
+        Protocol::Shards => "layers and probes",
         Protocol::Hop => "rows",
     }
 }
