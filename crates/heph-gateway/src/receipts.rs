@@ -190,10 +190,23 @@ pub(crate) fn elsewhere(id: &str, outcomes: &[Outcome], total: Duration) -> Opti
     if let Some(last) = outcomes.last() {
         told["finish"] = json!(finish(&last.ending));
     }
+    name_layers(&mut told);
     if receipts.len() > 1 {
         told["choices"] = json!(receipts);
+        told["choices"].as_array_mut()?.iter_mut().for_each(name_layers);
     }
     Some(told)
+}
+
+/// The door writes ranges of layers as `{"start": 0, "end": 4}`, `heph run --json` as `[0, 4]`.
+fn name_layers(receipt: &mut Value) {
+    for list in ["places", "moves"] {
+        for line in receipt[list].as_array_mut().into_iter().flatten() {
+            if let [start, end] = line["layers"].as_array().map_or(&[][..], Vec::as_slice) {
+                line["layers"] = json!({ "start": start, "end": end });
+            }
+        }
+    }
 }
 
 /// Tokens of the prompt that were there already. Choices of one prompt take from each other; what counts was there before all.
@@ -219,6 +232,22 @@ mod tests {
     use heph_types::NodeId;
 
     use super::*;
+
+    #[test]
+    fn layers_are_told_by_name_wherever_an_answer_was_made() {
+        let mut receipt = json!({
+            "places": [{ "layers": [0, 4] }, { "layers": [4, 22] }],
+            "moves": [{ "layers": [4, 22], "at": 7 }],
+            "mode": "layered",
+        });
+        name_layers(&mut receipt);
+        let named = |start, end| json!({ "start": start, "end": end });
+        assert_eq!(receipt["places"][1]["layers"], named(4, 22));
+        assert_eq!(receipt["moves"][0], json!({ "layers": named(4, 22), "at": 7 }));
+        let told = receipt.clone();
+        name_layers(&mut receipt);
+        assert_eq!(receipt, told);
+    }
 
     #[test]
     fn the_oldest_receipt_goes_first() {
