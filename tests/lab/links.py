@@ -190,7 +190,7 @@ def silence():
         claim("a silent peer is cut off within 10.5 s, and not at the first hiccup", 6 <= took <= 10.5 and "fell silent" in said, f"{took:.2f} s: {said}")
         calling = Machine(near, "call", home("near"), f"{way.left}:7701", "-", node, f"{way.right}:7700", "1")
         refused = calling.when("refused", patience=20)
-        plain = refused and "did not answer within 10s" in refused["refused"]
+        plain = refused and "did not answer within 10 s" in refused["refused"]
         claim("a black hole is given up within 10 s", bool(plain) and refused["after_s"] <= 10.2, json.dumps(refused))
 
 

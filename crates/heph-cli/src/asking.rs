@@ -78,6 +78,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a machine on this machine may take to be met.
 const MEET_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Machines that are away which a refusal names at most.
+const AWAY_TOLD: usize = 4;
+
 /// This machine where it has no identity yet, because nobody else is asked.
 const ALONE: NodeId = NodeId([0; 32]);
 
@@ -889,14 +892,19 @@ impl Asking {
 
     /// Why there is no plan; where it is that nobody else is there, what to do about that.
     fn refused(&self, refusal: Refusal) -> Failure {
-        let alone = self.pool.others().is_empty() && matches!(refusal, Refusal::Impossible { .. });
+        let alone = self.pool.others().is_empty();
+        let impossible = matches!(refusal, Refusal::Impossible { .. });
         let failure = Failure::from(refusal);
-        match (alone, self.away.first()) {
-            (false, _) => failure,
-            (true, Some((name, why))) => {
-                failure.hint(format!("no other machine is there; {name} is known and away: {why}"))
-            }
-            (true, None) => failure.hint(
+        let away = self.away.iter().take(AWAY_TOLD);
+        let away: Vec<String> = away
+            .map(|(name, why)| format!("{name} is known and away: {why}"))
+            .collect();
+        match (alone, away.is_empty()) {
+            _ if !impossible => failure,
+            (true, false) => failure.hint(format!("no other machine is there; {}", away.join("; "))),
+            (false, false) => failure.hint(away.join("; ")),
+            (false, true) => failure,
+            (true, true) => failure.hint(
                 "no other machine is known here: `heph node` on it prints a ticket for `heph join`; ask for auto \
                  or local until then",
             ),

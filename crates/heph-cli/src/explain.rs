@@ -41,11 +41,8 @@ fn write_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
         &format!("{}, kv {}, {}", plan.model_name, plan.kv.name(), plan.exactness),
     )?;
     for (at, stage) in plan.stages.iter().enumerate() {
-        line(
-            out,
-            if at == 0 { "stages" } else { "" },
-            &stage_words(stage, plan),
-        )?;
+        let name = if at == 0 { "stages" } else { "" };
+        line(out, name, &stage_words(stage, &plan.stages[..at], plan))?;
     }
     if plan.forwarding == Forwarding::Direct {
         line(
@@ -78,12 +75,16 @@ fn write_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     line(out, "privacy", &privacy(plan))
 }
 
-fn stage_words(stage: &Stage, plan: &Plan) -> String {
+fn stage_words(stage: &Stage, before: &[Stage], plan: &Plan) -> String {
     let place = match stage.place {
         Place::Desk => "here".to_owned(),
         Place::Peer => format!("{} ({})", stage.name, stage.role),
     };
-    let memory = terminal::bytes(stage.memory);
+    // What a machine holds is told once, of all its stages.
+    let memory = match before.iter().any(|other| other.node == stage.node) {
+        true => "in the same memory".to_owned(),
+        false => terminal::bytes(stage.memory),
+    };
     let sent = match stage.send_bytes {
         0 => String::new(),
         bytes => format!(", {} of it sent there first", terminal::bytes(bytes)),
@@ -158,6 +159,7 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         );
         line(out, if at == 0 { "computed" } else { "" }, &words)?;
     }
+    let mut told = None;
     for moved in &receipt.moves {
         let gap = moved
             .gap_s
@@ -166,15 +168,19 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
             MoveBy::Replay => "",
             MoveBy::Transfer => "with its cache ",
         };
+        // What was moved together was moved for one reason.
+        let why = match told.replace((moved.at, &moved.why)) == Some((moved.at, &moved.why)) {
+            true => String::new(),
+            false => format!(": {}", moved.why),
+        };
         let words = format!(
-            "{} went from {} to {} {by}at token {}{gap}: {}",
+            "{} went from {} to {} {by}at token {}{gap}{why}",
             layers(moved.layers, all),
             moved.from,
             moved.to,
             moved.at,
-            moved.why
         );
-        line(out, "moved", &words)?;
+        line(out, if why.is_empty() { "" } else { "moved" }, &words)?;
     }
     for (at, given_up) in receipt.degraded.iter().enumerate() {
         line(out, if at == 0 { "given up" } else { "" }, given_up)?;

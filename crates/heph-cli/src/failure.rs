@@ -365,12 +365,17 @@ impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         match &error {
             LoadError::DoesNotFit { nearest, .. } => {
-                Self::new(Exit::Room, error.to_string()).maybe_hint(nearest.map(advice))
+                let advice = nearest.map_or_else(|| NO_ROOM.to_owned(), advice);
+                Self::new(Exit::Room, error.to_string()).hint(advice)
             }
             _ => Self::new(Exit::Input, error.to_string()),
         }
     }
 }
+
+/// What helps where no form of the model fits.
+const NO_ROOM: &str =
+    "no smaller form of it fits either: allow more with --memory, or take a smaller model (heph models list)";
 
 fn advice(fit: Fit) -> String {
     match fit {
@@ -483,8 +488,13 @@ impl From<Refusal> for Failure {
             } => Exit::Room,
             Refusal::Impossible { .. } => Exit::No,
         };
-        Self::new(exit, error.to_string())
-            .hint("`heph plan` says what each way would take, or why it cannot be")
+        let hint = match &error {
+            Refusal::Impossible {
+                constraint: Constraint::Closed,
+            } => "`heph peers` says what each of them takes now",
+            _ => "`heph plan` without --mode says what each way would take, or why it cannot be",
+        };
+        Self::new(exit, error.to_string()).hint(hint)
     }
 }
 

@@ -169,11 +169,19 @@ pub enum BindError {
     Guard(String),
 }
 
+/// A wait as people say it.
+fn waited(deadline: Duration) -> String {
+    match deadline.as_millis() {
+        millis @ ..1_000 => format!("{millis} ms"),
+        millis => format!("{} s", (millis as f64 / 100.0).round() / 10.0),
+    }
+}
+
 /// What keeps a peer from being reached.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum ConnectError {
     /// Nobody answered.
-    #[error("{} did not answer within {deadline:?}; is it on, at this address, with this version of HEPH?", node.short())]
+    #[error("{} did not answer within {}; is it on, at this address, with this version of HEPH?", node.short(), waited(*deadline))]
     NoAnswer {
         /// The peer.
         node: NodeId,

@@ -60,7 +60,7 @@ pub fn plan(request: &Request, cluster: &Cluster) -> Result<Decision, Refusal> {
     };
     Ok(Decision {
         reason: reason::reason(&permitted, &plan),
-        alternatives: reason::alternatives(request, permitted.peers.len(), explored, &plan),
+        alternatives: reason::alternatives(&permitted, explored, &plan),
         plan,
     })
 }

@@ -233,9 +233,13 @@ fn binds_in(constraint: Constraint, permitted: &Permitted, plan: &Plan) -> bool 
     better.expected.objective < now * GAIN && !better.same_places(plan)
 }
 
-/// What stands against any plan at all: the first constraint without which there is one.
+/// What stands against any plan at all: the first constraint without which there is one. Who asked for a mode is told that it cannot be
+/// where nothing else would help.
 pub(crate) fn obstacle(permitted: &Permitted) -> Constraint {
-    let mut all = Constraint::ALL.into_iter();
+    let (asked, others): (Vec<_>, Vec<_>) = Constraint::ALL
+        .into_iter()
+        .partition(|constraint| *constraint == Constraint::Asked);
+    let mut all = others.into_iter().chain(asked);
     all.find(|constraint| without(*constraint, permitted, None).is_some())
         .unwrap_or(Constraint::Nothing)
 }
@@ -287,7 +291,10 @@ fn because(constraint: Constraint, request: &Request, cluster: &Cluster, plan: &
             Some((name, link)) => format!("The way to {name} takes {} {words}", bytes(link.up as u64)),
             None => format!("The way to other machines takes too few {words}"),
         },
-        Constraint::SpeedThere => format!("The {words} is what it is"),
+        Constraint::SpeedThere => match remote {
+            Some(_) => format!("The {words} is the bound"),
+            None => format!("The {words} is too low to gain by"),
+        },
         Constraint::SpeedHere => format!("The {words} is the bound"),
         Constraint::Price => format!("The {words} of other machines outweighs the time"),
         Constraint::Nothing => format!("This is the fastest way and {words}"),
@@ -323,8 +330,9 @@ fn so(plan: &Plan) -> String {
         Mode::Preprocess => "spans are chosen here and ",
         _ => "",
     };
-    let draft = plan.draft.map_or(String::new(), |d| {
-        format!(" and {} tokens a round are drafted here", d.length)
+    let draft = plan.draft.map_or(String::new(), |d| match d.length {
+        1 => " and one token a round is drafted here".to_owned(),
+        length => format!(" and {length} tokens a round are drafted here"),
     });
     let run = if plan.stages.len() > 1 { " run" } else { "" };
     let sent = match plan.stages.iter().map(|stage| stage.send_bytes).sum() {
@@ -336,8 +344,7 @@ fn so(plan: &Plan) -> String {
 
 /// Every mode that was not chosen, with its best plan or what stands against it.
 pub(crate) fn alternatives(
-    request: &Request,
-    peers: usize,
+    permitted: &Permitted,
     explored: crate::explore::Explored,
     plan: &Plan,
 ) -> Vec<Alternative> {
@@ -349,8 +356,8 @@ pub(crate) fn alternatives(
         .map(|(mode, best)| Alternative {
             mode,
             why_not: match &best {
-                Some(other) => slower(other, plan, request),
-                None => absent(mode, request, peers),
+                Some(other) => slower(other, plan, permitted.request),
+                None => absent(mode, permitted),
             },
             plan: best.map(Box::new),
         })
@@ -377,14 +384,20 @@ fn slower(other: &Plan, plan: &Plan, request: &Request) -> String {
     }
 }
 
-fn absent(mode: Mode, request: &Request, peers: usize) -> String {
+fn absent(mode: Mode, permitted: &Permitted) -> String {
+    let (request, peers) = (permitted.request, &permitted.peers);
     let drafts = matches!(mode, Mode::Speculative | Mode::LayeredSpeculative);
-    let sentence = if mode != Mode::Local && mode != Mode::Speculative && peers == 0 {
+    let shown = matches!(mode, Mode::Remote | Mode::Preprocess);
+    let sentence = if mode != Mode::Local && mode != Mode::Speculative && peers.is_empty() {
         "No other machine may take part."
     } else if drafts && request.drafts.is_empty() {
         "Nothing here drafts tokens."
     } else if mode == Mode::Preprocess && request.document.is_none() {
         "There are no documents to choose spans from."
+    } else if shown && peers.iter().all(|(_, sees)| *sees < Leaves::Text) {
+        "The policy shows the text to no other machine."
+    } else if shown {
+        "No machine that may see the text holds the model or has room for it."
     } else {
         match (request.policy.may_see.is_empty() && request.policy.nodes.is_empty()) || mode == Mode::Local {
             true => "The model does not fit there.",

@@ -123,7 +123,7 @@ fn mode(text: &str) -> Result<Asked, String> {
         _ => text
             .parse()
             .map(Asked::Mode)
-            .map_err(|e: heph_plan::UnknownMode| e.to_string()),
+            .map_err(|e: heph_plan::UnknownMode| format!("{e}; auto leaves the choice to the planner")),
     }
 }
 

@@ -46,6 +46,9 @@ use backend::Backed;
 /// The usual port, so that an address that was met once stays right.
 const PORT: u16 = 7842;
 
+/// Longest that a ticket may work: a year.
+const TICKET_MINUTES_MAX: u64 = 366 * 24 * 60;
+
 /// How often a running node looks whether it should stop, who is there and whether it is its hour.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -111,8 +114,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     lan: bool,
     /// How long a ticket works
-    #[arg(long, default_value = "60", value_name = "MINUTES")]
-    ticket_minutes: NonZeroU64,
+    #[arg(long, default_value = "60", value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=TICKET_MINUTES_MAX))]
+    ticket_minutes: u64,
     /// Print the ticket as one JSON object and nothing else
     #[arg(long)]
     json: bool,
@@ -706,7 +709,7 @@ fn fetch(network: &Network, shelf: &Shelf, model: ModelHash, layers: LayerRange)
 
 /// Prints a new ticket.
 fn invite(arguments: &Arguments, network: &Network, profile: &NodeProfile) -> Result<(), Failure> {
-    let lasts = Duration::from_secs(arguments.ticket_minutes.get() * 60);
+    let lasts = Duration::from_secs(arguments.ticket_minutes * 60);
     let ticket = network
         .invite(lasts)
         .map_err(|e| Failure::new(Exit::No, e.to_string()))?;

@@ -22,7 +22,7 @@ use serde::Serialize;
 use self::shaped::ShapeArguments;
 use super::tokenize::unreadable;
 use crate::about::{self, About, DocumentArguments};
-use crate::asking::{Ask, PlaceArguments, Planned, Ready, ReliefArguments, Sizes};
+use crate::asking::{Ask, Asked, PlaceArguments, Planned, Ready, ReliefArguments, Sizes};
 use crate::complete;
 use crate::engine::EngineArguments;
 use crate::explain;
@@ -178,7 +178,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
     let prompt = prompt(asked, &messages, arguments.raw);
     let exposure = excerpts.map(Preprocessed::exposure);
     if arguments.explain {
-        explain_plan(&ready)?;
+        explain_plan(&ready, arguments.place.mode)?;
     }
     if let Some(exposure) = exposure.as_ref().filter(|_| !arguments.json) {
         let told = match ready.leaves() {
@@ -279,7 +279,7 @@ fn tokens(words: &Words, text: &str, arguments: &Arguments) -> Result<usize, Fai
     Ok(prompt(text, &messages, arguments.raw).tokens(words)?.len())
 }
 
-fn explain_plan(ready: &Ready) -> Result<(), Failure> {
+fn explain_plan(ready: &Ready, asked: Asked) -> Result<(), Failure> {
     let mut out = io::stderr().lock();
     match &ready.planned {
         Some(planned) => {
@@ -287,10 +287,8 @@ fn explain_plan(ready: &Ready) -> Result<(), Failure> {
             explain::write_decision(&mut out, decision, Style::of_stderr(), true)?;
             explain::write_away(&mut out, planned.away())?;
         }
-        None => writeln!(
-            out,
-            "mode        local: no other machine is known, or none is to be asked"
-        )?,
+        None if asked == Asked::Mode(Mode::Local) => writeln!(out, "mode        local, as was asked")?,
+        None => writeln!(out, "mode        local: no other machine is known")?,
     }
     Ok(writeln!(out)?)
 }

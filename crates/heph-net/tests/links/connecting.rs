@@ -96,7 +96,7 @@ async fn a_black_hole_is_given_up_in_time_with_a_plain_sentence() {
     let said = error.to_string();
     assert!(matches!(error, ConnectError::NoAnswer { .. }), "{error:?}");
     assert!(
-        said.starts_with(&nobody.short()) && said.contains("did not answer within 300ms"),
+        said.starts_with(&nobody.short()) && said.contains("did not answer within 300 ms"),
         "{said}"
     );
     assert!(
