@@ -440,9 +440,10 @@ impl Unsent {
 
     fn take(&mut self, count: usize) {
         self.taken += count;
-        if self.waiting().is_empty() {
-            self.bytes.clear();
-            self.bytes.shrink_to(READ_BYTES);
+        // Also of a peer that never takes all no more is kept than twice what waits for it.
+        if self.taken > self.waiting().len() {
+            self.bytes.drain(..self.taken);
+            self.bytes.shrink_to(READ_BYTES.max(2 * self.bytes.len()));
             self.taken = 0;
         }
         let more = !self.waiting().is_empty();
@@ -721,6 +722,24 @@ mod tests {
         drop(listener.threads);
         assert!(listener.queue.is_closed());
         assert_eq!(listener.carried.hand(1), Err(1));
+    }
+
+    #[test]
+    fn no_more_is_kept_for_a_peer_that_is_always_behind_than_what_waits_for_it() {
+        let (mut unsent, message) = (Unsent::default(), [7_u8; 10_000]);
+        unsent.bytes.extend(message);
+        for at in 0..1_000 {
+            unsent.bytes.extend(message);
+            unsent.take(message.len());
+            assert_eq!(unsent.waiting(), message, "after {at}");
+            assert!(
+                unsent.bytes.capacity() <= READ_BYTES,
+                "after {at}: {}",
+                unsent.bytes.capacity()
+            );
+        }
+        unsent.take(message.len());
+        assert!(unsent.waiting().is_empty() && unsent.stuck_since.is_none());
     }
 
     #[test]

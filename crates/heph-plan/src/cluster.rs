@@ -1,9 +1,10 @@
 //! Who could work: the desk, the nodes, and the links between them.
 
 use crate::request::{Request, WAIT_MAX};
-use heph_types::{LinkProfile, ModelProfile, NodeId, NodeProfile};
+use heph_types::{LinkProfile, ModelProfile, NodeId, NodeProfile, SPEED_POINTS_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 /// Nodes that one cluster may list.
 pub const NODES_MAX: usize = 1024;
@@ -216,6 +217,57 @@ fn check_node(node: &NodeProfile) -> Result<(), InputError> {
     }
     Ok(())
 }
+
+/// Whether a machine that says this of itself can be planned with. What it says is a stranger's word: one that cannot be is a reason to leave that
+/// machine out, and none to have no plan.
+///
+/// # Errors
+/// What cannot be.
+pub fn believable(said: &NodeProfile) -> Result<(), InputError> {
+    let of = &said.name;
+    check_node(said)?;
+    let within = |what, value: f64, range: RangeInclusive<f64>| match range.contains(&value) {
+        true => Ok(()),
+        false => Err(number(what, of, value)),
+    };
+    within("bandwidth", said.speed.bytes_per_second, RATES)?;
+    within("arithmetic", said.speed.flops_per_second, RATES)?;
+    within("share of the processor", said.caps.cpu.unwrap_or(1.0), SHARES)?;
+    within(
+        "allowed bandwidth",
+        said.caps.bytes_per_second.unwrap_or(1.0),
+        RATES,
+    )?;
+    let prices = [said.price.prompt_token, said.price.answer_token];
+    prices
+        .into_iter()
+        .try_for_each(|price| within("price", price, PRICES))?;
+    for point in &said.speed.measured {
+        within("a measured factor", point.factor, FACTORS)?;
+    }
+    let (count, max) = (said.speed.measured.len(), SPEED_POINTS_MAX);
+    if count > max {
+        let what = "measured factors";
+        return Err(InputError::TooMany { what, count, max });
+    }
+    let mut pairs = said.speed.measured.windows(2);
+    let falls = pairs.find(|pair| pair[0].rows >= pair[1].rows);
+    falls.map_or(Ok(()), |pair| {
+        Err(number("rows of a pass", of, f64::from(pair[1].rows)))
+    })
+}
+
+/// Bytes or operations a second of a machine: one that needs days for a token helps nobody, and none is faster.
+const RATES: RangeInclusive<f64> = 1.0..=1e24;
+
+/// What may be allowed of a processor.
+const SHARES: RangeInclusive<f64> = 1e-3..=1.0;
+
+/// By how much passes of many rows may be slower or faster than they would be by speed alone.
+const FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
+
+/// Credits for a token.
+const PRICES: RangeInclusive<f64> = 0.0..=1e12;
 
 fn check_link(link: &LinkProfile, of: &str) -> Result<(), InputError> {
     positive("goodput up", of, link.up)?;

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 /// Parts that one piece of work may have.
 pub const JOBS_MAX: usize = 4096;
-/// How often one part is tried before the work fails.
+/// How often one part may fail, or not come back in time, before the work fails. A worker that is lost counts for nothing: each is lost once.
 pub const ATTEMPTS_MAX: u32 = 8;
 
 /// A part, by number.
@@ -58,7 +58,7 @@ pub enum JobsError {
     #[error("part {0:?} waits for a part that is not before it")]
     Order(JobId),
     /// A part failed too often.
-    #[error("part {0:?} was tried eight times and never came back")]
+    #[error("part {0:?} failed, or did not come back in time, eight times")]
     Failed(JobId),
 }
 
@@ -77,6 +77,7 @@ pub struct Jobs<R> {
     wanted_by: Vec<Vec<JobId>>,
     states: Vec<State>,
     attempts: Vec<u32>,
+    failures: Vec<u32>,
     ready: VecDeque<JobId>,
     results: Vec<Option<R>>,
     done: usize,
@@ -93,6 +94,7 @@ impl<R> Jobs<R> {
             wanted_by: vec![Vec::new(); count],
             states: Vec::with_capacity(count),
             attempts: vec![0; count],
+            failures: vec![0; count],
             ready: VecDeque::new(),
             results: (0..count).map(|_| None).collect(),
             done: 0,
@@ -127,7 +129,7 @@ impl<R> Jobs<R> {
             return Ok(None);
         };
         let at = job.0 as usize;
-        if self.attempts[at] >= ATTEMPTS_MAX {
+        if self.failures[at] >= ATTEMPTS_MAX {
             return Err(JobsError::Failed(job));
         }
         self.attempts[at] += 1;
@@ -155,10 +157,24 @@ impl<R> Jobs<R> {
     /// Gives a part back at once: its worker is known to be dead.
     pub fn abandon(&mut self, lease: Lease) {
         let at = lease.job.0 as usize;
-        if matches!(self.states.get(at), Some(State::Lent { attempt, .. }) if *attempt == lease.attempt) {
+        if self.is_lent(lease) {
             self.states[at] = State::Ready;
             self.ready.push_front(lease.job);
         }
+    }
+
+    /// Gives a part back at once: its worker lives and could not do it.
+    pub fn fail(&mut self, lease: Lease) {
+        if self.is_lent(lease) {
+            self.failures[lease.job.0 as usize] += 1;
+        }
+        self.abandon(lease);
+    }
+
+    /// Whether this is the part's present lease.
+    fn is_lent(&self, lease: Lease) -> bool {
+        let state = self.states.get(lease.job.0 as usize);
+        matches!(state, Some(State::Lent { attempt, .. }) if *attempt == lease.attempt)
     }
 
     /// The results that a part waits for, once all are there.
@@ -189,6 +205,7 @@ impl<R> Jobs<R> {
         for at in 0..self.states.len() {
             if matches!(self.states[at], State::Lent { until, .. } if until <= now) {
                 self.states[at] = State::Ready;
+                self.failures[at] += 1;
                 self.ready.push_back(JobId(at as u32));
             }
         }
@@ -366,6 +383,22 @@ mod tests {
             ..first
         };
         assert_eq!(jobs.finish(stranger, ""), Counted::Unknown);
+    }
+
+    #[test]
+    fn a_part_outlives_any_number_of_workers_that_are_lost_with_it_and_not_of_those_that_fail_at_it() {
+        let mut jobs: Jobs<&str> = Jobs::new(vec![Vec::new()]).unwrap();
+        for _ in 0..3 * ATTEMPTS_MAX {
+            let lease = jobs.lend(at(0), LEASE).unwrap().unwrap();
+            jobs.abandon(lease);
+            assert_eq!(jobs.finish(lease, "from the dead"), Counted::Late);
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let lease = jobs.lend(at(0), LEASE).unwrap().unwrap();
+            jobs.fail(lease);
+            jobs.fail(lease);
+        }
+        assert_eq!(jobs.lend(at(0), LEASE), Err(JobsError::Failed(JobId(0))));
     }
 
     #[test]

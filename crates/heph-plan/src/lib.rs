@@ -33,7 +33,7 @@ extern crate self as heph_plan;
 #[expect(dead_code, reason = "the tests beside the crate use the rest")]
 mod scenes;
 
-pub use cluster::{Between, CHOICES_MAX, Cluster, InputError, LAYERS_MAX, NODES_MAX, Peer};
+pub use cluster::{Between, CHOICES_MAX, Cluster, InputError, LAYERS_MAX, NODES_MAX, Peer, believable};
 pub use plan::{
     Alternative, Decision, DraftPlan, DraftSource, Expected, Forwarding, Mode, Place, Plan, Stage,
     UnknownMode,

@@ -214,7 +214,10 @@ impl<R: Clone> Board<R> {
                 true
             }
             Err(error) => {
-                work.jobs.abandon(lease);
+                match error {
+                    PartError::Lost(_) => work.jobs.abandon(lease),
+                    PartError::Failed(_) => work.jobs.fail(lease),
+                }
                 work.tally.returned += 1;
                 let stays = matches!(error, PartError::Failed(_)) && failures < FAILURES_MAX;
                 if !stays {
@@ -328,6 +331,31 @@ mod tests {
             );
             assert_eq!(steps.last(), Some(&64));
         }
+    }
+
+    #[test]
+    fn however_many_workers_are_lost_with_a_part_the_last_one_brings_it() {
+        /// Is lost with its first part, a moment after it got it.
+        struct Doomed;
+        impl PartWorker<u32> for Doomed {
+            fn carry_out(&mut self, _part: JobId, _inputs: &[u32]) -> Result<u32, PartError> {
+                Err(PartError::Lost("killed".to_owned()))
+            }
+        }
+        /// Comes last.
+        struct Late;
+        impl PartWorker<u32> for Late {
+            fn carry_out(&mut self, part: JobId, _inputs: &[u32]) -> Result<u32, PartError> {
+                Ok(part.0)
+            }
+        }
+        let doomed = (0..20).map(|_| Box::new(Doomed) as Box<dyn PartWorker<u32>>);
+        let workers = doomed
+            .chain([Box::new(Late) as Box<dyn PartWorker<u32>>])
+            .collect();
+        let lease = Duration::from_secs(60);
+        let done = carry_out(vec![Vec::new(); 2], workers, lease, &Cancel::new(), &mut |_| {});
+        assert_eq!(done.map(|done| done.results), Ok(vec![0, 1]));
     }
 
     #[test]

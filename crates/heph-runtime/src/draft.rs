@@ -51,6 +51,8 @@ pub struct ModelDrafter {
     cancel: Cancel,
     /// The second best of its last guesses, by their places in the conversation.
     doubts: Vec<Doubt>,
+    /// Whether its model failed in this answer, which goes on without its guesses.
+    has_failed: bool,
 }
 
 /// A guess that might have been another.
@@ -64,9 +66,29 @@ impl ModelDrafter {
     /// A drafter over the line of a small model.
     pub fn new(line: Line, cancel: Cancel) -> Self {
         Self {
-            line,
+            line: line.waiting_for_no_room(),
             cancel,
             doubts: Vec::new(),
+            has_failed: false,
+        }
+    }
+
+    /// What came of guessing: nothing more in this answer once the model failed, which may find no room beside those of other answers. Only whoever
+    /// asks to stop ends the answer.
+    fn guessed<T: Default>(
+        &mut self,
+        guess: impl FnOnce(&mut Self) -> Result<T, LineError>,
+    ) -> Result<T, LineError> {
+        if self.has_failed {
+            return Ok(T::default());
+        }
+        match guess(self) {
+            Err(LineError::Cancelled) => Err(LineError::Cancelled),
+            Err(_) => {
+                self.has_failed = true;
+                Ok(T::default())
+            }
+            guessed => guessed,
         }
     }
 
@@ -82,20 +104,23 @@ impl ModelDrafter {
 impl Drafter for ModelDrafter {
     fn begin(&mut self, sampling: &SamplingOptions) {
         self.line.begin(sampling);
+        self.has_failed = false;
     }
 
     fn read(&mut self, history: &[TokenId]) -> Result<(), LineError> {
-        let (held, to) = (self.held(history), history.len().saturating_sub(1));
-        if held < to && to <= self.line.model().context {
-            self.line.feed(held, &history[held..to], 0);
-            self.line.catch_up(&self.cancel)?;
-        }
-        Ok(())
+        self.guessed(|this| {
+            let (held, to) = (this.held(history), history.len().saturating_sub(1));
+            if held < to && to <= this.line.model().context {
+                this.line.feed(held, &history[held..to], 0);
+                this.line.catch_up(&this.cancel)?;
+            }
+            Ok(())
+        })
     }
 
     fn draft(&mut self, history: &[TokenId], count: usize) -> Result<Vec<TokenId>, LineError> {
         self.doubts.clear();
-        self.go_on(history, count, true)
+        self.guessed(|this| this.go_on(history, count, true))
     }
 
     fn branches(
@@ -117,7 +142,10 @@ impl Drafter for ModelDrafter {
         let mut branches = Vec::new();
         for (at, instead) in places {
             let known = [history, &guesses[..at], &[instead.token]].concat();
-            let rest = self.go_on(&known, guesses.len() - at - 1, false)?;
+            let rest = self.guessed(|this| this.go_on(&known, guesses.len() - at - 1, false))?;
+            if self.has_failed {
+                break;
+            }
             branches.push(Branch {
                 at: at as u32,
                 tokens: [&[instead.token], rest.as_slice()].concat(),

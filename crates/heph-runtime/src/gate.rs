@@ -383,7 +383,8 @@ impl Seat for Watched {
     }
 
     fn choose_by(&mut self, options: &SamplingOptions) -> bool {
-        self.seat.choose_by(options)
+        // Options name tokens of the request; who says no to a seat says why when it is opened anew.
+        self.still().is_ok() && self.seat.choose_by(options)
     }
 
     fn is_settled(&self) -> bool {
@@ -504,6 +505,10 @@ mod tests {
         fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
             Ok(None)
         }
+
+        fn choose_by(&mut self, _: &SamplingOptions) -> bool {
+            true
+        }
     }
 
     /// A machine that hears what is asked of it and opens nothing.
@@ -622,10 +627,10 @@ mod tests {
         let card = Label::of_spans(&heph_privacy::pii::patterns("My card is 4111 1111 1111 1111."));
         let open = || gate.open(SessionId(1), &stage(2, 4), &Bell::new()).unwrap();
         let (mut first, mut second) = (open(), open());
-        assert!(first.submit(order()).is_ok());
+        assert!(first.submit(order()).is_ok() && first.choose_by(&SamplingOptions::greedy()));
         // A later message is private: at once, and for every answer of the conversation.
         discretion.also(&card);
-        assert!(first.submit(order()).is_err());
+        assert!(!first.choose_by(&SamplingOptions::greedy()) && first.submit(order()).is_err());
         let part = CachePart {
             first: Position(0),
             tokens: 0,

@@ -68,7 +68,11 @@ pub struct Silence {
 impl Hail {
     /// Whether it was silent lately.
     pub fn is_silent(&self, now: u64) -> bool {
-        let lately = |silent: Silence| now.saturating_sub(silent.tried_unix_s) < SILENT_FOR_S;
+        // What a clock noted that was ahead says nothing.
+        let lately = |silent: Silence| {
+            let ago = now.checked_sub(silent.tried_unix_s);
+            ago.is_some_and(|ago| ago < SILENT_FOR_S)
+        };
         self.silent.is_some_and(lately)
     }
 }
@@ -249,6 +253,7 @@ mod tests {
         assert_eq!(patience(200), SILENT_PATIENCE);
         assert_eq!(patience(200 + SILENT_FOR_S - 1), SILENT_PATIENCE);
         assert_eq!(patience(200 + SILENT_FOR_S), DEADLINE);
+        assert_eq!(patience(199), DEADLINE, "a clock that was ahead noted it");
         hails.silent(NODE, 900);
         let silent = hails.of(NODE).unwrap().silent.unwrap();
         assert_eq!((silent.since_unix_s, silent.tried_unix_s), (200, 900));

@@ -205,6 +205,8 @@ pub enum LineError {
 /// A line of seats.
 pub struct Line {
     model: LineModel,
+    /// Positions that its seats are opened for: conversations are shorter for a while where memory is short.
+    context: usize,
     hosts: Vec<Arc<dyn Host>>,
     limits: LineLimits,
     posts: Vec<Post>,
@@ -218,6 +220,8 @@ pub struct Line {
     lost: Vec<(NodeId, Instant)>,
     /// Nodes that were full, and when they may have room.
     busy: Vec<(NodeId, Instant)>,
+    /// How long it waits in all for nodes that are full.
+    room_wait: Duration,
     /// Since when nodes have had no room for what this line has begun, without a token in between.
     short_since: Option<Instant>,
     moves: Vec<Move>,
@@ -339,6 +343,7 @@ impl Line {
         let post = |stage: &Placement| Post::vacant(stage, inputs(), clock.now());
         Ok(Self {
             posts: stages.iter().map(post).collect(),
+            context: model.context,
             model,
             hosts,
             limits,
@@ -349,6 +354,7 @@ impl Line {
             chosen: VecDeque::new(),
             lost: Vec::new(),
             busy: Vec::new(),
+            room_wait: BUSY_WAIT_MAX,
             short_since: None,
             moves: Vec::new(),
             forwards: false,
@@ -383,6 +389,12 @@ impl Line {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.told = clock.now();
         self.clock = clock;
+        self
+    }
+
+    /// The line that waits for no node that is full: what it brings is worth less than that.
+    pub fn waiting_for_no_room(mut self) -> Self {
+        self.room_wait = Duration::ZERO;
         self
     }
 
@@ -453,7 +465,7 @@ impl Line {
         self.told = now;
         self.lost
             .retain(|(_, when)| now.saturating_duration_since(*when) < FORGIVEN_AFTER);
-        if self.lost.len() == self.hosts.len() {
+        if self.hosts.iter().all(|host| self.is_lost(host.node())) {
             self.lost.clear();
         }
         if self.sampling != *sampling {
@@ -571,7 +583,7 @@ impl Line {
         Ok(())
     }
 
-    /// Makes conversations as long as this, and never shorter than what was fed.
+    /// Makes conversations as long as this, and never shorter than what was fed. Seats stay, and new ones are as good for longer ones.
     pub fn limit_context(&mut self, positions: usize) {
         self.model.context = positions.max(self.tokens.len());
     }

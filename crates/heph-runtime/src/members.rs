@@ -350,30 +350,14 @@ fn member(peer: Peer, present: &[Present]) -> Member {
 /// What a peer says of itself, where it makes sense; who it is and what it is to this person the book says.
 fn said_by(peer: &Peer, bytes: &[u8]) -> Option<Said> {
     let Said { profile: said, load } = serde_json::from_slice(bytes).ok()?;
-    let positive = |number: f64| number.is_finite() && number > 0.0;
-    let not_negative = |number: f64| number.is_finite() && number >= 0.0;
-    let speed = &said.speed;
-    let points = speed.measured.windows(2).all(|pair| pair[0].rows < pair[1].rows)
-        && speed.measured.iter().all(|point| positive(point.factor));
-    let caps = said.caps.cpu.is_none_or(|share| positive(share) && share <= 1.0)
-        && said.caps.bytes_per_second.is_none_or(positive);
-    let sound = positive(speed.bytes_per_second)
-        && positive(speed.flops_per_second)
-        && speed.measured.len() <= heph_types::SPEED_POINTS_MAX
-        && points
-        && caps
-        && not_negative(said.price.prompt_token)
-        && not_negative(said.price.answer_token)
-        && said.holds.len() <= HELD_MAX;
-    sound.then(|| Said {
-        profile: NodeProfile {
-            node: peer.node,
-            name: peer.name.clone(),
-            role: peer.role,
-            ..said
-        },
-        load,
-    })
+    let profile = NodeProfile {
+        node: peer.node,
+        name: peer.name.clone(),
+        role: peer.role,
+        ..said
+    };
+    let sound = profile.holds.len() <= HELD_MAX && heph_plan::believable(&profile).is_ok();
+    sound.then_some(Said { profile, load })
 }
 
 #[cfg(test)]

@@ -203,11 +203,15 @@ impl Replanner {
             return None;
         }
         self.moved = Some(now.time);
+        // A line that helps itself turns to whoever it knows: it comes to know those alone that were planned with.
+        let planned = |host: &Arc<dyn Host>| stages.iter().any(|stage| stage.node == host.node());
+        let (hosts, came) = std::mem::take(&mut self.came).into_iter().partition(planned);
+        self.came = came;
         Some(Layout {
             stages,
             why: next.sentence,
             transfers,
-            hosts: std::mem::take(&mut self.came),
+            hosts,
         })
     }
 
@@ -605,6 +609,36 @@ mod tests {
             slow.time += Duration::from_secs(queue_s);
             slow.seconds[1] = Some(0.9);
             assert_eq!(replanner.look(&slow).is_some(), !moves, "{queue_s} s");
+        }
+    }
+
+    #[test]
+    fn who_came_and_is_not_planned_with_is_no_host_of_the_line() {
+        for (exactness, known) in [(Exactness::Exact, true), (Exactness::Unknown, false)] {
+            let (tell, changes) = std::sync::mpsc::channel();
+            let mut replanner = replanner(4).with_changes(changes);
+            replanner.request.policy.exact_only = true;
+            let standing = standing(&replanner, &[30.0, 30.0]);
+            let stages = replanner.plan.remote_stages();
+            let lost = stages.map(|stage| stage.node).next().expect("another machine");
+            // By far the fastest.
+            let came = NodeId([9; 32]);
+            let mut profile = machine(9, 0.1);
+            profile.exactness = exactness;
+            let link = replanner.cluster.nodes[0].link;
+            let node = crate::node::Node::new(came, crate::node::NodeCaps::default());
+            let told = tell.send(Change::Joined {
+                peer: Box::new(Peer { profile, link }),
+                host: Arc::new(node),
+            });
+            assert!(told.is_ok());
+            let layout = replanner.lost(lost, &standing).expect("another layout");
+            let planned = layout.stages.iter().any(|stage| stage.node == came);
+            assert_eq!(
+                (planned, layout.hosts.len()),
+                (known, usize::from(known)),
+                "{exactness}"
+            );
         }
     }
 

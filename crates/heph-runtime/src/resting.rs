@@ -39,6 +39,8 @@ pub struct For {
     pub plan: Plan,
     /// What the planner was told that machines may see.
     pub policy: Policy,
+    /// The most credits that it may cost: its line keeps to that also where it goes to other machines.
+    pub credits_max: Option<f64>,
     /// The other machines that it may ask, as rules see them.
     pub machines: BTreeMap<NodeId, Destination>,
     /// Whether it was asked about texts.
@@ -51,6 +53,7 @@ impl For {
         self.owner == other.owner
             && self.standing == other.standing
             && self.policy == other.policy
+            && self.credits_max == other.credits_max
             && self.about == other.about
             && self.meets_the_same(other)
             && alike(&self.plan, &other.plan)
@@ -267,6 +270,7 @@ mod tests {
             standing: standing("internal"),
             plan: plan(Mode::Remote, 1),
             policy: Policy::closed(),
+            credits_max: Some(9.0),
             machines: machines(&[Role::Own, Role::Miner]),
             about: false,
         }
@@ -326,6 +330,10 @@ mod tests {
             },
             For {
                 policy: Policy::open(Leaves::Text, &[Role::Own]),
+                ..whom(1)
+            },
+            For {
+                credits_max: Some(2.0),
                 ..whom(1)
             },
             For {

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use heph_plan::draft::{RoundStart, SourceStart};
 use heph_plan::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, Forwarding, KvChoice, Mode,
-    ModelChoice, Objective, Place, Record, Request,
+    ModelChoice, Objective, Place, Record, Request, Stage,
 };
 use heph_types::{
-    Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeProfile, NodeState, Policy, Speed,
-    WireCodec,
+    Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeProfile, NodeState, Policy, Price,
+    Speed, WireCodec,
 };
 
 use crate::cancel::Cancel;
@@ -218,7 +219,7 @@ impl Route<'_> {
         let plan = &decision.plan;
         let limits = LineLimits {
             chunk: plan.chunk_rows.max(1) as usize,
-            ..self.limits
+            ..patient(self.limits, self.record)
         };
         let mut line = Line::new(self.model, hosts, &Replanner::placements(plan), limits)?;
         let mut replanner = Replanner::new(request.clone(), cluster.clone(), plan.clone())
@@ -284,9 +285,14 @@ impl Route<'_> {
             }
         }
         admit(Gate::here(Arc::clone(self.pool.here()), meter));
+        // A line that helps itself asks no planner: whoever it may turn to keeps the answer's bits, and where there is a most of credits asks for none.
+        let is_boundless = self.record.request.objective.credits_max.is_none();
         let helps = |machine: &&crate::pool::Machine| {
-            let sees = policy.seen_by(machine.profile.node, machine.profile.role);
-            sees >= Leaves::Activations && machine.profile.state == NodeState::Open
+            let profile = &machine.profile;
+            let sees = policy.seen_by(profile.node, profile.role) >= Leaves::Activations;
+            let promised =
+                profile.exactness <= plan.exactness && (is_boundless || profile.price == Price::default());
+            sees && promised && profile.state == NodeState::Open
         };
         self.pool
             .others()
@@ -294,6 +300,45 @@ impl Route<'_> {
             .filter(helps)
             .for_each(|machine| admit(there(machine)));
         Ok(hosts)
+    }
+}
+
+/// So many times what the planner expects a seat may take before its pace is known.
+const EXPECTED_TIMES: f64 = 8.0;
+
+/// Longest that a seat whose pace is not known is waited for over a token, and over each token more in a piece of a prompt. Whoever lives and is as slow
+/// as planned is worth waiting for; whoever is gone is found out by its silence.
+const PATIENCE_MAX: [Duration; 2] = [Duration::from_secs(30), Duration::from_millis(500)];
+
+/// How long a line waits for seats whose pace is not known yet: longer where the planner took a slow machine, which nobody else may be there for.
+fn patient(limits: LineLimits, record: &Record) -> LineLimits {
+    let (plan, model) = (&record.decision.plan, &record.request.models);
+    let Some(model) = model.iter().find(|choice| choice.profile.model == plan.model) else {
+        return limits;
+    };
+    let (rows, positions) = (plan.chunk_rows.max(1), f64::from(record.request.prompt_tokens));
+    let seconds = |rows: u32| {
+        let takes = |stage: &Stage| {
+            let mut peers = record.cluster.nodes.iter().map(|peer| &peer.profile);
+            let profile = peers.find(|profile| profile.node == stage.node)?;
+            let layers = stage
+                .layers
+                .iter()
+                .filter_map(|layer| model.profile.layers.get(layer));
+            let layer = |layer| profile.speed.layer_seconds(layer, rows, positions, plan.kv);
+            Some(layers.map(layer).sum::<f64>() / profile.caps.cpu.unwrap_or(1.0))
+        };
+        plan.remote_stages().filter_map(takes).fold(0.0, f64::max)
+    };
+    let waits = |seconds: f64, most: Duration| {
+        Duration::try_from_secs_f64(seconds * EXPECTED_TIMES).map_or(most, |waits| waits.min(most))
+    };
+    let [one, more] = PATIENCE_MAX;
+    let each = seconds(rows) / f64::from(rows);
+    LineLimits {
+        patience: limits.patience.max(waits(seconds(1), one)),
+        patience_per_token: limits.patience_per_token.max(waits(each, more)),
+        ..limits
     }
 }
 

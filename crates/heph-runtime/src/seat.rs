@@ -24,6 +24,9 @@ pub const ORDERS_MAX: usize = 64;
 /// How long a node whose caches are full is left alone: other answers end, and each token of one takes milliseconds.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
+/// A node that says that it will have room sooner than this is asked no sooner: asking costs more than that.
+const BUSY_LEAST: Duration = Duration::from_millis(50);
+
 /// Carries out the orders of one stage of one session.
 pub trait Seat: Send {
     /// Who carries them out.
@@ -289,7 +292,9 @@ impl SeatError {
             Self::Refused {
                 why: Refusal::Peer(heph_net::wire::Refusal::Busy { eta_ms }),
                 ..
-            } => Some(Duration::from_millis(u64::from(*eta_ms)).min(heph_net::session::BUSY_MAX)),
+            } => {
+                Some(Duration::from_millis(u64::from(*eta_ms)).clamp(BUSY_LEAST, heph_net::session::BUSY_MAX))
+            }
             _ => None,
         }
     }

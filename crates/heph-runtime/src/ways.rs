@@ -64,9 +64,9 @@ impl Measured {
         rate(self.up) && rate(self.down)
     }
 
-    /// How old it is at `now`, in seconds.
+    /// How old it is at `now`, in seconds. What a clock noted that was ahead is older than anything.
     pub fn age_s(&self, now: u64) -> u64 {
-        now.saturating_sub(self.at_unix_s)
+        now.checked_sub(self.at_unix_s).unwrap_or(u64::MAX)
     }
 }
 
@@ -89,7 +89,7 @@ impl Apart {
 
     /// Whether the machines may be elsewhere by now.
     fn is_stale(&self, now: u64) -> bool {
-        now.saturating_sub(self.at_unix_s) >= STALE_S
+        now.checked_sub(self.at_unix_s).is_none_or(|age| age >= STALE_S)
     }
 }
 
@@ -331,6 +331,7 @@ mod tests {
             (5e6, smoothed.down, 300)
         );
         assert!(!ways.is_old(NODE, 300 + FRESH_S) && ways.is_old(NODE, 301 + FRESH_S));
+        assert!(ways.is_old(NODE, 299), "a clock that was ahead noted it");
         // Where it was a day ago may be elsewhere.
         ways.probed(NODE, both(10.0), 300 + STALE_S);
         assert_eq!(ways.to(NODE).map(|way| way.up), Some(10.0));

@@ -934,6 +934,8 @@ impl Host for Interrupting {
 struct Full {
     node: Node,
     left: AtomicI64,
+    /// When it says that it will have room.
+    eta_ms: u32,
 }
 
 impl Host for Full {
@@ -945,7 +947,7 @@ impl Host for Full {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             return Err(SeatError::Refused {
                 node: self.node.id(),
-                why: Refusal::Peer(heph_net::wire::Refusal::Busy { eta_ms: 30 }),
+                why: Refusal::Peer(heph_net::wire::Refusal::Busy { eta_ms: self.eta_ms }),
             });
         }
         self.node.open(session, spec, bell)
@@ -956,12 +958,14 @@ impl Host for Full {
 fn a_full_node_is_passed_by_and_waited_for_where_nobody_else_is_left() {
     let case = Case::of(2);
     let expected = calm(case);
-    let full = |id, times| -> Arc<dyn Host> {
+    let full_for = |id, times, eta_ms| {
         Arc::new(Full {
             node: node(id),
             left: AtomicI64::new(times),
+            eta_ms,
         })
     };
+    let full = |id, times| -> Arc<dyn Host> { full_for(id, times, 30) };
     let ask = |nodes: [u8; 2], hosts: Vec<Arc<dyn Host>>, cancel: &Cancel| {
         let model = line_model();
         let stages = [(nodes[0], 0, 1), (nodes[1], 1, 2)].map(|(id, start, end)| Placement {
@@ -983,16 +987,124 @@ fn a_full_node_is_passed_by_and_waited_for_where_nobody_else_is_left() {
     let (answer, _) = ask([1, 2], vec![full(1, 1_000), full(2, 0)], &Cancel::new());
     assert_eq!(answer.tokens, expected.tokens);
     assert!(answer.moves.iter().any(|moved| moved.from == NodeId([1; 32])));
-    // Nobody waits who was told to stop.
-    let cancel = Cancel::new();
-    let raised = cancel.clone();
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(100));
-        raised.raise();
+    // Nobody waits who was told to stop, and a node that says that it has room at once and never has is not asked all the time.
+    for eta_ms in [30, 0] {
+        let cancel = Cancel::new();
+        let raised = cancel.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            raised.raise();
+        });
+        let nodes = [1, 2].map(|id| full_for(id, 100_000, eta_ms));
+        let hosts = nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Host>);
+        let (answer, took) = ask([1, 2], hosts.collect(), &cancel);
+        assert_eq!(answer.finish, Finish::Cancelled);
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        let times = |node: &Arc<Full>| 100_000 - node.left.load(Ordering::Relaxed);
+        let asked: i64 = nodes.iter().map(times).sum();
+        assert!(asked < 1000, "asked {asked} times within {took:?}");
+    }
+}
+
+/// A host far away that opens nothing while it is gone.
+struct Gone {
+    node: Node,
+    is_gone: AtomicBool,
+}
+
+impl Host for Gone {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        match self.is_gone.load(Ordering::Relaxed) {
+            true => Err(lost(self.node.id())),
+            false => self.node.open(session, spec, bell),
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_line_of_which_everybody_was_lost_asks_all_of_them_again() {
+    let case = Case::of(2);
+    let expected = calm(case);
+    let nodes = [1, 2].map(|id| {
+        Arc::new(Gone {
+            node: node(id),
+            is_gone: AtomicBool::new(true),
+        })
     });
-    let (answer, took) = ask([1, 2], vec![full(1, 100_000), full(2, 100_000)], &cancel);
-    assert_eq!(answer.finish, Finish::Cancelled);
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    let model = line_model();
+    // Both stages are asked of the first at once, so it is lost twice.
+    let stages = [(1, 0, 1), (1, 1, 2)].map(|(id, start, end)| Placement {
+        node: NodeId([id; 32]),
+        layers: model.range(start, end),
+    });
+    let hosts = nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Host>);
+    let line = Line::new(model, hosts.collect(), &stages, LineLimits::default()).unwrap();
+    let mut desk = Desk::over(line, Pace::Steps, Arc::clone(&tiny().words), Cancel::new());
+    let mut ask = || desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |_| {});
+    assert!(ask().is_err(), "nobody is there");
+    nodes
+        .iter()
+        .for_each(|node| node.is_gone.store(false, Ordering::Relaxed));
+    assert_eq!(ask().expect("both are back").tokens, expected.tokens);
+}
+
+#[test]
+fn an_answer_is_not_lost_with_whoever_guesses_for_it() {
+    let gone = |id| -> Arc<dyn Host> {
+        Arc::new(Gone {
+            node: node(id),
+            is_gone: AtomicBool::new(true),
+        })
+    };
+    let full = |id| -> Arc<dyn Host> {
+        Arc::new(Full {
+            node: node(id),
+            left: AtomicI64::new(1_000_000),
+            eta_ms: 30,
+        })
+    };
+    for (seed, guesser) in [(60, gone(9)), (61, full(9)), (90, gone(9)), (91, full(9))] {
+        let case = Case::of(seed);
+        let line = Line::whole(line_model(), guesser, LineLimits::default());
+        let drafter = Box::new(ModelDrafter::new(line, Cancel::new()));
+        let pace = match case.pace {
+            2 => Pace::Guess(Guess {
+                drafter,
+                length: 3,
+                ahead: 2,
+                branches: 2,
+            }),
+            _ => {
+                let start = SourceStart {
+                    acceptance: 0.7,
+                    seconds_per_token: 1e-6,
+                    length_max: 6,
+                    branches_max: 1,
+                };
+                let kind = DraftSource::Model;
+                let sources = vec![GuessSource { kind, drafter, start }];
+                Pace::Adapt(Box::new(Speculation::new(sources, Plain::Steps, None)))
+            }
+        };
+        let line = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
+        let mut desk = Desk::over(line, pace, Arc::clone(&tiny().words), Cancel::new());
+        let began = std::time::Instant::now();
+        let answer = desk.answer(Prompt::Text(PROMPTS[case.prompt]), &case.options(), &mut |_| {});
+        assert_eq!(answer.expect("an answer").tokens, calm(case).tokens, "{case:?}");
+        let took = began.elapsed();
+        assert!(
+            took < Duration::from_secs(20),
+            "{case:?} waited for guesses: {took:?}"
+        );
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use heph_engine::model::Model;
 use heph_kernels::kv::PAGE;
 use heph_plan::ladder::{Allowed, Degradation, Holding, Step, TooLittleMemory, degrade, sentence};
-use heph_types::{ModelProfile, NodeId};
+use heph_types::{KvFormat, ModelProfile, NodeId};
 use std::sync::Arc;
 
 use super::{ALONE, DeskError};
@@ -46,6 +46,8 @@ pub struct Relief {
     position: f64,
     /// Positions that the line could hold at first.
     context: usize,
+    /// The format that the line's caches had at first, once it was seen.
+    format: Option<KvFormat>,
     /// The same model in fewer bits, largest first.
     smaller: Vec<Smaller>,
     /// What was given up and does not come back, a sentence each.
@@ -97,6 +99,7 @@ impl Relief {
             ends: profile.head.weight_bytes + profile.embed_bytes,
             position: position / profile.layers.len().max(1) as f64,
             context,
+            format: None,
             smaller: Vec::new(),
             lasting: Vec::new(),
             given_up: Vec::new(),
@@ -139,10 +142,15 @@ impl Relief {
         self.lasting.iter().chain(&self.given_up).cloned().collect()
     }
 
-    /// Starts an answer: what was given up is had again if there is room.
+    /// Starts an answer: positions that were given up are had again if there is room. Caches stay in the bits that they fell to,
+    /// which is told of each answer.
     pub(super) fn begin(&mut self, line: &mut Line) {
         self.given_up.clear();
         line.limit_context(self.context);
+        let format = line.model().kv_format;
+        if format != *self.format.get_or_insert(format) {
+            self.given_up.push(sentence(&[Step::Kv(format)]));
+        }
     }
 
     /// Looks whether what may still come fits into what is left, and gives up what it must. The answer needs `needed`

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::post::{Kind, Piece};
-use super::{BUSY_WAIT_MAX, CANCEL_LOOK, EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
+use super::{CANCEL_LOOK, EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
 use crate::cancel::Cancel;
 use crate::seat::{Host, SeatError};
 
@@ -123,7 +123,7 @@ impl Line {
             true => *self.short_since.get_or_insert(now),
             false => now,
         };
-        if now.saturating_duration_since(since) < BUSY_WAIT_MAX {
+        if now.saturating_duration_since(since) < self.room_wait {
             self.busy.extend(error.busy_for().map(|wait| (node, now + wait)));
         }
         self.lost.push((node, now));
@@ -132,18 +132,21 @@ impl Line {
     /// Where nobody is left but who is full: waits until the first of them may have room, and lets it be asked again.
     /// `until` is when the waiting ends for good. `false`: there is nobody to wait for.
     fn wait_for_room(&mut self, until: &mut Option<Instant>) -> Result<bool, LineError> {
-        let end = *until.get_or_insert_with(|| self.clock.now() + BUSY_WAIT_MAX);
+        let end = *until.get_or_insert_with(|| self.clock.now() + self.room_wait);
         let Some(&(node, free)) = self.busy.iter().min_by_key(|(_, free)| *free) else {
             return Ok(false);
         };
-        while self.clock.now() < free {
-            if self.clock.now() >= end {
-                return Ok(false);
-            }
+        loop {
             if self.cancel.as_ref().is_some_and(Cancel::is_raised) {
                 return Err(LineError::Cancelled);
             }
             let (seen, now) = (self.bell.rings(), self.clock.now());
+            if now >= end {
+                return Ok(false);
+            }
+            if now >= free {
+                break;
+            }
             self.clock
                 .wait(&self.bell, seen, free.min(end).min(now + CANCEL_LOOK));
         }
@@ -224,7 +227,7 @@ impl Line {
         StageSpec {
             model: self.model.hash,
             layers: self.posts[at].layers,
-            context: self.model.context as u32,
+            context: self.context as u32,
             kv_format: self.model.kv_format,
             choose: last.then(|| self.sampling.clone()),
         }

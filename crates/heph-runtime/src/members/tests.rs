@@ -201,6 +201,7 @@ fn nonsense_of_a_peer_is_no_profile() {
         ),
         ("/speed/measured", serde_json::json!([{"rows": 4, "factor": 0.0}])),
         ("/caps/cpu", serde_json::json!(2.0)),
+        ("/queue", serde_json::json!({"secs": 1_000_000, "nanos": 0})),
         ("/price/answer_token", serde_json::json!(-1.0)),
         ("/memory", serde_json::json!("much")),
         ("/holds", serde_json::json!(null)),

@@ -247,7 +247,8 @@ impl Stage {
     /// Chooses tokens by other options from now on. `false` where the stage does not choose, or the options look at
     /// tokens whose ids it was not told.
     pub fn choose_anew(&mut self, options: &SamplingOptions) -> bool {
-        let told = self.tokens.len() == self.held || !options.looks_back();
+        let told =
+            self.tokens.len() == self.held && !self.orders.iter().any(is_untold) || !options.looks_back();
         match Sampler::new(options.clone()) {
             Ok(sampler) if told && self.sampler.is_some() => {
                 self.sampler = Some(sampler);
@@ -622,6 +623,14 @@ impl Stage {
     }
 }
 
+/// Whether an order brings rows without their ids.
+fn is_untold(order: &Order) -> bool {
+    let Order::Forward(forward) = order else {
+        return false;
+    };
+    matches!(&forward.input, StageInput::Rows { tokens, .. } | StageInput::Handed { tokens, .. } if tokens.is_empty())
+}
+
 impl Seat for Stage {
     fn node(&self) -> NodeId {
         self.node
@@ -938,5 +947,41 @@ mod tests {
         assert!(!new.choose_anew(&looks_back));
         reply(&mut new, forward(0, 1..3));
         assert!(new.choose_anew(&looks_back), "all of it was said");
+    }
+
+    #[test]
+    fn rows_that_wait_without_ids_keep_a_stage_from_looking_back() {
+        let [mut before, _] = stages(0, 1, false);
+        let [mut last, _] = stages(1, 2, true);
+        let Reply::Rows { hidden, .. } = reply(&mut before, forward(0, 5..25)) else {
+            panic!("a stage that tells rows");
+        };
+        let rows = |tokens: Vec<TokenId>| {
+            Order::Forward(Forward {
+                first: Position(0),
+                input: StageInput::Rows {
+                    hidden: hidden.clone(),
+                    tokens,
+                },
+                answers: 1,
+                pass: None,
+            })
+        };
+        let looks_back = SamplingOptions {
+            repeat_penalty: 1.2,
+            ..SamplingOptions::greedy()
+        };
+        last.take(rows(Vec::new())).unwrap();
+        assert!(
+            !last.choose_anew(&looks_back),
+            "nothing was done yet, and what waits is untold"
+        );
+        assert!(last.choose_anew(&SamplingOptions::greedy()));
+        last.work().unwrap();
+        last.take(rows((5..25).map(TokenId).collect())).unwrap();
+        last.take(Order::Rollback(Position(0))).unwrap();
+        last.work().unwrap();
+        last.work().unwrap();
+        assert!(last.choose_anew(&looks_back));
     }
 }

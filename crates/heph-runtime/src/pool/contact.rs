@@ -210,7 +210,7 @@ fn ask(
     let (took, now) = (began.elapsed(), seconds_since_1970());
     network.hails().answered(known.node, took, now);
     let silent = || "it is there and lends nothing, or in a version that is not known here".to_owned();
-    let said = probe.profile.ok_or_else(silent)?;
+    let profile = as_the_book_says(probe.profile.ok_or_else(silent)?, known)?;
     if network.ways().is_old(known.node, now) {
         tell(Heard::Answers);
         let (tell, told) = mpsc::channel();
@@ -224,7 +224,7 @@ fn ask(
     }
     let rtt = probe.round_trip.unwrap_or_default();
     Ok(Reached {
-        profile: as_the_book_says(said, known),
+        profile,
         rtt,
         link: link_to(network, known, rtt),
         relayed: probe.way == Some(Way::Relayed),
@@ -232,13 +232,17 @@ fn ask(
     })
 }
 
-/// A machine's word counts for what it can do. Who it is, and what it is to this person, the book says.
-fn as_the_book_says(said: NodeProfile, known: &trust::Peer) -> NodeProfile {
-    NodeProfile {
+/// A machine's word counts for what it can do, where that can be. Who it is, and what it is to this person, the book says.
+fn as_the_book_says(said: NodeProfile, known: &trust::Peer) -> Result<NodeProfile, String> {
+    let profile = NodeProfile {
         node: known.node,
         name: known.name.clone(),
         role: known.role,
         ..said
+    };
+    match heph_plan::believable(&profile) {
+        Ok(()) => Ok(profile),
+        Err(cannot) => Err(format!("what it says of itself makes no sense: {cannot}")),
     }
 }
 
@@ -297,9 +301,22 @@ mod tests {
             name: "tower".to_owned(),
             ..profile(NodeId([2; 32]), Role::Own)
         };
-        let believed = as_the_book_says(lie.clone(), &known);
+        let believed = as_the_book_says(lie.clone(), &known).expect("it can be");
         let who = (believed.node, believed.role, believed.name.as_str());
         assert_eq!(who, (NodeId([1; 32]), Role::Miner, "stranger"));
         assert_eq!(believed.speed, lie.speed);
+        // One that says what cannot be is left out, and nobody else's plan fails for it.
+        let lies: [fn(&mut NodeProfile); 4] = [
+            |said| said.speed.bytes_per_second = 0.0,
+            |said| said.speed.flops_per_second = 1e-300,
+            |said| said.queue = Duration::MAX,
+            |said| said.price.answer_token = -1.0,
+        ];
+        for (at, tells) in lies.into_iter().enumerate() {
+            let mut said = lie.clone();
+            tells(&mut said);
+            let why = as_the_book_says(said, &known).expect_err("it cannot be");
+            assert!(why.contains("stranger cannot be"), "{at}: {why}");
+        }
     }
 }

@@ -438,3 +438,73 @@ fn a_receipt_tells_who_computes_also_where_an_earlier_answer_lost_a_machine() {
         told.places
     );
 }
+
+/// What becomes of an answer that `[1]` gives and loses, of `[2]` with this promise and price, and of a desk that has not the model; nobody is to
+/// ask more than 10 credits.
+fn helped(exactness: Exactness, price: f64) -> (bool, usize) {
+    let mut world = World::new(&[Role::Own, Role::Own], 20);
+    let layers = world.model.graph().layers.len();
+    let own = policy([]);
+    let mut pool = NodePool::alone(
+        machine(DESK, Role::Own, 1e8, layers),
+        Arc::new(Node::new(DESK, NodeCaps::default())),
+    );
+    for (at, other) in world.pool.others().iter().enumerate() {
+        let mut other = other.clone();
+        if at == 1 {
+            other.profile.exactness = exactness;
+            other.profile.price.answer_token = price;
+            other.profile.speed.bytes_per_second = 1e8;
+        }
+        pool = pool.with(other);
+    }
+    world.pool = pool;
+    let mut record = world.record(Mode::Remote, &own);
+    let first = record.decision.plan.stages.iter().map(|stage| stage.node);
+    assert!(first.eq([NodeId([1; 32])]), "the first one answers");
+    // The planner knows nobody who could go on.
+    record.cluster.desk.memory = 1;
+    record.cluster.nodes.truncate(1);
+    record.request.objective.credits_max = Some(10.0);
+    let mut desk = world.desk(&record, None, &own, &Meter::default()).unwrap();
+    let options = AnswerOptions {
+        sampling: SamplingOptions::greedy(),
+        max_tokens: Some(60),
+        stops: Vec::new(),
+    };
+    let answer = desk.answer(Prompt::Chat(&*QUESTION), &options, &mut |_| {});
+    (answer.is_ok(), world.opened()[1])
+}
+
+#[test]
+fn a_lost_machine_is_never_replaced_by_one_of_other_bits_or_for_more_than_was_to_be_paid() {
+    assert_eq!(helped(Exactness::Exact, 0.0), (true, 1));
+    for (exactness, price) in [
+        (Exactness::Close, 0.0),
+        (Exactness::Unknown, 0.0),
+        (Exactness::Exact, 0.1),
+    ] {
+        assert_eq!(helped(exactness, price), (false, 0), "{exactness} for {price}");
+    }
+}
+
+#[test]
+fn a_machine_that_was_planned_with_as_slow_as_it_is_is_waited_for_as_long_as_it_takes() {
+    let world = World::new(&[Role::Own], usize::MAX);
+    let mut record = world.record(Mode::Remote, &policy([]));
+    let usual = LineLimits::default();
+    assert_eq!(patient(usual, &record), usual, "it is fast");
+    let model = &record.request.models[0].profile;
+    let bytes: u64 = model.layers.iter().map(|layer| layer.weight_bytes_one_row).sum();
+    // A second for a token.
+    let speed = &mut record.cluster.nodes[0].profile.speed;
+    (speed.bytes_per_second, speed.flops_per_second) = (bytes as f64, 1e18);
+    let slow = patient(usual, &record);
+    assert!(
+        slow.patience > Duration::from_secs(7) && slow.patience < Duration::from_secs(10),
+        "{slow:?}"
+    );
+    record.cluster.nodes[0].profile.speed.bytes_per_second = 1.0;
+    let slow = patient(usual, &record);
+    assert_eq!([slow.patience, slow.patience_per_token], PATIENCE_MAX);
+}

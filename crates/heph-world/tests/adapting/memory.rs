@@ -88,6 +88,55 @@ fn precision_falls_only_where_it_may() {
 }
 
 #[test]
+fn caches_that_took_fewer_bits_are_told_of_each_answer_that_they_are_used_for() {
+    let model = &story().model;
+    let (left, pressure) = said(u64::MAX);
+    let worker = Worker::new(Arc::clone(model), Arc::new(Pool::serial()), Isa::best());
+    let desk = Desk::new(worker, Arc::clone(&story().words), Cancel::new());
+    let mut desk = desk.with_relief(Relief::new(model, pressure.clone(), Precision::MayFall));
+    // There is room again for the second answer, and the bits are gone all the same.
+    for later in [RESERVE + 220 * position_bytes(), u64::MAX] {
+        let answer = answer_while(&mut desk, &left, &pressure, later).expect("an answer");
+        assert_eq!(desk.line().model().kv_format, KvFormat::Q8_0);
+        assert_eq!(
+            answer.degraded,
+            ["Memory became short: the cache is kept as q8_0."]
+        );
+        left.store(u64::MAX, Ordering::Relaxed);
+        while pressure.room() != u64::MAX {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_at_its_full_length_once_there_is_room_again() {
+    let model = &story().model;
+    let (left, pressure) = said(u64::MAX);
+    let worker = Worker::new(Arc::clone(model), Arc::new(Pool::serial()), Isa::best());
+    let desk = Desk::new(worker, Arc::clone(&story().words), Cancel::new());
+    let mut desk = desk.with_relief(Relief::new(model, pressure.clone(), Precision::MayFall));
+    // The caches are made anew while the context is short.
+    let short =
+        answer_while(&mut desk, &left, &pressure, RESERVE + 20 * position_bytes()).expect("an answer");
+    assert_eq!(short.finish, Finish::Context, "{:?}", short.degraded);
+    assert_eq!(desk.line().model().kv_format, KvFormat::Q8_0);
+    left.store(u64::MAX, Ordering::Relaxed);
+    while pressure.room() != u64::MAX {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let more = [short.prompt, short.tokens].concat();
+    let answer = desk.answer(Prompt::Tokens(&more), &story().options(TOKENS, 0.8), &mut |_| {});
+    let answer = answer.expect("a longer answer");
+    assert!(
+        answer.tokens.len() > 100,
+        "{} tokens, {:?}",
+        answer.tokens.len(),
+        answer.finish
+    );
+}
+
+#[test]
 fn where_nothing_is_left_to_give_up_an_answer_ends_or_is_refused_with_its_reason() {
     let (ended, _) = answer(u64::MAX, 0, Precision::Kept);
     let ended = ended.expect("what there is of the answer");

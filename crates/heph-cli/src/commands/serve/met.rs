@@ -313,6 +313,7 @@ impl Planned {
             standing: discretion.costing(plan.expected.credits).standing()?,
             plan: plan.clone(),
             policy: self.record.request.policy.clone(),
+            credits_max: self.record.request.objective.credits_max,
             machines: others
                 .map(|machine| (machine.profile.node, destination(&machine.profile)))
                 .collect(),
