@@ -272,7 +272,7 @@ def steps_report():
         return []
     profile = ", ".join(sorted({line["profile"] for line in lines("steps")}))
     out = ["## A rate that changes in the middle of an answer", "",
-           f"`tests/lab/steps.py long`, programs of the profile `{profile}`: rows of 2048 numbers there and back for each token, exact. How long until the",
+           f"`tests/lab/steps.py long`, programs of the profile `{profile}`, beside other work on the same two cores: rows of 2048 numbers there and back for each token, exact. How long until the",
            "desk takes the way to carry what is nearest the new rate, of 100, 10 and 1 Mbit/s, and what it takes it to carry after a second;",
            "asked: within a second. Rows travel as `packed` from the first on, which is best up to some hundred Mbit/s; no text changed.", "",
            "| round trip | step | known up after | known down after | up, a second later | down | a token then |",

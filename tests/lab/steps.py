@@ -101,7 +101,7 @@ def rounded(rtt, rates, each_s):
         keeps = {verdict["codec"].lower() for verdict in found if verdict["tokens"] and not verdict["changed"]}
         desk.more = {"SSLKEYLOGFILE": str(folder / "keys")}
         with listening(desk, folder / "packets"):
-            answer = Answer(lambda: desk.ask("layered", PROMPTS[0], 7, 200, 0, *ROWS_ALONE, "--rows", "certified", timeout=120))
+            answer = Answer(lambda: desk.ask("layered", PROMPTS[0], 7, 200, 0, *ROWS_ALONE, "--rows", "certified", "--exactness", "any", timeout=120))
             time.sleep(1)
             for rate in rates:
                 node.way.rate(rate)
