@@ -10,7 +10,7 @@ raw line is kept in raw/network.jsonl; the report is made from those lines and f
     network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
     network.py direct MODEL.gguf   decoding over two far hosts: rows through the desk, and from host to host
     network.py overhead            what the runtime adds to a token and stage, without distance
-    network.py report              writes NETWORK.md
+    network.py report              writes NETWORK.md; `tests/lab/steps.py long` adds what becomes of ways whose rate changes
 
 Leave the machine alone meanwhile. Needs root, Linux, and cargo build --release --workspace.
 """
@@ -267,6 +267,26 @@ def modes(rtts):
                      up=sum(line["up"] for line in traffic), down=sum(line["down"] for line in traffic))
 
 
+def steps_report():
+    if not lines("steps"):
+        return []
+    profile = ", ".join(sorted({line["profile"] for line in lines("steps")}))
+    out = ["## A rate that changes in the middle of an answer", "",
+           f"`tests/lab/steps.py long`, programs of the profile `{profile}`, beside other work on the same two cores: rows of 2048 numbers there and back for each token, exact. How long until the",
+           "desk takes the way to carry what is nearest the new rate, of 100, 10 and 1 Mbit/s, and what it takes it to carry after a second;",
+           "asked: within a second. Rows travel as `packed` from the first on, which is best up to some hundred Mbit/s; no text changed.", "",
+           "| round trip | step | known up after | known down after | up, a second later | down | a token then |",
+           "|---|---|---|---|---|---|---|"]
+    seconds = lambda value: "not" if value != value else f"{value:.2f} s"  # noqa: E731
+    for rtt, before, to in sorted({(line["rtt_ms"], line["from_mbit"], line["to_mbit"]) for line in lines("steps")}):
+        those = lines("steps", rtt_ms=rtt, from_mbit=before, to_mbit=to)
+        of = lambda name: middle([line[name] for line in those])  # noqa: E731
+        out.append(f"| {rtt} ms | {before} to {to} Mbit/s | {seconds(of('up_s'))} | {seconds(of('down_s'))} | {of('up_mbit'):.1f} Mbit/s | "
+                   f"{of('down_mbit'):.1f} Mbit/s | {of('token_ms'):.0f} ms |".replace("nan ms", "none ended"))
+    worst = max((line[f"{way}_s"] for line in lines("steps") for way in ("up", "down") if line[f"{way}_s"] is not None), default=float("nan"))
+    return out + ["", f"The slowest of {2 * len(lines('steps'))} directions and steps was known after {worst:.2f} s.", ""]
+
+
 def lines(kind, **like):
     """Those of the last day, processor and profile with which the like of them was measured alone: what was before was another program."""
     if not RAW.exists():
@@ -300,7 +320,7 @@ def report():
     measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct")
     if measured:
         out += [f"Processors: {', '.join(sorted({line['cpu'] for line in measured}))}. Last line: {max(line['at'] for line in measured)}.", ""]
-    out += split_report() + direct_report() + overhead_report() + guesses_report() + modes_report()
+    out += split_report() + direct_report() + overhead_report() + guesses_report() + modes_report() + steps_report()
     (HERE / "NETWORK.md").write_text("\n".join(out).rstrip() + "\n")
     print(HERE / "NETWORK.md")
 

@@ -53,6 +53,7 @@ import capture
 import quic
 import tls
 from claims import FAILED, claim, no_start, verdict
+from conversations import SESSION, wire_frames
 from netlab import ROOT, Lab, why_not
 from nodes import HEPH, PORT, Desk, Node
 
@@ -70,7 +71,6 @@ name = "kept stays"
 when = { labels = ["user:kept", "folder:kept"] }
 then = "deny"
 """
-SESSION = b"heph/session/1"
 
 # What ends an answer of the bundled model: one whose program is to be killed must not be over before.
 ENDS = ["<|im_end|>", "<|endoftext|>"]
@@ -226,23 +226,6 @@ BYE, OPEN_SEAT = 0x02, 0x10
 BEHIND_UP, BEHIND_DOWN = {BYE, 0x03, 0x06, 0x13, 0x36}, {BYE, 0x04, 0x14, 0x2A, 0x37}
 
 
-def wire_frames(stream):
-    """(kind, bytes with its length) of each frame of a conversation between peers."""
-    at = 0
-    while at < len(stream):
-        length = shift = 0
-        begin = at
-        while at < len(stream):
-            length |= (stream[at] & 0x7F) << shift
-            shift, at = shift + 7, at + 1
-            if stream[at - 1] < 0x80:
-                break
-        if not length or at >= len(stream):
-            return
-        yield stream[at], at + length - begin
-        at += length
-
-
 class Seat:
     """A stream on which a machine was asked. Answers of one conversation may share it, and a receipt tells what passed since the one
     before."""
@@ -271,7 +254,7 @@ class Seat:
 def timed(stream):
     """(when, kind, bytes) of each frame."""
     told, at = [], 0
-    for kind, length in wire_frames(stream.bytes()):
+    for kind, _, length in wire_frames(stream.bytes()):
         told.append((stream.when(at), kind, length))
         at += length
     return told

@@ -149,6 +149,10 @@ class Strait:
         self.say(f"mbit {mbit}")
         return self.say(f"loss {loss}")
 
+    def rate(self, mbit):
+        """Another rate, from the next packet on."""
+        return self.say(f"mbit {mbit}")
+
     def cut(self, side):
         return self.say(f"cut {side}")
 

@@ -58,8 +58,12 @@ pub const BYTES_WINDOW: u32 = 16 << 20;
 /// Orders that wait at the desk's end for room in the node's window.
 pub const WAITING_MAX: usize = 64;
 
-/// Messages of fewer bytes say nothing about how fast a way is: three packets.
-pub const MEASURED_LEAST: u64 = 4 << 10;
+/// Messages of fewer bytes say nothing about how fast a way is, and need no fast one: a choice has twelve, a rounded row of 256 numbers
+/// some more than this.
+pub const MEASURED_LEAST: u64 = 256;
+
+/// Bytes of a message that come in its first packet, at most: when these came nobody knows how long they took.
+const PACKET_MOST: usize = 1_500;
 
 /// The shortest time that bytes are said to have kept a way busy: below lies only how soon somebody woke.
 pub const BUSY_LEAST: Duration = Duration::from_micros(100);

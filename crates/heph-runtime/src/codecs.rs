@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use heph_net::codec::{pack, unpack};
-use heph_net::session::{Codecs, Heading};
-use heph_plan::bandwidth::CodecControl;
+use heph_net::session::{BUSY_LEAST, Codecs, Heading};
+use heph_plan::bandwidth::{CodecControl, SEEN_LEAST};
 use heph_plan::{CodecProfile, Place, Plan, Request};
 use heph_types::{Hidden, WireCodec};
 
@@ -18,6 +18,9 @@ use crate::line::LineModel;
 
 /// Bytes a second that a way is taken to carry until it was measured: 100 Mbit/s.
 pub const GOODPUT_USUAL: f64 = 12.5e6;
+
+// What a conversation cannot see any sooner is taken for a bound.
+const _: () = assert!(BUSY_LEAST.as_nanos() <= SEEN_LEAST.as_nanos());
 
 /// Rows by which codecs are timed: a prompt chunk.
 const TIMED_ROWS: usize = 64;
@@ -166,6 +169,7 @@ fn rows() -> Hidden {
 /// The formats of both directions of a way, as they follow what is measured.
 #[derive(Debug)]
 pub struct Carriage {
+    began: Instant,
     up: CodecControl,
     down: CodecControl,
 }
@@ -177,16 +181,18 @@ impl Carriage {
             CodecControl::new(&allowed.codecs, bytes_per_second).expect("exact codecs are always allowed")
         };
         Carriage {
+            began: Instant::now(),
             up: control(goodput.0),
             down: control(goodput.1),
         }
     }
 
-    /// Learns that so many bytes kept a direction busy for so long.
-    pub fn crossed(&mut self, heading: Heading, bytes: u64, busy: Duration) {
+    /// Learns at `now` that so many bytes kept a direction busy for so long.
+    pub fn crossed(&mut self, now: Instant, heading: Heading, bytes: u64, busy: Duration) {
+        let now = (if std::env::var("M7").as_deref() == Ok("2") { { let _ = (now, self.began); Duration::ZERO } } else { now.saturating_duration_since(self.began) });
         match heading {
-            Heading::Up => self.up.sent(bytes, busy),
-            Heading::Down => self.down.sent(bytes, busy),
+            Heading::Up => self.up.sent(now, bytes, busy),
+            Heading::Down => self.down.sent(now, bytes, busy),
         }
     }
 
@@ -284,14 +290,22 @@ mod tests {
         let mut carriage = Carriage::new(&allowed.unwrap(), (1e12, 1e12));
         let fast = carriage.codecs();
         assert_eq!((fast.up, fast.down), (WireCodec::F32, WireCodec::F32));
-        // A token of 8 KiB each 20 ms, then over a way of 1 Mbit/s up.
-        let second = |carriage: &mut Carriage, rate: f64| {
-            for _ in 0..20 {
-                carriage.crossed(Heading::Up, 8192, Duration::from_secs_f64(8192.0 / rate));
+        // A token of 8 KiB each 100 ms over a way of 1 Mbit/s up, then pieces of a prompt over one of 80 Gbit/s.
+        let mut now = Instant::now();
+        let mut second = |carriage: &mut Carriage, bytes: u64, rate: f64| {
+            for _ in 0..10 {
+                now += Duration::from_millis(100);
+                let busy = Duration::from_secs_f64(bytes as f64 / rate);
+                carriage.crossed(now, Heading::Up, bytes, busy);
             }
+            let codecs = carriage.codecs();
+            (codecs.up, codecs.down)
         };
-        second(&mut carriage, 125e3);
-        let slow = carriage.codecs();
-        assert_eq!((slow.up, slow.down), (WireCodec::Bf16, WireCodec::F32));
+        let slow = second(&mut carriage, 8 << 10, 125e3);
+        assert_eq!(slow, (WireCodec::Bf16, WireCodec::F32));
+        assert_eq!(
+            second(&mut carriage, 1 << 20, 1e10),
+            (WireCodec::F32, WireCodec::F32)
+        );
     }
 }

@@ -22,14 +22,38 @@ pub const CONTEXT: usize = 384;
 /// Layers of the drawn model.
 pub const LAYERS: usize = 8;
 
-/// Numbers of its hidden states: so few that a token costs microseconds.
-const WIDTH: usize = 64;
-
-/// Its heads, of 16 numbers each, two to one of keys and values.
+/// Heads of a drawn model, of 16 numbers each, two to one of keys and values.
 const HEADS: usize = 4;
 
-/// Numbers between the two halves of its feed-forward part.
+/// Numbers of a head.
+const HEAD: usize = 16;
+
+/// Numbers between the two halves of a drawn model's feed-forward part.
 const FFN: usize = 96;
+
+/// A drawn model's measures that differ.
+#[derive(Clone, Copy)]
+struct Shape {
+    layers: usize,
+    /// Numbers of its hidden states.
+    width: usize,
+    /// Positions of a conversation.
+    context: usize,
+}
+
+/// So narrow that a token costs microseconds.
+const TINY: Shape = Shape {
+    layers: LAYERS,
+    width: 64,
+    context: CONTEXT,
+};
+
+/// With the rows of a model of a billion parameters, and as little work as these leave.
+const WIDE: Shape = Shape {
+    layers: 4,
+    width: 2048,
+    context: 1024,
+};
 
 /// Sessions that a world may hold at one moment, over all its nodes.
 const SESSIONS: usize = 256;
@@ -61,7 +85,12 @@ impl TinyModel {
 /// bit of it counts.
 pub fn drawn() -> &'static TinyModel {
     static DRAWN: OnceLock<TinyModel> = OnceLock::new();
-    DRAWN.get_or_init(|| load(drawn_file(), ModelHash([1; 32])))
+    DRAWN.get_or_init(|| load(drawn_file(TINY), ModelHash([1; 32])))
+}
+
+/// A GGUF file of a drawn model whose rows are as long as those of a model of a billion parameters, for the network lab.
+pub fn wide_file() -> Vec<u8> {
+    drawn_file(WIDE)
 }
 
 /// The bundled model.
@@ -97,7 +126,7 @@ fn load(file: Vec<u8>, hash: ModelHash) -> TinyModel {
 }
 
 /// A GGUF file with the bundled pair's vocabulary and drawn weights.
-fn drawn_file() -> Vec<u8> {
+fn drawn_file(drawn: Shape) -> Vec<u8> {
     let donor = Source::from_gguf(vec![Arc::new(bytes(bundled::STORY_DRAFT))]).expect("a sound file");
     let vocab = donor.config().vocab;
     let heph_engine::source::Vocabulary::Gguf(metadata) = donor.vocabulary().expect("it has one") else {
@@ -106,8 +135,8 @@ fn drawn_file() -> Vec<u8> {
     let mut header = Header::new();
     let words = metadata.iter().filter(|(key, _)| key.starts_with("tokenizer."));
     words.for_each(|(key, value)| header.set(key, value));
-    shape(&mut header, vocab);
-    let tensors = tensors(vocab);
+    shape(&mut header, drawn, vocab);
+    let tensors = tensors(drawn, vocab);
     for (name, dims) in &tensors {
         header.tensor(name, Format::F32, dims).expect("a shape of floats");
     }
@@ -122,17 +151,19 @@ fn drawn_file() -> Vec<u8> {
     body.finish().expect("all tensors are there")
 }
 
-fn shape(header: &mut Header, vocab: usize) {
+fn shape(header: &mut Header, drawn: Shape, vocab: usize) {
     header.text("general.architecture", "llama");
     for (key, value) in [
         ("vocab_size", vocab),
-        ("context_length", CONTEXT),
-        ("embedding_length", WIDTH),
-        ("block_count", LAYERS),
+        ("context_length", drawn.context),
+        ("embedding_length", drawn.width),
+        ("block_count", drawn.layers),
         ("feed_forward_length", FFN),
         ("attention.head_count", HEADS),
         ("attention.head_count_kv", HEADS / 2),
-        ("rope.dimension_count", WIDTH / HEADS),
+        ("attention.key_length", HEAD),
+        ("attention.value_length", HEAD),
+        ("rope.dimension_count", HEAD),
     ] {
         header.u32(&format!("llama.{key}"), value as u32);
     }
@@ -141,24 +172,24 @@ fn shape(header: &mut Header, vocab: usize) {
 }
 
 /// The tensors of the model, each with the length of a row first.
-fn tensors(vocab: usize) -> Vec<(String, Vec<usize>)> {
-    let kv = WIDTH / 2;
+fn tensors(drawn: Shape, vocab: usize) -> Vec<(String, Vec<usize>)> {
+    let (width, queries, kv) = (drawn.width, HEADS * HEAD, HEADS / 2 * HEAD);
     let mut tensors = vec![
-        ("token_embd.weight".to_owned(), vec![WIDTH, vocab]),
-        ("output_norm.weight".to_owned(), vec![WIDTH]),
-        ("output.weight".to_owned(), vec![WIDTH, vocab]),
+        ("token_embd.weight".to_owned(), vec![width, vocab]),
+        ("output_norm.weight".to_owned(), vec![width]),
+        ("output.weight".to_owned(), vec![width, vocab]),
     ];
-    for layer in 0..LAYERS {
+    for layer in 0..drawn.layers {
         let own = [
-            ("attn_norm", vec![WIDTH]),
-            ("attn_q", vec![WIDTH, WIDTH]),
-            ("attn_k", vec![WIDTH, kv]),
-            ("attn_v", vec![WIDTH, kv]),
-            ("attn_output", vec![WIDTH, WIDTH]),
-            ("ffn_norm", vec![WIDTH]),
-            ("ffn_gate", vec![WIDTH, FFN]),
-            ("ffn_up", vec![WIDTH, FFN]),
-            ("ffn_down", vec![FFN, WIDTH]),
+            ("attn_norm", vec![width]),
+            ("attn_q", vec![width, queries]),
+            ("attn_k", vec![width, kv]),
+            ("attn_v", vec![width, kv]),
+            ("attn_output", vec![queries, width]),
+            ("ffn_norm", vec![width]),
+            ("ffn_gate", vec![width, FFN]),
+            ("ffn_up", vec![width, FFN]),
+            ("ffn_down", vec![FFN, width]),
         ];
         tensors.extend(own.map(|(name, dims)| (format!("blk.{layer}.{name}.weight"), dims)));
     }

@@ -141,6 +141,8 @@ struct World {
     node_lives: bool,
     /// Bytes a second each way; `None`: as many as there are.
     rate: Option<f64>,
+    /// Bytes that arrive together; any few where nothing is said.
+    packet: Option<usize>,
 }
 
 impl World {
@@ -163,6 +165,7 @@ impl World {
             bytes: (0, 0),
             node_lives: true,
             rate: None,
+            packet: None,
         }
     }
 
@@ -255,9 +258,9 @@ impl World {
         }
         self.bytes.0 += bytes.0.len();
         self.bytes.1 += bytes.1.len();
-        let (at, rate) = (self.now + self.delay, self.rate);
-        send(&mut self.up, &mut self.dice, at, rate, &bytes.0);
-        send(&mut self.down, &mut self.dice, at, rate, &bytes.1);
+        let (at, way) = (self.now + self.delay, (self.rate, self.packet));
+        send(&mut self.up, &mut self.dice, at, way, &bytes.0);
+        send(&mut self.down, &mut self.dice, at, way, &bytes.1);
     }
 
     fn serve(&mut self, event: NodeEvent) {
@@ -303,13 +306,19 @@ impl World {
     }
 }
 
-/// Cuts bytes into pieces of any size, on their way until `at`, or later where the way lets only so many through.
-fn send(wire: &mut Wire, dice: &mut Dice, mut at: Duration, rate: Option<f64>, mut bytes: &[u8]) {
+/// Cuts bytes into packets, or pieces of any size, on their way until `at`, or later where the way lets only so many through.
+fn send(
+    wire: &mut Wire,
+    dice: &mut Dice,
+    mut at: Duration,
+    (rate, packet): (Option<f64>, Option<usize>),
+    mut bytes: &[u8],
+) {
     if rate.is_some() {
         at = wire.back().map_or(at, |(last, _)| at.max(*last));
     }
     while !bytes.is_empty() {
-        let piece = (1 + dice.below(40)).min(bytes.len());
+        let piece = packet.unwrap_or_else(|| 1 + dice.below(40)).min(bytes.len());
         at += rate.map_or(Duration::ZERO, |rate| {
             Duration::from_secs_f64(piece as f64 / rate)
         });

@@ -457,7 +457,7 @@ async fn listen(
             }
             DeskEvent::Crossed { heading, bytes, busy } => {
                 if let Some(carriage) = held(&heard.carriage).as_mut() {
-                    carriage.crossed(heading, bytes, busy);
+                    carriage.crossed(Instant::now(), heading, bytes, busy);
                     link.note_goodput(carriage.goodput());
                 }
                 continue;

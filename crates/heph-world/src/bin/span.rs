@@ -13,7 +13,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use heph_engine::model::{LoadOptions, Model};
 use heph_kernels::isa::Isa;
@@ -49,6 +49,7 @@ span measure MODEL HOME TICKET JOBS...    JOBS: decode prefill serial bytes over
                                           serial with :TOKENS:PIECE, the tokens that travel together
 span measure MODEL HOME TICKET,TICKET direct:TOKENS
 span guarded MODEL HOME TICKET JOBS...    the same with the socket in a guard's process
+span follow MODEL HOME TICKET TOKENS       decodes over a `heph node`, and tells with each token what the way is taken to carry
 span lend MODEL HOME ADDRESS              as serve, with the socket in a guard's process
 span echo ADDRESS                         sends datagrams back until it is killed
 span ping ADDRESS TIMES BYTES             what the way itself takes there and back
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
             guard::begin_with();
             measure(model, home, ticket, jobs, Socket::Guarded)
         }
+        ["follow", model, home, ticket, tokens] => follow(model, home, ticket, tokens),
         #[cfg(target_os = "linux")]
         ["egress-guard", ..] => guarding(),
         ["echo", address] => echo(address),
@@ -231,23 +233,7 @@ struct Ends {
 }
 
 fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str], socket: Socket) -> Done {
-    let lent = lent(model)?;
-    let network = network(home, "0.0.0.0:0", socket)?;
-    let met = ticket.split(',').map(|ticket| {
-        let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
-        Ok(Peer::new(&network, known.node).with_clearance(between_own(known.node)?))
-    });
-    let mut met = met.collect::<Done<Vec<Peer>>>()?.into_iter();
-    let line_model = LineModel::of(HASH, &lent.model);
-    let here = Node::new(network.node(), NodeCaps::default()).with(HASH, lent);
-    let ends = Ends {
-        here: Arc::new(here),
-        there: met.next().ok_or(USAGE)?,
-        beyond: met.next(),
-        model: line_model,
-        network: network.clone(),
-        socket,
-    };
+    let ends = ends(model, home, ticket, socket, |_| Ok(HASH))?;
     let measured = jobs.iter().try_for_each(|job| {
         let (name, numbers) = job.split_once(':').ok_or(USAGE)?;
         let (tokens, piece) = match numbers.split_once(':') {
@@ -256,8 +242,57 @@ fn measure(model: &str, home: &str, ticket: &str, jobs: &[&str], socket: Socket)
         };
         run(&ends, name, tokens.parse()?, piece)
     });
-    network.close(DEADLINE);
+    ends.network.close(DEADLINE);
     measured
+}
+
+/// Meets those who gave the tickets; `hash` says by which name the first one knows the model.
+fn ends(
+    model: &str,
+    home: &str,
+    ticket: &str,
+    socket: Socket,
+    hash: impl Fn(&Peer) -> Done<ModelHash>,
+) -> Done<Ends> {
+    let lent = lent(model)?;
+    let network = network(home, "0.0.0.0:0", socket)?;
+    let met = ticket.split(',').map(|ticket| {
+        let known = network.block_on(network.join(&ticket.parse()?, DEADLINE))?;
+        Ok(Peer::new(&network, known.node).with_clearance(between_own(known.node)?))
+    });
+    let mut met = met.collect::<Done<Vec<Peer>>>()?.into_iter();
+    let there = met.next().ok_or(USAGE)?;
+    let hash = hash(&there)?;
+    let model = LineModel::of(hash, &lent.model);
+    let here = Node::new(network.node(), NodeCaps::default()).with(hash, lent);
+    Ok(Ends {
+        here: Arc::new(here),
+        there,
+        beyond: met.next(),
+        model,
+        network,
+        socket,
+    })
+}
+
+/// Tells with each of so many tokens, whose rows travel there and back as suits the way, what that is taken to carry by then.
+fn follow(model: &str, home: &str, ticket: &str, tokens: &str) -> Done {
+    let lends = |peer: &Peer| {
+        let profile = peer.probe(DEADLINE)?.profile;
+        let held = profile.and_then(|profile| profile.holds.first().map(|held| held.model));
+        held.ok_or_else(|| "it lends no model".into())
+    };
+    let ends = ends(model, home, ticket, Socket::Here, lends)?;
+    let mut line = ends.line(&ends.between(), None)?;
+    for _ in 0..tokens.parse()? {
+        go_on(&mut line, 1)?;
+        let (up, down) = ends.there.goodput().unwrap_or((f64::NAN, f64::NAN));
+        let at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        told("follow", 1, &[("at", at), ("up", up), ("down", down)]);
+    }
+    drop(line);
+    ends.network.close(DEADLINE);
+    Ok(())
 }
 
 fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
@@ -448,12 +483,18 @@ const HALF: Codecs = Codecs {
 };
 
 impl Ends {
-    fn line(&self, stages: &[(NodeId, usize, usize)], codecs: Codecs) -> Done<Line> {
+    /// Rows travel in these formats, or as suits the way.
+    fn line(&self, stages: &[(NodeId, usize, usize)], codecs: impl Into<Option<Codecs>>) -> Done<Line> {
         self.cut(stages, codecs, LineLimits::default().chunk)
     }
 
     /// A line whose prompts travel in pieces of so many tokens.
-    fn cut(&self, stages: &[(NodeId, usize, usize)], codecs: Codecs, piece: usize) -> Done<Line> {
+    fn cut(
+        &self,
+        stages: &[(NodeId, usize, usize)],
+        codecs: impl Into<Option<Codecs>>,
+        piece: usize,
+    ) -> Done<Line> {
         self.over(Arc::clone(&self.here) as Arc<dyn Host>, stages, codecs, piece)
     }
 
@@ -462,11 +503,13 @@ impl Ends {
         &self,
         here: Arc<dyn Host>,
         stages: &[(NodeId, usize, usize)],
-        codecs: Codecs,
+        codecs: impl Into<Option<Codecs>>,
         piece: usize,
     ) -> Done<Line> {
+        let codecs = codecs.into();
         let others = [Some(&self.there), self.beyond.as_ref()].into_iter().flatten();
-        let others = others.map(|peer| Arc::new(peer.with_codecs(codecs)) as Arc<dyn Host>);
+        let carried = |peer: &Peer| codecs.map_or_else(|| peer.clone(), |codecs| peer.with_codecs(codecs));
+        let others = others.map(|peer| Arc::new(carried(peer)) as Arc<dyn Host>);
         let hosts: Vec<Arc<dyn Host>> = std::iter::once(here).chain(others).collect();
         let placed = |&(node, start, end): &(NodeId, usize, usize)| Placement {
             node,

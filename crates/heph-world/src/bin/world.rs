@@ -6,18 +6,21 @@
     reason = "a program that tells what it found"
 )]
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use heph_world::fleet::{self, Rule, Sieve};
 use heph_world::recovery::{Slowed, slowed};
 use heph_world::storm::{Plant, storm};
+use heph_world::tiny;
 
 /// How to call it.
 const USAGE: &str =
     "world storm [KILLS] [SEED]      answers whose nodes die, stall, lie and come back; 5000 from seed 0
 world slow [SEEDS] [SEED]       a node becomes five times slower in mid-answer, and the planner moves on; 40 from seed 0
-world fleet [NODES] [REQUESTS]  plans and queues over very many machines; 10000 and 1000";
+world fleet [NODES] [REQUESTS]  plans and queues over very many machines; 10000 and 1000
+world wide                      a drawn model with wide rows, as a GGUF file on the standard output";
 
 /// How long the pace may take to come back.
 const BACK_AFTER: Duration = Duration::from_secs(10);
@@ -26,6 +29,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let numbers: Result<Vec<usize>, _> = arguments.iter().skip(1).map(|word| word.parse()).collect();
     let what = arguments.first().map(String::as_str);
+    if what == Some("wide") {
+        return match std::io::stdout().write_all(&tiny::wide_file()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let (Some(what), Ok(numbers)) = (what, numbers) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);

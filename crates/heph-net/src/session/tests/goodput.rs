@@ -8,7 +8,11 @@ use super::*;
 const ROWS: usize = 1024;
 
 fn rows(first: usize) -> Order {
-    let numbers = (0..ROWS * WIDTH).map(|n| (n % 7) as f32 * 0.25 + 1.0);
+    some_rows(first, ROWS)
+}
+
+fn some_rows(first: usize, count: usize) -> Order {
+    let numbers = (0..count * WIDTH).map(|n| (n % 7) as f32 * 0.25 + 1.0);
     Order::Forward(Forward {
         first: Position(first as u32),
         input: StageInput::Rows {
@@ -18,7 +22,7 @@ fn rows(first: usize) -> Order {
             },
             tokens: Vec::new(),
         },
-        answers: ROWS as u32,
+        answers: count as u32,
         pass: None,
     })
 }
@@ -69,6 +73,49 @@ fn a_desk_sees_how_fast_a_way_is_in_each_direction() {
         }
     }
     assert_eq!(world.over(), (None, None));
+}
+
+#[test]
+fn a_way_is_followed_by_the_single_rows_of_a_narrow_model_too() {
+    let (mut world, mut at) = (world(), 0);
+    world.packet = Some(1200);
+    // 2 KB in single precision, as of 512 numbers, and half a kilobyte of them rounded.
+    for (count, codec) in [(128, WireCodec::F32), (128, WireCodec::Int8)] {
+        for rate in [1e6, 1e5, 4e5] {
+            world.ask(DeskCommand::Carry(LINE, both(codec)));
+            world.rate = Some(rate);
+            world.told.clear();
+            world.order(some_rows(at, count));
+            at += count;
+            world.run(Duration::from_secs(1));
+            let up = seen(&world, Heading::Up).expect("it was measured");
+            assert!(up / rate > 0.7 && up / rate < 1.3, "{up} of {rate} by {codec}");
+            // One that comes in a single packet tells nothing of how long it took.
+            let down = seen(&world, Heading::Down);
+            assert!(
+                down.is_none_or(|down| down / rate > 0.5 && down / rate < 2.0),
+                "{down:?} of {rate} by {codec}"
+            );
+            assert_eq!(down.is_some(), codec == WireCodec::F32, "{codec}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_comes_at_once_tells_of_what_followed_its_first_packet() {
+    let (mut world, mut at) = (world(), 0);
+    world.packet = Some(1 << 20);
+    let mut told = |count| {
+        world.told.clear();
+        world.order(some_rows(at, count));
+        at += count;
+        world.run(Duration::from_secs(1));
+        seen(&world, Heading::Down)
+    };
+    // 1 KB fits a packet, 4 KB need three.
+    assert_eq!(told(64), None);
+    let least = told(256).expect("they were measured");
+    assert!(least > 2e7 && least < 3e7, "{least}");
 }
 
 #[test]
