@@ -75,10 +75,10 @@ impl CodecControl {
         let seen = bytes as f64 / busy.max(SEEN_LEAST).as_secs_f64();
         let since = now.saturating_sub(self.measured).max(busy).min(BELIEVED_AFTER);
         self.measured = now;
-        if (if std::env::var("M7").as_deref() == Ok("1") { false } else { busy <= SEEN_LEAST && seen <= self.goodput }) {
+        if busy <= SEEN_LEAST && seen <= self.goodput {
             return;
         }
-        let weight = (if std::env::var("M7").as_deref() == Ok("0") { { let _ = since; 0.1 } } else { 1.0 - 0.1f64.powf(since.as_secs_f64() / BELIEVED_AFTER.as_secs_f64()) });
+        let weight = 1.0 - 0.1f64.powf(since.as_secs_f64() / BELIEVED_AFTER.as_secs_f64());
         // In logarithms, so that a hundredfold step down and up take equally long.
         self.goodput = (self.goodput.ln() + weight * (seen.ln() - self.goodput.ln()))
             .exp()

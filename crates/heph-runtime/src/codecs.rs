@@ -189,7 +189,7 @@ impl Carriage {
 
     /// Learns at `now` that so many bytes kept a direction busy for so long.
     pub fn crossed(&mut self, now: Instant, heading: Heading, bytes: u64, busy: Duration) {
-        let now = (if std::env::var("M7").as_deref() == Ok("2") { { let _ = (now, self.began); Duration::ZERO } } else { now.saturating_duration_since(self.began) });
+        let now = now.saturating_duration_since(self.began);
         match heading {
             Heading::Up => self.up.sent(now, bytes, busy),
             Heading::Down => self.down.sent(now, bytes, busy),

@@ -109,7 +109,7 @@ impl<E> Talk<E> {
     /// A message of so many bytes is whole.
     fn clock_in(&mut self, bytes: usize) {
         // One that came at once says no more than that what followed its first packet was soon there.
-        let (since, had) = self.begun.take().unwrap_or((self.heard, (if std::env::var("M7").as_deref() == Ok("4") { 0 } else { PACKET_MOST })));
+        let (since, had) = self.begun.take().unwrap_or((self.heard, PACKET_MOST));
         let rest = bytes.saturating_sub(had) as u64;
         if rest >= MEASURED_LEAST {
             let took = self.heard.saturating_sub(since).max(BUSY_LEAST);
