@@ -10,14 +10,17 @@ raw line is kept in raw/network.jsonl; the report is made from those lines and f
     network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
     network.py direct MODEL.gguf   decoding over two far hosts: rows through the desk, and from host to host
     network.py overhead            what the runtime adds to a token and stage, without distance
+    network.py expected MODEL      what heph plan says that an answer takes, and what it takes, by every mode
     network.py report              writes NETWORK.md; `tests/lab/steps.py long` adds what becomes of ways whose rate changes
 
 Leave the machine alone meanwhile. Needs root, Linux, and cargo build --release --workspace.
 """
 import functools
+import hashlib
 import json
 import os
 import pathlib
+import re
 import select
 import statistics
 import subprocess
@@ -27,7 +30,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "lab"))
 os.environ.setdefault("HEPH_PROFILE", "release")
 from netlab import TARGET, Lab, why_not  # noqa: E402
-from nodes import Desk, Node  # noqa: E402
+from nodes import HEPH, Desk, Node  # noqa: E402
 
 import raw_lines
 
@@ -287,6 +290,92 @@ def steps_report():
     return out + ["", f"The slowest of {2 * len(lines('steps'))} directions and steps was known after {worst:.2f} s.", ""]
 
 
+# Milliseconds there and back and Mbit/s each way; of a model that is slow, fewer tokens and rounds.
+EXPECTED_RTTS, EXPECTED_RATES = [0, 20, 80, 150], [10, 100]
+EXPECTED_TOKENS, EXPECTED_ROUNDS = {"heph-story": 64}, {"heph-story": 3}
+EXPECTED_MODES = [*MODES[:-1], "preprocess", "auto"]
+
+# A desk with the best instructions there are, and one that has none of them: a slow machine with the same bits.
+DESKS = ["best", "scalar"]
+
+# As many lines as the story's context of 1,024 tokens cannot hold.
+LOG = [f"On day {day} the ship {ship} came from {port} with {what}, and went again when the wind had turned.\n"
+       for day, (ship, port, what) in enumerate(
+           [(ship, port, what) for ship in ("Heron", "Gull", "Otter", "Swan", "Tern") for port in ("north", "south", "west")
+            for what in ("salt", "wool", "apples", "a bell for the school")], 1)]
+STORY = "Tell me a story about a little fox."
+ABOUT = "Which ship brought a bell for the school from the west?"
+
+
+def expected(model, rtts, rates, desks):
+    """Plans, answers as planned, and keeps both. Every mode in turn, so that a slower minute meets all."""
+    for rtt, rate, isa in [(rtt, rate, isa) for rtt in rtts for rate in rates for isa in desks]:
+        with Lab() as lab:
+            desk = Desk(lab.host("desk"), cpus="0")
+            host = lab.host("node")
+            way = lab.strait(desk.host, host, rtt=rtt, mbit=rate)
+            node = Node(host, way, models=[model], cpus="1")
+            desk.join(node)
+            (desk.home / "log.txt").write_text("".join(LOG))
+            asked = ["--model", model, *([] if isa == "best" else ["--isa", isa])]
+            # What machines learn of themselves and of the way is learned once, and kept.
+            desk.heph("plan", "--json", *asked, STORY, timeout=120)
+            rounds = EXPECTED_ROUNDS.get(model, 2)
+            # A long prompt takes a slow model so long that once is enough.
+            turns = [mode for turn in range(rounds) for mode in EXPECTED_MODES if mode != "preprocess" or turn == 0 or rounds > 2]
+            for mode in turns:
+                expected_once(desk, host, way, asked, mode, model=pathlib.Path(model).stem, rtt_ms=rtt, mbit=rate, isa=isa)
+
+
+def expected_once(desk, host, way, asked, mode, **case):
+    tokens = EXPECTED_TOKENS.get(case["model"], 40)
+    asked = [*asked, "--mode", mode, "--max-tokens", tokens]
+    # A model without a template for conversations goes on with a text as it is.
+    raw = [] if case["model"] == "heph-story" else ["--raw"]
+    answer = ["run", *raw, "--json", "--receipt", desk.home / "receipt.json", "--seed", 7, "--temperature", 0.8]
+    held = subprocess.run(["ip", "netns", "pids", host.space], capture_output=True, text=True).stdout.split()
+    with Others(way.process.pid, *held) as others:
+        if mode == "preprocess":
+            # A plan knows no documents: what was planned is told beside the answer.
+            told, words = desk.both(*answer, "--explain", "--document", desk.home / "log.txt", *asked, ABOUT)
+            receipt = json.loads(told)["receipt"]
+            plan = told_in_words(words, receipt, tokens)
+        else:
+            plan = json.loads(desk.heph("plan", "--json", *asked, STORY, timeout=120))["plan"]
+            layers = [[*stage["layers"], stage["place"]] for stage in plan["stages"]]
+            draft = (plan["draft"] or {}).get("length")
+            plan = {"mode": plan["mode"], "layers": layers, "draft": draft} | told_in_numbers(plan["expected"])
+            told, _ = desk.both(*answer, *asked, STORY)
+    told = json.loads(told)
+    receipt = told["receipt"]
+    after = (told["answer_tokens"] - 1) / told["decode_tok_s"] if told["answer_tokens"] > 1 else 0.0
+    traffic = receipt["traffic"]
+    keep("expected", **case, mode=mode, program=program(), plan=plan, took=receipt["mode"], moves=len(receipt["moves"]), load_s=told["load_s"],
+         tokens=told["answer_tokens"], guesses=receipt["guesses"], others=others.share(), measured={
+             "first_s": receipt["first_token_s"], "token_s": after / max(1, told["answer_tokens"] - 1), "total_s": receipt["first_token_s"] + after,
+             "up": sum(line["up"] for line in traffic), "down": sum(line["down"] for line in traffic)})
+
+
+def told_in_numbers(expected):
+    seconds = lambda name: expected[name]["secs"] + expected[name]["nanos"] / 1e9  # noqa: E731
+    return {"first_s": seconds("first_token"), "token_s": seconds("per_token"), "total_s": seconds("total"),
+            "up": expected["bytes_up"], "down": expected["bytes_down"]}
+
+
+def told_in_words(text, receipt, tokens):
+    size = r"([0-9.]+) ([kMG]?)B"
+    up, down = re.search(rf"network +{size} up, {size} down", text).group(1, 2), re.search(rf"up, {size} down", text).group(1, 2)
+    up, down = (float(number) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[unit] for number, unit in (up, down))
+    first, each = receipt["expected_first_token_s"], 1 / receipt["expected_tokens_per_s"]
+    return {"mode": "preprocess", "first_s": first, "token_s": each, "total_s": first + (tokens - 1) * each, "up": up, "down": down}
+
+
+@functools.cache
+def program():
+    """Lines of different programs are not compared."""
+    return hashlib.sha256(HEPH.read_bytes()).hexdigest()[:8]
+
+
 def lines(kind, **like):
     """Those of the last day, processor and profile with which the like of them was measured alone: what was before was another program."""
     if not RAW.exists():
@@ -498,6 +587,9 @@ def main():
         modes([int(word) for word in sys.argv[2:]] or MODE_RTTS)
     elif what == "guesses":
         guesses([int(word) for word in sys.argv[2:]] or GUESS_RTTS)
+    elif what == "expected" and len(sys.argv) > 2:
+        numbers = [[int(word) for word in words.split(",")] for words in sys.argv[3:5]]
+        expected(sys.argv[2], *[*numbers, EXPECTED_RTTS, EXPECTED_RATES][:1], *[*numbers[1:], EXPECTED_RATES][:1], sys.argv[5:] or DESKS)
     elif what == "overhead":
         overhead()
         overhead("guarded", "guarded")

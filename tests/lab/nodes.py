@@ -101,10 +101,14 @@ class Desk(Machine):
         self.cpus = cpus
 
     def heph(self, *words, timeout=60):
+        return self.both(*words, timeout=timeout)[0]
+
+    def both(self, *words, timeout=60):
+        """What the program says on standard output, and on standard error."""
         out = self.host.run([HEPH, *words], timeout=timeout, cpus=self.cpus, env=self.environment())
         if out.returncode:
             raise RuntimeError(f"heph {' '.join(map(str, words))} ended with {out.returncode}: {out.stderr.strip()}")
-        return out.stdout
+        return out.stdout, out.stderr
 
     def join(self, node):
         self.heph("join", node.ticket)

@@ -28,8 +28,8 @@ use heph_net::transfer::Goodput;
 use heph_net::trust::{TrustBook, TrustError};
 use heph_plan::replan::{Event, after};
 use heph_plan::{
-    Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Record, Refusal, Request, Stage,
-    WarmPrefix, shortlist,
+    Cluster, DirectForwarding, DraftProfile, DraftSource, Mode, Plan, Readying, Record, Refusal, Request,
+    Stage, WarmPrefix, shortlist,
 };
 use heph_privacy::pii::names::Model;
 use heph_privacy::pseudonym::{Pseudonyms, Replacing};
@@ -62,7 +62,7 @@ use crate::failure::{Exit, Failure};
 use crate::machine::{self, Joined};
 use crate::terminal::{self, Style};
 use draft::{Draft, draft};
-use here::{Lazy, desk_profile, here};
+use here::{Lazy, desk_profile, here, readying};
 use send::Sent;
 
 /// Tokens that an answer is expected to have where nobody says how long it will be.
@@ -523,6 +523,8 @@ pub(crate) struct Asking {
     /// Whether rows may go from machine to machine.
     forward: DirectForwarding,
     pool: NodePool,
+    /// What this machine takes to make the model ready.
+    readying: Readying,
     /// The rules of this machine.
     rules: Arc<Rules>,
     /// What may be told of what is asked, where each question is not one for itself.
@@ -628,6 +630,7 @@ impl Asking {
             draft: self.draft.clone(),
             rounding: self.rounding.clone(),
             pool: alone.among(&met).apart(distances(self.network.as_deref())),
+            readying: self.readying,
             rules: Arc::clone(&self.rules),
             discretion: self.discretion.clone(),
             stays: self.stays.clone(),
@@ -698,6 +701,7 @@ impl Asking {
             .then(|| kept(&settings.home))
             .flatten();
         let speed = speed(hash, &model.opened, settings, || model.engine())?;
+        let readying = readying(hash, &model.opened, settings);
         let node = network.as_ref().map_or(ALONE, |network| network.node());
         let pool = NodePool::alone(
             desk_profile(node, speed, &profile),
@@ -719,6 +723,7 @@ impl Asking {
             rounding,
             forward: place.forward,
             pool: pool.among(&met).apart(distances(network.as_ref())),
+            readying,
             away: met.into_iter().filter_map(away).collect(),
             returns,
             cancel,
@@ -933,6 +938,9 @@ impl Asking {
         };
         let mut request = question.request();
         request.direct = self.forward;
+        if !self.model.is_in_memory() {
+            request.readying = self.readying;
+        }
         request.objective.credits_max = self.credits_max;
         self.rounding
             .iter()

@@ -159,6 +159,10 @@ fn check_wishes(request: &Request) -> Result<(), InputError> {
     not_negative("the worth of a credit", of, o.seconds_per_credit)?;
     not_negative("the loss of an inexact answer", of, o.inexact_loss)?;
     not_negative("the most credits", of, o.credits_max.unwrap_or(0.0))?;
+    let readying = request.readying.first.max(request.readying.rest);
+    if readying > WAIT_MAX {
+        return Err(number("readying the model", of, readying.as_secs_f64()));
+    }
     for codec in &request.codecs {
         positive("bytes per number", codec.codec.name(), codec.bytes_per_number)?;
         not_negative("seconds per number", codec.codec.name(), codec.seconds_per_number)?;

@@ -41,8 +41,8 @@ pub use plan::{
 pub use reason::{Constraint, Reason, binds};
 pub use record::{Digest, Record, ReplayError};
 pub use request::{
-    CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, KvChoice, ModelChoice, Objective, Request,
-    WarmPrefix,
+    CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, KvChoice, ModelChoice, Objective,
+    READYING_PASSES, Readying, Request, WarmPrefix,
 };
 pub use score::Rounds;
 pub use shortlist::shortlist;

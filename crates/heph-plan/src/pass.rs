@@ -3,7 +3,7 @@
 
 use crate::ground::DESK;
 use crate::request::CodecProfile;
-use crate::score::{FRAME_BYTES, TOKEN_BYTES};
+use crate::score::{FRAME_BYTES, HEAD_BYTES, ID_BYTES, TOKEN_BYTES};
 use crate::space::{LANES, Phase, Segment, Shape, Space};
 use core::array;
 
@@ -56,6 +56,7 @@ pub(crate) struct Pass<const N: usize> {
     pub(crate) bottleneck: [f64; N],
     /// Of the seconds, spent by messages that are on their way, however short.
     pub(crate) way: [f64; N],
+    /// Bytes away from the desk and towards it, as receipts count them.
     pub(crate) up: [f64; N],
     pub(crate) down: [f64; N],
 }
@@ -123,7 +124,10 @@ fn larger<const N: usize>(a: &[f64; N], b: &[f64; N]) -> [f64; N] {
 
 /// One message, and the seconds of writing and reading it.
 struct Message<const N: usize> {
+    /// That keep the way busy.
     bytes: [f64; N],
+    /// That receipts count.
+    said: [f64; N],
     work: [f64; N],
 }
 
@@ -187,12 +191,12 @@ impl Space<'_> {
         match ways[0].filter(|_| from_neighbour) {
             Some(before) => pass.cross(before.round_trip, before.up, &sent),
             None => {
-                pass.up = sum(&pass.up, &sent.bytes);
+                pass.up = sum(&pass.up, &sent.said);
                 pass.cross(site.way.round_trip, site.way.up, &sent);
             }
         }
         if !to_neighbour {
-            pass.down = sum(&pass.down, &back.bytes);
+            pass.down = sum(&pass.down, &back.said);
             pass.cross(site.way.round_trip, site.way.down, &back);
         }
         let Some(alone) = alone else {
@@ -202,7 +206,7 @@ impl Space<'_> {
         for lane in (0..N).filter(|lane| lanes.streams[*lane]) {
             pass.seconds[lane] = alone.seconds[lane].max(back.bytes[lane] / site.way.down);
             pass.bottleneck[lane] = alone.bottleneck[lane];
-            (pass.way[lane], pass.up[lane], pass.down[lane]) = (0.0, 0.0, back.bytes[lane]);
+            (pass.way[lane], pass.up[lane], pass.down[lane]) = (0.0, 0.0, back.said[lane]);
         }
     }
 
@@ -219,10 +223,14 @@ impl Space<'_> {
                 bytes: lanes
                     .rows
                     .map(|rows| FRAME_BYTES + rows * width * codec.bytes_per_number),
+                said: lanes
+                    .rows
+                    .map(|rows| HEAD_BYTES + rows * width * codec.bytes_per_number),
                 work: lanes.rows.map(|rows| rows * width * codec.seconds_per_number),
             },
             None => Message {
                 bytes: tokens.map(|tokens| FRAME_BYTES + tokens * TOKEN_BYTES),
+                said: tokens.map(|tokens| HEAD_BYTES + tokens * ID_BYTES),
                 work: [0.0; N],
             },
         }

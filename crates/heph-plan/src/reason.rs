@@ -7,7 +7,7 @@ use crate::cluster::Cluster;
 use crate::explore::explore;
 use crate::permit::{Permitted, permit, permit_among};
 use crate::plan::{Alternative, Mode, Place, Plan};
-use crate::request::Request;
+use crate::request::{Readying, Request};
 use crate::search::Effort;
 use core::time::Duration;
 use heph_types::{Leaves, NodeState};
@@ -139,7 +139,10 @@ impl Constraint {
                 }) | any(links(cluster), |link| ease(&mut link.up) | ease(&mut link.down))
             }
             Constraint::SpeedThere => any(&mut cluster.to_mut().nodes, |p| fast(&mut p.profile.speed)),
-            Constraint::SpeedHere => fast(&mut cluster.to_mut().desk.speed),
+            Constraint::SpeedHere => {
+                let at_once = put(&mut request.to_mut().readying, Readying::default());
+                fast(&mut cluster.to_mut().desk.speed) | at_once
+            }
             Constraint::Price => put(&mut request.to_mut().objective.seconds_per_credit, 0.0),
             Constraint::Nothing => false,
         }

@@ -7,7 +7,7 @@ use crate::cluster::Cluster;
 use crate::explore::{beside, explore};
 use crate::permit::permit;
 use crate::plan::{Mode, Place, Plan};
-use crate::request::Request;
+use crate::request::{Readying, Request};
 use crate::search::Effort;
 use crate::{Refusal, cluster};
 use core::time::Duration;
@@ -295,6 +295,8 @@ fn remaining(request: &Request, old: &Plan, progress: Progress) -> Request {
         .max(rest.prompt_tokens.saturating_add(rest.answer_tokens));
     rest.document = None;
     rest.warm.clear();
+    // Most of it is done where the desk computed already; else `moves` counts what beginning here takes.
+    rest.readying = Readying::default();
     // The history is in the caches already; what has to be replayed is counted as moves.
     rest.objective.first_token_weight = 0.0;
     rest.mode = request.mode.filter(|m| *m != Mode::Preprocess);

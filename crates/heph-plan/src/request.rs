@@ -25,6 +25,8 @@ pub struct Request {
     pub document: Option<DocumentProfile>,
     /// Nodes that hold the beginning of this prompt in a cache of the whole model.
     pub warm: Vec<WarmPrefix>,
+    /// What the desk still has to do with the model before it computes as fast as it was timed.
+    pub readying: Readying,
     /// What may leave: the hard constraint.
     pub policy: Policy,
     /// What matters.
@@ -118,6 +120,19 @@ pub struct WarmPrefix {
     /// How much of it.
     pub tokens: u32,
 }
+
+/// Work with a model that was not computed with since the program began: its weights are read where they lie in the file,
+/// and packed little by little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Readying {
+    /// How much longer the first pass takes.
+    pub first: Duration,
+    /// How much longer [`READYING_PASSES`] passes behind it take together.
+    pub rest: Duration,
+}
+
+/// Passes that share the packing of a model's weights.
+pub const READYING_PASSES: u32 = 32;
 
 /// What matters to the person who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

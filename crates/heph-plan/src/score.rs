@@ -2,14 +2,20 @@
 
 use crate::ground::{DESK, Site, Way};
 use crate::pass::{Lanes, Pass};
-use crate::request::CodecProfile;
+use crate::request::{CodecProfile, READYING_PASSES};
 use crate::space::{LANES, Phase, Segment, Shape, Space};
 use heph_types::{Exactness, Leaves};
 
-/// Bytes around the payload of one message.
+/// Bytes around the payload of one message that keep the way busy: of its packet and of its frame.
 pub(crate) const FRAME_BYTES: f64 = 64.0;
-/// Bytes of one token id on the wire.
+/// Bytes of one token id on the way, with what is seldom sent beside it.
 pub(crate) const TOKEN_BYTES: f64 = 4.0;
+/// Bytes of a message beside its payload, and of one token id, as receipts count them: without packets.
+pub(crate) const HEAD_BYTES: f64 = 6.0;
+pub(crate) const ID_BYTES: f64 = 2.0;
+/// Bytes of greeting a node and opening a session there, as receipts count them: what the desk says, and what the node says
+/// of itself.
+const OPENING_BYTES: (f64, f64) = (110.0, 1000.0);
 
 /// By how much a plan of twice the most credits seems dearer.
 const OVER: f64 = 8.0;
@@ -78,6 +84,7 @@ impl Space<'_> {
         let mut still = Still {
             load: self.load_seconds(segment.site, segment.start, segment.end),
             queue: site.queue,
+            readying: self.readying(segment.site),
             exactness: site.profile.exactness,
             ..Still::default()
         };
@@ -88,6 +95,7 @@ impl Space<'_> {
         }
         (still.prompt_credits, still.answer_credits) = self.credits(shape, at);
         if segment.site != DESK {
+            (still.bytes_up, still.bytes_down) = OPENING_BYTES;
             let from_neighbour = !first && shape.direct && shape.segments[at - 1].site != DESK;
             if from_neighbour && self.ways(shape, at)[0].is_none() {
                 return None;
@@ -134,6 +142,15 @@ impl Space<'_> {
             && self.bytes_of_layers_at(shape, DESK) + self.draft_bytes(shape) <= memory
     }
 
+    /// What a site has still to do with the model: of others than the desk nothing is known.
+    fn readying(&self, site: usize) -> (f64, f64) {
+        let readying = self.ground.permitted.request.readying;
+        match site {
+            DESK => (readying.first.as_secs_f64(), readying.rest.as_secs_f64()),
+            _ => (0.0, 0.0),
+        }
+    }
+
     fn draft_bytes(&self, shape: &Shape) -> f64 {
         let drafts = &self.ground.permitted.request.drafts;
         shape
@@ -171,17 +188,19 @@ impl Space<'_> {
         // The next round is drafted while this one is verified elsewhere; that helps when every guess was right.
         let hidden = guessing.all_right * guessing.drafting.min(pass.seconds[0] - pass.desk[0]);
         let rounds = self.answer / guessing.gain;
+        let (first, rest) = still.readying;
+        let packing = rest * (rounds / f64::from(READYING_PASSES)).min(1.0) / self.answer.max(1.0);
         let inexact = match still.exactness {
             Exactness::Exact => 0.0,
             Exactness::Close | Exactness::Unknown => self.ground.permitted.request.objective.inexact_loss,
         };
         Answered {
-            per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain,
-            waits: still.load + still.queue + guessing.before + self.choosing(),
+            per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain + packing,
+            waits: first + still.load + still.queue + guessing.before + self.choosing(),
             credits: still.prompt_credits + still.answer_credits * guessing.rows / guessing.gain,
             patience: self.patience + inexact,
-            bytes_up: rounds * pass.up[0],
-            bytes_down: rounds * pass.down[0],
+            bytes_up: still.bytes_up + rounds * pass.up[0],
+            bytes_down: still.bytes_down + rounds * pass.down[0],
         }
     }
 
@@ -246,7 +265,7 @@ impl Space<'_> {
     /// hidden states are more, even of a sixth of the text.
     fn saves_bytes(&self, up: f64) -> bool {
         let whole = f64::from(self.ground.permitted.request.prompt_tokens);
-        !self.preprocess || up <= FRAME_BYTES + whole * TOKEN_BYTES
+        !self.preprocess || up <= HEAD_BYTES + whole * ID_BYTES
     }
 
     /// Whether any shape saves bytes. Where the text must stay here, the rows of the whole prompt go up.
@@ -642,6 +661,8 @@ struct Still {
     /// Seconds until the nodes have what they lack.
     load: f64,
     queue: f64,
+    /// Seconds that a model takes that was not computed with yet: of the first pass, and of those behind it.
+    readying: (f64, f64),
     head: f64,
     /// Share of the prompt that is still to be computed.
     cold: f64,
@@ -649,6 +670,9 @@ struct Still {
     /// Credits of the prompt, and of an answer in which each pass has one row and brings one token.
     prompt_credits: f64,
     answer_credits: f64,
+    /// Bytes of opening sessions.
+    bytes_up: f64,
+    bytes_down: f64,
 }
 
 impl Default for Still {
@@ -656,11 +680,14 @@ impl Default for Still {
         Still {
             load: 0.0,
             queue: 0.0,
+            readying: (0.0, 0.0),
             head: 0.0,
             cold: 1.0,
             exactness: Exactness::Exact,
             prompt_credits: 0.0,
             answer_credits: 0.0,
+            bytes_up: 0.0,
+            bytes_down: 0.0,
         }
     }
 }
@@ -670,11 +697,15 @@ impl Still {
     fn add(&mut self, stage: &Still) {
         self.load += stage.load;
         self.queue = self.queue.max(stage.queue);
+        let (first, rest) = stage.readying;
+        self.readying = (self.readying.0.max(first), self.readying.1.max(rest));
         self.head += stage.head;
         self.cold *= stage.cold;
         self.exactness = self.exactness.max(stage.exactness);
         self.prompt_credits += stage.prompt_credits;
         self.answer_credits += stage.answer_credits;
+        self.bytes_up += stage.bytes_up;
+        self.bytes_down += stage.bytes_down;
     }
 }
 

@@ -54,7 +54,8 @@ fn cost(request: &Request, peer: &Peer) -> Option<f64> {
     let share = profile.caps.cpu.unwrap_or(1.0);
     let each = profile.speed.layer_seconds(layer, 1, seen, kv) / share;
     let answer = f64::from(request.answer_tokens.max(1));
-    let queue = profile.queue.as_secs_f64() / answer;
+    // Opening a session takes the way once.
+    let queue = (profile.queue.as_secs_f64() + peer.link.round_trip_seconds()) / answer;
     // Whoever holds the whole model sends tokens as they come: the way is paid once.
     let whole = fits >= count as f64 && sees == Leaves::Text;
     let trip = peer.link.round_trip_seconds() / if whole { answer } else { 1.0 };

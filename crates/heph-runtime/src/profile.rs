@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use heph_engine::graph::{Block, Graph, Op, Work};
 use heph_engine::worker::{ForwardError, Keep, Part, Worker};
+use heph_kernels::pool::Pool;
+use heph_plan::Readying;
 use heph_types::{
     Hidden, KvFormat, LayerProfile, ModelHash, ModelProfile, Position, Speed, TimedPass, TokenId,
 };
 
 mod kept;
 
-pub use kept::{KeptSpeeds, SpeedKey, kept_speeds};
+pub use kept::{KeptReadying, KeptSpeeds, SpeedKey, kept_readying, kept_speeds};
 
 /// A model's layers, head and table as the planner counts them.
 pub fn of_model(model: ModelHash, name: &str, graph: &Graph, context_max: usize) -> ModelProfile {
@@ -83,7 +85,8 @@ pub fn of_speed(worker: &mut Worker) -> Result<Option<Speed>, ForwardError> {
     let began = Instant::now();
     let mut passes = Vec::new();
     for rows in ROWS.into_iter().filter(|rows| *rows <= context) {
-        let seconds = fastest(worker, rows, vocab)? / count.max(1) as f64;
+        // The first pass warms up and counts only if it is the fastest after all.
+        let seconds = fastest(worker, rows, vocab, 1 + PASSES)? / count.max(1) as f64;
         let rows = rows as u32;
         passes.push(TimedPass { rows, seconds });
         if began.elapsed() > BUDGET {
@@ -93,15 +96,39 @@ pub fn of_speed(worker: &mut Worker) -> Result<Option<Speed>, ForwardError> {
     Ok(Speed::from_passes(&mean(&layers), &passes))
 }
 
-/// Seconds of the fastest of a few passes of `rows` tokens through all layers that are held.
-fn fastest(worker: &mut Worker, rows: usize, vocab: usize) -> Result<f64, ForwardError> {
+/// Rows of the pass that is timed before and after the weights are packed.
+const FIRST_ROWS: usize = 16;
+
+/// Times this machine on a model that was just loaded: how fast it is in the end, and what it takes until then. `None` where
+/// the clock saw nothing.
+///
+/// # Errors
+/// When a pass fails.
+pub fn of_machine(worker: &mut Worker, pool: &Pool) -> Result<Option<(Speed, Readying)>, ForwardError> {
+    let rows = FIRST_ROWS.min(worker.model().context());
+    let first = timed(worker, rows)?;
+    let began = Instant::now();
+    worker.model().settle(pool);
+    let rest = began.elapsed();
+    let speed = of_speed(worker)?;
+    let first = first.saturating_sub(timed(worker, rows)?);
+    Ok(speed.map(|speed| (speed, Readying { first, rest })))
+}
+
+/// One pass of `rows` tokens.
+fn timed(worker: &mut Worker, rows: usize) -> Result<Duration, ForwardError> {
+    let vocab = worker.model().graph().vocab;
+    Ok(Duration::from_secs_f64(fastest(worker, rows, vocab, 1)?))
+}
+
+/// Seconds of the fastest of so many passes of `rows` tokens through all layers that are held.
+fn fastest(worker: &mut Worker, rows: usize, vocab: usize, passes: usize) -> Result<f64, ForwardError> {
     let (layers, width) = (worker.model().held(), worker.model().graph().hidden);
     let mut cache = worker.model().new_cache(layers);
     let token = |at: u32| TokenId(at.wrapping_mul(2_654_435_761) % vocab.max(1) as u32);
     let tokens: Vec<TokenId> = (0..rows as u32).map(token).collect();
     let mut fastest = f64::INFINITY;
-    // The first pass warms up and counts only if it is the fastest after all.
-    for _ in 0..=PASSES {
+    for _ in 0..passes {
         let mut hidden = match layers.start() {
             0 => worker.embed(&tokens)?,
             // A part has no table. How long a row takes does not hang on its numbers.
@@ -141,9 +168,8 @@ fn mean(layers: &[LayerProfile]) -> LayerProfile {
 mod tests {
     use std::sync::Arc;
 
-    use heph_engine::model::{LoadOptions, Model};
+    use heph_engine::model::{LoadOptions, Model, Packing};
     use heph_kernels::isa::Isa;
-    use heph_kernels::pool::Pool;
 
     use super::*;
     use crate::bundled::STORY;
@@ -171,6 +197,28 @@ mod tests {
         let flops = |layer: &LayerProfile| layer.flops_per_token + 100.0 * layer.flops_per_position;
         let flops: f64 = profile.layers.iter().map(flops).sum::<f64>() + profile.head.flops_per_token;
         assert_eq!(flops, total.flops as f64);
+    }
+
+    #[test]
+    fn a_model_whose_weights_are_still_in_the_file_takes_time_to_get_ready() {
+        let source = Arc::new(open::open(&Found::Bundled(STORY)).unwrap());
+        let options = LoadOptions {
+            packing: Packing::AsUsed,
+            ..LoadOptions::default()
+        };
+        let model = Arc::new(Model::load(source, &options, &Pool::serial(), &mut |_| {}).unwrap());
+        let mut worker = Worker::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
+        assert!(model.in_file() > 0);
+        let (_, readying) = of_machine(&mut worker, &Pool::serial())
+            .unwrap()
+            .expect("the clock goes on");
+        assert_eq!(model.in_file(), 0, "speeds are those of packed weights");
+        assert!(readying.rest > Duration::ZERO);
+        // Nothing is left to do the second time.
+        let (_, again) = of_machine(&mut worker, &Pool::serial())
+            .unwrap()
+            .expect("the clock goes on");
+        assert!(again.rest < readying.rest, "{again:?} and {readying:?}");
     }
 
     #[test]

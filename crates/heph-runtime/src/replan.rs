@@ -313,7 +313,7 @@ impl Steering for Replanner {
 
 #[cfg(test)]
 mod tests {
-    use heph_plan::{CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective};
+    use heph_plan::{CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective, Readying};
     use heph_types::{
         Caps, Exactness, Held, KvFormat, LayerProfile, Leaves, LinkProfile, ModelHash, ModelProfile,
         NodeState, Policy, Price, Role, Speed, WireCodec,
@@ -385,6 +385,7 @@ mod tests {
             drafts: Vec::new(),
             document: None,
             warm: Vec::new(),
+            readying: Readying::default(),
             policy: Policy::open(Leaves::Text, &Role::ALL),
             objective: Objective::default(),
             mode: None,

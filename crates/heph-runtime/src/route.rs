@@ -10,7 +10,7 @@ use std::time::Duration;
 use heph_plan::draft::{RoundStart, SourceStart};
 use heph_plan::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, Forwarding, KvChoice, Mode,
-    ModelChoice, Objective, Place, Record, Request, Stage,
+    ModelChoice, Objective, Place, Readying, Record, Request, Stage,
 };
 use heph_types::{
     Exactness, KvFormat, LayerProfile, Leaves, ModelProfile, NodeId, NodeProfile, NodeState, Policy, Price,
@@ -95,6 +95,7 @@ impl Question {
             drafts: self.drafts,
             document: self.document,
             warm: Vec::new(),
+            readying: Readying::default(),
             policy: self.policy,
             objective: Objective::default(),
             mode: self.mode,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heph_plan::{
-    Cluster, CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective, Peer, Plan, Request,
+    Cluster, CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective, Peer, Plan, Readying, Request,
 };
 use heph_runtime::line::Placement;
 use heph_runtime::seat::Host;
@@ -186,6 +186,7 @@ pub fn request(profile: ModelProfile) -> Request {
         drafts: Vec::new(),
         document: None,
         warm: Vec::new(),
+        readying: Readying::default(),
         policy: Policy::open(Leaves::Text, &Role::ALL),
         objective: Objective::default(),
         mode: None,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use heph_engine::model::LoadError;
+use heph_plan::Readying;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::node::Lent;
@@ -74,6 +75,12 @@ impl Lazy {
         }
     }
 
+    /// Whether something of it is in memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lent.is_some() || loaded.is_some()
+    }
+
     /// What loading took; nothing where nothing was loaded here.
     pub(super) fn load_time(&self) -> Duration {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,24 +142,44 @@ pub(crate) fn speed(
     settings: &Settings,
     engine: impl FnOnce() -> Result<Arc<Engine>, Failure>,
 ) -> Result<Speed, Failure> {
-    let key = SpeedKey {
-        model: hash,
-        processor: processor(),
-        threads: opened.threads,
-        isa: opened.isa.name().to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
+    let key = speed_key(hash, opened);
     let mut kept = profile::kept_speeds(&settings.home);
     if let Some(speed) = kept.find(&key) {
         return Ok(speed.clone());
     }
     let engine = engine()?;
-    engine.model.settle(&engine.pool);
-    let measured = profile::of_speed(&mut engine.worker())?;
-    let speed = measured.ok_or_else(|| Failure::new(Exit::No, "the clock of this machine stands still"))?;
+    let measured = profile::of_machine(&mut engine.worker(), &engine.pool)?;
+    let (speed, mut readying) =
+        measured.ok_or_else(|| Failure::new(Exit::No, "the clock of this machine stands still"))?;
+    readying.first += engine.load_time;
     // A speed that cannot be kept is timed again next time.
+    let _ = profile::kept_readying(&settings.home).keep(key.clone(), readying);
     let _ = kept.keep(key, speed.clone());
     Ok(speed)
+}
+
+/// What this machine took to load a model and to pack it when its speed was timed: the first answer of a process takes as
+/// much longer.
+pub(super) fn readying(hash: ModelHash, opened: &Opened, settings: &Settings) -> Readying {
+    let kept = profile::kept_readying(&settings.home);
+    let Readying { first, rest } = kept.find(&speed_key(hash, opened)).copied().unwrap_or_default();
+    Readying {
+        first: first.min(READYING_MAX),
+        rest: rest.min(READYING_MAX),
+    }
+}
+
+/// What a file says is bounded: nobody waits longer for a model here.
+const READYING_MAX: Duration = Duration::from_secs(600);
+
+fn speed_key(hash: ModelHash, opened: &Opened) -> SpeedKey {
+    SpeedKey {
+        model: hash,
+        processor: processor(),
+        threads: opened.threads,
+        isa: opened.isa.name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 /// How fast this machine runs the layers of a part, timed now.

@@ -3,9 +3,11 @@
 #![allow(clippy::print_stdout, reason = "an evaluation prints what it reached")]
 
 use crate::scenes::drawn;
-use heph_plan::{Cluster, CodecProfile, DirectForwarding, Forwarding, Mode, Place, Plan, Request, plan};
+use heph_plan::{
+    Cluster, CodecProfile, DirectForwarding, Forwarding, Mode, Place, Plan, Readying, Request, plan,
+};
 use heph_types::{
-    Exactness, KvFormat, LayerProfile, Leaves, LinkProfile, NodeProfile, NodeState, Role, WireCodec,
+    Exactness, KvFormat, LayerProfile, Leaves, LinkProfile, NodeId, NodeProfile, NodeState, Role, WireCodec,
 };
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -119,6 +121,16 @@ impl<'a> Oracle<'a> {
         let warm = self.request.warm.iter().filter(|w| w.node == node);
         let held = warm.map(|w| w.tokens).max().unwrap_or(0);
         1.0 - f64::from(held.min(prompt.saturating_sub(1))) / f64::from(prompt.max(1))
+    }
+
+    /// A session is asked for before anything is sent, unless a conversation left one open.
+    fn opening(&self, at: usize) -> f64 {
+        let open = |node: NodeId| self.request.warm.iter().any(|w| w.node == node);
+        match at {
+            0 => 0.0,
+            _ if open(self.node(at).node) => 0.0,
+            _ => self.link(at).0,
+        }
     }
 
     /// Seconds of some layers one after another.
@@ -262,8 +274,8 @@ impl<'a> Oracle<'a> {
                 rounded |= index > 0 && !codec.codec.is_exact();
                 up_bytes += match (before, index) {
                     (Some(_), _) => 0.0,
-                    (None, 0) => 64.0 + 4.0 * f64::from(rows),
-                    (None, _) => 64.0 + numbers * codec.bytes_per_number,
+                    (None, 0) => 6.0 + 2.0 * f64::from(rows),
+                    (None, _) => 6.0 + numbers * codec.bytes_per_number,
                 };
                 seconds += way_trip / 2.0 + crossing;
                 busiest = busiest.max(crossing);
@@ -309,7 +321,7 @@ impl<'a> Oracle<'a> {
         let decode = self.pass(way, drafted + 1, tokens + answer / 2.0, true)?;
         let prefill = self.pass(way, rows, tokens / 2.0, false)?;
         // Spans are chosen so that less is sent than the documents.
-        let whole = 64.0 + 4.0 * f64::from(request.prompt_tokens);
+        let whole = 6.0 + 2.0 * f64::from(request.prompt_tokens);
         if way.spans && self.cold(way) * f64::from(chunks) * prefill.4 > whole {
             return None;
         }
@@ -333,7 +345,7 @@ impl<'a> Oracle<'a> {
             power *= accept;
         }
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
-            queue = queue.max(self.node(at).queue.as_secs_f64());
+            queue = queue.max(self.node(at).queue.as_secs_f64() + self.opening(at));
             let mut flops = 0.0;
             for layer in start..end {
                 if at > 0 && !self.node(at).holds_layer(choice.profile.model, layer) {
@@ -353,6 +365,13 @@ impl<'a> Oracle<'a> {
         }
         let mut first = queue + load + self.cold(way) * (prefill.0 + f64::from(chunks - 1) * prefill.1);
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
+        // A model at the desk that nobody computed with yet: 32 passes share its packing.
+        let readying = match way.stages.iter().any(|stage| stage.0 == 0) {
+            true => request.readying,
+            false => Readying::default(),
+        };
+        first += readying.first.as_secs_f64();
+        let packing = readying.rest.as_secs_f64() * (answer / gain / 32.0).min(1.0);
         let mut round = decode.0;
         if let Some((at, length)) = way.draft {
             let draft = &request.drafts[at];
@@ -375,7 +394,7 @@ impl<'a> Oracle<'a> {
             } else {
                 request.objective.inexact_loss
             };
-        let time = request.objective.first_token_weight * first + answer * round / gain;
+        let time = request.objective.first_token_weight * first + answer * round / gain + packing;
         Some(time * (1.0 + loss) + request.objective.seconds_per_credit * credits)
     }
 

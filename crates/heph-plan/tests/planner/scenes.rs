@@ -4,7 +4,7 @@
 use core::time::Duration;
 use heph_plan::{
     Between, Cluster, CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice,
-    ModelChoice, Objective, Peer, Place, Plan, Request, WarmPrefix,
+    ModelChoice, Objective, Peer, Place, Plan, Readying, Request, WarmPrefix,
 };
 use heph_types::{
     Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, ModelProfile,
@@ -153,6 +153,7 @@ pub(crate) fn request(of: ModelProfile) -> Request {
         drafts: Vec::new(),
         document: None,
         warm: Vec::new(),
+        readying: Readying::default(),
         policy: Policy::open(Leaves::Text, &Role::ALL),
         objective: Objective::default(),
         mode: None,
@@ -279,6 +280,12 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
     }
     if dice.chance(0.3) {
         request.direct = DirectForwarding::Allowed;
+    }
+    // Of its own dice: the other scenes stay as they are.
+    let mut dice = Dice(u64::from(request.prompt_tokens) << 32 | u64::from(request.answer_tokens));
+    if dice.chance(0.2) {
+        let [first, rest] = [(); 2].map(|()| Duration::from_secs_f64(dice.scale(0.01, 5.0)));
+        request.readying = Readying { first, rest };
     }
     request
 }

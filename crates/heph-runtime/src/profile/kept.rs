@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use heph_plan::Readying;
 use heph_types::{ModelHash, Speed};
 use serde::{Deserialize, Serialize};
 
 use crate::kept::Kept;
 
-/// The file below HEPH's folder.
+/// The files below HEPH's folder.
 const FILE: &str = "speeds.json";
+const READYING_FILE: &str = "readying.json";
 
 /// What was timed: a model on a processor with so many threads and an instruction set, under one law of arithmetic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,4 +33,12 @@ pub type KeptSpeeds = Kept<SpeedKey, Speed>;
 /// The speeds kept below `home`.
 pub fn kept_speeds(home: &Path) -> KeptSpeeds {
     Kept::open(home, FILE)
+}
+
+/// What it took to make models ready.
+pub type KeptReadying = Kept<SpeedKey, Readying>;
+
+/// What that took, as it is kept below `home`.
+pub fn kept_readying(home: &Path) -> KeptReadying {
+    Kept::open(home, READYING_FILE)
 }

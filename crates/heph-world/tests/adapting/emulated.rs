@@ -4,7 +4,9 @@ use heph_engine::model::{LoadOptions, Model};
 use heph_engine::source::Source;
 use heph_kernels::isa::Isa;
 use heph_kernels::pool::Pool;
-use heph_plan::{Cluster, CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective, Peer, Request};
+use heph_plan::{
+    Cluster, CodecProfile, DirectForwarding, KvChoice, ModelChoice, Objective, Peer, Readying, Request,
+};
 use heph_runtime::bundled::Bundled;
 use heph_runtime::clock::Clock;
 use heph_runtime::desk::AnswerOptions;
@@ -287,6 +289,7 @@ pub(crate) fn request(profile: ModelProfile, tokens: u32) -> Request {
         drafts: Vec::new(),
         document: None,
         warm: Vec::new(),
+        readying: Readying::default(),
         policy: Policy::open(Leaves::Text, &Role::ALL),
         objective: Objective::default(),
         mode: None,
