@@ -393,7 +393,7 @@ def made(line):
 
 
 def alike(line):
-    return tuple(line.get(name) for name in ("kind", "model", "job", "rtt_ms", "mode", "piece"))
+    return tuple(line.get(name) for name in ("kind", "model", "job", "rtt_ms", "mbit", "isa", "mode", "piece"))
 
 
 def middle(values):
@@ -406,10 +406,10 @@ def report():
     out = ["# Over networks", "", "Written by `benches/network.py report` from `raw/network.jsonl`; every figure is a median of the lines of its",
            f"kind there, of the last day, without those beside which something else took more than {OTHERS_MAX} of a core. Two hosts are two",
            "network namespaces of one core each on one machine, with the round trip of a strait between them (`docs/world.md`).", ""]
-    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct")
+    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct") + lines("expected")
     if measured:
         out += [f"Processors: {', '.join(sorted({line['cpu'] for line in measured}))}. Last line: {max(line['at'] for line in measured)}.", ""]
-    out += split_report() + direct_report() + overhead_report() + guesses_report() + modes_report() + steps_report()
+    out += split_report() + direct_report() + overhead_report() + guesses_report() + modes_report() + steps_report() + expected_report()
     (HERE / "NETWORK.md").write_text("\n".join(out).rstrip() + "\n")
     print(HERE / "NETWORK.md")
 
@@ -570,6 +570,58 @@ def modes_report():
         cells.append(f"{pace['speculative'] / max(pace['local'], pace['remote']):.2f}")
         out.append(f"| {rtt} ms | " + " | ".join(cells) + f" | {'yes' if len(texts) == 1 else 'no'} |")
     return out + [""]
+
+
+# A choice that costs no more than a twentieth is as good as another.
+WORSE_MAX = 0.05
+
+
+def expected_report():
+    those = lines("expected")
+    if not those:
+        return []
+    programs = list(dict.fromkeys(line["program"] for line in sorted(those, key=lambda line: line["at"])))
+    out = ["## What a plan says and what an answer takes", "",
+           "`heph plan --json`, and right behind it `heph run` of the same question with the same mode, with a real `heph node`, every program new",
+           "to its model. Measured over expected, medians of the answers of one way: to the first token, for each token after it, in all, and",
+           "bytes as receipts count them; 1.00 is what was said. The way was probed before, as it is for everybody. Bytes below 100 are none.",
+           f"A program is named by the beginning of its hash; the last is {programs[-1]}, the one before {', '.join(programs[:-1]) or 'was not measured'}.", ""]
+    cases = {}
+    for line in those:
+        cases.setdefault((line["model"], line["isa"], line["rtt_ms"], line["mbit"]), {}).setdefault(line["program"], {}).setdefault(line["mode"], []).append(line)
+    for model in dict.fromkeys(case[0] for case in cases):
+        out += [f"### {model}, program {programs[-1]}", "",
+                "| desk | round trip | Mbit/s | mode | first token | a token | in all | up | down | seconds expected | measured |", "|---" * 11 + "|"]
+        for case in sorted(case for case in cases if case[0] == model):
+            for mode, own in cases[case].get(programs[-1], {}).items():
+                ratios = [ratio(own, name) for name in ("first_s", "token_s", "total_s", "up", "down")]
+                said, took = (middle([line[of]["total_s"] for line in own]) for of in ("plan", "measured"))
+                out.append(f"| {case[1]} | {case[2]} ms | {case[3]} | {mode} | " + " | ".join(ratios) + f" | {said:.3f} | {took:.3f} |")
+        out.append("")
+    out += ["### What is chosen", "",
+            f"Cases in which the mode that `auto` chose took more than {WORSE_MAX:.0%} longer than another that gives the same text, by medians of the turns:", "",
+            "| program | model | desk | round trip | Mbit/s | chosen | seconds | fastest | seconds |", "|---" * 9 + "|"]
+    counted = {}
+    for case in sorted(cases):
+        for name in programs:
+            modes = cases[case].get(name, {})
+            if "auto" not in modes:
+                continue
+            counted[name] = counted.get(name, 0) + 1
+            took = {mode: middle([line["measured"]["total_s"] for line in own]) for mode, own in modes.items() if mode != "preprocess"}
+            fastest = min((mode for mode in took if mode != "auto"), key=took.get)
+            chosen = modes["auto"][-1]["plan"]["mode"]
+            if chosen != fastest and took["auto"] > (1 + WORSE_MAX) * took[fastest]:
+                out.append(f"| {name} | {case[0]} | {case[1]} | {case[2]} ms | {case[3]} | {chosen} | {took['auto']:.3f} | {fastest} | {took[fastest]:.3f} |")
+    return out + ["", "Cases measured: " + ", ".join(f"{count} of {name}" for name, count in counted.items()) + ".", ""]
+
+
+def ratio(own, name):
+    """Measured over expected, where there was something."""
+    pairs = [(line["measured"][name], line["plan"][name]) for line in own]
+    least = 100 if name in ("up", "down") else 1e-9
+    pairs = [took / said for took, said in pairs if said >= least]
+    return f"{middle(pairs):.2f}" if pairs else "-"
 
 
 def main():
