@@ -506,6 +506,8 @@ def overhead_report():
     those = [line for line in lines("overhead") if "link_us" in line]
     if not those:
         return []
+    # Lines of before profiles were kept tell none.
+    of = f", profile {those[-1]['profile']}" if those[-1].get("profile") else ""
     each, link = (middle([line[key] for line in those]) for key in ("each_us", "link_us"))
     bare = middle([line["bare_us"] for line in those if "bare_us" in line])
     library = [] if bare != bare else [
@@ -516,7 +518,7 @@ def overhead_report():
         those = [line for line in lines(kind) if "link_us" in line]
         guarded += [] if not those else [f"{whose} it is {middle([line['each_us'] - line['link_us'] for line in those]):.0f} µs beyond the way."]
     return ["## What the runtime adds", "",
-            f"The same two stages with one at the other host, without distance, less both in one process (the model of the draft, profile {those[-1].get('profile')}):",
+            f"The same two stages with one at the other host, without distance, less both in one process (the model of the draft{of}):",
             f"{each:.0f} µs a token. The way itself takes {link:.0f} µs there and back: a datagram between two plain programs on the same two",
             f"cores, over the same strait. The runtime adds {each - link:.0f} µs for the token's stage: rows packed, encrypted, acknowledged, and",
             "handed from thread to thread at both ends.", *library, *guarded, ""]
