@@ -2,8 +2,8 @@
 """A way whose rate falls and rises in the middle of an answer: what a desk sends then, and how soon it knows.
 
     steps.py --can-run     says what is missing, and ends with 1 where something is
-    steps.py long [RTT..]  every step between 100, 10 and 1 Mbit/s at each round trip (10, 40 and 150 ms), and rounded rows; what came
-                           of it are lines of benches/raw/network.jsonl
+    steps.py long [RTT..]  every step between 100, 10 and 1 Mbit/s at each round trip (10, 40 and 150 ms); what came of it are
+                           lines of benches/raw/network.jsonl
     steps.py               the short version, for ./check: about fifteen seconds
 
 Two desks at once, each with a `heph node` behind a strait of its own that has the same rates at the same moments, and a model whose rows
@@ -44,8 +44,6 @@ FOLLOWED_S = 1.0
 SHORT, SHORT_S = [100, 10, 1, 100], 1.6
 LONG, LONG_S = [100, 10, 1, 10, 100, 1, 100], 2.0
 RTTS = [10, 40, 150]
-# Where a way is slow when an answer is planned, less than all of the bits is worth something.
-SLOW_FIRST = [1, 10, 100, 1]
 
 # Nodes see no more of a text than rows.
 ROWS_ALONE = ["--allow", "own=activations"]
@@ -88,30 +86,6 @@ def steps(rtt, rates, each_s):
     claim(f"{rtt} ms: rates change no text", there["text"] == here["text"], f"{there['answer_tokens']} tokens")
     claim(f"{rtt} ms: the answer is exact, and the rates change in the middle of it", there["receipt"]["exactness"] == "exact" and lasted)
     return [one(rtt, told[n : n + 3], asked, believed) for n in range(len(rates) - 1)]
-
-
-def rounded(rtt, rates, each_s):
-    """An answer whose rows may be rounded, as far as the bundled model was found to keep its tokens."""
-    with Lab() as lab, tempfile.TemporaryDirectory() as folder:
-        folder, desk = pathlib.Path(folder), Desk(lab.host("desk"))
-        node = met(lab, desk, "heph-story", rtt, rates[0])
-        desk.join(node)
-        desk.heph("certify", "heph-story", timeout=300)
-        found = [verdict for rounding in json.loads((desk.home / "rounding.json").read_text()) for verdict in rounding["codecs"]]
-        keeps = {verdict["codec"].lower() for verdict in found if verdict["tokens"] and not verdict["changed"]}
-        desk.more = {"SSLKEYLOGFILE": str(folder / "keys")}
-        with listening(desk, folder / "packets"):
-            answer = Answer(lambda: desk.ask("layered", PROMPTS[0], 7, 200, 0, *ROWS_ALONE, "--rows", "certified", "--exactness", "any", timeout=120))
-            time.sleep(1)
-            for rate in rates:
-                node.way.rate(rate)
-                time.sleep(each_s)
-            told = answer.told()
-        formats = {word for order in read(folder) for word in (order.up, order.down)}
-    rounds = {"bf16", "int8"}
-    fits = "close" if formats & rounds else "exact"
-    claim(f"{rtt} ms: an answer whose rows were rounded says so", told["receipt"]["exactness"] == fits, f"{fits}: {', '.join(sorted(formats))}")
-    claim(f"{rtt} ms: rows are rounded where the model keeps its tokens, and no other way", formats <= keeps and bool(formats & rounds) == bool(keeps & rounds), f"kept by {', '.join(sorted(keeps))}")
 
 
 def met(lab, desk, model, rtt, mbit):
@@ -238,7 +212,6 @@ def main():
             claims(told)
             for step in told:
                 raw_lines.keep(RAW, "steps", profile=PROFILE, **step)
-        rounded(40, SLOW_FIRST, SHORT_S)
     return verdict(__doc__)
 
 
