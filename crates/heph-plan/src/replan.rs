@@ -18,9 +18,6 @@ use serde::{Deserialize, Serialize};
 const MARGIN: f64 = 0.95;
 /// Plans that one small change makes of the old one, of the cheapest, that are looked at with what moving costs.
 const NEARBY: usize = 32;
-/// A desk that begins to hold a model spends about so many passes of a token on it: one reads the weights in their file, and each of
-/// thirty-two packs a share of them and takes twice as long for it.
-const BEGINNING_PASSES: f64 = 33.0;
 /// For this long nothing is moved again that need not be.
 pub const CALM: Duration = Duration::from_secs(5);
 
@@ -207,7 +204,7 @@ pub fn replan(
         plans.retain(|plan| rest.mode.is_none_or(|mode| mode == plan.mode));
     }
     let moved = plans.into_iter().map(|plan| {
-        let moves = moves(&rest, cluster, old, &plan, progress);
+        let moves = moves((&rest, request.readying), cluster, old, &plan, progress);
         let seconds: f64 = moves.iter().map(|m| m.seconds).sum();
         (plan, moves, seconds)
     });
@@ -295,7 +292,7 @@ fn remaining(request: &Request, old: &Plan, progress: Progress) -> Request {
         .max(rest.prompt_tokens.saturating_add(rest.answer_tokens));
     rest.document = None;
     rest.warm.clear();
-    // Most of it is done where the desk computed already; else `moves` counts what beginning here takes.
+    // Most of it is done where the desk computed already; else it is counted where layers come here.
     rest.readying = Readying::default();
     // The history is in the caches already; what has to be replayed is counted as moves.
     rest.objective.first_token_weight = 0.0;
@@ -312,7 +309,13 @@ fn takes_work(cluster: &Cluster, plan: &Plan) -> bool {
 }
 
 /// Layers that the new plan runs elsewhere, each run of them by the cheaper way.
-fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, progress: Progress) -> Vec<Move> {
+fn moves(
+    (request, readying): (&Request, Readying),
+    cluster: &Cluster,
+    old: &Plan,
+    new: &Plan,
+    progress: Progress,
+) -> Vec<Move> {
     let Some(choice) = request.models.first() else {
         return Vec::new();
     };
@@ -359,8 +362,7 @@ fn moves(request: &Request, cluster: &Cluster, old: &Plan, new: &Plan, progress:
             let profile = peer.map_or(&cluster.desk, |peer| &peer.profile);
             moved.seconds += profile.queue.as_secs_f64();
             if peer.is_none() {
-                let pass = |layer| profile.speed.layer_seconds(layer, 1, 0.0, old.kv);
-                moved.seconds += BEGINNING_PASSES * choice.profile.layers.iter().map(pass).sum::<f64>();
+                moved.seconds += (readying.first + readying.rest).as_secs_f64();
             }
         }
     }

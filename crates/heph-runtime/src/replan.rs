@@ -552,6 +552,10 @@ mod tests {
             request.mode = Some(heph_plan::Mode::Remote);
             let plan = heph_plan::plan(&request, &cluster).expect("a plan").plan;
             request.mode = None;
+            request.readying = Readying {
+                first: Duration::from_millis(40),
+                rest: Duration::from_millis(1_280),
+            };
             let mut replanner = Replanner::new(request, cluster, plan);
             let stands = |replanner: &Replanner, millis| Standing {
                 tokens_left,
