@@ -51,7 +51,7 @@ pub(crate) fn permit_among<'a>(
         cluster,
         peers: peers.collect(),
         codecs: codecs
-            .filter(|c| c.codec.is_exact() || !policy.exact_only)
+            .filter(|c| c.codec.is_exact() || !policy.exact_only || request.rounds)
             .collect(),
         local: (policy.layers_local_first, policy.layers_local_last),
         pairs,

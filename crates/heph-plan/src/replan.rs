@@ -297,7 +297,9 @@ fn remaining(request: &Request, old: &Plan, progress: Progress) -> Request {
     // The history is in the caches already; what has to be replayed is counted as moves.
     rest.objective.first_token_weight = 0.0;
     rest.mode = request.mode.filter(|m| *m != Mode::Preprocess);
-    rest.policy.exact_only |= old.exactness == heph_types::Exactness::Exact;
+    if old.exactness == heph_types::Exactness::Exact {
+        (rest.policy.exact_only, rest.rounds) = (true, false);
+    }
     rest
 }
 

@@ -118,6 +118,7 @@ pub fn offer(request: &mut Request, rounding: &Rounding) {
         .into_iter()
         .filter(|codec| !codec.is_exact() && rounding.keeps(*codec));
     request.codecs.extend(more.map(CodecProfile::nominal));
+    request.rounds = true;
 }
 
 /// Places in a plan where rows go from one machine to another.

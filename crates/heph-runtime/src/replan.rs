@@ -385,6 +385,7 @@ mod tests {
             drafts: Vec::new(),
             document: None,
             warm: Vec::new(),
+            rounds: false,
             readying: Readying::default(),
             policy: Policy::open(Leaves::Text, &Role::ALL),
             objective: Objective::default(),

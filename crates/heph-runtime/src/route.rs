@@ -95,6 +95,7 @@ impl Question {
             drafts: self.drafts,
             document: self.document,
             warm: Vec::new(),
+            rounds: false,
             readying: Readying::default(),
             policy: self.policy,
             objective: Objective::default(),

@@ -186,6 +186,7 @@ pub fn request(profile: ModelProfile) -> Request {
         drafts: Vec::new(),
         document: None,
         warm: Vec::new(),
+        rounds: false,
         readying: Readying::default(),
         policy: Policy::open(Leaves::Text, &Role::ALL),
         objective: Objective::default(),

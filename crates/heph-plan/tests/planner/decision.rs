@@ -1,7 +1,7 @@
 //! A decision as others read it: every mode has its sentence, its JSON keeps its form, its record is made again.
 
 use crate::scenes::{crowd, private_scene};
-use heph_plan::{CodecProfile, Constraint, Decision, DirectForwarding, Mode, Record, plan};
+use heph_plan::{CodecProfile, Constraint, Decision, DirectForwarding, Mode, Record, Request, plan};
 use heph_types::{Exactness, NodeState, Policy, Role, WireCodec};
 
 /// The decision of one scene as it was when this form was fixed. A change of form is a change for everybody who reads it.
@@ -132,4 +132,22 @@ fn a_rounding_codec_stays_out_of_an_exact_answer() {
             .flatten()
             .all(WireCodec::is_exact)
     );
+    // Who lets rows be rounded lets no machine in whose bits are others.
+    request.rounds = true;
+    let rounded = plan(&request, &cluster).unwrap().plan;
+    assert_eq!(rounded.stages[1].wire_in, Some(WireCodec::Int8));
+    cluster
+        .nodes
+        .iter_mut()
+        .for_each(|node| node.profile.exactness = Exactness::Close);
+    let alone = plan(
+        &Request {
+            mode: None,
+            ..request
+        },
+        &cluster,
+    )
+    .unwrap()
+    .plan;
+    assert_eq!((alone.mode, alone.exactness), (Mode::Local, Exactness::Exact));
 }

@@ -153,6 +153,7 @@ pub(crate) fn request(of: ModelProfile) -> Request {
         drafts: Vec::new(),
         document: None,
         warm: Vec::new(),
+        rounds: false,
         readying: Readying::default(),
         policy: Policy::open(Leaves::Text, &Role::ALL),
         objective: Objective::default(),

@@ -289,6 +289,7 @@ pub(crate) fn request(profile: ModelProfile, tokens: u32) -> Request {
         drafts: Vec::new(),
         document: None,
         warm: Vec::new(),
+        rounds: false,
         readying: Readying::default(),
         policy: Policy::open(Leaves::Text, &Role::ALL),
         objective: Objective::default(),
