@@ -593,6 +593,24 @@ fn a_ticket_works_once_and_a_wrong_one_is_told_why() {
 }
 
 #[test]
+fn a_machine_that_was_set_up_anew_is_told_of_with_the_one_that_it_was() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let old: Ticket = node.ticket.parse().unwrap();
+    drop(node);
+    let node = NodeProcess::start("node-a");
+    let told = desk.output(&["join", &node.ticket]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    let forget = format!("heph peers forget {}", old.node.short());
+    assert!(told.contains(&forget), "{told}");
+    assert!(
+        desk.output(&["peers", "forget", &old.node.short()])
+            .status
+            .success()
+    );
+}
+
+#[test]
 fn a_machine_that_never_answers_is_given_up_in_ten_seconds() {
     let node = NodeProcess::start("node-a");
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();

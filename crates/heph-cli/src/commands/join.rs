@@ -7,7 +7,7 @@ use heph_net::ticket::Ticket;
 use heph_net::trust::Peer;
 use heph_runtime::network::Network;
 use heph_runtime::settings::Settings;
-use heph_types::Role;
+use heph_types::{NodeId, Role};
 use serde::Serialize;
 
 use crate::failure::{ANOTHER_TICKET, Exit, Failure};
@@ -59,6 +59,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         .block_on(network.join(&ticket, DEADLINE))
         .map_err(Failure::from);
     let met = met.and_then(|peer| enter(&network, peer, arguments));
+    let others = met.as_ref().map_or(Vec::new(), |peer| namesakes(&network, peer));
     network.close(GOODBYE);
     let peer = met?;
     let mut out = io::stdout().lock();
@@ -78,6 +79,13 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         peer.node.short(),
         peer.role
     )?;
+    for other in others {
+        writeln!(
+            out,
+            "Another of your peers has that name, too: if it is this one before it was set up anew, heph peers forget {} strikes it out.",
+            other.short()
+        )?;
+    }
     Ok(writeln!(
         out,
         "heph peers shows them; heph run \"...\" uses them where that is faster."
@@ -93,4 +101,11 @@ fn enter(network: &Network, peer: Peer, arguments: &Arguments) -> Result<Peer, F
     };
     network.remember(peer.clone())?;
     Ok(peer)
+}
+
+/// Others of its name.
+fn namesakes(network: &Network, peer: &Peer) -> Vec<NodeId> {
+    let known = network.peers().unwrap_or_default().into_iter();
+    let same = known.filter(|other| other.name == peer.name && other.node != peer.node);
+    same.map(|other| other.node).collect()
 }

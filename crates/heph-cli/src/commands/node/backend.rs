@@ -78,7 +78,9 @@ pub(super) fn lend(
     let provider = provider
         .checked()
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
-    let network = |sentence: String| Failure::new(Exit::Network, sentence);
+    let network = |sentence: String| {
+        Failure::new(Exit::Network, sentence).hint(format!("does an engine answer at {address}?"))
+    };
     let outlet = arguments.outlet(settings);
     let mut backend =
         Backend::new(provider, key(arguments)?, model, Limits::default(), outlet).map_err(network)?;
