@@ -391,31 +391,72 @@ mod tests {
     use heph_engine::model::{LoadOptions, Model, Packing};
     use heph_kernels::isa::Isa;
     use heph_kernels::pool::Pool;
-    use heph_types::{ModelHash, TokenId};
+    use heph_types::{ModelHash, SessionId, StageSpec, TokenId};
 
     use super::*;
     use crate::bundled;
     use crate::cancel::Cancel;
     use crate::line::LineLimits;
     use crate::node::{Lent, Node, NodeCaps};
+    use crate::seat::Bell;
     use crate::store::Found;
 
-    #[test]
-    fn passes_that_still_pack_weights_say_nothing_of_a_stage() {
-        let node = NodeId([1; 32]);
+    /// The bundled model, as it is packed then, and a machine that lends it.
+    fn lent(node: NodeId, packing: Packing) -> (Arc<Model>, LineModel, Arc<dyn Host>) {
         let hash = ModelHash([7; 32]);
         let source = crate::open::open(&Found::Bundled(bundled::STORY)).unwrap();
         let options = LoadOptions {
             context: Some(128),
             sessions: 2,
-            packing: Packing::AsUsed,
+            packing,
             ..LoadOptions::default()
         };
         let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).unwrap();
         let model = Arc::new(model);
         let lent = Lent::new(Arc::clone(&model), Arc::new(Pool::serial()), Isa::best());
-        let host: Arc<dyn Host> = Arc::new(Node::new(node, NodeCaps::default()).with(hash, lent));
-        let line_model = LineModel::of(hash, &model);
+        let host = Node::new(node, NodeCaps::default()).with(hash, lent);
+        (Arc::clone(&model), LineModel::of(hash, &model), Arc::new(host))
+    }
+
+    /// A machine that nobody reaches.
+    struct Away(NodeId);
+
+    impl Host for Away {
+        fn node(&self) -> NodeId {
+            self.0
+        }
+
+        fn open(&self, _: SessionId, _: &StageSpec, _: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+            Err(SeatError::Lost {
+                node: self.0,
+                why: "nobody is there".to_owned(),
+            })
+        }
+    }
+
+    #[test]
+    fn who_never_opened_a_stage_computed_none_of_what_was_fed() {
+        let (away, there) = (NodeId([1; 32]), NodeId([2; 32]));
+        let (_, model, host) = lent(there, Packing::AtLoad);
+        let layers = model.range(0, model.layers);
+        let stages = [Placement { node: away, layers }];
+        let hosts = vec![Arc::new(Away(away)) as Arc<dyn Host>, host];
+        let mut line = Line::new(model, hosts, &stages, LineLimits::default()).unwrap();
+        let prompt: Vec<TokenId> = (5..25).map(TokenId).collect();
+        line.feed(0, &prompt, 1);
+        line.collect(&Cancel::new()).unwrap();
+        let moved: Vec<_> = line
+            .moves
+            .iter()
+            .map(|moved| (moved.from, moved.to, moved.at))
+            .collect();
+        assert_eq!(moved, [(away, there, Position(0))]);
+    }
+
+    #[test]
+    fn passes_that_still_pack_weights_say_nothing_of_a_stage() {
+        let node = NodeId([1; 32]);
+        let (model, line_model, host) = lent(node, Packing::AsUsed);
         let layers = line_model.range(0, line_model.layers);
         let stages = [Placement { node, layers }];
         let mut line = Line::new(line_model, vec![host], &stages, LineLimits::default()).unwrap();
