@@ -10,11 +10,16 @@ The file holds, one after another: length (4 bytes, little-endian), direction (1
 """
 
 import collections
+import contextlib
+import pathlib
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
+
+from claims import claim
 
 ALL = 0x0003
 LOOPBACK = 772
@@ -93,6 +98,19 @@ def packets(path):
         number += inner[13] >> 1 & 1 if protocol == 6 else 0
         ends = (source, ports[0]), (destination, ports[1])
         yield Packet(when, direction == OUTGOING, bool(loopback), protocol, *ends, body, number)
+
+
+@contextlib.contextmanager
+def listening(desk, path):
+    """Every packet of the desk's namespace goes to the file meanwhile."""
+    ear = desk.host.start([sys.executable, pathlib.Path(__file__).resolve(), path], stdout=subprocess.PIPE, text=True)
+    ear.stdout.readline()
+    try:
+        yield
+    finally:
+        ear.send_signal(signal.SIGINT)
+        heard, dropped = map(int, ear.communicate(timeout=30)[0].split())
+        claim(f"the capture of {path.name} missed nothing", heard > 0 and dropped == 0, f"{heard} packets, {dropped} missed")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,9 @@ import time
 
 import capture
 from claims import claim, no_start, verdict
-from netlab import ROOT, Lab, why_not
+from netlab import Lab, why_not
 from nodes import HEPH, small_network
 
-CAPTURE = ROOT / "tests" / "lab" / "capture.py"
 DOOR = 18600
 
 # How long a goodbye may take, and how long is listened.
@@ -94,14 +93,9 @@ def call():
 def left(desk, folder, name, meanwhile):
     """Packets of programs that left the desk while `meanwhile` was done, and those of its kernel."""
     path = folder / name
-    ear = desk.host.start([sys.executable, CAPTURE, path], stdout=subprocess.PIPE, text=True)
-    ear.stdout.readline()
-    try:
+    with capture.listening(desk, path):
         meanwhile()
-    finally:
         time.sleep(0.5)
-        ear.send_signal(signal.SIGINT)
-        ear.wait(10)
     out = [packet for packet in capture.packets(path) if packet.outgoing and not packet.loopback]
     of_kernel = [packet for packet in out if packet.protocol in OF_THE_KERNEL]
     return [packet for packet in out if packet.protocol not in OF_THE_KERNEL], of_kernel

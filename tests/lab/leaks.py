@@ -60,7 +60,6 @@ from nodes import HEPH, PORT, Desk, Node
 sys.path.append(str(ROOT / "benches"))
 import raw_lines  # noqa: E402
 
-CAPTURE = ROOT / "tests" / "lab" / "capture.py"
 RAW = ROOT / "benches" / "raw" / "leaks.jsonl"
 DOOR, PROVIDER = 18500, 9443
 POLICY = """version = 1
@@ -684,7 +683,7 @@ def converse(numbers):
         desk.more = {"SSLKEYLOGFILE": str(folder / "keys")}
         told = Told()
         began = time.monotonic()
-        with listening(desk, folder / "packets"):
+        with capture.listening(desk, folder / "packets"):
             talks = Talks(desk, met(lab, desk, [5, 20]), folder)
             talks.heph("peers", "role", talks.nodes[1].host.name, "miner")
             for number in numbers:
@@ -693,7 +692,7 @@ def converse(numbers):
             # What is under way at the door ends, and a door that ends has logged everything.
             talks.end()
             logged = log(talks)
-        with listening(desk, folder / "crashes"):
+        with capture.listening(desk, folder / "crashes"):
             for number in numbers:
                 if kind(number) in KILLED:
                     told.have(talks, kind(number), number)
@@ -740,19 +739,6 @@ class Told:
             claim(f"{kind}: goes as it should", all(held), f"{sum(held)} of {len(held)}")
         for line in self.wrong[:5]:
             print(f"  {line}")
-
-
-@contextlib.contextmanager
-def listening(desk, path):
-    """Every packet of the desk's namespace goes to the file meanwhile."""
-    ear = desk.host.start([sys.executable, CAPTURE, path], stdout=subprocess.PIPE, text=True)
-    ear.stdout.readline()
-    try:
-        yield
-    finally:
-        ear.send_signal(signal.SIGINT)
-        heard, dropped = map(int, ear.communicate(timeout=30)[0].split())
-        claim(f"the capture of {path.name} missed nothing", heard > 0 and dropped == 0, f"{heard} packets, {dropped} missed")
 
 
 def read(seen):

@@ -16,7 +16,6 @@ import contextlib
 import json
 import math
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from nodes import HEPH, PORT, PROMPTS, Desk, Node
 sys.path.append(str(ROOT / "benches"))
 import raw_lines  # noqa: E402
 
-CAPTURE, RAW = ROOT / "tests" / "lab" / "capture.py", ROOT / "benches" / "raw" / "network.jsonl"
+RAW = ROOT / "benches" / "raw" / "network.jsonl"
 SPAN, WORLD = TARGET / "span", TARGET / "world"
 
 # How soon a step has to be followed.
@@ -69,7 +68,7 @@ def steps(rtt, rates, each_s):
         ask = lambda mode: asks.ask(mode, PROMPTS[0], 7, tokens, 0, "--model", model, *ROWS_ALONE, timeout=300)
         here = ask("local")
         asks.more = {"SSLKEYLOGFILE": str(folder / "keys")}
-        with listening(asks, folder / "packets"), following(follows, nodes[1], model, folder / "believed"):
+        with capture.listening(asks, folder / "packets"), following(follows, nodes[1], model, folder / "believed"):
             answer = Answer(lambda: ask("layered"))
             begun(folder / "believed")
             told = []
@@ -91,19 +90,6 @@ def steps(rtt, rates, each_s):
 def met(lab, desk, model, rtt, mbit):
     host = lab.host(f"node-{desk.host.name}")
     return Node(host, lab.strait(desk.host, host, rtt=rtt, mbit=mbit), models=[model])
-
-
-@contextlib.contextmanager
-def listening(desk, path):
-    """Every packet of the desk's namespace goes to the file meanwhile."""
-    ear = desk.host.start([sys.executable, CAPTURE, path], stdout=subprocess.PIPE, text=True)
-    ear.stdout.readline()
-    try:
-        yield
-    finally:
-        ear.send_signal(signal.SIGINT)
-        heard, dropped = map(int, ear.communicate(timeout=30)[0].split())
-        claim("the capture missed nothing", heard > 0 and dropped == 0, f"{heard} packets, {dropped} missed")
 
 
 @contextlib.contextmanager

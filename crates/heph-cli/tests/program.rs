@@ -1293,6 +1293,19 @@ fn a_split_is_told_what_it_gives_away() {
 }
 
 #[test]
+fn what_cannot_be_meant_is_refused_before_anything_is_done() {
+    let user = user();
+    for (arguments, word) in [
+        (&["read", " "][..], "a question is needed"),
+        (&["node", "--ticket-minutes", "0"], "1..=527040"),
+        (&["run", "--mode", "turbo", "hello"], "auto leaves the choice"),
+    ] {
+        let said = user.says(arguments, "");
+        assert!(said.starts_with("exit 2") && said.contains(word), "{said}");
+    }
+}
+
+#[test]
 fn where_nothing_left_the_network_log_says_so() {
     let user = user();
     let said = user.says(&["egress"], "");

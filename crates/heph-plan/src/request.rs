@@ -26,7 +26,6 @@ pub struct Request {
     /// Nodes that hold the beginning of this prompt in a cache of the whole model.
     pub warm: Vec<WarmPrefix>,
     /// Whether rows may be rounded by the formats of `codecs` that do so, though only exact machines may answer.
-    #[serde(default)]
     pub rounds: bool,
     /// What the desk still has to do with the model before it computes as fast as it was timed.
     pub readying: Readying,

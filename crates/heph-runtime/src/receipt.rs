@@ -202,7 +202,7 @@ pub struct MoveLine {
     pub why: String,
     /// How what its caches hold came there.
     pub by: MoveBy,
-    /// The position it happened at.
+    /// Tokens that the old holder had computed by then.
     pub at: usize,
     /// Seconds without a token: from the last one before it, or from where the answer began, to the next.
     pub gap_s: Option<f64>,

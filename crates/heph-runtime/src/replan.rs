@@ -411,6 +411,19 @@ mod tests {
         Replanner::new(request, cluster, plan)
     }
 
+    /// The first other machine of its plan.
+    fn elsewhere(replanner: &Replanner) -> NodeId {
+        let stage = replanner.plan.remote_stages().next();
+        stage.expect("another machine").node
+    }
+
+    /// How fast it takes `node` to be.
+    fn bytes_per_second(replanner: &Replanner, node: NodeId) -> f64 {
+        let peers = &replanner.cluster.nodes;
+        let peer = peers.iter().find(|peer| peer.profile.node == node);
+        peer.expect("a peer").profile.speed.bytes_per_second
+    }
+
     /// How the line of `replanner` stands where each stage takes so many milliseconds.
     fn standing(replanner: &Replanner, millis: &[f64]) -> Standing {
         let stages = Replanner::placements(&replanner.plan);
@@ -452,12 +465,7 @@ mod tests {
         let mut replanner = replanner(4);
         // A head as heavy as a layer, at the desk, behind a node with the last layers.
         replanner.request.models[0].profile.head = layer();
-        let node = replanner
-            .plan
-            .remote_stages()
-            .next()
-            .expect("another machine")
-            .node;
+        let node = elsewhere(&replanner);
         let here = replanner.cluster.desk.node;
         let range = |start, end| LayerRange::new(start, end, LAYERS).expect("in the model");
         let line = [
@@ -472,11 +480,7 @@ mod tests {
             tokens_left: 200,
             time: Instant::now(),
         };
-        let speed = |replanner: &Replanner| {
-            let peers = &replanner.cluster.nodes;
-            let peer = peers.iter().find(|peer| peer.profile.node == node);
-            peer.expect("a peer").profile.speed.bytes_per_second
-        };
+        let speed = |replanner: &Replanner| bytes_per_second(replanner, node);
         let before = speed(&replanner);
         let layer_ms = 1e7 / before * 1e3;
         // Four layers and the way, then five times as long for the layers.
@@ -489,20 +493,8 @@ mod tests {
     #[test]
     fn what_is_mostly_way_slows_down_by_what_its_own_work_takes() {
         let mut replanner = replanner(40);
-        let node = replanner
-            .plan
-            .remote_stages()
-            .next()
-            .expect("another machine")
-            .node;
-        let speed = |replanner: &Replanner| {
-            let peer = replanner
-                .cluster
-                .nodes
-                .iter()
-                .find(|peer| peer.profile.node == node);
-            peer.expect("it is there").profile.speed.bytes_per_second
-        };
+        let node = elsewhere(&replanner);
+        let speed = |replanner: &Replanner| bytes_per_second(replanner, node);
         let stages = Replanner::placements(&replanner.plan);
         let (at, stage) = stages
             .iter()
