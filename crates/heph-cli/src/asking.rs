@@ -1010,7 +1010,7 @@ impl Asking {
             layers: model.layers,
             meter: meter.clone(),
         };
-        let follow = |network: &Arc<Joined>| follow(network.lookout(), &self.pool, doors());
+        let follow = |network: &Arc<Joined>| follow(network.members(), &self.pool, doors());
         let (changes, came) = self.network.as_ref().map(follow).unzip();
         let route = Route {
             record,

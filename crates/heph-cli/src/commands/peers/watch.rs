@@ -48,7 +48,7 @@ pub(super) fn run(json: bool, settings: &Settings) -> Result<(), Failure> {
     let cancel = terminal::cancel_on_ctrl_c()?;
     let network = Joined::start(machine::asking(settings, &[]))?;
     let (tell, told) = mpsc::sync_channel(1);
-    network.lookout().follow(move |all| match tell.try_send(all) {
+    network.members().follow(move |all| match tell.try_send(all) {
         Err(mpsc::TrySendError::Disconnected(_)) => Follow::Enough,
         // What finds no room is told with what comes next.
         Ok(()) | Err(mpsc::TrySendError::Full(_)) => Follow::On,
