@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
+use heph_net::transfer::PROBE_DEADLINE;
 use heph_runtime::members::{Follow, Load, Member, Presence};
 use heph_runtime::network::seconds_since_1970;
 use heph_runtime::settings::Settings;
@@ -85,7 +86,7 @@ fn measure_one(network: &Joined, members: &[Member], asked: &mut BTreeSet<NodeId
         asked.insert(node);
         let machine = (**network).clone();
         // A way that cannot be measured is shown without.
-        network.spawn(async move { ways::measure(&machine, node).await.is_ok() });
+        network.spawn(async move { ways::measure(&machine, node, PROBE_DEADLINE).await.is_ok() });
     }
 }
 
