@@ -321,7 +321,9 @@ impl From<ShardError> for Failure {
             ShardError::Store(error) => return error.into(),
             ShardError::Open(error) => return error.into(),
             ShardError::Reach(_) | ShardError::NoSource => Exit::Network,
-            ShardError::Transfer(TransferError::DiskFull | TransferError::NoRoom { .. }) => Exit::Room,
+            ShardError::Transfer(
+                TransferError::DiskFull | TransferError::NoRoom { .. } | TransferError::NoRoomThere(_),
+            ) => Exit::Room,
             ShardError::Transfer(_) => Exit::Network,
             ShardError::NotGguf
             | ShardError::Header(_)

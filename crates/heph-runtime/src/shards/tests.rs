@@ -321,6 +321,7 @@ fn hand(desk: &Machine, node: &Machine, layers: LayerRange) -> (Result<(), Shard
 fn refusal(handed: (Result<(), ShardError>, u64, u64)) -> String {
     match handed.0 {
         Err(ShardError::Transfer(TransferError::Refused(why))) => why,
+        Err(ShardError::Transfer(TransferError::NoRoomThere(why))) => format!("no room: {why}"),
         other => panic!("it was not refused: {other:?}"),
     }
 }
@@ -371,7 +372,7 @@ fn layers_are_taken_from_an_own_machine_alone() {
 fn no_more_layers_are_taken_than_the_owner_allows() {
     let (desk, node, lent) = desk_and_taker(Role::Own, tensors(range(0, 2)) / 2);
     let why = refusal(hand(&desk, &node, range(0, 2)));
-    assert!(why.contains("allowed"), "{why}");
+    assert!(why.starts_with("no room") && why.contains("allowed"), "{why}");
     assert!(node.shelf.brought_bytes() < tensors(range(0, 2)) / 2, "{why}");
     assert!(lent.lock().unwrap().is_empty());
     // What was taken before counts.
@@ -379,7 +380,7 @@ fn no_more_layers_are_taken_than_the_owner_allows() {
     hand(&desk, &node, range(0, 2)).0.unwrap();
     let all = range(0, whole().config().layers);
     let why = refusal(hand(&desk, &node, all));
-    assert!(why.contains("allowed"), "{why}");
+    assert!(why.starts_with("no room") && why.contains("allowed"), "{why}");
 }
 
 #[test]
