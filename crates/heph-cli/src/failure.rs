@@ -442,7 +442,13 @@ impl From<ReadingError> for Failure {
             ReadingError::Empty => Self::new(Exit::Input, sentence),
             ReadingError::Parts { .. } => Self::new(Exit::Room, sentence)
                 .hint("larger pieces (--piece), fewer questions or a shorter text make fewer parts"),
-            ReadingError::Work(DecomposeError::NobodyLeft(_)) => Self::new(Exit::Network, sentence),
+            ReadingError::Work(DecomposeError::NobodyLeft(last)) => Self::new(
+                Exit::Network,
+                format!("no machine is left that reads: {last}"),
+            )
+            .hint(
+                "--mode auto has this machine read what the others do not; `heph peers` shows who is there",
+            ),
             ReadingError::Work(DecomposeError::Jobs(_) | DecomposeError::Workers(_)) => {
                 Self::new(Exit::No, sentence)
             }
