@@ -589,8 +589,8 @@ impl Default for Memory {
 }
 
 impl Asking {
-    /// Opens `model` and looks who may answer with it: nobody else where the mode keeps everything here. With what `asked` says of
-    /// the words and the context: what cannot be asked waits for nobody.
+    /// Opens `model` and looks who may answer with it: nobody else where the mode keeps everything here. With what
+    /// `asked` says of the words and the context: what cannot be asked waits for nobody.
     pub(crate) fn open<T>(
         model: &str,
         engine: &EngineArguments,

@@ -221,7 +221,8 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
     line(out, "time", &words)
 }
 
-/// That the answer did not end as the `mode` that was asked for by name wants it, if it did not, in one sentence. `here` is this machine.
+/// That the answer did not end as the `mode` that was asked for by name wants it, if it did not, in one sentence.
+/// `here` is this machine.
 pub(crate) fn mode_lost(
     mode: Mode,
     here: NodeId,

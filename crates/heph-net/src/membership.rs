@@ -9,8 +9,8 @@
 //! incarnation. Only a suspicion that nobody refuted makes a node lost. News is told at once and repeated on later
 //! messages; a digest compared with a random member every [`COMPARE_EVERY`] repairs what was lost all the same.
 //!
-//! Of several programs with one identity one is a member. The others [look on](Members::looking_on): they watch and say nothing of
-//! themselves, and each is answered by the connection that it asked by.
+//! Of several programs with one identity one is a member. The others [look on](Members::looking_on): they watch and say
+//! nothing of themselves, and each is answered by the connection that it asked by.
 
 mod message;
 
@@ -736,8 +736,8 @@ impl Members {
         }
     }
 
-    /// A rumour about this node that is not the truth: it lives, and says so with a higher incarnation. Whoever only looks on hears of the
-    /// program that is a member, which speaks for itself.
+    /// A rumour about this node that is not the truth: it lives, and says so with a higher incarnation. Whoever only
+    /// looks on hears of the program that is a member, which speaks for itself.
     fn refute(&mut self, rumour: &Rumour) {
         if let Some(stands) = &mut self.looks_on {
             if stands.is_none_or(|life| life <= rumour.incarnation) {

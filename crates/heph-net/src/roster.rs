@@ -4,8 +4,8 @@
 //! A message is a datagram on a `heph/members/1` connection; one that is lost is lost. A machine's own devices share a
 //! circle. Everybody else stands in a circle of two with this machine: a stranger never learns of the others and cannot
 //! call one of them dead. On the same connection a stream with one byte asks for a profile: what a node says of itself,
-//! bytes that only the runtime understands; one with another byte says that the program at that end only looks on, so that nothing is sent
-//! there but answers.
+//! bytes that only the runtime understands; one with another byte says that the program at that end only looks on, so
+//! that nothing is sent there but answers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -33,8 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Messages that wait for a connection; the oldest are dropped, as a network would.
 const WAITING_MAX: usize = 32;
 
-/// Connections that one peer may hold open: both sides may have connected at once, it may have started anew, and others of its programs
-/// look on.
+/// Connections that one peer may hold open: both sides may have connected at once, it may have started anew, and others
+/// of its programs look on.
 const LINKS_MAX: usize = 4;
 
 /// Arrivals and orders that wait for the task; then whoever brings more waits.
@@ -710,7 +710,8 @@ async fn answer_streams(
     }
 }
 
-/// Says that this program is no member. A peer of a version that does not know it sends here what was for the member, too.
+/// Says that this program is no member. A peer of a version that does not know it sends here what was for the member,
+/// too.
 async fn say_looks_on(connection: Connection) {
     if let Ok(mut stream) = connection.open().await {
         // A connection that ends meanwhile is said it anew by its successor.

@@ -3,7 +3,8 @@
 //! [`Members::start`] puts the book's peers on a [`Roster`] and keeps it in step: with the book, which another program of
 //! this person may change, with what is seen on the local network, and with this machine's own profile. Devices of the
 //! role `own` hear of each other; everybody else hears of this machine alone. A dead peer is noticed within three seconds.
-//! A program that only asks sees the same by [`Members::look_on`], beside others of its folder, and nobody hears of it. What a peer says of itself is checked before anybody believes it, and never decides its role or its name.
+//! A program that only asks sees the same by [`Members::look_on`], beside others of its folder, and nobody hears of it.
+//! What a peer says of itself is checked before anybody believes it, and never decides its role or its name.
 
 mod claim;
 

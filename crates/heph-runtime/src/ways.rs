@@ -253,8 +253,8 @@ impl Ways {
     }
 }
 
-/// Probes the way to `node` over a connection of its own, and remembers what it found. Somebody waits for it that long: a way that has been
-/// looked at once by then is looked at no longer.
+/// Probes the way to `node` over a connection of its own, and remembers what it found. Somebody waits for it that long:
+/// a way that has been looked at once by then is looked at no longer.
 ///
 /// # Errors
 /// A sentence: it cannot be reached, or answers no probes.

@@ -598,8 +598,8 @@ impl Programs {
         programs
     }
 
-    /// Carries what is said until `end`; `is_there` are those of the programs that hear and speak. What is for nobody who asked goes to
-    /// the member.
+    /// Carries what is said until `end`; `is_there` are those of the programs that hear and speak. What is for nobody
+    /// who asked goes to the member.
     fn run_to(&mut self, end: Duration, is_there: [bool; 2]) {
         while self.now < end {
             self.now += ms(1);

@@ -2,8 +2,9 @@
 //!
 //! The request has the form of any other: the kind 4, the model's hash, the first layer and the one behind the last. What is
 //! told back are pieces of a kind and two numbers, [`PROGRESS`] with bytes done and bytes asked for, as often as something
-//! changes and at least every five seconds; then [`HERE`] once the layers are lent there, or [`NOT_HERE`], or [`NO_ROOM`], and a sentence.
-//! Whether anything is taken, from whom and how much is for the [`Taker`] to say, before the first byte of it travels.
+//! changes and at least every five seconds; then [`HERE`] once the layers are lent there, or [`NOT_HERE`], or
+//! [`NO_ROOM`], and a sentence. Whether anything is taken, from whom and how much is for the [`Taker`] to say, before
+//! the first byte of it travels.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -44,8 +44,8 @@ pub struct Goodput {
     pub down: f64,
 }
 
-/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most. Somebody waits for it
-/// that long: what a first look found by then counts.
+/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most. Somebody
+/// waits for it that long: what a first look found by then counts.
 ///
 /// # Errors
 /// When the peer does not answer probes, left, or is too slow for one.

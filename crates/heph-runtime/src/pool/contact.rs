@@ -19,8 +19,8 @@ use crate::ways;
 /// Peers that are asked at the same time, each by a thread that waits.
 const ASKED_AT_ONCE: usize = 32;
 
-/// Of what is left of a wait once a peer answers, what its way may be measured for. A way of 3 Mbit/s takes three seconds to be looked at
-/// twice, and whoever answered would be taken for silent.
+/// Of what is left of a wait once a peer answers, what its way may be measured for. A way of 3 Mbit/s takes three
+/// seconds to be looked at twice, and whoever answered would be taken for silent.
 const MEASURED_FOR: f64 = 0.75;
 
 /// Bytes a second that a way is taken to carry each way until somebody has measured it: 100 Mbit/s.

@@ -76,7 +76,8 @@ impl Shelf {
         bytes_below(&self.home.join(FOLDER))
     }
 
-    /// Bytes of layers that it takes in now, of an owner who lets it have so many in all: the disk has to have room for them.
+    /// Bytes of layers that it takes in now, of an owner who lets it have so many in all: the disk has to have room for
+    /// them.
     pub fn takes(&self, bytes_max: u64) -> u64 {
         let free = disk_free(&self.home).saturating_sub(DISK_LEFT);
         bytes_max.saturating_sub(self.brought_bytes()).min(free)
