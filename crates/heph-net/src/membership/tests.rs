@@ -643,6 +643,7 @@ fn two_programs_of_one_machine_both_see_the_others_and_one_of_them_is_seen() {
 
     // Whoever only looked on ends as it likes.
     programs.theirs[1].leave();
+    programs.run_to(ms(10_100), [true, true]);
     programs.run_to(ms(15_000), [true, false]);
     assert_eq!(programs.node.event(), None);
     assert!(!programs.node.suspected(id(0)) && !programs.theirs[0].suspected(id(1)));
