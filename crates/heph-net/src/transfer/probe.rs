@@ -22,7 +22,7 @@ const BYTES_MAX: u64 = 1 << 20;
 /// A short look that takes longer than this over a way was long enough.
 const SHORT_ENOUGH: Duration = Duration::from_millis(100);
 
-/// How long the looks may take together; what the first one found counts.
+/// How long the looks may take together.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Bytes written or read at once.
@@ -44,19 +44,24 @@ pub struct Goodput {
     pub down: f64,
 }
 
-/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most.
+/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most. Somebody
+/// waits for it that long: what a first look found by then counts.
 ///
 /// # Errors
 /// When the peer does not answer probes, left, or is too slow for one.
-pub async fn probe(connection: &Connection) -> Result<Goodput, TransferError> {
-    let until = tokio::time::Instant::now() + PROBE_DEADLINE;
+pub async fn probe(connection: &Connection, waited: Duration) -> Result<Goodput, TransferError> {
     let began = Instant::now();
-    let look = |bytes| tokio::time::timeout_at(until, look(connection, bytes));
-    let short = look(SHORT_BYTES).await.map_err(|_| TransferError::Left)??;
+    let look = |bytes, within| {
+        let until = tokio::time::Instant::from_std(began + within);
+        tokio::time::timeout_at(until, look(connection, bytes))
+    };
+    let short = look(SHORT_BYTES, PROBE_DEADLINE)
+        .await
+        .map_err(|_| TransferError::Left)??;
     if began.elapsed() > SHORT_ENOUGH && began.elapsed() > 6 * connection.round_trip().unwrap_or_default() {
         return Ok(short);
     }
-    match look(LONG_BYTES).await {
+    match look(LONG_BYTES, PROBE_DEADLINE.min(waited)).await {
         Ok(long) => long,
         Err(_) => Ok(short),
     }
