@@ -368,6 +368,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) paths: &'a [PathBuf],
     /// Whether a receipt is wanted also where there is nothing to choose.
     pub(crate) receipt: bool,
+    /// Whether more is asked afterwards: what is made ready once is then no cost of the first answer.
+    pub(crate) goes_on: bool,
 }
 
 impl Ask<'_> {
@@ -431,6 +433,9 @@ impl Ask<'_> {
         size: impl FnOnce(&Words, usize) -> Result<Sizes, Failure>,
     ) -> Result<Ready, Failure> {
         let asking = Asking::open(self.model, self.engine, self.place, self.settings)?;
+        if self.goes_on {
+            asking.ready_draft()?;
+        }
         self.look_through(&asking);
         self.say_what_stays(&asking)?;
         let context = asking.model.opened.context();
@@ -732,6 +737,11 @@ impl Asking {
         })
     }
 
+    /// Brings the small model into memory, for whoever answers more than once with it.
+    pub(crate) fn ready_draft(&self) -> Result<(), Failure> {
+        self.draft.as_ref().map_or(Ok(()), |draft| draft.model.warm())
+    }
+
     /// The machines.
     pub(crate) fn pool(&self) -> &NodePool {
         &self.pool
@@ -994,12 +1004,15 @@ impl Asking {
             // Loaded now, with a bar, and not in the middle of the first token.
             self.model.warm()?;
         }
-        let drafts = plan.draft.is_some();
-        let drafter = self
+        let drafter = plan
             .draft
-            .as_ref()
-            .filter(|_| drafts)
-            .map(|draft| self.drafter(draft, cancel));
+            .and_then(|planned| {
+                self.draft
+                    .as_ref()
+                    .filter(|draft| draft.takes_part(planned.source))
+            })
+            .map(|draft| self.drafter(draft, cancel))
+            .transpose()?;
         let meter = Meter::default();
         let doors = || Doors {
             discretion: discretion
@@ -1055,10 +1068,10 @@ impl Asking {
 
     fn drafts(&self, prompt_tokens: usize, known: &Acceptances) -> Vec<DraftProfile> {
         let acceptance = known.of(DraftSource::Model, PAIR_ACCEPTANCE);
-        let model = self
-            .draft
-            .iter()
-            .map(|draft| route::model_draft_profile(&draft.profile, &draft.speed, prompt_tokens, acceptance));
+        let model = self.draft.iter().map(|draft| {
+            let (profile, speed) = (&draft.profile, &draft.speed);
+            route::model_draft_profile(profile, speed, draft.readying(), prompt_tokens, acceptance)
+        });
         let echo = route::echo_profile();
         let echo = DraftProfile {
             acceptance: known.of(DraftSource::NGram, echo.acceptance),
@@ -1073,12 +1086,13 @@ impl Asking {
         Acceptances::open(&self.home, self.hash, draft, sizes.task())
     }
 
-    fn drafter(&self, draft: &Draft, cancel: &Cancel) -> Box<dyn Drafter> {
-        let model = LineModel::of(draft.hash, &draft.engine.model);
+    fn drafter(&self, draft: &Draft, cancel: &Cancel) -> Result<Box<dyn Drafter>, Failure> {
+        let engine = draft.model.engine()?;
+        let model = LineModel::of(draft.hash, &engine.model);
         let node = Node::new(ALONE, NodeCaps::default()).with_stop(cancel.flag());
-        let node = node.with(draft.hash, draft.engine.lent());
+        let node = node.with(draft.hash, engine.lent());
         let line = Line::whole(model, Arc::new(node), LineLimits::default());
-        Box::new(ModelDrafter::new(line, cancel.clone()))
+        Ok(Box::new(ModelDrafter::new(line, cancel.clone())))
     }
 }
 

@@ -121,15 +121,17 @@ pub fn echo_profile() -> DraftProfile {
         acceptance: ECHO_ACCEPTANCE,
         seconds_per_token: ECHO_SECONDS,
         seconds_for_prompt: 0.0,
+        readying: Readying::default(),
         memory: ECHO_BYTES,
         length_max: DRAFT_LENGTH_MAX,
     }
 }
 
-/// A small model that runs here at `speed`, as a source of drafts for a prompt of so many tokens.
+/// A small model that runs here at `speed` once it is ready, as a source of drafts for a prompt of so many tokens.
 pub fn model_draft_profile(
     draft: &ModelProfile,
     speed: &Speed,
+    readying: Readying,
     prompt_tokens: usize,
     acceptance: f64,
 ) -> DraftProfile {
@@ -145,6 +147,7 @@ pub fn model_draft_profile(
         acceptance,
         seconds_per_token: pass(1) + head,
         seconds_for_prompt: pass(chunk) * (prompt_tokens as f64 / f64::from(chunk)),
+        readying,
         memory: weights + draft.head.weight_bytes + draft.embed_bytes,
         length_max: DRAFT_LENGTH_MAX,
     }

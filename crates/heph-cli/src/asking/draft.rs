@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use heph_plan::Mode;
+use heph_plan::{DraftSource, Mode, Readying};
 use heph_runtime::bundled;
 use heph_runtime::profile;
 use heph_runtime::settings::Settings;
@@ -10,17 +10,38 @@ use heph_runtime::words::Words;
 use heph_types::{KvFormat, ModelHash, ModelProfile, Speed};
 
 use super::PlaceArguments;
-use super::here::{Lazy, speed};
-use crate::engine::{Engine, EngineArguments};
+use super::here::{Lazy, readying, speed};
+use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 
 /// The small model that guesses ahead.
 #[derive(Clone)]
 pub(super) struct Draft {
-    pub(super) engine: Arc<Engine>,
+    /// Loaded when a plan guesses by it.
+    pub(super) model: Arc<Lazy>,
     pub(super) hash: ModelHash,
     pub(super) profile: ModelProfile,
     pub(super) speed: Speed,
+    /// What this machine takes to make it ready.
+    readying: Readying,
+}
+
+impl Draft {
+    /// What is still to do until it guesses as fast as it was timed.
+    pub(super) fn readying(&self) -> Readying {
+        match self.model.is_in_memory() {
+            true => Readying::default(),
+            false => self.readying,
+        }
+    }
+
+    /// Whether it guesses where a plan guesses by this source: not in memory yet, only where that is it.
+    pub(super) fn takes_part(&self, source: DraftSource) -> bool {
+        match source {
+            DraftSource::NGram => self.model.is_in_memory(),
+            DraftSource::Model | DraftSource::Tree => true,
+        }
+    }
 }
 
 /// The small model to draft with: the one asked for, or the bundled one where it has the same words.
@@ -47,13 +68,55 @@ pub(super) fn draft(
     }
     let hash = opened.hash()?;
     let profile = profile::of_model(hash, name, &opened.graph()?, opened.context());
-    let lazy = Lazy::new(opened, None)?;
-    let engine = lazy.engine()?;
-    let speed = speed(hash, &lazy.opened, settings, || Ok(Arc::clone(&engine)))?;
+    let model = Arc::new(Lazy::new(opened, None)?);
+    let speed = speed(hash, &model.opened, settings, || model.engine())?;
     Ok(Some(Draft {
-        engine,
+        readying: readying(hash, &model.opened, settings),
+        model,
         hash,
         profile,
         speed,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use heph_runtime::settings::PUBLIC_HUB;
+
+    use super::*;
+
+    #[test]
+    fn a_small_model_is_loaded_when_a_plan_guesses_by_it_and_ready_from_then_on() {
+        let home = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            home: home.path().to_owned(),
+            models: home.path().join("models"),
+            threads: 1,
+            hub: PUBLIC_HUB.to_owned(),
+            hub_token: None,
+            keys: None,
+            allow: Vec::new(),
+        };
+        let story = EngineArguments::with_kv(KvFormat::F16);
+        let story = story.open(bundled::STORY.name, None, 1, &settings).unwrap();
+        let words = story.words().unwrap();
+        let open = || {
+            let draft = draft(&PlaceArguments::usual(), &words, &settings).unwrap();
+            draft.expect("the bundled pair has the same words")
+        };
+        assert!(
+            open().model.is_in_memory(),
+            "it was timed, and is settled from that on"
+        );
+        let draft = open();
+        assert!(!draft.model.is_in_memory());
+        assert!(
+            draft.readying().rest > std::time::Duration::ZERO,
+            "as it was timed in the process before"
+        );
+        assert!(!draft.takes_part(DraftSource::NGram) && draft.takes_part(DraftSource::Model));
+        draft.model.engine().unwrap();
+        assert_eq!(draft.readying(), Readying::default());
+        assert!(draft.takes_part(DraftSource::NGram));
+    }
 }

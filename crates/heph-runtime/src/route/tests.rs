@@ -179,7 +179,7 @@ impl World {
             answer_tokens: 60,
             context: 256,
             kv: KvFormat::F16,
-            drafts: vec![model_draft_profile(&drafted, speed, 20, 0.8)],
+            drafts: vec![model_draft_profile(&drafted, speed, Readying::default(), 20, 0.8)],
             document: None,
             policy: self.planned(policy),
             mode: Some(mode),
