@@ -660,14 +660,16 @@ impl Asking {
         for ticket in tickets {
             network.block_on(network.join(ticket, MEET_DEADLINE))?;
         }
-        Self::over(
+        let asking = Self::over(
             Some(network),
             &Memory::default(),
             model,
             engine,
             &PlaceArguments::usual(),
             settings,
-        )
+        )?;
+        asking.ready_draft()?;
+        Ok(asking)
     }
 
     fn over(
