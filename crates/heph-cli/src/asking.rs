@@ -39,11 +39,10 @@ use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
 use heph_runtime::codecs;
 use heph_runtime::desk::{Answer, Desk, Precision, Relief};
 use heph_runtime::discretion::{Discretion, destination, shows_text_alone};
-use heph_runtime::draft::{Drafter, ModelDrafter};
+use heph_runtime::draft::Drafter;
 use heph_runtime::gate::{Doors, Meter};
-use heph_runtime::line::{Line, LineLimits, LineModel};
+use heph_runtime::line::{LineLimits, LineModel};
 use heph_runtime::network::seconds_since_1970;
-use heph_runtime::node::{Node, NodeCaps};
 use heph_runtime::pool::{Came, Contact, Hailing, NodePool, Waits, follow};
 use heph_runtime::preprocess::label_of_all;
 use heph_runtime::pressure::Pressure;
@@ -1006,15 +1005,10 @@ impl Asking {
             // Loaded now, with a bar, and not in the middle of the first token.
             self.model.warm()?;
         }
-        let drafter = plan
+        let draft = plan
             .draft
-            .and_then(|planned| {
-                self.draft
-                    .as_ref()
-                    .filter(|draft| draft.takes_part(planned.source))
-            })
-            .map(|draft| self.drafter(draft, cancel))
-            .transpose()?;
+            .and_then(|by| self.draft.as_ref().filter(|draft| draft.takes_part(by.source)));
+        let drafter = draft.map(|draft| draft.drafter(cancel)).transpose()?;
         let meter = Meter::default();
         let doors = || Doors {
             discretion: discretion
@@ -1032,7 +1026,7 @@ impl Asking {
             pool: &self.pool,
             model,
             words: Arc::clone(&self.words),
-            drafter,
+            drafter: drafter.map(|drafter| Box::new(drafter) as Box<dyn Drafter>),
             rounding: self.rounding.as_ref(),
             guessing,
             limits: LineLimits::default(),
@@ -1072,7 +1066,14 @@ impl Asking {
         let acceptance = known.of(DraftSource::Model, PAIR_ACCEPTANCE);
         let model = self.draft.iter().map(|draft| {
             let (profile, speed) = (&draft.profile, &draft.speed);
-            route::model_draft_profile(profile, speed, draft.readying(), prompt_tokens, acceptance)
+            let passes =
+                route::model_draft_profile(profile, speed, draft.readying(), prompt_tokens, acceptance);
+            // What is done around its pass is done once more where a guess is looked at: that token is chosen, too.
+            let made = draft.seconds_per_guess.unwrap_or(passes.seconds_per_token);
+            DraftProfile {
+                seconds_per_token: made + (made - passes.seconds_per_token).max(0.0),
+                ..passes
+            }
         });
         let echo = route::echo_profile();
         let echo = DraftProfile {
@@ -1086,15 +1087,6 @@ impl Asking {
     fn acceptances(&self, sizes: Sizes) -> Acceptances {
         let draft = self.draft.as_ref().map(|draft| draft.hash);
         Acceptances::open(&self.home, self.hash, draft, sizes.task())
-    }
-
-    fn drafter(&self, draft: &Draft, cancel: &Cancel) -> Result<Box<dyn Drafter>, Failure> {
-        let engine = draft.model.engine()?;
-        let model = LineModel::of(draft.hash, &engine.model);
-        let node = Node::new(ALONE, NodeCaps::default()).with_stop(cancel.flag());
-        let node = node.with(draft.hash, engine.lent());
-        let line = Line::whole(model, Arc::new(node), LineLimits::default());
-        Ok(Box::new(ModelDrafter::new(line, cancel.clone())))
     }
 }
 

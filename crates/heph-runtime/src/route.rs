@@ -455,8 +455,25 @@ fn pace(
     };
     let sources = drafts.iter().filter_map(source).collect();
     let plain = if alone { Plain::Stream } else { Plain::Steps };
-    let speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
+    let mut speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
+    if let Some(step) = step_when_ready(record) {
+        speculation = speculation.with_steps_at_most(step);
+    }
     Ok(Pace::Adapt(Box::new(speculation)))
+}
+
+/// What a step will take once the model is ready, where all of it is here and is not.
+fn step_when_ready(record: &Record) -> Option<f64> {
+    let Record {
+        request,
+        cluster,
+        decision,
+        ..
+    } = record;
+    let here = decision.plan.remote_stages().next().is_none();
+    let unready = here && request.readying != Readying::default();
+    let rounds = unready.then(|| heph_plan::rounds(request, cluster, &decision.plan));
+    Some(rounds??.plain)
 }
 
 /// What a plan's rounds are thought to take. Where no guesses mean a step, two timed steps tell better; a node that goes on

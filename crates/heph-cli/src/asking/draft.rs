@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use heph_plan::{DraftSource, Mode, Readying};
 use heph_runtime::bundled;
+use heph_runtime::cancel::Cancel;
+use heph_runtime::draft::ModelDrafter;
+use heph_runtime::line::{Line, LineLimits, LineModel};
+use heph_runtime::node::{Node, NodeCaps};
 use heph_runtime::profile;
 use heph_runtime::settings::Settings;
 use heph_runtime::words::Words;
 use heph_types::{KvFormat, ModelHash, ModelProfile, Speed};
 
-use super::PlaceArguments;
-use super::here::{Lazy, readying, speed};
+use super::here::{Lazy, readying, speed, speed_key};
+use super::{ALONE, PlaceArguments};
 use crate::engine::EngineArguments;
 use crate::failure::{Exit, Failure};
 
@@ -22,6 +26,8 @@ pub(super) struct Draft {
     pub(super) hash: ModelHash,
     pub(super) profile: ModelProfile,
     pub(super) speed: Speed,
+    /// What a guess takes with all that belongs to it, where the clock saw it.
+    pub(super) seconds_per_guess: Option<f64>,
     /// What this machine takes to make it ready.
     readying: Readying,
 }
@@ -33,6 +39,11 @@ impl Draft {
             true => Readying::default(),
             false => self.readying,
         }
+    }
+
+    /// It, as it guesses for one answer.
+    pub(super) fn drafter(&self, cancel: &Cancel) -> Result<ModelDrafter, Failure> {
+        drafter(self.hash, &self.model, cancel)
     }
 
     /// Whether it guesses where a plan guesses by this source: not in memory yet, only where that is it.
@@ -70,13 +81,45 @@ pub(super) fn draft(
     let profile = profile::of_model(hash, name, &opened.graph()?, opened.context());
     let model = Arc::new(Lazy::new(opened, None)?);
     let speed = speed(hash, &model.opened, settings, || model.engine())?;
+    let seconds_per_guess = seconds_per_guess(hash, &model, settings)?;
     Ok(Some(Draft {
         readying: readying(hash, &model.opened, settings),
         model,
         hash,
         profile,
         speed,
+        seconds_per_guess,
     }))
+}
+
+fn drafter(hash: ModelHash, model: &Lazy, cancel: &Cancel) -> Result<ModelDrafter, Failure> {
+    let engine = model.engine()?;
+    let of = LineModel::of(hash, &engine.model);
+    let node = Node::new(ALONE, NodeCaps::default()).with_stop(cancel.flag());
+    let node = node.with(hash, engine.lent());
+    let line = Line::whole(of, Arc::new(node), LineLimits::default());
+    Ok(ModelDrafter::new(line, cancel.clone()))
+}
+
+/// What a guess takes: as it was timed before, or timed now.
+fn seconds_per_guess(hash: ModelHash, model: &Lazy, settings: &Settings) -> Result<Option<f64>, Failure> {
+    let mut kept = profile::kept_guessing(&settings.home);
+    let key = speed_key(hash, &model.opened);
+    let known = kept
+        .find(&key)
+        .copied()
+        .filter(|seconds| seconds.is_normal() && *seconds > 0.0);
+    if known.is_some() {
+        return Ok(known);
+    }
+    let engine = model.engine()?;
+    engine.model.settle(&engine.pool);
+    let timed = drafter(hash, model, &Cancel::default())?.timed();
+    if let Some(seconds) = timed {
+        // What cannot be kept is timed again next time.
+        let _ = kept.keep(key, seconds);
+    }
+    Ok(timed)
 }
 
 #[cfg(test)]
