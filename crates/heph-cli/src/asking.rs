@@ -39,11 +39,10 @@ use heph_runtime::certify::rounding::{KeptRoundings, Rounding};
 use heph_runtime::codecs;
 use heph_runtime::desk::{Answer, Desk, Precision, Relief};
 use heph_runtime::discretion::{Discretion, destination, shows_text_alone};
-use heph_runtime::draft::{Drafter, ModelDrafter};
+use heph_runtime::draft::Drafter;
 use heph_runtime::gate::{Doors, Meter};
-use heph_runtime::line::{Line, LineLimits, LineModel};
+use heph_runtime::line::{LineLimits, LineModel};
 use heph_runtime::network::seconds_since_1970;
-use heph_runtime::node::{Node, NodeCaps};
 use heph_runtime::pool::{Came, Contact, Hailing, NodePool, Waits, follow};
 use heph_runtime::preprocess::label_of_all;
 use heph_runtime::pressure::Pressure;
@@ -375,6 +374,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) paths: &'a [PathBuf],
     /// Whether a receipt is wanted also where there is nothing to choose.
     pub(crate) receipt: bool,
+    /// Whether more is asked afterwards: what is made ready once is then no cost of the first answer.
+    pub(crate) goes_on: bool,
 }
 
 impl Ask<'_> {
@@ -438,6 +439,9 @@ impl Ask<'_> {
         size: impl FnOnce(&Words, usize) -> Result<Sizes, Failure>,
     ) -> Result<Ready, Failure> {
         let (asking, sizes) = Asking::open(self.model, self.engine, self.place, self.settings, size)?;
+        if self.goes_on {
+            asking.ready_draft()?;
+        }
         self.look_through(&asking);
         self.say_what_stays(&asking)?;
         let mode = self.place.mode.by_name();
@@ -677,6 +681,7 @@ impl Asking {
         let (asking, ()) = Self::over(Some(network), &memory, model, engine, &place, settings, |_, _| {
             Ok(())
         })?;
+        asking.ready_draft()?;
         Ok(asking)
     }
 
@@ -748,6 +753,11 @@ impl Asking {
             network: network.map(Arc::new),
         };
         Ok((asking, asked))
+    }
+
+    /// Brings the small model into memory, for whoever answers more than once with it.
+    pub(crate) fn ready_draft(&self) -> Result<(), Failure> {
+        self.draft.as_ref().map_or(Ok(()), |draft| draft.model.warm())
     }
 
     /// The machines.
@@ -1012,12 +1022,10 @@ impl Asking {
             // Loaded now, with a bar, and not in the middle of the first token.
             self.model.warm()?;
         }
-        let drafts = plan.draft.is_some();
-        let drafter = self
+        let draft = plan
             .draft
-            .as_ref()
-            .filter(|_| drafts)
-            .map(|draft| self.drafter(draft, cancel));
+            .and_then(|by| self.draft.as_ref().filter(|draft| draft.takes_part(by.source)));
+        let drafter = draft.map(|draft| draft.drafter(cancel)).transpose()?;
         let meter = Meter::default();
         let doors = || Doors {
             discretion: discretion
@@ -1035,7 +1043,7 @@ impl Asking {
             pool: &self.pool,
             model,
             words: Arc::clone(&self.words),
-            drafter,
+            drafter: drafter.map(|drafter| Box::new(drafter) as Box<dyn Drafter>),
             rounding: self.rounding.as_ref(),
             guessing,
             limits: LineLimits::default(),
@@ -1073,10 +1081,17 @@ impl Asking {
 
     fn drafts(&self, prompt_tokens: usize, known: &Acceptances) -> Vec<DraftProfile> {
         let acceptance = known.of(DraftSource::Model, PAIR_ACCEPTANCE);
-        let model = self
-            .draft
-            .iter()
-            .map(|draft| route::model_draft_profile(&draft.profile, &draft.speed, prompt_tokens, acceptance));
+        let model = self.draft.iter().map(|draft| {
+            let (profile, speed) = (&draft.profile, &draft.speed);
+            let passes =
+                route::model_draft_profile(profile, speed, draft.readying(), prompt_tokens, acceptance);
+            // What is done around its pass is done once more where a guess is looked at: that token is chosen, too.
+            let made = draft.seconds_per_guess.unwrap_or(passes.seconds_per_token);
+            DraftProfile {
+                seconds_per_token: made + (made - passes.seconds_per_token).max(0.0),
+                ..passes
+            }
+        });
         let echo = route::echo_profile();
         let echo = DraftProfile {
             acceptance: known.of(DraftSource::NGram, echo.acceptance),
@@ -1089,14 +1104,6 @@ impl Asking {
     fn acceptances(&self, sizes: Sizes) -> Acceptances {
         let draft = self.draft.as_ref().map(|draft| draft.hash);
         Acceptances::open(&self.home, self.hash, draft, sizes.task())
-    }
-
-    fn drafter(&self, draft: &Draft, cancel: &Cancel) -> Box<dyn Drafter> {
-        let model = LineModel::of(draft.hash, &draft.engine.model);
-        let node = Node::new(ALONE, NodeCaps::default()).with_stop(cancel.flag());
-        let node = node.with(draft.hash, draft.engine.lent());
-        let line = Line::whole(model, Arc::new(node), LineLimits::default());
-        Box::new(ModelDrafter::new(line, cancel.clone()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who could work: the desk, the nodes, and the links between them.
 
-use crate::request::{Request, WAIT_MAX};
+use crate::request::{Readying, Request, WAIT_MAX};
 use heph_types::{LinkProfile, ModelProfile, NodeId, NodeProfile, SPEED_POINTS_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -159,10 +159,7 @@ fn check_wishes(request: &Request) -> Result<(), InputError> {
     not_negative("the worth of a credit", of, o.seconds_per_credit)?;
     not_negative("the loss of an inexact answer", of, o.inexact_loss)?;
     not_negative("the most credits", of, o.credits_max.unwrap_or(0.0))?;
-    let readying = request.readying.first.max(request.readying.rest);
-    if readying > WAIT_MAX {
-        return Err(number("readying the model", of, readying.as_secs_f64()));
-    }
+    check_readying(request.readying, of)?;
     for codec in &request.codecs {
         positive("bytes per number", codec.codec.name(), codec.bytes_per_number)?;
         not_negative("seconds per number", codec.codec.name(), codec.seconds_per_number)?;
@@ -170,6 +167,7 @@ fn check_wishes(request: &Request) -> Result<(), InputError> {
     for draft in &request.drafts {
         not_negative("seconds per token", "a draft", draft.seconds_per_token)?;
         not_negative("seconds for the prompt", "a draft", draft.seconds_for_prompt)?;
+        check_readying(draft.readying, "a draft")?;
         if !(0.0..=1.0).contains(&draft.acceptance) {
             return Err(number("acceptance", "a draft", draft.acceptance));
         }
@@ -184,6 +182,14 @@ fn check_wishes(request: &Request) -> Result<(), InputError> {
         .try_for_each(|k| not_negative("loss", k.format.name(), k.loss))?;
     let mut models = request.models.iter();
     models.try_for_each(|m| not_negative("loss", &m.profile.name, m.loss))
+}
+
+fn check_readying(readying: Readying, of: &str) -> Result<(), InputError> {
+    let longest = readying.first.max(readying.rest);
+    match longest > WAIT_MAX {
+        true => Err(number("readying the model", of, longest.as_secs_f64())),
+        false => Ok(()),
+    }
 }
 
 fn check_model(model: &ModelProfile) -> Result<(), InputError> {

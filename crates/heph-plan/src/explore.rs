@@ -146,6 +146,12 @@ pub(crate) fn beside(permitted: &Permitted, plan: &Plan, count: usize) -> Vec<Pl
     best.map(|(score, shape)| written(space, shape, score)).collect()
 }
 
+/// The plan as it would be among what is permitted here, or `None` where it cannot be.
+pub(crate) fn as_it_would_be(permitted: &Permitted, plan: &Plan) -> Option<Plan> {
+    let ground = Ground::new(permitted);
+    spaces(&ground).iter().find_map(|space| repriced(space, plan))
+}
+
 /// What rounds of a plan that guesses cost, or `None` where it does not guess or cannot run there.
 pub(crate) fn rounds(permitted: &Permitted, plan: &Plan) -> Option<Rounds> {
     let ground = Ground::new(permitted);

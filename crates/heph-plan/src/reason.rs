@@ -4,7 +4,7 @@
 //! how the tests hold each sentence against the decision.
 
 use crate::cluster::Cluster;
-use crate::explore::explore;
+use crate::explore::{as_it_would_be, explore};
 use crate::permit::{Permitted, permit, permit_among};
 use crate::plan::{Alternative, Mode, Place, Plan};
 use crate::request::{Readying, Request};
@@ -140,7 +140,11 @@ impl Constraint {
             }
             Constraint::SpeedThere => any(&mut cluster.to_mut().nodes, |p| fast(&mut p.profile.speed)),
             Constraint::SpeedHere => {
-                let at_once = put(&mut request.to_mut().readying, Readying::default());
+                let request = request.to_mut();
+                let at_once = put(&mut request.readying, Readying::default())
+                    | any(&mut request.drafts, |draft| {
+                        put(&mut draft.readying, Readying::default())
+                    });
                 fast(&mut cluster.to_mut().desk.speed) | at_once
             }
             Constraint::Price => put(&mut request.to_mut().objective.seconds_per_credit, 0.0),
@@ -359,7 +363,7 @@ pub(crate) fn alternatives(
         .map(|(mode, best)| Alternative {
             mode,
             why_not: match &best {
-                Some(other) => slower(other, plan, permitted.request),
+                Some(other) => slower(other, plan, permitted),
                 None => absent(mode, permitted),
             },
             plan: best.map(Box::new),
@@ -367,23 +371,46 @@ pub(crate) fn alternatives(
         .collect()
 }
 
-fn slower(other: &Plan, plan: &Plan, request: &Request) -> String {
-    let (theirs, ours) = (
-        other.expected.total.as_secs_f64(),
-        plan.expected.total.as_secs_f64(),
-    );
-    if request.mode == Some(plan.mode) {
-        return format!("It would take {theirs:.2} s, and {} was asked for.", plan.mode);
+fn slower(other: &Plan, plan: &Plan, permitted: &Permitted) -> String {
+    let (theirs, ours) = (seconds(other), seconds(plan));
+    if permitted.request.mode == Some(plan.mode) {
+        return format!("It would take {theirs}, and {} was asked for.", plan.mode);
     }
     let class = match other.exactness > plan.exactness {
         true => " and its answer would not be exact",
         false => "",
     };
-    match theirs >= ours {
-        true => format!("It would take {theirs:.2} s where the plan takes {ours:.2} s{class}."),
+    let cold = match would_win_ready(other, plan, permitted) {
+        true => ", as the small model has to be made ready first",
+        false => "",
+    };
+    match other.expected.total >= plan.expected.total {
+        true => format!("It would take {theirs} where the plan takes {ours}{cold}{class}."),
         false => {
-            format!("It would take {theirs:.2} s, but what else it costs weighs more than the time{class}.")
+            format!("It would take {theirs}, but what else it costs weighs more than the time{class}.")
         }
+    }
+}
+
+/// Whether the other plan would be the better one if the model that drafts in it were ready.
+fn would_win_ready(other: &Plan, plan: &Plan, permitted: &Permitted) -> bool {
+    let Some(draft) = other.draft else {
+        return false;
+    };
+    let mut request = permitted.request.clone();
+    if !put(&mut request.drafts[draft.choice].readying, Readying::default()) {
+        return false;
+    }
+    let ready = permit_among(&request, permitted.cluster, Rc::clone(&permitted.pairs));
+    let other = as_it_would_be(&ready, other);
+    other.is_some_and(|other| other.expected.objective < plan.expected.objective)
+}
+
+/// What an answer is expected to take in all.
+fn seconds(plan: &Plan) -> String {
+    match plan.expected.total.as_secs_f64() {
+        seconds if seconds < 1.0 => format!("{:.0} ms", 1e3 * seconds),
+        seconds => format!("{seconds:.2} s"),
     }
 }
 

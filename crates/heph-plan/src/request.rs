@@ -97,6 +97,8 @@ pub struct DraftProfile {
     pub seconds_per_token: f64,
     /// Seconds to take the prompt in.
     pub seconds_for_prompt: f64,
+    /// What the desk still has to do with its model before it drafts as fast as it was timed; nothing where it has none.
+    pub readying: Readying,
     /// Bytes that it takes at the desk.
     pub memory: u64,
     /// Most tokens in a round; 0 never drafts.

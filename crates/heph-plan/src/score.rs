@@ -177,9 +177,11 @@ impl Space<'_> {
         Guessing {
             rows: f64::from(rows(shape)),
             gain: expected_tokens(draft.acceptance, length),
+            passes: f64::from(length),
             drafting: f64::from(length) * draft.seconds_per_token,
             all_right: draft.acceptance.powi(i32::from(length) + 1),
-            before: draft.seconds_for_prompt,
+            before: draft.seconds_for_prompt + draft.readying.first.as_secs_f64(),
+            packing: draft.readying.rest.as_secs_f64(),
         }
     }
 
@@ -189,14 +191,16 @@ impl Space<'_> {
         let hidden = guessing.all_right * guessing.drafting.min(pass.seconds[0] - pass.desk[0]);
         let rounds = self.answer / guessing.gain;
         let (first, rest) = still.readying;
-        let packing = rest * (rounds / f64::from(READYING_PASSES)).min(1.0) / self.answer.max(1.0);
+        let packing = packed_by(rounds, rest) + packed_by(rounds * guessing.passes, guessing.packing);
         let inexact = match still.exactness {
             Exactness::Exact => 0.0,
             Exactness::Close | Exactness::Unknown => self.ground.permitted.request.objective.inexact_loss,
         };
         Answered {
-            per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain + packing,
+            per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain
+                + packing / self.answer.max(1.0),
             waits: first + still.load + still.queue + guessing.before + self.choosing(),
+            drafter_waits: guessing.before,
             credits: still.prompt_credits + still.answer_credits * guessing.rows / guessing.gain,
             patience: self.patience + inexact,
             bytes_up: still.bytes_up + rounds * pass.up[0],
@@ -210,10 +214,10 @@ impl Space<'_> {
         if !self.saves_bytes(sent * chunk.up[0]) {
             return None;
         }
-        let prefill = self.prefill_seconds(shape, still, chunk);
+        let prompt = self.prompt_seconds(shape, still, part, chunk) + still.head;
         Some(Score {
-            objective: part.objective_at(prefill + still.head, self),
-            first_token: part.waits + prefill + still.head,
+            objective: part.objective_at(prompt, self),
+            first_token: part.waits + prompt,
             per_token: part.per_token,
             credits: part.credits,
             bytes_up: sent * chunk.up[0] + part.bytes_up,
@@ -222,10 +226,16 @@ impl Space<'_> {
         })
     }
 
-    /// Seconds of a prompt whose chunks pass so.
-    fn prefill_seconds(&self, shape: &Shape, still: &Still, chunk: &Pass<1>) -> f64 {
+    /// Seconds of a prompt whose chunks pass so, less what the draft does meanwhile: it gets ready and takes the prompt in
+    /// while other stages compute. A single stage is sent the first guesses with the prompt, so they are waited for.
+    fn prompt_seconds(&self, shape: &Shape, still: &Still, part: &Answered, chunk: &Pass<1>) -> f64 {
         let count = f64::from(self.chunks[shape.chunk].1);
-        still.cold * (chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0])
+        let all = still.cold * (chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0]);
+        let elsewhere = match shape.segments.len() {
+            1 => 0.0,
+            _ => (all - still.cold * count * chunk.desk[0]).max(0.0),
+        };
+        all - part.drafter_waits.min(elsewhere)
     }
 
     /// What rounds of this shape cost whose guesses have so many tokens at most, and what a token costs without guesses.
@@ -500,8 +510,8 @@ impl<'s, 'a> Neighbours<'s, 'a> {
         for at in ahead..end {
             sum.prompt.add(&self.prompt_at_least(shape, at));
         }
-        let prefill = space.prefill_seconds(shape, &sum.still, &sum.prompt.all_at_desk());
-        part.objective_at(prefill + sum.still.head, space) < most
+        let prompt = space.prompt_seconds(shape, &sum.still, &part, &sum.prompt.all_at_desk());
+        part.objective_at(prompt + sum.still.head, space) < most
     }
 
     /// What a stage adds to the answer, or less where only its layers are others; `None` where it is seen to break a rule.
@@ -627,6 +637,11 @@ impl Added {
     }
 }
 
+/// Seconds that so many passes spend on packing a model, of which [`READYING_PASSES`] take `rest`.
+fn packed_by(passes: f64, rest: f64) -> f64 {
+    rest * (passes / f64::from(READYING_PASSES)).min(1.0)
+}
+
 /// Rows of a round.
 fn rows(shape: &Shape) -> u32 {
     shape.draft.map_or(1, |(_, length)| u32::from(length) + 1)
@@ -715,9 +730,12 @@ struct Guessing {
     /// Rows of a round, and tokens that it brings.
     rows: f64,
     gain: f64,
-    /// Seconds of drafting a round, and of taking the prompt in.
+    /// Seconds of drafting a round, and the draft's passes in it.
     drafting: f64,
+    passes: f64,
+    /// Seconds of getting ready for the first guess, with the prompt taken in, and of packing the draft's model behind that.
     before: f64,
+    packing: f64,
     /// How likely every guess is right.
     all_right: f64,
 }
@@ -727,7 +745,9 @@ impl Guessing {
         rows: 1.0,
         gain: 1.0,
         drafting: 0.0,
+        passes: 0.0,
         before: 0.0,
+        packing: 0.0,
         all_right: 0.0,
     };
 }
@@ -737,6 +757,8 @@ struct Answered {
     per_token: f64,
     /// What the first token waits for besides the prompt's passes.
     waits: f64,
+    /// Of that, what the draft takes before its first guess.
+    drafter_waits: f64,
     credits: f64,
     /// One plus everything that the person would rather not have.
     patience: f64,

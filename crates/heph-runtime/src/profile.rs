@@ -13,7 +13,7 @@ use heph_types::{
 
 mod kept;
 
-pub use kept::{KeptReadying, KeptSpeeds, SpeedKey, kept_readying, kept_speeds};
+pub use kept::{KeptGuessing, KeptReadying, KeptSpeeds, SpeedKey, kept_guessing, kept_readying, kept_speeds};
 
 /// A model's layers, head and table as the planner counts them.
 pub fn of_model(model: ModelHash, name: &str, graph: &Graph, context_max: usize) -> ModelProfile {

@@ -121,15 +121,17 @@ pub fn echo_profile() -> DraftProfile {
         acceptance: ECHO_ACCEPTANCE,
         seconds_per_token: ECHO_SECONDS,
         seconds_for_prompt: 0.0,
+        readying: Readying::default(),
         memory: ECHO_BYTES,
         length_max: DRAFT_LENGTH_MAX,
     }
 }
 
-/// A small model that runs here at `speed`, as a source of drafts for a prompt of so many tokens.
+/// A small model that runs here at `speed` once it is ready, as a source of drafts for a prompt of so many tokens.
 pub fn model_draft_profile(
     draft: &ModelProfile,
     speed: &Speed,
+    readying: Readying,
     prompt_tokens: usize,
     acceptance: f64,
 ) -> DraftProfile {
@@ -145,6 +147,7 @@ pub fn model_draft_profile(
         acceptance,
         seconds_per_token: pass(1) + head,
         seconds_for_prompt: pass(chunk) * (prompt_tokens as f64 / f64::from(chunk)),
+        readying,
         memory: weights + draft.head.weight_bytes + draft.embed_bytes,
         length_max: DRAFT_LENGTH_MAX,
     }
@@ -452,8 +455,25 @@ fn pace(
     };
     let sources = drafts.iter().filter_map(source).collect();
     let plain = if alone { Plain::Stream } else { Plain::Steps };
-    let speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
+    let mut speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
+    if let Some(step) = step_when_ready(record) {
+        speculation = speculation.with_steps_at_most(step);
+    }
     Ok(Pace::Adapt(Box::new(speculation)))
+}
+
+/// What a step will take once the model is ready, where all of it is here and is not.
+fn step_when_ready(record: &Record) -> Option<f64> {
+    let Record {
+        request,
+        cluster,
+        decision,
+        ..
+    } = record;
+    let here = decision.plan.remote_stages().next().is_none();
+    let unready = here && request.readying != Readying::default();
+    let rounds = unready.then(|| heph_plan::rounds(request, cluster, &decision.plan));
+    Some(rounds??.plain)
 }
 
 /// What a plan's rounds are thought to take. Where no guesses mean a step, two timed steps tell better; a node that goes on

@@ -172,7 +172,8 @@ pub(super) fn readying(hash: ModelHash, opened: &Opened, settings: &Settings) ->
 /// What a file says is bounded: nobody waits longer for a model here.
 const READYING_MAX: Duration = Duration::from_secs(600);
 
-fn speed_key(hash: ModelHash, opened: &Opened) -> SpeedKey {
+/// What was timed of a model.
+pub(super) fn speed_key(hash: ModelHash, opened: &Opened) -> SpeedKey {
     SpeedKey {
         model: hash,
         processor: processor(),

@@ -477,6 +477,7 @@ fn ready(arguments: &Arguments, settings: &Settings) -> Result<Ready, Failure> {
         texts: &[],
         paths: &arguments.documents.documents,
         receipt: false,
+        goes_on: true,
     };
     ask.ready(None, |words: &Words, _| {
         arguments.sampling.check(words)?;

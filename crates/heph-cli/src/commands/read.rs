@@ -149,6 +149,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         texts: &texts,
         paths: &arguments.documents,
         receipt: false,
+        goes_on: false,
     };
     let mut asked: Vec<String> = tasks.iter().cloned().chain(document.clone()).collect();
     let mut readers = ask.readers(&mut asked)?;

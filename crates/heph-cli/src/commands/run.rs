@@ -158,6 +158,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         texts: &[arguments.system.as_deref().unwrap_or_default(), whole],
         paths: &arguments.documents.documents,
         receipt: arguments.receipt.is_some(),
+        goes_on: false,
     };
     let mut ready = ask.ready(options.max_tokens, size)?;
     let excerpts = about

@@ -85,6 +85,118 @@ fn a_model_that_is_not_ready_here_is_counted_by_as_many_passes_as_the_answer_has
     assert!((more(long.per_token) - 0.5).abs() < 0.01, "{long:?}");
 }
 
+/// A desk alone, with a small model that guesses one token a round.
+fn desk_that_drafts(readying: Readying) -> (Request, Cluster) {
+    let of = model(16, 50.0);
+    let desk = node(0, Role::Own, 20.0, 2_000_000_000, &of);
+    let mut request = request(of);
+    request.answer_tokens = 65;
+    request.drafts.push(DraftProfile {
+        source: DraftSource::Model,
+        acceptance: 0.6,
+        seconds_per_token: 0.001,
+        seconds_for_prompt: 0.01,
+        readying,
+        memory: 50_000_000,
+        length_max: 1,
+    });
+    (request, cluster(desk, Vec::new()))
+}
+
+/// As clocks showed: 25 ms with guesses in a new process, where 11 were expected and 21 went without.
+#[test]
+fn a_small_model_that_is_not_ready_is_counted_before_its_first_guess_and_by_its_passes() {
+    let seconds = Duration::from_secs;
+    let decided = |readying, tokens: u32, mode| {
+        let (mut request, cluster) = desk_that_drafts(readying);
+        (request.answer_tokens, request.mode) = (tokens, mode);
+        plan(&request, &cluster).expect("there is a plan")
+    };
+    let unready = Readying {
+        first: seconds(1),
+        rest: seconds(32),
+    };
+    let ready = decided(Readying::default(), 65, None);
+    assert_eq!(ready.plan.mode, Mode::Speculative);
+    let cold = decided(unready, 65, None);
+    assert_eq!(cold.plan.mode, Mode::Local);
+    let guessing = cold
+        .alternatives
+        .iter()
+        .find(|other| other.mode == Mode::Speculative);
+    let why_not = &guessing.expect("it could be").why_not;
+    assert!(why_not.contains("has to be made ready first"), "{why_not}");
+    // A round brings 1.6 tokens, so an answer of 17 has 10 and one of 65 has 40.
+    for (tokens, packing) in [(17, 10.0), (65, 32.0)] {
+        let [ready, cold] = [Readying::default(), unready]
+            .map(|readying| decided(readying, tokens, Some(Mode::Speculative)).plan.expected);
+        let first = cold.first_token.as_secs_f64() - ready.first_token.as_secs_f64();
+        let later = cold.per_token.as_secs_f64() - ready.per_token.as_secs_f64();
+        assert!((first - 1.0).abs() < 1e-6, "{first}");
+        assert!(
+            (later * f64::from(tokens - 1) - packing).abs() < 1e-6,
+            "{tokens}: {later}"
+        );
+    }
+}
+
+#[test]
+fn a_small_model_gets_ready_while_the_stages_of_others_take_the_prompt_in() {
+    let first_token = |mode, millis: u64| {
+        let (mut request, mut cluster) = desk_that_drafts(Readying {
+            first: Duration::from_millis(millis),
+            rest: Duration::ZERO,
+        });
+        request.mode = Some(mode);
+        let of = request.models[0].profile.clone();
+        let other = node(1, Role::Own, 200.0, 2_000_000_000, &of);
+        cluster.desk.memory = 500_000_000;
+        cluster.nodes = vec![heph_plan::Peer {
+            profile: other,
+            link: link(100.0, 1000.0),
+        }];
+        let plan = plan(&request, &cluster).expect("there is a plan").plan;
+        assert_eq!(plan.remote_stages().count(), 1, "{plan:?}");
+        plan.expected.first_token.as_secs_f64()
+    };
+    let more = |mode, millis| first_token(mode, millis) - first_token(mode, 0);
+    let alone = more(Mode::Speculative, 40);
+    assert!(
+        (alone - 0.04).abs() < 1e-6,
+        "{alone}: its guesses go with the prompt"
+    );
+    let among = more(Mode::LayeredSpeculative, 40);
+    assert!(among.abs() < 1e-6, "{among}: the way alone takes longer");
+    let late = more(Mode::LayeredSpeculative, 5_000);
+    assert!(
+        (4.0..4.95).contains(&late),
+        "{late}: what the prompt does not hide"
+    );
+}
+
+#[test]
+fn a_small_model_that_guesses_already_is_not_made_ready_again() {
+    let unready = Readying {
+        first: Duration::from_secs(1),
+        rest: Duration::from_secs(32),
+    };
+    let progress = Progress {
+        positions: 200,
+        tokens_left: 65,
+        since_move: None,
+        only: None,
+    };
+    let per_token = |readying| {
+        let (mut request, cluster) = desk_that_drafts(readying);
+        request.mode = Some(Mode::Speculative);
+        let old = plan(&request, &cluster).expect("there is a plan").plan;
+        let next = replan(&request, &cluster, &old, progress).expect("it goes on");
+        next.plan.expected.per_token.as_secs_f64()
+    };
+    let [ready, again] = [Readying::default(), unready].map(per_token);
+    assert!((again - ready).abs() < 1e-9, "{again} and {ready}");
+}
+
 #[test]
 fn a_private_question_stays_home() {
     let (mut request, cluster) = fast_neighbour();
@@ -148,6 +260,7 @@ fn a_long_way_is_bridged_by_drafting() {
         acceptance: 0.75,
         seconds_per_token: 0.001,
         seconds_for_prompt: 0.05,
+        readying: Readying::default(),
         memory: 50_000_000,
         length_max: 12,
     });
@@ -226,6 +339,7 @@ fn a_mode_that_is_asked_for_is_found_also_where_it_gains_nothing() {
         acceptance: 0.75,
         seconds_per_token: 0.0001,
         seconds_for_prompt: 0.001,
+        readying: Readying::default(),
         memory: 1_000_000,
         length_max: 12,
     });

@@ -371,11 +371,20 @@ impl<'a> Oracle<'a> {
             false => Readying::default(),
         };
         first += readying.first.as_secs_f64();
-        let packing = readying.rest.as_secs_f64() * (answer / gain / 32.0).min(1.0);
+        let mut packing = readying.rest.as_secs_f64() * (answer / gain / 32.0).min(1.0);
         let mut round = decode.0;
         if let Some((at, length)) = way.draft {
             let draft = &request.drafts[at];
-            first += draft.seconds_for_prompt;
+            // It gets ready and reads the prompt while others compute theirs; whoever computes alone is sent guesses with it.
+            let before = draft.seconds_for_prompt + draft.readying.first.as_secs_f64();
+            let elsewhere = prefill.0 - f64::from(chunks) * prefill.2 + f64::from(chunks - 1) * prefill.1;
+            let hidden = match way.stages.len() {
+                1 => 0.0,
+                _ => before.min(self.cold(way) * elsewhere.max(0.0)),
+            };
+            first += before - hidden;
+            let passes = answer / gain * f64::from(length);
+            packing += draft.readying.rest.as_secs_f64() * (passes / 32.0).min(1.0);
             let drafting = f64::from(length) * draft.seconds_per_token;
             round += drafting - power * drafting.min(decode.0 - decode.2);
         }

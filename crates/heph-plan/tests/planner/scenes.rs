@@ -254,6 +254,7 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
             acceptance: 0.3 + 0.6 * dice.share(),
             seconds_per_token: dice.scale(1e-5, 1e-2),
             seconds_for_prompt: dice.scale(1e-4, 0.1),
+            readying: Readying::default(),
             memory: 20_000_000,
             length_max: dice.whole(1, 6) as u16,
         });
@@ -287,6 +288,12 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
     if dice.chance(0.2) {
         let [first, rest] = [(); 2].map(|()| Duration::from_secs_f64(dice.scale(0.01, 5.0)));
         request.readying = Readying { first, rest };
+    }
+    for draft in &mut request.drafts {
+        if dice.chance(0.5) {
+            let [first, rest] = [(); 2].map(|()| Duration::from_secs_f64(dice.scale(1e-3, 0.5)));
+            draft.readying = Readying { first, rest };
+        }
     }
     request
 }
@@ -427,6 +434,7 @@ pub(crate) fn crowd(seed: u64, nodes: usize, layers: usize, share: f64) -> (Requ
             acceptance,
             seconds_per_token,
             seconds_for_prompt: 0.02,
+            readying: Readying::default(),
             memory: 20_000_000,
             length_max,
         })

@@ -61,6 +61,8 @@ pub struct Speculation {
     sources: Vec<GuessSource>,
     plain: Plain,
     expected: Option<Expectation>,
+    /// Most seconds that a step is taken for where steps are timed.
+    step_max: f64,
     control: Option<Drafting>,
     /// Plain steps timed, where nothing was expected.
     trial: Vec<f64>,
@@ -132,12 +134,19 @@ impl Speculation {
             sources,
             plain,
             expected,
+            step_max: f64::INFINITY,
             control: None,
             trial: Vec::new(),
             tokens: 0,
             waiting: 0.0,
             ahead: None,
         }
+    }
+
+    /// Takes no step for longer than this: the first ones of a model that is not ready yet are, and those behind are not.
+    pub fn with_steps_at_most(mut self, seconds: f64) -> Self {
+        self.step_max = seconds;
+        self
     }
 
     /// Whether no guesses mean that a node goes on alone.
@@ -351,7 +360,7 @@ impl Speculation {
         if self.trial.len() < TRIAL_STEPS {
             return;
         }
-        let plain = self.trial.drain(..).fold(f64::INFINITY, f64::min);
+        let plain = self.trial.drain(..).fold(self.step_max, f64::min);
         // Nobody told the way from the pass; a row more costs what `Tempo` says of short pieces, taken low.
         let per_row = 0.05 * plain;
         self.expected = Some(Expectation {
@@ -364,5 +373,50 @@ impl Speculation {
             way: self.waiting.min(plain),
         });
         self.take_control();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::EchoDrafter;
+
+    /// As clocks showed: 16 tokens took 1.2 ms each in a new process and those behind them 0.4, so guesses that took 0.8 each went on.
+    #[test]
+    fn steps_of_a_model_that_is_not_ready_are_not_what_guesses_are_held_against() {
+        let plain_of = |step_max: Option<f64>| {
+            let start = SourceStart {
+                acceptance: 0.8,
+                seconds_per_token: 1e-4,
+                length_max: 8,
+                branches_max: 0,
+            };
+            let source = GuessSource {
+                kind: DraftSource::Model,
+                drafter: Box::<EchoDrafter>::default(),
+                start,
+            };
+            let speculation = Speculation::new(vec![source], Plain::Steps, None);
+            let mut speculation = match step_max {
+                Some(seconds) => speculation.with_steps_at_most(seconds),
+                None => speculation,
+            };
+            speculation.begin(&SamplingOptions::greedy(), 64);
+            for _ in 0..TRIAL_STEPS {
+                let news = News {
+                    answers: 1,
+                    gained: 1,
+                    branched: false,
+                    behind: false,
+                    seconds: 0.0012,
+                    waited: 0.0,
+                };
+                speculation.learn(&Drafted::none(), news);
+            }
+            speculation.control.expect("steps were timed").round(64).plain
+        };
+        assert_eq!(plain_of(None), 0.0012);
+        assert_eq!(plain_of(Some(0.0004)), 0.0004);
+        assert_eq!(plain_of(Some(0.1)), 0.0012, "who is sooner ready is believed");
     }
 }

@@ -11,6 +11,7 @@ use crate::kept::Kept;
 /// The files below HEPH's folder.
 const FILE: &str = "speeds.json";
 const READYING_FILE: &str = "readying.json";
+const GUESSING_FILE: &str = "guessing.json";
 
 /// What was timed: a model on a processor with so many threads and an instruction set, under one law of arithmetic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,4 +42,12 @@ pub type KeptReadying = Kept<SpeedKey, Readying>;
 /// What that took, as it is kept below `home`.
 pub fn kept_readying(home: &Path) -> KeptReadying {
     Kept::open(home, READYING_FILE)
+}
+
+/// Seconds that a guess of small models takes.
+pub type KeptGuessing = Kept<SpeedKey, f64>;
+
+/// What a guess takes, as it is kept below `home`.
+pub fn kept_guessing(home: &Path) -> KeptGuessing {
+    Kept::open(home, GUESSING_FILE)
 }

@@ -179,7 +179,7 @@ impl World {
             answer_tokens: 60,
             context: 256,
             kv: KvFormat::F16,
-            drafts: vec![model_draft_profile(&drafted, speed, 20, 0.8)],
+            drafts: vec![model_draft_profile(&drafted, speed, Readying::default(), 20, 0.8)],
             document: None,
             policy: self.planned(policy),
             mode: Some(mode),
@@ -486,6 +486,25 @@ fn a_lost_machine_is_never_replaced_by_one_of_other_bits_or_for_more_than_was_to
     ] {
         assert_eq!(helped(exactness, price), (false, 0), "{exactness} for {price}");
     }
+}
+
+#[test]
+fn what_a_step_takes_once_the_model_is_ready_is_known_where_all_of_it_is_here() {
+    let steps = |world: &World, unready: bool| {
+        let mut record = world.record(Mode::Speculative, &policy([]));
+        if unready {
+            record.request.readying.first = Duration::from_millis(5);
+        }
+        step_when_ready(&record)
+    };
+    let here = World::new(&[], usize::MAX);
+    assert_eq!(steps(&here, false), None, "the next step tells better");
+    let step = steps(&here, true).expect("the plan guesses here");
+    let record = here.record(Mode::Local, &policy([]));
+    let plain = record.decision.plan.expected.per_token.as_secs_f64();
+    assert!((step / plain - 1.0).abs() < 1e-6, "{step} and {plain}");
+    let there = World::new(&[Role::Own], usize::MAX);
+    assert_eq!(steps(&there, true), None, "nothing is to be made ready there");
 }
 
 #[test]

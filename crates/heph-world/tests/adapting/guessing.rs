@@ -2,7 +2,7 @@
 
 use super::emulated::{Emulated, Loaded, Machine, Timed, cluster, id, load, model_profile, request};
 use heph_plan::draft::{RoundStart, SourceStart};
-use heph_plan::{DraftProfile, DraftSource, plan};
+use heph_plan::{DraftProfile, DraftSource, Readying, plan};
 use heph_runtime::bundled;
 use heph_runtime::cancel::Cancel;
 use heph_runtime::desk::{Answer, Desk, Expectation, GuessSource, Pace, Plain, Prompt, Speculation};
@@ -117,6 +117,7 @@ fn planned(scene: &Scene, rtt: f64) -> (Vec<Placement>, Pace) {
         acceptance: 0.75,
         seconds_per_token: GUESS.as_secs_f64(),
         seconds_for_prompt: 0.01,
+        readying: Readying::default(),
         memory: 1000,
         length_max: 16,
     }];

@@ -142,7 +142,9 @@ impl Acquaintance {
                     lent: self.lent.get().cloned(),
                 };
                 let (place, settings) = (PlaceArguments::usual(), &self.settings);
-                Asking::open_for(&memory, &self.model, &self.engine, &place, settings)?
+                let asking = Asking::open_for(&memory, &self.model, &self.engine, &place, settings)?;
+                asking.ready_draft()?;
+                asking
             }
         };
         let asking = Arc::new(asking);
