@@ -66,6 +66,8 @@ pub struct Speculation {
     control: Option<Drafting>,
     /// Plain steps timed, where nothing was expected.
     trial: Vec<f64>,
+    /// Rounds of the answer under way in which each was asked and had no idea.
+    idle: Vec<u32>,
     /// Tokens that the answer under way may have.
     tokens: u32,
     /// Seconds that the desk waits in a round.
@@ -131,6 +133,7 @@ impl Speculation {
     /// A control over `sources`. Without an expectation a few plain steps are timed first.
     pub fn new(sources: Vec<GuessSource>, plain: Plain, expected: Option<Expectation>) -> Self {
         Self {
+            idle: vec![0; sources.len()],
             sources,
             plain,
             expected,
@@ -158,6 +161,7 @@ impl Speculation {
     pub(super) fn begin(&mut self, sampling: &SamplingOptions, tokens: usize) {
         self.tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         self.ahead = None;
+        self.idle.fill(0);
         if let Some(control) = self.control.take() {
             let acceptances = (0..self.sources.len()).map(|at| control.acceptance(at));
             for (source, acceptance) in self.sources.iter_mut().zip(acceptances) {
@@ -197,9 +201,13 @@ impl Speculation {
         Ok(())
     }
 
-    /// How often each guessed right in this answer.
+    /// How often each guessed right in this answer. No idea counts as a wrong one: a plan counts on guesses in every round.
     pub(super) fn guessed(&self) -> Vec<Guessed> {
-        let tally = |at| self.control.as_ref()?.tally(at);
+        let tally = |at: usize| {
+            let tally = self.control.as_ref()?.tally(at)?;
+            let wrong = tally.wrong + f64::from(self.idle[at]);
+            Some(Tally { wrong, ..tally })
+        };
         let sources = self.sources.iter().enumerate();
         let guessed = sources.filter_map(|(at, source)| {
             let by = source.kind;
@@ -256,6 +264,7 @@ impl Speculation {
                 });
             }
             idle[round.source] = true;
+            self.idle[round.source] += 1;
         }
         Ok(Drafted::none())
     }
@@ -418,5 +427,39 @@ mod tests {
         assert_eq!(plain_of(None), 0.0012);
         assert_eq!(plain_of(Some(0.0004)), 0.0004);
         assert_eq!(plain_of(Some(0.1)), 0.0012, "who is sooner ready is believed");
+    }
+
+    #[test]
+    fn rounds_without_an_idea_are_told_as_wrong_ones() {
+        let start = SourceStart {
+            acceptance: 0.9,
+            seconds_per_token: 1e-6,
+            length_max: 4,
+            branches_max: 0,
+        };
+        let source = GuessSource {
+            kind: DraftSource::NGram,
+            drafter: Box::<EchoDrafter>::default(),
+            start,
+        };
+        let expected = Expectation {
+            round: RoundStart {
+                plain: 0.1,
+                fixed: 0.1,
+                per_row: 1e-4,
+                tokens: 64,
+            },
+            way: 0.0,
+        };
+        let mut speculation = Speculation::new(vec![source], Plain::Steps, Some(expected));
+        speculation.begin(&SamplingOptions::greedy(), 64);
+        let mut draft = |known: &[u32]| {
+            let known: Vec<TokenId> = known.iter().copied().map(TokenId).collect();
+            let drafted = speculation.draft(&known, 64, false, &|| Duration::ZERO);
+            drafted.expect("an echo does not fail").tokens.len()
+        };
+        assert_eq!([draft(&[1, 2, 3, 4]), draft(&[1, 2, 3, 4, 5])], [0, 0]);
+        assert!(draft(&[1, 2, 3, 4, 5, 1, 2, 3]) > 0);
+        assert_eq!(speculation.guessed()[0].tally.wrong, 2.0);
     }
 }
