@@ -172,7 +172,10 @@ mod tests {
     #[test]
     fn what_arrived_in_a_heap_is_no_faster_than_what_came_too_late() {
         // As a busy machine saw a way of 400,000 bytes a second.
-        let heap = Goodput { up: 1.2e10, down: 5e9 };
+        let heap = Goodput {
+            up: 1.2e10,
+            down: 5e9,
+        };
         let late = heap.at_most(2 * LONG_BYTES, Duration::from_millis(200));
         assert_eq!((late.up, late.down), (5_242_880.0, 5_242_880.0));
         let slow = Goodput { up: 3e5, down: 4e5 };
