@@ -9,6 +9,7 @@ use crate::commands::{
     logits, man, mcp, models, node, pairing, peers, pii, plan, policy, privacy_report, providers, quantize,
     read, receipt, relay, render, run, serve, tokenize,
 };
+use crate::failure::{Exit, Failure};
 
 /// Language models on your own machine, with the same answer on every machine.
 #[derive(Debug, Parser)]
@@ -96,6 +97,17 @@ pub(crate) enum Command {
     /// Be the guard of another one's connections, on the socket that is standard input
     #[command(hide = true)]
     EgressGuard(egress_guard::Arguments),
+}
+
+/// Whether an answer of so many tokens at most is one.
+pub(crate) fn has_room(max_tokens: usize) -> Result<(), Failure> {
+    match max_tokens {
+        0 => Err(
+            Failure::new(Exit::Usage, "--max-tokens 0 leaves no room for an answer")
+                .hint("an answer has one token at the least"),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// A count that nothing is not one of.

@@ -57,6 +57,7 @@ use heph_runtime::words::Words;
 use heph_types::{ModelHash, ModelProfile, NodeId, Policy};
 
 use crate::engine::{EngineArguments, LentModel};
+use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::machine::{self, Joined};
 use crate::terminal::{self, Style};
@@ -282,6 +283,12 @@ impl Planned {
         self.books
             .settle(&self.asking, &self.record.decision.plan, answer)
     }
+
+    /// That the answer with this receipt did not end in the mode that was asked for, where one was.
+    pub(crate) fn mode_lost(&self, receipt: &Receipt) -> Option<String> {
+        let here = self.asking.pool.desk().node;
+        explain::mode_lost(self.mode?, here, &receipt.places, &receipt.moves)
+    }
 }
 
 /// The pseudonyms of a conversation, drawn from a key of its own from the first time on that they are needed, or its masks.
@@ -431,14 +438,13 @@ impl Ask<'_> {
         answer_tokens_max: Option<usize>,
         size: impl FnOnce(&Words, usize) -> Result<Sizes, Failure>,
     ) -> Result<Ready, Failure> {
-        let asking = Asking::open(self.model, self.engine, self.place, self.settings)?;
+        let (asking, sizes) = Asking::open(self.model, self.engine, self.place, self.settings, size)?;
         if self.goes_on {
             asking.ready_draft()?;
         }
         self.look_through(&asking);
         self.say_what_stays(&asking)?;
-        let context = asking.model.opened.context();
-        let (sizes, mode) = (size(asking.words(), context)?, self.place.mode.by_name());
+        let mode = self.place.mode.by_name();
         let best = |asking: &Asking| {
             let cluster = asking.cluster_that_takes();
             asking.best(&cluster, &asking.bounds(), mode, sizes, answer_tokens_max)
@@ -455,15 +461,18 @@ impl Ask<'_> {
         let (asking, record) = match asking.send(&record.decision.plan) {
             Sent::Nothing => (asking, record),
             // Whoever has the layers now says so, and whoever does not is not counted on.
-            Sent::Layers | Sent::Refused => {
+            sent => {
                 let asking = asking.again(Waits::ToTheEnd)?.unwrap_or(asking);
-                let record = asking.best(
-                    &asking.pool.cluster(),
-                    &asking.bounds(),
-                    mode,
-                    sizes,
-                    answer_tokens_max,
-                )?;
+                let cluster = asking.pool.cluster();
+                let record = asking.best(&cluster, &asking.bounds(), mode, sizes, answer_tokens_max);
+                let record = match (record, sent) {
+                    (Err(_), Sent::Refused(refused)) => return Err(refused),
+                    (Ok(record), Sent::Refused(refused)) => {
+                        terminal::note(&refused.sentence());
+                        record
+                    }
+                    (record, Sent::Nothing | Sent::Layers) => record?,
+                };
                 (asking, record)
             }
         };
@@ -584,14 +593,17 @@ impl Default for Memory {
 }
 
 impl Asking {
-    /// Opens `model` and looks who may answer with it: nobody else where the mode keeps everything here.
-    pub(crate) fn open(
+    /// Opens `model` and looks who may answer with it: nobody else where the mode keeps everything here. With what
+    /// `asked` says of the words and the context: what cannot be asked waits for nobody.
+    pub(crate) fn open<T>(
         model: &str,
         engine: &EngineArguments,
         place: &PlaceArguments,
         settings: &Settings,
-    ) -> Result<Self, Failure> {
-        Self::open_for(&Memory::default(), model, engine, place, settings)
+        asked: impl FnOnce(&Words, usize) -> Result<T, Failure>,
+    ) -> Result<(Self, T), Failure> {
+        let network = Self::network(place, settings)?;
+        Self::over(network, &Memory::default(), model, engine, place, settings, asked)
     }
 
     /// As [`Asking::open`], for several answers at once.
@@ -602,11 +614,17 @@ impl Asking {
         place: &PlaceArguments,
         settings: &Settings,
     ) -> Result<Self, Failure> {
-        let network = match place.stays_here(settings)? {
+        let network = Self::network(place, settings)?;
+        let (asking, ()) = Self::over(network, memory, model, engine, place, settings, |_, _| Ok(()))?;
+        Ok(asking)
+    }
+
+    /// This machine on the network, where others may answer.
+    fn network(place: &PlaceArguments, settings: &Settings) -> Result<Option<Joined>, Failure> {
+        Ok(match place.stays_here(settings)? {
             true => None,
             false => Some(Joined::start(machine::asking(settings, &place.allow))?),
-        };
-        Self::over(network, memory, model, engine, place, settings)
+        })
     }
 
     /// The same model among the machines as they are now: those of the book are asked anew, over the connections that there
@@ -659,26 +677,23 @@ impl Asking {
         for ticket in tickets {
             network.block_on(network.join(ticket, MEET_DEADLINE))?;
         }
-        let asking = Self::over(
-            Some(network),
-            &Memory::default(),
-            model,
-            engine,
-            &PlaceArguments::usual(),
-            settings,
-        )?;
+        let (memory, place) = (Memory::default(), PlaceArguments::usual());
+        let (asking, ()) = Self::over(Some(network), &memory, model, engine, &place, settings, |_, _| {
+            Ok(())
+        })?;
         asking.ready_draft()?;
         Ok(asking)
     }
 
-    fn over(
+    fn over<T>(
         network: Option<Joined>,
         memory: &Memory,
         model: &str,
         engine: &EngineArguments,
         place: &PlaceArguments,
         settings: &Settings,
-    ) -> Result<Self, Failure> {
+        asked: impl FnOnce(&Words, usize) -> Result<T, Failure>,
+    ) -> Result<(Self, T), Failure> {
         place.check()?;
         let returns = network.as_ref().map_or(0, |network| network.returns());
         // They are asked while the model is opened here.
@@ -695,6 +710,7 @@ impl Asking {
         let (hash, words, graph) = (opened.hash()?, opened.words()?, opened.graph()?);
         let profile = profile::of_model(hash, model, &graph, opened.source.config().context);
         place.check_layers(profile.layers.len())?;
+        let asked = asked(&words, opened.context())?;
         let model = Arc::new(Lazy::new(opened, memory.lent.as_ref())?);
         let cancel = terminal::cancel_on_ctrl_c()?;
         let draft = draft(place, &words, settings)?;
@@ -715,7 +731,7 @@ impl Asking {
         );
         let met = hailing.map_or_else(Vec::new, |hailing| hailing.wait(place.waits()));
         let rules = Rules::new(settings, &place.allow);
-        Ok(Self {
+        let asking = Self {
             discretion: Discretion::new(&rules, place.label()),
             rules,
             stays: place.stays(),
@@ -735,7 +751,8 @@ impl Asking {
             cancel,
             home: settings.home.clone(),
             network: network.map(Arc::new),
-        })
+        };
+        Ok((asking, asked))
     }
 
     /// Brings the small model into memory, for whoever answers more than once with it.
@@ -1019,7 +1036,7 @@ impl Asking {
             layers: model.layers,
             meter: meter.clone(),
         };
-        let follow = |network: &Arc<Joined>| follow(network.lookout(), &self.pool, doors());
+        let follow = |network: &Arc<Joined>| follow(network.members(), &self.pool, doors());
         let (changes, came) = self.network.as_ref().map(follow).unzip();
         let route = Route {
             record,

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use heph_plan::replan::MoveBy;
 use heph_plan::{Decision, Forwarding, Mode, Place, Plan, Stage};
 use heph_runtime::desk::Answer;
-use heph_runtime::receipt::{PlaceLine, Receipt};
-use heph_types::{LayerRange, Leaves};
+use heph_runtime::receipt::{MoveLine, PlaceLine, Receipt};
+use heph_types::{LayerRange, Leaves, NodeId};
 
 use crate::terminal::{self, Style};
 
@@ -221,6 +221,37 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
     line(out, "time", &words)
 }
 
+/// That the answer did not end as the `mode` that was asked for by name wants it, if it did not, in one sentence.
+/// `here` is this machine.
+pub(crate) fn mode_lost(
+    mode: Mode,
+    here: NodeId,
+    places: &[PlaceLine],
+    moves: &[MoveLine],
+) -> Option<String> {
+    let end = places.iter().map(|place| place.to).max()?;
+    let last = places.iter().filter(|place| place.to == end);
+    let mut machines: Vec<(NodeId, &str)> = last.map(|place| (place.node, &*place.name)).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    let is_kept = match mode {
+        Mode::Local => true,
+        Mode::Layered | Mode::LayeredSpeculative => machines.len() > 1,
+        Mode::Remote | Mode::Speculative | Mode::Preprocess => machines.iter().any(|(node, _)| *node != here),
+    };
+    let lost = moves.last().filter(|_| !is_kept)?;
+    let who: Vec<&str> = machines
+        .into_iter()
+        .map(|(node, name)| if node == here { "this machine" } else { name })
+        .collect();
+    Some(format!(
+        "from token {} on {} made the answer, and not as --mode {mode} was planned: {}",
+        lost.at,
+        who.join(" and "),
+        lost.why
+    ))
+}
+
 /// What became of an answer that was planned by nobody: this machine alone gave it.
 pub(crate) fn write_here(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     line(out, "mode", Mode::Local.name())?;
@@ -264,5 +295,53 @@ pub(crate) fn seconds(seconds: f64) -> String {
         s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
         s if s < 99.5 => format!("{s:.1} s"),
         s => format!("{:.0} min", s / 60.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_that_was_named_is_missed_where_the_answer_ended_in_another() {
+        let node = |at: u8| NodeId([at; 32]);
+        let here = node(0);
+        let range = |start, end| LayerRange::new(start, end, 8).unwrap();
+        let place = |at: u8, from, to, layers| PlaceLine {
+            from,
+            to,
+            layers,
+            node: node(at),
+            name: format!("node {at}"),
+            role: None,
+            saw: Leaves::Nothing,
+        };
+        let whole = |at: u8, from, to| place(at, from, to, range(0, 8));
+        let halves = |at: u8| vec![place(0, 0, 20, range(0, 4)), place(at, 0, 20, range(4, 8))];
+        let gone = |at: u8| vec![whole(at, 0, 11), whole(0, 11, 20)];
+        let moved = [MoveLine {
+            layers: range(0, 8),
+            from: "node 1".to_owned(),
+            to: "node 0".to_owned(),
+            why: "it fell silent".to_owned(),
+            by: MoveBy::Replay,
+            at: 11,
+            gap_s: None,
+        }];
+        let lost = |mode, places: &[PlaceLine]| mode_lost(mode, here, places, &moved);
+        let elsewhere = [whole(1, 0, 11), whole(2, 11, 20)];
+        for mode in [Mode::Remote, Mode::Speculative, Mode::Preprocess] {
+            let said = "from token 11 on this machine made the answer, and not as --mode";
+            let said = format!("{said} {mode} was planned: it fell silent");
+            assert_eq!(lost(mode, &gone(1)), Some(said));
+            assert_eq!(lost(mode, &elsewhere), None, "another one went on with it");
+            assert_eq!(mode_lost(mode, here, &gone(1), &[]), None, "nothing moved");
+        }
+        assert_eq!(lost(Mode::Local, &gone(1)), None);
+        for mode in [Mode::Layered, Mode::LayeredSpeculative] {
+            assert_eq!(lost(mode, &halves(1)), None);
+            let said = lost(mode, &elsewhere).unwrap();
+            assert!(said.contains("on node 2 made the answer"), "{said}");
+        }
     }
 }

@@ -321,7 +321,9 @@ impl From<ShardError> for Failure {
             ShardError::Store(error) => return error.into(),
             ShardError::Open(error) => return error.into(),
             ShardError::Reach(_) | ShardError::NoSource => Exit::Network,
-            ShardError::Transfer(TransferError::DiskFull | TransferError::NoRoom { .. }) => Exit::Room,
+            ShardError::Transfer(
+                TransferError::DiskFull | TransferError::NoRoom { .. } | TransferError::NoRoomThere(_),
+            ) => Exit::Room,
             ShardError::Transfer(_) => Exit::Network,
             ShardError::NotGguf
             | ShardError::Header(_)
@@ -440,7 +442,13 @@ impl From<ReadingError> for Failure {
             ReadingError::Empty => Self::new(Exit::Input, sentence),
             ReadingError::Parts { .. } => Self::new(Exit::Room, sentence)
                 .hint("larger pieces (--piece), fewer questions or a shorter text make fewer parts"),
-            ReadingError::Work(DecomposeError::NobodyLeft(_)) => Self::new(Exit::Network, sentence),
+            ReadingError::Work(DecomposeError::NobodyLeft(last)) => Self::new(
+                Exit::Network,
+                format!("no machine is left that reads: {last}"),
+            )
+            .hint(
+                "--mode auto has this machine read what the others do not; `heph peers` shows who is there",
+            ),
             ReadingError::Work(DecomposeError::Jobs(_) | DecomposeError::Workers(_)) => {
                 Self::new(Exit::No, sentence)
             }

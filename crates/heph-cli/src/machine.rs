@@ -7,8 +7,8 @@ use heph_net::discovery::Discovery;
 use heph_net::endpoint::EndpointOptions;
 use heph_net::trust;
 use heph_runtime::guard::Outlet;
+use heph_runtime::members::Members;
 use heph_runtime::network::{Network, NetworkOptions};
-use heph_runtime::pool::Lookout;
 use heph_runtime::seal;
 use heph_runtime::settings::{Allowance, Settings};
 
@@ -23,14 +23,14 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// This machine on the network, for as long as this lives: then it says goodbye.
 pub(crate) struct Joined {
     network: Network,
-    lookout: Lookout,
+    members: Members,
 }
 
 impl Joined {
     pub(crate) fn start(options: NetworkOptions) -> Result<Self, Failure> {
         let network = Network::start(options)?;
-        match Lookout::start(&network) {
-            Ok(lookout) => Ok(Self { network, lookout }),
+        match Members::look_on(&network) {
+            Ok(members) => Ok(Self { network, members }),
             Err(error) => {
                 network.close(GOODBYE);
                 Err(heph_runtime::network::NetworkError::from(error).into())
@@ -39,8 +39,8 @@ impl Joined {
     }
 
     /// Who of the book is there.
-    pub(crate) fn lookout(&self) -> &Lookout {
-        &self.lookout
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
     }
 }
 
@@ -54,7 +54,6 @@ impl std::ops::Deref for Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        self.lookout.leave(GOODBYE / 4);
         self.network.close(GOODBYE);
     }
 }

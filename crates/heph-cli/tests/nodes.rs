@@ -258,6 +258,11 @@ fn a_node_killed_in_the_middle_changes_no_word() {
         assert!(output.status.success(), "{mode}: {said}");
         assert_eq!(String::from_utf8(text).unwrap(), calm, "{mode}: {said}");
         assert!(said.contains("moved"), "{mode}: {said}");
+        let lost = said.lines().any(|line| {
+            line.contains("on this machine made the answer")
+                && line.contains(&format!("not as --mode {mode} was planned"))
+        });
+        assert!(lost, "{mode}: {said}");
     }
 }
 
@@ -486,6 +491,68 @@ fn a_chat_over_a_node_is_planned_for_anew_as_it_grows() {
         planned.len() == 2 && planned[1] > planned[0],
         "{planned:?}: {out}"
     );
+}
+
+/// Machines that were away were waited for first.
+#[test]
+fn what_no_template_can_put_to_a_model_waits_for_nobody() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    drop(node);
+    let wordless = desk.0.path().join("wordless.gguf");
+    let mut model = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../models/heph-story.gguf"
+    ))
+    .unwrap();
+    let key = b"tokenizer.chat_template";
+    let at = model.windows(key.len()).position(|bytes| bytes == key).unwrap();
+    model[at] = b'T';
+    std::fs::write(&wordless, model).unwrap();
+    let run = |model: &str| {
+        let began = Instant::now();
+        let (code, said) = desk.fails(&["run", "--mode", "remote", "--model", model, "hello"]);
+        (code, said, began.elapsed())
+    };
+    let (code, said, waited) = run("heph-story");
+    assert!(
+        code == 1 && said.contains("node-a is known and away"),
+        "{code} {said}"
+    );
+    let (code, said, took) = run(wordless.to_str().unwrap());
+    assert!(code == 3 && said.contains("template"), "{code} {said}");
+    assert!(took < waited / 2, "{took:?} and {waited:?}");
+}
+
+/// It ended with the words of the worker that was lost last.
+#[test]
+fn a_text_whose_last_reader_is_lost_is_told_with_what_helps() {
+    let mut node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    let path = desk.0.path().join("chronicle.txt");
+    std::fs::write(&path, chronicle(24)).unwrap();
+    let path = path.to_str().unwrap();
+    let fixed = ["read", "--explain", "--max-tokens", "12", "--piece", "160"];
+    let run = [
+        &fixed[..],
+        &["--document", path, "What did Mila find?", "--mode", "remote"],
+    ]
+    .concat();
+    let mut child = desk.command(&run).spawn().unwrap();
+    let mut said = String::new();
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    while !said.contains("2 parts are done") {
+        assert!(error.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    node.kill();
+    error.read_to_string(&mut said).unwrap();
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(5), "{said}");
+    assert!(
+        said.contains("no machine is left that reads") && said.contains("node-a was lost"),
+        "{said}"
+    );
+    assert!(said.contains("hint: --mode auto"), "{said}");
 }
 
 #[test]

@@ -141,6 +141,10 @@ fn a_refusal_is_one_sentence_and_a_hint() {
         ("empty_question", &["run", "--raw"], ""),
         ("blank_question", &["run", " \n"], ""),
         ("no_room", &["run", "--max-tokens", "0", "hello"], ""),
+        ("no_room", &["read", "--max-tokens", "0", "hello"], ""),
+        ("no_room", &["chat", "--max-tokens", "0"], "hello\n"),
+        ("no_room", &["plan", "--max-tokens", "0", "hello"], ""),
+        ("no_room_from_here_on", &["chat"], "/set max-tokens 0\n"),
         (
             "preprocess_of_nothing",
             &["run", "--mode", "preprocess", "hello"],

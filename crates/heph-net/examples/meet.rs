@@ -18,7 +18,7 @@ use heph_net::discovery::{Discovery, Sighting};
 use heph_net::endpoint::{CONNECT_DEADLINE, Connection, Endpoint, EndpointOptions, Protocol, Stream};
 use heph_net::identity::Identity;
 use heph_net::relay::{Admission, Relay, RelayOptions};
-use heph_net::roster::{Acquaintance, Circle, Life, Roster, Standing};
+use heph_net::roster::{Acquaintance, Circle, Life, Part, Roster, Standing};
 use heph_types::NodeId;
 
 /// How to call it.
@@ -185,7 +185,7 @@ async fn gather(home: &str, bind: &str, peers: &[&str]) -> Outcome {
         incarnation: since.as_millis() as u64,
         seed: since.as_nanos() as u64,
     };
-    let roster = Roster::start(endpoint.clone(), life);
+    let roster = Roster::start(endpoint.clone(), life, Part::Member);
     let mut known = Vec::new();
     for peer in peers {
         let (node, address) = peer.split_once('=').ok_or(USAGE)?;

@@ -8,6 +8,9 @@
 //! whom nobody else admits watch each other too. A neighbour that does not answer is asked through others, then suspected; the suspicion is told to everybody and to itself, and a living node refutes it by raising its
 //! incarnation. Only a suspicion that nobody refuted makes a node lost. News is told at once and repeated on later
 //! messages; a digest compared with a random member every [`COMPARE_EVERY`] repairs what was lost all the same.
+//!
+//! Of several programs with one identity one is a member. The others [look on](Members::looking_on): they watch and say
+//! nothing of themselves, and each is answered by the connection that it asked by.
 
 mod message;
 
@@ -95,11 +98,17 @@ pub enum Event {
     Lost(NodeId),
 }
 
+/// A connection of a peer, as whoever carries numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
 /// A message to send. It may be lost; it fits a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// To whom.
     pub to: NodeId,
+    /// Which of its programs asked; `None` is for the one that is a member.
+    pub by: Option<ConnectionId>,
     /// Where that is, as far as known here.
     pub address: NodeAddress,
     /// What.
@@ -128,7 +137,14 @@ pub struct Members {
     number: u64,
     random: u64,
     here: bool,
+    /// The peer whose message is being taken, and how it came: what is said to it meanwhile goes back there.
+    taking: Option<(NodeId, ConnectionId)>,
+    /// Whether it only looks on, and then what the others take its identity for.
+    looks_on: Option<Stands>,
 }
+
+/// Whether another program of one's own identity is a member, and in which of its lives.
+type Stands = Option<u64>;
 
 #[derive(Debug)]
 struct Member {
@@ -174,6 +190,7 @@ struct Gone {
 struct Errand {
     mine: u64,
     asker: NodeId,
+    by: ConnectionId,
     theirs: u64,
 }
 
@@ -199,11 +216,19 @@ impl Members {
             number: 0,
             random: seed,
             here: true,
+            taking: None,
+            looks_on: None,
         };
         let (ping, compare) = (members.fraction(), members.fraction());
         members.next_ping += PING_EVERY.mul_f64(ping);
         members.next_compare += COMPARE_EVERY.mul_f64(compare);
         members
+    }
+
+    /// Watches the others and is no member: it says nothing of itself, and nobody misses it.
+    pub fn looking_on(mut self) -> Members {
+        self.looks_on = Some(None);
+        self
     }
 
     /// Asks these for the list, now and, one after another, whenever they are not on it.
@@ -248,21 +273,21 @@ impl Members {
         if address != self.address {
             self.address = address;
             self.raise(self.incarnation);
-            let mine = self.myself();
-            self.tell(mine, TOLD_AT_ONCE);
+            self.tell_of_myself();
         }
     }
 
     /// Says goodbye to everybody. Nothing is sent or believed afterwards.
     pub fn leave(&mut self) {
-        let goodbye = Rumour {
-            node: self.me,
-            incarnation: self.incarnation,
-            state: State::Left,
-        };
-        let all: Vec<NodeId> = self.members.keys().copied().collect();
-        for node in all {
-            self.send_rumours(node, Kind::Tell, vec![goodbye.clone()]);
+        if let Some(mine) = self.myself() {
+            let goodbye = Rumour {
+                state: State::Left,
+                ..mine
+            };
+            let all: Vec<NodeId> = self.members.keys().copied().collect();
+            for node in all {
+                self.send_rumours(node, Kind::Tell, vec![goodbye.clone()]);
+            }
         }
         self.here = false;
     }
@@ -343,8 +368,14 @@ impl Members {
         }
     }
 
-    /// Takes a message that `from` has proven to have sent. What is no message is ignored.
-    pub fn receive(&mut self, now: Duration, from: NodeId, bytes: &[u8]) {
+    /// Takes a message that `from` has proven to have sent, by one of its connections. What is no message is ignored.
+    pub fn receive(&mut self, now: Duration, from: NodeId, by: ConnectionId, bytes: &[u8]) {
+        self.taking = Some((from, by));
+        self.take(now, from, by, bytes);
+        self.taking = None;
+    }
+
+    fn take(&mut self, now: Duration, from: NodeId, by: ConnectionId, bytes: &[u8]) {
         if !self.here || from == self.me || !self.admits(from) {
             return;
         }
@@ -361,7 +392,7 @@ impl Members {
             Kind::Tell => {}
             Kind::Ping { number } => self.answer_ping(from, number),
             Kind::Answer { number } => self.take_answer(now, from, number),
-            Kind::PingFor { number, target } => self.run_errand(from, number, target),
+            Kind::PingFor { number, target } => self.run_errand(from, by, number, target),
             Kind::Compare { digest } if digest == self.digest() => {}
             Kind::Compare { .. } => {
                 self.send_list(from, Kind::Tell);
@@ -416,10 +447,11 @@ impl Members {
 
     fn ask(&mut self, node: NodeId, address: NodeAddress) {
         for kind in [Kind::Tell, Kind::Ask] {
-            let rumours = vec![self.myself()];
+            let rumours = self.myself().into_iter().collect();
             let bytes = Message { kind, rumours }.encode();
             self.push(Outgoing {
                 to: node,
+                by: None,
                 address: address.clone(),
                 bytes,
             });
@@ -603,6 +635,7 @@ impl Members {
             let address = self.address_of(errand.asker);
             return self.push(Outgoing {
                 to: errand.asker,
+                by: Some(errand.by),
                 address,
                 bytes,
             });
@@ -621,7 +654,7 @@ impl Members {
         member.suspect = None;
     }
 
-    fn run_errand(&mut self, asker: NodeId, theirs: u64, target: NodeId) {
+    fn run_errand(&mut self, asker: NodeId, by: ConnectionId, theirs: u64, target: NodeId) {
         if !self.members.contains_key(&target) {
             return;
         }
@@ -629,7 +662,12 @@ impl Members {
         if self.errands.len() >= ERRANDS_MAX {
             self.errands.pop_front();
         }
-        self.errands.push_back(Errand { mine, asker, theirs });
+        self.errands.push_back(Errand {
+            mine,
+            asker,
+            by,
+            theirs,
+        });
         self.send(target, Kind::Ping { number: mine });
     }
 
@@ -698,21 +736,36 @@ impl Members {
         }
     }
 
-    /// A rumour about this node that is not the truth: it lives, and says so with a higher incarnation.
+    /// A rumour about this node that is not the truth: it lives, and says so with a higher incarnation. Whoever only
+    /// looks on hears of the program that is a member, which speaks for itself.
     fn refute(&mut self, rumour: &Rumour) {
+        if let Some(stands) = &mut self.looks_on {
+            if stands.is_none_or(|life| life <= rumour.incarnation) {
+                let is_there = matches!(rumour.state, State::Alive(_) | State::Suspect);
+                *stands = is_there.then_some(rumour.incarnation);
+            }
+            return;
+        }
         let untrue = !matches!(rumour.state, State::Alive(_)) && rumour.incarnation >= self.incarnation;
         if untrue || rumour.incarnation > self.incarnation {
             self.raise(rumour.incarnation);
-            let mine = self.myself();
-            self.tell(mine, TOLD_AT_ONCE);
+            self.tell_of_myself();
         }
     }
 
-    fn myself(&self) -> Rumour {
-        Rumour {
+    /// That it is there, where it is a member.
+    fn myself(&self) -> Option<Rumour> {
+        let mine = Rumour {
             node: self.me,
             incarnation: self.incarnation,
             state: State::Alive(self.address.clone()),
+        };
+        self.looks_on.is_none().then_some(mine)
+    }
+
+    fn tell_of_myself(&mut self) {
+        if let Some(mine) = self.myself() {
+            self.tell(mine, TOLD_AT_ONCE);
         }
     }
 
@@ -742,8 +795,9 @@ impl Members {
             .members
             .iter()
             .map(|(node, member)| (*node, member.incarnation));
+        let own = self.looks_on.unwrap_or(Some(self.incarnation));
         others
-            .chain([(self.me, self.incarnation)])
+            .chain(own.map(|incarnation| (self.me, incarnation)))
             .fold(0, |sum, (node, incarnation)| {
                 let hash = blake3::hash(&[&node.0[..], &incarnation.to_le_bytes()].concat());
                 sum ^ u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has more bytes"))
@@ -765,7 +819,7 @@ impl Members {
             incarnation: gone.incarnation,
             state: gone.state.clone(),
         });
-        let mut list: Vec<Rumour> = alive.chain(gone).chain([self.myself()]).collect();
+        let mut list: Vec<Rumour> = alive.chain(gone).chain(self.myself()).collect();
         while !list.is_empty() {
             let message = Message {
                 kind: kind.clone(),
@@ -774,8 +828,7 @@ impl Members {
             let (bytes, said) = message.encode_what_fits();
             list = message.rumours;
             list.drain(..said.max(1));
-            let address = self.address_of(to);
-            self.push(Outgoing { to, address, bytes });
+            self.push_to(to, bytes);
         }
     }
 
@@ -794,8 +847,17 @@ impl Members {
             *left -= 1;
         }
         self.news.retain(|(_, left)| *left > 0);
-        let address = self.address_of(to);
-        self.push(Outgoing { to, address, bytes });
+        self.push_to(to, bytes);
+    }
+
+    fn push_to(&mut self, to: NodeId, bytes: Vec<u8>) {
+        let answers = self.taking.filter(|(from, _)| *from == to);
+        self.push(Outgoing {
+            to,
+            by: answers.map(|(_, by)| by),
+            address: self.address_of(to),
+            bytes,
+        });
     }
 
     fn push(&mut self, outgoing: Outgoing) {

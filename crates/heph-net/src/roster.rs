@@ -4,7 +4,8 @@
 //! A message is a datagram on a `heph/members/1` connection; one that is lost is lost. A machine's own devices share a
 //! circle. Everybody else stands in a circle of two with this machine: a stranger never learns of the others and cannot
 //! call one of them dead. On the same connection a stream with one byte asks for a profile: what a node says of itself,
-//! bytes that only the runtime understands.
+//! bytes that only the runtime understands; one with another byte says that the program at that end only looks on, so
+//! that nothing is sent there but answers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::address::NodeAddress;
 use crate::endpoint::{CONNECT_DEADLINE, Connection, Endpoint, Goodbye, Protocol, Way};
-use crate::membership::{Event, MEMBERS_MAX, Members, Outgoing};
+use crate::membership::{ConnectionId, Event, MEMBERS_MAX, Members, Outgoing};
 
 /// Bytes of a profile: a list of held layers of some hundred models.
 pub const PROFILE_BYTES_MAX: usize = 16 << 10;
@@ -32,7 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Messages that wait for a connection; the oldest are dropped, as a network would.
 const WAITING_MAX: usize = 32;
 
-/// Connections that one peer may hold open: both sides may have connected at once, and it may have started anew.
+/// Connections that one peer may hold open: both sides may have connected at once, it may have started anew, and others
+/// of its programs look on.
 const LINKS_MAX: usize = 4;
 
 /// Arrivals and orders that wait for the task; then whoever brings more waits.
@@ -47,6 +49,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// The byte that asks for a profile.
 const ASK_PROFILE: u8 = 1;
+
+/// The byte of a program that is no member.
+const LOOKS_ON: u8 = 2;
 
 /// Somebody whom this machine knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +99,15 @@ pub enum Standing {
     Suspect,
 }
 
+/// Whether a program stands for its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It is a member. Of the programs with one identity one may be.
+    Member,
+    /// It only looks who is there, and nobody hears of it.
+    Onlooker,
+}
+
 /// What tells one life of this node from another.
 #[derive(Debug, Clone, Copy)]
 pub struct Life {
@@ -120,11 +134,11 @@ enum Order {
 
 impl Roster {
     /// Starts on the current runtime. Until somebody is admitted nobody is there.
-    pub fn start(endpoint: Endpoint, life: Life) -> Roster {
+    pub fn start(endpoint: Endpoint, life: Life, part: Part) -> Roster {
         let (orders, order_queue) = mpsc::channel(QUEUE);
         let (present_in, present) = watch::channel(Arc::default());
         let (profile, own_profile) = watch::channel(Arc::default());
-        let carrier = Carrier::new(endpoint, life, present_in, own_profile);
+        let carrier = Carrier::new(endpoint, life, part, present_in, own_profile);
         tokio::spawn(carrier.run(order_queue));
         Roster {
             orders,
@@ -184,18 +198,19 @@ impl Roster {
 
 /// What happened on the network.
 enum Arrival {
-    Message(NodeId, Vec<u8>),
+    Message(NodeId, ConnectionId, Vec<u8>),
     Connected(NodeId, Connection),
     Unreachable(NodeId),
-    Ended(NodeId, u64),
+    LooksOn(NodeId, ConnectionId),
+    Ended(NodeId, ConnectionId),
     Profile(NodeId, Vec<u8>),
 }
 
 /// The way to one peer.
 #[derive(Default)]
 struct Link {
-    /// Open connections with their numbers; the newest is used.
-    open: Vec<(u64, Connection)>,
+    /// Open connections, the newest last.
+    open: Vec<Open>,
     connecting: bool,
     waiting: VecDeque<Vec<u8>>,
     /// No attempt to connect before this.
@@ -203,11 +218,40 @@ struct Link {
     pause: Duration,
 }
 
+/// A connection that is listened to.
+struct Open {
+    id: ConnectionId,
+    connection: Connection,
+    /// Whether the program at its other end only looks on.
+    looks_on: bool,
+}
+
+impl Link {
+    /// The newest connection to the program that is a member.
+    fn member(&self) -> Option<&Connection> {
+        let members = self.open.iter().rev().find(|open| !open.looks_on);
+        members.map(|open| &open.connection)
+    }
+
+    fn by(&mut self, id: ConnectionId) -> Option<&mut Open> {
+        self.open.iter_mut().find(|open| open.id == id)
+    }
+
+    /// Makes room for one more: those who look on come again.
+    fn make_room(&mut self) {
+        if self.open.len() >= LINKS_MAX {
+            let least = self.open.iter().position(|open| open.looks_on).unwrap_or(0);
+            self.open.remove(least).connection.close(Goodbye::Busy);
+        }
+    }
+}
+
 /// The one task that owns the lists.
 struct Carrier {
     endpoint: Endpoint,
     born: Instant,
     life: Life,
+    part: Part,
     address: NodeAddress,
     shared: Members,
     apart: BTreeMap<NodeId, Members>,
@@ -227,23 +271,18 @@ impl Carrier {
     fn new(
         endpoint: Endpoint,
         life: Life,
+        part: Part,
         present: watch::Sender<Arc<Vec<Present>>>,
         own_profile: watch::Receiver<Arc<[u8]>>,
     ) -> Carrier {
         let (arrivals, arrived) = mpsc::channel(QUEUE);
         let address = endpoint.address();
-        let Life { incarnation, seed } = life;
-        let shared = Members::new(
-            endpoint.node(),
-            address.clone(),
-            incarnation,
-            seed,
-            Duration::ZERO,
-        );
+        let shared = list_of(&endpoint, address.clone(), life, part, Duration::ZERO);
         let mut carrier = Carrier {
             endpoint,
             born: Instant::now(),
             life,
+            part,
             address,
             shared,
             apart: BTreeMap::new(),
@@ -369,14 +408,8 @@ impl Carrier {
     }
 
     fn circle_of_two(&self) -> Members {
-        let Life { incarnation, seed } = self.life;
-        Members::new(
-            self.endpoint.node(),
-            self.address.clone(),
-            incarnation,
-            seed,
-            self.now(),
-        )
+        let (address, now) = (self.address.clone(), self.now());
+        list_of(&self.endpoint, address, self.life, self.part, now)
     }
 
     fn seen(&mut self, node: NodeId, address: NodeAddress) {
@@ -417,7 +450,7 @@ impl Carrier {
                 // A way that led to the dead leads nowhere: whoever comes back is connected to anew.
                 Event::Lost(node) | Event::Left(node) => {
                     self.profiles.remove(&node);
-                    self.hang_up(node, Goodbye::Done);
+                    self.hang_up_on_member(node);
                 }
             }
         }
@@ -428,10 +461,21 @@ impl Carrier {
 
     fn send(&mut self, message: Outgoing) {
         let now = self.now();
-        let Outgoing { to, address, bytes } = message;
+        let Outgoing {
+            to,
+            by,
+            address,
+            bytes,
+        } = message;
         let link = self.links.entry(to).or_default();
-        if let Some((_, newest)) = link.open.last() {
-            // Whether it arrives is what the protocol finds out.
+        // Whether it arrives is what the protocol finds out.
+        if let Some(by) = by {
+            if let Some(asked) = link.by(by) {
+                asked.connection.send_datagram(bytes);
+            }
+            return;
+        }
+        if let Some(newest) = link.member() {
             newest.send_datagram(bytes);
             return;
         }
@@ -473,7 +517,7 @@ impl Carrier {
     fn take(&mut self, arrival: Arrival) {
         let now = self.now();
         match arrival {
-            Arrival::Message(from, bytes) => self.list(from).receive(now, from, &bytes),
+            Arrival::Message(from, by, bytes) => self.list(from).receive(now, from, by, &bytes),
             Arrival::Connected(node, connection) => {
                 self.links.entry(node).or_default().connecting = false;
                 self.adopt(node, connection);
@@ -484,9 +528,14 @@ impl Carrier {
                 (link.connecting, link.retry) = (false, now + link.pause);
                 link.waiting.clear();
             }
-            Arrival::Ended(node, number) => {
+            Arrival::LooksOn(node, id) => {
+                if let Some(open) = self.links.get_mut(&node).and_then(|link| link.by(id)) {
+                    open.looks_on = true;
+                }
+            }
+            Arrival::Ended(node, id) => {
                 if let Some(link) = self.links.get_mut(&node) {
-                    link.open.retain(|(open, _)| *open != number);
+                    link.open.retain(|open| open.id != id);
                 }
             }
             Arrival::Profile(node, bytes) => {
@@ -513,29 +562,50 @@ impl Carrier {
             return connection.close(Goodbye::NotAllowed);
         }
         self.links_made += 1;
-        let number = self.links_made;
+        let id = ConnectionId(self.links_made);
         let link = self.links.entry(node).or_default();
-        if link.open.len() >= LINKS_MAX {
-            link.open.remove(0).1.close(Goodbye::Busy);
-        }
+        link.make_room();
         link.pause = Duration::ZERO;
         for bytes in link.waiting.drain(..) {
             connection.send_datagram(bytes);
         }
-        link.open.push((number, connection.clone()));
-        tokio::spawn(listen(node, number, connection.clone(), self.arrivals.clone()));
-        tokio::spawn(answer_profiles(connection, self.own_profile.clone()));
+        link.open.push(Open {
+            id,
+            connection: connection.clone(),
+            looks_on: false,
+        });
+        if self.part == Part::Onlooker {
+            tokio::spawn(say_looks_on(connection.clone()));
+        }
+        tokio::spawn(listen(node, id, connection.clone(), self.arrivals.clone()));
+        let (arrivals, own) = (self.arrivals.clone(), self.own_profile.clone());
+        tokio::spawn(answer_streams(node, id, connection, arrivals, own));
         self.ask_profile(node);
     }
 
     fn hang_up(&mut self, node: NodeId, goodbye: Goodbye) {
-        for (_, connection) in self.links.remove(&node).into_iter().flat_map(|link| link.open) {
-            connection.close(goodbye);
+        for open in self.links.remove(&node).into_iter().flat_map(|link| link.open) {
+            open.connection.close(goodbye);
+        }
+    }
+
+    /// Ends the connections to the program that was a member; those who look on beside it stay.
+    fn hang_up_on_member(&mut self, node: NodeId) {
+        let Some(mut link) = self.links.remove(&node) else {
+            return;
+        };
+        let (onlookers, member): (Vec<_>, Vec<_>) = link.open.drain(..).partition(|open| open.looks_on);
+        member
+            .iter()
+            .for_each(|open| open.connection.close(Goodbye::Done));
+        if !onlookers.is_empty() {
+            link.open = onlookers;
+            self.links.insert(node, link);
         }
     }
 
     fn ask_profile(&self, node: NodeId) {
-        let Some((_, connection)) = self.links.get(&node).and_then(|link| link.open.last()) else {
+        let Some(connection) = self.links.get(&node).and_then(Link::member) else {
             return;
         };
         let (connection, arrivals) = (connection.clone(), self.arrivals.clone());
@@ -571,7 +641,7 @@ impl Carrier {
                 false => Standing::Here,
             },
             round_trip: list.round_trip(node),
-            way: self.links.get(&node).and_then(|link| link.open.last()?.1.way()),
+            way: self.links.get(&node).and_then(|link| link.member()?.way()),
             profile: self.profiles.get(&node).cloned(),
         };
         list.members().map(present).collect()
@@ -593,29 +663,60 @@ impl Carrier {
 /// How long the last messages have to leave the socket.
 const FAREWELL: Duration = Duration::from_millis(50);
 
-async fn listen(node: NodeId, number: u64, connection: Connection, arrivals: mpsc::Sender<Arrival>) {
+/// What one machine knows of a circle at first: nobody.
+fn list_of(endpoint: &Endpoint, address: NodeAddress, life: Life, part: Part, now: Duration) -> Members {
+    let Life { incarnation, seed } = life;
+    let list = Members::new(endpoint.node(), address, incarnation, seed, now);
+    match part {
+        Part::Member => list,
+        Part::Onlooker => list.looking_on(),
+    }
+}
+
+async fn listen(node: NodeId, id: ConnectionId, connection: Connection, arrivals: mpsc::Sender<Arrival>) {
     while let Ok(bytes) = connection.datagram().await {
-        if arrivals.send(Arrival::Message(node, bytes)).await.is_err() {
+        if arrivals.send(Arrival::Message(node, id, bytes)).await.is_err() {
             return;
         }
     }
     // The task may have ended meanwhile.
-    let _ = arrivals.send(Arrival::Ended(node, number)).await;
+    let _ = arrivals.send(Arrival::Ended(node, id)).await;
 }
 
-/// Answers a peer's questions one after another, until it leaves.
-async fn answer_profiles(connection: Connection, own: watch::Receiver<Arc<[u8]>>) {
+/// Answers a peer's questions one after another, until it leaves, and hears whether it only looks on.
+async fn answer_streams(
+    node: NodeId,
+    id: ConnectionId,
+    connection: Connection,
+    arrivals: mpsc::Sender<Arrival>,
+    own: watch::Receiver<Arc<[u8]>>,
+) {
     while let Ok(mut stream) = connection.accept().await {
         let answer = async {
-            if stream.read_all(1).await.ok()? == [ASK_PROFILE] {
-                let profile = own.borrow().clone();
-                stream.write(&profile).await.ok()?;
-                stream.finish();
+            match stream.read_all(1).await.ok()?[..] {
+                [ASK_PROFILE] => {
+                    let profile = own.borrow().clone();
+                    stream.write(&profile).await.ok()?;
+                    stream.finish();
+                }
+                [LOOKS_ON] => arrivals.send(Arrival::LooksOn(node, id)).await.ok()?,
+                // A later version says more.
+                _ => {}
             }
             Some(())
         };
         // A question that fails costs the peer that question.
         let _ = tokio::time::timeout(PROFILE_DEADLINE, answer).await;
+    }
+}
+
+/// Says that this program is no member. A peer of a version that does not know it sends here what was for the member,
+/// too.
+async fn say_looks_on(connection: Connection) {
+    if let Ok(mut stream) = connection.open().await {
+        // A connection that ends meanwhile is said it anew by its successor.
+        let _ = stream.write(&[LOOKS_ON]).await;
+        stream.finish();
     }
 }
 

@@ -11,7 +11,7 @@
 mod intake;
 mod probe;
 
-pub use intake::{Taker, Wanted, hand};
+pub use intake::{Declined, Taker, Wanted, hand};
 pub use probe::{Goodput, PROBE_DEADLINE, probe};
 
 use std::borrow::Cow;
@@ -127,6 +127,9 @@ pub enum TransferError {
     /// The peer takes no layers, or not these: its own sentence.
     #[error("the other machine does not take the layers: {0}")]
     Refused(String),
+    /// The peer lacks the room for the layers: its own sentence.
+    #[error("the other machine has no room for the layers: {0}")]
+    NoRoomThere(String),
     /// The disk is full.
     #[error("the disk is full; what arrived is kept")]
     DiskFull,

@@ -3,6 +3,7 @@
 //! [`Members::start`] puts the book's peers on a [`Roster`] and keeps it in step: with the book, which another program of
 //! this person may change, with what is seen on the local network, and with this machine's own profile. Devices of the
 //! role `own` hear of each other; everybody else hears of this machine alone. A dead peer is noticed within three seconds.
+//! A program that only asks sees the same by [`Members::look_on`], beside others of its folder, and nobody hears of it.
 //! What a peer says of itself is checked before anybody believes it, and never decides its role or its name.
 
 mod claim;
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use heph_net::address::NodeAddress;
 use heph_net::discovery::Sighting;
 use heph_net::endpoint::{Protocol, Way};
-use heph_net::roster::{Acquaintance, Circle, Life, PROFILE_BYTES_MAX, Present, Roster, Standing};
+use heph_net::roster::{Acquaintance, Circle, Life, PROFILE_BYTES_MAX, Part, Present, Roster, Standing};
 use heph_net::trust::{Peer, TrustError};
 use heph_types::{NodeId, NodeProfile, Role};
 use serde::{Deserialize, Serialize};
@@ -114,11 +115,25 @@ impl Members {
     /// # Errors
     /// When the book cannot be read.
     pub fn start(network: &Network) -> Result<Members, TrustError> {
+        let members = Members::begin(network, Part::Member)?;
+        members.serve();
+        Ok(members)
+    }
+
+    /// Looks who is there from now on, and tells nobody: for programs that stand for no machine.
+    ///
+    /// # Errors
+    /// When the book cannot be read.
+    pub fn look_on(network: &Network) -> Result<Members, TrustError> {
+        Members::begin(network, Part::Onlooker)
+    }
+
+    fn begin(network: &Network, part: Part) -> Result<Members, TrustError> {
         let known = acquaintances(&network.peers()?);
         let endpoint = network.endpoint().clone();
         let life = this_life(network.node());
         let roster = network.block_on(async move {
-            let roster = Roster::start(endpoint, life);
+            let roster = Roster::start(endpoint, life, part);
             roster.admit(known).await;
             roster
         });
@@ -126,7 +141,6 @@ impl Members {
             network: network.clone(),
             roster,
         };
-        members.serve();
         network.spawn(follow_book(network.clone(), members.roster.clone()));
         network.spawn(look_around(network.clone(), members.roster.clone()));
         Ok(members)

@@ -6,11 +6,9 @@
 
 mod contact;
 mod following;
-mod lookout;
 
 pub use contact::{Contact, Hailing, Reached, Waits, contacts};
 pub use following::{Came, follow};
-pub use lookout::Lookout;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

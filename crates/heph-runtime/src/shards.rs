@@ -113,6 +113,9 @@ impl ShardError {
                 Some("make room and try again: what arrived is not fetched twice")
             }
             Self::Transfer(TransferError::NoRoom { .. }) => Some("allow more, or serve fewer layers"),
+            Self::Transfer(TransferError::NoRoomThere(_)) => {
+                Some("make room on its disk, or let it take more: `heph node --accept-layers` there")
+            }
             Self::Transfer(TransferError::Left | TransferError::Wrong | TransferError::NotThere) => {
                 Some("try again, or name another peer that has the model")
             }

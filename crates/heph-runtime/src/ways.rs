@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heph_net::endpoint::Protocol;
 use heph_net::transfer::{self, Goodput};
@@ -253,14 +253,16 @@ impl Ways {
     }
 }
 
-/// Probes the way to `node` over a connection of its own, and remembers what it found.
+/// Probes the way to `node` over a connection of its own, and remembers what it found. Somebody waits for it that long:
+/// a way that has been looked at once by then is looked at no longer.
 ///
 /// # Errors
 /// A sentence: it cannot be reached, or answers no probes.
-pub async fn measure(network: &Network, node: NodeId) -> Result<Goodput, String> {
+pub async fn measure(network: &Network, node: NodeId, waited: Duration) -> Result<Goodput, String> {
+    let began = Instant::now();
     let connected = network.reach(node, Protocol::Shards, CONNECT_DEADLINE).await;
     let connection = connected.map_err(|cause| cause.to_string())?;
-    let found = transfer::probe(&connection).await;
+    let found = transfer::probe(&connection, waited.saturating_sub(began.elapsed())).await;
     connection.close(heph_net::endpoint::Goodbye::Done);
     let found = found.map_err(|cause| cause.to_string())?;
     let (machine, now) = (network.clone(), crate::network::seconds_since_1970());

@@ -1002,7 +1002,8 @@ fn a_full_node_is_passed_by_and_waited_for_where_nobody_else_is_left() {
         assert!(took < Duration::from_secs(20), "{took:?}");
         let times = |node: &Arc<Full>| 100_000 - node.left.load(Ordering::Relaxed);
         let asked: i64 = nodes.iter().map(times).sum();
-        assert!(asked < 1000, "asked {asked} times within {took:?}");
+        // One ask of each in 50 ms is a dozen; a thread that asks all the time has the processor for moments only on a busy machine.
+        assert!(asked < 100, "asked {asked} times within {took:?}");
     }
 }
 

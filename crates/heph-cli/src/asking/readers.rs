@@ -6,7 +6,7 @@ use heph_plan::Mode;
 use heph_privacy::pii::names::Model;
 use heph_privacy::pseudonym::{Pseudonyms, Replacing};
 use heph_runtime::decompose::WORKERS_MAX;
-use heph_runtime::desk::{Desk, Relief};
+use heph_runtime::desk::{Desk, Message, Prompt, Relief};
 use heph_runtime::discretion::{Discretion, PARTS, destination};
 use heph_runtime::gate::Meter;
 use heph_runtime::pressure::Pressure;
@@ -69,7 +69,12 @@ impl Ask<'_> {
     }
 
     fn readers_among(&self, texts: &mut [String]) -> Result<Readers, Failure> {
-        let asking = Asking::open(self.model, self.engine, self.place, self.settings)?;
+        let question = [Message::new(
+            "user",
+            self.texts.first().copied().unwrap_or_default(),
+        )];
+        let asked = |words: &Words, _| Ok(Prompt::Chat(&question).tokens(words).map(drop)?);
+        let (asking, ()) = Asking::open(self.model, self.engine, self.place, self.settings, asked)?;
         let model = asking.line_model();
         self.look_through(&asking);
         self.say_what_stays(&asking)?;

@@ -8,6 +8,7 @@ use heph_runtime::shards::{ShardError, Shelf};
 use heph_runtime::store::{Found, Progress};
 
 use super::Asking;
+use crate::failure::Failure;
 use crate::machine::Joined;
 use crate::terminal;
 
@@ -17,13 +18,12 @@ pub(super) enum Sent {
     Nothing,
     /// They are there now.
     Layers,
-    /// Some machine did not take them.
-    Refused,
+    /// Some machine did not take them, and why.
+    Refused(Failure),
 }
 
 impl Asking {
-    /// Has each machine of the plan take what it lacks of its layers from here, with a bar. What does not succeed is said on
-    /// standard error: the answer goes without it.
+    /// Has each machine of the plan take what it lacks of its layers from here, with a bar.
     pub(super) fn send(&self, plan: &Plan) -> Sent {
         let lacking: Vec<&Stage> = plan
             .remote_stages()
@@ -36,10 +36,7 @@ impl Asking {
         for stage in lacking {
             match self.send_to(network, found, stage) {
                 Ok(()) => sent = Sent::Layers,
-                Err(error) => {
-                    terminal::note(&format!("{} does not take its layers: {error}", stage.name));
-                    return Sent::Refused;
-                }
+                Err(error) => return Sent::Refused(Failure::from(error).of(&stage.name)),
             }
         }
         sent

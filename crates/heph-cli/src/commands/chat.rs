@@ -14,6 +14,7 @@ use heph_runtime::words::Words;
 
 use super::run::streamed;
 use crate::about::DocumentArguments;
+use crate::arguments::{count, has_room};
 use crate::asking::{Ask, PlaceArguments, Planned, Ready, ReliefArguments, Sizes};
 use crate::complete;
 use crate::engine::EngineArguments;
@@ -107,6 +108,7 @@ enum Next {
 
 impl<'a> Chat<'a> {
     fn open(arguments: Arguments, settings: &'a Settings) -> Result<Self, Failure> {
+        has_room(arguments.max_tokens)?;
         let ready = ready(&arguments, settings)?;
         let messages = system(&arguments);
         let memory = Memory::of(arguments.documents.read()?);
@@ -218,6 +220,10 @@ impl<'a> Chat<'a> {
         }
         self.messages.push(Message::new("assistant", answer.text.clone()));
         self.receipt = self.ready.planned.as_mut().map(|planned| planned.settle(&answer));
+        let planned = self.ready.planned.as_ref().zip(self.receipt.as_ref());
+        if let Some(sentence) = planned.and_then(|(planned, receipt)| planned.mode_lost(receipt)) {
+            note(&sentence);
+        }
         self.last = Some(answer);
         Ok(Next::Go)
     }
@@ -403,13 +409,13 @@ impl<'a> Chat<'a> {
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         if name == "max-tokens" {
-            let parsed = value.parse().map_err(|_| {
+            let most = count(value).map_err(|why| {
                 Failure::new(
                     Exit::Usage,
-                    format!("{value:?} is no value for max-tokens: a whole number from 0 on is needed"),
+                    format!("{value:?} is no value for max-tokens: {why}"),
                 )
             })?;
-            self.arguments.max_tokens = parsed;
+            self.arguments.max_tokens = most.get();
             return Ok(());
         }
         self.arguments

@@ -464,8 +464,7 @@ impl Lending {
                     model: part.model,
                     layers: part.layers,
                 });
-                let used = taken.upgrade().map_or(0, |shelf| shelf.brought_bytes());
-                said.caps.accepts_bytes = most.saturating_sub(used);
+                said.caps.accepts_bytes = taken.upgrade().map_or(0, |shelf| shelf.takes(most));
                 Ok(())
             })
         });
@@ -655,7 +654,7 @@ fn lend(
     let speed = speed.ok_or_else(|| Failure::new(Exit::Usage, "there is no model to lend"))?;
     let mut profile = profile(arguments, network, speed, memory, holds);
     let most = arguments.accept_layers.unwrap_or(0);
-    profile.caps.accepts_bytes = most.saturating_sub(shelf.brought_bytes());
+    profile.caps.accepts_bytes = shelf.takes(most);
     Ok(Start {
         node,
         profile,

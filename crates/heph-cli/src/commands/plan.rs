@@ -11,6 +11,7 @@ use heph_runtime::files;
 use heph_runtime::settings::Settings;
 use serde::{Deserialize, Serialize};
 
+use crate::arguments::has_room;
 use crate::asking::{Asking, PlaceArguments, Sizes};
 use crate::complete;
 use crate::engine::EngineArguments;
@@ -97,16 +98,19 @@ fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure>
         )
         .hint("`heph run --document PATH --mode preprocess --explain` plans for them, and answers"));
     }
-    let asking = Asking::open(&arguments.model, &arguments.engine, &arguments.place, settings)?;
+    arguments.max_tokens.map_or(Ok(()), has_room)?;
     let question = [Message::new(
         "user",
         arguments.prompt.as_deref().unwrap_or_default(),
     )];
-    let prompt = match asking.words().template {
-        Some(_) => Prompt::Chat(&question),
-        None => Prompt::Text(&question[0].content),
-    };
-    let tokens = prompt.tokens(asking.words())?;
+    let (model, engine, place) = (&arguments.model, &arguments.engine, &arguments.place);
+    let (asking, tokens) = Asking::open(model, engine, place, settings, |words, _| {
+        let prompt = match words.template {
+            Some(_) => Prompt::Chat(&question),
+            None => Prompt::Text(&question[0].content),
+        };
+        Ok(prompt.tokens(words)?)
+    })?;
     asking.discretion().about([question[0].content.as_str()]);
     let (mode, sizes) = (arguments.place.mode.by_name(), Sizes::of(tokens.len()));
     asking.plan_over(asking.cluster_that_takes(), mode, sizes, arguments.max_tokens)

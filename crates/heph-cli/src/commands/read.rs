@@ -9,6 +9,7 @@ use heph_plan::Mode;
 use heph_plan::decompose::questions;
 use heph_runtime::decompose::{Note, Read, Reader, Reading, Tally, read};
 use heph_runtime::desk::{AnswerOptions, DeskError, Message, Prompt};
+use heph_runtime::pool::by_name;
 use heph_runtime::preprocess::Document;
 use heph_runtime::route::Alone;
 use heph_runtime::settings::Settings;
@@ -16,7 +17,7 @@ use heph_runtime::words::Words;
 use heph_types::NodeId;
 use serde::Serialize;
 
-use crate::arguments::count;
+use crate::arguments::{count, has_room};
 use crate::asking::{Ask, Asked, PlaceArguments, Readers, ReliefArguments};
 use crate::complete;
 use crate::engine::EngineArguments;
@@ -126,6 +127,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         let sentence = format!("--draft {name}: nothing is guessed ahead where parts are read");
         return Err(Failure::new(Exit::Usage, sentence).hint("leave --draft away"));
     }
+    has_room(arguments.max_tokens)?;
     let options = AnswerOptions {
         sampling: arguments.sampling.options()?,
         max_tokens: Some(arguments.max_tokens),
@@ -292,7 +294,11 @@ fn carried_out(
     };
     let done = read(document, reading, &words, desks, &cancel, &mut step);
     bar.finish_and_clear();
-    let done = done?;
+    let called = |text: &str| {
+        let named = names.iter().map(|(node, name)| (*node, name));
+        named.fold(text.to_owned(), |text, (node, name)| by_name(&text, node, name))
+    };
+    let done = done.map_err(|error| Failure::from(error).worded(called))?;
     let spent = meter.settle();
     let line = |(number, (node, name)): (usize, (NodeId, String))| {
         let own: Vec<&Note> = done.notes.iter().filter(|note| note.reader == number).collect();

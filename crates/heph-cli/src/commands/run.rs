@@ -22,6 +22,7 @@ use serde::Serialize;
 use self::shaped::ShapeArguments;
 use super::tokenize::unreadable;
 use crate::about::{self, About, DocumentArguments};
+use crate::arguments::has_room;
 use crate::asking::{Ask, Asked, PlaceArguments, Planned, Ready, ReliefArguments, Sizes};
 use crate::complete;
 use crate::engine::EngineArguments;
@@ -76,12 +77,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Whether an answer can be given as it is asked for.
     fn check(&self) -> Result<(), Failure> {
-        if self.max_tokens == 0 {
-            return Err(
-                Failure::new(Exit::Usage, "--max-tokens 0 leaves no room for an answer")
-                    .hint("an answer has one token at the least; without the option it has 512 at most"),
-            );
-        }
+        has_room(self.max_tokens)?;
         let preprocess = self.place.mode.by_name() == Some(Mode::Preprocess);
         if preprocess && self.documents.documents.is_empty() {
             return Err(Failure::new(
@@ -213,6 +209,11 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             Some(receipt) => explain::write_receipt(&mut out, receipt)?,
             None => explain::write_here(&mut out, &answer)?,
         }
+    }
+    let lost = ready.planned.as_ref().zip(receipt.as_ref());
+    let lost = lost.filter(|_| !arguments.json);
+    if let Some(sentence) = lost.and_then(|(planned, receipt)| planned.mode_lost(receipt)) {
+        terminal::note(&sentence);
     }
     let citations = excerpts.map_or(&[][..], |chosen| &chosen.upload.citations);
     if arguments.json {

@@ -89,6 +89,18 @@ fn a_machine_takes_the_layers_that_a_plan_needs_there_and_no_more_than_it_allows
     let (code, said) = desk.fails(&[&["plan", "hello", "--mode", "layered"][..], &model].concat());
     assert!(code != 0 && said.contains("no plan is possible"), "{said}");
     assert_eq!(bytes_on_disk(&little.home.0.path().join("shards")), 0);
+
+    // The layers alone would fit and what every part needs does not: it is told when it is sent, as a want of room.
+    let layers: u64 = stages.iter().map(sent).sum();
+    let layers = ["--accept-layers", &layers.to_string()];
+    let short = NodeProcess::start_more(Home::new(), "short", "127.0.0.1:0", &layers);
+    let desk = Home::with(&[&short]);
+    let (code, said) = desk.fails(&[&["run", "hello", "--mode", "layered"][..], &model].concat());
+    assert!(
+        code == 4 && said.contains("short: the other machine has no room"),
+        "{code} {said}"
+    );
+    assert!(said.contains("hint: make room"), "{said}");
 }
 
 #[test]

@@ -28,6 +28,9 @@ struct Net {
     strict: BTreeSet<NodeId>,
 }
 
+/// The connection by which nodes of one program speak.
+const ONE: ConnectionId = ConnectionId(1);
+
 fn id(at: u32) -> NodeId {
     NodeId(*blake3::hash(&at.to_le_bytes()).as_bytes())
 }
@@ -124,7 +127,7 @@ impl Net {
                 }
                 node.wake(at);
             } else {
-                node.receive(at, from, &bytes);
+                node.receive(at, from, ONE, &bytes);
             }
             self.flush(to);
         }
@@ -310,7 +313,7 @@ fn suspecting() -> (Members, Duration) {
         state: State::Alive(NodeAddress::default()),
     }];
     let kind = Kind::Tell;
-    node.receive(Duration::ZERO, id(1), &Message { kind, rumours }.encode());
+    node.receive(Duration::ZERO, id(1), ONE, &Message { kind, rumours }.encode());
     let mut now = Duration::ZERO;
     while !node.suspected(id(1)) {
         now = node.deadline().unwrap();
@@ -334,7 +337,7 @@ fn a_machine_that_slept_does_not_blame_others_for_it() {
             state: State::Alive(NodeAddress::default()),
         }];
         let kind = Kind::Tell;
-        node.receive(woke, id(1), &Message { kind, rumours }.encode());
+        node.receive(woke, id(1), ONE, &Message { kind, rumours }.encode());
         assert!(!node.suspected(id(1)));
     }
 
@@ -365,7 +368,7 @@ fn hostile_messages_leave_every_list_bounded() {
             number: u64::from(at),
             target: id(3),
         };
-        node.receive(ms(u64::from(at)), id(9), &Message { kind, rumours }.encode());
+        node.receive(ms(u64::from(at)), id(9), ONE, &Message { kind, rumours }.encode());
     }
     assert!(node.members.len() <= MEMBERS_MAX && node.gone.len() <= MEMBERS_MAX);
     assert!(node.errands.len() <= ERRANDS_MAX && node.outgoing.len() <= OUTGOING_MAX);
@@ -434,6 +437,7 @@ fn nothing_is_heard_from_or_about_somebody_outside_the_circle() {
             node.receive(
                 ms(5),
                 id(from),
+                ONE,
                 &Message {
                     kind: Kind::Ping { number: 4 },
                     rumours,
@@ -535,6 +539,7 @@ fn a_rumour_at_the_highest_number_is_refuted_in_words_that_can_be_read() {
         node.receive(
             ms(1),
             id(1),
+            ONE,
             &Message {
                 kind: Kind::Ask,
                 rumours,
@@ -561,7 +566,7 @@ proptest::proptest! {
             if let Some(first) = bytes.first_mut().filter(|_| wait % 2 == 0) {
                 *first %= 6;
             }
-            node.receive(now, id(from), &bytes);
+            node.receive(now, id(from), ONE, &bytes);
             node.wake(now);
             while let Some(out) = node.transmit() {
                 proptest::prop_assert!(Message::decode(&out.bytes).is_some());
@@ -570,4 +575,87 @@ proptest::proptest! {
             proptest::prop_assert!(node.deadline().is_some_and(|due| due > now));
         }
     }
+}
+
+/// A node and two programs of one identity, the first of which is a member: each at a connection of its own.
+struct Programs {
+    now: Duration,
+    node: Members,
+    theirs: [Members; 2],
+}
+
+impl Programs {
+    fn start() -> Programs {
+        let new = |at: u32| Members::new(id(at), NodeAddress::default(), 5, 7, Duration::ZERO);
+        let mut programs = Programs {
+            now: Duration::ZERO,
+            node: new(1),
+            theirs: [new(0), new(0).looking_on()],
+        };
+        for theirs in &mut programs.theirs {
+            theirs.join([(id(1), NodeAddress::default())]);
+        }
+        programs
+    }
+
+    /// Carries what is said until `end`; `is_there` are those of the programs that hear and speak. What is for nobody
+    /// who asked goes to the member.
+    fn run_to(&mut self, end: Duration, is_there: [bool; 2]) {
+        while self.now < end {
+            self.now += ms(1);
+            self.node.wake_if_due(self.now);
+            for at in (0..2).filter(|at| is_there[*at]) {
+                self.theirs[at].wake_if_due(self.now);
+                while let Some(out) = self.theirs[at].transmit() {
+                    self.node
+                        .receive(self.now, id(0), ConnectionId(at as u64), &out.bytes);
+                }
+            }
+            while let Some(out) = self.node.transmit() {
+                let at = out.by.map_or(0, |by| by.0 as usize);
+                if is_there[at] {
+                    self.theirs[at].receive(self.now, id(1), ONE, &out.bytes);
+                }
+            }
+        }
+    }
+}
+
+impl Members {
+    fn wake_if_due(&mut self, now: Duration) {
+        if self.deadline().is_some_and(|due| due <= now) {
+            self.wake(now);
+        }
+    }
+}
+
+#[test]
+fn two_programs_of_one_machine_both_see_the_others_and_one_of_them_is_seen() {
+    let mut programs = Programs::start();
+    programs.run_to(ms(10_000), [true, true]);
+    for theirs in &programs.theirs {
+        assert!(theirs.round_trip(id(1)).is_some() && !theirs.suspected(id(1)));
+    }
+    let digest = programs.node.digest();
+    let same = programs.theirs.iter().all(|theirs| theirs.digest() == digest);
+    assert!(same, "lists go to and fro for ever");
+    assert_eq!(programs.node.event(), Some(Event::Joined(id(0))));
+
+    // Whoever only looked on ends as it likes.
+    programs.theirs[1].leave();
+    programs.run_to(ms(10_100), [true, true]);
+    programs.run_to(ms(15_000), [true, false]);
+    assert_eq!(programs.node.event(), None);
+    assert!(!programs.node.suspected(id(0)) && !programs.theirs[0].suspected(id(1)));
+}
+
+#[test]
+fn a_member_that_died_is_missed_though_another_of_its_programs_looks_on() {
+    let mut programs = Programs::start();
+    programs.run_to(ms(10_000), [true, true]);
+    programs.run_to(ms(15_000), [false, true]);
+    let events: Vec<Event> = std::iter::from_fn(|| programs.node.event()).collect();
+    assert_eq!(events, [Event::Joined(id(0)), Event::Lost(id(0))]);
+    assert!(programs.theirs[1].members().any(|(node, _)| node == id(1)));
+    assert_eq!(programs.theirs[1].digest(), programs.node.digest());
 }

@@ -2,8 +2,9 @@
 //!
 //! The request has the form of any other: the kind 4, the model's hash, the first layer and the one behind the last. What is
 //! told back are pieces of a kind and two numbers, [`PROGRESS`] with bytes done and bytes asked for, as often as something
-//! changes and at least every five seconds; then [`HERE`] once the layers are lent there, or [`NOT_HERE`] and a sentence.
-//! Whether anything is taken, from whom and how much is for the [`Taker`] to say, before the first byte of it travels.
+//! changes and at least every five seconds; then [`HERE`] once the layers are lent there, or [`NOT_HERE`], or
+//! [`NO_ROOM`], and a sentence. Whether anything is taken, from whom and how much is for the [`Taker`] to say, before
+//! the first byte of it travels.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,6 +20,9 @@ use crate::endpoint::{Connection, Stream};
 
 /// A piece that tells how far it is.
 const PROGRESS: u8 = 2;
+
+/// A piece that refuses for want of room.
+const NO_ROOM: u8 = 3;
 
 /// Bytes of such a piece behind its kind.
 const PROGRESS_BYTES: usize = 8 + 8;
@@ -44,11 +48,20 @@ pub struct Wanted {
     pub layers: LayerRange,
 }
 
-/// Takes layers, or says in a sentence why not. What it is given last is told how far it is.
+/// Why layers are not taken, in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Declined {
+    /// There is no room for them: none on the disk, or none that its owner gives.
+    NoRoom(String),
+    /// Anything else.
+    Refused(String),
+}
+
+/// Takes layers, or says why not. What it is given last is told how far it is.
 pub type Taker = Arc<dyn Fn(Wanted, watch::Sender<Progress>) -> Taking + Send + Sync>;
 
 /// Under way.
-type Taking = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Taking = Pin<Box<dyn Future<Output = Result<(), Declined>> + Send>>;
 
 impl Wanted {
     /// `None` where no model has such layers, or there are none.
@@ -94,7 +107,8 @@ async fn told(
         match piece.map_err(|_| TransferError::Left)?? {
             Piece::Progress(step) => progress(step),
             Piece::Taken => return Ok(()),
-            Piece::Refused(why) => return Err(TransferError::Refused(why)),
+            Piece::Declined(Declined::NoRoom(why)) => return Err(TransferError::NoRoomThere(why)),
+            Piece::Declined(Declined::Refused(why)) => return Err(TransferError::Refused(why)),
         }
     }
 }
@@ -104,7 +118,7 @@ async fn told(
 enum Piece {
     Progress(Progress),
     Taken,
-    Refused(String),
+    Declined(Declined),
 }
 
 async fn piece(stream: &mut Stream) -> Result<Piece, TransferError> {
@@ -120,14 +134,17 @@ async fn piece(stream: &mut Stream) -> Result<Piece, TransferError> {
                 .map(Piece::Progress)
                 .ok_or(TransferError::Wrong)
         }
-        [NOT_HERE] => {
+        [why @ (NOT_HERE | NO_ROOM)] => {
             let sentence = stream.read_all(SENTENCE_BYTES_MAX).await.map_err(left)?;
             // It is shown to a person: no line of it passes for one of ours.
             let sentence: String = String::from_utf8_lossy(&sentence)
                 .chars()
                 .filter(|letter| !letter.is_control())
                 .collect();
-            Ok(Piece::Refused(sentence))
+            Ok(Piece::Declined(match why {
+                NO_ROOM => Declined::NoRoom(sentence),
+                _ => Declined::Refused(sentence),
+            }))
         }
         _ => Err(TransferError::Wrong),
     }
@@ -158,7 +175,7 @@ pub(super) async fn answer(stream: &mut Stream, wanted: Wanted, taker: Option<Ta
         .ok()?
         .ok()?;
     let Some(taker) = taker else {
-        return refuse(stream, "it takes none").await;
+        return refuse(stream, &Declined::Refused("it takes none".to_owned())).await;
     };
     let nothing = Progress {
         done_bytes: 0,
@@ -187,9 +204,13 @@ pub(super) async fn answer(stream: &mut Stream, wanted: Wanted, taker: Option<Ta
     }
 }
 
-async fn refuse(stream: &mut Stream, why: &str) -> Option<()> {
+async fn refuse(stream: &mut Stream, why: &Declined) -> Option<()> {
+    let (kind, why) = match why {
+        Declined::NoRoom(why) => (NO_ROOM, why),
+        Declined::Refused(why) => (NOT_HERE, why),
+    };
     let end = why.floor_char_boundary(SENTENCE_BYTES_MAX);
-    stream.write(&[NOT_HERE]).await.ok()?;
+    stream.write(&[kind]).await.ok()?;
     stream.write(&why.as_bytes()[..end]).await.ok()?;
     stream.finish();
     Some(())

@@ -22,7 +22,7 @@ const BYTES_MAX: u64 = 1 << 20;
 /// A short look that takes longer than this over a way was long enough.
 const SHORT_ENOUGH: Duration = Duration::from_millis(100);
 
-/// How long the looks may take together; what the first one found counts.
+/// How long the looks may take together.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Bytes written or read at once.
@@ -44,21 +44,39 @@ pub struct Goodput {
     pub down: f64,
 }
 
-/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most.
+impl Goodput {
+    /// Neither way faster than so many bytes in that time.
+    fn at_most(self, bytes: u64, took: Duration) -> Goodput {
+        let most = rate(bytes, took);
+        Goodput {
+            up: self.up.min(most),
+            down: self.down.min(most),
+        }
+    }
+}
+
+/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most. Somebody
+/// waits for it that long: what a first look found by then counts.
 ///
 /// # Errors
 /// When the peer does not answer probes, left, or is too slow for one.
-pub async fn probe(connection: &Connection) -> Result<Goodput, TransferError> {
-    let until = tokio::time::Instant::now() + PROBE_DEADLINE;
+pub async fn probe(connection: &Connection, waited: Duration) -> Result<Goodput, TransferError> {
     let began = Instant::now();
-    let look = |bytes| tokio::time::timeout_at(until, look(connection, bytes));
-    let short = look(SHORT_BYTES).await.map_err(|_| TransferError::Left)??;
+    let look = |bytes, within| {
+        let until = tokio::time::Instant::from_std(began + within);
+        tokio::time::timeout_at(until, look(connection, bytes))
+    };
+    let short = look(SHORT_BYTES, PROBE_DEADLINE)
+        .await
+        .map_err(|_| TransferError::Left)??;
     if began.elapsed() > SHORT_ENOUGH && began.elapsed() > 6 * connection.round_trip().unwrap_or_default() {
         return Ok(short);
     }
-    match look(LONG_BYTES).await {
+    let asked = Instant::now();
+    match look(LONG_BYTES, PROBE_DEADLINE.min(waited)).await {
         Ok(long) => long,
-        Err(_) => Ok(short),
+        // Not both ways can be faster than what was not done by now.
+        Err(_) => Ok(short.at_most(2 * LONG_BYTES, asked.elapsed())),
     }
 }
 
@@ -149,5 +167,18 @@ mod tests {
         assert_eq!(rate(u64::MAX, Duration::ZERO), RATE_MAX);
         assert_eq!(rate(1, Duration::from_secs(u64::MAX)), RATE_MIN);
         assert_eq!(rate(0, second), RATE_MAX);
+    }
+
+    #[test]
+    fn what_arrived_in_a_heap_is_no_faster_than_what_came_too_late() {
+        // As a busy machine saw a way of 400,000 bytes a second.
+        let heap = Goodput {
+            up: 1.2e10,
+            down: 5e9,
+        };
+        let late = heap.at_most(2 * LONG_BYTES, Duration::from_millis(200));
+        assert_eq!((late.up, late.down), (5_242_880.0, 5_242_880.0));
+        let slow = Goodput { up: 3e5, down: 4e5 };
+        assert_eq!(slow.at_most(2 * LONG_BYTES, Duration::ZERO), slow);
     }
 }

@@ -1,5 +1,5 @@
 //! Which of this person's programs on one machine stands for it among the members. They share an identity, and two that
-//! both said where they are would contradict each other: a node stands for its machine, and others only ask.
+//! both said where they are would contradict each other: a node stands for its machine, and others look on.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// program ends.
 const FILE: &str = "members.lock";
 
-/// How long a claim is tried for: another program may just be looking.
+/// How long a claim is tried for: the program before may just be ending.
 const TRIED_FOR: Duration = Duration::from_secs(1);
 
 /// The right to stand for this machine, for as long as this lives.
@@ -31,12 +31,6 @@ impl Claim {
             }
         }
     }
-
-    /// Whether another program has it now.
-    pub fn is_taken(home: &Path) -> bool {
-        let tried = open(home).map(|file| file.try_lock_shared());
-        matches!(tried, Some(Err(TryLockError::WouldBlock)))
-    }
 }
 
 fn open(home: &Path) -> Option<File> {
@@ -57,12 +51,9 @@ mod tests {
     #[test]
     fn one_program_stands_for_the_machine_until_it_ends() {
         let home = tempfile::tempdir().unwrap();
-        assert!(!Claim::is_taken(home.path()));
         let claim = Claim::take(home.path()).unwrap();
-        assert!(Claim::is_taken(home.path()));
         assert!(Claim::take(home.path()).is_none());
         drop(claim);
-        assert!(!Claim::is_taken(home.path()));
         assert!(Claim::take(home.path()).is_some());
     }
 }

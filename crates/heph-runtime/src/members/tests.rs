@@ -1,5 +1,6 @@
 //! Machines on this machine's loopback: they meet, fall silent, come back.
 
+use std::path::Path;
 use std::time::Instant;
 
 use heph_net::endpoint::EndpointOptions;
@@ -25,14 +26,15 @@ impl Drop for Machine {
 
 impl Machine {
     fn start(name: &str, home: tempfile::TempDir) -> Machine {
-        let network = Network::start(NetworkOptions {
-            home: home.path().to_owned(),
-            keys: Some(Keys::File),
-            name: name.to_owned(),
-            endpoint: EndpointOptions::loopback(),
-            guard: None,
-        });
-        let members = Members::start(&network.unwrap()).unwrap();
+        let members = Members::start(&network(name, home.path())).unwrap();
+        Machine { members, home }
+    }
+
+    /// Another program of its folder, which only looks on.
+    fn program(&self) -> Machine {
+        let members = Members::look_on(&network("a program", self.home.path())).unwrap();
+        // What it holds is not its folder.
+        let home = tempfile::tempdir().unwrap();
         Machine { members, home }
     }
 
@@ -69,6 +71,17 @@ impl Machine {
             changes.wait(Duration::from_millis(200));
         }
     }
+}
+
+fn network(name: &str, home: &Path) -> Network {
+    let network = Network::start(NetworkOptions {
+        home: home.to_owned(),
+        keys: Some(Keys::File),
+        name: name.to_owned(),
+        endpoint: EndpointOptions::loopback(),
+        guard: None,
+    });
+    network.unwrap()
 }
 
 fn both_know(a: &Machine, b: &Machine, role: Role) {
@@ -144,6 +157,36 @@ fn a_goodbye_is_heard_at_once_and_a_machine_that_comes_back_is_seen_again() {
     assert_eq!(again.node(), node);
     let seen = desk.sees(node, |m| m.presence == Presence::Here);
     assert_eq!(seen.address, again.members.network.address());
+}
+
+/// A watch beside other commands of its folder showed machines as away that were there.
+#[test]
+fn programs_of_one_folder_come_and_go_and_nobody_is_missed_for_it() {
+    let (desk, tower) = (Machine::new("desk"), Machine::new("tower"));
+    both_know(&desk, &tower, Role::Own);
+    let watch = desk.program();
+    watch.sees(tower.node(), |m| m.presence == Presence::Here);
+    tower.sees(desk.node(), |m| m.presence == Presence::Here);
+    let is_away = |at: &Machine, other: NodeId| {
+        let all = at.members.snapshot().unwrap();
+        all.iter()
+            .any(|m| m.peer.node == other && m.presence == Presence::Away)
+    };
+    for _ in 0..2 {
+        let other = desk.program();
+        other.sees(tower.node(), |m| m.presence == Presence::Here);
+        // Who is not answered is given up sooner.
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            assert!(!is_away(&watch, tower.node()), "the watch misses the tower");
+            assert!(!is_away(&tower, desk.node()), "the tower misses the desk");
+            watch.members.changes().wait(Duration::from_millis(50));
+        }
+    }
+    // The desk is there by the program that stands for it, and by no other.
+    desk.members.network.vanish();
+    tower.sees(desk.node(), |m| m.presence == Presence::Away);
+    watch.sees(tower.node(), |m| m.presence == Presence::Here);
 }
 
 #[test]

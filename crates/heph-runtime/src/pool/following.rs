@@ -1,7 +1,7 @@
 //! What becomes of the other machines while answers are given: who comes, goes, pauses, holds other layers or is reached by
 //! another way is told to whoever steers the line.
 //!
-//! It compares and never chooses. What it tells is what a [`Lookout`] sees; every host that it brings stands behind the
+//! It compares and never chooses. What it tells is what [`Members`] see; every host that it brings stands behind the
 //! policy's [`crate::gate::Gate`], as those that were there from the start do.
 
 use std::collections::BTreeMap;
@@ -12,9 +12,9 @@ use heph_plan::Peer as Planned;
 use heph_plan::replan::Event;
 use heph_types::{Caps, Held, LinkProfile, NodeId, NodeProfile, NodeState, Role};
 
-use super::{Lookout, Machine, NodePool, link_to};
+use super::{Machine, NodePool, link_to};
 use crate::gate::Doors;
-use crate::members::{Follow, Member, Presence};
+use crate::members::{Follow, Member, Members, Presence};
 use crate::peer::Peer;
 use crate::replan::Change;
 use crate::seat::Host;
@@ -46,12 +46,12 @@ impl Came {
 }
 
 /// Tells from now on what becomes of the machines, beginning with those of `pool`, until nobody listens any more.
-pub fn follow(lookout: &Lookout, pool: &NodePool, doors: Doors) -> (Receiver<Change>, Came) {
+pub fn follow(members: &Members, pool: &NodePool, doors: Doors) -> (Receiver<Change>, Came) {
     let (tell, told) = sync_channel(CHANGES_WAITING);
     let came = Came::default();
     let (mut news, listed) = (News::of(pool), Arc::downgrade(&came.0));
-    let network = lookout.network().clone();
-    lookout.follow(move |all| {
+    let network = members.network().clone();
+    members.follow(move |all| {
         let Some(came) = listed.upgrade().map(Came) else {
             return Follow::Enough;
         };
@@ -115,7 +115,7 @@ struct News {
 struct Known {
     offers: Offers,
     link: LinkProfile,
-    /// Whether the lookout has seen it: who was only asked when the answer was planned is not missed.
+    /// Whether it was seen since: who was only asked when the answer was planned is not missed.
     seen: bool,
 }
 

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use heph_net::transfer::{Progress, Taker, Wanted};
+use heph_net::transfer::{Declined, Progress, Taker, TransferError, Wanted};
 use heph_types::Role;
 use tokio::sync::{Mutex, watch};
 
@@ -43,6 +43,19 @@ pub enum NotTaken {
     Lend(String),
 }
 
+impl From<NotTaken> for Declined {
+    fn from(why: NotTaken) -> Declined {
+        match why {
+            NotTaken::Shard(ShardError::Transfer(TransferError::DiskFull | TransferError::NoRoom { .. })) => {
+                Declined::NoRoom(why.to_string())
+            }
+            NotTaken::Stranger | NotTaken::Busy | NotTaken::Shard(_) | NotTaken::Lend(_) => {
+                Declined::Refused(why.to_string())
+            }
+        }
+    }
+}
+
 impl Intake {
     /// Takes layers until they have `bytes_max` bytes on the disk, and has `lend` lend each part.
     pub fn new(
@@ -63,6 +76,13 @@ impl Shelf {
         bytes_below(&self.home.join(FOLDER))
     }
 
+    /// Bytes of layers that it takes in now, of an owner who lets it have so many in all: the disk has to have room for
+    /// them.
+    pub fn takes(&self, bytes_max: u64) -> u64 {
+        let free = disk_free(&self.home).saturating_sub(DISK_LEFT);
+        bytes_max.saturating_sub(self.brought_bytes()).min(free)
+    }
+
     /// What takes layers from a caller.
     pub(super) fn taker(self: &Arc<Self>, caller: &Caller, intake: Arc<Intake>) -> Taker {
         let (shelf, caller) = (Arc::clone(self), caller.clone());
@@ -70,7 +90,7 @@ impl Shelf {
             let (shelf, caller, intake) = (Arc::clone(&shelf), caller.clone(), Arc::clone(&intake));
             Box::pin(async move {
                 let taken = shelf.take(&caller, &intake, wanted, tell).await;
-                taken.map_err(|refusal| refusal.to_string())
+                taken.map_err(Declined::from)
             })
         })
     }
@@ -91,8 +111,7 @@ impl Shelf {
         let part = match self.shard(model, layers)? {
             Some(part) => part,
             None => {
-                let free = disk_free(&self.home).saturating_sub(DISK_LEFT);
-                let allowed = intake.bytes_max.saturating_sub(self.brought_bytes()).min(free);
+                let allowed = self.takes(intake.bytes_max);
                 let mut progress = |step| {
                     // Whoever asked may have left.
                     let _ = tell.send(step);

@@ -192,7 +192,7 @@ fn a_peer_says_what_it_is_when_asked() {
     assert_eq!(probe.profile, None);
 }
 
-fn profile() -> heph_types::NodeProfile {
+pub(super) fn profile() -> heph_types::NodeProfile {
     heph_types::NodeProfile {
         node: NodeId([4; 32]),
         name: "tower".to_owned(),

@@ -1,14 +1,19 @@
 //! How long a desk waits for machines that say nothing.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heph_net::address::NodeAddress;
+use heph_net::endpoint::Protocol;
 use heph_net::trust::Peer as Known;
+use heph_runtime::network::Admits;
 use heph_runtime::pool::{Contact, Hailing, Waits};
+use heph_runtime::serve::ServeRules;
 use heph_types::{NodeId, Role};
 
 use super::World;
+use super::service::profile;
 
 /// How long any may take.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -61,4 +66,25 @@ fn a_silent_machine_is_waited_for_once_and_whoever_wants_it_waits_to_the_end() {
     assert!(took < DEADLINE / 2, "it is known to be silent: {took:?}");
     let (_, took) = ask(&world, Waits::ToTheEnd);
     assert!(took >= DEADLINE.mul_f64(0.9), "somebody wants it: {took:?}");
+}
+
+/// Behind a way of 3 Mbit/s machines that had just been joined were told to be away.
+#[test]
+fn who_answers_is_there_however_long_it_takes_to_measure_the_way() {
+    let world = World::with(
+        1,
+        ServeRules {
+            profile: Some(Arc::new(profile)),
+            ..ServeRules::default()
+        },
+    );
+    let node = &world.nodes[0].0.network;
+    // It hears who would measure, and the answer is on its way for ever.
+    node.serve(Protocol::Shards, Admits::Known, |caller| async move {
+        caller.connection.closed().await;
+    });
+    let (contacts, took) = ask(&world, Waits::ToTheEnd);
+    let why = contacts[0].reached.as_ref().err();
+    assert_eq!(why, None);
+    assert!(took < DEADLINE.mul_f64(0.9), "nobody hears it in time: {took:?}");
 }

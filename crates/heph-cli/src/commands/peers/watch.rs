@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
+use heph_net::transfer::PROBE_DEADLINE;
 use heph_runtime::members::{Follow, Load, Member, Presence};
 use heph_runtime::network::seconds_since_1970;
 use heph_runtime::settings::Settings;
@@ -48,7 +49,7 @@ pub(super) fn run(json: bool, settings: &Settings) -> Result<(), Failure> {
     let cancel = terminal::cancel_on_ctrl_c()?;
     let network = Joined::start(machine::asking(settings, &[]))?;
     let (tell, told) = mpsc::sync_channel(1);
-    network.lookout().follow(move |all| match tell.try_send(all) {
+    network.members().follow(move |all| match tell.try_send(all) {
         Err(mpsc::TrySendError::Disconnected(_)) => Follow::Enough,
         // What finds no room is told with what comes next.
         Ok(()) | Err(mpsc::TrySendError::Full(_)) => Follow::On,
@@ -85,7 +86,7 @@ fn measure_one(network: &Joined, members: &[Member], asked: &mut BTreeSet<NodeId
         asked.insert(node);
         let machine = (**network).clone();
         // A way that cannot be measured is shown without.
-        network.spawn(async move { ways::measure(&machine, node).await.is_ok() });
+        network.spawn(async move { ways::measure(&machine, node, PROBE_DEADLINE).await.is_ok() });
     }
 }
 
