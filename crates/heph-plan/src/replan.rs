@@ -294,10 +294,9 @@ fn remaining(request: &Request, old: &Plan, progress: Progress) -> Request {
     rest.warm.clear();
     // Most of it is done where the desk computed already; else it is counted where layers come here.
     rest.readying = Readying::default();
-    let drafts = old.draft.and_then(|draft| rest.drafts.get_mut(draft.choice));
-    drafts
-        .into_iter()
-        .for_each(|draft| draft.readying = Readying::default());
+    if let Some(draft) = old.draft.and_then(|draft| rest.drafts.get_mut(draft.choice)) {
+        draft.readying = Readying::default();
+    }
     // The history is in the caches already; what has to be replayed is counted as moves.
     rest.objective.first_token_weight = 0.0;
     rest.mode = request.mode.filter(|m| *m != Mode::Preprocess);
