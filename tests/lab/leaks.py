@@ -849,13 +849,13 @@ def log(talks):
 
 
 def compare(seen, logged):
-    """The log and the capture counted the same, but for what the system did not send."""
+    """The log and the capture counted the same: a packet may pass between the last look and the end."""
     up = {address: count for (_, address), count in seen.up.items() if address[1] in (PORT, PROVIDER)}
     for (host, port), captured in sorted(up.items()):
         print(f"  {host}:{port}: {captured} bytes captured, {logged.get(f'{host}:{port}', 0)} in the log")
     print(f"  {logged.get('several', 0)} bytes of greetings and goodbyes in the log")
     captured, counted = sum(up.values()), sum(logged.values())
-    claim("the network log counts what the capture counted", abs(captured - counted) <= captured / 200, f"{captured} and {counted}")
+    claim("the network log counts what the capture counted", abs(captured - counted) <= 1500, f"{captured} and {counted}")
     return {"captured_bytes": captured, "logged_bytes": counted}
 
 

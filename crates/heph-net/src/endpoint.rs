@@ -34,7 +34,7 @@ use crate::identity::Identity;
 use crate::throttle::Throttle;
 #[cfg(target_os = "linux")]
 pub use guarded::{Guards, Port};
-pub use tally::{Passed, SocketTotal};
+pub use tally::{Account, Passed, SocketTotal};
 
 /// The longest that anybody waits for a peer to answer a first time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -272,20 +272,15 @@ impl Endpoint {
         &self.throttle
     }
 
-    /// What every connection has sent and received, those that ended since this was asked last among them. Whoever asks may have to wait
-    /// a moment for a guard.
-    pub fn passed(&self) -> Vec<Passed> {
-        either!(&self.kind, it => it.passed())
+    /// What the socket has carried, those connections among them that ended since this was asked last. Whoever asks may have to wait
+    /// a moment for a guard; one that does not answer in time is told as it was, without its connections.
+    pub fn account(&self) -> Account {
+        either!(&self.kind, it => it.account())
     }
 
-    /// What every open connection has sent and received so far, by its number in [`Endpoint::passed`].
+    /// What every open connection has sent and received so far, by its number in [`Endpoint::account`].
     pub fn passing(&self) -> Vec<(u64, Traffic)> {
         either!(&self.kind, it => it.passing())
-    }
-
-    /// What the socket itself has sent, for connections and for none.
-    pub fn total(&self) -> SocketTotal {
-        either!(&self.kind, it => it.total())
     }
 
     /// Whether nothing but this machine can be reached from the socket.

@@ -525,16 +525,20 @@ impl Inner {
             let book = book.get_or_init(|| TrustBook::open(&self.options.home).ok());
             Some(book.as_ref()?.peer(node)?.name.clone())
         };
-        let passed = self.endpoint.passed();
+        // Held while the socket is asked: what is told later was asked later.
+        let mut watch = held(&self.watch);
+        let mut account = self.endpoint.account();
+        account.total.is_abroad &= !self.endpoint.is_loopback();
         let now = seconds_since_1970();
         let known = |node| {
             let book = book.get_or_init(|| TrustBook::open(&self.options.home).ok());
             Some(book.as_ref()?.peer(node)?.address.direct.clone())
         };
-        for (node, socket) in elsewhere(&passed, known) {
+        for (node, socket) in elsewhere(&account.connections, known) {
             self.hails.found(node, socket, now);
         }
-        let lines = held(&self.watch).lines(passed, &self.endpoint, now, name);
+        let lines = watch.lines(account, now, name);
+        drop(watch);
         // A log that cannot be written ends no conversation.
         let _ = self.journal.note(&lines);
     }

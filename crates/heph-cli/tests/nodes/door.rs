@@ -519,8 +519,11 @@ fn what_comes_at_once_is_spread_over_the_machines_and_says_the_same() {
             *asked.entry(place["name"].as_str().unwrap()).or_insert(0) += 1;
         }
     }
+    // Whose work is slow just now, since all share this machine, may be given up, also for this one.
     assert!(
-        asked.len() == 2 && asked.values().all(|count| *count >= 2),
+        ["node-a", "node-b"]
+            .iter()
+            .all(|node| asked.get(node) >= Some(&2)),
         "{asked:?}"
     );
 }

@@ -26,8 +26,8 @@ use super::words::{
     pair, say_waiting,
 };
 use super::{
-    AcceptError, AtRelay, BindError, ConnectError, EndpointOptions, Goodbye, LinkError, Passed, Protocol,
-    SocketTotal, Traffic, Way, within,
+    AcceptError, Account, AtRelay, BindError, ConnectError, EndpointOptions, Goodbye, LinkError, Passed,
+    Protocol, SocketTotal, Traffic, Way, within,
 };
 use crate::address::{NodeAddress, RelayAddress};
 use crate::discovery::{Discovery, Sighting, Sightings};
@@ -189,24 +189,18 @@ impl Endpoint {
         self.0.identity.node()
     }
 
-    pub(super) fn passed(&self) -> Vec<Passed> {
-        let mut all = Vec::new();
-        for live in self.0.lives() {
-            live.questions.ask(Question::Passed, |answer| {
-                let Answer::Passed(some, more) = answer else {
-                    return More::Nothing;
-                };
-                all.extend(some.into_iter().map(|passed| Passed {
-                    number: live.number(passed.number),
-                    ..passed
-                }));
-                more
-            });
-            // At least what its connections say.
-            live.ask_total();
-        }
+    pub(super) fn account(&self) -> Account {
+        let lives = self.0.lives();
+        let connections = lives.iter().flat_map(|live| live.account()).collect();
+        let sum = |a: SocketTotal, b: SocketTotal| SocketTotal {
+            sent_bytes: a.sent_bytes + b.sent_bytes,
+            relayed_bytes: a.relayed_bytes + b.relayed_bytes,
+            is_abroad: a.is_abroad || b.is_abroad,
+        };
+        let totals = lives.iter().map(|live| *held(&live.total));
+        let total = totals.fold(*held(&self.0.earlier), sum);
         self.0.forget_old();
-        all
+        Account { total, connections }
     }
 
     pub(super) fn passing(&self) -> Vec<(u64, Traffic)> {
@@ -224,17 +218,6 @@ impl Endpoint {
             });
         }
         all
-    }
-
-    pub(super) fn total(&self) -> SocketTotal {
-        let lives = self.0.lives();
-        let sum = |a: SocketTotal, b: SocketTotal| SocketTotal {
-            sent_bytes: a.sent_bytes + b.sent_bytes,
-            relayed_bytes: a.relayed_bytes + b.relayed_bytes,
-            is_abroad: a.is_abroad || b.is_abroad,
-        };
-        let totals = lives.iter().map(|live| live.ask_total());
-        totals.fold(*held(&self.0.earlier), sum)
     }
 
     pub(super) fn is_loopback(&self) -> bool {
@@ -542,15 +525,27 @@ impl Questions {
 }
 
 impl Live {
-    /// What the socket has sent, as last was told.
-    fn ask_total(&self) -> SocketTotal {
-        self.questions.ask(Question::Total, |answer| {
-            if let Answer::Total(total) = answer {
-                *held(&self.total) = total;
+    /// What its connections say; its own count is kept from then on, for when it is gone.
+    fn account(&self) -> Vec<Passed> {
+        let (mut total, mut connections) = (None, Vec::new());
+        self.questions.ask(Question::Account, |answer| match answer {
+            Answer::Total(told) => {
+                total = Some(told);
+                More::Follows
             }
-            More::Nothing
+            Answer::Passed(some, more) => {
+                connections.extend(some.into_iter().map(|passed| Passed {
+                    number: self.number(passed.number),
+                    ..passed
+                }));
+                if let (More::Nothing, Some(total)) = (more, total) {
+                    *held(&self.total) = total;
+                }
+                more
+            }
+            _ => More::Nothing,
         });
-        *held(&self.total)
+        connections
     }
 
     /// Asks for a connection, and waits until it stands or does not.

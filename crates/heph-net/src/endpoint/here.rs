@@ -17,8 +17,8 @@ use noq_proto::congestion::CubicConfig;
 
 use super::tally::{Bearer, Tally, is_loopback};
 use super::{
-    AcceptError, AtRelay, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye, LinkError,
-    Passed, Protocol, SocketTotal, Traffic, Way, key_log, within,
+    AcceptError, Account, AtRelay, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye,
+    LinkError, Protocol, SocketTotal, Traffic, Way, key_log, within,
 };
 use crate::address::{DIRECT_MAX, NodeAddress, RelayAddress};
 use crate::discovery::{self, Discovery, Sightings};
@@ -149,8 +149,10 @@ impl Endpoint {
         self.tally.clone()
     }
 
-    pub(super) fn passed(&self) -> Vec<Passed> {
-        self.tally.passed()
+    pub(super) fn account(&self) -> Account {
+        let total = self.total();
+        let connections = self.tally.passed();
+        Account { total, connections }
     }
 
     pub(super) fn passing(&self) -> Vec<(u64, Traffic)> {

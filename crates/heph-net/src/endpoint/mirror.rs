@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -630,15 +631,15 @@ impl Guard {
 
     fn answer(&self, question: Question) -> Vec<Answer> {
         match question {
-            Question::Passed => pieces(self.tally.passed(), Answer::Passed),
-            Question::Passing => pieces(self.tally.passing(), Answer::Passing),
-            Question::Total => {
+            Question::Account => {
                 let total = match &*held(&self.socket) {
                     Socket::Open(endpoint) => endpoint.total(),
                     Socket::Left(total) => *total,
                 };
-                vec![Answer::Total(total)]
+                let connections = pieces(self.tally.passed(), Answer::Passed);
+                iter::once(Answer::Total(total)).chain(connections).collect()
             }
+            Question::Passing => pieces(self.tally.passing(), Answer::Passing),
             Question::Address => {
                 let address = self.endpoint().map(|endpoint| endpoint.address());
                 vec![Answer::Address(address.unwrap_or_default())]

@@ -22,6 +22,15 @@ const ENDED_MAX: usize = 4096;
 /// Labels that a connection bears at most; what bears more bears "many".
 const LABELS_MAX: usize = 16;
 
+/// What a socket has carried so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// All that it sent. Counted before the connections were: what they send meanwhile is in their figures alone.
+    pub total: SocketTotal,
+    /// What its connections say.
+    pub connections: Vec<Passed>,
+}
+
 /// What one connection has sent and received so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
@@ -37,6 +46,8 @@ pub struct Passed {
     pub labels: BTreeSet<String>,
     /// Bytes, in UDP payloads.
     pub traffic: Traffic,
+    /// How many of those it had sent when it came about: until then they were no connection's.
+    pub greeting_bytes: u64,
 }
 
 /// What the socket itself has sent, whatever for.
@@ -85,13 +96,15 @@ impl Tally {
             let mut kept = self.kept();
             kept.made += 1;
             let number = kept.made;
+            let traffic = Traffic::of(&connection.stats());
             let passed = Passed {
                 number,
                 node: NodeId(*connection.remote_id().as_bytes()),
                 protocol,
                 to: way(connection),
                 labels: BTreeSet::new(),
-                traffic: Traffic::of(&connection.stats()),
+                traffic,
+                greeting_bytes: traffic.sent_bytes,
             };
             kept.open.push(Open { handle, passed });
             number

@@ -91,9 +91,8 @@ pub(super) enum Tell {
 /// Asked about an endpoint, by threads that may wait a moment.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Question {
-    Passed,
+    Account,
     Passing,
-    Total,
     Address,
     Facts(u64),
     /// What a conversation of a connection carried.
@@ -113,10 +112,11 @@ pub(super) struct Numbered<T> {
 /// What a guard answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
+    /// Its connections follow.
+    Total(SocketTotal),
     /// Some of them, and whether more follow.
     Passed(Vec<Passed>, More),
     Passing(Vec<(u64, Traffic)>, More),
-    Total(SocketTotal),
     Address(NodeAddress),
     Facts(Option<Facts>),
     Carried(Option<Carried>),

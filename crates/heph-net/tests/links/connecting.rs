@@ -40,7 +40,7 @@ async fn what_a_connection_carried_is_told_while_it_lives_and_once_when_it_is_ov
     };
     assert_eq!(to.shows(&grounds).await, Ok(()));
     echoes(&to, &from).await;
-    let alive = desk.passed();
+    let alive = desk.account().connections;
     assert_eq!(alive.len(), 1);
     let first = alive[0].clone();
     assert_eq!((first.node, first.protocol), (node.node(), Protocol::Session));
@@ -54,7 +54,7 @@ async fn what_a_connection_carried_is_told_while_it_lives_and_once_when_it_is_ov
     to.close(Goodbye::Done);
     let mut last = first.clone();
     let over = tokio::time::timeout(PATIENCE, async {
-        while let Some(passed) = desk.passed().pop() {
+        while let Some(passed) = desk.account().connections.pop() {
             last = passed;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -63,7 +63,7 @@ async fn what_a_connection_carried_is_told_while_it_lives_and_once_when_it_is_ov
     assert_eq!((last.number, &last.labels), (first.number, &first.labels));
     assert!(last.traffic.sent_bytes >= first.traffic.sent_bytes);
     assert!(
-        desk.total().sent_bytes >= last.traffic.sent_bytes,
+        desk.account().total.sent_bytes >= last.traffic.sent_bytes,
         "goodbyes are the socket's own"
     );
     assert!(desk.is_loopback());
@@ -269,12 +269,12 @@ async fn a_socket_knows_whether_anything_was_for_another_machine() {
     let (desk, node) = (endpoint_with(anywhere).await, endpoint().await);
     let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
     echoes(&to_node, &to_desk).await;
-    assert!(!desk.passed().is_empty() && desk.total().sent_bytes > 0);
-    assert!(!desk.total().is_abroad && !desk.is_loopback());
-    assert!(!node.total().is_abroad, "nor who was reached by it");
+    assert!(!desk.account().connections.is_empty() && desk.account().total.sent_bytes > 0);
+    assert!(!desk.account().total.is_abroad && !desk.is_loopback());
+    assert!(!node.account().total.is_abroad, "nor who was reached by it");
     let elsewhere = NodeAddress::at("192.0.2.1:7842".parse().unwrap());
     let soon = Duration::from_millis(50);
     let stranger = Identity::fresh().unwrap().node();
     let reached = desk.connect(stranger, &elsewhere, Protocol::Session, soon).await;
-    assert!(reached.is_err() && desk.total().is_abroad);
+    assert!(reached.is_err() && desk.account().total.is_abroad);
 }

@@ -276,11 +276,11 @@ async fn what_was_not_cleared_is_held_back_and_what_was_is_counted_by_its_label(
     stream.write(&[1; 5_000]).await.unwrap();
     let mut there = to_desk.accept().await.unwrap();
     there.read(&mut [0; 5_000]).await.unwrap();
-    let passed = desk.passed();
+    let passed = desk.account().connections;
     assert_eq!(passed.len(), 1);
     assert!(passed[0].labels.contains("private") && !passed[0].labels.contains("secret"));
     assert!(passed[0].traffic.sent_bytes > 5_000 && passed[0].node == node.node());
-    assert!(desk.total().sent_bytes >= passed[0].traffic.sent_bytes);
+    assert!(desk.account().total.sent_bytes >= passed[0].traffic.sent_bytes);
     assert_eq!(desk.passing().len(), 1);
     // More than greetings where nothing was cleared: none of it arrives, and all ends.
     let mut greeting = to_node.open().await.unwrap();
@@ -298,7 +298,8 @@ async fn what_was_not_cleared_is_held_back_and_what_was_is_counted_by_its_label(
     let _stream = to_node.open_for(&grounds(Level::Internal)).await.unwrap();
     assert_eq!(to_node.shows(&grounds(Level::Private)).await, Ok(()));
     assert!(
-        desk.passed()
+        desk.account()
+            .connections
             .iter()
             .any(|passed| passed.labels.contains("internal") && passed.labels.contains("private"))
     );
@@ -378,7 +379,7 @@ async fn a_guard_that_is_killed_ends_what_went_through_it_and_another_goes_on() 
     let desk = watch.endpoint().await;
     let (to_node, to_desk) = connected(&desk, &node, Protocol::Session).await;
     echoes(&to_node, &to_desk).await;
-    let before = desk.passed();
+    let before = desk.account().connections;
     let mut stream = to_node.open().await.unwrap();
     watch.kill();
     let said = to_node.closed().await.to_string();
@@ -391,9 +392,9 @@ async fn a_guard_that_is_killed_ends_what_went_through_it_and_another_goes_on() 
     echoes(&to_node, &to_desk).await;
     assert_eq!(watch.begun.load(Ordering::SeqCst), 2);
     // Connections of both are told apart, and the socket's sum does not fall.
-    let after = desk.passed();
+    let after = desk.account().connections;
     assert!(after.iter().all(|passed| passed.number != before[0].number));
-    assert!(desk.total().sent_bytes >= after[0].traffic.sent_bytes);
+    assert!(desk.account().total.sent_bytes >= after[0].traffic.sent_bytes);
     // Others find this machine again, without anybody having asked for something here.
     watch.kill();
     let again = tokio::time::timeout(PATIENCE, async {
@@ -427,7 +428,7 @@ async fn a_guard_whose_rules_are_old_is_left_for_one_that_has_read_the_new_ones(
     assert!(meeting.is_open(), "two who meet hear each other out");
     assert!(to_node.open_for(&grounds(Level::Internal)).await.is_err());
     // What both carried is told.
-    assert!(desk.passed().len() >= 2);
+    assert!(desk.account().connections.len() >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -479,7 +480,7 @@ async fn whoever_closes_says_goodbye_and_leaves_no_guard_behind() {
     assert!(matches!(to_desk.closed().await, LinkError::Ended { .. }));
     assert!(desk.accept().await.is_none());
     assert!(
-        !desk.passed().is_empty(),
+        !desk.account().connections.is_empty(),
         "what passed is told behind the goodbye"
     );
     let refused = desk

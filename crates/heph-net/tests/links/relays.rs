@@ -222,7 +222,7 @@ async fn a_known_relay_is_not_told_of_who_is_reached_directly() {
     // Until the goodbye has passed, and whatever is tried anew with it.
     let (mut sent, mut since) = (0, std::time::Instant::now());
     while since.elapsed() < Duration::from_secs(2) {
-        let now = desk.total().relayed_bytes;
+        let now = desk.account().total.relayed_bytes;
         if now != sent {
             (sent, since) = (now, std::time::Instant::now());
         }
@@ -241,7 +241,7 @@ async fn a_known_relay_is_not_told_of_who_is_reached_directly() {
     let to_near = to_near.unwrap();
     echoes(&to_near, &to_desk).await;
     assert_eq!(
-        (to_near.way(), desk.total().relayed_bytes),
+        (to_near.way(), desk.account().total.relayed_bytes),
         (Some(Way::Direct), sent)
     );
 }

@@ -125,6 +125,7 @@ fn a_peer_with_several_sockets_is_found_at_one() {
         to: Some(to.to_owned()),
         labels: BTreeSet::new(),
         traffic: Traffic::default(),
+        greeting_bytes: 0,
     };
     let (one, other, home) = ("192.0.2.7:40001", "192.0.2.7:40002", "192.0.2.7:7842");
     let book = |asked| (asked == node).then(|| vec![home.parse().unwrap()]);
