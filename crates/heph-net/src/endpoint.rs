@@ -7,6 +7,7 @@
 //! The socket is this process's own ([`Endpoint::bind`]), or that of a guard in another one ([`Endpoint::behind`]), which keeps the very same
 //! endpoint for it ([`mirror`]) and asks the policy again before it lets anything be shown. What follows is the same for both.
 
+mod congestion;
 #[cfg(target_os = "linux")]
 mod guarded;
 mod here;

@@ -13,8 +13,8 @@ use iroh::endpoint::{
 };
 use iroh::{RelayMap, RelayMode, TransportAddr, Watcher};
 use iroh_mdns_address_lookup::MdnsAddressLookup;
-use noq_proto::congestion::CubicConfig;
 
+use super::congestion::Bursts;
 use super::tally::{Bearer, Tally, is_loopback};
 use super::{
     AcceptError, Account, AtRelay, BindError, CONNECT_DEADLINE, ConnectError, EndpointOptions, Goodbye,
@@ -393,8 +393,6 @@ fn net_report() -> NetReportConfig {
 
 fn transport() -> QuicTransportConfig {
     let silence = IdleTimeout::try_from(SILENCE_MAX).expect("eight seconds fit the field");
-    let mut congestion = CubicConfig::default();
-    congestion.initial_window(FIRST_WINDOW_BYTES);
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_MAX));
     QuicTransportConfig::builder()
@@ -405,7 +403,7 @@ fn transport() -> QuicTransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-        .congestion_controller_factory(Arc::new(congestion))
+        .congestion_controller_factory(Arc::new(Bursts::from(FIRST_WINDOW_BYTES)))
         .ack_frequency_config(Some(acks))
         .datagram_receive_buffer_size(Some(DATAGRAM_WINDOW_BYTES))
         .datagram_send_buffer_size(DATAGRAM_WINDOW_BYTES)

@@ -301,7 +301,10 @@ mod linux {
             }
             if let Some(due) = state.channel.admit(&shape, began.elapsed(), bytes) {
                 state.under_way.push_back((due, packet[..bytes].to_vec()));
-                way.news.notify_one();
+                // Whoever waits for an earlier one knows when to wake.
+                if state.under_way.len() == 1 {
+                    way.news.notify_one();
+                }
             }
         }
     }
