@@ -493,12 +493,11 @@ impl Line {
         self.forked = None;
         self.tokens.extend_from_slice(tokens);
         let unanswered = tokens.len() - answers;
-        let mut from = 0;
-        for to in ends(tokens.len(), self.limits.chunk.max(1), self.posts.len()) {
+        for from in (0..tokens.len()).step_by(self.limits.chunk.max(1)) {
+            let to = tokens.len().min(from + self.limits.chunk.max(1));
             let wanted = to.saturating_sub(unanswered.max(from));
             let piece = Piece::new(first + from, to - from, wanted, Kind::New);
             self.posts[0].waiting.push_back(piece);
-            from = to;
         }
     }
 
@@ -1002,48 +1001,4 @@ impl Line {
 fn first_session() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
-}
-
-/// Where the pieces of so many tokens end. Behind the last one every stage waits for those after it: where there are several, and
-/// whole chunks went ahead, it is halved again and again, to about a quarter of a chunk.
-fn ends(tokens: usize, chunk: usize, stages: usize) -> Vec<usize> {
-    let mut ends: Vec<usize> = (chunk..tokens).step_by(chunk).collect();
-    let mut from = ends.last().copied().unwrap_or(0);
-    if stages > 1 && from > 0 {
-        let least = chunk.div_ceil(4);
-        while 2 * (tokens - from) > 3 * least {
-            from += (tokens - from).div_ceil(2);
-            ends.push(from);
-        }
-    }
-    if from < tokens {
-        ends.push(tokens);
-    }
-    ends
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_chunk_of_a_prompt_becomes_smaller_where_a_stage_waits_for_it() {
-        assert_eq!(ends(96, 32, 2), [32, 64, 80, 88, 96]);
-        assert_eq!(ends(95, 32, 3), [32, 64, 80, 88, 95]);
-        assert_eq!(ends(74, 32, 2), [32, 64, 74], "too little to be cut");
-        assert_eq!(ends(32, 32, 2), [32], "nothing went ahead");
-        assert_eq!(ends(96, 32, 1), [32, 64, 96], "nobody waits");
-        assert_eq!(ends(3, 1, 2), [1, 2, 3]);
-        assert_eq!(ends(0, 32, 2), [0; 0]);
-        for (tokens, chunk) in (1..200).flat_map(|tokens| [1, 2, 3, 7, 64].map(|chunk| (tokens, chunk))) {
-            let ends = ends(tokens, chunk, 2);
-            let begins = std::iter::once(&0).chain(&ends);
-            assert!(
-                begins
-                    .zip(&ends)
-                    .all(|(from, to)| (1..=chunk).contains(&(to - from)))
-            );
-            assert_eq!(ends.last(), Some(&tokens));
-        }
-    }
 }

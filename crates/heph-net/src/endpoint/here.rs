@@ -46,8 +46,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
 /// Bytes that a new connection may have on their way before the first of them is acknowledged: half a prompt chunk of 64
 /// rows of 2,048 numbers, or the row of a token sixteen times over. The usual 14 KB would take eight round trips to
-/// carry a prompt of 512 tokens, and one of 100 ms costs as much as the work on 16 tokens. They are spread over the first
-/// round trip.
+/// carry a prompt of 512 tokens, and one of 100 ms costs as much as the work on 16 tokens. They are spread over half
+/// of the first round trip.
 const FIRST_WINDOW_BYTES: u64 = 256 << 10;
 
 /// Packets that a peer may take in before it acknowledges them; after 25 ms it does so in any case, and at once where one of
