@@ -301,6 +301,11 @@ impl<'a> Talk<'a> {
         places.iter().map(place).collect()
     }
 
+    fn moved(&self, turn: usize) -> bool {
+        let moves = &self.said[turn]["heph"]["receipt"]["moves"];
+        !moves.as_array().expect("a receipt tells its moves").is_empty()
+    }
+
     fn prompt_tokens(&self, turn: usize) -> u64 {
         self.said[turn]["usage"]["prompt_tokens"].as_u64().unwrap()
     }
@@ -317,20 +322,24 @@ const QUESTIONS: [&str; 3] = [
     "Tell me about a bell.",
 ];
 
-/// A conversation of which each turn that went on where the one before was answered paid for its new part alone; none where no turn did.
+/// A conversation of which each turn that went on where the one before was answered paid for its new part alone; none where no turn did, or
+/// where one moved in mid-answer: whose work is slow just now, since all share this machine, may be given up.
 fn goes_on_in<'a>(door: &'a DoorProcess, user: &str, heph: &Value, alone: &Talk) -> Option<Talk<'a>> {
     let mut talk = Talk::new(door);
     let mut went_on = 0;
     for (turn, question) in QUESTIONS.iter().enumerate() {
         let there = talk.asks(question, user, heph);
+        if talk.moved(turn) {
+            return None;
+        }
         if there == 0 {
             continue;
         }
         assert!(turn > 0, "{heph}: what nobody said is there");
-        assert_eq!(
-            talk.places(turn),
-            talk.places(turn - 1),
-            "{heph}, turn {turn}: elsewhere {there} are there"
+        let (places, before) = (talk.places(turn), talk.places(turn - 1));
+        assert!(
+            places.starts_with(&before),
+            "{heph}, turn {turn}: elsewhere {there} are there: {places:?}, {before:?}"
         );
         assert!(
             there >= talk.prompt_tokens(turn - 1),
@@ -358,7 +367,7 @@ fn a_conversation_that_goes_on_elsewhere_pays_for_its_new_part_alone() {
     for mode in ["remote", "layered", "speculative", "layered-speculative"] {
         let heph = json!({ "mode": mode });
         // What a way was last measured to take may change the split of the layers, or who guesses ahead: another plan begins with nothing.
-        let talk = (0..5).find_map(|time| goes_on_in(&door, &format!("ann-{time}"), &heph, &alone));
+        let talk = (0..12).find_map(|time| goes_on_in(&door, &format!("ann-{time}"), &heph, &alone));
         let talk = talk.unwrap_or_else(|| panic!("{mode}: no conversation went on where it was"));
         // What went there was the new part alone, and the node signed for all of it.
         if mode == "remote" {
