@@ -61,6 +61,11 @@ impl Window {
         let ssthresh = self.cubic.metrics().ssthresh;
         ssthresh.is_none_or(|ssthresh| self.cubic.window() < ssthresh)
     }
+
+    /// Whether an acknowledgement lets nothing grow that the library calls one of an unused window.
+    fn is_unused(&self, app_limited: bool) -> bool {
+        app_limited && !(self.is_in_slow_start() && self.flight.fills(self.cubic.window()))
+    }
 }
 
 impl Controller for Window {
@@ -88,9 +93,8 @@ impl Controller for Window {
     ) {
         self.round_trip = Some(rtt.get());
         self.flight.acknowledged(now, sent);
-        let grows = self.is_in_slow_start() && self.flight.fills(self.cubic.window());
         self.cubic
-            .on_ack(now, sent, bytes, pn, app_limited && !grows, rtt);
+            .on_ack(now, sent, bytes, pn, self.is_unused(app_limited), rtt);
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
@@ -232,9 +236,13 @@ mod tests {
         window.round_trip = Some(Duration::from_millis(100));
         assert_eq!(window.metrics().pacing_rate, Some(2_000_000));
         assert_eq!(window.metrics().congestion_window, 100_000);
+        assert!(window.is_unused(true), "nothing is on its way");
+        window.flight.sent(60_000);
+        assert!(!window.is_unused(true) && !window.is_unused(false));
         window.on_congestion_event(now, now, false, false, 1200, 7);
         assert_eq!(window.metrics().pacing_rate, None);
         assert_eq!(window.window(), 70_000);
+        assert!(window.is_unused(true), "as in the library");
         assert_eq!(pace(u64::MAX / 2, Duration::ZERO), u64::MAX);
     }
 }
