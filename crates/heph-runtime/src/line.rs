@@ -8,6 +8,7 @@
 //! Embedding alone and choosing alone are stages too, with an empty range of layers: `0..0` at the desk keeps the ids
 //! at home, `n..n` keeps the logits there.
 
+mod cut;
 mod history;
 mod hops;
 mod layout;
@@ -115,7 +116,8 @@ pub struct LineLimits {
     pub patience_per_token: Duration,
     /// How long a seat is waited for at the least once its pace is known; else by its pace.
     pub patience_least: Duration,
-    /// Tokens of a prompt that travel together. Shorter pieces keep more stages busy, longer ones run faster.
+    /// Tokens of a prompt that travel together, on average: see `line/cut.rs`. Shorter pieces keep more stages busy, longer
+    /// ones run faster.
     pub chunk: usize,
     /// Bytes of rows kept in memory for one stage; older ones go to disk.
     pub history_bytes: usize,
@@ -493,10 +495,11 @@ impl Line {
         self.forked = None;
         self.tokens.extend_from_slice(tokens);
         let unanswered = tokens.len() - answers;
-        for from in (0..tokens.len()).step_by(self.limits.chunk.max(1)) {
-            let to = tokens.len().min(from + self.limits.chunk.max(1));
-            let wanted = to.saturating_sub(unanswered.max(from));
-            let piece = Piece::new(first + from, to - from, wanted, Kind::New);
+        let last = self.posts.last().filter(|_| !self.is_whole());
+        let last = last.map(|post| post.layers.len());
+        for piece in cut::pieces(tokens.len(), self.limits.chunk, last) {
+            let wanted = piece.end.saturating_sub(unanswered.max(piece.start));
+            let piece = Piece::new(first + piece.start, piece.len(), wanted, Kind::New);
             self.posts[0].waiting.push_back(piece);
         }
     }
