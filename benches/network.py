@@ -376,14 +376,17 @@ def program():
     return hashlib.sha256(HEPH.read_bytes()).hexdigest()[:8]
 
 
-def lines(kind, **like):
-    """Those of the last day, processor and profile with which the like of them was measured alone: what was before was another program."""
+def lines(kind, of=None, **like):
+    """Those of the last day, processor and profile with which the like of them was measured alone: what was before was another program. Or those of
+    one day, processor and profile, as `made` tells them."""
     if not RAW.exists():
         return []
     every = [json.loads(line) for line in RAW.read_text().splitlines()]
     # Bytes are no times, and a guard's process is counted among the others.
     every = [line for line in every if line.get("others", 0) <= OTHERS_MAX or line.get("job") == "bytes" or line["kind"] in ("guarded", "both")]
     those = [line for line in every if line["kind"] == kind and all(line.get(k) == v for k, v in like.items())]
+    if of:
+        return [line for line in those if made(line) == of]
     last = {alike(line): made(line) for line in sorted(those, key=lambda line: line["at"])}
     return [line for line in those if made(line) == last[alike(line)]]
 
@@ -466,8 +469,9 @@ def rpc_report(model):
         one, two = best("one", "decode_s"), best("two", "decode_s")
         count = "prompt"
         prompt_one, prompt_two = best("one", "prefill_s"), best("two", "prefill_s")
-        heph = middle([line["two_s"] / line["tokens"] for line in lines("split", model=model, job="decode", rtt_ms=rtt)])
-        heph_prompt = middle([line["two_s"] / 512 for line in lines("split", model=model, job="prefill", rtt_ms=rtt) if line.get("piece") == PIECES[0]])
+        split = functools.partial(lines, "split", of=next(made(line) for line in those if line["rtt_ms"] == rtt), model=model, rtt_ms=rtt)
+        heph = middle([line["two_s"] / line["tokens"] for line in split(job="decode")])
+        heph_prompt = middle([line["two_s"] / 512 for line in split(job="prefill", piece=PIECES[0])])
         out.append(f"| {rtt} ms | {1 / one:.1f} tok/s | {1 / two:.1f} tok/s | {(rtt / 1e3 + one) / two:.3f} | {two / heph:.2f} | "
                    f"{1 / prompt_one:.0f} tok/s | {1 / prompt_two:.0f} tok/s | {prompt_one / prompt_two:.2f} | {prompt_two / heph_prompt:.2f} |")
     return out + [""]
@@ -475,24 +479,25 @@ def rpc_report(model):
 
 def prefill_report():
     """Two equal stages take half of one host's time, one more piece, and the way there and back."""
-    prefill = [line for line in lines("split", job="prefill") if "first_s" in line]
+    prefill = [line for line in lines("split", job="prefill") if "around_s" in line]
     if not prefill:
         return []
     pieces = sorted({line["piece"] for line in prefill})
     out = ["A prompt of 512 tokens, in pieces that travel together. Both hosts are cores of one machine and slow each other: *beside* is a",
            "host with all of the model while the other one does the like, which is what one of two machines of their own would do alone. The",
            "bound of two equal stages is half of that, one more piece to fill the line, and the way there and back. The gains are over the",
-           "best length of one host. Over a *new* connection the first rows wait for it to find out what the way carries; desks keep theirs.", "",
-           "| round trip | tokens together | one host | beside | two hosts | of the bound | gain over one | gain over beside | bound of that | gain over beside, new |",
-           "|---|---|---|---|---|---|---|---|---|---|"]
+           "best length of one host. Over a *new* connection the first rows wait for it to find out what the way carries; desks keep theirs.",
+           "*Around*: half of the work at the other host, between the first and the last layers of this one, as a plan has it.", "",
+           "| round trip | tokens together | one host | beside | two halves | of the bound | gain over one | gain over beside | bound of that | gain over beside, new | around | gain over one | gain over beside |",
+           "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for rtt in sorted({line["rtt_ms"] for line in prefill if line["piece"] == pieces[-1]}):
         of = lambda piece, key: middle([line[key] for line in prefill if (line["rtt_ms"], line["piece"]) == (rtt, piece)])  # noqa: E731
         one, beside = (min(of(piece, key) for piece in pieces) for key in ("one_s", "beside_s"))
         for piece in pieces:
-            bound, two = of(piece, "beside_s") * (1 + piece / 512) / 2 + rtt / 1e3, of(piece, "two_s")
+            bound, two, around = of(piece, "beside_s") * (1 + piece / 512) / 2 + rtt / 1e3, of(piece, "two_s"), of(piece, "around_s")
             speeds = [f"{512 / of(piece, key):.0f} tok/s" for key in ("one_s", "beside_s", "two_s")]
             out.append(f"| {rtt} ms | {piece:.0f} | " + " | ".join(speeds) + f" | {bound / two:.3f} | {one / two:.2f} | {beside / two:.2f} | "
-                       f"{beside / bound:.2f} | {beside / of(piece, 'first_s'):.2f} |")
+                       f"{beside / bound:.2f} | {beside / of(piece, 'first_s'):.2f} | {512 / around:.0f} tok/s | {one / around:.2f} | {beside / around:.2f} |")
     each = {piece: middle([line["one_s"] for line in prefill if line["piece"] == piece]) for piece in pieces}
     least, most = pieces[0], pieces[-1]
     again = (each[least] - each[most]) / (512 / least - 512 / most)

@@ -13,8 +13,10 @@ def keep(raw, kind, **numbers):
 
 
 def cpu():
-    """The processor's name."""
+    """The processor's name, and its family and model where it has some: clouds call many by one name."""
+    told = {}
     for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    name = told.get("model name", platform.processor())
+    return f"{name} (family {told['cpu family']}, model {told['model']})" if "cpu family" in told else name

@@ -208,6 +208,20 @@ pub struct Block {
 }
 
 impl Block {
+    /// What of the last block is computed for a row that nobody asks about: up to its attention, in which later rows look at it.
+    pub fn unasked(&self) -> Block {
+        let attends = |node: &Node| matches!(node.op, Op::Attention(_));
+        let end = self
+            .nodes
+            .iter()
+            .rposition(attends)
+            .map_or(self.nodes.len(), |at| at + 1);
+        Block {
+            widths: self.widths.clone(),
+            nodes: self.nodes[..end].to_vec(),
+        }
+    }
+
     /// The value that the block hands on.
     pub fn output(&self) -> ValueId {
         self.nodes.last().map_or(ValueId(0), |n| n.output)

@@ -203,7 +203,7 @@ fn check_model(model: &ModelProfile) -> Result<(), InputError> {
             max: LAYERS_MAX,
         });
     }
-    for layer in model.layers.iter().chain([&model.head]) {
+    for layer in model.layers.iter().chain([&model.head]).chain(&model.unasked) {
         not_negative("flops per token", &model.name, layer.flops_per_token)?;
         not_negative("flops per position", &model.name, layer.flops_per_position)?;
         not_negative("bytes of a position", &model.name, layer.kv_bytes_f16)?;

@@ -52,7 +52,7 @@ pub(crate) struct Pass<const N: usize> {
     pub(crate) seconds: [f64; N],
     /// Of these, spent computing at the desk.
     pub(crate) desk: [f64; N],
-    /// The busiest machine or wire: what a long row of chunks waits for.
+    /// The busiest stage or wire: what a long row of chunks waits for.
     pub(crate) bottleneck: [f64; N],
     /// Of the seconds, spent by messages that are on their way, however short.
     pub(crate) way: [f64; N],
@@ -84,12 +84,6 @@ impl<const N: usize> Pass<N> {
         self.way = sum(&self.way, &stage.way);
         self.up = sum(&self.up, &stage.up);
         self.down = sum(&self.down, &stage.down);
-    }
-
-    /// The pass in which all stages of the desk together are one machine.
-    pub(crate) fn all_at_desk(mut self) -> Pass<N> {
-        self.bottleneck = larger(&self.bottleneck, &self.desk);
-        self
     }
 
     /// One of them.
@@ -143,7 +137,7 @@ impl Space<'_> {
         for at in 0..shape.segments.len() {
             pass.add(&self.passes_of(shape, at, lanes));
         }
-        pass.all_at_desk()
+        pass
     }
 
     /// What one stage adds to a pass.
@@ -165,14 +159,12 @@ impl Space<'_> {
         }
         let mut pass = Pass {
             seconds,
+            bottleneck: seconds,
             ..Pass::default()
         };
         match segment.site {
             DESK => pass.desk = seconds,
-            _ => {
-                pass.bottleneck = seconds;
-                self.hop(shape, at, lanes, &mut pass);
-            }
+            _ => self.hop(shape, at, lanes, &mut pass),
         }
         pass
     }

@@ -4,11 +4,12 @@ use crate::cluster::Cluster;
 use crate::plan::Decision;
 use crate::request::Request;
 use crate::{Refusal, plan};
+use heph_types::hex;
 use serde::{Deserialize, Serialize};
 
 /// BLAKE3 of a decision's inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Digest(pub [u8; 32]);
+pub struct Digest(#[serde(with = "hex")] pub [u8; 32]);
 
 impl Digest {
     /// The digest of these inputs. Their debug form names every number to its last bit.
@@ -19,7 +20,7 @@ impl Digest {
 
 impl std::fmt::Display for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::write(&self.0))
     }
 }
 

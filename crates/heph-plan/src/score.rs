@@ -230,7 +230,9 @@ impl Space<'_> {
     /// while other stages compute. A single stage is sent the first guesses with the prompt, so they are waited for.
     fn prompt_seconds(&self, shape: &Shape, still: &Still, part: &Answered, chunk: &Pass<1>) -> f64 {
         let count = f64::from(self.chunks[shape.chunk].1);
-        let all = still.cold * (chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0]);
+        let in_turn = chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0];
+        // A desk that begins and ends waits neither before nor behind, but has both to do.
+        let all = still.cold * in_turn.max(count * chunk.desk[0]);
         let elsewhere = match shape.segments.len() {
             1 => 0.0,
             _ => (all - still.cold * count * chunk.desk[0]).max(0.0),
@@ -479,8 +481,8 @@ impl<'s, 'a> Neighbours<'s, 'a> {
             }
         }
         new.iter().for_each(|prompt| sum.prompt.add(prompt));
-        let part = space.answered(&self.guessing, &sum.still, &sum.answer.all_at_desk());
-        space.summed(shape, &sum.still, &part, &sum.prompt.all_at_desk())
+        let part = space.answered(&self.guessing, &sum.still, &sum.answer);
+        space.summed(shape, &sum.still, &part, &sum.prompt)
     }
 
     /// Whether a shape is not seen to break a rule, or to cost `most` or more, by what is soon counted.
@@ -503,14 +505,14 @@ impl<'s, 'a> Neighbours<'s, 'a> {
             sum.still.add(&still);
             sum.answer.add(&answer);
         }
-        let part = space.answered(&self.guessing, &sum.still, &sum.answer.all_at_desk());
+        let part = space.answered(&self.guessing, &sum.still, &sum.answer);
         if part.objective_at(0.0, space) >= most {
             return false;
         }
         for at in ahead..end {
             sum.prompt.add(&self.prompt_at_least(shape, at));
         }
-        let prompt = space.prompt_seconds(shape, &sum.still, &part, &sum.prompt.all_at_desk());
+        let prompt = space.prompt_seconds(shape, &sum.still, &part, &sum.prompt);
         part.objective_at(prompt + sum.still.head, space) < most
     }
 
@@ -555,9 +557,9 @@ impl<'s, 'a> Neighbours<'s, 'a> {
         let sums = self.space.sums(segment.site, phase);
         let more = sums.span(segment.start, segment.end) - sums.span(known.start, known.end);
         pass.seconds[0] += more;
-        match segment.site {
-            DESK => pass.desk[0] += more,
-            _ => pass.bottleneck[0] = sums.span(segment.start, segment.end),
+        pass.bottleneck[0] = sums.span(segment.start, segment.end);
+        if segment.site == DESK {
+            pass.desk[0] += more;
         }
         pass
     }

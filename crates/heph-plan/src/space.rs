@@ -78,6 +78,8 @@ pub(crate) struct Space<'a> {
 /// Layers that are alike.
 pub(crate) struct Kind<'a> {
     layer: &'a LayerProfile,
+    /// What of it a row of a prompt costs.
+    unasked: &'a LayerProfile,
     /// Which is the first of them, and how many there are.
     pub(crate) first: usize,
     count: usize,
@@ -182,7 +184,7 @@ impl<'a> Space<'a> {
         let losses = model.loss + kv.loss + document.map_or(0.0, |d| d.loss);
         let context = f64::from(request.context);
         let bytes = |l: &LayerProfile| l.weight_bytes as f64 + l.kv_bytes(kv.format) * context;
-        let (kinds, kind_of) = kinds(&model.profile.layers);
+        let (kinds, kind_of) = kinds(&model.profile);
         let longest = request.drafts.iter().map(|d| d.length_max.min(DRAFT_MAX)).max();
         let chunks = chunks(prompt);
         let rounds = (2..=u32::from(longest.unwrap_or(0)) + 1).map(Phase::Decode);
@@ -256,7 +258,7 @@ impl<'a> Space<'a> {
             };
             least[lane] = f64::INFINITY;
             for (kind, kinds) in self.kinds.iter().zip(&mut kinds) {
-                kinds[lane] = seconds(kind.layer);
+                kinds[lane] = seconds(kind);
                 least[lane] = least[lane].min(kinds[lane]);
             }
         }
@@ -275,19 +277,22 @@ impl<'a> Space<'a> {
     pub(crate) fn through(&self, site: usize, phase: Phase) -> f64 {
         let (seconds, _) = self.seconds(site, phase);
         let kinds = self.kinds.iter();
-        kinds.map(|kind| seconds(kind.layer) * kind.count as f64).sum()
+        kinds.map(|kind| seconds(kind) * kind.count as f64).sum()
     }
 
     /// What a layer takes in a pass at a site, and the head.
-    fn seconds(&self, site: usize, phase: Phase) -> (impl Fn(&LayerProfile) -> f64, f64) {
+    fn seconds(&self, site: usize, phase: Phase) -> (impl Fn(&Kind) -> f64, f64) {
         let half = f64::from(self.prompt) / 2.0;
-        let (rows, seen) = match phase {
-            Phase::Prefill(chunk) => (self.chunks[chunk].0, half),
-            Phase::Decode(rows) => (rows, 2.0 * half + self.answer / 2.0),
+        let (rows, seen, asked) = match phase {
+            Phase::Prefill(chunk) => (self.chunks[chunk].0, half, false),
+            Phase::Decode(rows) => (rows, 2.0 * half + self.answer / 2.0, true),
         };
         let (speed, kv) = (&self.ground.sites[site].profile.speed, self.kv);
         let factor = self.ground.factor(site, rows);
-        let seconds = move |layer: &LayerProfile| speed.floor(layer, rows, seen, kv) * factor;
+        let seconds = move |kind: &Kind| {
+            let layer = if asked { kind.layer } else { kind.unasked };
+            speed.floor(layer, rows, seen, kv) * factor
+        };
         (seconds, speed.floor(&self.model.head, rows, 0.0, kv) * factor)
     }
 
@@ -403,15 +408,20 @@ impl<'a> Space<'a> {
 }
 
 /// The different layers of a model, and which of them each is.
-fn kinds(layers: &[LayerProfile]) -> (Vec<Kind<'_>>, Vec<usize>) {
+fn kinds(model: &ModelProfile) -> (Vec<Kind<'_>>, Vec<usize>) {
     let mut kinds: Vec<Kind> = Vec::new();
-    let of = layers.iter().enumerate().map(|(first, layer)| {
-        let known = kinds.iter().position(|kind| kind.layer == layer);
+    let last = model.layers.len().saturating_sub(1);
+    let of = model.layers.iter().enumerate().map(|(first, layer)| {
+        let unasked = model.unasked.as_ref().filter(|_| first == last).unwrap_or(layer);
+        let known = kinds
+            .iter()
+            .position(|kind| (kind.layer, kind.unasked) == (layer, unasked));
         let at = known.unwrap_or(kinds.len());
         match kinds.get_mut(at) {
             Some(kind) => kind.count += 1,
             None => kinds.push(Kind {
                 layer,
+                unasked,
                 first,
                 count: 1,
             }),

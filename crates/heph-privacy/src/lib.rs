@@ -5,7 +5,6 @@
 
 mod clear;
 mod grounds;
-mod hex;
 pub mod label;
 pub mod pii;
 pub mod policy;

@@ -4,7 +4,7 @@
 //! stricter. A file that cannot be read is no policy, and whoever has no policy has [`Policy::closed`].
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use heph_types::Role;
+use heph_types::{Role, hex};
 use serde::{Deserialize, Serialize};
 
 use crate::label::{Label, Level};
@@ -469,8 +469,8 @@ impl Overlay {
         let ["heph-overlay", "1", key, signature] = parts[..] else {
             return Err(PolicyError::Unsigned);
         };
-        let key: [u8; 32] = crate::hex::read(key).ok_or(PolicyError::Unsigned)?;
-        let signature: [u8; 64] = crate::hex::read(signature).ok_or(PolicyError::Unsigned)?;
+        let key: [u8; 32] = hex::read(key).map_err(|_| PolicyError::Unsigned)?;
+        let signature: [u8; 64] = hex::read(signature).map_err(|_| PolicyError::Unsigned)?;
         if !trusted.contains(&key) {
             return Err(PolicyError::Untrusted);
         }

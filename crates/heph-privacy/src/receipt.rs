@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use heph_types::hex;
 use serde::{Deserialize, Serialize};
 
-use crate::hex;
 use crate::label::Level;
 use crate::policy::Kind;
 
@@ -304,7 +304,7 @@ fn parts(receipt: &str) -> Result<Parts<'_>, ReceiptError> {
 fn signature(line: &str) -> Option<([u8; 32], [u8; 64])> {
     let (key, signature) = line.strip_prefix("signed ")?.split_once(' ')?;
     let small = |text: &str| !text.bytes().any(|b| b.is_ascii_uppercase());
-    (small(key) && small(signature)).then_some((hex::read(key)?, hex::read(signature)?))
+    (small(key) && small(signature)).then_some((hex::read(key).ok()?, hex::read(signature).ok()?))
 }
 
 fn line(key: &[u8; 32], signature: &[u8; 64]) -> String {
@@ -320,9 +320,9 @@ fn stated(body: &Body, desk: &[u8; 32]) -> Result<(), ReceiptError> {
 /// Whether its node signed this, for the machine with the key `desk` and the model of the body.
 pub fn is_stated(body: &Body, desk: &[u8; 32], stated: &Computed) -> bool {
     let fits = || {
-        let node: [u8; 32] = hex::read(body.nodes.get(usize::from(stated.node))?)?;
-        let model: [u8; 32] = hex::read(&body.file)?;
-        let signature: [u8; 64] = hex::read(&stated.signature)?;
+        let node: [u8; 32] = hex::read(body.nodes.get(usize::from(stated.node))?).ok()?;
+        let model: [u8; 32] = hex::read(&body.file).ok()?;
+        let signature: [u8; 64] = hex::read(&stated.signature).ok()?;
         let signed = to_state(desk, &model, stated.session, stated.layers, stated.tokens);
         let key = VerifyingKey::from_bytes(&node).ok()?;
         key.verify_strict(&signed, &Signature::from_bytes(&signature))

@@ -676,8 +676,11 @@ impl Line {
     fn turn(&mut self) -> Result<bool, LineError> {
         self.tend_hops();
         let mut moved = false;
+        // A seat here computes as it is looked at: what others are to get is on its way before.
         for at in (0..self.posts.len()).rev() {
             moved |= self.push(at)?;
+        }
+        for at in (0..self.posts.len()).rev() {
             // Whoever was lost may have taken stages with it.
             let Some(seat) = self.posts.get_mut(at).and_then(|post| post.seat.as_mut()) else {
                 continue;

@@ -275,6 +275,7 @@ mod tests {
             model: MODEL,
             name: "a model".to_owned(),
             layers: vec![layer(100_000_000); LAYERS],
+            unasked: None,
             width: 64,
             head: layer(1_000),
             embed_bytes: 0,

@@ -22,6 +22,7 @@ pub fn of_model(model: ModelHash, name: &str, graph: &Graph, context_max: usize)
         model,
         name: name.to_owned(),
         layers: graph.layers.iter().map(|block| of_block(graph, block)).collect(),
+        unasked: graph.layers.last().map(|block| of_block(graph, &block.unasked())),
         width: graph.hidden as u32,
         head: LayerProfile {
             flops_per_position: 0.0,
@@ -197,6 +198,17 @@ mod tests {
         let flops = |layer: &LayerProfile| layer.flops_per_token + 100.0 * layer.flops_per_position;
         let flops: f64 = profile.layers.iter().map(flops).sum::<f64>() + profile.head.flops_per_token;
         assert_eq!(flops, total.flops as f64);
+    }
+
+    #[test]
+    fn of_the_last_layer_a_row_that_nobody_asks_about_costs_its_attention_and_what_comes_before() {
+        let model = loaded();
+        let profile = of_model(ModelHash([1; 32]), "story", model.graph(), model.context());
+        let (whole, unasked) = (profile.layers.last().unwrap(), profile.unasked.unwrap());
+        assert_eq!(unasked.flops_per_position, whole.flops_per_position);
+        assert_eq!(unasked.kv_bytes_f16, whole.kv_bytes_f16);
+        let share = unasked.flops_per_token / whole.flops_per_token;
+        assert!((0.05..0.5).contains(&share), "{share}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use heph_plan::{Mode, Plan};
 use heph_privacy::label::{Label, Level};
 use heph_privacy::policy::Kind;
 use heph_privacy::receipt::{self, Body, Bytes, Checked, Computed, Place, ReceiptError};
-use heph_types::{Exactness, LayerRange, Leaves, ModelHash, NodeId, Price, Role};
+use heph_types::{Exactness, LayerRange, Leaves, ModelHash, NodeId, Price, Role, hex};
 use serde::Serialize;
 
 use crate::desk::{Answer, Finish, Guesses};
@@ -263,7 +263,7 @@ impl Receipt {
     /// The receipt with what is known of the model's file.
     pub fn with_model(self, model: ModelHash, precision: String) -> Self {
         Self {
-            file: hex(&model.0),
+            file: hex::write(&model.0),
             precision,
             ..self
         }
@@ -351,7 +351,7 @@ impl Receipt {
             session: vouched.session.0,
             layers: (layer(vouched.layers.start()), layer(vouched.layers.end())),
             tokens: vouched.tokens,
-            signature: hex(&vouched.signature),
+            signature: hex::write(&vouched.signature),
         });
         // What a node signed wrongly is no statement of it.
         let computed: Vec<Computed> = computed.collect();
@@ -366,7 +366,7 @@ impl Receipt {
         };
         let alone = places.iter().all(|place| place.node == 0);
         let mut body = Body {
-            id: hex(&blake3::hash(id.as_bytes()).as_bytes()[..16]),
+            id: hex::write(&blake3::hash(id.as_bytes()).as_bytes()[..16]),
             at: now,
             model: self.model.clone(),
             file: self.file.clone(),
@@ -481,10 +481,6 @@ impl Receipt {
             .collect();
         self
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What machines ask for their layers' share of the tokens that they took through them: those of the prompt that no cache

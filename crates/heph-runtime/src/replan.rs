@@ -365,6 +365,7 @@ mod tests {
             model: MODEL,
             name: "m".to_owned(),
             layers: vec![layer(); LAYERS],
+            unasked: None,
             width: 64,
             head: LayerProfile {
                 weight_bytes: 1000,

@@ -2,6 +2,7 @@
 //!
 //! Holds no behaviour beyond the checks that make a value valid. Knows no model, file or clock, and opens no connection.
 
+pub mod hex;
 mod hidden;
 mod kv_format;
 mod layers;
@@ -16,7 +17,7 @@ mod wire_codec;
 pub use hidden::Hidden;
 pub use kv_format::{KvFormat, UnknownKvFormat};
 pub use layers::{LayerRange, LayerRangeError};
-pub use node::{NodeId, NodeIdError, Role, UnknownRole};
+pub use node::{NodeId, Role, UnknownRole};
 pub use position::Position;
 pub use profile::{
     Caps, Exactness, Held, Hours, LayerProfile, Leaves, LinkProfile, ModelProfile, NodeProfile, NodeState,

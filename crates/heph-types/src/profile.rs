@@ -275,6 +275,9 @@ pub struct ModelProfile {
     pub name: String,
     /// Its layers, in order.
     pub layers: Vec<LayerProfile>,
+    /// What of the last layer a row costs that nobody asks about: all rows of a prompt but one. `None` where it costs all of it.
+    #[serde(default)]
+    pub unasked: Option<LayerProfile>,
     /// Numbers in a row of hidden states.
     pub width: u32,
     /// Norm and matrix that turn a row into logits. `kv_bytes_f16` and `flops_per_position` are 0.

@@ -10,7 +10,7 @@ pub struct SessionId(pub u64);
 
 /// BLAKE3 of a model's files, in order. The same hash means the same weights, words and template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ModelHash(pub [u8; 32]);
+pub struct ModelHash(#[serde(with = "crate::hex")] pub [u8; 32]);
 
 /// Opens a session on a node.
 #[derive(Debug, Clone, PartialEq)]

@@ -221,6 +221,7 @@ fn request() -> Request {
         model: ModelHash([9; 32]),
         name: "a model of 7 GB".to_owned(),
         layers: vec![layer; 32],
+        unasked: None,
         width: 4096,
         head: LayerProfile {
             flops_per_position: 0.0,

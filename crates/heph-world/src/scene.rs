@@ -125,6 +125,7 @@ pub fn profile(model: &TinyModel) -> ModelProfile {
         model: model.hash,
         name: "a tiny model that counts as a large one".to_owned(),
         layers: vec![layer; line.layers],
+        unasked: None,
         width: line.width as u32,
         head: LayerProfile {
             flops_per_position: 0.0,

@@ -30,7 +30,7 @@ use heph_runtime::settings::Settings;
 use heph_runtime::shards::{Intake, Shard, Shelf};
 use heph_runtime::store::Progress;
 use heph_types::{
-    Exactness, Held, LayerRange, ModelHash, NodeId, NodeProfile, NodeState, Price, Role, Speed,
+    Exactness, Held, LayerRange, ModelHash, NodeId, NodeProfile, NodeState, Price, Role, Speed, hex,
 };
 use serde::Serialize;
 
@@ -149,15 +149,14 @@ impl Arguments {
     fn offered(&self, profile: &NodeProfile) -> Vec<String> {
         let own = profile.holds.iter().map(|held| held.model);
         let own = own.filter(|model| self.offer && Some(*model) != self.fetch);
-        own.map(|ModelHash(hash)| blake3::Hash::from_bytes(hash).to_hex().to_string())
-            .collect()
+        own.map(|model| hex::write(&model.0)).collect()
     }
 }
 
 fn content(text: &str) -> Result<ModelHash, String> {
-    let hash = blake3::Hash::from_hex(text.trim());
-    hash.map(|hash| ModelHash(*hash.as_bytes()))
-        .map_err(|_| "64 hexadecimal digits are needed, as `heph node --offer` prints them".to_owned())
+    let hash = hex::read(text.trim());
+    hash.map(ModelHash)
+        .map_err(|error| format!("{error}, as `heph node --offer` prints them"))
 }
 
 fn layers(text: &str) -> Result<LayerRange, String> {

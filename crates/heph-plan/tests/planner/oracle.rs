@@ -29,7 +29,7 @@ pub(crate) struct Way {
 }
 
 /// Model, cache format, place, rows, and the bits of the context.
-type Key = (usize, usize, usize, u32, u64);
+type Key = (usize, usize, usize, u32, bool, u64);
 
 pub(crate) struct Oracle<'a> {
     request: &'a Request,
@@ -134,13 +134,22 @@ impl<'a> Oracle<'a> {
     }
 
     /// Seconds of some layers one after another.
-    fn span(&self, way: &Way, (at, start, end): (usize, usize, usize), rows: u32, context: f64) -> f64 {
-        let key = (way.model, way.kv, at, rows, context.to_bits());
+    fn span(
+        &self,
+        way: &Way,
+        (at, start, end): (usize, usize, usize),
+        (rows, decode): (u32, bool),
+        context: f64,
+    ) -> f64 {
+        let key = (way.model, way.kv, at, rows, decode, context.to_bits());
         let mut sums = self.sums.borrow_mut();
         let sums = sums.entry(key).or_insert_with(|| {
             let kv = self.request.kv[way.kv].format;
+            let profile = &self.request.models[way.model].profile;
             let mut running = vec![0.0];
-            for layer in &self.request.models[way.model].profile.layers {
+            for (number, layer) in profile.layers.iter().enumerate() {
+                let unasked = !decode && number + 1 == profile.layers.len();
+                let layer = profile.unasked.as_ref().filter(|_| unasked).unwrap_or(layer);
                 running.push(running[running.len() - 1] + self.layer(at, layer, rows, context, kv));
             }
             running
@@ -235,16 +244,16 @@ impl<'a> Oracle<'a> {
         let alone = count == 1 && way.stages[0].0 != 0 && way.draft.is_none() && decode;
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
             let mut own = self.node(at).speed.overhead.as_secs_f64();
-            own += self.span(way, (at, start, end), rows, context);
+            own += self.span(way, (at, start, end), (rows, decode), context);
             if decode && index + 1 == count {
                 own += self.layer(at, &choice.head, rows, 0.0, kv);
             }
             seconds += own;
+            busiest = busiest.max(own);
             if at == 0 {
                 desk += own;
                 continue;
             }
-            busiest = busiest.max(own);
             let (trip, up, down) = self.link(at);
             let numbers = f64::from(rows) * f64::from(choice.width);
             let ids = if decode { f64::from(rows) } else { 1.0 };
@@ -302,7 +311,7 @@ impl<'a> Oracle<'a> {
                 }
             }
         }
-        Some((seconds, busiest.max(desk), desk, rounded, up_bytes))
+        Some((seconds, busiest, desk, rounded, up_bytes))
     }
 
     /// Weighed seconds of a way, if it may be gone.
@@ -363,7 +372,10 @@ impl<'a> Oracle<'a> {
         if request.objective.credits_max.is_some_and(|most| credits > most) {
             return None;
         }
-        let mut first = queue + load + self.cold(way) * (prefill.0 + f64::from(chunks - 1) * prefill.1);
+        // Chunks behind the first wait for the busiest stage, and no machine does more at once than it can.
+        let in_turn = prefill.0 + f64::from(chunks - 1) * prefill.1;
+        let here = f64::from(chunks) * prefill.2;
+        let mut first = queue + load + self.cold(way) * in_turn.max(here);
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
         // A model at the desk that nobody computed with yet: 32 passes share its packing.
         let readying = match way.stages.iter().any(|stage| stage.0 == 0) {
@@ -377,10 +389,9 @@ impl<'a> Oracle<'a> {
             let draft = &request.drafts[at];
             // It gets ready and reads the prompt while others compute theirs; whoever computes alone is sent guesses with it.
             let before = draft.seconds_for_prompt + draft.readying.first.as_secs_f64();
-            let elsewhere = prefill.0 - f64::from(chunks) * prefill.2 + f64::from(chunks - 1) * prefill.1;
             let hidden = match way.stages.len() {
                 1 => 0.0,
-                _ => before.min(self.cold(way) * elsewhere.max(0.0)),
+                _ => before.min(self.cold(way) * (in_turn - here).max(0.0)),
             };
             first += before - hidden;
             let passes = answer / gain * f64::from(length);
@@ -505,10 +516,10 @@ impl<'a> Oracle<'a> {
         let (mut first, mut token, mut busiest) = (0.0, 0.0, 0.0f64);
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
             let half = tokens / 2.0;
-            let prefill = self.span(way, (at, start, end), rows, half);
+            let prefill = self.span(way, (at, start, end), (rows, false), half);
             first += prefill;
             busiest = busiest.max(prefill);
-            token += self.span(way, (at, start, end), drafted + 1, seen);
+            token += self.span(way, (at, start, end), (drafted + 1, true), seen);
             if at > 0 && !way.direct && (index > 0 || end < choice.layers.len()) {
                 token += self.link(at).0;
                 first += self.link(at).0;

@@ -172,9 +172,22 @@ fn programs_of_one_folder_come_and_go_and_nobody_is_missed_for_it() {
         all.iter()
             .any(|m| m.peer.node == other && m.presence == Presence::Away)
     };
-    for _ in 0..2 {
+    for round in 1..=2 {
         let other = desk.program();
         other.sees(tower.node(), |m| m.presence == Presence::Here);
+        // Whoever only looks on has nothing to say of the desk, and is not asked.
+        let news = NodeProfile {
+            memory: round << 30,
+            ..profile(&desk, "desk")
+        };
+        desk.members.say(&news, Load::default()).unwrap();
+        let said = |member: &Member| {
+            member
+                .profile
+                .as_ref()
+                .is_some_and(|said| said.memory == news.memory)
+        };
+        tower.sees(desk.node(), said);
         // Who is not answered is given up sooner.
         let until = Instant::now() + Duration::from_secs(4);
         while Instant::now() < until {

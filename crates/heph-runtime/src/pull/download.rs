@@ -375,6 +375,6 @@ fn hashes(path: &Path, cancel: &Cancel) -> Result<(u64, String, String), PullErr
         blake3.update(&buffer[..n]);
         sha256.update(&buffer[..n]);
     }
-    let sha256 = sha256.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let sha256 = heph_types::hex::write(&sha256.finalize());
     Ok((bytes, blake3.finalize().to_hex().to_string(), sha256))
 }

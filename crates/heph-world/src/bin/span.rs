@@ -322,9 +322,10 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
                 prefill(&mut ends.cut(&one, EXACT, piece)?, tokens, Pieces::AllAtOnce)?,
                 ends.beside_each_other(tokens, piece)?,
             );
+            let over =
+                |stages: &[_]| prefill(&mut ends.cut(stages, EXACT, piece)?, tokens, Pieces::AllAtOnce);
             // The first rows over a connection wait for it to find out what the way carries.
-            let split = || prefill(&mut ends.cut(&two, EXACT, piece)?, tokens, Pieces::AllAtOnce);
-            let (first, split) = (split()?, split()?);
+            let (first, split, around) = (over(&two)?, over(&two)?, over(&ends.around())?);
             told(
                 job,
                 tokens,
@@ -334,6 +335,7 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
                     ("beside_s", beside),
                     ("first_s", first),
                     ("two_s", split),
+                    ("around_s", around),
                     ("rtt_s", ends.round_trip()),
                 ],
             );
@@ -594,6 +596,19 @@ impl Ends {
         let (layers, half) = (self.model.layers, self.half());
         let beyond = self.beyond.as_ref().ok_or(USAGE)?.node();
         Ok(vec![(self.there.node(), 0, half), (beyond, half, layers)])
+    }
+
+    /// Half of the work there, between the first and the last layers here: whatever this machine waits for, it has something
+    /// else to do meanwhile. The last layer counts for nothing, since it is computed for one row.
+    fn around(&self) -> Vec<(NodeId, usize, usize)> {
+        let (here, there, layers) = (self.here.id(), self.there.node(), self.model.layers);
+        let between = (layers - 1) / 2;
+        let first = (layers - between) / 2;
+        vec![
+            (here, 0, first),
+            (there, first, first + between),
+            (here, first + between, layers),
+        ]
     }
 
     /// Rows in and rows out.
