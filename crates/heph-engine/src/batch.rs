@@ -514,7 +514,12 @@ impl Batch {
             }
         }
         let layers = self.worker.all_layers();
-        self.worker.forward(layers, &mut parts, &mut hidden, Keep::Last)?;
+        let keep = if finishes.contains(&true) {
+            Keep::Last
+        } else {
+            Keep::Nothing
+        };
+        self.worker.forward(layers, &mut parts, &mut hidden, keep)?;
         self.logits(hidden, &finishes)
     }
 

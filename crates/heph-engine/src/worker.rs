@@ -42,6 +42,8 @@ pub enum Keep {
     All,
     /// The last row of each part.
     Last,
+    /// None: what later rows look at is in the caches.
+    Nothing,
 }
 
 /// Why a pass could not be made.
@@ -211,11 +213,15 @@ impl Worker {
                 tokens: chunk.len(),
                 first,
             }];
+            let last = number + 1 == chunks;
+            let keep = if keep == Keep::Last && !last {
+                Keep::Nothing
+            } else {
+                keep
+            };
             self.forward(layers, parts, &mut hidden, keep)?;
-            if keep == Keep::All {
+            if keep != Keep::Nothing {
                 logits.extend(self.head(&hidden)?);
-            } else if number + 1 == chunks {
-                logits = self.head(&hidden)?;
             }
         }
         Ok(logits)
@@ -289,8 +295,7 @@ impl Worker {
                 if pool::stopped() {
                     return Err(ForwardError::Stopped);
                 }
-                let last = layer + 1 == count && keep == Keep::Last;
-                let keep = if last { Keep::Last } else { Keep::All };
+                let keep = if layer + 1 == count { keep } else { Keep::All };
                 worker.block(&model, model.layer_program(layer), layer, parts, keep);
             }
             Ok(())
@@ -395,8 +400,10 @@ impl Worker {
                     live,
                 } => {
                     self.attend(layer, [*q, *k, *v, *out], spec, parts);
-                    if keep == Keep::Last {
-                        tokens = self.keep_last(program, live, parts);
+                    match keep {
+                        Keep::All => {}
+                        Keep::Last => tokens = self.keep_last(program, live, parts),
+                        Keep::Nothing => return self.buffers[0].clear(),
                     }
                 }
                 Step::Gate { gate, up, activation } => self.gate(*gate, *up, *activation),

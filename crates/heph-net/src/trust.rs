@@ -249,7 +249,7 @@ impl Line {
             node: self
                 .node
                 .parse()
-                .map_err(|cause: heph_types::hex::HexError| cause.to_string())?,
+                .map_err(|cause: heph_types::hex::HexError| format!("for a node {cause}"))?,
             role: self
                 .role
                 .parse()

@@ -265,7 +265,7 @@ impl<'s, 'a> Rates<'s, 'a> {
         self.first * prompt + self.tokens * (way(f64::from(self.rows)) + head)
     }
 
-    /// Seconds that a chunk keeps the busiest machine of these stages busy.
+    /// Seconds that a chunk keeps the busiest of these stages busy.
     pub(crate) fn busiest(&self, segments: &[Segment]) -> f64 {
         let seconds = |g: &Segment| {
             let sums = self.space.sums(g.site, Phase::Prefill(self.chunk));

@@ -156,6 +156,9 @@ impl Space<'_> {
             .map(|span| overhead + span);
         if at + 1 == shape.segments.len() {
             seconds = sum(&seconds, &sums.heads::<N>());
+        } else if segment.end == self.layers() {
+            // A desk that only chooses is sent all rows.
+            seconds = sum(&seconds, &sums.spared::<N>());
         }
         let mut pass = Pass {
             seconds,

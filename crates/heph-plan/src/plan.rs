@@ -111,7 +111,7 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// How hidden states travel between stages.
     pub forwarding: Forwarding,
-    /// Rows of the prompt that go through a stage together; chunks follow one another without waiting.
+    /// Rows of the prompt that go through a stage together, on average; chunks follow one another without waiting.
     pub chunk_rows: u32,
     /// Tokens of the prompt that are sent through the stages.
     pub prompt_tokens: u32,

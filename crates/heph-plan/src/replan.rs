@@ -399,9 +399,13 @@ fn priced(
     let load = weights as f64 / up(to);
     // Replay: the desk's history of what went into these layers goes to the new node in one piece after another.
     let chunk = positions.clamp(1, 128);
-    let pass: f64 = own
+    let pass: f64 = layers
         .iter()
-        .map(|l| profile.speed.layer_seconds(l, chunk, rows / 2.0, kv))
+        .map(|l| {
+            profile
+                .speed
+                .layer_seconds(choice.unasked(l), chunk, rows / 2.0, kv)
+        })
         .sum();
     let width = if layers.start() == 0 {
         1.0

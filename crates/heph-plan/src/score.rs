@@ -553,11 +553,16 @@ impl<'s, 'a> Neighbours<'s, 'a> {
     /// A pass of a known stage, with the layers that the stage of the shape in its place has. Of what may hold it up, only the
     /// computing.
     fn moved(&self, segment: Segment, known: usize, mut pass: Pass<1>, phase: Phase) -> Pass<1> {
+        let last = known + 1 == self.shape.segments.len();
         let known = self.shape.segments[known];
         let sums = self.space.sums(segment.site, phase);
-        let more = sums.span(segment.start, segment.end) - sums.span(known.start, known.end);
+        let span = |of: Segment| {
+            let spares = last || of.end < self.space.layers();
+            sums.span(of.start, of.end) + if spares { 0.0 } else { sums.spared::<1>()[0] }
+        };
+        let more = span(segment) - span(known);
         pass.seconds[0] += more;
-        pass.bottleneck[0] = sums.span(segment.start, segment.end);
+        pass.bottleneck[0] = span(segment);
         if segment.site == DESK {
             pass.desk[0] += more;
         }

@@ -78,11 +78,21 @@ pub(crate) struct Space<'a> {
 /// Layers that are alike.
 pub(crate) struct Kind<'a> {
     layer: &'a LayerProfile,
-    /// What of it a row of a prompt costs.
+    /// What of it a row costs that nobody asks about.
     unasked: &'a LayerProfile,
     /// Which is the first of them, and how many there are.
     pub(crate) first: usize,
     count: usize,
+}
+
+impl Kind<'_> {
+    /// What a row costs in such a pass.
+    fn of(&self, phase: Phase) -> &LayerProfile {
+        match phase {
+            Phase::Prefill(_) => self.unasked,
+            Phase::Decode(_) => self.layer,
+        }
+    }
 }
 
 /// Where layers of a site may begin.
@@ -113,6 +123,8 @@ struct Sums {
     heads: [f64; LANES],
     /// Of the quickest layer.
     least: [f64; LANES],
+    /// Of the last layer, what rows spare that nobody asks about.
+    spared: [f64; LANES],
 }
 
 /// Running seconds of a pass.
@@ -154,6 +166,12 @@ impl Seconds<'_> {
     pub(crate) fn heads<const N: usize>(&self) -> [f64; N] {
         let heads = &self.sums.heads[self.lane..][..N];
         core::array::from_fn(|lane| heads[lane])
+    }
+
+    /// As [`Seconds::heads`], of what these passes spare in the last layer.
+    pub(crate) fn spared<const N: usize>(&self) -> [f64; N] {
+        let spared = &self.sums.spared[self.lane..][..N];
+        core::array::from_fn(|lane| spared[lane])
     }
 
     /// Of the quickest layer.
@@ -247,7 +265,7 @@ impl<'a> Space<'a> {
     /// The sums of a block of passes at a site; nothing for those that there are not.
     fn sums_of(&self, site: usize, block: usize) -> Sums {
         let mut kinds = vec![[0.0; LANES]; self.kinds.len()];
-        let (mut heads, mut least) = ([0.0; LANES], [0.0; LANES]);
+        let (mut heads, mut least, mut spared) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for (lane, phase) in self.phases[block * LANES..].iter().take(LANES).enumerate() {
             let (seconds, head) = self.seconds(site, *phase);
             // A prompt's last token alone goes through the head, in a pass of its own.
@@ -258,8 +276,11 @@ impl<'a> Space<'a> {
             };
             least[lane] = f64::INFINITY;
             for (kind, kinds) in self.kinds.iter().zip(&mut kinds) {
-                kinds[lane] = seconds(kind);
+                kinds[lane] = seconds(kind.of(*phase));
                 least[lane] = least[lane].min(kinds[lane]);
+            }
+            if let Some(last) = self.kind_of.last() {
+                spared[lane] = seconds(self.kinds[*last].layer) - kinds[*last][lane];
             }
         }
         let mut sums = [0.0; LANES];
@@ -270,35 +291,44 @@ impl<'a> Space<'a> {
             sums = core::array::from_fn(|lane| sums[lane] + seconds[lane]);
             sums
         }));
-        Sums { layers, heads, least }
+        Sums {
+            layers,
+            heads,
+            least,
+            spared,
+        }
     }
 
     /// Seconds of a pass through all layers at a site, where nobody asks for a part of them.
     pub(crate) fn through(&self, site: usize, phase: Phase) -> f64 {
         let (seconds, _) = self.seconds(site, phase);
         let kinds = self.kinds.iter();
-        kinds.map(|kind| seconds(kind) * kind.count as f64).sum()
+        kinds
+            .map(|kind| seconds(kind.of(phase)) * kind.count as f64)
+            .sum()
     }
 
     /// What a layer takes in a pass at a site, and the head.
-    fn seconds(&self, site: usize, phase: Phase) -> (impl Fn(&Kind) -> f64, f64) {
+    fn seconds(&self, site: usize, phase: Phase) -> (impl Fn(&LayerProfile) -> f64, f64) {
         let half = f64::from(self.prompt) / 2.0;
-        let (rows, seen, asked) = match phase {
-            Phase::Prefill(chunk) => (self.chunks[chunk].0, half, false),
-            Phase::Decode(rows) => (rows, 2.0 * half + self.answer / 2.0, true),
+        let (rows, seen) = match phase {
+            Phase::Prefill(chunk) => (self.chunks[chunk].0, half),
+            Phase::Decode(rows) => (rows, 2.0 * half + self.answer / 2.0),
         };
         let (speed, kv) = (&self.ground.sites[site].profile.speed, self.kv);
         let factor = self.ground.factor(site, rows);
-        let seconds = move |kind: &Kind| {
-            let layer = if asked { kind.layer } else { kind.unasked };
-            speed.floor(layer, rows, seen, kv) * factor
-        };
+        let seconds = move |layer: &LayerProfile| speed.floor(layer, rows, seen, kv) * factor;
         (seconds, speed.floor(&self.model.head, rows, 0.0, kv) * factor)
     }
 
-    /// Seconds of the head alone for one row.
+    /// Seconds of the head for one row, and of the last layer where the rows of a prompt spare it.
     pub(crate) fn head_seconds(&self, site: usize) -> f64 {
-        self.sums(site, Phase::Decode(1)).head()
+        let (one, layers) = (self.sums(site, Phase::Decode(1)), self.layers());
+        let asked = self
+            .model
+            .unasked
+            .map_or(0.0, |_| one.span(layers.saturating_sub(1), layers));
+        one.head() + asked
     }
 
     /// Seconds to send the site what it lacks of these layers.
@@ -410,9 +440,8 @@ impl<'a> Space<'a> {
 /// The different layers of a model, and which of them each is.
 fn kinds(model: &ModelProfile) -> (Vec<Kind<'_>>, Vec<usize>) {
     let mut kinds: Vec<Kind> = Vec::new();
-    let last = model.layers.len().saturating_sub(1);
     let of = model.layers.iter().enumerate().map(|(first, layer)| {
-        let unasked = model.unasked.as_ref().filter(|_| first == last).unwrap_or(layer);
+        let unasked = model.unasked(first);
         let known = kinds
             .iter()
             .position(|kind| (kind.layer, kind.unasked) == (layer, unasked));

@@ -496,7 +496,7 @@ impl Line {
         self.tokens.extend_from_slice(tokens);
         let unanswered = tokens.len() - answers;
         let last = self.posts.last().filter(|_| !self.is_whole());
-        let last = last.map(|post| post.layers.len());
+        let last = last.map(|post| post.layers.len()).filter(|layers| *layers > 0);
         for piece in cut::pieces(tokens.len(), self.limits.chunk, last) {
             let wanted = piece.end.saturating_sub(unanswered.max(piece.start));
             let piece = Piece::new(first + piece.start, piece.len(), wanted, Kind::New);

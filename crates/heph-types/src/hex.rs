@@ -43,12 +43,23 @@ pub fn serialize<const N: usize, S: Serializer>(bytes: &[u8; N], serializer: S) 
     serializer.serialize_str(&write(bytes))
 }
 
-/// As [`read`], for serde.
+/// As [`read`], for serde; a list of the bytes is read too, as hashes were kept at first.
 ///
 /// # Errors
 /// The deserializer's own, and those of [`read`].
 pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; N], D::Error> {
-    read(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    let bytes = match Kept::deserialize(deserializer)? {
+        Kept::Digits(text) => read(&text),
+        Kept::Bytes(bytes) => bytes.try_into().map_err(|_| HexError { digits: 2 * N }),
+    };
+    bytes.map_err(serde::de::Error::custom)
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "hexadecimal digits, or a list of bytes")]
+enum Kept {
+    Digits(String),
+    Bytes(Vec<u8>),
 }
 
 #[cfg(test)]

@@ -288,6 +288,14 @@ pub struct ModelProfile {
     pub context_max: u32,
 }
 
+impl ModelProfile {
+    /// What of a layer a row costs that nobody asks about.
+    pub fn unasked(&self, layer: usize) -> &LayerProfile {
+        let last = self.unasked.as_ref().filter(|_| layer + 1 == self.layers.len());
+        last.unwrap_or(&self.layers[layer])
+    }
+}
+
 /// What one layer costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerProfile {

@@ -5,14 +5,13 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use data_encoding::HEXLOWER;
 use heph_engine::model::Packing;
 use heph_engine::source::Source;
 use heph_kernels::kv::KvFormat;
 use heph_runtime::certify::rounding::{self, KeptRoundings, Rounding, Verdict};
 use heph_runtime::certify::{self, Certificate, Depth};
 use heph_runtime::settings::Settings;
-use heph_types::TokenId;
+use heph_types::{TokenId, hex};
 use serde::Serialize;
 
 use crate::arguments::count;
@@ -80,7 +79,7 @@ struct Rounded {
 impl From<Rounding> for Rounded {
     fn from(rounding: Rounding) -> Self {
         Self {
-            model: HEXLOWER.encode(&rounding.model.0),
+            model: hex::write(&rounding.model.0),
             kv: rounding.kv.name(),
             boundaries: rounding.boundaries,
             codecs: rounding.codecs,

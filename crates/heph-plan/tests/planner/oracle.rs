@@ -248,6 +248,12 @@ impl<'a> Oracle<'a> {
             if decode && index + 1 == count {
                 own += self.layer(at, &choice.head, rows, 0.0, kv);
             }
+            // Whoever hands on what all layers make of a row was asked about each.
+            if !decode && index + 1 < count && end == choice.layers.len() {
+                let last = (at, end - 1, end);
+                own += self.span(way, last, (rows, true), context)
+                    - self.span(way, last, (rows, false), context);
+            }
             seconds += own;
             busiest = busiest.max(own);
             if at == 0 {
@@ -377,6 +383,10 @@ impl<'a> Oracle<'a> {
         let here = f64::from(chunks) * prefill.2;
         let mut first = queue + load + self.cold(way) * in_turn.max(here);
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
+        if choice.profile.unasked.is_some() {
+            let layers = choice.profile.layers.len();
+            first += self.span(way, (last, layers - 1, layers), (1, true), tokens + answer / 2.0);
+        }
         // A model at the desk that nobody computed with yet: 32 passes share its packing.
         let readying = match way.stages.iter().any(|stage| stage.0 == 0) {
             true => request.readying,

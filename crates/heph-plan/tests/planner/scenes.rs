@@ -79,7 +79,7 @@ pub(crate) fn model(layers: usize, megabytes: f64) -> ModelProfile {
         model: hash(1),
         name: "a model".to_owned(),
         layers: vec![layer(megabytes); layers],
-        unasked: Some(layer(megabytes / 8.0)),
+        unasked: layers.is_multiple_of(2).then(|| layer(megabytes / 8.0)),
         width: 2048,
         head: LayerProfile {
             flops_per_position: 0.0,

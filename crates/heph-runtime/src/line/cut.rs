@@ -14,14 +14,15 @@ use heph_engine::worker::CHUNK_DEFAULT;
 pub(super) fn pieces(tokens: usize, chunk: usize, last: Option<usize>) -> impl Iterator<Item = Range<usize>> {
     let count = tokens.div_ceil(chunk.max(1));
     let (all, pieces) = (tokens as u128, count as u128);
-    // Each piece puts the last stage ahead by one of its layers, all of them by this share of a piece; and no worker takes more
-    // rows at once.
-    let slope = last.map(|layers| 2 * pieces.max(layers as u128));
-    let slope = slope.filter(|slope| all * (slope + pieces) <= pieces * slope * CHUNK_DEFAULT as u128);
+    // Each piece puts the last stage ahead by one of its layers, so the first is longer by `pieces / flatness` of itself. No worker
+    // takes more rows at once.
+    let flatness = last.map(|layers| 2 * pieces.max(layers as u128));
+    let flatness =
+        flatness.filter(|flatness| all * (flatness + pieces) <= pieces * flatness * CHUNK_DEFAULT as u128);
     let end = move |number: usize| {
         let number = number as u128;
-        let end = match slope {
-            Some(slope) => all * number * (slope + pieces - number) / (slope * pieces),
+        let end = match flatness {
+            Some(flatness) => all * number * (flatness + pieces - number) / (flatness * pieces),
             None => all * number / pieces,
         };
         end as usize

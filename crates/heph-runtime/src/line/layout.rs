@@ -388,10 +388,12 @@ pub(super) fn check(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use heph_engine::model::{LoadOptions, Model, Packing};
     use heph_kernels::isa::Isa;
     use heph_kernels::pool::Pool;
-    use heph_types::{ModelHash, SessionId, StageSpec, TokenId};
+    use heph_types::{ModelHash, Order, Reply, SessionId, StageSpec, TokenId};
 
     use super::*;
     use crate::bundled;
@@ -431,6 +433,80 @@ mod tests {
                 node: self.0,
                 why: "nobody is there".to_owned(),
             })
+        }
+    }
+
+    /// What seats were handed and what they did, in order, by the first layer of each.
+    type Told = Arc<Mutex<Vec<(&'static str, usize)>>>;
+
+    /// A machine whose seats tell that.
+    struct Telling(Arc<dyn Host>, Told);
+
+    impl Host for Telling {
+        fn node(&self) -> NodeId {
+            self.0.node()
+        }
+
+        fn open(
+            &self,
+            session: SessionId,
+            spec: &StageSpec,
+            bell: &Bell,
+        ) -> Result<Box<dyn Seat>, SeatError> {
+            let (seat, told) = (self.0.open(session, spec, bell)?, Arc::clone(&self.1));
+            Ok(Box::new(TellingSeat(seat, spec.layers.start(), told)))
+        }
+    }
+
+    struct TellingSeat(Box<dyn Seat>, usize, Told);
+
+    impl Seat for TellingSeat {
+        fn node(&self) -> NodeId {
+            self.0.node()
+        }
+
+        fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+            self.2.lock().unwrap().push(("handed", self.1));
+            self.0.submit(order)
+        }
+
+        fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+            let reply = self.0.poll()?;
+            if reply.is_some() {
+                self.2.lock().unwrap().push(("done", self.1));
+            }
+            Ok(reply)
+        }
+    }
+
+    #[test]
+    fn what_another_machine_waits_for_is_handed_out_before_this_one_computes() {
+        let (here, there) = (NodeId([1; 32]), NodeId([2; 32]));
+        let told = Told::default();
+        let (_, model, own) = lent(here, Packing::AtLoad);
+        let (_, _, other) = lent(there, Packing::AtLoad);
+        let hosts = [own, other].map(|host| Arc::new(Telling(host, Arc::clone(&told))) as Arc<dyn Host>);
+        let stage = |node, start, end| Placement {
+            node,
+            layers: model.range(start, end),
+        };
+        let stages = [stage(here, 0, 1), stage(there, 1, 3), stage(here, 3, 4)];
+        let limits = LineLimits {
+            chunk: 5,
+            ..LineLimits::default()
+        };
+        let mut line = Line::new(model, hosts.to_vec(), &stages, limits).unwrap();
+        let prompt: Vec<TokenId> = (5..25).map(TokenId).collect();
+        line.feed(0, &prompt, 1);
+        line.collect(&Cancel::new()).unwrap();
+        let told = told.lock().unwrap();
+        let at = |what, number: usize| {
+            let times = told.iter().enumerate().filter(|(_, one)| **one == what);
+            times.map(|(at, _)| at).nth(number).unwrap()
+        };
+        // The other machine has the next piece before the last layers here take the one before it.
+        for piece in 0..3 {
+            assert!(at(("handed", 1), piece + 1) < at(("done", 3), piece), "{told:?}");
         }
     }
 

@@ -573,10 +573,10 @@ impl Stage {
         wanted: usize,
         hidden: &mut Hidden,
     ) -> Result<(), StageError> {
-        let keep = if self.sampler.is_some() && wanted <= 1 {
-            Keep::Last
-        } else {
-            Keep::All
+        let keep = match wanted {
+            0 if self.sampler.is_some() => Keep::Nothing,
+            1 if self.sampler.is_some() => Keep::Last,
+            _ => Keep::All,
         };
         let cache = &mut self.cache;
         let part = Part { cache, tokens, first };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use heph_net::transfer::{FILE_BYTES_MAX, GROUP_BYTES, Outline};
-use heph_types::{LayerRange, ModelHash};
+use heph_types::{LayerRange, ModelHash, hex};
 use serde::{Deserialize, Serialize};
 
 use super::{FILES_MAX, Shard, ShardError, Shelf};
@@ -43,13 +43,12 @@ struct Record {
 
 /// The folder's name: the hash in hexadecimal digits.
 pub(super) fn name_of(model: ModelHash) -> String {
-    blake3::Hash::from_bytes(model.0).to_hex().to_string()
+    hex::write(&model.0)
 }
 
 /// The model that a folder's name is of.
 pub(super) fn model_of(name: &str) -> Option<ModelHash> {
-    let hash = blake3::Hash::from_hex(name).ok()?;
-    Some(ModelHash(*hash.as_bytes()))
+    hex::read(name).ok().map(ModelHash)
 }
 
 /// Where the model's file with this number goes, counted from 0.

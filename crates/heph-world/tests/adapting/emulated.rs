@@ -264,6 +264,7 @@ pub(crate) fn model_profile(loaded: &Loaded) -> ModelProfile {
         model: HASH,
         name: "story".to_owned(),
         layers: vec![layer; graph.layers.len()],
+        unasked: None,
         width: graph.hidden as u32,
         head: LayerProfile {
             weight_bytes: 1000,
