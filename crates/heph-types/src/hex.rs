@@ -43,12 +43,16 @@ pub fn serialize<const N: usize, S: Serializer>(bytes: &[u8; N], serializer: S) 
     serializer.serialize_str(&write(bytes))
 }
 
-/// As [`read`], for serde; a list of the bytes is read too, as hashes were kept at first.
+/// As [`read`], for serde; in a text a list of the bytes is read too, as hashes were kept at first.
 ///
 /// # Errors
 /// The deserializer's own, and those of [`read`].
 pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; N], D::Error> {
-    let bytes = match Kept::deserialize(deserializer)? {
+    let kept = match deserializer.is_human_readable() {
+        true => Kept::deserialize(deserializer)?,
+        false => Kept::Digits(String::deserialize(deserializer)?),
+    };
+    let bytes = match kept {
         Kept::Digits(text) => read(&text),
         Kept::Bytes(bytes) => bytes.try_into().map_err(|_| HexError { digits: 2 * N }),
     };

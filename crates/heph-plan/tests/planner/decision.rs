@@ -2,7 +2,7 @@
 
 use crate::scenes::{crowd, private_scene};
 use heph_plan::{CodecProfile, Constraint, Decision, DirectForwarding, Mode, Record, Request, plan};
-use heph_types::{Exactness, NodeState, Policy, Role, WireCodec};
+use heph_types::{Exactness, ModelHash, NodeState, Policy, Role, WireCodec};
 
 /// The decision of one scene as it was when this form was fixed. A change of form is a change for everybody who reads it.
 const STORED: &str = include_str!("decision.json");
@@ -24,6 +24,17 @@ fn a_decision_as_json_keeps_its_form() {
         "the scene is decided otherwise; the decision now:\n{text}"
     );
     assert_eq!(text.trim(), STORED.trim(), "the form changed");
+}
+
+#[test]
+fn a_hash_is_read_as_digits_and_as_the_list_that_it_once_was() {
+    let kept = |text: &str| serde_json::from_str::<ModelHash>(text).ok();
+    let hash = ModelHash([7; 32]);
+    assert_eq!(kept(&serde_json::to_string(&hash).unwrap()), Some(hash));
+    assert_eq!(kept(&format!("{:?}", hash.0)), Some(hash));
+    for wrong in ["[7, 7]", "[700]", "\"0707\"", "7", "null"] {
+        assert_eq!(kept(wrong), None, "{wrong}");
+    }
 }
 
 #[test]
