@@ -35,7 +35,7 @@ pub fn write(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As [`write`], for serde.
+/// As [`write()`], for serde.
 ///
 /// # Errors
 /// The serializer's own.
