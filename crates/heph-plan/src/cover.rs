@@ -242,7 +242,8 @@ impl<'s, 'a> Rates<'s, 'a> {
         known[usize::from(first) + 2 * usize::from(last)]
     }
 
-    /// Cost of using a remote site at all: the way there and back, its overhead and queue, and the head where it is last.
+    /// Cost of using a remote site at all: the way there and back, its overhead, its queue and the session that is asked for, and the
+    /// head where it is last.
     pub(crate) fn fixed(&self, site: usize, hop: Hop) -> f64 {
         let of = &self.space.ground.sites[site];
         let numbers = f64::from(self.space.model.width) * of.way.codec(false).bytes_per_number;
@@ -261,7 +262,7 @@ impl<'s, 'a> Rates<'s, 'a> {
             true => self.space.sums(site, Phase::Decode(self.rows)).head(),
             false => 0.0,
         };
-        let prompt = way(f64::from(self.space.chunks[self.chunk].0)) + of.queue;
+        let prompt = way(f64::from(self.space.chunks[self.chunk].0)) + of.queue + of.way.round_trip;
         self.first * prompt + self.tokens * (way(f64::from(self.rows)) + head)
     }
 

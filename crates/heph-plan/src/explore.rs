@@ -3,7 +3,7 @@
 use crate::cover::join;
 use crate::field;
 use crate::ground::{DESK, Ground};
-use crate::moves::{FAMILIES, From, well_formed};
+use crate::moves::{FAMILIES, From, is_line, well_formed};
 use crate::permit::Permitted;
 use crate::plan::{DraftPlan, Expected, Forwarding, Mode, Place, Plan, Stage};
 use crate::score::{Rounds, Score};
@@ -190,8 +190,7 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
                 .iter()
                 .position(|s| s.profile.node == stage.node)?,
         };
-        let (start, end) = (stage.layers.start(), stage.layers.end());
-        (end <= space.layers()).then_some(Segment { site, start, end })
+        Some(Segment::new(site, stage.layers.start(), stage.layers.end()))
     });
     let draft = plan.draft.map(|d| (d.choice, d.length));
     let valid = draft.is_none_or(|(at, length)| {
@@ -202,9 +201,7 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
     });
     valid.then_some(())?;
     let segments = segments.collect::<Option<Vec<Segment>>>()?;
-    let again =
-        |at: usize| segments[at].site != DESK && segments[..at].iter().any(|g| g.site == segments[at].site);
-    (!(0..segments.len()).any(again)).then_some(())?;
+    is_line(&segments, space.layers()).then_some(())?;
     let chunk = space.chunks.iter().position(|c| c.0 == plan.chunk_rows);
     let lossy = |s: &Stage| {
         [s.wire_in, s.wire_out]

@@ -38,7 +38,7 @@ pub(crate) struct Site<'a> {
     pub(crate) way: Way,
     pub(crate) memory: f64,
     pub(crate) overhead: f64,
-    /// Until a session is open there: what waits, and for others than the desk the way there and back.
+    /// Seconds of what waits there.
     pub(crate) queue: f64,
     /// Share of the processor that the owner allows.
     pub(crate) share: f64,
@@ -158,21 +158,12 @@ fn site<'a>(
         way,
         memory: profile.memory_usable() as f64,
         overhead: profile.speed.overhead.as_secs_f64(),
-        queue: profile.queue.as_secs_f64() + link.map_or(0.0, |link| opening(permitted, profile, link)),
+        queue: profile.queue.as_secs_f64(),
         share: profile.caps.cpu.map_or(1.0, |s| s.min(1.0)),
         accepts: match profile.role {
             Role::Own => profile.caps.accepts_bytes as f64,
             Role::Cloud | Role::Miner | Role::Edge => 0.0,
         },
-    }
-}
-
-/// What asking for a session takes. Whoever holds the beginning of a conversation has one open.
-fn opening(permitted: &Permitted, profile: &NodeProfile, link: &LinkProfile) -> f64 {
-    let warm = &permitted.request.warm;
-    match warm.iter().any(|prefix| prefix.node == profile.node) {
-        true => 0.0,
-        false => link.round_trip_seconds(),
     }
 }
 

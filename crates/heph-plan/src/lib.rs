@@ -42,7 +42,7 @@ pub use reason::{Constraint, Reason, binds};
 pub use record::{Digest, Record, ReplayError};
 pub use request::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, KvChoice, ModelChoice, Objective,
-    READYING_PASSES, Readying, Request, WarmPrefix,
+    READYING_PASSES, Readying, Request, WarmPrefix, WarmStage,
 };
 pub use score::Rounds;
 pub use shortlist::shortlist;

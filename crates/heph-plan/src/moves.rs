@@ -201,3 +201,12 @@ pub(crate) fn well_formed(segments: &[Segment], layers: usize) -> bool {
     };
     first.start == 0 && tail.end == layers && segments.iter().enumerate().all(full)
 }
+
+/// As [`well_formed`], of stages that nobody made by changes: each begins where the one before ends, and no other node than the desk comes
+/// twice.
+pub(crate) fn is_line(segments: &[Segment], layers: usize) -> bool {
+    let joined = segments.windows(2).all(|two| two[0].end == two[1].start);
+    let again =
+        |at: usize| segments[at].site != DESK && segments[..at].iter().any(|g| g.site == segments[at].site);
+    joined && well_formed(segments, layers) && !(0..segments.len()).any(again)
+}

@@ -1,7 +1,8 @@
 //! What is asked: a prompt's size, the models that may answer it, and what matters to the person who asks.
 
+use crate::plan::{DraftSource, Forwarding, Plan};
 use core::time::Duration;
-use heph_types::{KvFormat, ModelProfile, NodeId, Policy, WireCodec};
+use heph_types::{KvFormat, LayerRange, ModelProfile, NodeId, Policy, WireCodec};
 use serde::{Deserialize, Serialize};
 
 /// A request as the planner sees it: sizes and wishes, never a word of the text.
@@ -23,7 +24,7 @@ pub struct Request {
     pub drafts: Vec<DraftProfile>,
     /// Present where the prompt is a question about documents whose spans can be chosen here before anything is sent.
     pub document: Option<DocumentProfile>,
-    /// Nodes that hold the beginning of this prompt in a cache of the whole model.
+    /// Stages that hold the beginning of this prompt in their caches.
     pub warm: Vec<WarmPrefix>,
     /// Whether rows may be rounded by the formats of `codecs` that do so, though only exact machines may answer.
     pub rounds: bool,
@@ -90,7 +91,7 @@ impl CodecProfile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DraftProfile {
     /// What it is.
-    pub source: crate::DraftSource,
+    pub source: DraftSource,
     /// Probability that the target agrees with one more token, as estimated from what it did before.
     pub acceptance: f64,
     /// Seconds for one drafted token.
@@ -116,13 +117,52 @@ pub struct DocumentProfile {
     pub loss: f64,
 }
 
-/// A prompt's beginning that lies in a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A prompt's beginning that lies in the caches of a line of stages: of use to the same stages with the same draft alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmPrefix {
-    /// Where.
-    pub node: NodeId,
+    /// Where, in layer order.
+    pub stages: Vec<WarmStage>,
+    /// How they are connected.
+    pub forwarding: Forwarding,
+    /// What drafts for them.
+    pub draft: Option<DraftSource>,
     /// How much of it.
     pub tokens: u32,
+}
+
+/// A stage that holds a prompt's beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmStage {
+    /// Where.
+    pub node: NodeId,
+    /// What it holds it for.
+    pub layers: LayerRange,
+}
+
+impl WarmPrefix {
+    /// What the line of a plan holds.
+    pub fn of(plan: &Plan, tokens: u32) -> WarmPrefix {
+        WarmPrefix {
+            stages: warm_stages(plan).collect(),
+            forwarding: plan.forwarding,
+            draft: plan.draft.map(|draft| draft.source),
+            tokens,
+        }
+    }
+
+    /// Whether a plan goes on where it lies.
+    pub fn lies_along(&self, plan: &Plan) -> bool {
+        self.forwarding == plan.forwarding
+            && self.draft == plan.draft.map(|draft| draft.source)
+            && warm_stages(plan).eq(self.stages.iter().copied())
+    }
+}
+
+fn warm_stages(plan: &Plan) -> impl Iterator<Item = WarmStage> {
+    plan.stages.iter().map(|stage| WarmStage {
+        node: stage.node,
+        layers: stage.layers,
+    })
 }
 
 /// Work with a model that was not computed with since the program began: its weights are read where they lie in the file,

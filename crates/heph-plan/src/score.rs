@@ -42,7 +42,7 @@ impl Space<'_> {
 
     /// As [`Space::score`], or `None` where it is seen on the way that the objective is `most` or more.
     pub(crate) fn score_below(&self, shape: &Shape, most: f64) -> Option<Score> {
-        let still = self.still(shape)?;
+        let still = self.with_held(shape, self.still(shape)?);
         let part = self.answered(&self.guessing(shape), &still, &self.answer_pass(shape));
         if part.objective_at(0.0, self) >= most {
             return None;
@@ -50,13 +50,26 @@ impl Space<'_> {
         self.summed(shape, &still, &part, &self.prompt_pass(shape))
     }
 
-    /// What stands of a shape whatever is drafted and however the prompt is cut; `None` where it breaks a rule.
+    /// What stands of a shape whatever is drafted, whatever lies in caches, and however the prompt is cut; `None` where it breaks a
+    /// rule.
     fn still(&self, shape: &Shape) -> Option<Still> {
         let mut still = Still::default();
         for at in 0..shape.segments.len() {
             still.add(&self.still_of(shape, at)?);
         }
         self.stands(shape).then_some(still)
+    }
+
+    /// With what lies in caches along these very stages: it is not computed again, and their sessions are open.
+    fn with_held(&self, shape: &Shape, still: Still) -> Still {
+        match self.held_along(&shape.segments, shape.direct, shape.draft) {
+            Some(tokens) => Still {
+                cold: self.cold(tokens),
+                opening: still.queue,
+                ..still
+            },
+            None => still,
+        }
     }
 
     /// Whether a stage breaks no rule by itself: it sees no more than it may, and its node has room and can have the layers.
@@ -84,14 +97,13 @@ impl Space<'_> {
         let mut still = Still {
             load: self.load_seconds(segment.site, segment.start, segment.end),
             queue: site.queue,
+            opening: site.queue + site.way.round_trip,
             readying: self.readying(segment.site),
             exactness: site.profile.exactness,
             ..Still::default()
         };
         if last {
             still.head = self.head_seconds(segment.site);
-            // A prefix in a cache helps only where the whole model runs in one place.
-            still.cold = if first { self.cold(segment.site) } else { 1.0 };
         }
         (still.prompt_credits, still.answer_credits) = self.credits(shape, at);
         if segment.site != DESK {
@@ -199,7 +211,7 @@ impl Space<'_> {
         Answered {
             per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain
                 + packing / self.answer.max(1.0),
-            waits: first + still.load + still.queue + guessing.before + self.choosing(),
+            waits: first + still.load + still.opening + guessing.before + self.choosing(),
             drafter_waits: guessing.before,
             credits: still.prompt_credits + still.answer_credits * guessing.rows / guessing.gain,
             patience: self.patience + inexact,
@@ -380,7 +392,7 @@ impl<'s, 'a> Reckoning<'s, 'a> {
     /// As [`Space::score_below`], of a shape with the stages, the codecs and the forwarding of the first.
     pub(crate) fn score_below(&mut self, shape: &Shape, most: f64) -> Option<Score> {
         let space = self.space;
-        let still = self.still.filter(|_| space.stands(shape))?;
+        let still = space.with_held(shape, self.still.filter(|_| space.stands(shape))?);
         // A draft of no tokens is a round all the same, and no stream.
         let answer = match shape.draft {
             Some((_, 0)) => space.answer_pass(shape),
@@ -481,6 +493,7 @@ impl<'s, 'a> Neighbours<'s, 'a> {
             }
         }
         new.iter().for_each(|prompt| sum.prompt.add(prompt));
+        sum.still = space.with_held(shape, sum.still);
         let part = space.answered(&self.guessing, &sum.still, &sum.answer);
         space.summed(shape, &sum.still, &part, &sum.prompt)
     }
@@ -505,6 +518,7 @@ impl<'s, 'a> Neighbours<'s, 'a> {
             sum.still.add(&still);
             sum.answer.add(&answer);
         }
+        sum.still = space.with_held(shape, sum.still);
         let part = space.answered(&self.guessing, &sum.still, &sum.answer);
         if part.objective_at(0.0, space) >= most {
             return false;
@@ -683,6 +697,8 @@ struct Still {
     /// Seconds until the nodes have what they lack.
     load: f64,
     queue: f64,
+    /// Until their sessions are open: what waits, and for others than the desk the way there and back.
+    opening: f64,
     /// Seconds that a model takes that was not computed with yet: of the first pass, and of those behind it.
     readying: (f64, f64),
     head: f64,
@@ -702,6 +718,7 @@ impl Default for Still {
         Still {
             load: 0.0,
             queue: 0.0,
+            opening: 0.0,
             readying: (0.0, 0.0),
             head: 0.0,
             cold: 1.0,
@@ -719,10 +736,10 @@ impl Still {
     fn add(&mut self, stage: &Still) {
         self.load += stage.load;
         self.queue = self.queue.max(stage.queue);
+        self.opening = self.opening.max(stage.opening);
         let (first, rest) = stage.readying;
         self.readying = (self.readying.0.max(first), self.readying.1.max(rest));
         self.head += stage.head;
-        self.cold *= stage.cold;
         self.exactness = self.exactness.max(stage.exactness);
         self.prompt_credits += stage.prompt_credits;
         self.answer_credits += stage.answer_credits;

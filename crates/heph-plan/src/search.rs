@@ -80,6 +80,9 @@ impl<'s, 'a> Search<'s, 'a> {
             best: Default::default(),
         };
         seed.map(|shape| search.tune(shape));
+        for shape in space.held_shapes() {
+            search.tune(&shape);
+        }
         search.whole();
         search.layered();
         if effort == Effort::Full && search.nodes.len() < SMALL {

@@ -9,9 +9,18 @@ use heph_types::{Exactness, KvFormat, Leaves, NodeState};
 
 /// The cluster with the `count` nodes that promise most, in the order in which they were listed: nodes that may see
 /// enough, take work and have room for at least one layer, by what a layer there costs a token when the way, the queue
-/// and the overhead are shared by all the layers that fit, and the way by all tokens where the whole model does. `cluster` may list more nodes than a plan takes.
+/// and the overhead are shared by all the layers that fit, and the way by all tokens where the whole model does; before them those that hold the
+/// beginning of the prompt. `cluster` may list more nodes than a plan takes.
 pub fn shortlist(request: &Request, cluster: &Cluster, count: usize) -> Cluster {
-    let worth = |(at, peer): (usize, &Peer)| Some((cost(request, peer)?, at));
+    // A conversation may go on where it lies.
+    let holds = |node| {
+        let stages = request.warm.iter().flat_map(|warm| &warm.stages);
+        stages.into_iter().any(|stage| stage.node == node)
+    };
+    let worth = |(at, peer): (usize, &Peer)| {
+        let cost = cost(request, peer)?;
+        Some((if holds(peer.profile.node) { 0.0 } else { cost }, at))
+    };
     let mut known: Vec<(f64, usize)> = cluster.nodes.iter().enumerate().filter_map(worth).collect();
     if count < known.len() {
         known.select_nth_unstable_by(count, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));

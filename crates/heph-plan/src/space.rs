@@ -1,8 +1,10 @@
 //! One model, one cache format and one prompt on the ground: running sums over the layers, made when they are first asked
 //! for.
 
-use crate::ground::{DESK, Ground};
-use crate::request::Request;
+use crate::ground::{DESK, Ground, Site};
+use crate::moves::is_line;
+use crate::plan::{DraftSource, Forwarding};
+use crate::request::{Request, WarmPrefix};
 use core::cell::OnceCell;
 use heph_types::{KvFormat, LayerProfile, ModelProfile, NodeProfile};
 
@@ -66,6 +68,8 @@ pub(crate) struct Space<'a> {
     kind_of: Vec<usize>,
     /// Which layers the desk holds.
     held_here: Vec<bool>,
+    /// Where the beginning of the prompt lies.
+    held: Vec<Held>,
     /// For each site, what it has not got; `None` where it holds all layers.
     lacks: Vec<OnceCell<Option<Box<Lacks>>>>,
     /// All passes: a row of the answer, each chunk size, then 2, 3, .. rows of the answer.
@@ -103,6 +107,14 @@ pub(crate) struct Begins {
     pub(crate) first: Vec<u32>,
     /// The most bytes of layers that it can have.
     pub(crate) bytes: f64,
+}
+
+/// A prompt's beginning that lies in caches along some stages.
+struct Held {
+    segments: Vec<Segment>,
+    direct: bool,
+    draft: Option<usize>,
+    tokens: u32,
 }
 
 /// What a site has not got.
@@ -224,6 +236,7 @@ impl<'a> Space<'a> {
             kinds,
             kind_of,
             held_here: Vec::new(),
+            held: Vec::new(),
             lacks: std::iter::repeat_with(OnceCell::new)
                 .take(ground.sites.len())
                 .collect(),
@@ -232,7 +245,36 @@ impl<'a> Space<'a> {
             begins: vec![OnceCell::new(); ground.sites.len()],
         };
         space.held_here = space.held(ground.sites[DESK].profile);
+        if !preprocess {
+            let warm = request.warm.iter();
+            space.held = warm.filter_map(|warm| space.held_of(warm)).collect();
+        }
         space
+    }
+
+    /// A prompt's beginning, by sites; `None` where one of its stages is at none of them, or they make no line of this model.
+    fn held_of(&self, warm: &WarmPrefix) -> Option<Held> {
+        let ground = self.ground;
+        let segments = warm.stages.iter().map(|stage| {
+            let at = |site: &Site| site.profile.node == stage.node;
+            let site = ground.sites.iter().position(at)?;
+            Some(Segment::new(site, stage.layers.start(), stage.layers.end()))
+        });
+        let source = |source: DraftSource| {
+            let mut drafts = ground.permitted.request.drafts.iter();
+            drafts.position(|draft| draft.source == source)
+        };
+        let draft = match warm.draft {
+            Some(of) => Some(source(of)?),
+            None => None,
+        };
+        let segments = segments.collect::<Option<Vec<Segment>>>()?;
+        is_line(&segments, self.layers()).then_some(Held {
+            segments,
+            direct: warm.forwarding == Forwarding::Direct,
+            draft,
+            tokens: warm.tokens,
+        })
     }
 
     /// Number of layers.
@@ -371,23 +413,47 @@ impl<'a> Space<'a> {
         })
     }
 
-    /// Share of the prompt that is still to be computed where a site runs the whole model. A cache of the prompt as it was is of
-    /// no use once spans are chosen.
-    pub(crate) fn cold(&self, site: usize) -> f64 {
-        let node = self.ground.sites[site].profile.node;
-        let warm = self.ground.permitted.request.warm.iter();
-        let warm = warm.filter(|w| w.node == node && !self.preprocess);
-        let held = warm.map(|w| w.tokens).max().unwrap_or(0);
+    /// Share of the prompt that is still to be computed where caches hold so many tokens of it.
+    pub(crate) fn cold(&self, held: u32) -> f64 {
         1.0 - f64::from(held.min(self.prompt.saturating_sub(1))) / f64::from(self.prompt.max(1))
+    }
+
+    /// Tokens of the prompt that the caches of these stages hold, if any do. What they hold of a prompt as it was is of no use once spans
+    /// are chosen.
+    pub(crate) fn held_along(
+        &self,
+        segments: &[Segment],
+        direct: bool,
+        draft: Option<(usize, u16)>,
+    ) -> Option<u32> {
+        let same = |held: &&Held| {
+            let source = held.draft == draft.map(|(source, _)| source);
+            held.segments == segments && held.direct == direct && source
+        };
+        let along = self.held.iter().filter(same);
+        along.map(|held| held.tokens).max()
+    }
+
+    /// Shapes that go on where a prompt's beginning lies.
+    pub(crate) fn held_shapes(&self) -> impl Iterator<Item = Shape> {
+        self.held.iter().map(|held| Shape {
+            segments: held.segments.clone(),
+            direct: held.direct,
+            lossy: false,
+            chunk: self.chunks.len() - 1,
+            draft: held.draft.map(|source| (source, 1)),
+        })
     }
 
     /// The objective of the whole model at a site without guesses is no less.
     pub(crate) fn whole_at_least(&self, site: usize) -> f64 {
         let weight = self.ground.permitted.request.objective.first_token_weight;
         let prefill = self.through(site, Phase::Prefill(self.chunks.len() - 1));
+        let whole = [Segment::new(site, 0, self.layers())];
+        let cold = self.cold(self.held_along(&whole, false, None).unwrap_or(0));
         let answer = self.answer * self.through(site, Phase::Decode(1));
         // What is added in another order may be a little more.
-        (weight * self.cold(site) * prefill + answer) * self.patience * (1.0 - 1e-9)
+        (weight * cold * prefill + answer) * self.patience * (1.0 - 1e-9)
     }
 
     /// Bytes of token table and head for a site that is first, last or both. Where both are one tensor, either needs it.

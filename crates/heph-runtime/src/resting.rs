@@ -143,8 +143,8 @@ impl<D: Rests> Resting<D> {
         self.lock().find(whom, prompt).map_or(0, |(count, _)| count)
     }
 
-    /// The machines that hold the beginning of `prompt` for desks that rest for `owner`, where one has the whole model: a conversation is planned
-    /// to go on where it lies, as long as that is not too busy. Whether such a desk goes on under the plan that comes of it is asked of
+    /// The stages that hold the beginning of `prompt` for desks that rest for `owner`: a conversation is planned to go on where it lies, as long
+    /// as that is not too busy. Whether such a desk goes on under the plan that comes of it is asked of
     /// [`Resting::holds`].
     pub fn held(&self, owner: Owner, prompt: &[TokenId]) -> Vec<WarmPrefix> {
         let desks = self.lock();
@@ -153,14 +153,9 @@ impl<D: Rests> Resting<D> {
             .iter()
             .filter(|rested| rested.whom.owner == owner && rested.since.elapsed() < REST_MAX);
         own.filter_map(|rested| {
-            let [stage] = &rested.whom.plan.stages[..] else {
-                return None;
-            };
             let same = common(rested.desk.held(), prompt);
-            (same >= WORTH_TOKENS).then(|| WarmPrefix {
-                node: stage.node,
-                tokens: u32::try_from(same).unwrap_or(u32::MAX),
-            })
+            let tokens = u32::try_from(same).unwrap_or(u32::MAX);
+            (same >= WORTH_TOKENS).then(|| WarmPrefix::of(&rested.whom.plan, tokens))
         })
         .collect()
     }
@@ -410,14 +405,12 @@ mod tests {
         let mut whole = whom(1);
         whole.plan.stages = vec![stage(7)];
         resting.rest(whole.clone(), text(1, 50));
-        let mut parts = whole;
+        let mut parts = whole.clone();
         parts.plan.stages = vec![stage(8), stage(9)];
-        resting.rest(parts, text(1, 50));
-        let held = [WarmPrefix {
-            node: NodeId([7; 32]),
-            tokens: 50,
-        }];
+        resting.rest(parts.clone(), text(1, 40));
+        let held = [WarmPrefix::of(&whole.plan, 50), WarmPrefix::of(&parts.plan, 40)];
         assert_eq!(resting.held(Owner([1; 32]), &text(1, 60)), held);
+        assert!(held[1].lies_along(&parts.plan) && !held[1].lies_along(&whole.plan));
         assert!(resting.held(Owner([2; 32]), &text(1, 60)).is_empty());
         assert!(
             resting.held(Owner([1; 32]), &text(1, 10)).is_empty(),

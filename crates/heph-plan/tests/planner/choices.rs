@@ -1,6 +1,6 @@
 //! Plain situations and what must come of them.
 
-use crate::scenes::{cluster, drawn, leaks, link, model, node, request};
+use crate::scenes::{cluster, drawn, leaks, link, model, node, request, warm, warm_stage};
 use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{
     Cluster, DocumentProfile, DraftProfile, DraftSource, Mode, Place, Readying, Record, Refusal, ReplayError,
@@ -31,15 +31,12 @@ fn a_faster_node_nearby_takes_the_whole() {
 /// As clocks showed: 45 ms to the first token at a round trip of 20, where 23 were expected.
 #[test]
 fn a_session_elsewhere_is_asked_for_before_anything_is_sent() {
-    let first = |rtt: f64, warm: bool| {
+    let first = |rtt: f64, open: bool| {
         let (mut request, mut cluster) = fast_neighbour();
         request.mode = Some(Mode::Remote);
         cluster.nodes[0].link = link(rtt, 1000.0);
-        let node = cluster.nodes[0].profile.node;
-        request.warm = warm
-            .then_some(WarmPrefix { node, tokens: 0 })
-            .into_iter()
-            .collect();
+        let whole = warm_stage(1, 0..request.models[0].profile.layers.len());
+        request.warm = open.then(|| warm(vec![whole], 0)).into_iter().collect();
         plan(&request, &cluster)
             .unwrap()
             .plan
@@ -47,7 +44,7 @@ fn a_session_elsewhere_is_asked_for_before_anything_is_sent() {
             .first_token
             .as_secs_f64()
     };
-    let ways = |warm| (first(105.0, warm) - first(5.0, warm)) / 0.1;
+    let ways = |open| (first(105.0, open) - first(5.0, open)) / 0.1;
     assert!(
         (ways(false) - 2.0).abs() < 1e-6,
         "to open the session, and for the prompt"
@@ -268,6 +265,38 @@ fn a_long_prompt_goes_through_another_machine_between_layers_of_the_desk() {
         panic!("{stages:?}");
     };
     assert!(first > 0 && last > 0 && (9..=11).contains(&between), "{stages:?}");
+}
+
+#[test]
+fn a_conversation_goes_on_over_the_stages_that_hold_it_while_that_is_sooner() {
+    let of = model(22, 30.0);
+    let here = node(0, Role::Own, 5.0, 2_000_000_000, &of);
+    let there = node(1, Role::Own, 5.0, 2_000_000_000, &of);
+    let mut cluster = cluster(here, vec![(there, link(20.0, 1000.0))]);
+    let mut request = request(of);
+    (request.prompt_tokens, request.answer_tokens, request.context) = (512, 16, 1024);
+    request.mode = Some(Mode::Layered);
+    let before = plan(&request, &cluster).unwrap().plan;
+    // What was measured since makes another split a little better, and after that a much better one.
+    cluster.nodes[0].profile.speed.bytes_per_second *= 1.2;
+    cluster.nodes[0].profile.speed.flops_per_second *= 1.2;
+    let anew = plan(&request, &cluster).unwrap().plan;
+    assert!(!anew.same_places(&before));
+    request.warm = vec![WarmPrefix::of(&before, 500)];
+    let goes_on = plan(&request, &cluster).unwrap().plan;
+    assert!(goes_on.same_places(&before) && request.warm[0].lies_along(&goes_on));
+    assert!(goes_on.expected.first_token < anew.expected.first_token / 4);
+    // It lies there for whoever drafts as before alone.
+    request.warm[0].draft = Some(DraftSource::NGram);
+    assert!(plan(&request, &cluster).unwrap().plan.same_places(&anew));
+    request.warm[0].draft = None;
+    cluster.nodes[0].profile.speed.bytes_per_second *= 40.0;
+    cluster.nodes[0].profile.speed.flops_per_second *= 40.0;
+    let leaves = plan(&request, &cluster).unwrap().plan;
+    assert!(
+        !leaves.same_places(&before),
+        "a machine that became much faster takes more"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use heph_plan::{
     Cluster, CodecProfile, DirectForwarding, Forwarding, Mode, Place, Plan, Readying, Request, plan,
 };
 use heph_types::{
-    Exactness, KvFormat, LayerProfile, Leaves, LinkProfile, NodeId, NodeProfile, NodeState, Role, WireCodec,
+    Exactness, KvFormat, LayerProfile, Leaves, LinkProfile, NodeProfile, NodeState, Role, WireCodec,
 };
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -110,25 +110,37 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    /// Share of the prompt that is still to be computed: a cache of its beginning helps where the whole model runs in
-    /// one place, and only for the prompt as it was.
+    /// Tokens of the prompt that a conversation left in the caches of this very way, if one did: of use only for the prompt as it was.
+    fn held(&self, way: &Way) -> Option<u32> {
+        let drafts = way.draft.map(|(at, _)| self.request.drafts[at].source);
+        let mut most = None;
+        for warm in self.request.warm.iter().filter(|_| !way.spans) {
+            let direct = warm.forwarding == Forwarding::Direct;
+            let mut same =
+                warm.stages.len() == way.stages.len() && direct == way.direct && warm.draft == drafts;
+            for (held, (at, start, end)) in warm.stages.iter().zip(&way.stages) {
+                let layers = (held.layers.start(), held.layers.end());
+                same &= held.node == self.node(*at).node && layers == (*start, *end);
+            }
+            if same {
+                most = most.max(Some(warm.tokens));
+            }
+        }
+        most
+    }
+
+    /// Share of the prompt that is still to be computed.
     fn cold(&self, way: &Way) -> f64 {
         let prompt = self.prompt(way);
-        let ([(at, ..)], false) = (way.stages.as_slice(), way.spans) else {
-            return 1.0;
-        };
-        let node = self.node(*at).node;
-        let warm = self.request.warm.iter().filter(|w| w.node == node);
-        let held = warm.map(|w| w.tokens).max().unwrap_or(0);
+        let held = self.held(way).unwrap_or(0);
         1.0 - f64::from(held.min(prompt.saturating_sub(1))) / f64::from(prompt.max(1))
     }
 
     /// A session is asked for before anything is sent, unless a conversation left one open.
-    fn opening(&self, at: usize) -> f64 {
-        let open = |node: NodeId| self.request.warm.iter().any(|w| w.node == node);
+    fn opening(&self, way: &Way, at: usize) -> f64 {
         match at {
             0 => 0.0,
-            _ if open(self.node(at).node) => 0.0,
+            _ if self.held(way).is_some() => 0.0,
             _ => self.link(at).0,
         }
     }
@@ -360,7 +372,7 @@ impl<'a> Oracle<'a> {
             power *= accept;
         }
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
-            queue = queue.max(self.node(at).queue.as_secs_f64() + self.opening(at));
+            queue = queue.max(self.node(at).queue.as_secs_f64() + self.opening(way, at));
             let mut flops = 0.0;
             for layer in start..end {
                 if at > 0 && !self.node(at).holds_layer(choice.profile.model, layer) {

@@ -1,10 +1,11 @@
 //! Clusters and requests to plan with, some drawn by seed, some plain; and the check that a plan keeps its policy, written
 //! from the policy's words, apart from the rule that the planner follows. The crate's own tests and the bench use them too.
 
+use core::ops::Range;
 use core::time::Duration;
 use heph_plan::{
-    Between, Cluster, CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, KvChoice,
-    ModelChoice, Objective, Peer, Place, Plan, Readying, Request, WarmPrefix,
+    Between, Cluster, CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, Forwarding,
+    KvChoice, ModelChoice, Objective, Peer, Place, Plan, Readying, Request, WarmPrefix, WarmStage,
 };
 use heph_types::{
     Caps, Exactness, Held, KvFormat, LayerProfile, LayerRange, Leaves, LinkProfile, ModelHash, ModelProfile,
@@ -278,8 +279,9 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
     }
     if dice.chance(0.15) {
         let tokens = dice.whole(0, request.prompt_tokens);
-        let node = node_id(dice.whole(0, 2) as usize);
-        request.warm.push(WarmPrefix { node, tokens });
+        let layers = request.models[0].profile.layers.len();
+        let whole = warm_stage(dice.whole(0, 2) as usize, 0..layers);
+        request.warm.push(warm(vec![whole], tokens));
     }
     if dice.chance(0.3) {
         request.direct = DirectForwarding::Allowed;
@@ -296,7 +298,60 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
             draft.readying = Readying { first, rest };
         }
     }
+    if dice.chance(0.3) && request.models[0].profile.layers.len() > 1 {
+        request.warm.push(drawn_line(&mut dice, &request));
+    }
     request
+}
+
+/// A prompt's beginning in the caches of several stages, the first or the last of them the desk's.
+fn drawn_line(dice: &mut Dice, request: &Request) -> WarmPrefix {
+    let count = request.models[0].profile.layers.len();
+    let places: &[usize] = match dice.whole(0, 3) {
+        0 => &[0, 1],
+        1 => &[0, 2, 0],
+        2 => &[1, 2],
+        _ => &[0, 1, 2],
+    };
+    let mut cuts: Vec<usize> = places[1..]
+        .iter()
+        .map(|_| dice.whole(1, count as u32 - 1) as usize)
+        .collect();
+    cuts.sort_unstable();
+    let ends = cuts.iter().copied().chain([count]);
+    let starts = [0].into_iter().chain(cuts.iter().copied());
+    let stages = places.iter().zip(starts.zip(ends));
+    WarmPrefix {
+        draft: request
+            .drafts
+            .first()
+            .map(|draft| draft.source)
+            .filter(|_| dice.chance(0.3)),
+        ..warm(
+            stages
+                .map(|(place, (start, end))| warm_stage(*place, start..end))
+                .collect(),
+            dice.whole(0, request.prompt_tokens),
+        )
+    }
+}
+
+/// Stages in whose caches the beginning of a prompt lies.
+pub(crate) fn warm(stages: Vec<WarmStage>, tokens: u32) -> WarmPrefix {
+    WarmPrefix {
+        stages,
+        forwarding: Forwarding::ThroughDesk,
+        draft: None,
+        tokens,
+    }
+}
+
+/// One of these stages: the desk is number 0.
+pub(crate) fn warm_stage(which: usize, layers: Range<usize>) -> WarmStage {
+    WarmStage {
+        node: node_id(which),
+        layers: LayerRange::new(layers.start, layers.end, layers.end).unwrap(),
+    }
 }
 
 fn drawn_policy(dice: &mut Dice) -> Policy {

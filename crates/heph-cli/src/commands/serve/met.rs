@@ -212,13 +212,12 @@ impl Planned {
     /// The best plan for the wish over these machines. What lies at one makes it sooner only where the desk that holds it goes on.
     fn among(met: &Arc<Acquaintance>, asking: Arc<Asking>, wish: &Wish) -> Result<Planned, Failure> {
         let mut warm = met.resting.held(wish.share.owner, &wish.prompt);
-        warm.retain(|prefix| !asking.is_lost(prefix.node));
+        warm.retain(|prefix| !prefix.stages.iter().any(|stage| asking.is_lost(stage.node)));
         loop {
             let planned = Planned::with(met, Arc::clone(&asking), wish, &warm)?;
-            let stages = &planned.record.decision.plan.stages;
-            let counted_on = |warm: &WarmPrefix| stages.iter().any(|stage| stage.node == warm.node);
+            let plan = &planned.record.decision.plan;
             let in_vain =
-                |warm: &WarmPrefix| counted_on(warm) && warm.tokens as usize > planned.goes_on(wish);
+                |warm: &WarmPrefix| warm.lies_along(plan) && warm.tokens as usize > planned.goes_on(wish);
             match warm.iter().position(in_vain) {
                 Some(at) => drop(warm.remove(at)),
                 None => return Ok(planned),
