@@ -8,7 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -65,9 +65,6 @@ pub(crate) trait Simd: Copy {
     const WIDE: bool;
     /// Whether [`Simd::end_scaled`] wants sums of 16 bits, although [`Simd::Partial`] holds 32.
     const SHORT: bool = false;
-    /// Up to this many tokens, codes are unpacked in registers for each set of [`Simd::TOKENS`]; beyond it, once into a
-    /// panel in the first-level cache.
-    const ALONG: usize = 4;
     /// Whether [`Simd::step`] takes codes up to 255, so that signed codes come with 128 added and
     /// [`Simd::signed`] is never called. Otherwise codes are at most 63.
     const BIASED: bool;
@@ -80,6 +77,13 @@ pub(crate) trait Simd: Copy {
     type Floats: Copy;
     /// An unfinished dot product of a sub-block.
     type Partial: Copy;
+
+    /// Up to this many tokens, codes are unpacked in registers for each set of [`Simd::TOKENS`]; beyond it, once into a
+    /// panel in the first-level cache.
+    #[inline(always)]
+    fn along(self) -> usize {
+        4
+    }
 
     /// Loads `4 * LANES` bytes.
     ///

@@ -36,6 +36,9 @@ const FILE_BYTES_MAX: u64 = 16 << 10;
 /// Machines that a relay remembers the keys of.
 const KEYS_REMEMBERED: usize = 4_096;
 
+/// Somebody else may hold the UDP port of a number that is free for TCP, or take either before the relay does; rarely twice.
+const PORT_TRIES: usize = 16;
+
 /// Who may wait at a relay.
 #[derive(Clone)]
 pub enum Admission {
@@ -105,28 +108,40 @@ impl Relay {
             bytes_per_second_max,
         } = options;
         let socket = |cause: String| RelayError::Socket { bind, cause };
-        let bind = with_port(bind).map_err(|cause| socket(cause.to_string()))?;
         let hash = certificate.hash();
         let tls = certificate
             .into_server()
             .map_err(|cause| socket(cause.to_string()))?;
 
-        // The library answers one plain request ("is there a captive portal?") on a port of its own. Nothing that leaves
-        // this machine may be below TLS 1.3, so that port is not open to anybody else.
-        let mut config = server::RelayConfig::new((Ipv4Addr::LOCALHOST, 0));
-        config.tls = Some(server::TlsConfig::new(
-            bind,
-            server::CertConfig::Manual { server_config: tls },
-        ));
-        config.key_cache_capacity = Some(KEYS_REMEMBERED);
-        config.access = Arc::new(admission);
-        config.limits.client_rx = bytes_per_second_max.map(server::ClientRateLimit::new);
-        let mut both = server::ServerConfig::default();
-        both.relay = Some(config);
-        both.quic = Some(server::QuicConfig::new(bind));
-        let server = server::Server::spawn(both)
-            .await
-            .map_err(|cause| socket(format!("{cause:#}")))?;
+        let admission = Arc::new(admission);
+        let config = |bind| {
+            // The library answers one plain request ("is there a captive portal?") on a port of its own. Nothing that leaves
+            // this machine may be below TLS 1.3, so that port is not open to anybody else.
+            let mut config = server::RelayConfig::new((Ipv4Addr::LOCALHOST, 0));
+            config.tls = Some(server::TlsConfig::new(
+                bind,
+                server::CertConfig::Manual {
+                    server_config: tls.clone(),
+                },
+            ));
+            config.key_cache_capacity = Some(KEYS_REMEMBERED);
+            config.access = Arc::<Admission>::clone(&admission);
+            config.limits.client_rx = bytes_per_second_max.map(server::ClientRateLimit::new);
+            let mut both = server::ServerConfig::default();
+            both.relay = Some(config);
+            both.quic = Some(server::QuicConfig::new(bind));
+            both
+        };
+        let mut tries = if bind.port() == 0 { PORT_TRIES } else { 1 };
+        let (server, bind) = loop {
+            let free = with_port(bind).map_err(|cause| socket(cause.to_string()))?;
+            tries -= 1;
+            match server::Server::spawn(config(free)).await {
+                Ok(server) => break (server, free),
+                Err(cause) if tries == 0 => return Err(socket(format!("{cause:#}"))),
+                Err(_) => {}
+            }
+        };
         let hash = data_encoding::HEXLOWER.encode(&hash);
         let address = format!("https://{host}:{}#{hash}", bind.port());
         let address = address.parse().map_err(|_| RelayError::Host(host))?;
@@ -145,14 +160,12 @@ impl Relay {
     }
 }
 
-/// `bind` with a port that is free for TCP and for UDP, where none was chosen.
+/// `bind` with a port that is free for TCP and for UDP, where none was chosen. Another program may take it at any time.
 fn with_port(bind: SocketAddr) -> io::Result<SocketAddr> {
-    /// Somebody else may hold the UDP port of a number that is free for TCP; rarely twice.
-    const TRIES: usize = 16;
     if bind.port() != 0 {
         return Ok(bind);
     }
-    for _ in 0..TRIES {
+    for _ in 0..PORT_TRIES {
         let tcp = TcpListener::bind(bind)?.local_addr()?;
         if UdpSocket::bind(tcp).is_ok() {
             return Ok(tcp);

@@ -152,6 +152,7 @@ impl<F: Family> Kernel for Integers<'_, F> {
         let mut params = F::EMPTY;
         let mut panel = Panel::EMPTY;
         let mut scratch = Scratch::take();
+        let along = s.along();
         let most = tokens_of_chunk(cols.div_ceil(GROUP) * size_of::<F::Group>());
         for chunk in (0..tokens).step_by(most) {
             let count = most.min(tokens - chunk);
@@ -167,7 +168,7 @@ impl<F: Family> Kernel for Integers<'_, F> {
                     unsafe { F::read(s, record, blocks, &mut params) };
                     let x = x[group * tokens + chunk..][..count].as_ptr();
                     let params = &params;
-                    if count <= S::ALONG {
+                    if count <= along {
                         let record = Record {
                             planes,
                             blocks,

@@ -17,6 +17,30 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) {
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
+/// Whether the processor unpacks codes in other pipes than it multiplies in. Those of AMD do, and a panel gains them nothing: on a Zen 4
+/// products of 32 tokens are 25 % slower over one, and those of 128 tokens 10 %. On Intel's, both share two pipes.
+pub(crate) mod beside {
+    use std::arch::x86_64::__cpuid;
+    use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+    /// 0 where nobody has asked the processor yet.
+    static IS: AtomicU8 = AtomicU8::new(0);
+
+    pub(super) fn is() -> bool {
+        if IS.load(Relaxed) == 0 {
+            let vendor = __cpuid(0);
+            let words = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+            set(words.as_flattened() == b"AuthenticAMD");
+        }
+        IS.load(Relaxed) == 2
+    }
+
+    /// For tests, whatever the processor does.
+    pub(crate) fn set(is: bool) {
+        IS.store(if is { 2 } else { 1 }, Relaxed);
+    }
+}
+
 /// `vpdpwssd`, written out because the compiler takes it apart again into a product and a sum.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
@@ -41,7 +65,11 @@ impl Simd for Avx512 {
     const WIDE: bool = true;
     const BIASED: bool = true;
     const SHORT: bool = true;
-    const ALONG: usize = 24;
+
+    #[inline(always)]
+    fn along(self) -> usize {
+        if beside::is() { usize::MAX } else { 24 }
+    }
 
     type Bytes = __m512i;
     type Ints = __m512i;
