@@ -121,7 +121,7 @@ def split(model, parts):
     if "decode" in parts:
         for rtt in DECODE_RTTS:
             for line in ticketed(model, rtt, "decode:32"):
-                keep("split", model=name, rtt_ms=rtt, **line)
+                keep("split", program=program(SPAN), model=name, rtt_ms=rtt, **line)
     if "prefill" in parts:
         for rtt in (0, 100):
             # Every length in turn, so that a slower minute meets all.
@@ -129,13 +129,13 @@ def split(model, parts):
                 # Each length over a connection of its own, which is new to it.
                 for piece in PIECES:
                     for line in ticketed(model, rtt, f"prefill:512:{piece}"):
-                        keep("split", model=name, rtt_ms=rtt, **line)
+                        keep("split", program=program(SPAN), model=name, rtt_ms=rtt, **line)
     if "serial" in parts:
         for line in ticketed(model, 80, "serial:2048:64"):
-            keep("split", model=name, rtt_ms=80, **line)
+            keep("split", program=program(SPAN), model=name, rtt_ms=80, **line)
     if "bytes" in parts:
         for line in ticketed(model, 0, "bytes:16"):
-            keep("split", model=name, rtt_ms=0, **line)
+            keep("split", program=program(SPAN), model=name, rtt_ms=0, **line)
 
 
 def build_rpc():
@@ -153,7 +153,7 @@ def rpc(model, rtts):
     build_rpc()
     for rtt in rtts:
         for line in ticketed(model, rtt, "decode:32", "prefill:512:16"):
-            keep("split", model=pathlib.Path(model).stem, rtt_ms=rtt, **line)
+            keep("split", program=program(SPAN), model=pathlib.Path(model).stem, rtt_ms=rtt, **line)
         with Lab() as lab:
             desk, node = lab.host("desk"), lab.host("node")
             way = lab.strait(desk, node, rtt=rtt)
@@ -167,7 +167,7 @@ def rpc(model, rtts):
                         out = desk.run([RPC, "measure", model, where, "512", "32", repack], cpus="0", timeout=280)
                     if out.returncode:
                         raise RuntimeError(out.stderr)
-                    keep("rpc", model=pathlib.Path(model).stem, rtt_ms=rtt, job=["two", "one"][where == "-"],
+                    keep("rpc", program=program(SPAN), model=pathlib.Path(model).stem, rtt_ms=rtt, job=["two", "one"][where == "-"],
                          others=others.share(), **json.loads(out.stdout))
 
 
@@ -230,7 +230,7 @@ def overhead(name="overhead", socket="measure", lends="serve"):
         told = span.measure(0, *["overhead:400"] * 3, socket=socket)
         link = (before + way()) / 2
         for line in told:
-            keep(name, rtt_ms=0, link_us=link, **line)
+            keep(name, program=program(SPAN), rtt_ms=0, link_us=link, **line)
 
 
 def guesses(rtts):
@@ -371,14 +371,14 @@ def told_in_words(text, receipt, tokens):
 
 
 @functools.cache
-def program():
+def program(path=HEPH):
     """Lines of different programs are not compared."""
-    return hashlib.sha256(HEPH.read_bytes()).hexdigest()[:8]
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def lines(kind, of=None, **like):
-    """Those of the last day, processor and profile with which the like of them was measured alone: what was before was another program. Or those of
-    one day, processor and profile, as `made` tells them."""
+    """Those of the last day, processor, profile and program with which the like of them was measured alone. Or those of one day, processor, profile
+    and program, as `made` tells them."""
     if not RAW.exists():
         return []
     every = [json.loads(line) for line in RAW.read_text().splitlines()]
@@ -392,7 +392,8 @@ def lines(kind, of=None, **like):
 
 
 def made(line):
-    return line["at"][:10], line["cpu"], line.get("profile")
+    # What plans expect is told of several programs beside each other.
+    return line["at"][:10], line["cpu"], line.get("profile"), line.get("program") if line["kind"] != "expected" else None
 
 
 def alike(line):

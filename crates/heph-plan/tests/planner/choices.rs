@@ -3,8 +3,8 @@
 use crate::scenes::{cluster, drawn, leaks, link, model, node, request, warm, warm_stage};
 use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{
-    Cluster, DocumentProfile, DraftProfile, DraftSource, Mode, Place, Readying, Record, Refusal, ReplayError,
-    Request, WarmPrefix, plan,
+    Cluster, DocumentProfile, DraftProfile, DraftSource, Mode, Peer, Place, Readying, Record, Refusal,
+    ReplayError, Request, WarmPrefix, plan,
 };
 use heph_types::{Leaves, NodeState, Policy, Role};
 use proptest::prelude::*;
@@ -287,9 +287,11 @@ fn a_conversation_goes_on_over_the_stages_that_hold_it_while_that_is_sooner() {
     assert!(goes_on.same_places(&before) && request.warm[0].lies_along(&goes_on));
     assert!(goes_on.expected.first_token < anew.expected.first_token / 4);
     // It lies there for whoever drafts as before alone.
-    request.warm[0].draft = Some(DraftSource::NGram);
+    request.drafts = desk_that_drafts(Readying::default()).0.drafts;
+    request.warm[0].draft = Some(request.drafts[0].source);
     assert!(plan(&request, &cluster).unwrap().plan.same_places(&anew));
     request.warm[0].draft = None;
+    assert!(plan(&request, &cluster).unwrap().plan.same_places(&before));
     cluster.nodes[0].profile.speed.bytes_per_second *= 40.0;
     cluster.nodes[0].profile.speed.flops_per_second *= 40.0;
     let leaves = plan(&request, &cluster).unwrap().plan;
@@ -297,6 +299,19 @@ fn a_conversation_goes_on_over_the_stages_that_hold_it_while_that_is_sooner() {
         !leaves.same_places(&before),
         "a machine that became much faster takes more"
     );
+    // Also along stages that nobody would choose.
+    for which in [2, 3] {
+        let other = node(which, Role::Own, 5.0, 2_000_000_000, &request.models[0].profile);
+        cluster.nodes.push(Peer {
+            profile: other,
+            link: link(20.0, 1000.0),
+        });
+    }
+    let odd = [warm_stage(3, 0..2), warm_stage(2, 2..15), warm_stage(0, 15..22)];
+    request.warm = vec![warm(odd.to_vec(), 511)];
+    request.answer_tokens = 1;
+    let goes_on = plan(&request, &cluster).unwrap().plan;
+    assert!(request.warm[0].lies_along(&goes_on), "{:?}", goes_on.stages);
 }
 
 #[test]
