@@ -194,7 +194,7 @@ def direct(model, rtts):
             if out.returncode:
                 raise RuntimeError(out.stderr)
             for line in map(json.loads, out.stdout.splitlines()):
-                keep("direct", model=pathlib.Path(model).stem, rtt_ms=rtt, others=others.share(), **line)
+                keep("direct", program=program(SPAN), model=pathlib.Path(model).stem, rtt_ms=rtt, others=others.share(), **line)
 
 
 def direct_report():
@@ -236,7 +236,7 @@ def overhead(name="overhead", socket="measure", lends="serve"):
 def guesses(rtts):
     for rtt in rtts:
         for line in ticketed("story", rtt, "guess:40"):
-            keep("guesses", rtt_ms=rtt, **line)
+            keep("guesses", program=program(SPAN), rtt_ms=rtt, **line)
 
 
 # Answers of a few hundredths of a second: single ones are too short to be timed. A plain split pays the way for each token.
@@ -264,7 +264,7 @@ def modes(rtts):
                 # From the question to the last token: what is streamed comes in heaps, of which the first token is only one.
                 whole = sum(count / pace for count, pace in [(told["prompt_tokens"], told["prefill_tok_s"]),
                                                              (told["answer_tokens"] - 1, told["decode_tok_s"])] if pace)
-                keep("modes", rtt_ms=rtt, mode=mode, took=receipt.get("mode", mode), tok_s=told["decode_tok_s"], whole_s=whole,
+                keep("modes", program=program(), rtt_ms=rtt, mode=mode, took=receipt.get("mode", mode), tok_s=told["decode_tok_s"], whole_s=whole,
                      tokens=told["answer_tokens"], guesses=guesses, text=told["text"],
                      expected=receipt.get("expected_tokens_per_s"),
                      up=sum(line["up"] for line in traffic), down=sum(line["down"] for line in traffic))
@@ -408,7 +408,7 @@ def middle(values):
 
 def report():
     out = ["# Over networks", "", "Written by `benches/network.py report` from `raw/network.jsonl`; every figure is a median of the lines of its",
-           f"kind there, of the last day, without those beside which something else took more than {OTHERS_MAX} of a core. Two hosts are two",
+           f"kind there, of the last day and program, without those beside which something else took more than {OTHERS_MAX} of a core. Two hosts are two",
            "network namespaces of one core each on one machine, with the round trip of a strait between them (`docs/world.md`).", ""]
     measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct") + lines("expected")
     if measured:
@@ -480,9 +480,11 @@ def rpc_report(model):
 
 def prefill_report():
     """Two equal stages take half of one host's time, one more piece, and the way there and back."""
-    prefill = [line for line in lines("split", job="prefill") if "around_s" in line]
-    if not prefill:
+    last = [line for line in lines("split", job="prefill", piece=PIECES[-1]) if "around_s" in line]
+    if not last:
         return []
+    # Lengths are compared: all of them are of one program.
+    prefill = lines("split", job="prefill", of=made(last[-1]))
     pieces = sorted({line["piece"] for line in prefill})
     out = ["A prompt of 512 tokens, in pieces that travel together. Both hosts are cores of one machine and slow each other: *beside* is a",
            "host with all of the model while the other one does the like, which is what one of two machines of their own would do alone. The",

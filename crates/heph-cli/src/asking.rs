@@ -570,7 +570,7 @@ pub(crate) struct Bounds<'a> {
     pub(crate) stays: &'a Policy,
     /// Credits that it may cost at most, and never more than was said at the start.
     pub(crate) credits_max: Option<f64>,
-    /// Machines that hold its beginning.
+    /// Stages that hold its beginning.
     pub(crate) warm: &'a [WarmPrefix],
 }
 

@@ -203,16 +203,10 @@ fn shape_of(space: &Space, plan: &Plan) -> Option<Shape> {
     let segments = segments.collect::<Option<Vec<Segment>>>()?;
     is_line(&segments, space.layers()).then_some(())?;
     let chunk = space.chunks.iter().position(|c| c.0 == plan.chunk_rows);
-    let lossy = |s: &Stage| {
-        [s.wire_in, s.wire_out]
-            .into_iter()
-            .flatten()
-            .any(|c| !c.is_exact())
-    };
     Some(Shape {
         segments,
         direct: plan.forwarding == Forwarding::Direct,
-        lossy: plan.stages.iter().any(lossy),
+        lossy: plan.rounds(),
         chunk: chunk.unwrap_or(space.chunks.len() - 1),
         draft,
     })

@@ -124,6 +124,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether rows are rounded on the way between its stages.
+    pub fn rounds(&self) -> bool {
+        let wires = self
+            .stages
+            .iter()
+            .flat_map(|stage| [stage.wire_in, stage.wire_out]);
+        wires.flatten().any(|codec| !codec.is_exact())
+    }
+
     /// Mode, nodes and layers: what two plans must share to be called the same to a person.
     pub fn same_places(&self, other: &Plan) -> bool {
         let places = |p: &Plan| p.stages.iter().map(|s| (s.node, s.layers)).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 
 use crate::plan::{DraftSource, Forwarding, Plan};
 use core::time::Duration;
-use heph_types::{KvFormat, LayerRange, ModelProfile, NodeId, Policy, WireCodec};
+use heph_types::{KvFormat, LayerRange, ModelHash, ModelProfile, NodeId, Policy, WireCodec};
 use serde::{Deserialize, Serialize};
 
 /// A request as the planner sees it: sizes and wishes, never a word of the text.
@@ -117,7 +117,8 @@ pub struct DocumentProfile {
     pub loss: f64,
 }
 
-/// A prompt's beginning that lies in the caches of a line of stages: of use to the same stages with the same draft alone.
+/// A prompt's beginning that lies in the caches of a line of stages: of use to the same stages with the same draft alone, and where rows
+/// travel as before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmPrefix {
     /// Where, in layer order.
@@ -126,6 +127,12 @@ pub struct WarmPrefix {
     pub forwarding: Forwarding,
     /// What drafts for them.
     pub draft: Option<DraftSource>,
+    /// Whether rows are rounded on the way between them.
+    pub rounded: bool,
+    /// Of which model these are layers.
+    pub model: ModelHash,
+    /// How its caches keep what it read.
+    pub kv: KvFormat,
     /// How much of it.
     pub tokens: u32,
 }
@@ -143,26 +150,27 @@ impl WarmPrefix {
     /// What the line of a plan holds.
     pub fn of(plan: &Plan, tokens: u32) -> WarmPrefix {
         WarmPrefix {
-            stages: warm_stages(plan).collect(),
+            stages: plan
+                .stages
+                .iter()
+                .map(|stage| WarmStage {
+                    node: stage.node,
+                    layers: stage.layers,
+                })
+                .collect(),
             forwarding: plan.forwarding,
             draft: plan.draft.map(|draft| draft.source),
+            rounded: plan.rounds(),
+            model: plan.model,
+            kv: plan.kv,
             tokens,
         }
     }
 
     /// Whether a plan goes on where it lies.
     pub fn lies_along(&self, plan: &Plan) -> bool {
-        self.forwarding == plan.forwarding
-            && self.draft == plan.draft.map(|draft| draft.source)
-            && warm_stages(plan).eq(self.stages.iter().copied())
+        *self == WarmPrefix::of(plan, self.tokens)
     }
-}
-
-fn warm_stages(plan: &Plan) -> impl Iterator<Item = WarmStage> {
-    plan.stages.iter().map(|stage| WarmStage {
-        node: stage.node,
-        layers: stage.layers,
-    })
 }
 
 /// Work with a model that was not computed with since the program began: its weights are read where they lie in the file,

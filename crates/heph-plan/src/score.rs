@@ -42,7 +42,7 @@ impl Space<'_> {
 
     /// As [`Space::score`], or `None` where it is seen on the way that the objective is `most` or more.
     pub(crate) fn score_below(&self, shape: &Shape, most: f64) -> Option<Score> {
-        let still = self.with_held(shape, self.still(shape)?);
+        let still = self.with_left(shape, self.still(shape)?);
         let part = self.answered(&self.guessing(shape), &still, &self.answer_pass(shape));
         if part.objective_at(0.0, self) >= most {
             return None;
@@ -61,8 +61,8 @@ impl Space<'_> {
     }
 
     /// With what lies in caches along these very stages: it is not computed again, and their sessions are open.
-    fn with_held(&self, shape: &Shape, still: Still) -> Still {
-        match self.held_along(&shape.segments, shape.direct, shape.draft) {
+    fn with_left(&self, shape: &Shape, still: Still) -> Still {
+        match self.left_along(shape) {
             Some(tokens) => Still {
                 cold: self.cold(tokens),
                 opening: still.queue,
@@ -192,7 +192,8 @@ impl Space<'_> {
             passes: f64::from(length),
             drafting: f64::from(length) * draft.seconds_per_token,
             all_right: draft.acceptance.powi(i32::from(length) + 1),
-            before: draft.seconds_for_prompt + draft.readying.first.as_secs_f64(),
+            readying: draft.readying.first.as_secs_f64(),
+            reading: draft.seconds_for_prompt,
             packing: draft.readying.rest.as_secs_f64(),
         }
     }
@@ -208,11 +209,13 @@ impl Space<'_> {
             Exactness::Exact => 0.0,
             Exactness::Close | Exactness::Unknown => self.ground.permitted.request.objective.inexact_loss,
         };
+        // Whoever drafts for stages that hold the beginning has read it, too.
+        let before = guessing.readying + still.cold * guessing.reading;
         Answered {
             per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain
                 + packing / self.answer.max(1.0),
-            waits: first + still.load + still.opening + guessing.before + self.choosing(),
-            drafter_waits: guessing.before,
+            waits: first + still.load + still.opening + before + self.choosing(),
+            drafter_waits: before,
             credits: still.prompt_credits + still.answer_credits * guessing.rows / guessing.gain,
             patience: self.patience + inexact,
             bytes_up: still.bytes_up + rounds * pass.up[0],
@@ -244,7 +247,9 @@ impl Space<'_> {
         let count = f64::from(self.chunks[shape.chunk].1);
         let in_turn = chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0];
         // A desk that begins and ends waits neither before nor behind, but has both to do.
-        let all = still.cold * in_turn.max(count * chunk.desk[0]);
+        // However little is left to be computed, it goes all the way.
+        let way = chunk.way[0];
+        let all = way + still.cold * (in_turn.max(count * chunk.desk[0]) - way);
         let elsewhere = match shape.segments.len() {
             1 => 0.0,
             _ => (all - still.cold * count * chunk.desk[0]).max(0.0),
@@ -392,7 +397,7 @@ impl<'s, 'a> Reckoning<'s, 'a> {
     /// As [`Space::score_below`], of a shape with the stages, the codecs and the forwarding of the first.
     pub(crate) fn score_below(&mut self, shape: &Shape, most: f64) -> Option<Score> {
         let space = self.space;
-        let still = space.with_held(shape, self.still.filter(|_| space.stands(shape))?);
+        let still = space.with_left(shape, self.still.filter(|_| space.stands(shape))?);
         // A draft of no tokens is a round all the same, and no stream.
         let answer = match shape.draft {
             Some((_, 0)) => space.answer_pass(shape),
@@ -493,7 +498,7 @@ impl<'s, 'a> Neighbours<'s, 'a> {
             }
         }
         new.iter().for_each(|prompt| sum.prompt.add(prompt));
-        sum.still = space.with_held(shape, sum.still);
+        sum.still = space.with_left(shape, sum.still);
         let part = space.answered(&self.guessing, &sum.still, &sum.answer);
         space.summed(shape, &sum.still, &part, &sum.prompt)
     }
@@ -518,7 +523,7 @@ impl<'s, 'a> Neighbours<'s, 'a> {
             sum.still.add(&still);
             sum.answer.add(&answer);
         }
-        sum.still = space.with_held(shape, sum.still);
+        sum.still = space.with_left(shape, sum.still);
         let part = space.answered(&self.guessing, &sum.still, &sum.answer);
         if part.objective_at(0.0, space) >= most {
             return false;
@@ -757,8 +762,9 @@ struct Guessing {
     /// Seconds of drafting a round, and the draft's passes in it.
     drafting: f64,
     passes: f64,
-    /// Seconds of getting ready for the first guess, with the prompt taken in, and of packing the draft's model behind that.
-    before: f64,
+    /// Seconds of getting ready for the first guess, of taking the prompt in, and of packing the draft's model behind that.
+    readying: f64,
+    reading: f64,
     packing: f64,
     /// How likely every guess is right.
     all_right: f64,
@@ -770,7 +776,8 @@ impl Guessing {
         gain: 1.0,
         drafting: 0.0,
         passes: 0.0,
-        before: 0.0,
+        readying: 0.0,
+        reading: 0.0,
         packing: 0.0,
         all_right: 0.0,
     };
@@ -807,6 +814,7 @@ mod tests {
     use crate::permit::permit;
     use crate::scenes::crowd;
     use crate::search::{Effort, Search};
+    use crate::space::Left;
     use heph_types::{Policy, Role};
 
     /// Spaces for chosen spans in which nothing is looked for have no shape.
@@ -841,20 +849,31 @@ mod tests {
     /// What is known of a shape spares counting; it changes no score, and nothing that costs less is left out.
     #[test]
     fn a_changed_shape_is_scored_as_if_nothing_were_known() {
-        let mut scored = 0;
+        let (mut scored, mut along) = (0, 0);
         for seed in 0..6 {
             let (request, cluster) = crowd(seed, 12, 24, 0.3);
             let permitted = permit(&request, &cluster);
             let ground = Ground::new(&permitted);
-            let space = Space::new(&ground, (seed as usize % 2, 0), false);
+            let mut space = Space::new(&ground, (seed as usize % 2, 0), false);
             let search = Search::seeds(&space, Effort::Glance, None);
+            let best: Vec<Shape> = search.best.iter().flatten().map(|b| b.0.clone()).collect();
+            // What conversations left lies along some of the shapes to come.
+            for base in &best {
+                let (segments, unused) = (&base.segments[..], &[][..]);
+                FAMILIES[0](&From { segments, unused }, &mut |segments| {
+                    crate::cover::join(segments);
+                    space.left.push(Left {
+                        segments: segments.clone(),
+                        direct: base.direct,
+                        lossy: base.lossy,
+                        draft: base.draft.map(|(at, _)| request.drafts[at].source),
+                        tokens: request.prompt_tokens / 2,
+                    });
+                    false
+                });
+            }
             let unused: Vec<usize> = (DESK + 1..ground.sites.len()).take(4).collect();
-            for (base, direct) in search
-                .best
-                .iter()
-                .flatten()
-                .flat_map(|b| [(&b.0, false), (&b.0, true)])
-            {
+            for (base, direct) in best.iter().flat_map(|base| [(base, false), (base, true)]) {
                 let base = Shape {
                     direct,
                     ..base.clone()
@@ -885,6 +904,7 @@ mod tests {
                             return false;
                         };
                         scored += 1;
+                        along += usize::from(space.left_along(&trial).is_some());
                         assert!(
                             (quick.objective / plain.objective - 1.0).abs() < 1e-9,
                             "seed {seed}: {trial:?}"
@@ -900,5 +920,6 @@ mod tests {
             }
         }
         assert!(scored > 1000, "{scored} changes were scored");
+        assert!(along > 100, "{along} along what was left");
     }
 }

@@ -80,7 +80,7 @@ impl<'s, 'a> Search<'s, 'a> {
             best: Default::default(),
         };
         seed.map(|shape| search.tune(shape));
-        for shape in space.held_shapes() {
+        for shape in space.left_shapes() {
             search.tune(&shape);
         }
         search.whole();

@@ -69,7 +69,7 @@ pub(crate) struct Space<'a> {
     /// Which layers the desk holds.
     held_here: Vec<bool>,
     /// Where the beginning of the prompt lies.
-    held: Vec<Held>,
+    pub(crate) left: Vec<Left>,
     /// For each site, what it has not got; `None` where it holds all layers.
     lacks: Vec<OnceCell<Option<Box<Lacks>>>>,
     /// All passes: a row of the answer, each chunk size, then 2, 3, .. rows of the answer.
@@ -109,12 +109,13 @@ pub(crate) struct Begins {
     pub(crate) bytes: f64,
 }
 
-/// A prompt's beginning that lies in caches along some stages.
-struct Held {
-    segments: Vec<Segment>,
-    direct: bool,
-    draft: Option<usize>,
-    tokens: u32,
+/// What a conversation left in the caches of some stages: the beginning of the prompt.
+pub(crate) struct Left {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) direct: bool,
+    pub(crate) lossy: bool,
+    pub(crate) draft: Option<DraftSource>,
+    pub(crate) tokens: u32,
 }
 
 /// What a site has not got.
@@ -236,7 +237,7 @@ impl<'a> Space<'a> {
             kinds,
             kind_of,
             held_here: Vec::new(),
-            held: Vec::new(),
+            left: Vec::new(),
             lacks: std::iter::repeat_with(OnceCell::new)
                 .take(ground.sites.len())
                 .collect(),
@@ -247,32 +248,28 @@ impl<'a> Space<'a> {
         space.held_here = space.held(ground.sites[DESK].profile);
         if !preprocess {
             let warm = request.warm.iter();
-            space.held = warm.filter_map(|warm| space.held_of(warm)).collect();
+            space.left = warm.filter_map(|warm| space.left_of(warm)).collect();
         }
         space
     }
 
-    /// A prompt's beginning, by sites; `None` where one of its stages is at none of them, or they make no line of this model.
-    fn held_of(&self, warm: &WarmPrefix) -> Option<Held> {
-        let ground = self.ground;
+    /// What was left, by sites; `None` where it is of another model or cache format, where one of its stages is at none of the sites, or
+    /// they make no line.
+    fn left_of(&self, warm: &WarmPrefix) -> Option<Left> {
+        if (warm.model, warm.kv) != (self.model.model, self.kv) {
+            return None;
+        }
         let segments = warm.stages.iter().map(|stage| {
             let at = |site: &Site| site.profile.node == stage.node;
-            let site = ground.sites.iter().position(at)?;
+            let site = self.ground.sites.iter().position(at)?;
             Some(Segment::new(site, stage.layers.start(), stage.layers.end()))
         });
-        let source = |source: DraftSource| {
-            let mut drafts = ground.permitted.request.drafts.iter();
-            drafts.position(|draft| draft.source == source)
-        };
-        let draft = match warm.draft {
-            Some(of) => Some(source(of)?),
-            None => None,
-        };
         let segments = segments.collect::<Option<Vec<Segment>>>()?;
-        is_line(&segments, self.layers()).then_some(Held {
+        is_line(&segments, self.layers()).then_some(Left {
             segments,
             direct: warm.forwarding == Forwarding::Direct,
-            draft,
+            lossy: warm.rounded,
+            draft: warm.draft,
             tokens: warm.tokens,
         })
     }
@@ -414,34 +411,52 @@ impl<'a> Space<'a> {
     }
 
     /// Share of the prompt that is still to be computed where caches hold so many tokens of it.
-    pub(crate) fn cold(&self, held: u32) -> f64 {
-        1.0 - f64::from(held.min(self.prompt.saturating_sub(1))) / f64::from(self.prompt.max(1))
+    pub(crate) fn cold(&self, left: u32) -> f64 {
+        1.0 - f64::from(left.min(self.prompt.saturating_sub(1))) / f64::from(self.prompt.max(1))
     }
 
-    /// Tokens of the prompt that the caches of these stages hold, if any do. What they hold of a prompt as it was is of no use once spans
+    pub(crate) fn plain(&self, segments: Vec<Segment>) -> Shape {
+        Shape {
+            segments,
+            direct: false,
+            lossy: false,
+            chunk: self.chunks.len() - 1,
+            draft: None,
+        }
+    }
+
+    /// Tokens of the prompt that the caches of a shape's stages hold, if any do. What they hold of a prompt as it was is of no use once spans
     /// are chosen.
-    pub(crate) fn held_along(
-        &self,
-        segments: &[Segment],
-        direct: bool,
-        draft: Option<(usize, u16)>,
-    ) -> Option<u32> {
-        let same = |held: &&Held| {
-            let source = held.draft == draft.map(|(source, _)| source);
-            held.segments == segments && held.direct == direct && source
-        };
-        let along = self.held.iter().filter(same);
-        along.map(|held| held.tokens).max()
+    pub(crate) fn left_along(&self, shape: &Shape) -> Option<u32> {
+        if self.left.is_empty() {
+            return None;
+        }
+        let drafts = &self.ground.permitted.request.drafts;
+        let draft = shape.draft.map(|(at, _)| drafts[at].source);
+        let along = self.left.iter().filter(|left| {
+            let same = left.segments == shape.segments && left.draft == draft;
+            same && (left.direct, left.lossy) == (shape.direct, shape.lossy)
+        });
+        along.map(|left| left.tokens).max()
     }
 
     /// Shapes that go on where a prompt's beginning lies.
-    pub(crate) fn held_shapes(&self) -> impl Iterator<Item = Shape> {
-        self.held.iter().map(|held| Shape {
-            segments: held.segments.clone(),
-            direct: held.direct,
-            lossy: false,
-            chunk: self.chunks.len() - 1,
-            draft: held.draft.map(|source| (source, 1)),
+    pub(crate) fn left_shapes(&self) -> impl Iterator<Item = Shape> {
+        let drafts = &self.ground.permitted.request.drafts;
+        self.left.iter().flat_map(move |left| {
+            let plain = left.draft.is_none().then_some(None);
+            let drafted = drafts
+                .iter()
+                .enumerate()
+                .filter(move |(_, draft)| left.draft == Some(draft.source) && draft.length_max > 0);
+            let drafts = plain.into_iter().chain(drafted.map(|(at, _)| Some((at, 1))));
+            drafts.map(|draft| Shape {
+                segments: left.segments.clone(),
+                direct: left.direct,
+                lossy: left.lossy,
+                chunk: self.chunks.len() - 1,
+                draft,
+            })
         })
     }
 
@@ -449,8 +464,8 @@ impl<'a> Space<'a> {
     pub(crate) fn whole_at_least(&self, site: usize) -> f64 {
         let weight = self.ground.permitted.request.objective.first_token_weight;
         let prefill = self.through(site, Phase::Prefill(self.chunks.len() - 1));
-        let whole = [Segment::new(site, 0, self.layers())];
-        let cold = self.cold(self.held_along(&whole, false, None).unwrap_or(0));
+        let whole = self.plain(vec![Segment::new(site, 0, self.layers())]);
+        let cold = self.cold(self.left_along(&whole).unwrap_or(0));
         let answer = self.answer * self.through(site, Phase::Decode(1));
         // What is added in another order may be a little more.
         (weight * cold * prefill + answer) * self.patience * (1.0 - 1e-9)

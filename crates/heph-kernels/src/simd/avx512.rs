@@ -18,7 +18,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) {
 pub(super) struct Avx512(());
 
 /// Whether the processor unpacks codes in other pipes than it multiplies in. Those of AMD do, and a panel gains them nothing: on a Zen 4
-/// products of 32 tokens are 25 % slower over one, and those of 128 tokens 10 %. On Intel's, both share two pipes.
+/// products of 32 tokens are slower over one by a fifth, and those of 128 by a tenth. On Intel's, both share two pipes.
 pub(crate) mod beside {
     use std::arch::x86_64::__cpuid;
     use std::sync::atomic::{AtomicU8, Ordering::Relaxed};

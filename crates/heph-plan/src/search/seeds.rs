@@ -81,7 +81,7 @@ impl Search<'_, '_> {
         let count = if self.effort == Effort::Full { SMALL } else { 2 };
         // Where a most of credits binds, the cheapest may be too dear.
         let bounded = space.ground.permitted.request.objective.credits_max.is_none();
-        let desk = self.plain(vec![Segment::new(DESK, 0, layers)]);
+        let desk = self.space.plain(vec![Segment::new(DESK, 0, layers)]);
         self.consider(&desk);
         let sites = DESK + 1..space.ground.sites.len();
         let mut sites: Vec<(f64, usize)> = sites.map(|site| (space.whole_at_least(site), site)).collect();
@@ -91,7 +91,7 @@ impl Search<'_, '_> {
             if bounded && found.len() >= count && least > found[count - 1].0 {
                 break;
             }
-            let shape = self.plain(vec![Segment::new(site, 0, layers)]);
+            let shape = self.space.plain(vec![Segment::new(site, 0, layers)]);
             let cost = self.consider(&shape);
             if cost.is_finite() {
                 let before = |(other, at, _): &(f64, usize, Shape)| (*other, *at) < (cost, site);
@@ -216,7 +216,7 @@ impl Search<'_, '_> {
             chunk,
             draft: wishes.draft,
             direct: wishes.forwarding == Forwarding::Direct,
-            ..self.plain(segments)
+            ..self.space.plain(segments)
         };
         let tuned = self.tune(&shape);
         let cost = tuned.as_ref().map_or(f64::INFINITY, |t| t.1);
@@ -345,15 +345,5 @@ impl Search<'_, '_> {
             ends.retain(|e| e.suffix != Some(0));
         }
         ends
-    }
-
-    fn plain(&self, segments: Vec<Segment>) -> Shape {
-        Shape {
-            segments,
-            direct: false,
-            lossy: false,
-            chunk: self.space.chunks.len() - 1,
-            draft: None,
-        }
     }
 }

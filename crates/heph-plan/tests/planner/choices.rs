@@ -4,7 +4,7 @@ use crate::scenes::{cluster, drawn, leaks, link, model, node, request, warm, war
 use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{
     Cluster, DocumentProfile, DraftProfile, DraftSource, Mode, Peer, Place, Readying, Record, Refusal,
-    ReplayError, Request, WarmPrefix, plan,
+    ReplayError, Request, WarmPrefix, plan, shortlist,
 };
 use heph_types::{Leaves, NodeState, Policy, Role};
 use proptest::prelude::*;
@@ -36,7 +36,8 @@ fn a_session_elsewhere_is_asked_for_before_anything_is_sent() {
         request.mode = Some(Mode::Remote);
         cluster.nodes[0].link = link(rtt, 1000.0);
         let whole = warm_stage(1, 0..request.models[0].profile.layers.len());
-        request.warm = open.then(|| warm(vec![whole], 0)).into_iter().collect();
+        let left = warm(&request.models[0].profile, vec![whole], 0);
+        request.warm = open.then_some(left).into_iter().collect();
         plan(&request, &cluster)
             .unwrap()
             .plan
@@ -285,11 +286,21 @@ fn a_conversation_goes_on_over_the_stages_that_hold_it_while_that_is_sooner() {
     request.warm = vec![WarmPrefix::of(&before, 500)];
     let goes_on = plan(&request, &cluster).unwrap().plan;
     assert!(goes_on.same_places(&before) && request.warm[0].lies_along(&goes_on));
-    assert!(goes_on.expected.first_token < anew.expected.first_token / 4);
+    assert!(goes_on.expected.first_token < anew.expected.first_token / 3);
+    // What is new still goes all the way.
+    request.prompt_tokens = 501;
+    cluster.nodes[0].link = link(400.0, 1000.0);
+    let far = plan(&request, &cluster).unwrap().plan;
+    assert!(far.same_places(&before) && far.expected.first_token > Duration::from_millis(400));
+    request.prompt_tokens = 512;
+    cluster.nodes[0].link = link(20.0, 1000.0);
     // It lies there for whoever drafts as before alone.
     request.drafts = desk_that_drafts(Readying::default()).0.drafts;
     request.warm[0].draft = Some(request.drafts[0].source);
-    assert!(plan(&request, &cluster).unwrap().plan.same_places(&anew));
+    let other = plan(&request, &cluster).unwrap().plan;
+    assert!(!other.same_places(&before));
+    let ratio = other.expected.objective / anew.expected.objective;
+    assert!(ratio < 1.02, "{ratio}");
     request.warm[0].draft = None;
     assert!(plan(&request, &cluster).unwrap().plan.same_places(&before));
     cluster.nodes[0].profile.speed.bytes_per_second *= 40.0;
@@ -308,10 +319,16 @@ fn a_conversation_goes_on_over_the_stages_that_hold_it_while_that_is_sooner() {
         });
     }
     let odd = [warm_stage(3, 0..2), warm_stage(2, 2..15), warm_stage(0, 15..22)];
-    request.warm = vec![warm(odd.to_vec(), 511)];
+    request.warm = vec![warm(&request.models[0].profile, odd.to_vec(), 511)];
     request.answer_tokens = 1;
     let goes_on = plan(&request, &cluster).unwrap().plan;
     assert!(request.warm[0].lies_along(&goes_on), "{:?}", goes_on.stages);
+    let sifted = shortlist(&request, &cluster, 2).nodes;
+    let holds = |peer: &Peer| odd.iter().any(|stage| stage.node == peer.profile.node);
+    assert!(
+        sifted.len() == 2 && sifted.iter().all(holds),
+        "though others are faster"
+    );
 }
 
 #[test]

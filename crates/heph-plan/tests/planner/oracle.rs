@@ -115,9 +115,10 @@ impl<'a> Oracle<'a> {
         let drafts = way.draft.map(|(at, _)| self.request.drafts[at].source);
         let mut most = None;
         for warm in self.request.warm.iter().filter(|_| !way.spans) {
-            let direct = warm.forwarding == Forwarding::Direct;
-            let mut same =
-                warm.stages.len() == way.stages.len() && direct == way.direct && warm.draft == drafts;
+            let model = &self.request.models[way.model].profile;
+            let filled = (warm.model, warm.kv) == (model.model, self.request.kv[way.kv].format);
+            let mut same = filled && warm.stages.len() == way.stages.len() && warm.draft == drafts;
+            same &= (warm.forwarding == Forwarding::Direct, warm.rounded) == (way.direct, way.lossy);
             for (held, (at, start, end)) in warm.stages.iter().zip(&way.stages) {
                 let layers = (held.layers.start(), held.layers.end());
                 same &= held.node == self.node(*at).node && layers == (*start, *end);
@@ -245,13 +246,19 @@ impl<'a> Oracle<'a> {
         })
     }
 
-    /// Seconds of one pass, its busiest part, its part at the desk, whether anything was rounded on the way, and the bytes
-    /// that leave the desk.
-    fn pass(&self, way: &Way, rows: u32, context: f64, decode: bool) -> Option<(f64, f64, f64, bool, f64)> {
+    /// Seconds of one pass, its busiest part, its part at the desk, whether anything was rounded on the way, the bytes that
+    /// leave the desk, and the seconds that are the way itself.
+    fn pass(
+        &self,
+        way: &Way,
+        rows: u32,
+        context: f64,
+        decode: bool,
+    ) -> Option<(f64, f64, f64, bool, f64, f64)> {
         let choice = &self.request.models[way.model].profile;
         let kv = self.request.kv[way.kv].format;
         let (mut seconds, mut busiest, mut desk, mut rounded) = (0.0, 0.0f64, 0.0, false);
-        let mut up_bytes = 0.0;
+        let (mut up_bytes, mut trips) = (0.0, 0.0);
         let count = way.stages.len();
         let alone = count == 1 && way.stages[0].0 != 0 && way.draft.is_none() && decode;
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
@@ -305,6 +312,7 @@ impl<'a> Oracle<'a> {
                     (None, _) => 6.0 + numbers * codec.bytes_per_number,
                 };
                 seconds += way_trip / 2.0 + crossing;
+                trips += way_trip / 2.0;
                 busiest = busiest.max(crossing);
             }
             // And out, where it does not go on to a neighbour.
@@ -325,11 +333,12 @@ impl<'a> Oracle<'a> {
                 true => seconds = seconds.max(crossing),
                 false => {
                     seconds += trip / 2.0 + crossing;
+                    trips += trip / 2.0;
                     busiest = busiest.max(crossing);
                 }
             }
         }
-        Some((seconds, busiest, desk, rounded, up_bytes))
+        Some((seconds, busiest, desk, rounded, up_bytes, trips))
     }
 
     /// Weighed seconds of a way, if it may be gone.
@@ -393,7 +402,9 @@ impl<'a> Oracle<'a> {
         // Chunks behind the first wait for the busiest stage, and no machine does more at once than it can.
         let in_turn = prefill.0 + f64::from(chunks - 1) * prefill.1;
         let here = f64::from(chunks) * prefill.2;
-        let mut first = queue + load + self.cold(way) * in_turn.max(here);
+        // What a conversation left is not computed again; what is new goes all the way.
+        let prompt_all = prefill.5 + self.cold(way) * (in_turn.max(here) - prefill.5);
+        let mut first = queue + load + prompt_all;
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
         if choice.profile.unasked.is_some() {
             let layers = choice.profile.layers.len();
@@ -410,10 +421,10 @@ impl<'a> Oracle<'a> {
         if let Some((at, length)) = way.draft {
             let draft = &request.drafts[at];
             // It gets ready and reads the prompt while others compute theirs; whoever computes alone is sent guesses with it.
-            let before = draft.seconds_for_prompt + draft.readying.first.as_secs_f64();
+            let before = self.cold(way) * draft.seconds_for_prompt + draft.readying.first.as_secs_f64();
             let hidden = match way.stages.len() {
                 1 => 0.0,
-                _ => before.min(self.cold(way) * (in_turn - here).max(0.0)),
+                _ => before.min((prompt_all - self.cold(way) * here).max(0.0)),
             };
             first += before - hidden;
             let passes = answer / gain * f64::from(length);

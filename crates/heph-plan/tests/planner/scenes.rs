@@ -281,7 +281,8 @@ fn drawn_request(dice: &mut Dice, profile: ModelProfile) -> Request {
         let tokens = dice.whole(0, request.prompt_tokens);
         let layers = request.models[0].profile.layers.len();
         let whole = warm_stage(dice.whole(0, 2) as usize, 0..layers);
-        request.warm.push(warm(vec![whole], tokens));
+        let left = warm(&request.models[0].profile, vec![whole], tokens);
+        request.warm.push(left);
     }
     if dice.chance(0.3) {
         request.direct = DirectForwarding::Allowed;
@@ -322,12 +323,18 @@ fn drawn_line(dice: &mut Dice, request: &Request) -> WarmPrefix {
     let starts = [0].into_iter().chain(cuts.iter().copied());
     let stages = places.iter().zip(starts.zip(ends));
     WarmPrefix {
+        forwarding: match dice.chance(0.3) {
+            true => Forwarding::Direct,
+            false => Forwarding::ThroughDesk,
+        },
+        rounded: dice.chance(0.2),
         draft: request
             .drafts
             .first()
             .map(|draft| draft.source)
             .filter(|_| dice.chance(0.3)),
         ..warm(
+            &request.models[0].profile,
             stages
                 .map(|(place, (start, end))| warm_stage(*place, start..end))
                 .collect(),
@@ -337,8 +344,11 @@ fn drawn_line(dice: &mut Dice, request: &Request) -> WarmPrefix {
 }
 
 /// Stages in whose caches the beginning of a prompt lies.
-pub(crate) fn warm(stages: Vec<WarmStage>, tokens: u32) -> WarmPrefix {
+pub(crate) fn warm(of: &ModelProfile, stages: Vec<WarmStage>, tokens: u32) -> WarmPrefix {
     WarmPrefix {
+        rounded: false,
+        model: of.model,
+        kv: KvFormat::F16,
         stages,
         forwarding: Forwarding::ThroughDesk,
         draft: None,

@@ -209,7 +209,8 @@ impl Planned {
         Self::among(met, met.asking()?, wish)
     }
 
-    /// The best plan for the wish over these machines. What lies at one makes it sooner only where the desk that holds it goes on.
+    /// The best plan for the wish over these machines. What lies along stages makes a plan over them sooner only where the desk that
+    /// holds it goes on.
     fn among(met: &Arc<Acquaintance>, asking: Arc<Asking>, wish: &Wish) -> Result<Planned, Failure> {
         let mut warm = met.resting.held(wish.share.owner, &wish.prompt);
         warm.retain(|prefix| !prefix.stages.iter().any(|stage| asking.is_lost(stage.node)));
@@ -231,7 +232,7 @@ impl Planned {
         whom.map_or(0, |whom| self.met.resting.holds(&whom, &wish.prompt))
     }
 
-    /// The best plan where these machines hold the beginning of it.
+    /// The best plan where the beginning of it lies along these stages.
     fn with(
         met: &Arc<Acquaintance>,
         asking: Arc<Asking>,
