@@ -434,8 +434,8 @@ impl<'a> Space<'a> {
         let drafts = &self.ground.permitted.request.drafts;
         let draft = shape.draft.map(|(at, _)| drafts[at].source);
         let along = self.left.iter().filter(|left| {
-            let same = left.segments == shape.segments && left.draft == draft;
-            same && (left.direct, left.lossy) == (shape.direct, shape.lossy)
+            let same = left.segments == shape.segments;
+            same && (left.direct, left.lossy, left.draft) == (shape.direct, shape.lossy, draft)
         });
         along.map(|left| left.tokens).max()
     }
