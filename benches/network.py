@@ -121,7 +121,7 @@ def split(model, parts):
     if "decode" in parts:
         for rtt in DECODE_RTTS:
             for line in ticketed(model, rtt, "decode:32"):
-                keep("split", program=program(SPAN), model=name, rtt_ms=rtt, **line)
+                spanned("split", model=name, rtt_ms=rtt, **line)
     if "prefill" in parts:
         for rtt in (0, 100):
             # Every length in turn, so that a slower minute meets all.
@@ -129,13 +129,13 @@ def split(model, parts):
                 # Each length over a connection of its own, which is new to it.
                 for piece in PIECES:
                     for line in ticketed(model, rtt, f"prefill:512:{piece}"):
-                        keep("split", program=program(SPAN), model=name, rtt_ms=rtt, **line)
+                        spanned("split", model=name, rtt_ms=rtt, **line)
     if "serial" in parts:
         for line in ticketed(model, 80, "serial:2048:64"):
-            keep("split", program=program(SPAN), model=name, rtt_ms=80, **line)
+            spanned("split", model=name, rtt_ms=80, **line)
     if "bytes" in parts:
         for line in ticketed(model, 0, "bytes:16"):
-            keep("split", program=program(SPAN), model=name, rtt_ms=0, **line)
+            spanned("split", model=name, rtt_ms=0, **line)
 
 
 def build_rpc():
@@ -153,7 +153,7 @@ def rpc(model, rtts):
     build_rpc()
     for rtt in rtts:
         for line in ticketed(model, rtt, "decode:32", "prefill:512:16"):
-            keep("split", program=program(SPAN), model=pathlib.Path(model).stem, rtt_ms=rtt, **line)
+            spanned("split", model=pathlib.Path(model).stem, rtt_ms=rtt, **line)
         with Lab() as lab:
             desk, node = lab.host("desk"), lab.host("node")
             way = lab.strait(desk, node, rtt=rtt)
@@ -167,7 +167,7 @@ def rpc(model, rtts):
                         out = desk.run([RPC, "measure", model, where, "512", "32", repack], cpus="0", timeout=280)
                     if out.returncode:
                         raise RuntimeError(out.stderr)
-                    keep("rpc", program=program(SPAN), model=pathlib.Path(model).stem, rtt_ms=rtt, job=["two", "one"][where == "-"],
+                    spanned("rpc", model=pathlib.Path(model).stem, rtt_ms=rtt, job=["two", "one"][where == "-"],
                          others=others.share(), **json.loads(out.stdout))
 
 
@@ -194,7 +194,7 @@ def direct(model, rtts):
             if out.returncode:
                 raise RuntimeError(out.stderr)
             for line in map(json.loads, out.stdout.splitlines()):
-                keep("direct", program=program(SPAN), model=pathlib.Path(model).stem, rtt_ms=rtt, others=others.share(), **line)
+                spanned("direct", model=pathlib.Path(model).stem, rtt_ms=rtt, others=others.share(), **line)
 
 
 def direct_report():
@@ -230,13 +230,13 @@ def overhead(name="overhead", socket="measure", lends="serve"):
         told = span.measure(0, *["overhead:400"] * 3, socket=socket)
         link = (before + way()) / 2
         for line in told:
-            keep(name, program=program(SPAN), rtt_ms=0, link_us=link, **line)
+            spanned(name, rtt_ms=0, link_us=link, **line)
 
 
 def guesses(rtts):
     for rtt in rtts:
         for line in ticketed("story", rtt, "guess:40"):
-            keep("guesses", program=program(SPAN), rtt_ms=rtt, **line)
+            spanned("guesses", rtt_ms=rtt, **line)
 
 
 # Answers of a few hundredths of a second: single ones are too short to be timed. A plain split pays the way for each token.
@@ -370,6 +370,11 @@ def told_in_words(text, receipt, tokens):
     return {"mode": "preprocess", "first_s": first, "token_s": each, "total_s": first + (tokens - 1) * each, "up": up, "down": down}
 
 
+def spanned(kind, **numbers):
+    """Keeps a line of what `span` measured, or of what is compared with it."""
+    keep(kind, program=program(SPAN), **numbers)
+
+
 @functools.cache
 def program(path=HEPH):
     """Lines of different programs are not compared."""
@@ -484,7 +489,7 @@ def prefill_report():
     if not last:
         return []
     # Lengths are compared: all of them are of one program.
-    prefill = lines("split", job="prefill", of=made(last[-1]))
+    prefill = [line for line in lines("split", job="prefill", of=made(last[-1])) if "around_s" in line]
     pieces = sorted({line["piece"] for line in prefill})
     out = ["A prompt of 512 tokens, in pieces that travel together. Both hosts are cores of one machine and slow each other: *beside* is a",
            "host with all of the model while the other one does the like, which is what one of two machines of their own would do alone. The",

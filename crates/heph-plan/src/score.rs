@@ -247,9 +247,10 @@ impl Space<'_> {
         let count = f64::from(self.chunks[shape.chunk].1);
         let in_turn = chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0];
         // A desk that begins and ends waits neither before nor behind, but has both to do.
+        let anew = in_turn.max(count * chunk.desk[0]);
         // However little is left to be computed, it goes all the way.
         let way = chunk.way[0];
-        let all = way + still.cold * (in_turn.max(count * chunk.desk[0]) - way);
+        let all = way + still.cold * (anew - way);
         let elsewhere = match shape.segments.len() {
             1 => 0.0,
             _ => (all - still.cold * count * chunk.desk[0]).max(0.0),

@@ -14,8 +14,8 @@ use heph_types::{Exactness, KvFormat, Leaves, NodeState};
 pub fn shortlist(request: &Request, cluster: &Cluster, count: usize) -> Cluster {
     // A conversation may go on where it lies.
     let holds = |node| {
-        let stages = request.warm.iter().flat_map(|warm| &warm.stages);
-        stages.into_iter().any(|stage| stage.node == node)
+        let mut stages = request.warm.iter().flat_map(|warm| &warm.stages);
+        stages.any(|stage| stage.node == node)
     };
     let worth = |(at, peer): (usize, &Peer)| {
         let cost = cost(request, peer)?;

@@ -415,6 +415,7 @@ impl<'a> Space<'a> {
         1.0 - f64::from(left.min(self.prompt.saturating_sub(1))) / f64::from(self.prompt.max(1))
     }
 
+    /// These stages, with nothing chosen beside them: no guesses, exact rows through the desk, the longest chunks.
     pub(crate) fn plain(&self, segments: Vec<Segment>) -> Shape {
         Shape {
             segments,
@@ -451,11 +452,10 @@ impl<'a> Space<'a> {
                 .filter(move |(_, draft)| left.draft == Some(draft.source) && draft.length_max > 0);
             let drafts = plain.into_iter().chain(drafted.map(|(at, _)| Some((at, 1))));
             drafts.map(|draft| Shape {
-                segments: left.segments.clone(),
                 direct: left.direct,
                 lossy: left.lossy,
-                chunk: self.chunks.len() - 1,
                 draft,
+                ..self.plain(left.segments.clone())
             })
         })
     }

@@ -35,7 +35,7 @@ pub(crate) mod beside {
         IS.load(Relaxed) == 2
     }
 
-    /// For tests, whatever the processor does.
+    /// What is believed from now on; tests go both ways, whatever the processor is.
     pub(crate) fn set(is: bool) {
         IS.store(if is { 2 } else { 1 }, Relaxed);
     }

@@ -245,17 +245,22 @@ fn a_model_too_large_for_each_is_shared() {
     );
 }
 
+/// A long prompt over layers of two machines that are alike.
+fn two_alike(rtt: f64, answer_tokens: u32) -> (Request, Cluster) {
+    let of = model(22, 30.0);
+    let alike = |which| node(which, Role::Own, 5.0, 2_000_000_000, &of);
+    let cluster = cluster(alike(0), vec![(alike(1), link(rtt, 1000.0))]);
+    let mut request = request(of);
+    (request.prompt_tokens, request.answer_tokens, request.context) = (512, answer_tokens, 1024);
+    request.mode = Some(Mode::Layered);
+    (request, cluster)
+}
+
 /// As clocks showed: over half of its layers at each of two machines 100 ms apart, 512 tokens of a model of 1.1 B took 2.56 s, and
 /// 2.37 over ten of its 22 layers there between the first and the last here.
 #[test]
 fn a_long_prompt_goes_through_another_machine_between_layers_of_the_desk() {
-    let of = model(22, 30.0);
-    let here = node(0, Role::Own, 5.0, 2_000_000_000, &of);
-    let there = node(1, Role::Own, 5.0, 2_000_000_000, &of);
-    let cluster = cluster(here, vec![(there, link(100.0, 1000.0))]);
-    let mut request = request(of);
-    (request.prompt_tokens, request.answer_tokens, request.context) = (512, 1, 1024);
-    request.mode = Some(Mode::Layered);
+    let (request, cluster) = two_alike(100.0, 1);
     let plan = plan(&request, &cluster).unwrap().plan;
     let stages: Vec<_> = plan
         .stages
@@ -270,13 +275,7 @@ fn a_long_prompt_goes_through_another_machine_between_layers_of_the_desk() {
 
 #[test]
 fn a_conversation_goes_on_over_the_stages_that_hold_it_while_that_is_sooner() {
-    let of = model(22, 30.0);
-    let here = node(0, Role::Own, 5.0, 2_000_000_000, &of);
-    let there = node(1, Role::Own, 5.0, 2_000_000_000, &of);
-    let mut cluster = cluster(here, vec![(there, link(20.0, 1000.0))]);
-    let mut request = request(of);
-    (request.prompt_tokens, request.answer_tokens, request.context) = (512, 16, 1024);
-    request.mode = Some(Mode::Layered);
+    let (mut request, mut cluster) = two_alike(20.0, 16);
     let before = plan(&request, &cluster).unwrap().plan;
     // What was measured since makes another split a little better, and after that a much better one.
     cluster.nodes[0].profile.speed.bytes_per_second *= 1.2;
