@@ -23,6 +23,10 @@ use crate::simd::{self, Kernel};
 use integers::{Blocks, Integers, Superblocks};
 use std::ops::Range;
 
+/// So many tokens, and multiples of them, are whole sets of those that registers hold, whatever the instructions are: a set that
+/// is not full takes nearly as long as one that is.
+pub const EVEN_TOKENS: usize = 12;
+
 /// The most tokens for which a tile is unpacked once: unpacking is then a few parts in a hundred.
 const CHUNK: usize = 128;
 

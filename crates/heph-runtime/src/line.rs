@@ -495,9 +495,7 @@ impl Line {
         self.forked = None;
         self.tokens.extend_from_slice(tokens);
         let unanswered = tokens.len() - answers;
-        let last = self.posts.last().filter(|_| !self.is_whole());
-        let last = last.map(|post| post.layers.len()).filter(|layers| *layers > 0);
-        for piece in cut::pieces(tokens.len(), self.limits.chunk, last) {
+        for piece in cut::pieces(tokens.len(), self.limits.chunk, !self.is_whole()) {
             let wanted = piece.end.saturating_sub(unanswered.max(piece.start));
             let piece = Piece::new(first + piece.start, piece.len(), wanted, Kind::New);
             self.posts[0].waiting.push_back(piece);

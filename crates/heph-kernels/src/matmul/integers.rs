@@ -11,7 +11,7 @@
 
 use super::codes::{Codes, Panel, Planes, Unpacked};
 use super::params::{BlockParams, BlockWeights, SuperParams, SuperWeights};
-use super::{CHUNK, CHUNK_BYTES, Work};
+use super::{CHUNK, CHUNK_BYTES, EVEN_TOKENS, Work};
 use crate::activations::{Activations, GROUP, Group32, Group256};
 use crate::format::Format;
 use crate::pack::{Layout, Scratch, TILE};
@@ -127,7 +127,7 @@ macro_rules! by_tokens {
 
 /// Tokens of a chunk whose activations take `bytes` each: whole sets of those that registers hold, at least two.
 fn tokens_of_chunk(bytes: usize) -> usize {
-    (CHUNK_BYTES / bytes.max(1)).clamp(24, CHUNK) / 12 * 12
+    (CHUNK_BYTES / bytes.max(1)).clamp(2 * EVEN_TOKENS, CHUNK) / EVEN_TOKENS * EVEN_TOKENS
 }
 
 /// How many of `left` tokens to take together where registers hold `most`: a few less than could be, rather than a
@@ -143,6 +143,7 @@ fn at_once(left: usize, most: usize) -> usize {
 impl<F: Family> Kernel for Integers<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        const { assert!(EVEN_TOKENS.is_multiple_of(S::TOKENS)) };
         let work = self.0;
         let tokens = work.x.tokens();
         let x = F::activations(work.x);

@@ -1,109 +1,102 @@
 //! Where a prompt is cut.
 //!
-//! A stage begins a piece once the stage before has it whole. Of the rows that nobody asks about the last stage spares its
-//! last layer, so that it is a little ahead of a stage with as many layers, waits for each piece, and has all of the last one
-//! before it when the others are done. Pieces that become shorter let it start that one late and be done with it soon:
-//! `docs/decisions/0029`.
+//! A stage begins a piece once the stage before has it whole: while the first piece is computed all other machines wait for it,
+//! and while the last one is, all but the last. So the pieces of several stages grow at the beginning and become shorter
+//! towards the end, in lengths that products take in whole sets (`docs/decisions/0032`).
 
 use std::ops::Range;
 
 use heph_engine::worker::CHUNK_DEFAULT;
+use heph_kernels::matmul::EVEN_TOKENS as EVEN;
 
-/// The pieces of so many tokens, in order: as many as of `chunk` each there would be. Alike where `last` is `None`; where it is
-/// the number of layers of the last of several stages, the first are longer, by half at most, and the last shorter by as much.
-pub(super) fn pieces(tokens: usize, chunk: usize, last: Option<usize>) -> impl Iterator<Item = Range<usize>> {
+/// The shortest piece is a part of a whole one as small as this, or a set of tokens.
+const SHORTEST: usize = 3;
+
+/// Of what is left no piece takes more than such a part, so that what waits for the last one has little to wait for.
+const LEFT: usize = 4;
+
+/// The pieces of so many tokens, in order. Those of a lone stage are as long as each other, `chunk` at most; so are two that a
+/// chunk would hold. Those of several stages are as long as `chunk`, in whole sets, and shorter at both ends.
+pub(super) fn pieces(tokens: usize, chunk: usize, several: bool) -> impl Iterator<Item = Range<usize>> {
     let count = tokens.div_ceil(chunk.max(1));
-    let (all, pieces) = (tokens as u128, count as u128);
-    // Each piece puts the last stage ahead by one of its layers, so the first is longer by `pieces / flatness` of itself. No worker
-    // takes more rows at once.
-    let flatness = last.map(|layers| 2 * pieces.max(layers as u128));
-    let flatness =
-        flatness.filter(|flatness| all * (flatness + pieces) <= pieces * flatness * CHUNK_DEFAULT as u128);
-    let end = move |number: usize| {
-        let number = number as u128;
-        let end = match flatness {
-            Some(flatness) => all * number * (flatness + pieces - number) / (flatness * pieces),
-            None => all * number / pieces,
+    let alike = !several || count <= 1 || chunk <= EVEN;
+    let shortest = chunk.div_ceil(SHORTEST).next_multiple_of(EVEN);
+    // No worker takes more rows at once.
+    let whole = chunk.next_multiple_of(shortest).min(CHUNK_DEFAULT);
+    let (mut number, mut at) = (0, 0);
+    std::iter::from_fn(move || {
+        let begin = at;
+        number += 1;
+        at = match alike {
+            true => (tokens as u128 * number as u128 / count.max(1) as u128) as usize,
+            false => {
+                let left = tokens - begin;
+                let share = left.div_ceil(LEFT).next_multiple_of(shortest);
+                begin + whole.min(share).min(begin + shortest).min(left)
+            }
         };
-        end as usize
-    };
-    let piece = move |number| end(number)..end(number + 1);
-    (0..count).map(piece).filter(|piece| !piece.is_empty())
+        (begin < tokens).then_some(begin..at)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::pieces;
+    use super::*;
 
-    /// When the last of two stages is done, in thousandths of what the first takes for a row, on which all hang one after the other.
-    fn ends(pieces: impl Iterator<Item = std::ops::Range<usize>>, layers: usize) -> usize {
-        let row = 1000 * (layers - 1) / layers;
-        pieces.fold(0, |done, piece| done.max(1000 * piece.end) + row * piece.len())
+    fn long(tokens: usize, chunk: usize, several: bool) -> Vec<usize> {
+        pieces(tokens, chunk, several).map(|piece| piece.len()).collect()
     }
 
     #[test]
     fn pieces_are_all_tokens_in_order_and_none_is_too_long() {
-        for tokens in [0, 1, 2, 31, 32, 33, 64, 500, 511, 512, 2048, 131_072] {
-            for chunk in [1, 5, 16, 32, 300, 512, 4096] {
-                for last in [None, Some(0), Some(1), Some(11), Some(80)] {
-                    let (mut at, mut before) = (0, usize::MAX);
-                    for piece in pieces(tokens, chunk, last) {
-                        assert_eq!(piece.start, at, "{tokens} {chunk} {last:?}");
-                        let most = if last.is_some() && chunk < 512 {
-                            (chunk * 3).div_ceil(2).min(512)
-                        } else {
-                            chunk
+        for tokens in [0, 1, 2, 12, 13, 31, 32, 33, 64, 500, 511, 512, 2048, 131_072] {
+            for chunk in [0, 1, 5, 12, 13, 16, 32, 300, 511, 512, 4096] {
+                for several in [false, true] {
+                    let mut at = 0;
+                    for piece in pieces(tokens, chunk, several) {
+                        assert_eq!(piece.start, at, "{tokens} {chunk} {several}");
+                        let most = match several && chunk < tokens && chunk > EVEN {
+                            true => (chunk + chunk.div_ceil(3) + 2 * EVEN).min(CHUNK_DEFAULT),
+                            false => chunk.max(1),
                         };
-                        assert!(
-                            (1..=most).contains(&piece.len()),
-                            "{tokens} {chunk} {last:?}: {piece:?}"
-                        );
-                        assert!(
-                            piece.len() <= before.saturating_add(1),
-                            "{tokens} {chunk} {last:?}: {piece:?}"
-                        );
-                        (at, before) = (piece.end, piece.len());
+                        let fits = (1..=most).contains(&piece.len());
+                        assert!(fits, "{tokens} {chunk} {several}: {piece:?}");
+                        at = piece.end;
                     }
-                    assert_eq!(at, tokens, "{chunk} {last:?}");
+                    assert_eq!(at, tokens, "{chunk} {several}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_lone_piece_stays_one_and_others_become_shorter() {
-        let long = |tokens, chunk, last| {
-            pieces(tokens, chunk, last)
-                .map(|piece| piece.len())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(long(30, 32, Some(11)), [30]);
-        assert_eq!(long(128, 32, None), [32; 4]);
-        assert_eq!(long(128, 32, Some(4)), [44, 36, 28, 20]);
-        assert_eq!(
-            long(128, 32, Some(12)),
-            [36, 33, 31, 28],
-            "one layer of more is less"
-        );
+    fn pieces_of_several_stages_are_short_at_both_ends_and_whole_sets() {
+        assert_eq!(long(128, 32, false), [32; 4]);
+        assert_eq!(long(30, 32, true), [30], "one piece stays one");
+        assert_eq!(long(24, 8, true), [8; 3], "a set is not divided");
+        assert_eq!(long(128, 32, true), [12, 24, 24, 24, 12, 12, 12, 8]);
+        assert_eq!(long(300, 128, true), [48, 96, 48, 48, 48, 12]);
+        let whole = long(512, 32, true);
+        assert_eq!(whole[..4], [12, 24, 36, 36]);
+        assert_eq!(whole[whole.len() - 5..], [24, 12, 12, 12, 8]);
+        assert!(whole.len() <= 512 / 32 + 4, "each piece costs something: {whole:?}");
+    }
+
+    /// When two stages are done, of which the other begins and ends a way from the first, in what a token takes one stage.
+    fn ends(pieces: &[usize], way: usize) -> usize {
+        let (mut first, mut other) = (0, 0);
+        for piece in pieces {
+            first += piece;
+            other = other.max(first + way) + piece;
+        }
+        other + way
     }
 
     #[test]
-    fn the_last_stage_is_done_sooner_than_with_pieces_that_are_alike() {
-        for (tokens, chunk, layers) in [
-            (512, 32, 11),
-            (512, 16, 11),
-            (512, 64, 11),
-            (2048, 64, 16),
-            (1000, 32, 40),
-        ] {
-            let alike = ends(pieces(tokens, chunk, None), layers);
-            let shorter = ends(pieces(tokens, chunk, Some(layers)), layers);
-            let piece = 1000 * chunk;
-            let gain = piece * tokens.div_ceil(chunk).min(layers) / (4 * layers);
-            assert!(
-                shorter + gain <= alike,
-                "{tokens} {chunk} {layers}: {shorter}, {alike}"
-            );
+    fn the_other_machine_begins_and_ends_sooner_than_with_pieces_that_are_alike() {
+        for (tokens, chunk) in [(512, 16), (512, 32), (512, 64), (512, 128), (2048, 64), (1000, 32)] {
+            let [alike, cut] = [false, true].map(|several| ends(&long(tokens, chunk, several), 30));
+            assert!(cut + chunk / 3 <= alike, "{tokens} {chunk}: {cut}, {alike}");
         }
     }
 }
