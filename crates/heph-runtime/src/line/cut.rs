@@ -80,7 +80,10 @@ mod tests {
         let whole = long(512, 32, true);
         assert_eq!(whole[..4], [12, 24, 36, 36]);
         assert_eq!(whole[whole.len() - 5..], [24, 24, 12, 12, 8]);
-        assert!(whole.len() <= 512 / 32 + 4, "each piece costs something: {whole:?}");
+        assert!(
+            whole.len() <= 512 / 32 + 4,
+            "each piece costs something: {whole:?}"
+        );
     }
 
     /// When a desk is done that has six layers before and six behind the ten of another machine, `way` from it, in what one layer takes for
@@ -101,7 +104,14 @@ mod tests {
 
     #[test]
     fn what_goes_there_and_back_is_done_sooner_than_with_pieces_that_are_alike() {
-        for (tokens, chunk) in [(512, 16), (512, 32), (512, 64), (512, 128), (2048, 64), (1000, 32)] {
+        for (tokens, chunk) in [
+            (512, 16),
+            (512, 32),
+            (512, 64),
+            (512, 128),
+            (2048, 64),
+            (1000, 32),
+        ] {
             let [alike, cut] = [false, true].map(|several| ends(&long(tokens, chunk, several), 300));
             assert!(cut < alike, "{tokens} {chunk}: {cut}, {alike}");
         }
