@@ -15,8 +15,8 @@ const SHORTEST: usize = 3;
 /// Of what is left no piece takes more than such a part, so that what waits for the last one has little to wait for.
 const LEFT: usize = 4;
 
-/// The pieces of so many tokens, in order. Those of a lone stage are as long as each other, `chunk` at most; so are two that a
-/// chunk would hold. Those of several stages are as long as `chunk`, in whole sets, and shorter at both ends.
+/// The pieces of so many tokens, in order; what `chunk` holds is one. Those of a lone stage are as long as each other, `chunk` at most.
+/// Those of several stages are as long as `chunk`, in whole sets, and shorter at both ends.
 pub(super) fn pieces(tokens: usize, chunk: usize, several: bool) -> impl Iterator<Item = Range<usize>> {
     let chunk = chunk.max(1);
     let count = tokens.div_ceil(chunk).max(1);
