@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// A new plan must take this much less of what remains before anything is moved that need not be.
 const MARGIN: f64 = 0.95;
+/// Unless its tokens take less than this share of what they take now: then whatever moving leaves is gain enough.
+const FALLEN: f64 = 0.9;
 /// Plans that one small change makes of the old one, of the cheapest, that are looked at with what moving costs.
 const NEARBY: usize = 32;
 /// For this long nothing is moved again that need not be.
@@ -217,7 +219,9 @@ pub fn replan(
     let mut next = match kept {
         Some(kept) => {
             let calm = progress.since_move.is_some_and(|since| since < CALM);
-            let worth = left(&best) + seconds < MARGIN * left(&kept);
+            let fallen = left(&best) < FALLEN * left(&kept);
+            let margin = if fallen { 1.0 } else { MARGIN };
+            let worth = left(&best) + seconds < margin * left(&kept);
             let stays = calm || !worth || best.same_places(&kept);
             match stays {
                 true => going_on(kept, calm),
@@ -238,7 +242,7 @@ pub fn replan(
 fn going_on(plan: Plan, calm: bool) -> Replan {
     let sentence = match calm {
         true => "Something was moved a moment ago, so nothing is moved again yet.",
-        false => "No other plan is better by a twentieth with its moving paid, so everything stays.",
+        false => "No other plan is enough better with its moving paid, so everything stays.",
     };
     Replan {
         plan,

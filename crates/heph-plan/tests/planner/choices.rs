@@ -1,7 +1,7 @@
 //! Plain situations and what must come of them.
 
 use crate::scenes::{cluster, drawn, leaks, link, model, node, request, warm, warm_stage};
-use heph_plan::replan::{Event, MoveBy, Progress, after, held, replan};
+use heph_plan::replan::{Event, MoveBy, Progress, Replan, after, held, replan};
 use heph_plan::{
     Cluster, DocumentProfile, DraftProfile, DraftSource, Mode, Peer, Place, Readying, Record, Refusal,
     ReplayError, Request, WarmPrefix, plan, shortlist,
@@ -573,6 +573,40 @@ fn a_slow_node_is_left_once_and_not_for_a_trifle() {
     };
     let again = replan(&request, &cluster, &left.plan, just_moved).unwrap();
     assert!(again.moves.is_empty(), "{}", again.sentence);
+}
+
+#[test]
+fn a_slow_node_is_left_near_the_end_too_where_moving_is_paid() {
+    let of = model(16, 50.0);
+    let desk = node(0, Role::Own, 5.0, 2_000_000_000, &of);
+    let near = (node(1, Role::Cloud, 200.0, 8_000_000_000, &of), link(5.0, 1000.0));
+    let spare = (node(2, Role::Cloud, 190.0, 8_000_000_000, &of), link(5.0, 1000.0));
+    let (request, cluster) = (request(of), cluster(desk, vec![near, spare]));
+    let old = plan(&request, &cluster).unwrap().plan;
+    let node = old.stages[0].node;
+    let now = after(&cluster, &Event::Slowed { node, times: 1.4 });
+    let next = |tokens_left, since_move| {
+        let progress = Progress {
+            tokens_left,
+            since_move,
+            ..PROGRESS
+        };
+        replan(&request, &now, &old, progress).unwrap()
+    };
+    let left = |next: &Replan, tokens: u32| {
+        f64::from(tokens) * next.plan.expected.per_token.as_secs_f64() + next.seconds
+    };
+    // Of what everything takes where nothing moves, the moving and what is left behind it, once it is moved for.
+    let share = (1..200).find_map(|tokens| {
+        let moved = next(tokens, None);
+        let stays = next(tokens, Some(Duration::ZERO));
+        assert!(stays.moves.is_empty());
+        (!moved.moves.is_empty()).then(|| left(&moved, tokens) / left(&stays, tokens))
+    });
+    assert!(
+        share.is_some_and(|share| (0.97..1.0).contains(&share)),
+        "{share:?}"
+    );
 }
 
 #[test]
