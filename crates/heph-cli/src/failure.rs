@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use heph_engine::cache::CacheError;
 use heph_engine::model::{Fit, LoadError};
 use heph_engine::sample::{SamplingError, SamplingOptionError};
@@ -42,13 +43,16 @@ use crate::terminal;
 pub(crate) enum Failure {
     /// Something to tell the user.
     Said(Sentence),
-    /// A command line that cannot be understood, in clap's words.
+    /// A command line that cannot be understood.
     Slip(clap::Error),
     /// Nobody reads our output any more, as in `heph models list | head -1`. Not a failure to speak of.
     OutputClosed,
     /// The user pressed Ctrl-C.
     Stopped,
 }
+
+/// A command that needs more words, for which clap shows its help.
+const MISSING: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 
 /// What the user reads.
 #[derive(Debug)]
@@ -144,7 +148,7 @@ impl Failure {
             Self::Said(sentence) => sentence.text.clone(),
             Self::OutputClosed => "nobody reads the output any more".to_owned(),
             Self::Stopped => "it was stopped".to_owned(),
-            Self::Slip(slip) => slip.to_string(),
+            Self::Slip(slip) => Sentence::of(slip).text,
         }
     }
 
@@ -155,22 +159,14 @@ impl Failure {
         match self {
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Stopped => ExitCode::from(terminal::stopped_code()),
-            Self::Slip(slip) => {
-                if wants_json() {
-                    let _ = Sentence::of(&slip).write_json(&mut out);
-                } else {
-                    drop(out);
-                    let _ = slip.print();
-                }
+            // A command that was only begun: what may follow is told whole.
+            Self::Slip(slip) if slip.kind() == MISSING && !wants_json() => {
+                drop(out);
+                let _ = slip.print();
                 ExitCode::from(Exit::Usage as u8)
             }
-            Self::Said(sentence) => {
-                let _ = match wants_json() {
-                    true => sentence.write_json(&mut out),
-                    false => sentence.write(&mut out),
-                };
-                ExitCode::from(sentence.exit as u8)
-            }
+            Self::Slip(slip) => Sentence::of(&slip).tell(&mut out),
+            Self::Said(sentence) => sentence.tell(&mut out),
         }
     }
 }
@@ -182,17 +178,35 @@ fn wants_json() -> bool {
 }
 
 impl Sentence {
-    /// What clap says, on one line.
+    /// What clap says, on one line, and what it advises on another.
     fn of(slip: &clap::Error) -> Self {
         let said = slip.to_string();
+        let (mut text, mut hints) = (Vec::new(), Vec::new());
         let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
-        let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-        let text = told.collect::<Vec<_>>().join(" ");
+        for line in lines.take_while(|line| !line.starts_with("For more")) {
+            match (line.strip_prefix("tip: "), line.strip_prefix("Usage: ")) {
+                (Some(tip), _) => hints.push(tip),
+                // What may be meant tells more than all that may be said.
+                (_, Some(usage)) if hints.is_empty() => hints.push(usage),
+                (_, Some(_)) => {}
+                (None, None) => text.push(line),
+            }
+        }
+        hints.push("--help shows what may be said");
         Self {
-            text: text.trim_start_matches("error: ").to_owned(),
-            hint: Some("--help shows what may be said".to_owned()),
+            text: text.join(" ").trim_start_matches("error: ").to_owned(),
+            hint: Some(hints.join("; ")),
             exit: Exit::Usage,
         }
+    }
+
+    /// Tells the user, or the script where `--json` was said.
+    fn tell(&self, out: &mut impl Write) -> ExitCode {
+        let _ = match wants_json() {
+            true => self.write_json(out),
+            false => self.write(out),
+        };
+        ExitCode::from(self.exit as u8)
     }
 
     /// What files and other machines wrote may stand in a sentence: it steers no terminal.

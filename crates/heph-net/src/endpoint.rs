@@ -178,16 +178,25 @@ fn waited(deadline: Duration) -> String {
     }
 }
 
+/// What is said of a relay, inside a sentence.
+fn clause(relay: &Option<String>) -> String {
+    relay
+        .as_ref()
+        .map_or_else(String::new, |said| format!(", {said}"))
+}
+
 /// What keeps a peer from being reached.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum ConnectError {
     /// Nobody answered.
-    #[error("{} did not answer within {}; is it on, at this address, with this version of HEPH?", node.short(), waited(*deadline))]
+    #[error("{} did not answer within {}{}; is it on, at this address, with this version of HEPH?", node.short(), waited(*deadline), clause(relay))]
     NoAnswer {
         /// The peer.
         node: NodeId,
         /// How long was waited.
         deadline: Duration,
+        /// What is said of the relay by which it was asked for, where it was.
+        relay: Option<String>,
     },
     /// There is no way to try.
     #[error("no address is known for {}, and it was not found on this network", node.short())]

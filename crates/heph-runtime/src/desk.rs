@@ -117,6 +117,9 @@ pub enum Finish {
 /// How long a machine may take to sign what it computed.
 const VOUCHED_WITHIN: Duration = Duration::from_secs(2);
 
+/// No model makes a token in so little time: those that come this fast were made before and came together.
+const AT_ONCE: Duration = Duration::from_micros(20);
+
 /// An answer and what it took.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -156,9 +159,14 @@ impl Answer {
         (self.prompt.len() - self.cached_tokens) as f64 / self.prefill.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// Tokens made after the first one, per second.
+    /// Tokens made after the first one, per second; of an answer that came in one go, all of them in all of its time.
     pub fn decode_tok_s(&self) -> f64 {
-        self.tokens.len().saturating_sub(1) as f64 / self.decode.as_secs_f64().max(f64::MIN_POSITIVE)
+        let later = self.tokens.len().saturating_sub(1);
+        let (tokens, time) = match self.decode < AT_ONCE * later as u32 {
+            true => (self.tokens.len(), self.prefill + self.decode),
+            false => (later, self.decode),
+        };
+        tokens as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
 

@@ -371,7 +371,11 @@ impl Network {
         let left = until.saturating_duration_since(Instant::now());
         let connected = self.connect(node, &address, protocol, left).await;
         connected.map_err(|error| match error {
-            ConnectError::NoAnswer { node, .. } => ConnectError::NoAnswer { node, deadline },
+            ConnectError::NoAnswer { node, relay, .. } => ConnectError::NoAnswer {
+                node,
+                deadline,
+                relay,
+            },
             other => other,
         })
     }

@@ -615,19 +615,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_machine_asks_for_its_share_of_what_it_computed() {
-        let (dear, free) = (NodeId([1; 32]), NodeId([2; 32]));
-        let place = |node, from, to, start, end| PlaceLine {
-            from,
-            to,
-            layers: LayerRange::new(start, end, 8).unwrap(),
-            node,
-            name: String::new(),
-            role: None,
-            saw: Leaves::Text,
-        };
-        let answer = Answer {
+    /// Ten tokens for a prompt of twenty.
+    fn answered() -> Answer {
+        Answer {
             text: String::new(),
             tokens: vec![TokenId(0); 10],
             prompt: vec![TokenId(0); 20],
@@ -646,7 +636,38 @@ mod tests {
             guessed: Vec::new(),
             traffic: Traffic::default(),
             degraded: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_answer_that_came_in_one_go_is_as_fast_as_all_of_it() {
+        let speed = |decode| {
+            let prefill = Duration::from_millis(100);
+            let answer = Answer {
+                prefill,
+                decode,
+                ..answered()
+            };
+            answer.decode_tok_s()
         };
+        assert_eq!(speed(Duration::from_millis(90)), 100.0);
+        let at_once = speed(Duration::from_micros(10));
+        assert!((90.0..=100.0).contains(&at_once), "{at_once}");
+    }
+
+    #[test]
+    fn a_machine_asks_for_its_share_of_what_it_computed() {
+        let (dear, free) = (NodeId([1; 32]), NodeId([2; 32]));
+        let place = |node, from, to, start, end| PlaceLine {
+            from,
+            to,
+            layers: LayerRange::new(start, end, 8).unwrap(),
+            node,
+            name: String::new(),
+            role: None,
+            saw: Leaves::Text,
+        };
+        let answer = answered();
         let of = |node: NodeId| match node == dear {
             true => Price {
                 prompt_token: 1.0,

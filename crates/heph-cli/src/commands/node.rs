@@ -52,6 +52,9 @@ const TICKET_MINUTES_MAX: u64 = 366 * 24 * 60;
 /// How often a running node looks whether it should stop, who is there and whether it is its hour.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How often it looks what the disk has room for.
+const DISK_LOOK: Duration = Duration::from_secs(3);
+
 /// How long the goodbye to all peers may take.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -255,6 +258,7 @@ fn attend(
     let mut attendance = Attendance::new(arguments.caps.caps());
     invite(arguments, network, &lending.profile())?;
     let bar = terminal::spinner();
+    let mut looked = Instant::now();
     while !cancel.is_raised() {
         if let Some(denied) = network.denied() {
             bar.finish_and_clear();
@@ -273,6 +277,10 @@ fn attend(
             }
         }
         lending.be(attendance.look());
+        if looked.elapsed() >= DISK_LOOK {
+            looked = Instant::now();
+            lending.look_at_disk();
+        }
         lending.tell();
         bar.set_message(lending.status());
     }
@@ -375,8 +383,10 @@ struct Lending {
     serving: Serving,
     members: Members,
     _claim: Claim,
-    /// What is offered to others.
-    _shelf: Arc<Shelf>,
+    /// What is offered to others, and where layers are taken.
+    shelf: Arc<Shelf>,
+    /// Bytes of layers that are taken at most, where any are.
+    accepts_max: Option<u64>,
     /// What it says of itself; layers that it takes are added.
     profile: Arc<Mutex<NodeProfile>>,
     state: Arc<Mutex<NodeState>>,
@@ -475,7 +485,8 @@ impl Lending {
             serving: serve(network, node, rules),
             members,
             _claim: claim,
-            _shelf: shelf,
+            shelf,
+            accepts_max: arguments.accept_layers,
             profile,
             state,
             sessions_max: arguments.caps.sessions,
@@ -486,6 +497,14 @@ impl Lending {
     /// What it says of itself.
     fn profile(&self) -> NodeProfile {
         held(&self.profile).clone()
+    }
+
+    /// Offers to take no more layers than the disk has room for by now.
+    fn look_at_disk(&self) {
+        if let Some(most) = self.accepts_max {
+            let takes = self.shelf.takes(most);
+            held(&self.profile).caps.accepts_bytes = takes;
+        }
     }
 
     /// Tells the members what this machine does now, where that is news.
@@ -753,9 +772,14 @@ fn write_ticket(
         .map_or(String::new(), |a| format!(" at {a}"));
     writeln!(out, "{} lends {models}{address}.", network.name())?;
     let minutes = arguments.ticket_minutes;
+    // What it is to others is theirs to say: this is how.
+    let role = match arguments.role {
+        Role::Own => String::new(),
+        role => format!(" --role {role}"),
+    };
     writeln!(
         out,
-        "On the other machine, once and within {minutes} minutes:\n\n  heph join {ticket}\n"
+        "On the other machine, once and within {minutes} minutes:\n\n  heph join {ticket}{role}\n"
     )?;
     if io::stdout().is_terminal()
         && let Some(picture) = ticket.qr()

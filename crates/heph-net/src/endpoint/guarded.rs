@@ -282,7 +282,11 @@ impl Endpoint {
         for _ in 0..2 {
             let left = until.saturating_duration_since(Instant::now());
             let live = within(left, self.0.live()).await;
-            let live = live.ok_or(ConnectError::NoAnswer { node, deadline })?;
+            let live = live.ok_or(ConnectError::NoAnswer {
+                node,
+                deadline,
+                relay: None,
+            })?;
             let live = live.map_err(|error| failed(error.to_string()))?;
             let asked = Ask::Connect {
                 node,

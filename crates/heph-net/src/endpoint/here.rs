@@ -217,15 +217,7 @@ impl Endpoint {
         let status = all.iter().find(|status| own == Some(status.url()));
         match status {
             Some(status) if status.is_connected() => AtRelay::There,
-            Some(status) => match (status.auth_denied_reason(), status.last_error()) {
-                (Some(denied), _) => AtRelay::Away(line(&format!("it does not take this machine: {denied}"))),
-                // Of a chain of causes the last one says what happened.
-                (None, Some(error)) => {
-                    let chain = format!("{error:#}");
-                    AtRelay::Away(line(chain.rsplit(": ").next().unwrap_or_default()))
-                }
-                (None, None) => AtRelay::Unknown,
-            },
+            Some(status) => why_away(status).map_or(AtRelay::Unknown, AtRelay::Away),
             None => AtRelay::Unknown,
         }
     }
@@ -280,10 +272,26 @@ impl Endpoint {
             match self.connect_by(node, address, protocol, tried).await {
                 Err(ConnectError::NoAnswer { .. }) if tried < left => {}
                 Err(ConnectError::NoAnswer { node, .. }) => {
-                    return Err(ConnectError::NoAnswer { node, deadline });
+                    let relay = Some(self.silent(relay));
+                    return Err(ConnectError::NoAnswer {
+                        node,
+                        deadline,
+                        relay,
+                    });
                 }
                 settled => return settled.map(|connection| connection.over(Some(used))),
             }
+        }
+    }
+
+    /// What is to be said of the relay by which nobody answered.
+    fn silent(&self, relay: &RelayAddress) -> String {
+        let url = relay.url.as_str().trim_end_matches('/');
+        let all = self.iroh.home_relay_status().get();
+        let status = all.iter().find(|status| *status.url() == relay.url);
+        match status.map(why_away) {
+            Some(Some(why)) => format!("and its relay {url} is away ({why})"),
+            Some(None) | None => format!("also not by its relay {url}"),
         }
     }
 
@@ -335,7 +343,11 @@ impl Endpoint {
             }),
             Some(Err(cause)) => Err(connect_error(node, protocol, nowhere, cause)),
             None if nowhere => Err(no_address),
-            None => Err(ConnectError::NoAnswer { node, deadline }),
+            None => Err(ConnectError::NoAnswer {
+                node,
+                deadline,
+                relay: None,
+            }),
         }
     }
 
@@ -369,6 +381,17 @@ impl Endpoint {
         let bound = self.iroh.bound_sockets();
         bound.first().map_or(0, SocketAddr::port)
     }
+}
+
+/// Why a relay is not there, where it is known.
+fn why_away(status: &RelayStatus) -> Option<String> {
+    let denied = status.auth_denied_reason();
+    let denied = denied.map(|denied| line(&format!("it does not take this machine: {denied}")));
+    denied.or_else(|| {
+        // Of a chain of causes the last one says what happened.
+        let chain = format!("{:#}", status.last_error()?);
+        Some(line(chain.rsplit(": ").next().unwrap_or_default()))
+    })
 }
 
 /// Whether what is sent there stays on this machine.
@@ -450,6 +473,7 @@ fn connect_error(node: NodeId, protocol: Protocol, nowhere: bool, cause: Cause) 
         Some(ConnectionError::TimedOut) => ConnectError::NoAnswer {
             node,
             deadline: CONNECT_DEADLINE,
+            relay: None,
         },
         Some(ConnectionError::ConnectionClosed(close)) if u64::from(close.error_code) == ALPN_REFUSED => {
             ConnectError::OtherVersion { node, protocol }

@@ -302,7 +302,8 @@ async fn a_relay_that_is_no_more_or_shows_another_certificate_joins_nobody() {
     let address = only_through(&relay);
     relay.stop().await;
     let refused = desk.connect(node.node(), &address, Protocol::Session, soon).await;
-    assert!(refused.is_err());
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains(&format!("its relay {url}")), "{said}");
 }
 
 #[tokio::test]

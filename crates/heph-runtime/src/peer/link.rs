@@ -174,7 +174,7 @@ impl Link {
     /// Why there is no connection. Whoever does not answer is lost, for everybody.
     fn unreached(&self, error: &ConnectError) -> SeatError {
         match error {
-            ConnectError::NoAnswer { node, deadline } => {
+            ConnectError::NoAnswer { node, deadline, .. } => {
                 self.network.lost(*node);
                 SeatError::Late {
                     node: *node,

@@ -152,6 +152,13 @@ fn taken(about: &std::fs::Metadata) -> u64 {
 }
 
 /// Bytes that are free on the disk of a folder; as many as there can be where the system does not say.
+#[cfg(target_os = "linux")]
+fn disk_free(folder: &Path) -> u64 {
+    let about = rustix::fs::statvfs(folder);
+    about.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(target_os = "linux"))]
 fn disk_free(folder: &Path) -> u64 {
     let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     let Ok(disks) = sysinfo::Disks::new_with_refreshed_list() else {
