@@ -4,7 +4,7 @@
 Two hosts of one core each (network namespaces pinned by taskset), a strait with a real round trip between them. Every
 raw line is kept in raw/network.jsonl; the report is made from those lines and from nothing else.
 
-    network.py split MODEL.gguf    decoding, prefill, serial prefill and bytes of a model over two hosts
+    network.py split MODEL.gguf    decoding, prefill, serial prefill, prefill where packets are lost, and bytes of a model over two hosts
     network.py rpc MODEL.gguf      decoding and prefill of the same split by HEPH and by llama.cpp's RPC, in turns
     network.py modes               the bundled pair by every mode of heph run, at several round trips
     network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
@@ -45,6 +45,9 @@ OTHERS_MAX = 0.1
 
 # Tokens of a prompt that travel together; the planner chooses among these and longer ones.
 PIECES = [16, 32, 64, 128]
+
+# Shares of packets that are lost.
+LOSSES = [0, 0.0005, 0.01]
 
 MODE_RTTS = [0, 50, 100, 150, 300]
 GUESS_RTTS = [0, 20, 150, 300]
@@ -100,8 +103,8 @@ class Span:
         if not self.ticket:
             raise RuntimeError("span serve did not start")
 
-    def measure(self, rtt, *jobs, timeout=280, socket="measure"):
-        self.way.shape(rtt=rtt)
+    def measure(self, rtt, *jobs, timeout=280, socket="measure", **shape):
+        self.way.shape(rtt=rtt, **shape)
         home = self.desk.home / f"rtt-{rtt}"
         with Others(self.served.pid, self.way.process.pid) as others:
             out = self.desk.host.run([SPAN, socket, self.model, home, self.ticket, *jobs], cpus="0", timeout=timeout)
@@ -110,10 +113,10 @@ class Span:
         return [json.loads(line) | {"others": others.share()} for line in out.stdout.splitlines()]
 
 
-def ticketed(model, rtt, *jobs):
+def ticketed(model, rtt, *jobs, **shape):
     """A ticket works once, so each measurement has a lab of its own."""
     with Lab() as lab:
-        return Span(lab, model).measure(rtt, *jobs)
+        return Span(lab, model).measure(rtt, *jobs, **shape)
 
 
 def split(model, parts):
@@ -133,6 +136,12 @@ def split(model, parts):
     if "serial" in parts:
         for line in ticketed(model, 80, "serial:2048:64"):
             spanned("split", model=name, rtt_ms=80, **line)
+    if "losses" in parts:
+        # In turns, and several prompts over a connection, whose window remembers.
+        for _ in range(2):
+            for loss in LOSSES:
+                for line in ticketed(model, 100, *["prefill:512:32"] * 3, loss=loss):
+                    spanned("lossy", model=name, rtt_ms=100, loss=loss, **line)
     if "bytes" in parts:
         for line in ticketed(model, 0, "bytes:16"):
             spanned("split", model=name, rtt_ms=0, **line)
@@ -450,6 +459,16 @@ def split_report():
     for line in lines("split", job="serial")[-1:]:
         out += [f"A prompt of {line['tokens']} tokens at {line['rtt_ms']} ms: {line['serial_s']:.1f} s when each piece waits for the last, "
                 f"{line['pipelined_s']:.1f} s pipelined, {line['serial_s'] / line['pipelined_s']:.2f} times faster.", ""]
+    lossy = lines("lossy")
+    if lossy:
+        out += ["A prompt of 512 tokens at 100 ms where packets are lost, in pieces of 32, nine over one connection.",
+                "Seconds: the middle, and the longest.", "", "| lost | two halves | two halves again | around |", "|---|---|---|---|"]
+        for loss in LOSSES:
+            those = [line for line in lossy if line["loss"] == loss]
+            told = lambda key: f"{middle([line[key] for line in those]):.2f} s, {max(line[key] for line in those):.2f} s"  # noqa: E731
+            if those:
+                out.append(f"| {100 * loss:g} % | {told('first_s')} | {told('two_s')} | {told('around_s')} |")
+        out.append("")
     for line in lines("split", job="bytes")[-1:]:
         width = line["width"]
         out += [f"A token's row across a boundary as bf16: {line['up']:.0f} bytes to the node, {line['down']:.0f} back; "
@@ -647,7 +666,7 @@ def main():
         sys.exit(why_not())
     RAW.parent.mkdir(exist_ok=True)
     if what == "split" and len(sys.argv) > 2:
-        split(sys.argv[2], sys.argv[3:] or ["decode", "prefill", "serial", "bytes"])
+        split(sys.argv[2], sys.argv[3:] or ["decode", "prefill", "serial", "losses", "bytes"])
     elif what == "direct" and len(sys.argv) > 2:
         direct(sys.argv[2], [int(word) for word in sys.argv[3:]] or DIRECT_RTTS)
     elif what == "rpc" and len(sys.argv) > 2:

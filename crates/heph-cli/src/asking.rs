@@ -287,7 +287,8 @@ impl Planned {
     /// That the answer with this receipt did not end in the mode that was asked for, where one was.
     pub(crate) fn mode_lost(&self, receipt: &Receipt) -> Option<String> {
         let here = self.asking.pool.desk().node;
-        explain::mode_lost(self.mode?, here, &receipt.places, &receipt.moves)
+        let elsewhere = self.record.decision.plan.remote_stages().next().is_some();
+        explain::mode_lost(self.mode?, (here, elsewhere), &receipt.places, &receipt.moves)
     }
 }
 
@@ -729,8 +730,12 @@ impl Asking {
             desk_profile(node, speed, &profile),
             here(node, hash, &model, &cancel),
         );
-        let met = hailing.map_or_else(Vec::new, |hailing| hailing.wait(place.waits()));
+        let met = hailing.map_or_else(Vec::new, |hailing| hailing.wait_unless(place.waits(), &cancel));
+        if cancel.is_raised() {
+            return Err(Failure::Stopped);
+        }
         let rules = Rules::new(settings, &place.allow);
+        place.note_unknown_labels(&rules);
         let asking = Self {
             discretion: Discretion::new(&rules, place.label()),
             rules,
@@ -919,6 +924,7 @@ impl Asking {
         let asked = (request.clone(), cluster.clone());
         Record::new(request, cluster).map_err(|refusal| {
             let kept = kept::by_rules(&refusal, &asked, self.pool.others(), discretion);
+            let kept = kept.or_else(|| kept::by_layers(&refusal, &asked));
             kept.unwrap_or_else(|| self.refused(refusal))
         })
     }

@@ -15,7 +15,7 @@ pub(crate) struct CapsArguments {
     /// Share of the cores, as 50%; at least one thread
     #[arg(long, value_parser = share, value_name = "PERCENT", conflicts_with = "threads")]
     pub(crate) cpu: Option<f64>,
-    /// Bytes a second on the network, as 10MB: what other machines may count on
+    /// Bytes a second that it sends in conversations, as 10MB: what other machines may count on
     #[arg(long, value_parser = bytes, value_name = "BYTES")]
     pub(crate) bandwidth: Option<u64>,
     /// When to take work, as 22:00-06:00

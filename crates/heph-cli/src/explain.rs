@@ -222,10 +222,10 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
 }
 
 /// That the answer did not end as the `mode` that was asked for by name wants it, if it did not, in one sentence.
-/// `here` is this machine.
+/// `here` is this machine; other machines were planned with where `elsewhere`.
 pub(crate) fn mode_lost(
     mode: Mode,
-    here: NodeId,
+    (here, elsewhere): (NodeId, bool),
     places: &[PlaceLine],
     moves: &[MoveLine],
 ) -> Option<String> {
@@ -239,17 +239,21 @@ pub(crate) fn mode_lost(
         Mode::Layered | Mode::LayeredSpeculative => machines.len() > 1,
         Mode::Remote | Mode::Speculative | Mode::Preprocess => machines.iter().any(|(node, _)| *node != here),
     };
-    let lost = moves.last().filter(|_| !is_kept)?;
     let who: Vec<&str> = machines
         .into_iter()
         .map(|(node, name)| if node == here { "this machine" } else { name })
         .collect();
-    Some(format!(
-        "from token {} on {} made the answer, and not as --mode {mode} was planned: {}",
-        lost.at,
-        who.join(" and "),
-        lost.why
-    ))
+    let who = who.join(" and ");
+    match moves.last() {
+        _ if is_kept => None,
+        Some(MoveLine { at, why, .. }) => Some(format!(
+            "from token {at} on {who} made the answer, and not as --mode {mode} was planned: {why}"
+        )),
+        // A conversation goes on where an answer before it went.
+        None => elsewhere.then(|| {
+            format!("{who} made the answer, and not as --mode {mode} was planned: a machine was lost before")
+        }),
+    }
 }
 
 /// What became of an answer that was planned by nobody: this machine alone gave it.
@@ -328,14 +332,16 @@ mod tests {
             at: 11,
             gap_s: None,
         }];
-        let lost = |mode, places: &[PlaceLine]| mode_lost(mode, here, places, &moved);
+        let lost = |mode, places: &[PlaceLine]| mode_lost(mode, (here, true), places, &moved);
         let elsewhere = [whole(1, 0, 11), whole(2, 11, 20)];
         for mode in [Mode::Remote, Mode::Speculative, Mode::Preprocess] {
             let said = "from token 11 on this machine made the answer, and not as --mode";
             let said = format!("{said} {mode} was planned: it fell silent");
             assert_eq!(lost(mode, &gone(1)), Some(said));
             assert_eq!(lost(mode, &elsewhere), None, "another one went on with it");
-            assert_eq!(mode_lost(mode, here, &gone(1), &[]), None, "nothing moved");
+            let later = |elsewhere| mode_lost(mode, (here, elsewhere), &[whole(0, 0, 20)], &[]);
+            assert_eq!(later(false), None, "it was planned so");
+            assert!(later(true).is_some_and(|said| said.contains("lost before")));
         }
         assert_eq!(lost(Mode::Local, &gone(1)), None);
         for mode in [Mode::Layered, Mode::LayeredSpeculative] {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextValue, ErrorKind};
 use heph_engine::cache::CacheError;
 use heph_engine::model::{Fit, LoadError};
 use heph_engine::sample::{SamplingError, SamplingOptionError};
@@ -180,15 +180,29 @@ fn wants_json() -> bool {
 impl Sentence {
     /// What clap says, on one line, and what it advises on another.
     fn of(slip: &clap::Error) -> Self {
-        let said = slip.to_string();
-        let (mut text, mut hints) = (Vec::new(), Vec::new());
+        let mut said = slip.to_string();
+        // Lines that the person wrote are none of clap's.
+        let values = slip.context().filter_map(|(_, value)| match value {
+            ContextValue::String(value) => Some(value),
+            _ => None,
+        });
+        for value in values.filter(|value| value.contains(['\n', '\r'])) {
+            said = said.replace(value, &value.escape_debug().to_string());
+        }
+        let (mut text, mut hints, mut is_usage) = (Vec::new(), Vec::new(), false);
         let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
         for line in lines.take_while(|line| !line.starts_with("For more")) {
             match (line.strip_prefix("tip: "), line.strip_prefix("Usage: ")) {
                 (Some(tip), _) => hints.push(tip),
-                // What may be meant tells more than all that may be said.
-                (_, Some(usage)) if hints.is_empty() => hints.push(usage),
-                (_, Some(_)) => {}
+                (_, Some(usage)) => {
+                    is_usage = true;
+                    // What may be meant tells more than all that may be said.
+                    if hints.is_empty() {
+                        hints.push(usage);
+                    }
+                }
+                // Where there is more than one way, the first is told.
+                _ if is_usage => {}
                 (None, None) => text.push(line),
             }
         }
@@ -251,7 +265,16 @@ impl From<FileError> for Failure {
             FileError::DiskFull { .. } => Exit::Room,
             FileError::Write { .. } => Exit::No,
         };
-        Self::new(exit, error.to_string())
+        let hint = match &error {
+            FileError::Read { cause, .. } | FileError::Write { cause, .. }
+                if cause.kind() == io::ErrorKind::NotFound =>
+            {
+                Some("is the path right? One that does not begin with / begins where heph was started")
+            }
+            FileError::DiskFull { .. } => Some("make room there, or name a file on another disk"),
+            _ => None,
+        };
+        Self::new(exit, error.to_string()).maybe_hint(hint)
     }
 }
 
@@ -677,6 +700,39 @@ mod tests {
         let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
         let wanted = serde_json::json!({"error": "no \x1b[31m red", "hint": "a \x07 bell", "exit": 3});
         assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn a_slip_of_the_command_line_is_one_sentence_and_a_hint() {
+        use clap::{Arg, Command, value_parser};
+        let number = Arg::new("number").long("number").value_parser(value_parser!(u8));
+        let command = || {
+            let more = Command::new("more");
+            let command = Command::new("try").arg(number.clone()).subcommand(more);
+            command.args_conflicts_with_subcommands(true)
+        };
+        let said = |words: &[&str]| {
+            let slip = command()
+                .try_get_matches_from([&["try"], words].concat())
+                .unwrap_err();
+            let Sentence { text, hint, .. } = Sentence::of(&slip);
+            (text, hint.unwrap())
+        };
+        let (text, hint) = said(&["--nothing"]);
+        assert_eq!(text, "unexpected argument '--nothing' found");
+        assert!(hint.starts_with("try [OPTIONS]; --help"), "{hint}");
+        let (text, hint) = said(&["--numbr", "1"]);
+        assert_eq!(text, "unexpected argument '--numbr' found");
+        assert!(
+            hint.starts_with("a similar argument exists: '--number'; "),
+            "{hint}"
+        );
+        let (text, hint) = said(&["--number", "x\ntip: do it\nUsage: evil\nFor more"]);
+        assert!(
+            text.contains("invalid digit") && text.contains("tip: do it"),
+            "{text}"
+        );
+        assert_eq!(hint, "--help shows what may be said");
     }
 
     #[test]

@@ -470,6 +470,19 @@ fn a_mode_that_cannot_be_is_refused_in_a_sentence() {
 }
 
 #[test]
+fn a_label_that_no_rule_knows_is_told_where_something_may_leave() {
+    let user = user();
+    let noted = |label| {
+        let output = user.output(&["plan", "--label", label, "Hello"], b"");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = noted("secrte");
+    assert!(said.contains("no rule knows the label \"secrte\""), "{said}");
+    assert_eq!(noted("secret"), "");
+}
+
+#[test]
 fn a_plan_is_made_again_from_its_record_and_a_changed_record_is_none() {
     let user = user();
     let plan = user.json(&["plan", "--json", "--record", "plan.json", "Tell me a story."]);
@@ -485,6 +498,19 @@ fn a_plan_is_made_again_from_its_record_and_a_changed_record_is_none() {
     assert_eq!(again, plan);
     let path = user.home.path().join("plan.json");
     let text = fs::read_to_string(&path).unwrap();
+    let said = user.says(&["plan", "--replay", "plan.json"], "");
+    assert!(said.contains("lead to the same decision"), "{said}");
+    // What people read of it is held against it, too.
+    fs::write(
+        &path,
+        text.replacen("\"mode\": \"local\"", "\"mode\": \"remote\"", 1),
+    )
+    .unwrap();
+    let said = user.says(&["plan", "--replay", "plan.json"], "");
+    assert!(
+        said.starts_with("exit 1") && said.contains("shows another decision"),
+        "{said}"
+    );
     let hex = text.find("\"record\"").unwrap() + 200;
     let digit = if &text[hex..=hex] == "0" { "1" } else { "0" };
     fs::write(&path, format!("{}{digit}{}", &text[..hex], &text[hex + 1..])).unwrap();

@@ -134,6 +134,11 @@ impl RelayAddress {
         self.certificate
     }
 
+    /// Where it is, without its certificate.
+    pub fn place(&self) -> &str {
+        self.url.as_str().trim_end_matches('/')
+    }
+
     /// Its name or address, as a certificate has it.
     pub(crate) fn host(&self) -> &str {
         let host = self.url.host_str().unwrap_or_default();
@@ -143,7 +148,7 @@ impl RelayAddress {
 
 impl std::fmt::Display for RelayAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.url.as_str().trim_end_matches('/'))?;
+        f.write_str(self.place())?;
         match &self.certificate {
             Some(hash) => write!(f, "#{}", data_encoding::HEXLOWER.encode(hash)),
             None => Ok(()),

@@ -144,16 +144,14 @@ impl TrustBook {
         self.peers.iter().find(|peer| peer.node == node)
     }
 
-    /// The peer that a person means by `word`: its name, its id, or the id's beginning where only one fits.
-    pub fn called(&self, word: &str) -> Option<&Peer> {
-        let named = self.peers.iter().find(|peer| peer.name == word);
-        named.or_else(|| {
-            let mut fitting = self
-                .peers
-                .iter()
-                .filter(|peer| word.len() >= 4 && peer.node.to_string().starts_with(word));
-            fitting.next().filter(|_| fitting.next().is_none())
-        })
+    /// The peers that a person may mean by `word`: those of that name, else those whose id begins with it.
+    pub fn called(&self, word: &str) -> Vec<&Peer> {
+        let those = |fits: &dyn Fn(&Peer) -> bool| self.peers.iter().filter(|peer| fits(peer)).collect();
+        let named: Vec<&Peer> = those(&|peer| peer.name == word);
+        match named.is_empty() && word.len() >= 4 {
+            true => those(&|peer| peer.node.to_string().starts_with(word)),
+            false => named,
+        }
     }
 
     /// Enters `peer`, or replaces what was known of it. It stays known since it first was.
@@ -327,10 +325,16 @@ mod tests {
         let mut book = TrustBook::open(home.path()).unwrap();
         book.remember(peer(1, "desk")).unwrap();
         book.remember(peer(2, "tower")).unwrap();
-        assert_eq!(book.called("tower").unwrap().node, NodeId([2; 32]));
-        assert_eq!(book.called("0101").unwrap().node, NodeId([1; 32]));
-        assert_eq!(book.called("0"), None, "too short to mean somebody");
-        assert_eq!(book.called("somebody"), None);
+        let called = |book: &TrustBook, word| -> Vec<u8> {
+            let fitting = book.called(word);
+            fitting.iter().map(|peer| peer.node.0[0]).collect()
+        };
+        assert_eq!(called(&book, "tower"), [2]);
+        assert_eq!(called(&book, "0101"), [1]);
+        assert!(called(&book, "0").is_empty(), "too short to mean somebody");
+        assert!(called(&book, "somebody").is_empty());
+        book.remember(peer(3, "tower")).unwrap();
+        assert_eq!(called(&book, "tower"), [2, 3]);
     }
 
     #[test]

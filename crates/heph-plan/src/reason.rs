@@ -304,7 +304,11 @@ fn because(constraint: Constraint, request: &Request, cluster: &Cluster, plan: &
         },
         Constraint::SpeedHere => format!("The {words} is the bound"),
         Constraint::Price => format!("The {words} of other machines outweighs the time"),
-        Constraint::Nothing => format!("This is the fastest way and {words}"),
+        Constraint::Nothing => match request.mode {
+            // Where nobody else was asked, nobody knows what is fastest.
+            Some(mode) => format!("The mode {mode} was asked for and {words}"),
+            None => format!("This is the fastest way and {words}"),
+        },
     }
 }
 
@@ -418,7 +422,13 @@ fn absent(mode: Mode, permitted: &Permitted) -> String {
     let (request, peers) = (permitted.request, &permitted.peers);
     let drafts = matches!(mode, Mode::Speculative | Mode::LayeredSpeculative);
     let shown = matches!(mode, Mode::Remote | Mode::Preprocess);
-    let sentence = if mode != Mode::Local && mode != Mode::Speculative && peers.is_empty() {
+    let elsewhere = mode != Mode::Local && mode != Mode::Speculative;
+    let sentence = if elsewhere && permitted.cluster.nodes.is_empty() {
+        match request.mode {
+            Some(Mode::Local) => "No other machine was asked.",
+            _ => "No other machine is there.",
+        }
+    } else if elsewhere && peers.is_empty() {
         "No other machine may take part."
     } else if drafts && request.drafts.is_empty() {
         "Nothing here drafts tokens."

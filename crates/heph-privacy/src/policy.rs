@@ -636,10 +636,18 @@ impl Policies {
 
     /// Whether any rule looks at labels. Where none does, it makes no difference what is found in a text.
     pub fn minds_labels(&self) -> bool {
+        self.any(|when| !when.labels.is_empty() || when.level.is_some() || when.level_max.is_some())
+    }
+
+    /// Whether any rule names a reason that this label has.
+    pub fn names(&self, label: &Label) -> bool {
+        self.any(|when| when.labels.iter().any(|pattern| label.meets(pattern)))
+    }
+
+    fn any(&self, minds: impl Fn(&When) -> bool) -> bool {
         let preset = self.policy.preset.rules();
         let own = preset.iter().chain(&self.policy.rules).chain(&self.tighter);
         let signed = self.overlays.iter().flat_map(|overlay| &overlay.rules);
-        let minds = |when: &When| !when.labels.is_empty() || when.level.is_some() || when.level_max.is_some();
         own.chain(signed).any(|rule| minds(&rule.when))
     }
 

@@ -118,7 +118,7 @@ pub enum Finish {
 const VOUCHED_WITHIN: Duration = Duration::from_secs(2);
 
 /// No model makes a token in so little time: those that come this fast were made before and came together.
-const AT_ONCE: Duration = Duration::from_micros(20);
+const AT_ONCE: Duration = Duration::from_micros(5);
 
 /// An answer and what it took.
 #[derive(Debug, Clone)]

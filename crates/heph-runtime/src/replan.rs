@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use heph_plan::replan::{CALM, Event, MoveBy, Progress, after, held, replan};
 use heph_plan::{Cluster, Peer, Place, Plan, Request};
-use heph_types::{LayerRange, NodeId, NodeProfile};
+use heph_types::{LayerRange, NodeId, NodeProfile, Speed};
 
 use crate::codecs::boundaries;
 use crate::line::{Layout, Placement, Standing, Steering};
 use crate::seat::Host;
 
 /// A stage whose time changed by this share of a whole token's is news for the planner, which moves nothing for less than a
-/// twentieth of what remains.
+/// twentieth of what remains, or a tenth of a token.
 const NEWS_SHARE: f64 = 0.1;
 
 /// And a difference below this is none, however large a share it is: what a busy scheduler does to a stage of a small model.
@@ -52,6 +52,8 @@ pub struct Replanner {
     came: Vec<Arc<dyn Host>>,
     /// Seconds that each stage took for a token when the planner heard of it last.
     told: BTreeMap<(NodeId, usize, usize), f64>,
+    /// What each machine said of its speed last.
+    said: BTreeMap<NodeId, Speed>,
     moved: Option<Instant>,
     /// When it was first asked: what waited at the machines when the plan was made is less by the time since.
     began: Option<Instant>,
@@ -64,7 +66,10 @@ pub struct Replanner {
 impl Replanner {
     /// Follows `plan`, which was made for `request` over `cluster`.
     pub fn new(request: Request, cluster: Cluster, plan: Plan) -> Self {
+        let said = cluster.nodes.iter().map(|peer| &peer.profile);
+        let said = said.map(|profile| (profile.node, profile.speed.clone()));
         Self {
+            said: said.collect(),
             request,
             cluster: taking_none(cluster),
             plan,
@@ -114,7 +119,16 @@ impl Replanner {
                     self.cluster = after(&self.cluster, event);
                 }
                 Change::Joined { peer, host } => {
-                    let cluster = after(&self.cluster, &Event::Joined(peer.clone()));
+                    let mut peer = peer.clone();
+                    let NodeProfile { node, state, .. } = peer.profile;
+                    let said = self.said.insert(node, peer.profile.speed.clone());
+                    // Where it says nothing new of that, what its passes took here tells how fast it is.
+                    let seen = self.cluster.nodes.iter().map(|known| &known.profile);
+                    let mut seen = seen.filter(|known| known.node == node && known.state == state);
+                    if let Some(known) = seen.next().filter(|_| said.as_ref() == Some(&peer.profile.speed)) {
+                        peer.profile.speed = known.speed.clone();
+                    }
+                    let cluster = after(&self.cluster, &Event::Joined(peer));
                     self.cluster = taking_none(cluster);
                     self.came.retain(|known| known.node() != host.node());
                     self.came.push(Arc::clone(host));
@@ -514,6 +528,49 @@ mod tests {
         assert!(replanner.take_paces(&standing(&replanner, &slow)));
         let times = old / speed(&replanner);
         assert!((times - 5.0).abs() < 0.1, "{times}");
+    }
+
+    #[test]
+    fn what_passes_took_here_tells_more_than_what_is_said_once_more() {
+        let (tell, changes) = std::sync::mpsc::channel();
+        let mut replanner = replanner(4).with_changes(changes);
+        let node = elsewhere(&replanner);
+        let said = machine(node.0[0], 5.0);
+        let before = bytes_per_second(&replanner, node);
+        let stages = Replanner::placements(&replanner.plan);
+        let millis = |slow: f64| -> Vec<f64> {
+            let of = |stage: &Placement| if stage.node == node { slow } else { 30.0 };
+            stages.iter().map(of).collect()
+        };
+        replanner.take_paces(&standing(&replanner, &millis(30.0)));
+        assert!(replanner.take_paces(&standing(&replanner, &millis(300.0))));
+        let slow = bytes_per_second(&replanner, node);
+        assert!(slow < before / 2.0, "{slow} {before}");
+        let mut says = |profile: NodeProfile| {
+            let link = replanner.cluster.nodes[0].link;
+            let node = crate::node::Node::new(profile.node, crate::node::NodeCaps::default());
+            let told = tell.send(Change::Joined {
+                peer: Box::new(Peer { profile, link }),
+                host: Arc::new(node),
+            });
+            assert!(told.is_ok() && replanner.take_changes());
+            bytes_per_second(&replanner, said.node)
+        };
+        let other = NodeProfile {
+            memory: said.memory + 1,
+            ..said.clone()
+        };
+        assert_eq!(says(other), slow, "of its speed it said nothing new");
+        assert_eq!(
+            says(machine(node.0[0], 4.0)),
+            1e7 / 4e-3,
+            "it says that it is faster"
+        );
+        let paused = NodeProfile {
+            state: NodeState::OwnerWorks,
+            ..machine(node.0[0], 4.0)
+        };
+        assert_eq!(says(paused), 1e7 / 4e-3);
     }
 
     #[test]

@@ -59,6 +59,26 @@ pub(super) fn by_rules(
     Some(failure.hint(hint))
 }
 
+/// That there is no plan because of the layers that are to stay here; `None` where there would be none without them either.
+pub(super) fn by_layers(refusal: &Refusal, (request, cluster): &(Request, Cluster)) -> Option<Failure> {
+    let Refusal::Impossible { .. } = refusal else {
+        return None;
+    };
+    let mode = request.mode?;
+    let mut free = request.clone();
+    let policy = &mut free.policy;
+    let kept = [&mut policy.layers_local_first, &mut policy.layers_local_last];
+    let [first, last] = kept.map(std::mem::take);
+    if (first, last) == (0, 0) || heph_plan::plan(&free, cluster).is_err() {
+        return None;
+    }
+    let sentence = format!(
+        "no plan is possible for the mode {mode}, since the first {first} and the last {last} layers are to stay here"
+    );
+    let hint = "keep fewer layers, or ask for auto: it is answered wherever it may be";
+    Some(Failure::new(Exit::Usage, sentence).hint(hint))
+}
+
 /// Which of these machines may not see the request, and by which rules; `None` where each may.
 pub(super) fn from(others: &[Machine], discretion: &Discretion) -> Option<String> {
     let mut kept: BTreeMap<String, Vec<&str>> = BTreeMap::new();

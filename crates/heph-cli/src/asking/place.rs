@@ -2,14 +2,16 @@
 
 use heph_net::trust::TrustBook;
 use heph_plan::{DirectForwarding, Mode};
-use heph_privacy::label::Label;
+use heph_privacy::label::{Label, Level};
 use heph_runtime::discretion::unsaid;
 use heph_runtime::pool::Waits;
+use heph_runtime::rules::Rules;
 use heph_runtime::settings::{Allowance, Settings};
 use heph_types::Policy;
 
 use crate::complete::{self, Named};
 use crate::failure::{Exit, Failure};
+use crate::terminal;
 
 /// Where an answer may be computed. None of this changes a bit of it, but for rows that may be rounded.
 #[derive(Debug, Clone, clap::Args)]
@@ -209,6 +211,18 @@ impl PlaceArguments {
             layers_local_last: self.keep_last,
             exact_only: self.exactness == Class::Exact,
             ..Policy::closed()
+        }
+    }
+
+    /// Says so where a word of the person is no level and no rule knows it: it may be mistyped.
+    pub(super) fn note_unknown_labels(&self, rules: &Rules) {
+        let levels = [Level::Public, Level::Internal, Level::Private, Level::Secret].map(Level::name);
+        let policies = rules.now(&[]);
+        let own = self.labels.iter().filter(|word| !levels.contains(&word.as_str()));
+        for word in own.filter(|word| !policies.names(&Label::mark(word))) {
+            terminal::note(&format!(
+                "no rule knows the label {word:?}, so it makes the request private and nothing more"
+            ));
         }
     }
 

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use heph_engine::model::Packing;
@@ -258,7 +259,7 @@ fn attend(
     let mut attendance = Attendance::new(arguments.caps.caps());
     invite(arguments, network, &lending.profile())?;
     let bar = terminal::spinner();
-    let mut looked = Instant::now();
+    let (mut look, mut looked) = (None, Instant::now());
     while !cancel.is_raised() {
         if let Some(denied) = network.denied() {
             bar.finish_and_clear();
@@ -277,9 +278,9 @@ fn attend(
             }
         }
         lending.be(attendance.look());
-        if looked.elapsed() >= DISK_LOOK {
+        if looked.elapsed() >= DISK_LOOK && look.as_ref().is_none_or(JoinHandle::is_finished) {
             looked = Instant::now();
-            lending.look_at_disk();
+            look = lending.look_at_disk();
         }
         lending.tell();
         bar.set_message(lending.status());
@@ -458,7 +459,7 @@ impl Lending {
             )
             .hint("end it first, or give this one a folder of its own: HEPH_HOME")
         };
-        let claim = Claim::take(network.home()).ok_or_else(twice)?;
+        let claim = Claim::take(network.home())?.ok_or_else(twice)?;
         let members = Members::start(network)?;
         let taking = parts.zip(arguments.accept_layers);
         let intake = taking.map(|(parts, most)| {
@@ -467,13 +468,14 @@ impl Lending {
                 let engine = parts.load(&part, part.layers);
                 let engine = engine.map_err(|failure| failure.sentence())?;
                 node.lend(part.model, Lent::of(&engine.worker()));
+                let takes = taken.upgrade().map_or(0, |shelf| shelf.takes(most));
                 let mut said = held(&said);
                 said.holds.retain(|known| known.model != part.model);
                 said.holds.push(Held {
                     model: part.model,
                     layers: part.layers,
                 });
-                said.caps.accepts_bytes = taken.upgrade().map_or(0, |shelf| shelf.takes(most));
+                said.caps.accepts_bytes = takes;
                 Ok(())
             })
         });
@@ -499,12 +501,14 @@ impl Lending {
         held(&self.profile).clone()
     }
 
-    /// Offers to take no more layers than the disk has room for by now.
-    fn look_at_disk(&self) {
-        if let Some(most) = self.accepts_max {
-            let takes = self.shelf.takes(most);
-            held(&self.profile).caps.accepts_bytes = takes;
-        }
+    /// Offers to take no more layers than the disk has room for by now. Beside whatever goes on, since a disk may hang.
+    fn look_at_disk(&self) -> Option<JoinHandle<()>> {
+        let most = self.accepts_max?;
+        let (shelf, profile) = (Arc::clone(&self.shelf), Arc::clone(&self.profile));
+        Some(std::thread::spawn(move || {
+            let takes = shelf.takes(most);
+            held(&profile).caps.accepts_bytes = takes;
+        }))
     }
 
     /// Tells the members what this machine does now, where that is news.

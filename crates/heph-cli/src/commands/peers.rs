@@ -128,12 +128,20 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
 
 fn find(word: &str, settings: &Settings) -> Result<(TrustBook, Peer), Failure> {
     let book = TrustBook::open(&settings.home)?;
-    let known = book.called(word).cloned();
-    let nobody = || {
-        Failure::new(Exit::Usage, format!("no peer is called {word:?}"))
-            .hint("`heph peers` shows who is known")
+    let fitting = book.called(word);
+    let known = match fitting[..] {
+        [known] => known.clone(),
+        [] => {
+            let nobody = Failure::new(Exit::Usage, format!("no peer is called {word:?}"));
+            return Err(nobody.hint("`heph peers` shows who is known"));
+        }
+        _ => {
+            let ids: Vec<String> = fitting.iter().map(|peer| peer.node.short()).collect();
+            let sentence = format!("{} peers are called {word:?}: {}", ids.len(), ids.join(", "));
+            return Err(Failure::new(Exit::Usage, sentence).hint("say which by the beginning of its id"));
+        }
     };
-    Ok((book, known.ok_or_else(nobody)?))
+    Ok((book, known))
 }
 
 fn said(sentence: &str) -> Result<(), Failure> {

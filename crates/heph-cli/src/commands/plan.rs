@@ -22,6 +22,9 @@ use crate::terminal::Style;
 /// A record longer than this was not written here: 1,024 machines with 64 points of speed each are below.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
 
+/// What became of a record that does not fit itself.
+const CHANGED: &str = "the file was changed since `heph plan --record` wrote it";
+
 /// Say where an answer would be computed, what that takes, and why not elsewhere.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -82,12 +85,11 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
         return Ok(writeln!(out)?);
     }
-    Ok(explain::write_decision(
-        &mut out,
-        &decision,
-        Style::of_stdout(),
-        arguments.explain,
-    )?)
+    explain::write_decision(&mut out, &decision, Style::of_stdout(), arguments.explain)?;
+    if arguments.replay.is_some() {
+        writeln!(out, "The same inputs lead to the same decision.")?;
+    }
+    Ok(())
 }
 
 fn decide(arguments: &Arguments, settings: &Settings) -> Result<Record, Failure> {
@@ -151,11 +153,24 @@ fn replay(path: &Path) -> Result<(Digest, Decision), Failure> {
         .decode(kept.record.as_bytes())
         .map_err(|e| unreadable(&e))?;
     let record: Record = postcard::from_bytes(&bytes).map_err(|e| unreadable(&e))?;
-    match record.replay() {
-        Ok(decision) => Ok((record.digest, decision)),
-        Err(ReplayError::Refused(refusal)) => Err(refusal.into()),
-        Err(error @ (ReplayError::Digest { .. } | ReplayError::Differs(_))) => {
-            Err(Failure::new(Exit::No, error.to_string()))
+    let decision = record.replay().map_err(|error| match error {
+        ReplayError::Refused(refusal) => Failure::from(refusal),
+        ReplayError::Digest { .. } => Failure::new(Exit::No, error.to_string()).hint(CHANGED),
+        ReplayError::Differs(_) => {
+            Failure::new(Exit::No, error.to_string()).hint("was it made by another version of HEPH?")
+        }
+    })?;
+    // As what people read in the file has passed through JSON.
+    let shown = serde_json::to_string(&decision).map_err(io::Error::from)?;
+    let shown: serde_json::Value = serde_json::from_str(&shown).map_err(io::Error::from)?;
+    match kept.decision == shown && kept.digest == record.digest.to_string() {
+        true => Ok((record.digest, decision)),
+        false => {
+            let sentence = format!(
+                "{} shows another decision than its inputs lead to",
+                path.display()
+            );
+            Err(Failure::new(Exit::No, sentence).hint(CHANGED))
         }
     }
 }

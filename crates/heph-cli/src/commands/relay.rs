@@ -10,6 +10,7 @@ use heph_runtime::relaying::{Relaying, RelayingError};
 use heph_runtime::seal;
 use heph_runtime::settings::Settings;
 
+use crate::caps;
 use crate::failure::Failure;
 use crate::machine;
 use crate::terminal;
@@ -31,8 +32,15 @@ pub(crate) struct Arguments {
     #[arg(long)]
     peers_only: bool,
     /// Bytes a second that one machine may send through it
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = limit)]
     limit: Option<NonZeroU32>,
+}
+
+fn limit(text: &str) -> Result<NonZeroU32, String> {
+    let bytes = u32::try_from(caps::bytes(text)?).ok();
+    bytes
+        .and_then(NonZeroU32::new)
+        .ok_or_else(|| format!("{text:?} is no limit; write a size from 1 B to 4 GB"))
 }
 
 /// Runs it until Ctrl-C.

@@ -286,7 +286,7 @@ impl Endpoint {
 
     /// What is to be said of the relay by which nobody answered.
     fn silent(&self, relay: &RelayAddress) -> String {
-        let url = relay.url.as_str().trim_end_matches('/');
+        let url = relay.place();
         let all = self.iroh.home_relay_status().get();
         let status = all.iter().find(|status| *status.url() == relay.url);
         match status.map(why_away) {

@@ -18,12 +18,12 @@ const LEFT: usize = 4;
 /// The pieces of so many tokens, in order; what `chunk` holds is one. Those of a lone stage are as long as each other, `chunk` at most.
 /// Those of several stages are as long as `chunk`, in whole sets, and shorter at both ends.
 pub(super) fn pieces(tokens: usize, chunk: usize, several: bool) -> impl Iterator<Item = Range<usize>> {
-    let chunk = chunk.max(1);
+    let chunk = chunk.clamp(1, CHUNK_DEFAULT);
     let count = tokens.div_ceil(chunk).max(1);
     let alike = !several || count <= 1 || chunk <= EVEN;
     let shortest = chunk.div_ceil(SHORTEST).next_multiple_of(EVEN);
     // No worker takes more rows at once.
-    let whole = chunk.next_multiple_of(shortest).min(CHUNK_DEFAULT);
+    let whole = chunk.next_multiple_of(shortest).min(CHUNK_DEFAULT / EVEN * EVEN);
     let (mut number, mut at) = (0, 0);
     std::iter::from_fn(move || {
         let begin = at;
@@ -77,6 +77,9 @@ mod tests {
         assert_eq!(long(24, 8, true), [8; 3], "a set is not divided");
         assert_eq!(long(128, 32, true), [12, 24, 24, 24, 12, 12, 12, 8]);
         assert_eq!(long(300, 128, true), [48, 96, 48, 48, 48, 12]);
+        let longest = long(131_072, 512, true).into_iter().max();
+        assert_eq!(longest, Some(504), "the longest that a worker takes");
+        assert_eq!(long(1024, usize::MAX, false), [512; 2]);
         let whole = long(512, 32, true);
         assert_eq!(whole[..4], [12, 24, 36, 36]);
         assert_eq!(whole[whole.len() - 5..], [24, 24, 12, 12, 8]);

@@ -2,8 +2,11 @@
 //! both said where they are would contradict each other: a node stands for its machine, and others look on.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use crate::files::FileError;
 
 /// The file below HEPH's folder that whoever stands for the machine holds locked. The system lets go of it however the
 /// program ends.
@@ -17,31 +20,35 @@ const TRIED_FOR: Duration = Duration::from_secs(1);
 pub struct Claim(#[expect(dead_code, reason = "it is held, not read")] File);
 
 impl Claim {
-    /// Claims it; `None` where another program has it, or the file cannot be had.
-    pub fn take(home: &Path) -> Option<Claim> {
-        let file = open(home)?;
+    /// Claims it; `None` where another program has it.
+    ///
+    /// # Errors
+    /// When the file cannot be had.
+    pub fn take(home: &Path) -> Result<Option<Claim>, FileError> {
+        let path = home.join(FILE);
+        let unwritable = |cause| FileError::writing(&path, cause);
+        let file = open(&path).map_err(unwritable)?;
         let until = Instant::now() + TRIED_FOR;
         loop {
             match file.try_lock() {
-                Ok(()) => return Some(Claim(file)),
+                Ok(()) => return Ok(Some(Claim(file))),
                 Err(TryLockError::WouldBlock) if Instant::now() < until => {
                     std::thread::sleep(TRIED_FOR / 50);
                 }
-                Err(_) => return None,
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(cause)) => return Err(unwritable(cause)),
             }
         }
     }
 }
 
-fn open(home: &Path) -> Option<File> {
-    let path = home.join(FILE);
+fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .read(true)
         .open(path)
-        .ok()
 }
 
 #[cfg(test)]
@@ -51,9 +58,11 @@ mod tests {
     #[test]
     fn one_program_stands_for_the_machine_until_it_ends() {
         let home = tempfile::tempdir().unwrap();
-        let claim = Claim::take(home.path()).unwrap();
-        assert!(Claim::take(home.path()).is_none());
+        let claim = Claim::take(home.path()).unwrap().unwrap();
+        assert!(Claim::take(home.path()).unwrap().is_none());
         drop(claim);
-        assert!(Claim::take(home.path()).is_some());
+        assert!(Claim::take(home.path()).unwrap().is_some());
+        let nowhere = Claim::take(&home.path().join("nowhere"));
+        assert!(nowhere.unwrap_err().to_string().contains("members.lock"));
     }
 }

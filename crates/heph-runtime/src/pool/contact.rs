@@ -1,7 +1,7 @@
 //! Asks the peers of the book what they are, all at once, and how fast the ways to them are where that is not known.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use heph_net::trust;
 use heph_types::{LinkProfile, NodeProfile};
 
 use super::{Machine, NodePool, by_name};
+use crate::cancel::Cancel;
 use crate::hails::{self, Hail};
 use crate::network::{Network, seconds_since_1970};
 use crate::peer::Peer;
@@ -18,6 +19,9 @@ use crate::ways;
 
 /// Peers that are asked at the same time, each by a thread that waits.
 const ASKED_AT_ONCE: usize = 32;
+
+/// How often somebody who waits looks whether to stop.
+const CANCEL_LOOK: Duration = Duration::from_millis(50);
 
 /// Of what is left of a wait once a peer answers, what its way may be measured for. A way of 3 Mbit/s takes three
 /// seconds to be looked at twice, and whoever answered would be taken for silent.
@@ -128,6 +132,11 @@ impl Hailing {
 
     /// What came of it, in their order.
     pub fn wait(self, waits: Waits) -> Vec<Contact> {
+        self.wait_unless(waits, &Cancel::new())
+    }
+
+    /// What came of it until then, where `cancel` is raised meanwhile.
+    pub fn wait_unless(self, waits: Waits, cancel: &Cancel) -> Vec<Contact> {
         let patience = |at: usize| match waits {
             Waits::ToTheEnd => self.deadline,
             Waits::AsWorth => hails::patience(self.hails[at], self.now, self.deadline),
@@ -137,21 +146,30 @@ impl Hailing {
         let first = |at| (waits == Waits::AsWorth && silent(at)).then(|| self.began + patience(at));
         let mut until: Vec<Option<Instant>> = (0..self.known.len()).map(first).collect();
         let mut told: Vec<Option<Result<Reached, String>>> = self.known.iter().map(|_| None).collect();
+        let mut is_stopped = false;
         loop {
             let waited = (0..self.known.len()).filter(|at| told[*at].is_none());
             // The least is a turn that has not come: there is always somebody before it.
             let last = waited
                 .map(|at| until[at].ok_or(()))
                 .collect::<Result<Vec<_>, ()>>();
-            let heard = match last {
+            let left = match last {
                 Ok(untils) => {
                     let Some(last) = untils.into_iter().max() else {
                         break;
                     };
-                    let left = last.saturating_duration_since(Instant::now());
-                    self.heard.recv_timeout(left).ok()
+                    last.saturating_duration_since(Instant::now())
                 }
-                Err(()) => self.heard.recv().ok(),
+                Err(()) => Duration::MAX,
+            };
+            if cancel.is_raised() {
+                is_stopped = true;
+                break;
+            }
+            let heard = match self.heard.recv_timeout(left.min(CANCEL_LOOK)) {
+                Ok(heard) => Some(heard),
+                Err(RecvTimeoutError::Timeout) if left > CANCEL_LOOK => continue,
+                Err(_) => None,
             };
             match heard {
                 Some((at, Heard::Asked(since))) => until[at] = Some(since + patience(at)),
@@ -162,11 +180,15 @@ impl Hailing {
                 None => break,
             }
         }
-        for at in (0..self.known.len()).filter(|at| told[*at].is_none() && !silent(*at)) {
+        let unheard = |at: &usize| !is_stopped && told[*at].is_none() && !silent(*at);
+        for at in (0..self.known.len()).filter(unheard) {
             // Whoever waits ends before it may answer after all, which would be heard, too.
             self.network.hails().silent(self.known[at].node, self.now);
         }
-        let not_yet = |at: usize| format!("it says nothing within {} ms", patience(at).as_millis());
+        let not_yet = |at: usize| {
+            let waited = patience(at).as_millis();
+            format!("it says nothing within {waited} ms{}", by_relay(&self.known[at]))
+        };
         let since = |at: usize| self.hails[at].and_then(|hail| Some(hail.silent?.since_unix_s));
         let contact = |(at, (peer, told)): (usize, (trust::Peer, Option<Result<Reached, String>>))| {
             let reached = told.unwrap_or_else(|| Err(not_yet(at)));
@@ -184,6 +206,14 @@ impl Hailing {
         let peers = self.known.iter().cloned().zip(told);
         peers.enumerate().map(contact).collect()
     }
+}
+
+/// By which relay a machine was asked for, too, behind what is said of its silence.
+fn by_relay(known: &trust::Peer) -> String {
+    let relay = known.address.relay.as_ref();
+    relay.map_or_else(String::new, |relay| {
+        format!(", also not by its relay {}", relay.place())
+    })
 }
 
 /// How long ago it was, as people say it.
@@ -206,10 +236,12 @@ fn ask(
     let host = Peer::new(network, known.node);
     let probe = host.probe(deadline).map_err(|error| {
         // One that a closed network does not reach is not silent.
-        if matches!(error, SeatError::Late { .. }) && !network.is_closed() {
+        let is_late = matches!(error, SeatError::Late { .. });
+        if is_late && !network.is_closed() {
             network.hails().silent(known.node, seconds_since_1970());
         }
-        by_name(&error.without_name(), known.node, &known.name)
+        let asked = if is_late { by_relay(known) } else { String::new() };
+        by_name(&(error.without_name() + &asked), known.node, &known.name)
     })?;
     let (took, now) = (began.elapsed(), seconds_since_1970());
     network.hails().answered(known.node, took, now);

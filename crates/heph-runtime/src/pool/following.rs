@@ -133,7 +133,11 @@ impl Offers {
         Self {
             state: profile.state,
             holds: profile.holds.clone(),
-            caps: profile.caps,
+            // No answer under way sends layers: what room there is for them is no news to it.
+            caps: Caps {
+                accepts_bytes: 0,
+                ..profile.caps
+            },
             role: profile.role,
         }
     }
@@ -343,6 +347,9 @@ mod tests {
             let steps = heard(&mut news, std::slice::from_ref(&one));
             assert_eq!(!steps.is_empty(), told, "{rtt_ms} ms: {steps:?}");
         }
+        let said = one.profile.as_mut().unwrap();
+        said.caps.accepts_bytes += 4096;
+        assert_eq!(heard(&mut news, std::slice::from_ref(&one)), []);
         let said = one.profile.as_mut().unwrap();
         said.state = NodeState::OwnerWorks;
         assert_eq!(came(&heard(&mut news, std::slice::from_ref(&one))), [1]);

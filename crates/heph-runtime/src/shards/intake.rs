@@ -16,6 +16,9 @@ use crate::network::Caller;
 /// Bytes of the disk that are left free, whatever is taken.
 const DISK_LEFT: u64 = 512 << 20;
 
+/// What is free is told in such steps: it changes all the time, and is news to others.
+const DISK_STEP: u64 = 64 << 20;
+
 /// What the owner of a machine takes in.
 pub struct Intake {
     /// Bytes on the disk that all layers taken may have together.
@@ -79,7 +82,7 @@ impl Shelf {
     /// Bytes of layers that it takes in now, of an owner who lets it have so many in all: the disk has to have room for
     /// them.
     pub fn takes(&self, bytes_max: u64) -> u64 {
-        let free = disk_free(&self.home).saturating_sub(DISK_LEFT);
+        let free = disk_free(&self.home).saturating_sub(DISK_LEFT) / DISK_STEP * DISK_STEP;
         bytes_max.saturating_sub(self.brought_bytes()).min(free)
     }
 

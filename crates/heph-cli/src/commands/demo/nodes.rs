@@ -20,28 +20,37 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How often a waiting demonstration looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A running node. It is killed when this is dropped; its folder goes with the demonstration's.
+/// A running node; its folder goes with the demonstration's.
 pub(super) struct NodeProcess {
     pub(super) name: &'static str,
     pub(super) node: NodeId,
     pub(super) ticket: Ticket,
-    child: Child,
+    running: Running,
 }
 
 impl NodeProcess {
     /// Ends it at once, as `kill -9` does: without a goodbye.
     pub(super) fn kill(&mut self) {
-        // It may have ended by itself; then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.running.kill();
     }
 
     pub(super) fn id(&self) -> u32 {
-        self.child.id()
+        self.running.0.id()
     }
 }
 
-impl Drop for NodeProcess {
+/// A process that is killed when this is dropped, so that it writes nothing where its folder was.
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
@@ -68,7 +77,7 @@ pub(super) fn start(names: &[&'static str], folder: &Path) -> Result<Vec<NodePro
 /// A node that has not said yet where it is.
 struct Begun {
     name: &'static str,
-    child: Child,
+    running: Running,
     said: mpsc::Receiver<io::Result<String>>,
 }
 
@@ -88,9 +97,9 @@ fn begin(name: &'static str, home: PathBuf) -> Result<Begun, Failure> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     // It owns a socket, which this process does not.
-    let mut child = seal::unsealed(move || command.spawn()).map_err(cannot)?;
+    let mut running = Running(seal::unsealed(move || command.spawn()).map_err(cannot)?);
     let (tell, said) = mpsc::channel();
-    if let Some(out) = child.stdout.take() {
+    if let Some(out) = running.0.stdout.take() {
         std::thread::spawn(move || {
             let mut line = String::new();
             let read = BufReader::new(out).read_line(&mut line);
@@ -98,32 +107,19 @@ fn begin(name: &'static str, home: PathBuf) -> Result<Begun, Failure> {
             let _ = tell.send(read.map(|_| line));
         });
     }
-    Ok(Begun { name, child, said })
+    Ok(Begun { name, running, said })
 }
 
 impl Begun {
     fn met(self, until: Instant) -> Result<NodeProcess, Failure> {
-        let Self {
+        let Self { name, running, said } = self;
+        let (node, ticket) = invitation(&wait(&said, until)?)?;
+        Ok(NodeProcess {
             name,
-            mut child,
-            said,
-        } = self;
-        let line = wait(&said, until);
-        let met = line.and_then(|line| invitation(&line));
-        match met {
-            Ok((node, ticket)) => Ok(NodeProcess {
-                name,
-                node,
-                ticket,
-                child,
-            }),
-            Err(failure) => {
-                // Both fail only where it is gone already.
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(failure)
-            }
-        }
+            node,
+            ticket,
+            running,
+        })
     }
 }
 
