@@ -504,11 +504,11 @@ def rpc_report(model):
 
 def prefill_report():
     """Two equal stages take half of one host's time, one more piece, and the way there and back."""
-    last = [line for line in lines("split", job="prefill", piece=PIECES[-1]) if "around_s" in line]
+    last = [line for line in lines("split", job="prefill", piece=PIECES[-1]) if "around_first_s" in line]
     if not last:
         return []
     # Lengths are compared: all of them are of one program.
-    prefill = [line for line in lines("split", job="prefill", of=made(last[-1])) if "around_s" in line]
+    prefill = [line for line in lines("split", job="prefill", of=made(last[-1])) if "around_first_s" in line]
     pieces = sorted({line["piece"] for line in prefill})
     out = ["A prompt of 512 tokens, in pieces that travel together. Both hosts are cores of one machine and slow each other: *beside* is a",
            "host with all of the model while the other one does the like, which is what one of two machines of their own would do alone. The",
@@ -516,8 +516,8 @@ def prefill_report():
            "best length of one host. Over a *new* connection the first rows wait for it to find out what the way carries; desks keep theirs.",
            "*Around*: half of the work at the other host, between the first and the last layers of this one, as a plan has it. The last two columns",
            "are gains over one host with pieces of the same length, line by line: of halves, and around.", "",
-           "| round trip | tokens together | one host | beside | two halves | of the bound | gain over one | gain over beside | bound of that | gain over beside, new | around | gain over one | gain over beside | halves over the same | around over the same |",
-           "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
+           "| round trip | tokens together | one host | beside | two halves | of the bound | gain over one | gain over beside | bound of that | gain over beside, new | around | gain over one | gain over beside | gain over beside, new | halves over the same | around over the same |",
+           "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for rtt in sorted({line["rtt_ms"] for line in prefill if line["piece"] == pieces[-1]}):
         of = lambda piece, key: middle([line[key] for line in prefill if (line["rtt_ms"], line["piece"]) == (rtt, piece)])  # noqa: E731
         one, beside = (min(of(piece, key) for piece in pieces) for key in ("one_s", "beside_s"))
@@ -526,7 +526,7 @@ def prefill_report():
             speeds = [f"{512 / of(piece, key):.0f} tok/s" for key in ("one_s", "beside_s", "two_s")]
             same = [middle([line["one_s"] / line[key] for line in prefill if (line["rtt_ms"], line["piece"]) == (rtt, piece)]) for key in ("two_s", "around_s")]
             out.append(f"| {rtt} ms | {piece:.0f} | " + " | ".join(speeds) + f" | {bound / two:.3f} | {one / two:.2f} | {beside / two:.2f} | "
-                       f"{beside / bound:.2f} | {beside / of(piece, 'first_s'):.2f} | {512 / around:.0f} tok/s | {one / around:.2f} | {beside / around:.2f} | {same[0]:.2f} | {same[1]:.2f} |")
+                       f"{beside / bound:.2f} | {beside / of(piece, 'first_s'):.2f} | {512 / around:.0f} tok/s | {one / around:.2f} | {beside / around:.2f} | {beside / of(piece, 'around_first_s'):.2f} | {same[0]:.2f} | {same[1]:.2f} |")
     each = {piece: middle([line["one_s"] for line in prefill if line["piece"] == piece]) for piece in pieces}
     least, most = pieces[0], pieces[-1]
     again = (each[least] - each[most]) / (512 / least - 512 / most)

@@ -324,8 +324,9 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
             );
             let over =
                 |stages: &[_]| prefill(&mut ends.cut(stages, EXACT, piece)?, tokens, Pieces::AllAtOnce);
-            // The first rows over a connection wait for it to find out what the way carries.
-            let (first, split, around) = (over(&two)?, over(&two)?, over(&ends.around())?);
+            // The first rows over a connection wait for it to find out what the way carries, in each direction.
+            let (first, split) = (over(&two)?, over(&two)?);
+            let (around_first, around) = (over(&ends.around())?, over(&ends.around())?);
             told(
                 job,
                 tokens,
@@ -335,6 +336,7 @@ fn run(ends: &Ends, job: &str, tokens: usize, piece: usize) -> Done {
                     ("beside_s", beside),
                     ("first_s", first),
                     ("two_s", split),
+                    ("around_first_s", around_first),
                     ("around_s", around),
                     ("rtt_s", ends.round_trip()),
                 ],
