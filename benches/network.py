@@ -461,7 +461,7 @@ def split_report():
                 f"{line['pipelined_s']:.1f} s pipelined, {line['serial_s'] / line['pipelined_s']:.2f} times faster.", ""]
     lossy = lines("lossy")
     if lossy:
-        out += ["A prompt of 512 tokens at 100 ms where packets are lost, in pieces of 32, nine over one connection.",
+        out += ["A prompt of 512 tokens at 100 ms where packets are lost, in pieces of 32, several over one connection.",
                 "Seconds: the middle, and the longest.", "", "| lost | two halves | two halves again | around |", "|---|---|---|---|"]
         for loss in LOSSES:
             those = [line for line in lossy if line["loss"] == loss]

@@ -187,7 +187,7 @@ impl Sentence {
             _ => None,
         });
         for value in values.filter(|value| value.contains(['\n', '\r'])) {
-            said = said.replace(value, &value.escape_debug().to_string());
+            said = said.replace(&format!("'{value}'"), &format!("'{}'", value.escape_debug()));
         }
         let (mut text, mut hints, mut is_usage) = (Vec::new(), Vec::new(), false);
         let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -732,6 +732,9 @@ mod tests {
             text.contains("invalid digit") && text.contains("tip: do it"),
             "{text}"
         );
+        assert_eq!(hint, "--help shows what may be said");
+        let (text, hint) = said(&["--number", "\n"]);
+        assert!(text.contains("'\\n'") && text.contains("invalid digit"), "{text}");
         assert_eq!(hint, "--help shows what may be said");
     }
 

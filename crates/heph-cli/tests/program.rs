@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use heph_net::address::NodeAddress;
+use heph_net::trust::{Peer, TrustBook};
+use heph_types::{NodeId, Role};
 use tempfile::TempDir;
 
 #[path = "program/guards.rs"]
@@ -480,6 +483,49 @@ fn a_label_that_no_rule_knows_is_told_where_something_may_leave() {
     let said = noted("secrte");
     assert!(said.contains("no rule knows the label \"secrte\""), "{said}");
     assert_eq!(noted("secret"), "");
+}
+
+#[test]
+fn two_peers_of_one_name_are_asked_about() {
+    let user = user();
+    let home = user.home.path().join("heph");
+    fs::create_dir(&home).unwrap();
+    let mut book = TrustBook::open(&home).unwrap();
+    for at in [1, 2] {
+        let peer = Peer {
+            node: NodeId([at; 32]),
+            role: Role::Own,
+            name: "twin".to_owned(),
+            since: 1,
+            address: NodeAddress::default(),
+        };
+        book.remember(peer).unwrap();
+    }
+    for change in [
+        &["forget", "twin"][..],
+        &["role", "twin", "cloud"],
+        &["name", "twin", "other"],
+    ] {
+        let said = user.says(&[&["peers"], change].concat(), "");
+        assert!(
+            said.starts_with("exit 2")
+                && said.contains("2 peers are called \"twin\": 0101010101, 0202020202"),
+            "{said}"
+        );
+    }
+    let said = user.says(&["peers", "forget", "0202020202"], "");
+    assert!(said.starts_with("exit 0"), "{said}");
+    let said = user.says(&["peers", "role", "twin", "cloud"], "");
+    assert!(said.contains("twin is cloud now"), "{said}");
+}
+
+#[test]
+fn a_relays_limit_is_a_size() {
+    let said = user().says(&["relay", "--host", "here", "--limit", "fast"], "");
+    assert!(
+        said.starts_with("exit 2") && said.contains("is no size; write it as 4GB"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -135,8 +135,13 @@ impl RelayAddress {
     }
 
     /// Where it is, without its certificate.
-    pub fn place(&self) -> &str {
+    pub(crate) fn place(&self) -> &str {
         self.url.as_str().trim_end_matches('/')
+    }
+
+    /// That nobody answered by it either, inside a sentence.
+    pub fn in_vain(&self) -> String {
+        format!("also not by its relay {}", self.place())
     }
 
     /// Its name or address, as a certificate has it.

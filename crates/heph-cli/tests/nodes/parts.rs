@@ -38,6 +38,20 @@ fn a_machine_without_the_file_serves_layers_after_fetching_only_theirs() {
     let ask = |mode: &str| desk.answer(mode, &["--keep-first", "1", "--keep-last", "1"]);
     let (plain, split) = (ask("local"), ask("layered"));
     assert_eq!(split["text"], plain["text"]);
+    let (code, said) = desk.fails(&[
+        "plan",
+        "hello",
+        "--mode",
+        "layered",
+        "--keep-first",
+        "3",
+        "--keep-last",
+        "3",
+    ]);
+    assert!(
+        code == 2 && said.contains("since the first 3 and the last 3 layers are to stay here"),
+        "{code} {said}"
+    );
     let places = split["receipt"]["places"].as_array().unwrap();
     let theirs = places.iter().find(|place| place["name"] == "part");
     assert!(theirs.is_some(), "{places:?}");

@@ -286,12 +286,11 @@ impl Endpoint {
 
     /// What is to be said of the relay by which nobody answered.
     fn silent(&self, relay: &RelayAddress) -> String {
-        let url = relay.place();
         let all = self.iroh.home_relay_status().get();
         let status = all.iter().find(|status| *status.url() == relay.url);
         match status.map(why_away) {
-            Some(Some(why)) => format!("and its relay {url} is away ({why})"),
-            Some(None) | None => format!("also not by its relay {url}"),
+            Some(Some(why)) => format!("and its relay {} is away ({why})", relay.place()),
+            Some(None) | None => relay.in_vain(),
         }
     }
 

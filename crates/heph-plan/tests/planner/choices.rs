@@ -18,6 +18,15 @@ fn fast_neighbour() -> (Request, Cluster) {
     (request(of), cluster(desk, vec![(other, link(5.0, 1000.0))]))
 }
 
+/// The same with another one there, hardly slower.
+fn fast_neighbours() -> (Request, Cluster) {
+    let (request, mut cluster) = fast_neighbour();
+    let profile = node(2, Role::Cloud, 190.0, 8_000_000_000, &model(16, 50.0));
+    let link = link(5.0, 1000.0);
+    cluster.nodes.push(Peer { profile, link });
+    (request, cluster)
+}
+
 fn mode_of(request: &Request, cluster: &Cluster) -> Mode {
     plan(request, cluster).expect("there is a plan").plan.mode
 }
@@ -548,11 +557,7 @@ const PROGRESS: Progress = Progress {
 
 #[test]
 fn a_slow_node_is_left_once_and_not_for_a_trifle() {
-    let of = model(16, 50.0);
-    let desk = node(0, Role::Own, 5.0, 2_000_000_000, &of);
-    let near = (node(1, Role::Cloud, 200.0, 8_000_000_000, &of), link(5.0, 1000.0));
-    let spare = (node(2, Role::Cloud, 190.0, 8_000_000_000, &of), link(5.0, 1000.0));
-    let (request, cluster) = (request(of), cluster(desk, vec![near, spare]));
+    let (request, cluster) = fast_neighbours();
     let old = plan(&request, &cluster).unwrap().plan;
     let slowed = |times| {
         let node = old.stages[0].node;
@@ -577,11 +582,7 @@ fn a_slow_node_is_left_once_and_not_for_a_trifle() {
 
 #[test]
 fn a_slow_node_is_left_near_the_end_too_where_moving_is_paid() {
-    let of = model(16, 50.0);
-    let desk = node(0, Role::Own, 5.0, 2_000_000_000, &of);
-    let near = (node(1, Role::Cloud, 200.0, 8_000_000_000, &of), link(5.0, 1000.0));
-    let spare = (node(2, Role::Cloud, 190.0, 8_000_000_000, &of), link(5.0, 1000.0));
-    let (request, cluster) = (request(of), cluster(desk, vec![near, spare]));
+    let (request, cluster) = fast_neighbours();
     let old = plan(&request, &cluster).unwrap().plan;
     let node = old.stages[0].node;
     let now = after(&cluster, &Event::Slowed { node, times: 1.4 });

@@ -211,9 +211,7 @@ impl Hailing {
 /// By which relay a machine was asked for, too, behind what is said of its silence.
 fn by_relay(known: &trust::Peer) -> String {
     let relay = known.address.relay.as_ref();
-    relay.map_or_else(String::new, |relay| {
-        format!(", also not by its relay {}", relay.place())
-    })
+    relay.map_or_else(String::new, |relay| format!(", {}", relay.in_vain()))
 }
 
 /// How long ago it was, as people say it.

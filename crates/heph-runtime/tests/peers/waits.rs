@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use heph_net::address::NodeAddress;
 use heph_net::endpoint::Protocol;
 use heph_net::trust::Peer as Known;
+use heph_runtime::cancel::Cancel;
 use heph_runtime::network::Admits;
 use heph_runtime::pool::{Contact, Hailing, Waits};
 use heph_runtime::serve::ServeRules;
@@ -66,6 +67,31 @@ fn a_silent_machine_is_waited_for_once_and_whoever_wants_it_waits_to_the_end() {
     assert!(took < DEADLINE / 2, "it is known to be silent: {took:?}");
     let (_, took) = ask(&world, Waits::ToTheEnd);
     assert!(took >= DEADLINE.mul_f64(0.9), "somebody wants it: {took:?}");
+}
+
+#[test]
+fn whoever_stops_waits_for_nobody_and_calls_nobody_silent() {
+    let world = World::new(1);
+    let (_socket, mute) = silent();
+    world.desk.network.remember(mute).expect("a book");
+    let peers = world.desk.network.peers().expect("a book");
+    let (cancel, began) = (Cancel::new(), Instant::now());
+    let hailing = Hailing::start(&world.desk.network, peers, DEADLINE);
+    let contacts = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(DEADLINE / 10);
+            cancel.raise();
+        });
+        hailing.wait_unless(Waits::ToTheEnd, &cancel)
+    });
+    assert!(began.elapsed() < DEADLINE / 2, "{:?}", began.elapsed());
+    assert!(contacts.iter().any(|contact| contact.reached.is_err()));
+    let hails = world.desk.network.hails();
+    let silent = |contact: &Contact| {
+        let hail = hails.of(contact.peer.node);
+        hail.is_some_and(|hail| hail.silent.is_some())
+    };
+    assert!(!contacts.iter().any(silent));
 }
 
 /// Behind a way of 3 Mbit/s machines that had just been joined were told to be away.
