@@ -52,6 +52,8 @@ pub(crate) struct Pass<const N: usize> {
     pub(crate) seconds: [f64; N],
     /// Of these, spent computing at the desk.
     pub(crate) desk: [f64; N],
+    /// Of these, spent by its first stage, through which rows leave.
+    pub(crate) front: [f64; N],
     /// The busiest stage or wire: what a long row of chunks waits for.
     pub(crate) bottleneck: [f64; N],
     /// Of the seconds, spent by messages that are on their way, however short.
@@ -67,6 +69,7 @@ impl<const N: usize> Default for Pass<N> {
         Pass {
             seconds: none,
             desk: none,
+            front: none,
             bottleneck: none,
             way: none,
             up: none,
@@ -80,6 +83,7 @@ impl<const N: usize> Pass<N> {
     pub(crate) fn add(&mut self, stage: &Pass<N>) {
         self.seconds = sum(&self.seconds, &stage.seconds);
         self.desk = sum(&self.desk, &stage.desk);
+        self.front = sum(&self.front, &stage.front);
         self.bottleneck = larger(&self.bottleneck, &stage.bottleneck);
         self.way = sum(&self.way, &stage.way);
         self.up = sum(&self.up, &stage.up);
@@ -91,6 +95,7 @@ impl<const N: usize> Pass<N> {
         Pass {
             seconds: [self.seconds[lane]],
             desk: [self.desk[lane]],
+            front: [self.front[lane]],
             bottleneck: [self.bottleneck[lane]],
             way: [self.way[lane]],
             up: [self.up[lane]],
@@ -166,7 +171,10 @@ impl Space<'_> {
             ..Pass::default()
         };
         match segment.site {
-            DESK => pass.desk = seconds,
+            DESK => {
+                pass.desk = seconds;
+                pass.front = if at == 0 { seconds } else { pass.front };
+            }
             _ => self.hop(shape, at, lanes, &mut pass),
         }
         pass

@@ -6,6 +6,9 @@ use crate::request::{CodecProfile, READYING_PASSES};
 use crate::space::{LANES, Phase, Segment, Shape, Space};
 use heph_types::{Exactness, Leaves};
 
+/// So many chunks have short pieces at both ends: one with a third of the rows, one with two thirds.
+const SHORT_ENDS_FROM: f64 = 3.0;
+
 /// Bytes around the payload of one message that keep the way busy: of its packet and of its frame.
 pub(crate) const FRAME_BYTES: f64 = 64.0;
 /// Bytes of one token id on the way, with what is seldom sent beside it.
@@ -60,15 +63,24 @@ impl Space<'_> {
         self.stands(shape).then_some(still)
     }
 
-    /// With what lies in caches along these very stages: it is not computed again, and their sessions are open.
+    /// With what lies in caches along these very stages: it is not computed again, and their sessions are open. A desk that
+    /// begins computes while others open theirs.
     fn with_left(&self, shape: &Shape, still: Still) -> Still {
         match self.left_along(shape) {
             Some(tokens) => Still {
                 cold: self.cold(tokens),
-                opening: still.queue,
+                waits: still.queue,
                 ..still
             },
-            None => still,
+            None if shape.segments.len() > 1 && shape.segments[0].site == DESK => Still {
+                waits: still.here,
+                late: (still.opening - still.here).max(0.0),
+                ..still
+            },
+            None => Still {
+                waits: still.opening.max(still.here),
+                ..still
+            },
         }
     }
 
@@ -97,6 +109,7 @@ impl Space<'_> {
         let mut still = Still {
             load: self.load_seconds(segment.site, segment.start, segment.end),
             queue: site.queue,
+            here: if segment.site == DESK { site.queue } else { 0.0 },
             opening: site.queue + site.way.round_trip,
             readying: self.readying(segment.site),
             exactness: site.profile.exactness,
@@ -214,7 +227,7 @@ impl Space<'_> {
         Answered {
             per_token: (pass.seconds[0] + (guessing.drafting - hidden)) / guessing.gain
                 + packing / self.answer.max(1.0),
-            waits: first + still.load + still.opening + before + self.choosing(),
+            waits: first + still.load + still.waits + before + self.choosing(),
             drafter_waits: before,
             credits: still.prompt_credits + still.answer_credits * guessing.rows / guessing.gain,
             patience: self.patience + inexact,
@@ -245,9 +258,7 @@ impl Space<'_> {
     /// while other stages compute. A single stage is sent the first guesses with the prompt, so they are waited for.
     fn prompt_seconds(&self, shape: &Shape, still: &Still, part: &Answered, chunk: &Pass<1>) -> f64 {
         let count = f64::from(self.chunks[shape.chunk].1);
-        let in_turn = chunk.seconds[0] + (count - 1.0) * chunk.bottleneck[0];
-        // A desk that begins and ends waits neither before nor behind, but has both to do.
-        let anew = in_turn.max(count * chunk.desk[0]);
+        let anew = passes_of_prompt(chunk, count, still.late);
         // However little is left to be computed, it goes all the way.
         let way = chunk.way[0];
         let all = way + still.cold * (anew - way);
@@ -573,7 +584,7 @@ impl<'s, 'a> Neighbours<'s, 'a> {
     /// A pass of a known stage, with the layers that the stage of the shape in its place has. Of what may hold it up, only the
     /// computing.
     fn moved(&self, segment: Segment, known: usize, mut pass: Pass<1>, phase: Phase) -> Pass<1> {
-        let last = known + 1 == self.shape.segments.len();
+        let (first, last) = (known == 0, known + 1 == self.shape.segments.len());
         let known = self.shape.segments[known];
         let sums = self.space.sums(segment.site, phase);
         let span = |of: Segment| {
@@ -585,6 +596,7 @@ impl<'s, 'a> Neighbours<'s, 'a> {
         pass.bottleneck[0] = span(segment);
         if segment.site == DESK {
             pass.desk[0] += more;
+            pass.front[0] += if first { more } else { 0.0 };
         }
         pass
     }
@@ -633,6 +645,28 @@ impl<'s, 'a> Neighbours<'s, 'a> {
         }
         found
     }
+}
+
+/// Seconds of so many chunks that pass so, one behind the other, where others than the desk begin so late.
+fn passes_of_prompt(chunk: &Pass<1>, count: f64, late: f64) -> f64 {
+    let (front, behind) = (chunk.front[0], chunk.desk[0] - chunk.front[0]);
+    let (elsewhere, busiest) = (chunk.seconds[0] - chunk.desk[0], chunk.bottleneck[0]);
+    // Others wait for the desk's stage until the first of them, both, or a whole piece behind them is through, less what they have to do
+    // with those before it; behind the last one alike. More chunks make a busier stage cost more for all that.
+    let end = |stage: f64| match count < SHORT_ENDS_FROM {
+        true => stage,
+        false => (stage / 3.0)
+            .max(stage - busiest / 3.0)
+            .max(2.0 * stage - busiest),
+    };
+    let in_turn = end(front).max(late) + elsewhere + end(behind) + (count - 1.0) * busiest;
+    // A desk that begins and ends has both to do. Behind the last piece it has nothing but the last layers of those that are
+    // ahead by a pass elsewhere: it waits for as much of that as they are less than the first layers.
+    let waits = match front > behind {
+        true => (elsewhere + (late - front).max(0.0)) * (1.0 - behind / front),
+        false => 0.0,
+    };
+    in_turn.max(count * chunk.desk[0] + waits)
 }
 
 /// Sums before each of some stages, and of all; `None` from one on that breaks a rule.
@@ -703,8 +737,13 @@ struct Still {
     /// Seconds until the nodes have what they lack.
     load: f64,
     queue: f64,
+    /// Of this, what waits at the desk.
+    here: f64,
     /// Until their sessions are open: what waits, and for others than the desk the way there and back.
     opening: f64,
+    /// Of all that, what is waited for before anything is computed, and how much later than the desk others begin.
+    waits: f64,
+    late: f64,
     /// Seconds that a model takes that was not computed with yet: of the first pass, and of those behind it.
     readying: (f64, f64),
     head: f64,
@@ -724,7 +763,10 @@ impl Default for Still {
         Still {
             load: 0.0,
             queue: 0.0,
+            here: 0.0,
             opening: 0.0,
+            waits: 0.0,
+            late: 0.0,
             readying: (0.0, 0.0),
             head: 0.0,
             cold: 1.0,
@@ -742,6 +784,7 @@ impl Still {
     fn add(&mut self, stage: &Still) {
         self.load += stage.load;
         self.queue = self.queue.max(stage.queue);
+        self.here = self.here.max(stage.here);
         self.opening = self.opening.max(stage.opening);
         let (first, rest) = stage.readying;
         self.readying = (self.readying.0.max(first), self.readying.1.max(rest));

@@ -12,6 +12,7 @@ mod cut;
 mod history;
 mod hops;
 mod layout;
+mod opening;
 mod post;
 mod recovery;
 mod tempo;
@@ -701,7 +702,12 @@ impl Line {
     fn wait(&mut self, seen: u64) -> Result<(), LineError> {
         let now = self.clock.now();
         let deadlines = (0..self.posts.len()).filter_map(|at| self.deadline(at).map(|when| (when, at)));
-        let (deadline, at) = deadlines.min().expect("something was asked for");
+        // Whoever is asked for a seat answers within a time of its own.
+        let opens = self.posts.iter().any(|post| post.opening.is_some());
+        let look = now + CANCEL_LOOK;
+        let Some((deadline, at)) = deadlines.min().or(opens.then_some((look, 0))) else {
+            unreachable!("something was asked for");
+        };
         if deadline <= now {
             let Post { node, since, .. } = self.posts[at];
             let waited = now - since;
@@ -717,7 +723,7 @@ impl Line {
             }
             return self.replace(at, SeatError::Late { node, waited });
         }
-        self.clock.wait(&self.bell, seen, deadline.min(now + CANCEL_LOOK));
+        self.clock.wait(&self.bell, seen, deadline.min(look));
         self.waited += self.clock.now().saturating_duration_since(now);
         Ok(())
     }
@@ -754,11 +760,14 @@ impl Line {
     fn push(&mut self, at: usize) -> Result<bool, LineError> {
         let mut moved = false;
         while let Some(order) = self.next_order(at)? {
-            moved = true;
             if self.posts[at].seat.is_none() {
-                self.open(at, None)?;
+                if !self.seated(at)? {
+                    break;
+                }
+                moved = true;
                 continue;
             }
+            moved = true;
             let post = &mut self.posts[at];
             let Some(seat) = &mut post.seat else { continue };
             let kind = Submitted::of(&order);

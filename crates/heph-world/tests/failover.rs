@@ -29,7 +29,7 @@ use heph_world::storm::Unsure;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HASH: ModelHash = ModelHash([7; 32]);
 
@@ -1055,6 +1055,168 @@ fn a_line_of_which_everybody_was_lost_asks_all_of_them_again() {
         .iter()
         .for_each(|node| node.is_gone.store(false, Ordering::Relaxed));
     assert_eq!(ask().expect("both are back").tokens, expected.tokens);
+}
+
+/// This machine, which tells how many replies its stages gave.
+struct Counted {
+    node: Node,
+    replies: Arc<AtomicUsize>,
+}
+
+struct CountedSeat {
+    seat: Box<dyn Seat>,
+    replies: Arc<AtomicUsize>,
+}
+
+impl Host for Counted {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        Ok(Box::new(CountedSeat {
+            seat: self.node.open(session, spec, bell)?,
+            replies: Arc::clone(&self.replies),
+        }))
+    }
+}
+
+impl Seat for CountedSeat {
+    fn node(&self) -> NodeId {
+        self.seat.node()
+    }
+
+    fn submit(&mut self, order: Order) -> Result<(), SeatError> {
+        self.seat.submit(order)
+    }
+
+    fn poll(&mut self) -> Result<Option<Reply>, SeatError> {
+        let reply = self.seat.poll()?;
+        self.replies
+            .fetch_add(usize::from(reply.is_some()), Ordering::Relaxed);
+        Ok(reply)
+    }
+}
+
+/// A host far away that opens a stage once this machine has computed some pieces, or not at all.
+struct Slow {
+    node: Node,
+    computed_here: Arc<AtomicUsize>,
+    opens: bool,
+}
+
+/// Pieces that are computed here while a session is opened.
+const AHEAD: usize = 3;
+
+impl Host for Slow {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.computed_here.load(Ordering::Relaxed) < AHEAD && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match self.opens && self.computed_here.load(Ordering::Relaxed) >= AHEAD {
+            true => self.node.open(session, spec, bell),
+            false => Err(lost(self.node.id())),
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn this_machine_computes_while_another_opens_its_session() {
+    let prompt: Vec<TokenId> = (0..20).map(TokenId).collect();
+    let sampling = SamplingOptions::default();
+    let first = |line: &mut Line| {
+        line.begin(&sampling);
+        line.feed(0, &prompt, 1);
+        line.collect(&Cancel::new()).expect("a token").tokens
+    };
+    let expected = first(&mut Line::whole(
+        line_model(),
+        Arc::new(node(HERE)),
+        LineLimits::default(),
+    ));
+    for opens in [true, false] {
+        let replies = Arc::new(AtomicUsize::new(0));
+        let here = Counted {
+            node: node(HERE),
+            replies: Arc::clone(&replies),
+        };
+        let far = Slow {
+            node: node(1),
+            computed_here: replies,
+            opens,
+        };
+        let model = line_model();
+        let stages = [(HERE, 0, 1), (1, 1, 2)].map(|(id, start, end)| Placement {
+            node: NodeId([id; 32]),
+            layers: model.range(start, end),
+        });
+        let limits = LineLimits {
+            chunk: 2,
+            ..LineLimits::default()
+        };
+        let mut line = Line::new(model, vec![Arc::new(here), Arc::new(far)], &stages, limits).unwrap();
+        assert_eq!(first(&mut line), expected, "opens: {opens}");
+        assert_eq!(
+            line.moves().is_empty(),
+            opens,
+            "where it does not open, this machine has it all"
+        );
+    }
+}
+
+/// A host far away that takes its time, and says how often it is done.
+struct Dawdling {
+    node: Node,
+    done: Arc<AtomicUsize>,
+}
+
+impl Host for Dawdling {
+    fn node(&self) -> NodeId {
+        self.node.id()
+    }
+
+    fn open(&self, session: SessionId, spec: &StageSpec, bell: &Bell) -> Result<Box<dyn Seat>, SeatError> {
+        std::thread::sleep(Duration::from_millis(300));
+        let seat = self.node.open(session, spec, bell);
+        self.done.fetch_add(1, Ordering::Relaxed);
+        seat
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn whoever_lets_go_of_an_opening_waits_for_it() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let far = Dawdling {
+        node: node(1),
+        done: Arc::clone(&done),
+    };
+    let mut line = Line::whole(line_model(), Arc::new(far), LineLimits::default());
+    line.begin(&SamplingOptions::default());
+    line.feed(0, &[TokenId(1)], 1);
+    line.nudge().expect("it is asked");
+    let told = Cancel::new();
+    told.raise();
+    assert!(matches!(line.collect(&told), Err(LineError::Cancelled)));
+    assert_eq!(done.load(Ordering::Relaxed), 0, "nobody waited for it so far");
+    drop(line);
+    assert_eq!(
+        done.load(Ordering::Relaxed),
+        1,
+        "what leaves for it is counted once it ends"
+    );
 }
 
 #[test]

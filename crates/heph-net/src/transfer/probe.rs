@@ -1,7 +1,8 @@
 //! How many bytes a second a way carries, found out with a few of them.
 //!
 //! A short look decides whether a longer one is worth its bytes: over a slow way it is exact enough, and over a fast one it
-//! tells only that the way is fast. Counted is the later half of what arrives, when the congestion window has opened. The
+//! tells only that the way is fast. Counted is the later half of what arrives, when the congestion window has opened; where that
+//! was still no more than the window let through, a third look follows, through a window that is larger by then. The
 //! peer's word on what arrived there is bounded, and believed: whoever lies about it is asked too much or too little.
 
 use std::time::{Duration, Instant};
@@ -16,8 +17,11 @@ const SHORT_BYTES: u64 = 32 << 10;
 /// Bytes of the long look, each way.
 const LONG_BYTES: u64 = 512 << 10;
 
-/// What a peer may ask for at most, each way.
+/// Bytes of the longest look, each way, and what a peer may ask for at most.
 const BYTES_MAX: u64 = 1 << 20;
+
+/// Half of a look that came within so many round trips was held up by the congestion window and not by the way.
+const WINDOW_ROUNDS: f64 = 1.5;
 
 /// A short look that takes longer than this over a way was long enough.
 const SHORT_ENOUGH: Duration = Duration::from_millis(100);
@@ -53,9 +57,15 @@ impl Goodput {
             down: self.down.min(most),
         }
     }
+
+    /// Whether half of a look of so many bytes came as soon as a window lets it through, to either side.
+    fn was_held_up(self, bytes: u64, round_trip: Duration) -> bool {
+        let half = bytes as f64 / 2.0;
+        self.up.max(self.down) * WINDOW_ROUNDS * round_trip.as_secs_f64() >= half
+    }
 }
 
-/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte each way at most. Somebody
+/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte and a half each way at most. Somebody
 /// waits for it that long: what a first look found by then counts.
 ///
 /// # Errors
@@ -72,12 +82,20 @@ pub async fn probe(connection: &Connection, waited: Duration) -> Result<Goodput,
     if began.elapsed() > SHORT_ENOUGH && began.elapsed() > 6 * connection.round_trip().unwrap_or_default() {
         return Ok(short);
     }
-    let asked = Instant::now();
-    match look(LONG_BYTES, PROBE_DEADLINE.min(waited)).await {
-        Ok(long) => long,
-        // Not both ways can be faster than what was not done by now.
-        Err(_) => Ok(short.at_most(2 * LONG_BYTES, asked.elapsed())),
+    let (mut found, mut before) = (short, SHORT_BYTES);
+    for bytes in [LONG_BYTES, BYTES_MAX] {
+        let round_trip = connection.round_trip().unwrap_or_default();
+        if before == LONG_BYTES && !found.was_held_up(before, round_trip) {
+            break;
+        }
+        let asked = Instant::now();
+        match look(bytes, PROBE_DEADLINE.min(waited)).await {
+            Ok(longer) => (found, before) = (longer?, bytes),
+            // Not both ways can be faster than what was not done by now.
+            Err(_) => return Ok(found.at_most(2 * bytes, asked.elapsed())),
+        }
     }
+    Ok(found)
 }
 
 async fn look(connection: &Connection, bytes: u64) -> Result<Goodput, TransferError> {
@@ -167,6 +185,18 @@ mod tests {
         assert_eq!(rate(u64::MAX, Duration::ZERO), RATE_MAX);
         assert_eq!(rate(1, Duration::from_secs(u64::MAX)), RATE_MIN);
         assert_eq!(rate(0, second), RATE_MAX);
+    }
+
+    #[test]
+    fn a_look_that_the_window_held_up_is_followed_by_a_longer_one() {
+        let at = |megabytes: f64| Goodput {
+            up: 1e5,
+            down: megabytes * 1e6,
+        };
+        let far = Duration::from_millis(100);
+        // A way of 20 Mbit/s is known by then; of one of 100 Mbit/s no more was seen than a window in each round trip.
+        assert!(!at(1.7).was_held_up(LONG_BYTES, far) && at(2.6).was_held_up(LONG_BYTES, far));
+        assert!(!at(100.0).was_held_up(LONG_BYTES, Duration::from_millis(1)));
     }
 
     #[test]

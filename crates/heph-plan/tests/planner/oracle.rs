@@ -54,6 +54,21 @@ impl Way {
     }
 }
 
+/// One pass through all stages, as this checker counts it.
+struct Pass {
+    seconds: f64,
+    /// Its longest part.
+    busiest: f64,
+    /// Its parts at the desk: in front and behind.
+    desk: (f64, f64),
+    /// Whether anything was rounded on the way.
+    rounded: bool,
+    /// Bytes that leave the desk.
+    up_bytes: f64,
+    /// Seconds that are the way itself.
+    trips: f64,
+}
+
 impl<'a> Oracle<'a> {
     pub(crate) fn new(request: &'a Request, cluster: &'a Cluster) -> Oracle<'a> {
         Oracle {
@@ -246,18 +261,10 @@ impl<'a> Oracle<'a> {
         })
     }
 
-    /// Seconds of one pass, its busiest part, its part at the desk, whether anything was rounded on the way, the bytes that
-    /// leave the desk, and the seconds that are the way itself.
-    fn pass(
-        &self,
-        way: &Way,
-        rows: u32,
-        context: f64,
-        decode: bool,
-    ) -> Option<(f64, f64, f64, bool, f64, f64)> {
+    fn pass(&self, way: &Way, rows: u32, context: f64, decode: bool) -> Option<Pass> {
         let choice = &self.request.models[way.model].profile;
         let kv = self.request.kv[way.kv].format;
-        let (mut seconds, mut busiest, mut desk, mut rounded) = (0.0, 0.0f64, 0.0, false);
+        let (mut seconds, mut busiest, mut desk, mut rounded) = (0.0, 0.0f64, (0.0, 0.0), false);
         let (mut up_bytes, mut trips) = (0.0, 0.0);
         let count = way.stages.len();
         let alone = count == 1 && way.stages[0].0 != 0 && way.draft.is_none() && decode;
@@ -276,7 +283,10 @@ impl<'a> Oracle<'a> {
             seconds += own;
             busiest = busiest.max(own);
             if at == 0 {
-                desk += own;
+                match index {
+                    0 => desk.0 += own,
+                    _ => desk.1 += own,
+                }
                 continue;
             }
             let (trip, up, down) = self.link(at);
@@ -338,7 +348,14 @@ impl<'a> Oracle<'a> {
                 }
             }
         }
-        Some((seconds, busiest, desk, rounded, up_bytes, trips))
+        Some(Pass {
+            seconds,
+            busiest,
+            desk,
+            rounded,
+            up_bytes,
+            trips,
+        })
     }
 
     /// Weighed seconds of a way, if it may be gone.
@@ -358,14 +375,14 @@ impl<'a> Oracle<'a> {
         let prefill = self.pass(way, rows, tokens / 2.0, false)?;
         // Spans are chosen so that less is sent than the documents.
         let whole = 6.0 + 2.0 * f64::from(request.prompt_tokens);
-        if way.spans && self.cold(way) * f64::from(chunks) * prefill.4 > whole {
+        if way.spans && self.cold(way) * f64::from(chunks) * prefill.up_bytes > whole {
             return None;
         }
         let kv = request.kv[way.kv].format;
         let last = way.stages.last().unwrap().0;
 
         let mut load = 0.0;
-        let mut queue = 0.0f64;
+        let (mut queue, mut open) = (0.0f64, 0.0f64);
         let mut credits = 0.0;
         let all: f64 = choice
             .profile
@@ -381,7 +398,9 @@ impl<'a> Oracle<'a> {
             power *= accept;
         }
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
-            queue = queue.max(self.node(at).queue.as_secs_f64() + self.opening(way, at));
+            let waits = self.node(at).queue.as_secs_f64();
+            open = open.max(waits + self.opening(way, at));
+            queue = queue.max(if at == 0 { waits } else { 0.0 });
             let mut flops = 0.0;
             for layer in start..end {
                 if at > 0 && !self.node(at).holds_layer(choice.profile.model, layer) {
@@ -400,10 +419,21 @@ impl<'a> Oracle<'a> {
             return None;
         }
         // Chunks behind the first wait for the busiest stage, and no machine does more at once than it can.
-        let in_turn = prefill.0 + f64::from(chunks - 1) * prefill.1;
-        let here = f64::from(chunks) * prefill.2;
+        let (front, behind) = prefill.desk;
+        let lag = |stage: f64| lag(chunks, stage, prefill.busiest);
+        let elsewhere = prefill.seconds - front - behind;
+        // While others open their sessions a desk that begins computes. Whoever goes on where a prompt lies waits for everybody.
+        let begins = way.stages.len() > 1 && way.stages[0].0 == 0 && self.held(way).is_none();
+        let late = if begins { (open - queue).max(0.0) } else { 0.0 };
+        let queue = if begins { queue } else { open };
+        let in_turn =
+            lag(front).max(late) + elsewhere + lag(behind) + f64::from(chunks - 1) * prefill.busiest;
+        let here = f64::from(chunks) * (front + behind);
+        // Who is done with the first layers of all has the last ones of those left that went out while one was away.
+        let left = behind / front.max(1e-15);
+        let waits = (elsewhere + (late - front).max(0.0)) * (1.0 - left).clamp(0.0, 1.0);
         // What a conversation left is not computed again; what is new goes all the way.
-        let prompt_all = prefill.5 + self.cold(way) * (in_turn.max(here) - prefill.5);
+        let prompt_all = prefill.trips + self.cold(way) * (in_turn.max(here + waits) - prefill.trips);
         let mut first = queue + load + prompt_all;
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
         if choice.profile.unasked.is_some() {
@@ -417,7 +447,7 @@ impl<'a> Oracle<'a> {
         };
         first += readying.first.as_secs_f64();
         let mut packing = readying.rest.as_secs_f64() * (answer / gain / 32.0).min(1.0);
-        let mut round = decode.0;
+        let mut round = decode.seconds;
         if let Some((at, length)) = way.draft {
             let draft = &request.drafts[at];
             // It gets ready and reads the prompt while others compute theirs; whoever computes alone is sent guesses with it.
@@ -430,13 +460,13 @@ impl<'a> Oracle<'a> {
             let passes = answer / gain * f64::from(length);
             packing += draft.readying.rest.as_secs_f64() * (passes / 32.0).min(1.0);
             let drafting = f64::from(length) * draft.seconds_per_token;
-            round += drafting - power * drafting.min(decode.0 - decode.2);
+            round += drafting - power * drafting.min(decode.seconds - decode.desk.0 - decode.desk.1);
         }
         let exact = way
             .stages
             .iter()
             .all(|s| self.node(s.0).exactness == Exactness::Exact)
-            && !decode.3;
+            && !decode.rounded;
         let document = request.document.filter(|_| way.spans);
         first += document.map_or(0.0, |d| d.seconds);
         let loss = choice.loss
@@ -546,20 +576,37 @@ impl<'a> Oracle<'a> {
         let gain: f64 = (0..=drafted as i32).map(|n| accept.powi(n)).sum();
         let answer = f64::from(request.answer_tokens.saturating_sub(1));
         let seen = tokens + answer / 2.0;
-        let (mut first, mut token, mut busiest) = (0.0, 0.0, 0.0f64);
+        let (mut first, mut token, mut busiest, mut here) = (0.0, 0.0, 0.0f64, Vec::new());
         for (index, (at, start, end)) in way.stages.iter().copied().enumerate() {
             let half = tokens / 2.0;
             let prefill = self.span(way, (at, start, end), (rows, false), half);
-            first += prefill;
             busiest = busiest.max(prefill);
+            match at {
+                0 => here.push(prefill),
+                _ => first += prefill,
+            }
             token += self.span(way, (at, start, end), (drafted + 1, true), seen);
             if at > 0 && !way.direct && (index > 0 || end < choice.layers.len()) {
                 token += self.link(at).0;
                 first += self.link(at).0;
             }
         }
+        // A stage that makes the busiest one longer adds more to the chunks behind the first than it takes from these.
+        first += here.iter().map(|stage| lag(chunks, *stage, busiest)).sum::<f64>();
         first = self.cold(way) * (first + f64::from(chunks - 1) * busiest);
         request.objective.first_token_weight * first + answer * token / gain
+    }
+}
+
+/// What others wait for a stage of the desk: the first and last pieces of some chunks are short, a third, then two thirds, and whole ones
+/// behind those.
+fn lag(chunks: u32, stage: f64, busiest: f64) -> f64 {
+    match chunks {
+        0..=2 => stage,
+        _ => [(1.0, 0.0), (3.0, 1.0), (6.0, 3.0)]
+            .map(|(through, done)| (through * stage - done * busiest) / 3.0)
+            .into_iter()
+            .fold(0.0, f64::max),
     }
 }
 

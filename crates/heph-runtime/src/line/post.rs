@@ -7,6 +7,7 @@ use heph_types::{LayerRange, NodeId, Order, Position, Reply, TokenId};
 
 use super::history::History;
 use super::hops::Passage;
+use super::opening::Opening;
 use super::tempo::Tempo;
 use super::{LineModel, Placement};
 use crate::seat::Seat;
@@ -16,6 +17,8 @@ pub(super) struct Post {
     pub(super) node: NodeId,
     pub(super) layers: LayerRange,
     pub(super) seat: Option<Box<dyn Seat>>,
+    /// A seat that its node was asked for.
+    pub(super) opening: Option<Opening>,
     /// What went in; the first stage's are the line's tokens.
     pub(super) inputs: History,
     /// Under way at the seat, oldest first.
@@ -41,6 +44,7 @@ impl Post {
             node: stage.node,
             layers: stage.layers,
             seat: None,
+            opening: None,
             inputs,
             flight: VecDeque::new(),
             waiting: VecDeque::new(),

@@ -5,6 +5,7 @@ use heph_types::{NodeId, Position, SessionId, StageSpec};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::opening::Opening;
 use super::post::{Kind, Piece};
 use super::{CANCEL_LOOK, EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
 use crate::cancel::Cancel;
@@ -55,7 +56,7 @@ impl Line {
         self.take_back(at);
         let post = &mut self.posts[at];
         post.waiting.retain(|piece| piece.kind == Kind::New);
-        (post.tempo, post.reach) = Default::default();
+        (post.tempo, post.reach, post.opening) = Default::default();
         if let Some(seat) = post.seat.take() {
             self.traffic += seat.traffic();
         }
@@ -66,7 +67,7 @@ impl Line {
         let (noticed, from, layers) = (self.clock.now(), self.posts[at].node, self.posts[at].layers);
         let computed = self.solid(at);
         let mut cause = match lost {
-            None => self.open_together(at),
+            None => self.await_opening(at),
             lost => lost,
         };
         if self.posts[at].seat.is_some() {
@@ -155,53 +156,48 @@ impl Line {
         Ok(true)
     }
 
-    /// Opens every seat that is far and still missing, all at the same time: a line over three peers waits for one of them.
-    /// Returns why the one for `at` could not be opened. What fails is tried elsewhere when its turn comes.
-    fn open_together(&mut self, at: usize) -> Option<SeatError> {
-        let missing = |post: usize| {
-            let here = self.posts[post].node;
-            let host = self.hosts.iter().find(|host| host.node() == here)?;
-            let wanted = self.posts[post].seat.is_none() && host.is_far() && !self.is_lost(here);
-            wanted.then(|| (post, Arc::clone(host), self.spec(post)))
-        };
-        let missing: Vec<_> = (0..self.posts.len()).filter_map(missing).collect();
-        if missing.len() < 2 || missing.iter().all(|(post, ..)| *post != at) {
-            return None;
+    /// Whether a stage has a seat. A far one is opened while the stages here compute; what waits for it waits on.
+    pub(super) fn seated(&mut self, at: usize) -> Result<bool, LineError> {
+        if self.posts[at].seat.is_none() {
+            self.open_far();
+            if self.posts[at].opening.as_mut().is_some_and(Opening::goes_on) {
+                return Ok(false);
+            }
+            self.open(at, None)?;
         }
-        let (bell, first) = (&self.bell, self.sessions.wrapping_add(1));
-        let opened: Vec<_> = std::thread::scope(|scope| {
-            let open = |(number, (post, host, spec)): (usize, (usize, Arc<dyn Host>, StageSpec))| {
-                let session = SessionId(first.wrapping_add(number as u64));
-                (post, scope.spawn(move || host.open(session, &spec, bell)))
+        Ok(true)
+    }
+
+    /// Begins to open every seat that is far and still missing, all at the same time: a line over three peers waits for one of them.
+    fn open_far(&mut self) {
+        for at in 0..self.posts.len() {
+            let post = &self.posts[at];
+            let hosts = self.hosts.iter().filter(|host| host.node() == post.node);
+            let host = hosts.into_iter().find(|host| host.is_far());
+            let wanted = post.seat.is_none() && post.opening.is_none() && !self.is_lost(post.node);
+            let Some(host) = host.filter(|_| wanted).cloned() else {
+                continue;
             };
-            let opening: Vec<_> = missing.into_iter().enumerate().map(open).collect();
-            let wait = |(post, thread): (usize, std::thread::ScopedJoinHandle<'_, _>)| {
-                (
-                    post,
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                )
-            };
-            opening.into_iter().map(wait).collect()
-        });
-        self.sessions = self.sessions.wrapping_add(opened.len() as u64);
-        let mut cause = None;
-        for (post, seat) in opened {
-            match seat {
-                Ok(seat) => {
-                    self.posts[post].seat = Some(seat);
-                    self.replay(post);
-                }
-                Err(error) => {
-                    self.pass_by(self.posts[post].node, &error);
-                    if post == at {
-                        cause = Some(error);
-                    }
-                }
+            let spec = self.spec(at);
+            self.sessions = self.sessions.wrapping_add(1);
+            self.posts[at].opening = Opening::begin(host, SessionId(self.sessions), spec, &self.bell);
+        }
+    }
+
+    /// Waits for the seat that is being opened for a stage. Returns why there will be none; what fails is tried elsewhere.
+    fn await_opening(&mut self, at: usize) -> Option<SeatError> {
+        self.open_far();
+        match self.posts[at].opening.take()?.answer() {
+            Ok(seat) => {
+                self.posts[at].seat = Some(seat);
+                self.replay(at);
+                None
+            }
+            Err(error) => {
+                self.pass_by(self.posts[at].node, &error);
+                Some(error)
             }
         }
-        cause
     }
 
     /// Who should hold a stage: its own node unless lost, else the one that holds the fewest layers of this line.

@@ -137,12 +137,8 @@ impl Acquaintance {
         let asking = match again {
             Some(asking) => asking,
             None => {
-                let memory = Memory {
-                    contexts: CONTEXTS + resting::DESKS_MAX,
-                    lent: self.lent.get().cloned(),
-                };
                 let (place, settings) = (PlaceArguments::usual(), &self.settings);
-                let asking = Asking::open_for(&memory, &self.model, &self.engine, &place, settings)?;
+                let asking = Asking::open_for(&self.memory(), &self.model, &self.engine, &place, settings)?;
                 asking.ready_draft()?;
                 asking
             }
@@ -152,6 +148,14 @@ impl Acquaintance {
         // It may have been cut off while the others were met.
         self.not_cut_off()?;
         Ok(asking)
+    }
+
+    /// The served model, for every conversation that may lie here.
+    fn memory(&self) -> Memory {
+        Memory {
+            contexts: CONTEXTS + resting::DESKS_MAX,
+            lent: self.lent.get().cloned(),
+        }
     }
 
     fn look_again(self: &Arc<Self>) {
@@ -534,7 +538,9 @@ impl Machines for Met {
         let contexts = CONTEXTS + resting::DESKS_MAX;
         let _ = self.0.lent.set(LentModel::new(hash, worker, contexts));
         if self.any() {
-            // Whoever asks first need not wait until everybody was met.
+            // Nobody asks before the door is open; and whoever does first need not wait until everybody was met.
+            let (model, engine, settings) = (&self.0.model, &self.0.engine, &self.0.settings);
+            let _ = Asking::time_here(hash, &self.0.memory(), model, engine, settings);
             self.0.look_again();
         }
     }
