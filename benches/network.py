@@ -9,6 +9,7 @@ raw line is kept in raw/network.jsonl; the report is made from those lines and f
     network.py modes               the bundled pair by every mode of heph run, at several round trips
     network.py guesses             the bundled pair, the target over there: step by step, streamed, and guessed for from here
     network.py direct MODEL.gguf   decoding over two far hosts: rows through the desk, and from host to host
+    network.py asked MODEL.gguf    the first token of a prompt asked through the door of `heph serve`: here alone, and as it is planned
     network.py overhead            what the runtime adds to a token and stage, without distance
     network.py expected MODEL      what heph plan says that an answer takes, and what it takes, by every mode
     network.py report              writes NETWORK.md; `tests/lab/steps.py long` adds what becomes of ways whose rate changes
@@ -20,6 +21,7 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import re
 import select
 import statistics
@@ -365,6 +367,68 @@ def expected_once(desk, host, way, asked, mode, **case):
              "up": sum(line["up"] for line in traffic), "down": sum(line["down"] for line in traffic)})
 
 
+ASKED_RTTS = [0, 100]
+# Requests of each kind; the first of each is not counted.
+ASKED_ROUNDS = 7
+DOOR = 18600
+
+# Run in the desk's namespace: a request a line, and what became of it. A token of a stream is there when its line is.
+KNOCK = """
+import http.client, json, sys, time
+door = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=120)
+for line in sys.stdin:
+    path, body = json.loads(line)
+    began = time.monotonic()
+    headers = {"authorization": "Bearer " + sys.argv[2], "content-type": "application/json"}
+    door.request("POST", path, json.dumps(body), headers)
+    answer = door.getresponse()
+    text = answer.readline()
+    first = time.monotonic() - began
+    text += answer.read()
+    print(json.dumps([answer.status, first, text.decode()]), flush=True)
+"""
+
+
+def asked(model, rtts):
+    """Prompts that nobody has seen before, here alone and as they are planned, in turns, with all that belongs to it: the door, its guards, opening a session."""
+    for rtt in rtts:
+        with Lab() as lab:
+            desk, host = Desk(lab.host("desk"), cpus="0"), lab.host("node")
+            way = lab.strait(desk.host, host, rtt=rtt)
+            desk.join(Node(host, way, models=[model], cpus="1"))
+            serve = desk.host.start([HEPH, "serve", "--model", model, "--listen", f"127.0.0.1:{DOOR}"], cpus="0", env=desk.environment(),
+                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            told = next((line for line in serve.stdout if "#token=" in line), None)
+            if not told:
+                raise RuntimeError("heph serve did not start")
+            client = desk.host.start([sys.executable, "-c", KNOCK, str(DOOR), told.split("#token=")[1].strip()], cpus="0",
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+            def ask(path, body):
+                client.stdin.write(json.dumps([path, body]) + "\n")
+                client.stdin.flush()
+                status, first, text = json.loads(client.stdout.readline())
+                if status != 200:
+                    raise RuntimeError(text)
+                return first, text
+
+            draw = random.Random(rtt)
+            # Nine tokens each, to the words of a model's shape that knows none.
+            words = lambda: " ".join("".join(draw.choices("abcdefghij", k=6)) for _ in range(57))  # noqa: E731
+            for turn in range(ASKED_ROUNDS):
+                _, plan = ask("/heph/v1/plan", {"prompt": words(), "max_tokens": 1})
+                plan = json.loads(plan)
+                layers = [[stage["layers"]["start"], stage["layers"]["end"], "desk" if stage["here"] else "peer"] for stage in plan["stages"]]
+                spaces = [desk.host.space, host.space]
+                own = [pid for space in spaces for pid in subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True).stdout.split()]
+                for mode in ("local", "auto"):
+                    with Others(way.process.pid, *own) as others:
+                        first, _ = ask("/v1/completions", {"prompt": words(), "max_tokens": 1, "temperature": 0, "stream": True, "heph": {"mode": mode}})
+                    if turn:
+                        keep("asked", model=pathlib.Path(model).stem, rtt_ms=rtt, mode=mode, program=program(), tokens=plan["prompt_tokens"], first_s=first,
+                             layers=layers, expected_s=plan["first_token_s"], others=others.share())
+
+
 def told_in_numbers(expected):
     seconds = lambda name: expected[name]["secs"] + expected[name]["nanos"] / 1e9  # noqa: E731
     return {"first_s": seconds("first_token"), "token_s": seconds("per_token"), "total_s": seconds("total"),
@@ -424,10 +488,10 @@ def report():
     out = ["# Over networks", "", "Written by `benches/network.py report` from `raw/network.jsonl`; every figure is a median of the lines of its",
            f"kind there, of the last day and program, without those beside which something else took more than {OTHERS_MAX} of a core. Two hosts are two",
            "network namespaces of one core each on one machine, with the round trip of a strait between them (`docs/world.md`).", ""]
-    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct") + lines("expected")
+    measured = lines("split") + lines("modes") + lines("guesses") + lines("overhead") + lines("direct") + lines("expected") + lines("asked")
     if measured:
         out += [f"Processors: {', '.join(sorted({line['cpu'] for line in measured}))}. Last line: {max(line['at'] for line in measured)}.", ""]
-    out += split_report() + direct_report() + overhead_report() + guesses_report() + modes_report() + steps_report() + expected_report()
+    out += split_report() + asked_report() + direct_report() + overhead_report() + guesses_report() + modes_report() + steps_report() + expected_report()
     (HERE / "NETWORK.md").write_text("\n".join(out).rstrip() + "\n")
     print(HERE / "NETWORK.md")
 
@@ -534,6 +598,23 @@ def prefill_report():
         return out + ["", "A piece costs a host less than a millisecond beside its tokens here: shorter pieces fill the line sooner and lose nothing.", ""]
     return out + ["", f"Each piece costs a host {again * 1e3:.0f} ms beside its tokens, since the weights are read and unpacked once more: shorter pieces fill the",
                   "line sooner and lose that again.", ""]
+
+
+def asked_report():
+    those = lines("asked")
+    if not those:
+        return []
+    out = [f"## A long prompt through the door: {those[0]['model']}", "",
+           "The first token of a prompt that nobody has seen before, asked of `heph serve` over HTTP: of this host alone, and as it is planned, in turns.",
+           "All of it counts: the door, guards of connections, opening a session at the other host, the way. Stages: layers here, *there*.", "",
+           "| round trip | tokens | here alone | as planned | gain | the plan said | stages |", "|---|---|---|---|---|---|---|"]
+    for rtt in sorted({line["rtt_ms"] for line in those}):
+        of = {mode: [line for line in those if (line["rtt_ms"], line["mode"]) == (rtt, mode)] for mode in ("local", "auto")}
+        alone, planned = (middle([line["first_s"] for line in of[mode]]) for mode in ("local", "auto"))
+        layouts = [" ".join(f"*{end - start}*" if place == "peer" else f"{end - start}" for start, end, place in line["layers"]) for line in of["auto"]]
+        said = middle([line["expected_s"] for line in of["auto"]])
+        out.append(f"| {rtt} ms | {middle([line['tokens'] for line in those]):.0f} | {alone:.2f} s | {planned:.2f} s | {alone / planned:.2f} | {said:.2f} s | {', '.join(sorted(set(layouts)))} |")
+    return out + [""]
 
 
 def overhead_report():
@@ -678,6 +759,8 @@ def main():
     elif what == "expected" and len(sys.argv) > 2:
         numbers = [[int(word) for word in words.split(",")] for words in sys.argv[3:5]]
         expected(sys.argv[2], *[*numbers, EXPECTED_RTTS, EXPECTED_RATES][:1], *[*numbers[1:], EXPECTED_RATES][:1], sys.argv[5:] or DESKS)
+    elif what == "asked" and len(sys.argv) > 2:
+        asked(sys.argv[2], [int(word) for word in sys.argv[3:]] or ASKED_RTTS)
     elif what == "overhead":
         overhead()
         overhead("guarded", "guarded")

@@ -651,13 +651,14 @@ impl<'s, 'a> Neighbours<'s, 'a> {
 fn passes_of_prompt(chunk: &Pass<1>, count: f64, late: f64) -> f64 {
     let (front, behind) = (chunk.front[0], chunk.desk[0] - chunk.front[0]);
     let (elsewhere, busiest) = (chunk.seconds[0] - chunk.desk[0], chunk.bottleneck[0]);
-    // Others wait for the desk's stage until the first of them, both, or a whole piece behind them is through, less what they have to do
-    // with those before it; behind the last one alike. More chunks make a busier stage cost more for all that.
-    let end = |stage: f64| match count < SHORT_ENDS_FROM {
-        true => stage,
-        false => (stage / 3.0)
-            .max(stage - busiest / 3.0)
-            .max(2.0 * stage - busiest),
+    // Others wait for the desk's stage until the first piece is through, the first two, or a whole one behind them, less what they
+    // do meanwhile; and so behind the last one. What a busier stage spares them here it costs at the chunks behind the first.
+    let end = |stage: f64| {
+        let ends = [stage / 3.0, stage - busiest / 3.0, 2.0 * stage - busiest];
+        match count < SHORT_ENDS_FROM {
+            true => stage,
+            false => ends.into_iter().fold(0.0, f64::max),
+        }
     };
     let in_turn = end(front).max(late) + elsewhere + end(behind) + (count - 1.0) * busiest;
     // A desk that begins and ends has both to do. Behind the last piece it has nothing but the last layers of those that are

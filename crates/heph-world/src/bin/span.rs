@@ -606,7 +606,7 @@ impl Ends {
     fn around(&self) -> Vec<(NodeId, usize, usize)> {
         let (here, there, layers) = (self.here.id(), self.there.node(), self.model.layers);
         let between = (layers - 1) / 2;
-        let first = (layers - between) / 2;
+        let first = (layers - between - 1) / 2;
         vec![
             (here, 0, first),
             (there, first, first + between),
