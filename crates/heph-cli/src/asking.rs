@@ -62,7 +62,7 @@ use crate::failure::{Exit, Failure};
 use crate::machine::{self, Joined};
 use crate::terminal::{self, Style};
 use draft::{Draft, draft};
-use here::{Lazy, desk_profile, here, readying, speed_key};
+use here::{Lazy, desk_profile, here, readying};
 use send::Sent;
 
 /// Tokens that an answer is expected to have where nobody says how long it will be.
@@ -623,21 +623,13 @@ impl Asking {
     /// Times this machine on `model`, and on the small one that guesses for it, where that was never done. Beside an answer it
     /// would seem half as fast as it is, and that would be kept.
     pub(crate) fn time_here(
-        hash: ModelHash,
         memory: &Memory,
         model: &str,
         engine: &EngineArguments,
         settings: &Settings,
     ) -> Result<(), Failure> {
-        let opened = engine.open(model, None, memory.contexts, settings)?;
-        if profile::kept_speeds(&settings.home)
-            .find(&speed_key(hash, &opened))
-            .is_none()
-        {
-            let place = PlaceArguments::usual();
-            Self::over(None, memory, model, engine, &place, settings, |_, _| Ok(()))?;
-        }
-        Ok(())
+        let place = PlaceArguments::usual();
+        Self::over(None, memory, model, engine, &place, settings, |_, _| Ok(())).map(drop)
     }
 
     /// This machine on the network, where others may answer.

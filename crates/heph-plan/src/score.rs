@@ -660,11 +660,16 @@ fn passes_of_prompt(chunk: &Pass<1>, count: f64, late: f64) -> f64 {
             false => ends.into_iter().fold(0.0, f64::max),
         }
     };
-    let in_turn = end(front).max(late) + elsewhere + end(behind) + (count - 1.0) * busiest;
+    // Where the desk's first stage is the busiest, others have caught up by the end, however late they began.
+    let begun = match front < busiest {
+        true => end(front).max(late),
+        false => front,
+    };
+    let in_turn = begun + elsewhere + end(behind) + (count - 1.0) * busiest;
     // A desk that begins and ends has both to do. Behind the last piece it has nothing but the last layers of those that are
     // ahead by a pass elsewhere: it waits for as much of that as they are less than the first layers.
     let waits = match front > behind {
-        true => (elsewhere + (late - front).max(0.0)) * (1.0 - behind / front),
+        true => elsewhere * (1.0 - behind / front),
         false => 0.0,
     };
     in_turn.max(count * chunk.desk[0] + waits)

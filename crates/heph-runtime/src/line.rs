@@ -643,6 +643,8 @@ impl Line {
         {
             self.leave_stream(stream.sent);
         }
+        // A seat for what was asked before would choose by that, and what leaves for it belongs to it.
+        self.posts.iter_mut().for_each(|post| post.opening = None);
         let held = self.held();
         self.truncate(held);
         self.chosen.clear();

@@ -1204,19 +1204,35 @@ fn whoever_lets_go_of_an_opening_waits_for_it() {
         done: Arc::clone(&done),
     };
     let mut line = Line::whole(line_model(), Arc::new(far), LineLimits::default());
-    line.begin(&SamplingOptions::default());
+    let hot = |seed| SamplingOptions {
+        temperature: 9.0,
+        seed,
+        ..SamplingOptions::default()
+    };
+    let chosen = |line: &mut Line, cancel: &Cancel| line.collect(cancel).map(|chosen| chosen.tokens);
+    let cancelled = Cancel::new();
+    cancelled.raise();
+    line.begin(&hot(1));
     line.feed(0, &[TokenId(1)], 1);
     line.nudge().expect("it is asked");
-    let told = Cancel::new();
-    told.raise();
-    assert!(matches!(line.collect(&told), Err(LineError::Cancelled)));
+    assert!(matches!(chosen(&mut line, &cancelled), Err(LineError::Cancelled)));
     assert_eq!(done.load(Ordering::Relaxed), 0, "nobody waited for it so far");
-    drop(line);
+    line.settle();
     assert_eq!(
         done.load(Ordering::Relaxed),
         1,
-        "what leaves for it is counted once it ends"
+        "what left for it is counted by now"
     );
+    // The next answer is drawn as it was asked for.
+    let draws = |line: &mut Line, seed| {
+        line.begin(&hot(seed));
+        line.feed(0, &[TokenId(1)], 1);
+        chosen(line, &Cancel::new()).expect("a token")
+    };
+    let mut here = Line::whole(line_model(), Arc::new(node(HERE)), LineLimits::default());
+    let seeds = [1, 2].map(|seed| draws(&mut here, seed));
+    assert_ne!(seeds[0], seeds[1]);
+    assert_eq!(draws(&mut line, 2), seeds[1]);
 }
 
 #[test]

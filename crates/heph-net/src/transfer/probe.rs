@@ -82,20 +82,20 @@ pub async fn probe(connection: &Connection, waited: Duration) -> Result<Goodput,
     if began.elapsed() > SHORT_ENOUGH && began.elapsed() > 6 * connection.round_trip().unwrap_or_default() {
         return Ok(short);
     }
-    let (mut found, mut before) = (short, SHORT_BYTES);
-    for bytes in [LONG_BYTES, BYTES_MAX] {
-        let round_trip = connection.round_trip().unwrap_or_default();
-        if before == LONG_BYTES && !found.was_held_up(before, round_trip) {
-            break;
-        }
-        let asked = Instant::now();
-        match look(bytes, PROBE_DEADLINE.min(waited)).await {
-            Ok(longer) => (found, before) = (longer?, bytes),
-            // Not both ways can be faster than what was not done by now.
-            Err(_) => return Ok(found.at_most(2 * bytes, asked.elapsed())),
-        }
+    let (within, asked) = (PROBE_DEADLINE.min(waited), Instant::now());
+    // A way that fills up takes longer.
+    let round_trip = connection.round_trip().unwrap_or_default();
+    let long = match look(LONG_BYTES, within).await {
+        Ok(long) => long?,
+        // Not both ways can be faster than what was not done by now.
+        Err(_) => return Ok(short.at_most(2 * LONG_BYTES, asked.elapsed())),
+    };
+    if !long.was_held_up(LONG_BYTES, round_trip) {
+        return Ok(long);
     }
-    Ok(found)
+    // What has no end by now takes nothing from what was seen.
+    let longest = look(BYTES_MAX, within).await.ok().and_then(Result::ok);
+    Ok(longest.unwrap_or(long))
 }
 
 async fn look(connection: &Connection, bytes: u64) -> Result<Goodput, TransferError> {

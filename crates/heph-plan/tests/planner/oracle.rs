@@ -424,14 +424,18 @@ impl<'a> Oracle<'a> {
         let elsewhere = prefill.seconds - front - behind;
         // While others open their sessions a desk that begins computes. Whoever goes on where a prompt lies waits for everybody.
         let begins = way.stages.len() > 1 && way.stages[0].0 == 0 && self.held(way).is_none();
-        let late = if begins { (open - queue).max(0.0) } else { 0.0 };
+        // Behind a desk that is the busiest they catch up.
+        let late = match begins && front < prefill.busiest {
+            true => (open - queue).max(0.0),
+            false => 0.0,
+        };
         let queue = if begins { queue } else { open };
         let in_turn =
             lag(front).max(late) + elsewhere + lag(behind) + f64::from(chunks - 1) * prefill.busiest;
         let here = f64::from(chunks) * (front + behind);
         // Who is done with the first layers of all has the last ones of those left that went out while one was away.
         let left = behind / front.max(1e-15);
-        let waits = (elsewhere + (late - front).max(0.0)) * (1.0 - left).clamp(0.0, 1.0);
+        let waits = elsewhere * (1.0 - left).clamp(0.0, 1.0);
         // What a conversation left is not computed again; what is new goes all the way.
         let prompt_all = prefill.trips + self.cold(way) * (in_turn.max(here + waits) - prefill.trips);
         let mut first = queue + load + prompt_all;

@@ -190,7 +190,7 @@ impl Line {
             let inputs = self.inputs_of(stage, at, &mut old);
             let mut post = Post::vacant(stage, inputs, now);
             if let Some(keeper) = keeper(stage, stages.len() - 1 - at, &mut old) {
-                post.seat = keeper.seat.take();
+                (post.seat, post.opening) = (keeper.seat.take(), keeper.opening.take());
                 std::mem::swap(&mut post.flight, &mut keeper.flight);
                 std::mem::swap(&mut post.waiting, &mut keeper.waiting);
                 std::mem::swap(&mut post.tempo, &mut keeper.tempo);
@@ -350,12 +350,12 @@ impl Line {
     }
 }
 
-/// The old stage whose seat a new one goes on with: same node, same layers, and the line's last or not as before.
+/// The old stage whose seat a new one goes on with, be it still opened: same node, same layers, and the line's last or not as before.
 fn keeper<'a>(stage: &Placement, after: usize, old: &'a mut [Post]) -> Option<&'a mut Post> {
     let count = old.len();
     let same = |(at, post): &(usize, &mut Post)| {
         let (was_last, is_last) = (at + 1 == count, after == 0);
-        let seated = post.seat.is_some() && was_last == is_last;
+        let seated = (post.seat.is_some() || post.opening.is_some()) && was_last == is_last;
         seated && (post.node, post.layers) == (stage.node, stage.layers)
     };
     old.iter_mut().enumerate().find(same).map(|(_, post)| post)

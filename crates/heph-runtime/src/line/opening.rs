@@ -69,6 +69,6 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         // The thread has nothing to say any more where it has answered.
-        let _ = self.answer.recv();
+        let _ = self.answer.recv().ok();
     }
 }

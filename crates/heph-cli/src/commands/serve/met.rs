@@ -540,7 +540,7 @@ impl Machines for Met {
         if self.any() {
             // Nobody asks before the door is open; and whoever does first need not wait until everybody was met.
             let (model, engine, settings) = (&self.0.model, &self.0.engine, &self.0.settings);
-            let _ = Asking::time_here(hash, &self.0.memory(), model, engine, settings);
+            let _ = Asking::time_here(&self.0.memory(), model, engine, settings);
             self.0.look_again();
         }
     }
