@@ -54,7 +54,7 @@ pub(crate) struct Pass<const N: usize> {
     pub(crate) desk: [f64; N],
     /// Of these, spent by its first stage, through which rows leave.
     pub(crate) front: [f64; N],
-    /// The busiest stage or wire: what a long row of chunks waits for.
+    /// The busiest stage or wire besides that one: what a long row of chunks waits for.
     pub(crate) bottleneck: [f64; N],
     /// Of the seconds, spent by messages that are on their way, however short.
     pub(crate) way: [f64; N],
@@ -173,7 +173,9 @@ impl Space<'_> {
         match segment.site {
             DESK => {
                 pass.desk = seconds;
-                pass.front = if at == 0 { seconds } else { pass.front };
+                if at == 0 {
+                    (pass.front, pass.bottleneck) = (seconds, [0.0; N]);
+                }
             }
             _ => self.hop(shape, at, lanes, &mut pass),
         }

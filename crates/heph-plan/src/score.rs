@@ -593,10 +593,12 @@ impl<'s, 'a> Neighbours<'s, 'a> {
         };
         let more = span(segment) - span(known);
         pass.seconds[0] += more;
-        pass.bottleneck[0] = span(segment);
+        match (segment.site, first) {
+            (DESK, true) => pass.front[0] += more,
+            _ => pass.bottleneck[0] = span(segment),
+        }
         if segment.site == DESK {
             pass.desk[0] += more;
-            pass.front[0] += if first { more } else { 0.0 };
         }
         pass
     }
@@ -650,7 +652,8 @@ impl<'s, 'a> Neighbours<'s, 'a> {
 /// Seconds of so many chunks that pass so, one behind the other, where others than the desk begin so late.
 fn passes_of_prompt(chunk: &Pass<1>, count: f64, late: f64) -> f64 {
     let (front, behind) = (chunk.front[0], chunk.desk[0] - chunk.front[0]);
-    let (elsewhere, busiest) = (chunk.seconds[0] - chunk.desk[0], chunk.bottleneck[0]);
+    let (elsewhere, others) = (chunk.seconds[0] - chunk.desk[0], chunk.bottleneck[0]);
+    let busiest = others.max(front);
     // Others wait for the desk's stage until the first piece is through, the first two, or a whole one behind them, less what they
     // do meanwhile; and so behind the last one. What a busier stage spares them here it costs at the chunks behind the first.
     let end = |stage: f64| {
@@ -660,19 +663,16 @@ fn passes_of_prompt(chunk: &Pass<1>, count: f64, late: f64) -> f64 {
             false => ends.into_iter().fold(0.0, f64::max),
         }
     };
-    // Where the desk's first stage is the busiest, others have caught up by the end, however late they began.
-    let begun = match front < busiest {
-        true => end(front).max(late),
-        false => front,
-    };
-    let in_turn = begun + elsewhere + end(behind) + (count - 1.0) * busiest;
+    let behind_last = elsewhere + end(behind);
+    let in_turn = end(front) + behind_last + (count - 1.0) * busiest;
+    let from_late = late + behind_last + (count - 1.0) * others;
     // A desk that begins and ends has both to do. Behind the last piece it has nothing but the last layers of those that are
     // ahead by a pass elsewhere: it waits for as much of that as they are less than the first layers.
     let waits = match front > behind {
         true => elsewhere * (1.0 - behind / front),
         false => 0.0,
     };
-    in_turn.max(count * chunk.desk[0] + waits)
+    in_turn.max(from_late).max(count * chunk.desk[0] + waits)
 }
 
 /// Sums before each of some stages, and of all; `None` from one on that breaks a rule.

@@ -57,8 +57,8 @@ impl Way {
 /// One pass through all stages, as this checker counts it.
 struct Pass {
     seconds: f64,
-    /// Its longest part.
-    busiest: f64,
+    /// Its longest part but for the desk's in front.
+    others: f64,
     /// Its parts at the desk: in front and behind.
     desk: (f64, f64),
     /// Whether anything was rounded on the way.
@@ -264,7 +264,7 @@ impl<'a> Oracle<'a> {
     fn pass(&self, way: &Way, rows: u32, context: f64, decode: bool) -> Option<Pass> {
         let choice = &self.request.models[way.model].profile;
         let kv = self.request.kv[way.kv].format;
-        let (mut seconds, mut busiest, mut desk, mut rounded) = (0.0, 0.0f64, (0.0, 0.0), false);
+        let (mut seconds, mut others, mut desk, mut rounded) = (0.0, 0.0f64, (0.0, 0.0), false);
         let (mut up_bytes, mut trips) = (0.0, 0.0);
         let count = way.stages.len();
         let alone = count == 1 && way.stages[0].0 != 0 && way.draft.is_none() && decode;
@@ -281,14 +281,15 @@ impl<'a> Oracle<'a> {
                     - self.span(way, last, (rows, false), context);
             }
             seconds += own;
-            busiest = busiest.max(own);
             if at == 0 {
                 match index {
                     0 => desk.0 += own,
                     _ => desk.1 += own,
                 }
+                others = others.max(desk.1);
                 continue;
             }
+            others = others.max(own);
             let (trip, up, down) = self.link(at);
             let numbers = f64::from(rows) * f64::from(choice.width);
             let ids = if decode { f64::from(rows) } else { 1.0 };
@@ -323,7 +324,7 @@ impl<'a> Oracle<'a> {
                 };
                 seconds += way_trip / 2.0 + crossing;
                 trips += way_trip / 2.0;
-                busiest = busiest.max(crossing);
+                others = others.max(crossing);
             }
             // And out, where it does not go on to a neighbour.
             if let Some(known) = after {
@@ -344,13 +345,13 @@ impl<'a> Oracle<'a> {
                 false => {
                     seconds += trip / 2.0 + crossing;
                     trips += trip / 2.0;
-                    busiest = busiest.max(crossing);
+                    others = others.max(crossing);
                 }
             }
         }
         Some(Pass {
             seconds,
-            busiest,
+            others,
             desk,
             rounded,
             up_bytes,
@@ -420,24 +421,22 @@ impl<'a> Oracle<'a> {
         }
         // Chunks behind the first wait for the busiest stage, and no machine does more at once than it can.
         let (front, behind) = prefill.desk;
-        let lag = |stage: f64| lag(chunks, stage, prefill.busiest);
+        let busiest = prefill.others.max(front);
+        let lag = |stage: f64| lag(chunks, stage, busiest);
         let elsewhere = prefill.seconds - front - behind;
         // While others open their sessions a desk that begins computes. Whoever goes on where a prompt lies waits for everybody.
         let begins = way.stages.len() > 1 && way.stages[0].0 == 0 && self.held(way).is_none();
-        // Behind a desk that is the busiest they catch up.
-        let late = match begins && front < prefill.busiest {
-            true => (open - queue).max(0.0),
-            false => 0.0,
-        };
+        let late = if begins { (open - queue).max(0.0) } else { 0.0 };
         let queue = if begins { queue } else { open };
-        let in_turn =
-            lag(front).max(late) + elsewhere + lag(behind) + f64::from(chunks - 1) * prefill.busiest;
+        let in_turn = lag(front) + elsewhere + lag(behind) + f64::from(chunks - 1) * busiest;
+        let late = late + elsewhere + lag(behind) + f64::from(chunks - 1) * prefill.others;
         let here = f64::from(chunks) * (front + behind);
         // Who is done with the first layers of all has the last ones of those left that went out while one was away.
         let left = behind / front.max(1e-15);
         let waits = elsewhere * (1.0 - left).clamp(0.0, 1.0);
         // What a conversation left is not computed again; what is new goes all the way.
-        let prompt_all = prefill.trips + self.cold(way) * (in_turn.max(here + waits) - prefill.trips);
+        let prompt_all =
+            prefill.trips + self.cold(way) * (in_turn.max(late).max(here + waits) - prefill.trips);
         let mut first = queue + load + prompt_all;
         first += self.layer(last, &choice.profile.head, 1, 0.0, kv);
         if choice.profile.unasked.is_some() {
