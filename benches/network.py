@@ -578,7 +578,7 @@ def prefill_report():
            "host with all of the model while the other one does the like, which is what one of two machines of their own would do alone. The",
            "bound of two equal stages is half of that, one more piece to fill the line, and the way there and back. The gains are over the",
            "best length of one host. Over a *new* connection the first rows wait for it to find out what the way carries; desks keep theirs.",
-           "*Around*: half of the work at the other host, between the first and the last layers of this one, half of those before and half behind. The last two columns",
+           "*Around*: half of the work at the other host, between the first and the last layers of this one, some less before it than behind, as plans lay them out. The last two columns",
            "are gains over one host with pieces of the same length, line by line: of halves, and around.", "",
            "| round trip | tokens together | one host | beside | two halves | of the bound | gain over one | gain over beside | bound of that | gain over beside, new | around | gain over one | gain over beside | gain over beside, new | halves over the same | around over the same |",
            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"]

@@ -2,7 +2,7 @@
 //!
 //! A short look decides whether a longer one is worth its bytes: over a slow way it is exact enough, and over a fast one it
 //! tells only that the way is fast. Counted is the later half of what arrives, when the congestion window has opened; where that
-//! was still no more than the window let through, a third look follows, through a window that is larger by then. The
+//! was still no more than the window let through, two more looks follow, through a window that is larger by then. The
 //! peer's word on what arrived there is bounded, and believed: whoever lies about it is asked too much or too little.
 
 use std::time::{Duration, Instant};
@@ -17,7 +17,10 @@ const SHORT_BYTES: u64 = 32 << 10;
 /// Bytes of the long look, each way.
 const LONG_BYTES: u64 = 512 << 10;
 
-/// Bytes of the longest look, each way, and what a peer may ask for at most.
+/// Bytes of a look that opens the window further, each way. A last one of [`LONG_BYTES`] finds room in it.
+const LONGER_BYTES: u64 = 768 << 10;
+
+/// What a peer may ask for at most, each way.
 const BYTES_MAX: u64 = 1 << 20;
 
 /// Half of a look that came within so many round trips was held up by the congestion window and not by the way.
@@ -65,7 +68,7 @@ impl Goodput {
     }
 }
 
-/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for a megabyte and a half each way at most. Somebody
+/// Measures the way of a connection for files, within [`PROBE_DEADLINE`] and for 1.9 megabytes each way at most. Somebody
 /// waits for it that long: what a first look found by then counts.
 ///
 /// # Errors
@@ -90,12 +93,18 @@ pub async fn probe(connection: &Connection, waited: Duration) -> Result<Goodput,
         // Not both ways can be faster than what was not done by now.
         Err(_) => return Ok(short.at_most(2 * LONG_BYTES, asked.elapsed())),
     };
-    if !long.was_held_up(LONG_BYTES, round_trip) {
-        return Ok(long);
+    let (mut found, mut seen) = (long, LONG_BYTES);
+    for bytes in [LONGER_BYTES, LONG_BYTES] {
+        if !found.was_held_up(seen, round_trip) {
+            break;
+        }
+        // What has no end by now takes nothing from what was seen.
+        let Some(next) = look(bytes, within).await.ok().and_then(Result::ok) else {
+            break;
+        };
+        (found, seen) = (next, bytes);
     }
-    // What has no end by now takes nothing from what was seen.
-    let longest = look(BYTES_MAX, within).await.ok().and_then(Result::ok);
-    Ok(longest.unwrap_or(long))
+    Ok(found)
 }
 
 async fn look(connection: &Connection, bytes: u64) -> Result<Goodput, TransferError> {

@@ -21,7 +21,7 @@ const MEETING_BYTES: u64 = 16 << 10;
 /// A question, or what a machine says of itself, and as much again.
 const MEMBER_BYTES: u64 = 2 * PROFILE_BYTES_MAX as u64;
 
-/// A probe of a way sends a megabyte that nobody said, and asks for a little.
+/// A probe of a way sends 1.8 MiB that nobody said, and asks for a little.
 const PROBE_BYTES: u64 = 2 << 20;
 
 /// The guard of machines, for a process that asks, and lends where its guard was told so when it was begun.
