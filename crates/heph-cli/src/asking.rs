@@ -213,12 +213,31 @@ impl Planned {
         self.asking.away()
     }
 
-    /// Plans again for a prompt of another size, or for one that became more private. Returns the desk of the new plan where that
-    /// differs in more than its expectations.
+    /// Asks the machines anew, where the desk has left some of its plan: whether all of these are there. They are those of the next
+    /// plan then.
+    pub(crate) fn are_back(&mut self) -> Result<bool, Failure> {
+        let Some(met) = self.asking.again(Waits::AsWorth)? else {
+            return Ok(false);
+        };
+        let pool = met.pool();
+        let there = |stage: &Stage| {
+            let others = pool.others().iter().map(|machine| machine.profile.node);
+            others.chain([pool.desk().node]).any(|node| node == stage.node)
+        };
+        let are = self.record.decision.plan.stages.iter().all(there);
+        if are {
+            self.asking = met;
+        }
+        Ok(are)
+    }
+
+    /// Plans again for a prompt of another size, for one that became more private, or for a desk that has left its plan. Returns the desk
+    /// of the new plan where that differs in more than its expectations, or the old one has moved.
     pub(crate) fn again(
         &mut self,
         sizes: Sizes,
         answer_tokens_max: Option<usize>,
+        has_moved: bool,
     ) -> Result<Option<Desk>, Failure> {
         // Whether anything will be replaced is asked anew for the new plan.
         let bounds = Bounds {
@@ -233,7 +252,7 @@ impl Planned {
         let source = |plan: &Plan| plan.draft.map(|draft| draft.source);
         let same = old.mode == new.mode && old.same_places(new) && source(old) == source(new);
         self.record = record;
-        (!same).then(|| self.seat()).transpose()
+        (!same || has_moved).then(|| self.seat()).transpose()
     }
 
     /// Replaces what tells of people and doors in `texts`, which are all that will be asked, where the machines of the plan may

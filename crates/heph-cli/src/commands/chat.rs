@@ -89,6 +89,8 @@ struct Chat<'a> {
     planned_for: usize,
     /// How often the label had risen then.
     planned_at: u64,
+    /// Whether the last answer was made by others than was planned, since a machine was lost.
+    has_strayed: bool,
     /// How private the conversation is.
     talk: Talk,
     messages: Vec<Message>,
@@ -119,6 +121,7 @@ impl<'a> Chat<'a> {
             ready,
             planned_for: PROMPT_TOKENS_USUAL,
             planned_at: 0,
+            has_strayed: false,
             talk,
             messages,
             memory,
@@ -221,7 +224,9 @@ impl<'a> Chat<'a> {
         self.messages.push(Message::new("assistant", answer.text.clone()));
         self.receipt = self.ready.planned.as_mut().map(|planned| planned.settle(&answer));
         let planned = self.ready.planned.as_ref().zip(self.receipt.as_ref());
-        if let Some(sentence) = planned.and_then(|(planned, receipt)| planned.mode_lost(receipt)) {
+        let lost = planned.and_then(|(planned, receipt)| planned.mode_lost(receipt));
+        self.has_strayed = lost.is_some();
+        if let Some(sentence) = lost {
             note(&sentence);
         }
         self.last = Some(answer);
@@ -238,7 +243,8 @@ impl<'a> Chat<'a> {
         }
     }
 
-    /// Plans again where what is asked has grown past what the plan was made for, or has become more private.
+    /// Plans again where what is asked has grown past what the plan was made for, or has become more private, and where a machine that
+    /// was lost is back.
     fn plan_again(&mut self) -> Result<(), Failure> {
         let Some(planned) = &mut self.ready.planned else {
             return Ok(());
@@ -248,18 +254,20 @@ impl<'a> Chat<'a> {
             .len();
         let rose = planned.discretion().rose();
         let grown = tokens >= self.planned_for.saturating_mul(GROWN);
-        if !grown && rose == self.planned_at {
+        let back = self.has_strayed && planned.are_back()?;
+        if !grown && rose == self.planned_at && !back {
             return Ok(());
         }
-        if let Some(desk) = planned.again(Sizes::of(tokens), Some(self.arguments.max_tokens))? {
+        if let Some(desk) = planned.again(Sizes::of(tokens), Some(self.arguments.max_tokens), back)? {
             self.ready.desk = desk;
             let decision = &planned.record.decision;
-            let became = match grown {
-                true => format!("grown to {tokens} tokens"),
-                false => "become more private".to_owned(),
+            let became = match (grown, back) {
+                (true, _) => format!("the conversation has grown to {tokens} tokens and"),
+                (false, true) => "a machine is back, and the conversation".to_owned(),
+                (false, false) => "the conversation has become more private and".to_owned(),
             };
             note(&format!(
-                "the conversation has {became} and is answered another way, {}: {}",
+                "{became} is answered another way, {}: {}",
                 decision.plan.mode, decision.reason.sentence
             ));
         }

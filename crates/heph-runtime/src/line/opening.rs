@@ -32,7 +32,7 @@ impl Opening {
             let _ = tell.send(host.open(session, &spec, &bell));
             bell.ring();
         };
-        let begun: io::Result<_> = thread::Builder::new().name("opening".to_owned()).spawn(ask);
+        let begun: io::Result<_> = thread::Builder::new().name("heph-opening".to_owned()).spawn(ask);
         begun.ok().map(|_| Opening {
             node,
             answer,
