@@ -524,7 +524,7 @@ fn what_no_template_can_put_to_a_model_waits_for_nobody() {
     assert!(took < waited / 2, "{took:?} and {waited:?}");
 }
 
-/// It ended with the words of the worker that was lost last.
+/// It stayed away from it for good.
 #[test]
 fn a_chat_goes_back_to_a_machine_that_is_there_again() {
     let node = NodeProcess::start("node-a");
@@ -552,6 +552,7 @@ fn a_chat_goes_back_to_a_machine_that_is_there_again() {
     assert!(child.wait().unwrap().success());
 }
 
+/// It ended with the words of the worker that was lost last.
 #[test]
 fn a_text_whose_last_reader_is_lost_is_told_with_what_helps() {
     let mut node = NodeProcess::start("node-a");

@@ -362,6 +362,7 @@ impl<'a> Chat<'a> {
         self.ready = ready(&arguments, self.settings)?;
         self.look_through();
         (self.planned_for, self.planned_at) = (PROMPT_TOKENS_USUAL, 0);
+        self.has_strayed = false;
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));
         Ok(())

@@ -172,15 +172,13 @@ impl Line {
     fn open_far(&mut self) {
         for at in 0..self.posts.len() {
             let post = &self.posts[at];
-            let hosts = self.hosts.iter().filter(|host| host.node() == post.node);
-            let host = hosts.into_iter().find(|host| host.is_far());
+            let is_far = |host: &&Arc<dyn Host>| host.node() == post.node && host.is_far();
             let wanted = post.seat.is_none() && post.opening.is_none() && !self.is_lost(post.node);
-            let Some(host) = host.filter(|_| wanted).cloned() else {
-                continue;
-            };
-            let spec = self.spec(at);
-            self.sessions = self.sessions.wrapping_add(1);
-            self.posts[at].opening = Opening::begin(host, SessionId(self.sessions), spec, &self.bell);
+            if let Some(host) = self.hosts.iter().find(is_far).filter(|_| wanted).cloned() {
+                self.sessions = self.sessions.wrapping_add(1);
+                let (session, spec) = (SessionId(self.sessions), self.spec(at));
+                self.posts[at].opening = Opening::begin(host, session, spec, &self.bell);
+            }
         }
     }
 

@@ -538,7 +538,8 @@ impl Machines for Met {
         let contexts = CONTEXTS + resting::DESKS_MAX;
         let _ = self.0.lent.set(LentModel::new(hash, worker, contexts));
         if self.any() {
-            // Nobody asks before the door is open; and whoever does first need not wait until everybody was met.
+            // Nobody asks before the door is open. What keeps this machine from being timed is told to whoever asks first, and they
+            // need not wait until everybody was met.
             let (model, engine, settings) = (&self.0.model, &self.0.engine, &self.0.settings);
             let _ = Asking::time_here(&self.0.memory(), model, engine, settings);
             self.0.look_again();
