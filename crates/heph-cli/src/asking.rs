@@ -16,6 +16,7 @@ pub(crate) use relief::ReliefArguments;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,7 @@ use heph_runtime::pool::{Came, Contact, Hailing, NodePool, Waits, follow};
 use heph_runtime::preprocess::label_of_all;
 use heph_runtime::pressure::Pressure;
 use heph_runtime::profile;
-use heph_runtime::receipt::Receipt;
+use heph_runtime::receipt::{Receipt, WeightsLine};
 use heph_runtime::route::{self, Guessing, Question, Route};
 use heph_runtime::rules::Rules;
 use heph_runtime::seat::Traffic;
@@ -63,7 +64,6 @@ use crate::machine::{self, Joined};
 use crate::terminal::{self, Style};
 use draft::{Draft, draft};
 use here::{Lazy, desk_profile, here, readying};
-use send::Sent;
 
 /// Tokens that an answer is expected to have where nobody says how long it will be.
 pub(crate) const ANSWER_TOKENS_USUAL: usize = 200;
@@ -148,6 +148,8 @@ pub(crate) struct Books {
     /// What the meter said after the last answer, of bytes to and from machines and of those between them.
     counted: BTreeMap<NodeId, Traffic>,
     between: BTreeMap<(NodeId, NodeId), u64>,
+    /// What left of the model for the next answer.
+    weights: Vec<WeightsLine>,
     /// How well such answers were guessed for.
     acceptances: Acceptances,
 }
@@ -175,6 +177,7 @@ impl Books {
             .with_between(&pool, &handed)
             .with_model(asking.hash, asking.precision.clone())
             .with_left(&self.meter.read_left())
+            .with_weights(mem::take(&mut self.weights))
     }
 
     /// What the meter, which says `now`, counted since the last answer.
@@ -308,6 +311,20 @@ impl Planned {
         let here = self.asking.pool.desk().node;
         let elsewhere = self.record.decision.plan.remote_stages().next().is_some();
         explain::mode_lost(self.mode?, (here, elsewhere), &receipt.places, &receipt.moves)
+    }
+
+    /// Whether a conversation goes on beside its plan since a machine was lost: by the last answer's receipt where a mode was asked for, else from
+    /// the loss on. `before`: whether it did before that answer.
+    pub(crate) fn has_strayed(&self, receipt: &Receipt, before: bool) -> bool {
+        match self.mode {
+            Some(_) => self.mode_lost(receipt).is_some(),
+            None => before || receipt.moves.iter().any(|moved| moved.lost),
+        }
+    }
+
+    /// That nothing was guessed ahead of it, where a mode that guesses was asked for.
+    pub(crate) fn unguessed(&self, receipt: &Receipt) -> Option<String> {
+        explain::unguessed(self.mode?, receipt)
     }
 }
 
@@ -478,20 +495,21 @@ impl Ask<'_> {
             }
             record => (asking, record?),
         };
-        let (asking, record) = match asking.send(&record.decision.plan) {
-            Sent::Nothing => (asking, record),
+        let sent = asking.send(&record.decision.plan);
+        let (asking, record) = match sent.is_nothing() {
+            true => (asking, record),
             // Whoever has the layers now says so, and whoever does not is not counted on.
-            sent => {
+            false => {
                 let asking = asking.again(Waits::ToTheEnd)?.unwrap_or(asking);
                 let cluster = asking.pool.cluster();
                 let record = asking.best(&cluster, &asking.bounds(), mode, sizes, answer_tokens_max);
-                let record = match (record, sent) {
-                    (Err(_), Sent::Refused(refused)) => return Err(refused),
-                    (Ok(record), Sent::Refused(refused)) => {
+                let record = match (record, sent.refused) {
+                    (Err(_), Some(refused)) => return Err(refused),
+                    (Ok(record), Some(refused)) => {
                         terminal::note(&refused.sentence());
                         record
                     }
-                    (record, Sent::Nothing | Sent::Layers) => record?,
+                    (record, None) => record?,
                 };
                 (asking, record)
             }
@@ -499,7 +517,8 @@ impl Ask<'_> {
         let precision = self.relief.precision;
         let seated = asking.desk(&record, Guessing::WhereItHelps, precision)?;
         let opened = &asking.model.opened;
-        let (desk, books) = seated.with_books(asking.acceptances(sizes));
+        let (desk, mut books) = seated.with_books(asking.acceptances(sizes));
+        books.weights = sent.weights;
         Ok(Ready {
             desk,
             excerpts: sizes.takes_excerpts(Some(record.decision.plan.mode), opened.context()),
@@ -536,6 +555,7 @@ impl Seated {
             meter,
             counted: BTreeMap::new(),
             between: BTreeMap::new(),
+            weights: Vec::new(),
             acceptances,
         };
         (desk, books)
@@ -962,13 +982,19 @@ impl Asking {
 
     /// Why there is no plan; where it is that nobody else is there, what to do about that.
     fn refused(&self, refusal: Refusal) -> Failure {
-        let alone = self.pool.others().is_empty();
+        let others = self.pool.others().iter().map(|machine| &machine.profile);
+        let (lost, there): (Vec<_>, Vec<_>) = others.partition(|profile| self.is_lost(profile.node));
+        let alone = there.is_empty();
         let impossible = matches!(refusal, Refusal::Impossible { .. });
         let failure = Failure::from(refusal);
-        let away = self.away.iter().take(AWAY_TOLD);
-        let away: Vec<String> = away
-            .map(|(name, why)| format!("{name} is known and away: {why}"))
-            .collect();
+        let away = self
+            .away
+            .iter()
+            .map(|(name, why)| format!("{name} is known and away: {why}"));
+        let lost = lost
+            .into_iter()
+            .map(|profile| format!("{} was lost and has not answered since", profile.name));
+        let away: Vec<String> = away.chain(lost).take(AWAY_TOLD).collect();
         match (alone, away.is_empty()) {
             _ if !impossible => failure,
             (true, false) => failure.hint(format!("no other machine is there; {}", away.join("; "))),

@@ -193,6 +193,15 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
             &format!("{}: {up} up, {down} down", bytes.name),
         )?;
     }
+    for sent in &receipt.weights {
+        let words = format!(
+            "{} of {} sent to {} before",
+            terminal::bytes(sent.bytes),
+            layers(sent.layers, all),
+            sent.name
+        );
+        line(out, "", &words)?;
+    }
     for bytes in &receipt.between {
         let words = format!(
             "{} to {}: {} direct, as {} says",
@@ -203,13 +212,12 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         );
         line(out, "", &words)?;
     }
-    if receipt.guesses.judged > 0 {
-        let (right, judged) = (receipt.guesses.right, receipt.guesses.judged);
-        line(
-            out,
-            "guessed",
-            &format!("{right} of {judged} drafted tokens were right"),
-        )?;
+    let (right, judged) = (receipt.guesses.right, receipt.guesses.judged);
+    if judged > 0 {
+        let words = format!("{right} of {judged} drafted tokens were right");
+        line(out, "guessed", &words)?;
+    } else if made_without_guesses(receipt) {
+        line(out, "guessed", "nothing, since that was expected to be as fast")?;
     }
     let words = format!(
         "first token {} (planned {}), {:.0} tokens/s (planned {:.0})",
@@ -254,6 +262,21 @@ pub(crate) fn mode_lost(
             format!("{who} made the answer, and not as --mode {mode} was planned: a machine was lost before")
         }),
     }
+}
+
+/// That nothing was guessed ahead of the answer although the `mode` that was asked for by name guesses, in one sentence.
+pub(crate) fn unguessed(mode: Mode, receipt: &Receipt) -> Option<String> {
+    (mode == receipt.mode && made_without_guesses(receipt)).then(|| {
+        format!(
+            "nothing was guessed ahead, though --mode {mode} was asked for: as things are, tokens without guesses were expected as soon"
+        )
+    })
+}
+
+/// Whether the answer had room for guesses, in a mode that guesses, and none were sent. An answer of one token has none.
+fn made_without_guesses(receipt: &Receipt) -> bool {
+    let guesses = matches!(receipt.mode, Mode::Speculative | Mode::LayeredSpeculative);
+    guesses && receipt.guesses.sent == 0 && receipt.answer_tokens > 1 && receipt.moves.is_empty()
 }
 
 /// What became of an answer that was planned by nobody: this machine alone gave it.
@@ -328,6 +351,7 @@ mod tests {
             from: "node 1".to_owned(),
             to: "node 0".to_owned(),
             why: "it fell silent".to_owned(),
+            lost: true,
             by: MoveBy::Replay,
             at: 11,
             gap_s: None,
@@ -349,5 +373,21 @@ mod tests {
             let said = lost(mode, &elsewhere).unwrap();
             assert!(said.contains("on node 2 made the answer"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_mode_that_guesses_is_missed_where_nothing_was_guessed() {
+        let receipt = |mode, sent, answer_tokens| {
+            let mut receipt = Receipt::here("a model", 8, 20);
+            (receipt.mode, receipt.guesses.sent, receipt.answer_tokens) = (mode, sent, answer_tokens);
+            receipt
+        };
+        for mode in [Mode::Speculative, Mode::LayeredSpeculative] {
+            let said = unguessed(mode, &receipt(mode, 0, 20)).unwrap();
+            assert!(said.contains(&format!("--mode {mode}")), "{said}");
+            assert_eq!(unguessed(mode, &receipt(mode, 1, 20)), None);
+            assert_eq!(unguessed(mode, &receipt(mode, 0, 1)), None, "there was no room");
+        }
+        assert_eq!(unguessed(Mode::Remote, &receipt(Mode::Remote, 0, 20)), None);
     }
 }

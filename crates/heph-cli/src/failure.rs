@@ -152,6 +152,15 @@ impl Failure {
         }
     }
 
+    /// What the user may do about it, where that is known.
+    pub(crate) fn advice(&self) -> Option<String> {
+        match self {
+            Self::Said(sentence) => sentence.hint.clone(),
+            Self::Slip(slip) => Sentence::of(slip).hint,
+            Self::OutputClosed | Self::Stopped => None,
+        }
+    }
+
     /// Tells the user, or the script where `--json` was said, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let mut out = io::stderr().lock();
@@ -567,7 +576,7 @@ impl From<TrustError> for Failure {
             TrustError::Write { .. } => Exit::No,
             TrustError::Full => Exit::Room,
         };
-        Self::new(exit, chain(&error))
+        Self::new(or_room(exit, &error), chain(&error))
     }
 }
 
@@ -581,7 +590,7 @@ impl From<NetworkError> for Failure {
             NetworkError::Identity(error @ IdentityError::Store { .. }) => {
                 Self::new(Exit::Input, chain(&error)).hint(IN_THE_STORE)
             }
-            NetworkError::Identity(error) => Self::new(Exit::Input, chain(&error)),
+            NetworkError::Identity(error) => Self::new(or_room(Exit::Input, &error), chain(&error)),
             NetworkError::Bind(error) => Self::new(Exit::Network, chain(&error))
                 .hint("another heph may be listening there; --listen chooses another address"),
             NetworkError::Relay { .. } => Self::new(Exit::No, chain(&error))
@@ -606,7 +615,7 @@ impl From<RelayingError> for Failure {
             RelayingError::Relay(RelayError::Socket { .. }) => Exit::Network,
             RelayingError::Threads(_) => Exit::Room,
         };
-        Self::new(exit, chain(&error)).maybe_hint(hint)
+        Self::new(or_room(exit, &error), chain(&error)).maybe_hint(hint)
     }
 }
 
@@ -625,13 +634,23 @@ impl From<JoinError> for Failure {
             JoinError::Pair(_) => (Exit::Network, Some(ANOTHER_TICKET)),
             JoinError::Book(_) => (Exit::No, None),
         };
-        Self::new(exit, chain(&error)).maybe_hint(hint)
+        Self::new(or_room(exit, &error), chain(&error)).maybe_hint(hint)
     }
 }
 
 /// What to do where a ticket does not work.
 pub(crate) const ANOTHER_TICKET: &str =
     "`heph node` on the other machine prints a ticket, and at Enter another one; each works once";
+
+/// The exit code for a full disk where that is what lies behind the error, and `exit` else.
+fn or_room(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Exit {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let is_full = causes.any(|error| {
+        let io = error.downcast_ref::<io::Error>();
+        io.is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    });
+    if is_full { Exit::Room } else { exit }
+}
 
 /// An error with what caused it, in one sentence.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -527,29 +527,32 @@ fn what_no_template_can_put_to_a_model_waits_for_nobody() {
 /// It stayed away from it for good.
 #[test]
 fn a_chat_goes_back_to_a_machine_that_is_there_again() {
-    let node = NodeProcess::start("node-a");
-    let desk = Home::with(&[&node]);
-    let mut chat = desk.command(&["chat", "--mode", "remote", "--max-tokens", "4"]);
-    let mut child = chat.stdin(Stdio::piped()).spawn().unwrap();
-    let mut asks = child.stdin.take().unwrap();
-    let mut told = BufReader::new(child.stderr.take().unwrap());
-    let mut ask = || std::io::Write::write_all(&mut asks, b"Tell me a story.\n").unwrap();
-    let mut hears = |what: &str| {
-        let mut said = String::new();
-        while !said.contains(what) {
-            assert!(told.read_line(&mut said).unwrap() > 0, "{what}: {said}");
-        }
-    };
-    ask();
-    hears("the answer was cut");
-    let (home, address) = node.stopped();
-    ask();
-    hears("and not as --mode remote was planned");
-    let _node = NodeProcess::start_with(home, "node-a", &address);
-    ask();
-    drop(asks);
-    hears("a machine is back, and the conversation is answered another way, remote");
-    assert!(child.wait().unwrap().success());
+    for mode in ["remote", "auto"] {
+        let node = NodeProcess::start("node-a");
+        // So slow that nothing is better answered here.
+        let desk = Home::with(&[&node]).timed_slower(10_000.0);
+        let mut chat = desk.command(&["chat", "--mode", mode, "--max-tokens", "4"]);
+        let mut child = chat.stdin(Stdio::piped()).spawn().unwrap();
+        let mut asks = child.stdin.take().unwrap();
+        let mut told = BufReader::new(child.stderr.take().unwrap());
+        let mut ask = || std::io::Write::write_all(&mut asks, b"Tell me a story.\n").unwrap();
+        let mut hears = |what: &str| {
+            let mut said = String::new();
+            while !said.contains(what) {
+                assert!(told.read_line(&mut said).unwrap() > 0, "{mode}: {what}: {said}");
+            }
+        };
+        ask();
+        hears("the answer was cut");
+        let (home, address) = node.stopped();
+        ask();
+        hears("the answer was cut");
+        let _node = NodeProcess::start_with(home, "node-a", &address);
+        ask();
+        drop(asks);
+        hears("a machine is back, and the conversation is answered another way, remote");
+        assert!(child.wait().unwrap().success());
+    }
 }
 
 /// It ended with the words of the worker that was lost last.

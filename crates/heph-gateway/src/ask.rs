@@ -213,10 +213,9 @@ impl Wishes {
     pub(crate) fn mode(&self) -> Result<Option<Mode>, Refusal> {
         match self.mode.as_deref() {
             None | Some("auto") => Ok(None),
-            Some(word) => word
-                .parse()
-                .map(Some)
-                .map_err(|e: heph_plan::UnknownMode| Refusal::param("mode", e.to_string())),
+            Some(word) => word.parse().map(Some).map_err(|e: heph_plan::UnknownMode| {
+                Refusal::param("mode", format!("{e}; auto leaves the choice to the planner"))
+            }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The socket: who may bind where, and what one connection may take.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::engines::EngineError;
 use crate::house::{Door, House, HouseError, Options, now_ms};
@@ -26,6 +27,9 @@ pub(crate) const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a caller may take to say what it wants, up to the body.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long readers may take to hear that their answers ended with the door. Streams that never end are cut off then.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 
 /// How soon an open stream ends whose page was sent away by another program.
 const LEAVE_LOOKED_AT_EVERY: Duration = Duration::from_millis(200);
@@ -178,27 +182,33 @@ impl Server {
         } = self;
         // What is let go of last may wait for threads of its own, as whoever asks providers does, and nothing may wait in there.
         let last = Arc::clone(&door);
-        let (close, closed) = oneshot::channel::<()>();
+        let (close, mut closing) = watch::channel(false);
         let local = {
             let _inside = runtime.enter();
             local.map(LocalSocket::listening).transpose()?
         };
         let answers = move || {
             runtime.block_on(async move {
+                let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+                let ended = closing.clone();
                 tokio::select! {
                     () = keep_up(Arc::clone(&door)) => {}
-                    () = accept(listener, tls, local, door) => {}
-                    _ = closed => {}
+                    () = accept(listener, tls, local, &places, Arc::clone(&door), ended) => {}
+                    _ = closing.wait_for(|closed| *closed) => {}
                 }
+                // Answers under way end here, and their readers hear it, as far as they listen.
+                door.close();
+                let all = places.acquire_many(CONNECTIONS_MAX as u32);
+                let _ = tokio::time::timeout(LEAVE_WITHIN, all).await;
             });
-            // Answers under way end with their connections; a download stops between two blocks.
+            // What nobody took in time ends with its connection; a download stops between two blocks.
             runtime.shutdown_timeout(Duration::from_secs(2));
         };
         let thread = std::thread::Builder::new()
             .name(DOOR_THREAD.to_owned())
             .spawn(answers)?;
         while !thread.is_finished() && !is_over() {}
-        drop(close);
+        let _ = close.send(true);
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
         }
@@ -275,14 +285,20 @@ async fn keep_up(door: Door) {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<Tls>, local: Option<Listening>, door: Door) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    local: Option<Listening>,
+    places: &Arc<Semaphore>,
+    door: Door,
+    closing: Closing,
+) {
     let router = TowerToHyperService::new(routes::router(door));
-    let from_afar = accept_from_afar(&listener, tls, &places, &router);
+    let from_afar = accept_from_afar(&listener, tls, places, &router, &closing);
     match local {
         None => from_afar.await,
         Some(local) => {
-            tokio::join!(from_afar, accept_here(&local, &places, &router));
+            tokio::join!(from_afar, accept_here(&local, places, &router, &closing));
         }
     }
 }
@@ -292,6 +308,7 @@ async fn accept_from_afar(
     tls: Option<Tls>,
     places: &Arc<Semaphore>,
     router: &TowerToHyperService<axum::Router>,
+    closing: &Closing,
 ) {
     loop {
         let Some((place, (stream, from))) = next(places, || listener.accept()).await else {
@@ -303,16 +320,16 @@ async fn accept_from_afar(
             router: router.clone(),
             way: Way::From(from.ip()),
         };
-        let tls = tls.clone();
+        let (tls, closing) = (tls.clone(), closing.clone());
         tokio::spawn(async move {
             match tls {
-                None => speak(stream, answers).await,
+                None => speak(stream, answers, closing).await,
                 // In boxes of their own: a plain connection has no room for them, and after the handshake none has for that.
                 Some(tls) => {
                     if let Some(own) = tls.admit(from.ip())
                         && let Some(stream) = Box::pin(tls.shake(stream, &own)).await
                     {
-                        Box::pin(speak(stream, answers)).await;
+                        Box::pin(speak(stream, answers, closing)).await;
                     }
                 }
             }
@@ -321,14 +338,20 @@ async fn accept_from_afar(
     }
 }
 
-async fn accept_here(local: &Listening, places: &Arc<Semaphore>, router: &TowerToHyperService<axum::Router>) {
+async fn accept_here(
+    local: &Listening,
+    places: &Arc<Semaphore>,
+    router: &TowerToHyperService<axum::Router>,
+    closing: &Closing,
+) {
     while let Some((place, stream)) = next(places, || local.accept()).await {
         let answers = Answers {
             router: router.clone(),
             way: Way::Local,
         };
+        let closing = closing.clone();
         tokio::spawn(async move {
-            speak(stream, answers).await;
+            speak(stream, answers, closing).await;
             drop(place);
         });
     }
@@ -370,13 +393,25 @@ impl Service<Request<Incoming>> for Answers {
     }
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, answers: Answers) {
+/// Turns true once nobody is answered any more.
+type Closing = watch::Receiver<bool>;
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answers: Answers,
+    mut closing: Closing,
+) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_buf_size(SEND_BUFFER)
         .serve_connection(TokioIo::new(Awake::new(stream, ASLEEP_AFTER)), answers);
+    let mut connection = pin!(connection);
     // A caller that hangs up is none of our errors.
+    tokio::select! {
+        _ = &mut connection => return,
+        _ = closing.wait_for(|closed| *closed) => connection.as_mut().graceful_shutdown(),
+    }
     let _ = connection.await;
 }
 

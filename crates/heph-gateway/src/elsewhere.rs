@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
 use heph_engine::batch::Asker;
 use heph_engine::prefix::Share;
 use heph_plan::Mode;
@@ -104,7 +103,7 @@ fn by_name(
     }
     let course = machines
         .course(&wish(house, writer, ask, jobs, about, Some(mode))?)
-        .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
+        .map_err(Refusal::from)?;
     ask.wishes
         .affords(course.record().decision.plan.expected.credits)?;
     Ok(course)
@@ -134,7 +133,10 @@ fn wherever(
         return Place::Here(None);
     };
     match machines.course(&wish) {
-        Err(sentence) => Place::Here(Some(format!("Other machines could not be asked: {sentence}."))),
+        Err(none) => {
+            let sentence = none.sentence;
+            Place::Here(Some(format!("Other machines could not be asked: {sentence}.")))
+        }
         Ok(course) => {
             let plan = &course.record().decision.plan;
             match plan.mode == Mode::Local || ask.wishes.affords(plan.expected.credits).is_err() {

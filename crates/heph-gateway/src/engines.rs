@@ -227,6 +227,17 @@ impl Engines {
         self.lock().iter().cloned().collect()
     }
 
+    /// Ends all answers that are made here.
+    pub(crate) fn close(&self) {
+        self.served.service.close();
+        for engine in self.others().into_values() {
+            match engine {
+                Engine::Writes(writer) => writer.service.close(),
+                Engine::Reads(_) => {}
+            }
+        }
+    }
+
     /// Lets go of a model, so that it can be removed.
     pub(crate) fn forget(&self, name: &str) {
         self.lock().retain(|(known, _)| known != name);

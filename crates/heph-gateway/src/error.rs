@@ -9,6 +9,8 @@ use heph_engine::batch::BatchError;
 use heph_runtime::service::{Fate, ServiceError};
 use serde_json::{Value, json};
 
+use crate::machines::NoCourse;
+
 /// How long a caller is asked to wait where nobody knows for how long: a short answer of a small model.
 const RETRY_AFTER_S: u64 = 1;
 
@@ -162,6 +164,13 @@ impl From<ServiceError> for Refusal {
                 refusal
             }
         }
+    }
+}
+
+impl From<NoCourse> for Refusal {
+    fn from(none: NoCourse) -> Self {
+        let parts: Vec<String> = [Some(none.sentence), none.hint].into_iter().flatten().collect();
+        Self::new(StatusCode::CONFLICT, parts.join("; ")).code("no_plan")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
@@ -91,6 +91,8 @@ pub(crate) struct House {
     pub(crate) counters: Counters,
     pub(crate) began: Instant,
     next: AtomicU64,
+    /// Whether nobody is answered any more.
+    closed: AtomicBool,
     /// From this pseudonyms are drawn: the same thing has the same one as long as the process lives.
     pub(crate) pseudonym_key: [u8; 32],
     /// From this and their number come the names of requests.
@@ -139,6 +141,7 @@ impl House {
             counters: Counters::default(),
             began: Instant::now(),
             next: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             pseudonym_key,
             run,
         }))
@@ -154,6 +157,18 @@ impl House {
             kept: here.kept,
             caches: here.caches,
         }
+    }
+
+    /// Ends all answers: whoever reads one hears that the engine has stopped.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.engines.close();
+        self.errands.close();
+    }
+
+    /// Whether nobody is answered any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// A name for one request, never used twice. Who knows one cannot tell another: kept replies and receipts are had by them.

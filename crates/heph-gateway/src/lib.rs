@@ -52,7 +52,7 @@ pub use guard::Guard;
 pub use heph_engine::recall::Bound;
 pub use house::Options;
 pub use local::{LocalError, LocalSocket, local_socket};
-pub use machines::{Course, Invitation, Machines, MetMachine, NodeLine, Privacy, Wish};
+pub use machines::{Course, Invitation, Machines, MetMachine, NoCourse, NodeLine, Privacy, Wish};
 pub use mcp::stdio::McpServer;
 pub use pairing::{Asking, Book, Pairing, PairingError, Pairings, Scope};
 pub use rate::Rate;

@@ -143,6 +143,15 @@ pub trait Course: Send + Sync {
     fn answer(&self, job: &Job, speaker: &Speaker, given: Given) -> Result<Outcome, ServiceError>;
 }
 
+/// Why no plan meets a wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoCourse {
+    /// In one sentence.
+    pub sentence: String,
+    /// What whoever asks may do about it, or who is away.
+    pub hint: Option<String>,
+}
+
 /// An invitation for another machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct Invitation {
@@ -182,8 +191,8 @@ pub trait Machines: Send + Sync {
     /// What the planner says to `wish`. May take as long as machines take to answer, the first time.
     ///
     /// # Errors
-    /// A sentence where no plan meets the wish.
-    fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String>;
+    /// Why no plan meets the wish.
+    fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, NoCourse>;
 
     /// Invites another machine: whoever has the ticket may meet this one, once. An earlier invitation ends.
     ///

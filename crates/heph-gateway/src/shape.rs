@@ -224,12 +224,14 @@ pub(crate) fn sent(
 ) -> Response {
     if keep == Keep::Yes {
         let kept = door.kept.open(id);
-        let fed = Arc::clone(&kept);
+        let (fed, door) = (Arc::clone(&kept), Arc::clone(door));
         tokio::spawn(async move {
             fed.put(first);
             loop {
                 tokio::select! {
                     frames = source.next() => match frames {
+                        // Whoever takes it up again does so at the door that takes this one's place, and has it made anew there.
+                        _ if door.is_closed() => return,
                         Some(frames) => fed.put(frames),
                         None => break,
                     },

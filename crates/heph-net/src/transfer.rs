@@ -20,6 +20,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -332,6 +333,16 @@ pub async fn serve(
     find: impl Fn([u8; 32]) -> Option<Arc<Offer>> + Send + Sync + 'static,
     taker: Option<Taker>,
 ) -> Result<(), LinkError> {
+    serve_counted(connection, find, taker, Arc::default()).await
+}
+
+/// The same; adds what it sends of files to `sent`.
+async fn serve_counted(
+    connection: &Connection,
+    find: impl Fn([u8; 32]) -> Option<Arc<Offer>> + Send + Sync + 'static,
+    taker: Option<Taker>,
+    sent: Arc<AtomicU64>,
+) -> Result<(), LinkError> {
     let find = Arc::new(find);
     let mut answers = JoinSet::new();
     loop {
@@ -339,7 +350,7 @@ pub async fn serve(
         if answers.len() >= ASKED_AT_ONCE {
             answers.join_next().await;
         }
-        let (find, taker) = (Arc::clone(&find), taker.clone());
+        let (find, taker, sent) = (Arc::clone(&find), taker.clone(), Arc::clone(&sent));
         answers.spawn(async move {
             // A request that fails costs the peer that request; the next one is heard all the same.
             let asked = tokio::time::timeout(RUN_DEADLINE, asked(&mut stream, &*find)).await;
@@ -347,7 +358,7 @@ pub async fn serve(
                 // Each step of it has a deadline of its own.
                 Some(Request::Take(wanted)) => drop(intake::answer(&mut stream, wanted, taker).await),
                 Some(request) => {
-                    drop(tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, request)).await);
+                    drop(tokio::time::timeout(RUN_DEADLINE, answer(&mut stream, request, &sent)).await);
                 }
                 None => {}
             }
@@ -404,7 +415,7 @@ async fn asked(stream: &mut Stream, find: &impl Fn([u8; 32]) -> Option<Arc<Offer
     Request::read(&asked, find)
 }
 
-async fn answer(stream: &mut Stream, request: Request) -> Option<()> {
+async fn answer(stream: &mut Stream, request: Request, sent: &AtomicU64) -> Option<()> {
     if let Request::Probe { up, down } = request {
         return probe::answer(stream, up, down).await;
     }
@@ -421,6 +432,8 @@ async fn answer(stream: &mut Stream, request: Request) -> Option<()> {
     match bytes {
         Some(bytes) => {
             stream.write(&[HERE]).await.ok()?;
+            // Before it leaves: what breaks off is counted whole, and never too little.
+            sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             stream.write(&bytes).await.ok()?;
         }
         None => stream.write(&[NOT_HERE]).await.ok()?,

@@ -170,6 +170,8 @@ pub struct Move {
     pub to: NodeId,
     /// Why, in a sentence.
     pub why: String,
+    /// Whether the old holder was lost or had no room, and did not just give them away.
+    pub lost: bool,
     /// How what the caches hold came to the new node.
     pub by: MoveBy,
     /// Tokens that the old holder had computed by then.

@@ -101,10 +101,10 @@ impl NodePool {
 
     /// `text` with the machines by their names, where it has the short keys by which errors of the floors below call them.
     pub fn named(&self, text: &str) -> String {
-        let profiles = std::iter::once(&self.desk).chain(self.others.iter().map(|machine| &machine.profile));
-        profiles.fold(text.to_owned(), |text, profile| {
-            by_name(&text, profile.node, &profile.name)
-        })
+        let others = self.others.iter().map(|machine| &machine.profile);
+        let others = others.map(|profile| (profile.node, &*profile.name));
+        let all = std::iter::once((self.desk.node, "this machine")).chain(others);
+        all.fold(text.to_owned(), |text, (node, name)| by_name(&text, node, name))
     }
 
     /// What the planner is given, where nobody sends layers to machines that lack them.

@@ -433,6 +433,7 @@ fn outcome(commission: &Commission, left: &Left, done: &Done, heard: &Heard, spe
             down: done.down,
         }],
         between: Vec::new(),
+        weights: Vec::new(),
         moves: Vec::new(),
         guesses: Guesses::default(),
         degraded,

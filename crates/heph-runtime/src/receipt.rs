@@ -39,6 +39,9 @@ pub struct Receipt {
     /// What machines say that they sent to each other, past this one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub between: Vec<BetweenLine>,
+    /// Layers of the model that were sent to machines before it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<WeightsLine>,
     /// Stages that went from one machine to another.
     pub moves: Vec<MoveLine>,
     /// What guessing ahead brought.
@@ -189,6 +192,19 @@ pub struct BetweenLine {
     pub bytes: u64,
 }
 
+/// Layers of the model that a machine lacked, and was sent for the answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WeightsLine {
+    /// The machine.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The layers that it was to have.
+    pub layers: LayerRange,
+    /// Bytes of the model's file that left for it: what lay there already was not sent again.
+    pub bytes: u64,
+}
+
 /// A stage that moved.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MoveLine {
@@ -200,6 +216,8 @@ pub struct MoveLine {
     pub to: String,
     /// Why.
     pub why: String,
+    /// Whether the old holder was lost or had no room, and did not just give them away.
+    pub lost: bool,
     /// How what its caches hold came there.
     pub by: MoveBy,
     /// Tokens that the old holder had computed by then.
@@ -217,6 +235,7 @@ impl Receipt {
             from: pool.name(m.from),
             to: pool.name(m.to),
             why: pool.named(&m.why),
+            lost: m.lost,
             by: m.by,
             at: m.at.index(),
             gap_s: m.silence.map(|gap| gap.as_secs_f64()),
@@ -241,6 +260,7 @@ impl Receipt {
             places,
             traffic: traffic.iter().map(line).collect(),
             between: Vec::new(),
+            weights: Vec::new(),
             moves: moves.collect(),
             guesses: answer.guesses,
             degraded: answer.degraded.clone(),
@@ -267,6 +287,13 @@ impl Receipt {
             precision,
             ..self
         }
+    }
+
+    /// The receipt with what left of the model for it.
+    pub fn with_weights(mut self, mut weights: Vec<WeightsLine>) -> Self {
+        weights.retain(|sent| sent.bytes > 0);
+        self.weights = weights;
+        self
     }
 
     /// The receipt with the leave by which something went to each machine that got anything.
@@ -345,7 +372,15 @@ impl Receipt {
                 down: line.down,
             }
         });
-        let bytes: Vec<Bytes> = bytes.collect();
+        let mut bytes: Vec<Bytes> = bytes.collect();
+        // They went up like others; how private the request was says nothing of a model.
+        bytes.extend(self.weights.iter().map(|sent| Bytes {
+            node: number(sent.node),
+            kind: Kind::Own,
+            level: Level::Public,
+            up: sent.bytes,
+            down: 0,
+        }));
         let computed = self.vouched.iter().map(|vouched| Computed {
             node: number(vouched.node),
             session: vouched.session.0,
@@ -429,6 +464,7 @@ impl Receipt {
             places: place.into_iter().collect(),
             traffic: Vec::new(),
             between: Vec::new(),
+            weights: Vec::new(),
             moves: Vec::new(),
             guesses: Guesses::default(),
             degraded: Vec::new(),

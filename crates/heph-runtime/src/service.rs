@@ -34,7 +34,7 @@ use crate::blocks::BlockStore;
 use crate::receipt::Receipt;
 use crate::seal;
 use crate::words::Words;
-use outbox::{Maker, Outbox, Taken};
+use outbox::{Maker, Outbox, Taken, UnderWay};
 use tier::{FETCH_MAX, Tier};
 use wait::Usual;
 
@@ -204,6 +204,7 @@ struct Counts {
     kept_given_up: AtomicU64,
     caches: AtomicU64,
     usual: Usual,
+    under_way: UnderWay,
 }
 
 /// What the thread is told. At most four for each open answer, so the channel needs no bound of its own.
@@ -294,6 +295,11 @@ impl Service {
             ),
             caches: counts.caches.load(Ordering::Relaxed),
         }
+    }
+
+    /// Ends the answers that are under way or waiting, and each that is asked for later: their readers hear that the engine has stopped.
+    pub fn close(&self) {
+        self.0.counts.under_way.close();
     }
 
     /// How long an answer that is asked for now waits for its place: nothing while there is one, and before any answer ended.

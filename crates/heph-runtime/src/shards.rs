@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -218,7 +219,8 @@ impl Shelf {
         });
     }
 
-    /// Has `node` take the layers from here and lend them. The model must have been put on this shelf.
+    /// Has `node` take the layers from here and lend them. The model must have been put on this shelf. The bytes of it that leave are added to
+    /// `sent`, whatever becomes of them.
     ///
     /// # Errors
     /// When the node cannot be reached, refuses or leaves. What arrived there stays for the next try.
@@ -228,6 +230,7 @@ impl Shelf {
         node: NodeId,
         wanted: Wanted,
         progress: &mut (dyn FnMut(Progress) + Send),
+        sent: &Arc<AtomicU64>,
     ) -> Result<(), ShardError> {
         let connection = network
             .reach(node, Protocol::Shards, CONNECT_DEADLINE)
@@ -235,7 +238,7 @@ impl Shelf {
             .map_err(ShardError::Reach)?;
         let shelf = Arc::clone(self);
         let find = move |hash: [u8; 32]| shelf.offers().get(&hash).cloned();
-        Ok(transfer::hand(&connection, wanted, find, progress).await?)
+        Ok(transfer::hand(&connection, wanted, find, progress, sent).await?)
     }
 
     /// Brings the layers from those of `peers` that can be reached, all at once, using `allowed_bytes` of the disk at

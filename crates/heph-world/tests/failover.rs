@@ -1041,7 +1041,7 @@ fn a_line_of_which_everybody_was_lost_asks_all_of_them_again() {
         })
     });
     let model = line_model();
-    // Both stages are asked of the first at once, so it is lost twice.
+    // Both stages are asked of the first at once.
     let stages = [(1, 0, 1), (1, 1, 2)].map(|(id, start, end)| Placement {
         node: NodeId([id; 32]),
         layers: model.range(start, end),

@@ -225,8 +225,10 @@ impl<'a> Chat<'a> {
         self.receipt = self.ready.planned.as_mut().map(|planned| planned.settle(&answer));
         let planned = self.ready.planned.as_ref().zip(self.receipt.as_ref());
         let lost = planned.and_then(|(planned, receipt)| planned.mode_lost(receipt));
-        self.has_strayed = lost.is_some();
-        if let Some(sentence) = lost {
+        let unguessed = planned.and_then(|(planned, receipt)| planned.unguessed(receipt));
+        self.has_strayed =
+            planned.is_some_and(|(planned, receipt)| planned.has_strayed(receipt, self.has_strayed));
+        if let Some(sentence) = lost.or(unguessed) {
             note(&sentence);
         }
         self.last = Some(answer);
@@ -260,6 +262,7 @@ impl<'a> Chat<'a> {
         }
         if let Some(desk) = planned.again(Sizes::of(tokens), Some(self.arguments.max_tokens), back)? {
             self.ready.desk = desk;
+            self.has_strayed = false;
             let decision = &planned.record.decision;
             let became = match (grown, back) {
                 (true, _) => format!("the conversation has grown to {tokens} tokens and"),

@@ -108,8 +108,19 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         writeln!(out, "{}", style.red(&said))?;
     }
     let Bytes { up, down } = report.left;
-    match up {
-        0 => writeln!(out, "{}", style.green("nothing left this machine")),
+    let stayed: u64 = report
+        .ways
+        .iter()
+        .filter(|sum| !sum.leaves)
+        .map(|sum| sum.bytes.up)
+        .sum();
+    match (up, stayed) {
+        (0, 0) => writeln!(out, "{}", style.green("nothing left this machine")),
+        (0, stayed) => {
+            let stayed = terminal::bytes(stayed);
+            let said = format!("nothing left this machine: the {stayed} above went to other programs on it");
+            writeln!(out, "{}", style.green(&said))
+        }
         _ => writeln!(
             out,
             "{} left this machine and {} came to it",
@@ -146,6 +157,10 @@ fn write_sum(out: &mut impl Write, sum: &Sum, style: Style) -> io::Result<()> {
     // What stays on this machine stands aside.
     match sum.leaves {
         true => writeln!(out, "{}", line.trim_end()),
-        false => writeln!(out, "{}", style.dim(line.trim_end())),
+        false => writeln!(
+            out,
+            "{}",
+            style.dim(&format!("{}  (on this machine)", line.trim_end()))
+        ),
     }
 }

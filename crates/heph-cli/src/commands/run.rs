@@ -210,9 +210,11 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             None => explain::write_here(&mut out, &answer)?,
         }
     }
-    let lost = ready.planned.as_ref().zip(receipt.as_ref());
-    let lost = lost.filter(|_| !arguments.json);
-    if let Some(sentence) = lost.and_then(|(planned, receipt)| planned.mode_lost(receipt)) {
+    let planned = ready.planned.as_ref().zip(receipt.as_ref());
+    let unlike = planned
+        .filter(|_| !arguments.json)
+        .and_then(|(planned, receipt)| planned.mode_lost(receipt).or_else(|| planned.unguessed(receipt)));
+    if let Some(sentence) = unlike {
         terminal::note(&sentence);
     }
     let citations = excerpts.map_or(&[][..], |chosen| &chosen.upload.citations);

@@ -132,14 +132,14 @@ fn room(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Answers until Ctrl-C.
+/// Answers until Ctrl-C, or a signal to terminate.
 pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Failure> {
     let token = match arguments.no_auth {
         true => None,
         false => Some(heph_gateway::token(&settings.home)?),
     };
     let tls = certificate(arguments, settings)?;
-    let cancel = terminal::cancel_on_ctrl_c()?;
+    let cancel = terminal::cancel_on_any_signal()?;
     let stop = || cancel.is_raised() || arguments.inherited.is_some_and(standing::is_gone);
     let door = standing::door(arguments, settings, token.as_deref(), stop)?;
     let (local, why_no_local) = match local(arguments, settings, door.claim.is_some()) {

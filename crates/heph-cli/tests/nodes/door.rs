@@ -666,6 +666,24 @@ fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
     let told = open.post("/v1/completions", &body(json!({ "mode": "remote" })));
     assert_eq!(told["heph"]["receipt"]["places"][0]["role"], "miner", "{told}");
     assert_eq!(told["heph"]["receipt"]["places"][0]["saw"], "text");
+    // Who cannot be asked is named, whether this door ever met them or not.
+    drop(node);
+    drop(open);
+    let later = DoorProcess::start(&desk, &[], &[("HEPH_ALLOW", "miner=text")]);
+    let ask = |mode: &str| {
+        let (_, _, text) = later.ask("POST", "/v1/completions", &body(json!({ "mode": mode })), "");
+        text
+    };
+    let said = ask("remote");
+    assert!(
+        said.contains("no_plan") && said.contains("node-a is known and away"),
+        "{said}"
+    );
+    let said = ask("elsewhere");
+    assert!(
+        said.contains("is no mode") && said.contains("auto leaves the choice"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -88,8 +88,18 @@ fn a_machine_takes_the_layers_that_a_plan_needs_there_and_no_more_than_it_allows
     assert!(places.iter().any(|place| place["name"] == "taker"), "{places:?}");
     let taken = bytes_on_disk(&node.home.0.path().join("shards"));
     assert!(taken > 0);
+    // What left of the model is told with what left of the question.
+    let weights = split["receipt"]["weights"].as_array().expect("weights that left");
+    assert_eq!(weights.len(), 1, "{weights:?}");
+    let (to, left) = (&weights[0]["name"], weights[0]["bytes"].as_u64().unwrap());
+    assert!(
+        to == "taker" && left > taken / 2 && left <= 2 * taken,
+        "{left} of {taken}: {weights:?}"
+    );
     // The next question finds them there, and so does one after a new start.
-    assert_eq!(ask("layered")["text"], plain["text"]);
+    let again = ask("layered");
+    assert_eq!(again["text"], plain["text"]);
+    assert!(again["receipt"]["weights"].is_null(), "nothing is sent twice");
     let (home, listen) = node.stopped();
     let again = NodeProcess::start_more(home, "taker", &listen, &all);
     assert_eq!(ask("layered")["text"], plain["text"]);

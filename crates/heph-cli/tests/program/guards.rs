@@ -387,6 +387,10 @@ fn a_script_reads_what_it_asked_for_also_where_something_is_refused() {
     );
     assert!(shown["parameters"].as_u64().unwrap() > 1_000_000 && shown["files"].is_array());
     assert_eq!(
+        shown["model"], shown["files"][0]["blake3"],
+        "what machines call it"
+    );
+    assert_eq!(
         user.json(&["models", "show", "heph-embed", "--json"])["format"],
         "gguf"
     );

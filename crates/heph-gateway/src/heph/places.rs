@@ -103,9 +103,7 @@ pub(crate) async fn plan(State(door): State<Door>, body: Bytes) -> Result<Json<V
             prompt: Vec::new(),
             share: Share::NONE,
         };
-        let course = machines
-            .course(&wish)
-            .map_err(|sentence| Refusal::new(StatusCode::CONFLICT, sentence).code("no_plan"))?;
+        let course = machines.course(&wish).map_err(Refusal::from)?;
         let alone = mode.is_none() && !machines.any();
         let here = alone || course.record().decision.plan.mode == Mode::Local;
         let settled = match turn {

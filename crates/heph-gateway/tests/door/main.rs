@@ -145,6 +145,69 @@ fn a_kept_answer_ends_when_it_is_asked_to() {
     door.comes_to_rest();
 }
 
+/// Answers under way, in each form: what their readers hear where the door is shut, and how long that took.
+#[test]
+fn a_door_that_is_shut_tells_those_who_listen_that_their_answers_have_no_end() {
+    let door = door();
+    let asks = |more: Value| {
+        let mut body = json!({
+            "prompt": "Once", "max_tokens": 1000, "temperature": 1, "n": 4,
+            // Nothing ends it but the number of its tokens.
+            "logit_bias": { "0": -100, "1": -100, "2": -100 },
+        });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let (mut stream, body) = (door.connect(), body.to_string());
+        let length = body.len();
+        write!(
+            stream,
+            "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        stream
+    };
+    let mut streamed = asks(json!({ "stream": true }));
+    let mut kept = asks(json!({ "stream": true, "heph": { "resume": true } }));
+    let whole = asks(json!({}));
+    // A connection on which nothing is asked is in nobody's way.
+    let _idle = door.connect();
+    for stream in [&mut streamed, &mut kept] {
+        stream.read_exact(&mut [0; 64]).unwrap();
+    }
+    door.is_at_work();
+    let began = Instant::now();
+    let _home = door.leave();
+    let shut = began.elapsed();
+    let mut heard = [streamed, kept, whole].map(|mut stream| {
+        let mut heard = String::new();
+        // One whose answer is not told to have ended may be reset.
+        let _ = stream.read_to_string(&mut heard);
+        heard
+    });
+    heard
+        .iter_mut()
+        .for_each(|heard| *heard = heard.replace("\r\n", "\n"));
+    let [streamed, kept, whole] = heard;
+    // A whole stream, whose last word is no finish but why there is none.
+    let last = streamed.rsplit_once("data: ").expect("events").1;
+    assert!(
+        last.contains("\"error\"") && last.contains("the engine has stopped"),
+        "{last}"
+    );
+    assert!(
+        streamed.ends_with("\n0\n\n") && !streamed.contains("\"finish_reason\":\"length\""),
+        "{last}"
+    );
+    // Its reader comes again and has it made anew, as where the connection broke.
+    assert!(!kept.contains("error") && !kept.ends_with("\n0\n\n"), "{kept}");
+    assert!(
+        whole.starts_with("HTTP/1.1 503") && whole.contains("the engine has stopped"),
+        "{whole}"
+    );
+    assert!(shut < Duration::from_secs(20), "{shut:?}");
+}
+
 #[test]
 fn whoever_hangs_up_frees_the_engine() {
     let door = door();

@@ -9,12 +9,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use heph_types::{LayerRange, ModelHash};
 use tokio::sync::watch;
 
-use super::{ASK_TAKE, HERE, NOT_HERE, Offer, Progress, TransferError, request, serve};
+use super::{ASK_TAKE, HERE, NOT_HERE, Offer, Progress, TransferError, request, serve_counted};
 use crate::address::take;
 use crate::endpoint::{Connection, Stream};
 
@@ -73,7 +74,8 @@ impl Wanted {
     }
 }
 
-/// Asks the peer to take layers of a model from here, and gives them; `find` says which files it may have for that.
+/// Asks the peer to take layers of a model from here, and gives them; `find` says which files it may have for that, and `sent` grows by the bytes
+/// of them that leave.
 ///
 /// # Errors
 /// When the peer refuses, leaves, or falls silent. What arrived there stays for the next try.
@@ -82,12 +84,13 @@ pub async fn hand(
     wanted: Wanted,
     find: impl Fn([u8; 32]) -> Option<Arc<Offer>> + Send + Sync + 'static,
     progress: &mut (dyn FnMut(Progress) + Send),
+    sent: &Arc<AtomicU64>,
 ) -> Result<(), TransferError> {
     let told = tokio::time::timeout(TAKING_MAX, told(connection, wanted, progress));
     tokio::select! {
         told = told => told.unwrap_or(Err(TransferError::Left)),
         // It ends with the connection only.
-        _ = serve(connection, find, None) => Err(TransferError::Left),
+        _ = serve_counted(connection, find, None, Arc::clone(sent)) => Err(TransferError::Left),
     }
 }
 

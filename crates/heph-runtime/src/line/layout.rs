@@ -340,6 +340,7 @@ impl Line {
                 from,
                 to,
                 why: why.to_owned(),
+                lost: self.is_lost(from),
                 by: MoveBy::Replay,
                 at: Position(computed as u32),
                 gap: None,

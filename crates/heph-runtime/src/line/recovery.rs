@@ -100,6 +100,7 @@ impl Line {
                             from,
                             to: node,
                             why: cause.map_or_else(elsewhere, |cause| cause.to_string()),
+                            lost: self.is_lost(from),
                             by: MoveBy::Replay,
                             at: Position(computed as u32),
                             gap: None,

@@ -119,6 +119,11 @@ impl Errands {
         }
     }
 
+    /// As [`super::Service::close`].
+    pub fn close(&self) {
+        self.0.counts.under_way.close();
+    }
+
     /// Takes several of one asker in, all of them or none: the answers of one request.
     ///
     /// # Errors

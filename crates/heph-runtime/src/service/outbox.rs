@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
 use heph_engine::batch::TokenReport;
@@ -115,19 +115,76 @@ pub(super) struct Outbox {
     counts: Arc<Counts>,
 }
 
+/// The answers that are under way, and whether any may be.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    outboxes: Vec<Weak<Outbox>>,
+    closed: bool,
+}
+
+impl UnderWay {
+    fn add(&self, outbox: &Arc<Outbox>) {
+        let mut known = self.lock();
+        // Those that are gone make room when there would be none.
+        if known.outboxes.len() == known.outboxes.capacity() {
+            known.outboxes.retain(|outbox| outbox.strong_count() > 0);
+        }
+        known.outboxes.push(Arc::downgrade(outbox));
+        let closed = known.closed;
+        drop(known);
+        if closed {
+            outbox.give_up();
+        }
+    }
+
+    /// Gives up all of them, and each that comes later.
+    pub(super) fn close(&self) {
+        let mut known = self.lock();
+        known.closed = true;
+        let outboxes = std::mem::take(&mut known.outboxes);
+        drop(known);
+        outboxes
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|outbox| outbox.give_up());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Numbers the outboxes of this process.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Outbox {
     pub(super) fn new(maker: Maker, counts: Arc<Counts>) -> Arc<Self> {
-        Arc::new(Self {
+        let outbox = Arc::new(Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             ready: Mutex::default(),
             bell: Notify::new(),
             room: Condvar::new(),
             maker,
             counts,
-        })
+        });
+        outbox.counts.under_way.add(&outbox);
+        outbox
+    }
+
+    /// No more of it is made: its reader hears that behind what there is, and whoever makes it that nobody reads it.
+    fn give_up(&self) {
+        let mut ready = self.lock();
+        if ready.over || ready.ended.is_some() {
+            return;
+        }
+        ready.ended = Some(Err(ServiceError::Stopped));
+        ready.abandoned = true;
+        drop(ready);
+        self.bell.notify_one();
+        self.tell(true);
     }
 
     pub(super) fn serial(&self) -> u64 {

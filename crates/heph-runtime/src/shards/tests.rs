@@ -302,8 +302,18 @@ fn desk_and_taker(role: Role, bytes_max: u64) -> (Machine, Machine, Arc<Mutex<Ve
     (desk, node, lent)
 }
 
-/// Has the node take layers of the bundled model; with the bytes that it was told of first and last.
-fn hand(desk: &Machine, node: &Machine, layers: LayerRange) -> (Result<(), ShardError>, u64, u64) {
+/// What came of handing over layers.
+struct Handed {
+    outcome: Result<(), ShardError>,
+    /// Bytes that the desk was told of first and last.
+    first: u64,
+    last: u64,
+    /// Bytes of the file that left.
+    sent: u64,
+}
+
+/// Has the node take layers of the bundled model.
+fn hand(desk: &Machine, node: &Machine, layers: LayerRange) -> Handed {
     let model = desk.shelf.put(&bundled()).unwrap();
     let wanted = Wanted { model, layers };
     let (mut first, mut last) = (None, 0);
@@ -313,15 +323,21 @@ fn hand(desk: &Machine, node: &Machine, layers: LayerRange) -> (Result<(), Shard
             last = step.done_bytes;
         }
     };
+    let sent = Arc::default();
     let handing = desk
         .shelf
-        .hand(&desk.network, node.network.node(), wanted, &mut show);
-    let handed = desk.network.block_on(handing);
-    (handed, first.unwrap_or(0), last)
+        .hand(&desk.network, node.network.node(), wanted, &mut show, &sent);
+    let outcome = desk.network.block_on(handing);
+    Handed {
+        outcome,
+        first: first.unwrap_or(0),
+        last,
+        sent: sent.load(Ordering::Relaxed),
+    }
 }
 
-fn refusal(handed: (Result<(), ShardError>, u64, u64)) -> String {
-    match handed.0 {
+fn refusal(handed: Handed) -> String {
+    match handed.outcome {
         Err(ShardError::Transfer(TransferError::Refused(why))) => why,
         Err(ShardError::Transfer(TransferError::NoRoomThere(why))) => format!("no room: {why}"),
         other => panic!("it was not refused: {other:?}"),
@@ -336,27 +352,37 @@ fn an_own_machine_takes_the_layers_that_it_is_handed_and_lends_them() {
         range(1, 2),
         range(1, 3),
     );
-    let (handed, _, bytes) = hand(&desk, &node, one);
-    handed.unwrap();
+    let whole = STORY.bytes.len() as u64;
+    let handed = hand(&desk, &node, one);
+    handed.outcome.unwrap();
+    let first_part = handed.last;
+    assert!(first_part >= tensors(one) && first_part < whole, "{first_part}");
     assert!(
-        bytes >= tensors(one) && bytes < STORY.bytes.len() as u64,
-        "{bytes}"
+        handed.sent >= tensors(one) && handed.sent < whole,
+        "{} bytes left",
+        handed.sent
     );
     let part = node.shelf.shard(model, one).unwrap().expect("it lies there");
     assert_eq!(*lent.lock().unwrap(), [part]);
     assert!(node.shelf.brought_bytes() >= tensors(one));
     // More of it later: what lies there does not travel again, and the whole part is lent.
-    let (handed, first, _) = hand(&desk, &node, two);
-    handed.unwrap();
+    let handed = hand(&desk, &node, two);
+    handed.outcome.unwrap();
     assert!(
-        first >= tensors(one) / 2,
-        "{first} bytes of it were there already"
+        handed.first >= tensors(one) / 2,
+        "{} bytes of it were there already",
+        handed.first
+    );
+    assert!(
+        handed.sent > 0 && handed.sent < first_part,
+        "{} bytes left",
+        handed.sent
     );
     assert_eq!(lent.lock().unwrap().last().unwrap().layers, two);
     // And what is there already is only lent.
-    let (handed, _, bytes) = hand(&desk, &node, one);
-    handed.unwrap();
-    assert_eq!(bytes, 0);
+    let handed = hand(&desk, &node, one);
+    handed.outcome.unwrap();
+    assert_eq!((handed.last, handed.sent), (0, 0));
 }
 
 #[test]
@@ -379,7 +405,7 @@ fn no_more_layers_are_taken_than_the_owner_allows() {
     assert!(lent.lock().unwrap().is_empty());
     // What was taken before counts.
     let (desk, node, _) = desk_and_taker(Role::Own, STORY.bytes.len() as u64);
-    hand(&desk, &node, range(0, 2)).0.unwrap();
+    hand(&desk, &node, range(0, 2)).outcome.unwrap();
     let all = range(0, whole().config().layers);
     let why = refusal(hand(&desk, &node, all));
     assert!(why.starts_with("no room") && why.contains("allowed"), "{why}");
@@ -408,7 +434,7 @@ fn layers_that_are_not_the_models_are_not_taken() {
             .await;
         // It says that these bytes are the model's.
         let find = move |_| Some(Arc::clone(&other));
-        transfer::hand(&reached.unwrap(), wanted, find, &mut |_| {}).await
+        transfer::hand(&reached.unwrap(), wanted, find, &mut |_| {}, &Arc::default()).await
     });
     assert!(
         matches!(&handed, Err(TransferError::Refused(why)) if why.contains("not the file's")),

@@ -7,6 +7,7 @@ use heph_engine::source::Source;
 use heph_runtime::bundled::Bundled;
 use heph_runtime::open;
 use heph_runtime::store::{Found, ModelFiles, Origin, Record, Store};
+use heph_types::{ModelHash, hex};
 use serde::Serialize;
 
 use crate::complete;
@@ -29,6 +30,9 @@ pub(crate) struct Arguments {
 struct Report<'a> {
     #[serde(flatten)]
     files: Files<'a>,
+    /// What machines and receipts call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
     architecture: &'a str,
     parameters: u64,
     layers: usize,
@@ -119,13 +123,26 @@ pub(crate) fn run(arguments: &Arguments, store: &Store) -> Result<(), Failure> {
         }
         Found::Path(files) => write_files(&mut out, files)?,
     }
+    if let Some(hash) = known_as(&found)? {
+        let hash = hex::write(&hash.0);
+        writeln!(out, "known as      {hash} to other machines and in receipts")?;
+    }
     Ok(write_shape(&mut out, &source)?)
+}
+
+/// What machines call the model, where that is known without reading all of it.
+fn known_as(found: &Found) -> Result<Option<ModelHash>, Failure> {
+    Ok(match found {
+        Found::Bundled(_) | Found::Stored(..) => Some(found.model_hash()?),
+        Found::Path(_) => None,
+    })
 }
 
 fn report<'a>(found: &'a Found, source: &'a Source) -> Result<Report<'a>, Failure> {
     let config = source.config();
     Ok(Report {
         files: Files::of(found)?,
+        model: known_as(found)?.map(|hash| hex::write(&hash.0)),
         architecture: &config.architecture,
         parameters: source.specs().map(|s| s.parameters()).sum(),
         layers: config.layers,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use heph_net::transfer::PROBE_DEADLINE;
 use heph_runtime::members::{Follow, Load, Member, Presence};
@@ -21,6 +21,9 @@ use crate::terminal::{self, Style};
 
 /// How often a watch looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long machines may take to be heard before those that were not are shown as away.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Round trips and counters are shown anew this often where nothing else changes.
 const SHOW_EVERY: Duration = Duration::from_secs(2);
@@ -56,20 +59,30 @@ pub(super) fn run(json: bool, settings: &Settings) -> Result<(), Failure> {
     });
     let mut asked = BTreeSet::new();
     let mut shown: Option<(Vec<(NodeId, Presence)>, SystemTime)> = None;
+    let began = Instant::now();
+    let mut last = None;
     while !cancel.is_raised() {
-        let Ok(members) = told.recv_timeout(LOOK) else {
+        let heard = told.recv_timeout(LOOK).ok();
+        if heard.is_none() && shown.is_some() {
             continue;
-        };
+        }
+        last = heard.or(last);
+        let Some(members) = &last else { continue };
+        // Who has not been heard yet may be about to answer.
+        let all_here = members.iter().all(|member| member.presence == Presence::Here);
+        if shown.is_none() && !all_here && began.elapsed() < FIRST_WITHIN {
+            continue;
+        }
         let standing: Vec<_> = members.iter().map(|m| (m.peer.node, m.presence)).collect();
         let old = |at: &SystemTime| at.elapsed().is_ok_and(|age| age >= SHOW_EVERY);
         let news = shown
             .as_ref()
             .is_none_or(|(before, at)| *before != standing || old(at));
         if news {
-            show(json, &network, &members)?;
+            show(json, &network, members)?;
             shown = Some((standing, SystemTime::now()));
         }
-        measure_one(&network, &members, &mut asked);
+        measure_one(&network, members, &mut asked);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use heph_engine::batch::Asker;
 use heph_engine::prefix::{Reach, Share};
 use heph_engine::worker::Worker;
-use heph_gateway::{Course, Invitation, Machines, MetMachine, NodeLine, Wish};
+use heph_gateway::{Course, Invitation, Machines, MetMachine, NoCourse, NodeLine, Wish};
 use heph_net::picture;
 use heph_net::ticket::{Ticket, TicketError};
 use heph_net::trust::TrustBook;
@@ -467,6 +467,8 @@ impl Planned {
             (Finish::Stop, None) => Ending::Stop,
             (Finish::Length, _) => Ending::Length,
             (Finish::Context, _) => Ending::Context,
+            // Neither its reader nor its time: this program is being ended.
+            (Finish::Cancelled, _) if !seat.cancel.is_raised() => return Err(ServiceError::Stopped),
             (Finish::Cancelled, _) => Ending::Deadline,
         };
         let now = Instant::now();
@@ -546,9 +548,11 @@ impl Machines for Met {
         }
     }
 
-    fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, String> {
-        let plan = || Planned::best(&self.0, wish);
-        let planned = plan().map_err(|failure| failure.sentence())?;
+    fn course(&self, wish: &Wish) -> Result<Arc<dyn Course>, NoCourse> {
+        let planned = Planned::best(&self.0, wish).map_err(|failure| NoCourse {
+            sentence: failure.sentence(),
+            hint: failure.advice(),
+        })?;
         Ok(Arc::new(planned))
     }
 
