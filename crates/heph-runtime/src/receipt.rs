@@ -676,6 +676,26 @@ mod tests {
     }
 
     #[test]
+    fn layers_that_were_sent_are_signed_for_as_bytes_that_went_up() {
+        let taker = NodeId([7; 32]);
+        let sent = |bytes| WeightsLine {
+            node: taker,
+            name: "taker".to_owned(),
+            layers: LayerRange::new(1, 3, 4).unwrap(),
+            bytes,
+        };
+        let receipt = Receipt::here("a model", 4, 20).with_weights(vec![sent(0), sent(1_000)]);
+        assert_eq!(receipt.weights, [sent(1_000)], "what lay there was not sent");
+        let body = receipt.body("r", NodeId([1; 32]), 0);
+        let at = body.nodes.iter().position(|node| *node == taker.to_string());
+        let up = body
+            .bytes
+            .iter()
+            .map(|bytes| (Some(usize::from(bytes.node)), bytes.up, bytes.down));
+        assert_eq!(up.collect::<Vec<_>>(), [(at, 1_000, 0)]);
+    }
+
+    #[test]
     fn an_answer_that_came_in_one_go_is_as_fast_as_all_of_it() {
         let speed = |decode| {
             let prefill = Duration::from_millis(100);

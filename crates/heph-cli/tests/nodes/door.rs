@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -599,6 +599,34 @@ fn a_question_is_read_while_it_is_written_where_that_is_wished() {
     let (again, unread) = ask(written("Bob", "Where is it?"), "another");
     assert_eq!(again, text);
     assert!(unread > 200, "{unread} tokens were still to be read");
+}
+
+/// It was told to be as long as it may, with what there was of it.
+#[cfg(unix)]
+#[test]
+fn an_answer_over_machines_whose_door_is_ended_is_told_to_have_no_end() {
+    let node = NodeProcess::start("node-a");
+    let desk = Home::with(&[&node]);
+    for (mode, signal) in [("layered", "-INT"), ("local", "-TERM"), ("remote", "-INT")] {
+        let mut door = DoorProcess::start(&desk, &[], &[]);
+        let mut body = endless(900);
+        (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
+        body["heph"] = json!({ "mode": mode });
+        let mut stream = BufReader::new(door.send("POST", "/v1/completions", &body, ""));
+        let mut heard = String::new();
+        while events(&heard).len() < 3 {
+            assert!(stream.read_line(&mut heard).unwrap() > 0, "{mode}: {heard}");
+        }
+        let struck = Command::new("kill")
+            .args([signal, &door.pid().to_string()])
+            .status();
+        assert!(struck.unwrap().success());
+        stream.read_to_string(&mut heard).unwrap();
+        let last = heard.rsplit_once("data: ").expect("events").1;
+        assert!(last.contains("the engine has stopped"), "{mode}: {last}");
+        assert!(!heard.contains("\"finish_reason\":\"length\""), "{mode}: {heard}");
+        assert!(door.child.wait().unwrap().success(), "{mode}");
+    }
 }
 
 #[test]

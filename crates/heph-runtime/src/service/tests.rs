@@ -131,6 +131,25 @@ fn one_too_many_is_refused_and_a_place_comes_free() {
 }
 
 #[test]
+fn a_service_that_closes_ends_what_is_under_way_what_waits_and_what_comes() {
+    let service = service(one_at_a_time());
+    runtime().block_on(async {
+        let ask = || service.submit(vec![job(&service, "Once upon a time", 400, 1)]);
+        let mut first = ask().unwrap().remove(0);
+        let second = ask().unwrap().remove(0);
+        assert!(matches!(first.next().await, Heard::More { .. }));
+        service.close();
+        for reply in [first, second] {
+            assert!(matches!(read(reply).await.1, Err(ServiceError::Stopped)));
+        }
+        let later = ask().unwrap().remove(0);
+        let (text, outcome) = read(later).await;
+        assert!(text.is_empty() && matches!(outcome, Err(ServiceError::Stopped)));
+        assert_eq!(service.load().open, 0);
+    });
+}
+
+#[test]
 fn whoever_has_to_wait_is_told_for_how_long() {
     let service = service(one_at_a_time());
     runtime().block_on(async {
