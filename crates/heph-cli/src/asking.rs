@@ -55,7 +55,7 @@ use heph_runtime::seat::Traffic;
 use heph_runtime::settings::Settings;
 use heph_runtime::ways::Distances;
 use heph_runtime::words::Words;
-use heph_types::{ModelHash, ModelProfile, NodeId, Policy};
+use heph_types::{ModelHash, ModelProfile, NodeId, NodeState, Policy};
 
 use crate::engine::{EngineArguments, LentModel};
 use crate::explain;
@@ -138,6 +138,8 @@ pub(crate) struct Planned {
     books: Books,
     /// What stood for people and doors so far.
     pseudonyms: Option<Pseudonyms>,
+    /// Machines of a plan that the conversation goes on without, since they were lost.
+    missed: Vec<NodeId>,
 }
 
 /// What is written down while a desk answers.
@@ -216,19 +218,20 @@ impl Planned {
         self.asking.away()
     }
 
-    /// Asks the machines anew, where the desk has left some of its plan: whether all of these are there. They are those of the next
-    /// plan then.
+    /// Asks the machines anew, where the conversation misses some: whether all of these are there, and take work. They are those of the next plan then.
     pub(crate) fn are_back(&mut self) -> Result<bool, Failure> {
+        if self.missed.is_empty() {
+            return Ok(false);
+        }
         let Some(met) = self.asking.again(Waits::AsWorth)? else {
             return Ok(false);
         };
-        let pool = met.pool();
-        let there = |stage: &Stage| {
-            let others = pool.others().iter().map(|machine| machine.profile.node);
-            others.chain([pool.desk().node]).any(|node| node == stage.node)
-        };
-        let are = self.record.decision.plan.stages.iter().all(there);
+        let others = met.pool().others().iter().map(|machine| &machine.profile);
+        let open = others.filter(|profile| profile.state == NodeState::Open && !met.is_lost(profile.node));
+        let open: Vec<NodeId> = open.map(|profile| profile.node).collect();
+        let are = self.missed.iter().all(|node| open.contains(node));
         if are {
+            self.missed.clear();
             self.asking = met;
         }
         Ok(are)
@@ -302,8 +305,11 @@ impl Planned {
 
     /// As [`Books::settle`].
     pub(crate) fn settle(&mut self, answer: &Answer) -> Receipt {
-        self.books
-            .settle(&self.asking, &self.record.decision.plan, answer)
+        let receipt = self
+            .books
+            .settle(&self.asking, &self.record.decision.plan, answer);
+        self.miss(&receipt);
+        receipt
     }
 
     /// That the answer with this receipt did not end in the mode that was asked for, where one was.
@@ -313,12 +319,18 @@ impl Planned {
         explain::mode_lost(self.mode?, (here, elsewhere), &receipt.places, &receipt.moves)
     }
 
-    /// Whether a conversation goes on beside its plan since a machine was lost: by the last answer's receipt where a mode was asked for, else from
-    /// the loss on. `before`: whether it did before that answer.
-    pub(crate) fn has_strayed(&self, receipt: &Receipt, before: bool) -> bool {
-        match self.mode {
+    /// Remembers which machines of the plan the conversation goes on without, since one was lost in the answer with this receipt; where a mode was
+    /// asked for, as long as it is not answered in that.
+    fn miss(&mut self, receipt: &Receipt) {
+        let strayed = match self.mode {
             Some(_) => self.mode_lost(receipt).is_some(),
-            None => before || receipt.moves.iter().any(|moved| moved.lost),
+            None => receipt.moves.iter().any(|moved| moved.lost),
+        };
+        if strayed && self.missed.is_empty() {
+            let stages = self.record.decision.plan.remote_stages();
+            self.missed = stages.map(|stage| stage.node).collect();
+        } else if !strayed && self.mode.is_some() {
+            self.missed.clear();
         }
     }
 
@@ -532,6 +544,7 @@ impl Ask<'_> {
                 precision,
                 books,
                 pseudonyms: None,
+                missed: Vec::new(),
             }),
         })
     }
@@ -620,6 +633,8 @@ pub(crate) struct Memory {
     pub(crate) contexts: usize,
     /// A model that is in memory already.
     pub(crate) lent: Option<LentModel>,
+    /// What ends all work; Ctrl-C where nothing is said.
+    pub(crate) cancel: Option<Cancel>,
 }
 
 impl Default for Memory {
@@ -628,6 +643,7 @@ impl Default for Memory {
         Self {
             contexts: 1,
             lent: None,
+            cancel: None,
         }
     }
 }
@@ -764,7 +780,10 @@ impl Asking {
         place.check_layers(profile.layers.len())?;
         let asked = asked(&words, opened.context())?;
         let model = Arc::new(Lazy::new(opened, memory.lent.as_ref())?);
-        let cancel = terminal::cancel_on_ctrl_c()?;
+        let cancel = match &memory.cancel {
+            Some(cancel) => cancel.clone(),
+            None => terminal::cancel_on_ctrl_c()?,
+        };
         let draft = draft(place, &words, settings)?;
         let kept = |home| {
             KeptRoundings::open(home)

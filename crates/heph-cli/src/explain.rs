@@ -193,14 +193,15 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
             &format!("{}: {up} up, {down} down", bytes.name),
         )?;
     }
-    for sent in &receipt.weights {
+    for (at, sent) in receipt.weights.iter().enumerate() {
         let words = format!(
             "{} of {} sent to {} before",
             terminal::bytes(sent.bytes),
             layers(sent.layers, all),
             sent.name
         );
-        line(out, "", &words)?;
+        let first = at == 0 && receipt.traffic.is_empty();
+        line(out, if first { "network" } else { "" }, &words)?;
     }
     for bytes in &receipt.between {
         let words = format!(
@@ -217,7 +218,7 @@ pub(crate) fn write_receipt(out: &mut impl Write, receipt: &Receipt) -> io::Resu
         let words = format!("{right} of {judged} drafted tokens were right");
         line(out, "guessed", &words)?;
     } else if made_without_guesses(receipt) {
-        line(out, "guessed", "nothing, since that was expected to be as fast")?;
+        line(out, "guessed", "nothing")?;
     }
     let words = format!(
         "first token {} (planned {}), {:.0} tokens/s (planned {:.0})",
@@ -268,15 +269,18 @@ pub(crate) fn mode_lost(
 pub(crate) fn unguessed(mode: Mode, receipt: &Receipt) -> Option<String> {
     (mode == receipt.mode && made_without_guesses(receipt)).then(|| {
         format!(
-            "nothing was guessed ahead, though --mode {mode} was asked for: as things are, tokens without guesses were expected as soon"
+            "nothing was guessed ahead, though --mode {mode} was asked for: there was nothing to guess by, or it was expected to gain nothing"
         )
     })
 }
 
-/// Whether the answer had room for guesses, in a mode that guesses, and none were sent. An answer of one token has none.
+/// The first tokens of an answer, by which a line may be timed before anything is guessed.
+const TOKENS_TIMED: usize = 3;
+
+/// Whether the answer had room for guesses, in a mode that guesses, and none were sent.
 fn made_without_guesses(receipt: &Receipt) -> bool {
     let guesses = matches!(receipt.mode, Mode::Speculative | Mode::LayeredSpeculative);
-    guesses && receipt.guesses.sent == 0 && receipt.answer_tokens > 1 && receipt.moves.is_empty()
+    guesses && receipt.guesses.sent == 0 && receipt.answer_tokens > TOKENS_TIMED && receipt.moves.is_empty()
 }
 
 /// What became of an answer that was planned by nobody: this machine alone gave it.
@@ -386,7 +390,11 @@ mod tests {
             let said = unguessed(mode, &receipt(mode, 0, 20)).unwrap();
             assert!(said.contains(&format!("--mode {mode}")), "{said}");
             assert_eq!(unguessed(mode, &receipt(mode, 1, 20)), None);
-            assert_eq!(unguessed(mode, &receipt(mode, 0, 1)), None, "there was no room");
+            assert_eq!(
+                unguessed(mode, &receipt(mode, 0, TOKENS_TIMED)),
+                None,
+                "there was no room"
+            );
         }
         assert_eq!(unguessed(Mode::Remote, &receipt(Mode::Remote, 0, 20)), None);
     }

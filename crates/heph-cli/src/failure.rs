@@ -647,7 +647,12 @@ fn or_room(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Exit {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let is_full = causes.any(|error| {
         let io = error.downcast_ref::<io::Error>();
-        io.is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+        io.is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        })
     });
     if is_full { Exit::Room } else { exit }
 }

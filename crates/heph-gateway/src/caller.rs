@@ -101,6 +101,11 @@ pub(crate) fn share(wishes: &Wishes, user: Option<&str>, keeping: Keeping) -> Re
     })
 }
 
+/// Whether a page or an extension asks that was let in.
+pub(crate) fn is_page() -> bool {
+    Caller::now().is_some_and(|caller| caller.page.is_some())
+}
+
 /// Whose turn this request takes where others wait, too. Programs of the person may name the users that they ask for; a page that
 /// was let in has one turn, whatever it names.
 pub(crate) fn asker(user: Option<&str>) -> Asker {

@@ -197,7 +197,7 @@ impl Server {
                     _ = closing.wait_for(|closed| *closed) => {}
                 }
                 // Answers under way end here, and their readers hear it, as far as they listen.
-                door.close();
+                door.closing.close();
                 let all = places.acquire_many(CONNECTIONS_MAX as u32);
                 let _ = tokio::time::timeout(LEAVE_WITHIN, all).await;
             });

@@ -16,7 +16,7 @@ use heph_runtime::bundled;
 use heph_runtime::hardware::Hardware;
 use heph_runtime::open::{self, OpenError};
 use heph_runtime::seal;
-use heph_runtime::service::Service;
+use heph_runtime::service::{Closing, Service};
 use heph_runtime::store::{Found, ModelName, Store, StoreError};
 use heph_runtime::words::{Words, WordsError};
 use heph_types::{ModelHash, TokenId};
@@ -156,6 +156,8 @@ struct Making {
     pool: Arc<Pool>,
     kept_bytes: Option<u64>,
     blocks: Option<Arc<BlockStore>>,
+    /// What ends their answers.
+    closing: Closing,
 }
 
 /// All of them.
@@ -176,6 +178,7 @@ impl Engines {
         choice: EngineChoice,
         caches: &CacheChoice,
         home: &Path,
+        closing: &Closing,
     ) -> Result<Self, EngineError> {
         let blocks = caches.disk.map(|bytes| BlockStore::open(home, bytes));
         let making = Making {
@@ -183,6 +186,7 @@ impl Engines {
             choice,
             kept_bytes: caches.ram,
             blocks: blocks.transpose()?.map(Arc::new),
+            closing: closing.clone(),
         };
         let found = store.find(model)?;
         let served = match load(model, &found, &making)? {
@@ -225,17 +229,6 @@ impl Engines {
     /// What is in memory besides the served model, by name.
     pub(crate) fn others(&self) -> HashMap<String, Engine> {
         self.lock().iter().cloned().collect()
-    }
-
-    /// Ends all answers that are made here.
-    pub(crate) fn close(&self) {
-        self.served.service.close();
-        for engine in self.others().into_values() {
-            match engine {
-                Engine::Writes(writer) => writer.service.close(),
-                Engine::Reads(_) => {}
-            }
-        }
     }
 
     /// Lets go of a model, so that it can be removed.
@@ -376,7 +369,14 @@ fn load(name: &str, found: &Found, making: &Making) -> Result<Engine, EngineErro
         isa: choice.isa,
         kv: choice.kv,
         middle: middle(&words),
-        service: Service::start(worker, hash, words, limits, making.blocks.clone())?,
+        service: Service::start(
+            worker,
+            hash,
+            words,
+            limits,
+            making.blocks.clone(),
+            &making.closing,
+        )?,
     })))
 }
 

@@ -9,6 +9,7 @@ use heph_engine::batch::BatchError;
 use heph_runtime::service::{Fate, ServiceError};
 use serde_json::{Value, json};
 
+use crate::caller;
 use crate::machines::NoCourse;
 
 /// How long a caller is asked to wait where nobody knows for how long: a short answer of a small model.
@@ -169,7 +170,9 @@ impl From<ServiceError> for Refusal {
 
 impl From<NoCourse> for Refusal {
     fn from(none: NoCourse) -> Self {
-        let parts: Vec<String> = [Some(none.sentence), none.hint].into_iter().flatten().collect();
+        // Which machines there are, and why one is away, is the person's alone.
+        let hint = none.hint.filter(|_| !caller::is_page());
+        let parts: Vec<String> = [Some(none.sentence), hint].into_iter().flatten().collect();
         Self::new(StatusCode::CONFLICT, parts.join("; ")).code("no_plan")
     }
 }

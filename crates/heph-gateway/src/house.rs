@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use heph_engine::recall::Bound;
 use heph_runtime::guard::Outlet;
 use heph_runtime::rules::Rules;
-use heph_runtime::service::{ErrandLimits, Errands, Load};
+use heph_runtime::service::{Closing, ErrandLimits, Errands, Load};
 use heph_runtime::settings::Settings;
 use heph_runtime::store::Store;
 use sha2::{Digest, Sha256};
@@ -91,8 +91,8 @@ pub(crate) struct House {
     pub(crate) counters: Counters,
     pub(crate) began: Instant,
     next: AtomicU64,
-    /// Whether nobody is answered any more.
-    closed: AtomicBool,
+    /// Ends all answers, here and elsewhere.
+    pub(crate) closing: Closing,
     /// From this pseudonyms are drawn: the same thing has the same one as long as the process lives.
     pub(crate) pseudonym_key: [u8; 32],
     /// From this and their number come the names of requests.
@@ -106,12 +106,14 @@ impl House {
         getrandom::fill(&mut pseudonym_key).map_err(|_| HouseError::Random)?;
         let store = Store::new(&options.settings.models);
         let history: PathBuf = options.settings.home.join("chats.sqlite");
+        let closing = Closing::default();
         let engines = Engines::open(
             &options.model,
             store,
             options.choice,
             &options.caches,
             &options.settings.home,
+            &closing,
         )?;
         let rules = Rules::new(&options.settings, &[]);
         if let Some(machines) = &options.machines {
@@ -132,7 +134,7 @@ impl House {
             settings: options.settings,
             guard: Arc::new(options.guard),
             machines: options.machines,
-            errands: Errands::new(ErrandLimits::default()),
+            errands: Errands::closed_by(ErrandLimits::default(), &closing),
             asker: Asker::default(),
             chooser: Chooser::default(),
             receipts: Receipts::default(),
@@ -141,7 +143,7 @@ impl House {
             counters: Counters::default(),
             began: Instant::now(),
             next: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
+            closing,
             pseudonym_key,
             run,
         }))
@@ -157,18 +159,6 @@ impl House {
             kept: here.kept,
             caches: here.caches,
         }
-    }
-
-    /// Ends all answers: whoever reads one hears that the engine has stopped.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.engines.close();
-        self.errands.close();
-    }
-
-    /// Whether nobody is answered any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
     }
 
     /// A name for one request, never used twice. Who knows one cannot tell another: kept replies and receipts are had by them.

@@ -231,7 +231,7 @@ pub(crate) fn sent(
                 tokio::select! {
                     frames = source.next() => match frames {
                         // Whoever takes it up again does so at the door that takes this one's place, and has it made anew there.
-                        _ if door.is_closed() => return,
+                        _ if door.closing.is_closed() => return,
                         Some(frames) => fed.put(frames),
                         None => break,
                     },

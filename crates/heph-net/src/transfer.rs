@@ -425,15 +425,16 @@ async fn answer(stream: &mut Stream, request: Request, sent: &AtomicU64) -> Opti
         Request::Outline { offer } => Some(offer.outline.encode()),
         Request::Groups { offer, range } => {
             let read = tokio::task::spawn_blocking(move || offer.read(range));
-            Some(read.await.ok()?.ok()?)
+            let bytes = read.await.ok()?.ok()?;
+            // Before it leaves: what breaks off is counted whole, and never too little.
+            sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Some(bytes)
         }
         Request::Probe { .. } | Request::Take(_) | Request::NotHere => None,
     };
     match bytes {
         Some(bytes) => {
             stream.write(&[HERE]).await.ok()?;
-            // Before it leaves: what breaks off is counted whole, and never too little.
-            sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             stream.write(&bytes).await.ok()?;
         }
         None => stream.write(&[NOT_HERE]).await.ok()?,

@@ -170,7 +170,7 @@ pub struct Move {
     pub to: NodeId,
     /// Why, in a sentence.
     pub why: String,
-    /// Whether the old holder was lost or had no room, and did not just give them away.
+    /// Whether the old holder was lost, and neither gave them away nor had no room for them.
     pub lost: bool,
     /// How what the caches hold came to the new node.
     pub by: MoveBy,
@@ -182,6 +182,14 @@ pub struct Move {
     pub silence: Option<Duration>,
     /// When the loss was noticed.
     noticed: Instant,
+}
+
+/// A node that is asked no more for a while.
+struct Loss {
+    node: NodeId,
+    when: Instant,
+    /// It is there, and has no room.
+    full: bool,
 }
 
 /// Why a line cannot go on.
@@ -222,7 +230,7 @@ pub struct Line {
     /// How the guesses that were fed last may go on in other ways.
     forked: Option<Forked>,
     chosen: VecDeque<Chosen>,
-    lost: Vec<(NodeId, Instant)>,
+    lost: Vec<Loss>,
     /// Nodes that were full, and when they may have room.
     busy: Vec<(NodeId, Instant)>,
     /// How long it waits in all for nodes that are full.
@@ -469,7 +477,7 @@ impl Line {
         let now = self.clock.now();
         self.told = now;
         self.lost
-            .retain(|(_, when)| now.saturating_duration_since(*when) < FORGIVEN_AFTER);
+            .retain(|loss| now.saturating_duration_since(loss.when) < FORGIVEN_AFTER);
         if self.hosts.iter().all(|host| self.is_lost(host.node())) {
             self.lost.clear();
         }

@@ -216,7 +216,7 @@ pub struct MoveLine {
     pub to: String,
     /// Why.
     pub why: String,
-    /// Whether the old holder was lost or had no room, and did not just give them away.
+    /// Whether the old holder was lost, and neither gave them away nor had no room for them.
     pub lost: bool,
     /// How what its caches hold came there.
     pub by: MoveBy,
@@ -308,6 +308,7 @@ impl Receipt {
     #[must_use]
     pub fn with_round(mut self, round: &Receipt) -> Self {
         self.traffic = together(self.traffic.iter().chain(&round.traffic));
+        self.weights.extend(round.weights.iter().cloned());
         self.price += round.price;
         for left in &round.left {
             if !self

@@ -12,7 +12,7 @@ mod tier;
 mod wait;
 
 pub use errands::{Errand, ErrandLimits, Errands, Speaker};
-pub use outbox::{Heard, Reply, Said};
+pub use outbox::{Closing, Heard, Reply, Said};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ use crate::blocks::BlockStore;
 use crate::receipt::Receipt;
 use crate::seal;
 use crate::words::Words;
-use outbox::{Maker, Outbox, Taken, UnderWay};
+use outbox::{Maker, Outbox, Taken};
 use tier::{FETCH_MAX, Tier};
 use wait::Usual;
 
@@ -204,10 +204,10 @@ struct Counts {
     kept_given_up: AtomicU64,
     caches: AtomicU64,
     usual: Usual,
-    under_way: UnderWay,
+    closing: Closing,
 }
 
-/// What the thread is told. At most four for each open answer, so the channel needs no bound of its own.
+/// What the thread is told. A handful for each open answer at most, so the channel needs no bound of its own.
 #[derive(Debug)]
 enum Order {
     Submit(Box<Job>, Arc<Outbox>, Instant),
@@ -219,7 +219,7 @@ enum Order {
 
 impl Service {
     /// Starts the thread for the model that `worker` runs and that machines call `hash`. Caches of prompts are also kept in
-    /// `blocks`, where there are any.
+    /// `blocks`, where there are any; `closing` ends its answers.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -229,9 +229,13 @@ impl Service {
         words: Arc<Words>,
         limits: BatchLimits,
         blocks: Option<Arc<BlockStore>>,
+        closing: &Closing,
     ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Counts {
+            closing: closing.clone(),
+            ..Counts::default()
+        });
         // All of them wait for a moment when they come at once.
         let queue = BatchLimits {
             waiting: limits.running + limits.waiting,
@@ -295,11 +299,6 @@ impl Service {
             ),
             caches: counts.caches.load(Ordering::Relaxed),
         }
-    }
-
-    /// Ends the answers that are under way or waiting, and each that is asked for later: their readers hear that the engine has stopped.
-    pub fn close(&self) {
-        self.0.counts.under_way.close();
     }
 
     /// How long an answer that is asked for now waits for its place: nothing while there is one, and before any answer ended.

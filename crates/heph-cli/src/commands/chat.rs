@@ -89,8 +89,6 @@ struct Chat<'a> {
     planned_for: usize,
     /// How often the label had risen then.
     planned_at: u64,
-    /// Whether the last answer was made by others than was planned, since a machine was lost.
-    has_strayed: bool,
     /// How private the conversation is.
     talk: Talk,
     messages: Vec<Message>,
@@ -121,7 +119,6 @@ impl<'a> Chat<'a> {
             ready,
             planned_for: PROMPT_TOKENS_USUAL,
             planned_at: 0,
-            has_strayed: false,
             talk,
             messages,
             memory,
@@ -226,8 +223,6 @@ impl<'a> Chat<'a> {
         let planned = self.ready.planned.as_ref().zip(self.receipt.as_ref());
         let lost = planned.and_then(|(planned, receipt)| planned.mode_lost(receipt));
         let unguessed = planned.and_then(|(planned, receipt)| planned.unguessed(receipt));
-        self.has_strayed =
-            planned.is_some_and(|(planned, receipt)| planned.has_strayed(receipt, self.has_strayed));
         if let Some(sentence) = lost.or(unguessed) {
             note(&sentence);
         }
@@ -256,13 +251,12 @@ impl<'a> Chat<'a> {
             .len();
         let rose = planned.discretion().rose();
         let grown = tokens >= self.planned_for.saturating_mul(GROWN);
-        let back = self.has_strayed && planned.are_back()?;
+        let back = planned.are_back()?;
         if !grown && rose == self.planned_at && !back {
             return Ok(());
         }
         if let Some(desk) = planned.again(Sizes::of(tokens), Some(self.arguments.max_tokens), back)? {
             self.ready.desk = desk;
-            self.has_strayed = false;
             let decision = &planned.record.decision;
             let became = match (grown, back) {
                 (true, _) => format!("the conversation has grown to {tokens} tokens and"),
@@ -365,7 +359,6 @@ impl<'a> Chat<'a> {
         self.ready = ready(&arguments, self.settings)?;
         self.look_through();
         (self.planned_for, self.planned_at) = (PROMPT_TOKENS_USUAL, 0);
-        self.has_strayed = false;
         self.arguments = arguments;
         note(&format!("talking with {}", self.arguments.model));
         Ok(())

@@ -139,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
         false => Some(heph_gateway::token(&settings.home)?),
     };
     let tls = certificate(arguments, settings)?;
-    let cancel = terminal::cancel_on_any_signal()?;
+    let cancel = terminal::cancel_on_ctrl_c()?;
     let stop = || cancel.is_raised() || arguments.inherited.is_some_and(standing::is_gone);
     let door = standing::door(arguments, settings, token.as_deref(), stop)?;
     let (local, why_no_local) = match local(arguments, settings, door.claim.is_some()) {
@@ -214,6 +214,8 @@ pub(crate) fn run(arguments: &Arguments, settings: &Settings) -> Result<(), Fail
             }
         }
     }
+    // Only now: a signal to terminate ends a model that is being loaded at once.
+    terminal::cancel_on_any_signal()?;
     server.run(|| {
         std::thread::sleep(LOOK_EVERY);
         stop()

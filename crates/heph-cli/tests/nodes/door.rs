@@ -607,11 +607,16 @@ fn a_question_is_read_while_it_is_written_where_that_is_wished() {
 fn an_answer_over_machines_whose_door_is_ended_is_told_to_have_no_end() {
     let node = NodeProcess::start("node-a");
     let desk = Home::with(&[&node]);
-    for (mode, signal) in [("layered", "-INT"), ("local", "-TERM"), ("remote", "-INT")] {
+    for (mode, signal, resume) in [
+        ("layered", "-INT", false),
+        ("layered", "-INT", true),
+        ("local", "-TERM", false),
+        ("remote", "-INT", false),
+    ] {
         let mut door = DoorProcess::start(&desk, &[], &[]);
         let mut body = endless(900);
         (body["prompt"], body["stream"]) = (json!("Once upon a time"), json!(true));
-        body["heph"] = json!({ "mode": mode });
+        body["heph"] = json!({ "mode": mode, "resume": resume });
         let mut stream = BufReader::new(door.send("POST", "/v1/completions", &body, ""));
         let mut heard = String::new();
         while events(&heard).len() < 3 {
@@ -623,7 +628,8 @@ fn an_answer_over_machines_whose_door_is_ended_is_told_to_have_no_end() {
         assert!(struck.unwrap().success());
         stream.read_to_string(&mut heard).unwrap();
         let last = heard.rsplit_once("data: ").expect("events").1;
-        assert!(last.contains("the engine has stopped"), "{mode}: {last}");
+        // Who may take it up again has it made anew, and is told nothing.
+        assert_eq!(last.contains("the engine has stopped"), !resume, "{mode}: {last}");
         assert!(!heard.contains("\"finish_reason\":\"length\""), "{mode}: {heard}");
         assert!(door.child.wait().unwrap().success(), "{mode}");
     }

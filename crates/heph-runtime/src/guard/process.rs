@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,7 +70,9 @@ pub(super) fn begin(start: &Start) -> io::Result<Begun> {
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(far)))
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::null())
+        // Ctrl-C at a terminal is for the process that it guards, which may have a last word for others.
+        .process_group(0);
     // The command holds the far end of the socket, which must be the guard's alone.
     let mut child = seal::unsealed(move || command.spawn())?;
     near.set_write_timeout(Some(TAKEN_WITHIN))?;

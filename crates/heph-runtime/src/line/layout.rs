@@ -138,7 +138,7 @@ impl Line {
     fn adopt(&mut self, layout: Layout) -> Result<bool, LineError> {
         for host in layout.hosts {
             // It was lost, and is back.
-            self.lost.retain(|(node, _)| *node != host.node());
+            self.lost.retain(|loss| loss.node != host.node());
             self.hosts.retain(|known| known.node() != host.node());
             self.hosts.push(host);
         }
@@ -340,7 +340,7 @@ impl Line {
                 from,
                 to,
                 why: why.to_owned(),
-                lost: self.is_lost(from),
+                lost: self.is_gone(from),
                 by: MoveBy::Replay,
                 at: Position(computed as u32),
                 gap: None,

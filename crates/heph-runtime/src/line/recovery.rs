@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::opening::Opening;
 use super::post::{Kind, Piece};
-use super::{CANCEL_LOOK, EXPIRED_MAX, Line, LineError, MOVES_MAX, Move, REPLAY_TOKENS};
+use super::{CANCEL_LOOK, EXPIRED_MAX, Line, LineError, Loss, MOVES_MAX, Move, REPLAY_TOKENS};
 use crate::cancel::Cancel;
 use crate::seat::{Host, SeatError};
 
@@ -100,7 +100,7 @@ impl Line {
                             from,
                             to: node,
                             why: cause.map_or_else(elsewhere, |cause| cause.to_string()),
-                            lost: self.is_lost(from),
+                            lost: self.is_gone(from),
                             by: MoveBy::Replay,
                             at: Position(computed as u32),
                             gap: None,
@@ -128,7 +128,11 @@ impl Line {
         if now.saturating_duration_since(since) < self.room_wait {
             self.busy.extend(error.busy_for().map(|wait| (node, now + wait)));
         }
-        self.lost.push((node, now));
+        self.lost.push(Loss {
+            node,
+            when: now,
+            full: error.is_short_of_room() || error.busy_for().is_some(),
+        });
     }
 
     /// Where nobody is left but who is full: waits until the first of them may have room, and lets it be asked again.
@@ -153,7 +157,7 @@ impl Line {
                 .wait(&self.bell, seen, free.min(end).min(now + CANCEL_LOOK));
         }
         self.busy.retain(|(other, _)| *other != node);
-        self.lost.retain(|(other, _)| *other != node);
+        self.lost.retain(|loss| loss.node != node);
         Ok(true)
     }
 
@@ -214,7 +218,12 @@ impl Line {
     }
 
     pub(super) fn is_lost(&self, node: NodeId) -> bool {
-        self.lost.iter().any(|(lost, _)| *lost == node)
+        self.lost.iter().any(|loss| loss.node == node)
+    }
+
+    /// Whether a node was lost, and is not just full.
+    pub(super) fn is_gone(&self, node: NodeId) -> bool {
+        self.lost.iter().any(|loss| loss.node == node && !loss.full)
     }
 
     fn spec(&self, at: usize) -> StageSpec {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use heph_engine::batch::Asker;
 use heph_privacy::pseudonym::{Pseudonyms, Restorer};
 
-use super::outbox::{Maker, Outbox, Reply};
+use super::outbox::{Closing, Maker, Outbox, Reply};
 use super::{Counts, HELD_MAX, Load, Outcome, ServiceError};
 use crate::cancel::Cancel;
 
@@ -93,9 +93,18 @@ impl std::fmt::Debug for Desk {
 impl Errands {
     /// Nothing is under way yet, and no thread is started.
     pub fn new(limits: ErrandLimits) -> Self {
+        Self::closed_by(limits, &Closing::default())
+    }
+
+    /// The same, whose answers `closing` ends.
+    pub fn closed_by(limits: ErrandLimits, closing: &Closing) -> Self {
+        let counts = Counts {
+            closing: closing.clone(),
+            ..Counts::default()
+        };
         Self(Arc::new(Office {
             limits,
-            counts: Arc::default(),
+            counts: Arc::new(counts),
             desk: Mutex::default(),
         }))
     }
@@ -117,11 +126,6 @@ impl Errands {
             kept: (0, 0, 0),
             caches: 0,
         }
-    }
-
-    /// As [`super::Service::close`].
-    pub fn close(&self) {
-        self.0.counts.under_way.close();
     }
 
     /// Takes several of one asker in, all of them or none: the answers of one request.

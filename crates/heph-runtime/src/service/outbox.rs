@@ -115,17 +115,17 @@ pub(super) struct Outbox {
     counts: Arc<Counts>,
 }
 
-/// The answers that are under way, and whether any may be.
-#[derive(Debug, Default)]
-pub(super) struct UnderWay(Mutex<Known>);
+/// Ends all answers of those who share it. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Closing(Arc<Mutex<UnderWay>>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct UnderWay {
     outboxes: Vec<Weak<Outbox>>,
     closed: bool,
 }
 
-impl UnderWay {
+impl Closing {
     fn add(&self, outbox: &Arc<Outbox>) {
         let mut known = self.lock();
         // Those that are gone make room when there would be none.
@@ -140,8 +140,8 @@ impl UnderWay {
         }
     }
 
-    /// Gives up all of them, and each that comes later.
-    pub(super) fn close(&self) {
+    /// Ends the answers that are under way or waiting, and each that is asked for later: their readers hear [`ServiceError::Stopped`].
+    pub fn close(&self) {
         let mut known = self.lock();
         known.closed = true;
         let outboxes = std::mem::take(&mut known.outboxes);
@@ -152,7 +152,12 @@ impl UnderWay {
             .for_each(|outbox| outbox.give_up());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    /// Whether that was done.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,7 +175,7 @@ impl Outbox {
             maker,
             counts,
         });
-        outbox.counts.under_way.add(&outbox);
+        outbox.counts.closing.add(&outbox);
         outbox
     }
 

@@ -19,10 +19,19 @@ use crate::open;
 use crate::store::Found;
 
 fn service(limits: BatchLimits) -> Service {
-    service_with(limits, None)
+    service_with(limits, None, &Closing::default())
 }
 
-fn service_with(limits: BatchLimits, blocks: Option<Arc<BlockStore>>) -> Service {
+/// One that keeps caches there.
+fn keeping(store: &Arc<BlockStore>) -> Service {
+    service_with(
+        BatchLimits::default(),
+        Some(Arc::clone(store)),
+        &Closing::default(),
+    )
+}
+
+fn service_with(limits: BatchLimits, blocks: Option<Arc<BlockStore>>, closing: &Closing) -> Service {
     let source = open::open(&Found::Bundled(bundled::STORY_DRAFT)).unwrap();
     let words = Arc::new(Words::of(&source.vocabulary().unwrap()).unwrap());
     let options = LoadOptions {
@@ -31,7 +40,7 @@ fn service_with(limits: BatchLimits, blocks: Option<Arc<BlockStore>>) -> Service
     };
     let model = Model::load(Arc::new(source), &options, &Pool::serial(), &mut |_| {}).unwrap();
     let worker = Worker::new(Arc::new(model), Arc::new(Pool::new(2)), Isa::best());
-    Service::start(worker, ModelHash([2; 32]), words, limits, blocks).unwrap()
+    Service::start(worker, ModelHash([2; 32]), words, limits, blocks, closing).unwrap()
 }
 
 /// Whatever may be kept is kept for this owner.
@@ -132,13 +141,14 @@ fn one_too_many_is_refused_and_a_place_comes_free() {
 
 #[test]
 fn a_service_that_closes_ends_what_is_under_way_what_waits_and_what_comes() {
-    let service = service(one_at_a_time());
+    let closing = Closing::default();
+    let service = service_with(one_at_a_time(), None, &closing);
     runtime().block_on(async {
         let ask = || service.submit(vec![job(&service, "Once upon a time", 400, 1)]);
         let mut first = ask().unwrap().remove(0);
         let second = ask().unwrap().remove(0);
         assert!(matches!(first.next().await, Heard::More { .. }));
-        service.close();
+        closing.close();
         for reply in [first, second] {
             assert!(matches!(read(reply).await.1, Err(ServiceError::Stopped)));
         }
@@ -291,7 +301,7 @@ fn an_answer_is_the_same_from_memory_from_disk_and_from_nothing() {
         ..job(service, &tale(12), 20, 9)
     };
     runtime().block_on(async {
-        let first = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+        let first = keeping(&store);
         let one = |service: &Service, owner| service.submit(vec![asked(service, owner)]).unwrap().remove(0);
         let (text, outcome) = read(one(&first, 1)).await;
         let cold = outcome.unwrap();
@@ -307,7 +317,7 @@ fn an_answer_is_the_same_from_memory_from_disk_and_from_nothing() {
         written(&store, whole as u64).await;
         drop(first);
         // Another process, as far as memory goes.
-        let second = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+        let second = keeping(&store);
         let (again, outcome) = read(one(&second, 1)).await;
         assert_eq!((&again, outcome.unwrap().cached_tokens), (&text, whole * PAGE));
         let (again, outcome) = read(one(&second, 2)).await;
@@ -317,7 +327,7 @@ fn an_answer_is_the_same_from_memory_from_disk_and_from_nothing() {
             "another owner"
         );
         // A block in the middle is spoilt: what lies before it is of use, and no bit of it is believed.
-        let third = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+        let third = keeping(&store);
         let root = BlockKey::root(ModelHash([2; 32]), KvFormat::F16, Owner([1; 32]));
         let key = root.chain(&asked(&third, 1).prompt).nth(1).unwrap();
         let path = store.path(&key);
@@ -334,7 +344,7 @@ fn an_answer_is_the_same_from_memory_from_disk_and_from_nothing() {
 fn what_may_be_kept_in_memory_alone_is_not_written() {
     let home = tempfile::tempdir().unwrap();
     let store = Arc::new(BlockStore::open(home.path(), 1 << 30).unwrap());
-    let service = service_with(BatchLimits::default(), Some(Arc::clone(&store)));
+    let service = keeping(&store);
     runtime().block_on(async {
         let ask = |reach, owner| Job {
             share: Share {

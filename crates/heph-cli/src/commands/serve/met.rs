@@ -155,6 +155,8 @@ impl Acquaintance {
         Memory {
             contexts: CONTEXTS + resting::DESKS_MAX,
             lent: self.lent.get().cloned(),
+            // The door ends its answers one by one: their readers hear why.
+            cancel: Some(Cancel::new()),
         }
     }
 
@@ -467,8 +469,6 @@ impl Planned {
             (Finish::Stop, None) => Ending::Stop,
             (Finish::Length, _) => Ending::Length,
             (Finish::Context, _) => Ending::Context,
-            // Neither its reader nor its time: this program is being ended.
-            (Finish::Cancelled, _) if !seat.cancel.is_raised() => return Err(ServiceError::Stopped),
             (Finish::Cancelled, _) => Ending::Deadline,
         };
         let now = Instant::now();
