@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use heph_plan::draft::{RoundStart, SourceStart};
+use heph_plan::draft::{RoundStart, SourceStart, Unready};
 use heph_plan::{
     CodecProfile, DirectForwarding, DocumentProfile, DraftProfile, DraftSource, Forwarding, KvChoice, Mode,
     ModelChoice, Objective, Place, Readying, Record, Request, Stage,
@@ -415,7 +415,8 @@ fn pace(
     guessing: Guessing,
     mut by_model: Option<Box<dyn Drafter>>,
 ) -> Result<Pace, RouteError> {
-    let (plan, drafts) = (&record.decision.plan, &record.request.drafts);
+    let (plan, request) = (&record.decision.plan, &record.request);
+    let drafts = &request.drafts;
     let alone = plan.stages.len() == 1 && plan.remote_stages().next().is_some();
     let Some(planned) = plan.draft else {
         return Ok(if alone { Pace::Stream } else { Pace::Steps });
@@ -455,25 +456,37 @@ fn pace(
     };
     let sources = drafts.iter().filter_map(source).collect();
     let plain = if alone { Plain::Stream } else { Plain::Steps };
-    let mut speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
-    if let Some(step) = step_when_ready(record) {
-        speculation = speculation.with_steps_at_most(step);
-    }
-    Ok(Pace::Adapt(Box::new(speculation)))
+    let speculation = Speculation::new(sources, plain, expectation(record).filter(|_| alone));
+    let speculation = match once_ready(record) {
+        Some(planned) => speculation.with_planned(planned),
+        None => speculation,
+    };
+    Ok(Pace::Adapt(Box::new(speculation.with_unready(unready(record)))))
 }
 
-/// What a step will take once the model is ready, where all of it is here and is not.
-fn step_when_ready(record: &Record) -> Option<f64> {
-    let Record {
-        request,
-        cluster,
-        decision,
-        ..
-    } = record;
-    let here = decision.plan.remote_stages().next().is_none();
-    let unready = here && request.readying != Readying::default();
-    let rounds = unready.then(|| heph_plan::rounds(request, cluster, &decision.plan));
-    Some(rounds??.plain)
+/// Whether all of the plan is computed here.
+fn is_here(record: &Record) -> bool {
+    record.decision.plan.remote_stages().next().is_none()
+}
+
+/// What rounds will take once the model is ready, where all of it is here and is not.
+fn once_ready(record: &Record) -> Option<RoundStart> {
+    let unready = is_here(record) && record.request.readying != Readying::default();
+    expectation(record)
+        .filter(|_| unready)
+        .map(|expected| expected.round)
+}
+
+/// What getting ready may take of what it was timed to take: it was timed once, as the machine was then.
+const UNREADY_SLACK: f64 = 1.5;
+
+/// What the models that compute here will take beyond what they take once they are ready, after their first pass.
+fn unready(record: &Record) -> Unready {
+    let seconds = |readying: &Readying| readying.rest.as_secs_f64();
+    let drafts = record.request.drafts.iter().map(|draft| seconds(&draft.readying));
+    let target = seconds(&record.request.readying);
+    let target = if is_here(record) { target } else { 0.0 };
+    Unready::by(UNREADY_SLACK * (target + drafts.sum::<f64>()))
 }
 
 /// What a plan's rounds are thought to take. Where no guesses mean a step, two timed steps tell better; a node that goes on

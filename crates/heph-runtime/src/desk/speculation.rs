@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use heph_engine::sample::SamplingOptions;
 use heph_plan::DraftSource;
-use heph_plan::draft::{Drafting, Outcome, Round, RoundStart, SourceStart, Tally};
+use heph_plan::draft::{Drafting, Outcome, Round, RoundStart, SourceStart, Tally, Unready};
 use heph_types::{Branch, TokenId};
 
 use crate::draft::Drafter;
@@ -18,6 +18,9 @@ const WAIT_SHARE: f64 = 0.2;
 
 /// Plain steps that are timed first where nobody knows what a step takes.
 const TRIAL_STEPS: usize = 2;
+
+/// What a row more takes there, of a step.
+const ROW_SHARE: f64 = 0.05;
 
 /// Somebody who guesses, and what is known of it before the first guess.
 pub struct GuessSource {
@@ -61,8 +64,9 @@ pub struct Speculation {
     sources: Vec<GuessSource>,
     plain: Plain,
     expected: Option<Expectation>,
-    /// Most seconds that a step is taken for where steps are timed.
-    step_max: f64,
+    /// What rounds are thought to take once the model is ready, where steps are timed: a step is taken for no more.
+    planned: Option<RoundStart>,
+    unready: Unready,
     control: Option<Drafting>,
     /// Plain steps timed, where nothing was expected.
     trial: Vec<f64>,
@@ -137,7 +141,8 @@ impl Speculation {
             sources,
             plain,
             expected,
-            step_max: f64::INFINITY,
+            planned: None,
+            unready: Unready::default(),
             control: None,
             trial: Vec::new(),
             tokens: 0,
@@ -146,9 +151,15 @@ impl Speculation {
         }
     }
 
-    /// Takes no step for longer than this: the first ones of a model that is not ready yet are, and those behind are not.
-    pub fn with_steps_at_most(mut self, seconds: f64) -> Self {
-        self.step_max = seconds;
+    /// Takes no step for longer than in this plan: the first ones of a model that is not ready yet are, and those behind are not.
+    pub fn with_planned(mut self, planned: RoundStart) -> Self {
+        self.planned = Some(planned);
+        self
+    }
+
+    /// The same, whose models are not ready yet.
+    pub fn with_unready(mut self, unready: Unready) -> Self {
+        self.unready = unready;
         self
     }
 
@@ -163,6 +174,7 @@ impl Speculation {
         self.ahead = None;
         self.idle.fill(0);
         if let Some(control) = self.control.take() {
+            self.unready = control.unready();
             let acceptances = (0..self.sources.len()).map(|at| control.acceptance(at));
             for (source, acceptance) in self.sources.iter_mut().zip(acceptances) {
                 source.start.acceptance = acceptance.unwrap_or(source.start.acceptance);
@@ -181,13 +193,11 @@ impl Speculation {
         let Some(expected) = self.expected else { return };
         let starts: Vec<SourceStart> = self.sources.iter().map(|source| source.start).collect();
         let tokens = self.tokens;
-        self.control = Some(Drafting::new(
-            &starts,
-            RoundStart {
-                tokens,
-                ..expected.round
-            },
-        ));
+        let start = RoundStart {
+            tokens,
+            ..expected.round
+        };
+        self.control = Some(Drafting::new(&starts, start).with_unready(self.unready));
     }
 
     /// Lets everybody who may guess take in `known`, unless a node is to go on alone.
@@ -364,14 +374,23 @@ impl Speculation {
     /// Times a plain step where nothing was expected; after a few of them the control begins.
     fn time_step(&mut self, answers: usize, seconds: f64) {
         if answers == 1 {
+            let thought = self.planned.map_or(f64::INFINITY, |planned| planned.plain);
+            self.unready.share(seconds, thought);
             self.trial.push(seconds);
         }
         if self.trial.len() < TRIAL_STEPS {
             return;
         }
-        let plain = self.trial.drain(..).fold(self.step_max, f64::min);
-        // Nobody told the way from the pass; a row more costs what `Tempo` says of short pieces, taken low.
-        let per_row = 0.05 * plain;
+        let timed = self.trial.drain(..).fold(f64::INFINITY, f64::min);
+        let (plain, row) = match self.planned {
+            Some(planned) => (
+                timed.min(planned.plain),
+                planned.per_row / planned.plain.max(f64::MIN_POSITIVE),
+            ),
+            // Nobody told the way from the pass; a row more costs what `Tempo` says of short pieces, taken low.
+            None => (timed, ROW_SHARE),
+        };
+        let per_row = row.clamp(0.0, 1.0) * plain;
         self.expected = Some(Expectation {
             round: RoundStart {
                 plain,
@@ -393,7 +412,7 @@ mod tests {
     /// As clocks showed: 16 tokens took 1.2 ms each in a new process and those behind them 0.4, so guesses that took 0.8 each went on.
     #[test]
     fn steps_of_a_model_that_is_not_ready_are_not_what_guesses_are_held_against() {
-        let plain_of = |step_max: Option<f64>| {
+        let plain_of = |planned: Option<f64>| {
             let start = SourceStart {
                 acceptance: 0.8,
                 seconds_per_token: 1e-4,
@@ -406,8 +425,13 @@ mod tests {
                 start,
             };
             let speculation = Speculation::new(vec![source], Plain::Steps, None);
-            let mut speculation = match step_max {
-                Some(seconds) => speculation.with_steps_at_most(seconds),
+            let mut speculation = match planned {
+                Some(plain) => speculation.with_planned(RoundStart {
+                    plain,
+                    fixed: 0.8 * plain,
+                    per_row: 0.2 * plain,
+                    tokens: 64,
+                }),
                 None => speculation,
             };
             speculation.begin(&SamplingOptions::greedy(), 64);

@@ -205,12 +205,16 @@ pub(super) fn fits(
             if !last || tokens.iter().any(|token| token.index() >= model.vocab) {
                 return Err("tokens that do not exist or were not asked for".to_owned());
             }
-            // How many were wanted when it was sent is forgotten once it was cut.
-            let wanted = if piece.live < sent {
-                tokens.len()
-            } else {
-                piece.wanted
-            };
+            let at = first.index() - 1.min(first.index());
+            // How many were wanted when it was sent is forgotten once it was cut, and what was guessed wrong, too. Nobody uses any of it.
+            if piece.live < sent {
+                let within = piece.first <= at && at + tokens.len() <= piece.first + sent;
+                return match within {
+                    true => Ok(()),
+                    false => Err(format!("for position {at}, asked for {}", piece.first)),
+                };
+            }
+            let wanted = piece.wanted;
             // A peer leaves out what follows a guess that was wrong: nobody would use it.
             let guess = fed.get((first.index() + tokens.len()).saturating_sub(1));
             let ends_early = !tokens.is_empty() && guess.is_some() && tokens.last() != guess;
@@ -219,7 +223,7 @@ pub(super) fn fits(
             } else {
                 tokens.len()
             };
-            (told, first.index() - 1.min(first.index()), wanted)
+            (told, at, wanted)
         }
     };
     if count != wanted {
@@ -232,4 +236,46 @@ pub(super) fn fits(
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use heph_kernels::kv::KvFormat;
+    use heph_types::{ModelHash, Position};
+
+    use super::*;
+
+    #[test]
+    fn a_void_piece_is_answered_in_its_place_by_as_much_as_there_is() {
+        let model = LineModel {
+            hash: ModelHash([0; 32]),
+            layers: 2,
+            width: 8,
+            vocab: 100,
+            context: 64,
+            kv_format: KvFormat::F16,
+        };
+        // Tokens 10..15, of which the last four are answered; the first wrong guess was before them.
+        let whole = Piece::new(10, 5, 4, Kind::New);
+        let mut void = Piece::new(10, 5, 4, Kind::New);
+        void.cut(10);
+        let told = |piece: &Piece, first: u32, count: usize| {
+            let tokens = vec![TokenId(1); count];
+            let reply = Reply::Choices {
+                first: Position(first),
+                tokens,
+            };
+            fits(&reply, piece, true, &model, &[]).is_ok()
+        };
+        assert!(
+            told(&whole, 12, 4) && !told(&whole, 12, 1),
+            "nothing was guessed wrong"
+        );
+        for (first, count) in [(12, 4), (12, 1), (11, 5), (15, 1)] {
+            assert!(told(&void, first, count), "{count} at {first}");
+        }
+        for (first, count) in [(10, 1), (12, 5), (16, 1), (0, 1)] {
+            assert!(!told(&void, first, count), "{count} at {first}");
+        }
+    }
 }

@@ -495,7 +495,7 @@ fn what_a_step_takes_once_the_model_is_ready_is_known_where_all_of_it_is_here() 
         if unready {
             record.request.readying.first = Duration::from_millis(5);
         }
-        step_when_ready(&record)
+        once_ready(&record).map(|round| round.plain)
     };
     let here = World::new(&[], usize::MAX);
     assert_eq!(steps(&here, false), None, "the next step tells better");
@@ -505,6 +505,24 @@ fn what_a_step_takes_once_the_model_is_ready_is_known_where_all_of_it_is_here() 
     assert!((step / plain - 1.0).abs() < 1e-6, "{step} and {plain}");
     let there = World::new(&[Role::Own], usize::MAX);
     assert_eq!(steps(&there, true), None, "nothing is to be made ready there");
+}
+
+#[test]
+fn what_getting_ready_takes_is_that_of_the_models_that_compute_here() {
+    let rest = |milliseconds| Readying {
+        first: Duration::from_secs(1),
+        rest: Duration::from_millis(milliseconds),
+    };
+    for (world, both) in [
+        (World::new(&[], usize::MAX), 1.5),
+        (World::new(&[Role::Own], usize::MAX), 0.5),
+    ] {
+        let mut record = world.record(Mode::Speculative, &policy([]));
+        record.request.readying = rest(1_000);
+        record.request.drafts.truncate(1);
+        record.request.drafts[0].readying = rest(500);
+        assert_eq!(unready(&record), Unready::by(UNREADY_SLACK * both));
+    }
 }
 
 #[test]

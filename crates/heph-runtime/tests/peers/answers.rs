@@ -84,6 +84,29 @@ fn a_peer_follows_the_branch_that_is_right() {
     }
 }
 
+/// A piece was sent behind one that proved wrong, and the peer that draws left out what followed its own first wrong guess: it was blamed for that.
+#[test]
+fn no_peer_is_blamed_for_what_it_leaves_out_of_a_piece_that_is_void() {
+    let world = World::new(2);
+    let expected = at_home(&options(true));
+    for layout in [LAYOUTS[1], LAYOUTS[2], LAYOUTS[4]] {
+        for length in [2, 4, 6] {
+            let node = Arc::new(node_of(NodeId([9; 32])));
+            let line = Line::whole(model(), node, LineLimits::default());
+            let guess = Guess {
+                drafter: Box::new(Contrary(ModelDrafter::new(line, Cancel::new()))),
+                length,
+                ahead: 2,
+                branches: 0,
+            };
+            let mut desk = desk(world.line(layout), Pace::Guess(guess));
+            let answer = ask(&mut desk, PROMPT, &options(true)).expect("an answer");
+            assert_eq!(answer.tokens, expected.tokens, "{layout:?}, {length}");
+            assert_eq!(answer.moves, [], "{layout:?}, {length}");
+        }
+    }
+}
+
 #[test]
 fn peers_answer_with_the_bits_of_home() {
     let world = World::new(2);
