@@ -853,6 +853,12 @@ impl Asking {
         self.network.as_ref().is_some_and(|network| network.is_lost(node))
     }
 
+    /// Whether any machine was away when these were met, or was lost since.
+    pub(crate) fn misses_any(&self) -> bool {
+        let mut others = self.pool.others().iter();
+        !self.away.is_empty() || others.any(|machine| self.is_lost(machine.profile.node))
+    }
+
     /// Whether machines that were lost answer again since these were met.
     pub(crate) fn others_returned(&self) -> bool {
         self.network.as_ref().map_or(0, |network| network.returns()) != self.returns

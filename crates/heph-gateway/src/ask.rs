@@ -112,7 +112,9 @@ pub(crate) enum Form {
 }
 
 /// HEPH's own wishes; see `docs/gateway.md`.
+// A wish that is mistyped is not taken for none: it may be one that keeps something here.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Wishes {
     /// `auto`, `local`, `remote`, `layered`, `speculative`, `layered-speculative`, `preprocess`.
     pub(crate) mode: Option<String>,

@@ -134,6 +134,9 @@ pub struct Bytes {
     pub up: u64,
     /// Bytes that came from there.
     pub down: u64,
+    /// Whether they are of the model itself, and not of what was asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub weights: bool,
 }
 
 /// What was done to believe other machines.

@@ -35,6 +35,7 @@ fn body() -> Body {
         level: Level::Internal,
         up,
         down,
+        weights: false,
     };
     Body {
         id: "00112233445566778899aabbccddeeff".into(),

@@ -371,6 +371,7 @@ impl Receipt {
                 level: left.map_or(Level::Public, |left| left.label.level()),
                 up: line.up,
                 down: line.down,
+                weights: false,
             }
         });
         let mut bytes: Vec<Bytes> = bytes.collect();
@@ -381,6 +382,7 @@ impl Receipt {
             level: Level::Public,
             up: sent.bytes,
             down: 0,
+            weights: true,
         }));
         let computed = self.vouched.iter().map(|vouched| Computed {
             node: number(vouched.node),
@@ -434,6 +436,7 @@ impl Receipt {
                 level: tool.label.level(),
                 up: tool.up,
                 down: tool.down,
+                weights: false,
             });
         }
         let stated = |body: &Body, stated: &Computed| receipt::is_stated(body, &here.0, stated);
@@ -689,11 +692,9 @@ mod tests {
         assert_eq!(receipt.weights, [sent(1_000)], "what lay there was not sent");
         let body = receipt.body("r", NodeId([1; 32]), 0);
         let at = body.nodes.iter().position(|node| *node == taker.to_string());
-        let up = body
-            .bytes
-            .iter()
-            .map(|bytes| (Some(usize::from(bytes.node)), bytes.up, bytes.down));
-        assert_eq!(up.collect::<Vec<_>>(), [(at, 1_000, 0)]);
+        let told = body.bytes.iter();
+        let told = told.map(|bytes| (Some(usize::from(bytes.node)), bytes.up, bytes.weights));
+        assert_eq!(told.collect::<Vec<_>>(), [(at, 1_000, true)]);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) struct PlaceArguments {
     #[arg(long, default_value = "desk", value_name = "HOW", value_parser = Named::new(["desk", "direct"], forward), hide_possible_values = true)]
     pub(crate) forward: DirectForwarding,
     /// Credits that an answer may cost at most, by the prices that machines announce [default: whatever they ask]
-    #[arg(long, value_name = "CREDITS", value_parser = credits)]
+    #[arg(long, value_name = "CREDITS", value_parser = credits, allow_negative_numbers = true)]
     pub(crate) max_price: Option<f64>,
     /// The small model that guesses ahead, or none [default: heph-story-draft where the words are the same]
     #[arg(long, value_name = "MODEL", add = complete::model())]

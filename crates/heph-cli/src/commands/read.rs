@@ -283,14 +283,15 @@ fn carried_out(
     let desks = desks.into_iter().map(desk).collect();
     let bar = terminal::spinner();
     let mut step = |done: usize| {
-        bar.set_message(match done {
+        let said = match done {
             1 => "1 part is done".to_owned(),
             done => format!("{done} parts are done"),
-        });
+        };
         if arguments.explain && bar.is_hidden() {
             // Where standard error is closed nobody wants to know.
-            let _ = writeln!(io::stderr().lock(), "{done} parts are done");
+            let _ = writeln!(io::stderr().lock(), "{said}");
         }
+        bar.set_message(said);
     };
     let done = read(document, reading, &words, desks, &cancel, &mut step);
     bar.finish_and_clear();
@@ -383,8 +384,11 @@ fn write_lines(out: &mut impl Write, done: &Read, lines: &[ReaderLine]) -> io::R
         };
         writeln!(
             out,
-            "{name:<12}{}: {} parts, {} tokens read, {} written{network}",
-            line.name, line.parts, line.prompt_tokens, line.answer_tokens
+            "{name:<12}{}: {}, {} tokens read, {} written{network}",
+            line.name,
+            terminal::counted(line.parts, "part"),
+            line.prompt_tokens,
+            line.answer_tokens
         )?;
     }
     match lost {

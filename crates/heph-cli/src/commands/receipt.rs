@@ -122,6 +122,11 @@ fn show(out: &mut impl Write, verified: &Verified, signers: &[String]) -> Result
         )?;
     }
     for bytes in &body.bytes {
+        if bytes.weights {
+            let to = line(node(bytes.node));
+            writeln!(out, "  {} bytes of the model to {to}", bytes.up)?;
+            continue;
+        }
         writeln!(
             out,
             "  {} bytes to and {} from {} ({:?}, at most {:?})",

@@ -701,7 +701,7 @@ fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
     assert_eq!(told["heph"]["receipt"]["places"][0]["role"], "miner", "{told}");
     assert_eq!(told["heph"]["receipt"]["places"][0]["saw"], "text");
     // Who cannot be asked is named, whether this door ever met them or not.
-    drop(node);
+    let (home, address) = node.stopped();
     drop(open);
     let later = DoorProcess::start(&desk, &[], &[("HEPH_ALLOW", "miner=text")]);
     let ask = |mode: &str| {
@@ -713,11 +713,23 @@ fn what_may_not_leave_stays_and_what_cannot_be_is_said() {
         said.contains("no_plan") && said.contains("node-a is known and away"),
         "{said}"
     );
+    // Who comes back is there for whoever needs them, and not only when all are met anew.
+    let _node = NodeProcess::start_with(home, "node-a", &address);
+    std::thread::sleep(Duration::from_secs(1));
+    let said = ask("remote");
+    assert!(said.contains("\"finish_reason\""), "{said}");
     let said = ask("elsewhere");
     assert!(
         said.contains("is no mode") && said.contains("auto leaves the choice"),
         "{said}"
     );
+    let (status, _, said) = later.ask(
+        "POST",
+        "/v1/completions",
+        &body(json!({ "privcy": "nothing" })),
+        "",
+    );
+    assert!(status == 400 && said.contains("privcy"), "{status} {said}");
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub(crate) async fn answer(
             format!("heph.mcp is a list of servers, heph.approved a list of ids: {e}"),
         )
     })?;
+    // Nobody else knows these wishes.
+    if let Some(heph) = body["heph"].as_object_mut() {
+        heph.remove("mcp");
+        heph.remove("approved");
+    }
     let others = Wishes::deserialize(&body["heph"])
         .map_err(|e| Refusal::param("heph", format!("the field heph cannot be read: {e}")))?;
     let others = others.with_headers(headers)?;
@@ -438,10 +443,6 @@ impl Asked {
             .into_iter()
             .chain(own);
         body["tools"] = tools.collect();
-        if let Some(heph) = body["heph"].as_object_mut() {
-            heph.remove("mcp");
-            heph.remove("approved");
-        }
         Ok(Self {
             door: Arc::clone(door),
             headers: headers.clone(),

@@ -35,6 +35,9 @@ use crate::machine;
 /// What was heard of other machines is asked for anew after this.
 const FRESH: Duration = Duration::from_secs(20);
 
+/// Who was away so long ago is looked for again by a request that needs them.
+const AWAY_FOR: Duration = Duration::from_secs(1);
+
 /// Full contexts that the caches of layers here have room for, besides those of desks that rest; more answers share them.
 const CONTEXTS: usize = 4;
 
@@ -126,11 +129,16 @@ impl Acquaintance {
 
     /// Who is there now.
     fn met_now(&self) -> Result<Arc<Asking>, Failure> {
+        self.met_within(FRESH)
+    }
+
+    /// Who is there now; who was met so long ago at most, and all who were lost since are lost still, is not met anew.
+    fn met_within(&self, age: Duration) -> Result<Arc<Asking>, Failure> {
         self.not_cut_off()?;
         let _meeting = self.meeting.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.last().clone();
         let again = match known {
-            Some((when, asking)) if is_fresh(when, &asking) => return Ok(asking),
+            Some((when, asking)) if when.elapsed() < age && !asking.others_returned() => return Ok(asking),
             Some((_, asking)) => asking.again(Waits::AsWorth)?,
             None => None,
         };
@@ -212,7 +220,13 @@ struct Planned {
 impl Planned {
     /// The best plan for the wish.
     fn best(met: &Arc<Acquaintance>, wish: &Wish) -> Result<Planned, Failure> {
-        Self::among(met, met.asking()?, wish)
+        let asking = met.asking()?;
+        let misses = asking.misses_any();
+        match Self::among(met, asking, wish) {
+            // Somebody is needed, and who was away when all were met may be there by now.
+            Err(_) if misses && wish.mode.is_some() => Self::among(met, met.met_within(AWAY_FOR)?, wish),
+            planned => planned,
+        }
     }
 
     /// The best plan for the wish over these machines. What lies along stages makes a plan over them sooner only where the desk that
